@@ -1,0 +1,91 @@
+"""What can go wrong, and what the command line does about it.
+
+SelfsteerError
+├── InputError            the input or the configuration is wrong          exit 2
+│   ├── ConfigError       a recipe key, its value, or an override
+│   ├── DataError         a file of queries or of preference rows
+│   ├── PrincipleError    a principle set
+│   └── ModelError        a model folder, its tokenizer or its chat template
+└── WorkFailed            the input was fine, the work failed              exit 1
+    ├── FetchError        a download did not arrive or did not verify
+    ├── StorageError      disk full, read-only folder, damaged file
+    ├── NothingSurvived   quality control left no row to train on
+    └── TrainingDiverged  a loss or a gradient is not finite
+
+SelfsteerWarning          one actionable warning; the work goes on
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SelfsteerError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        what: What went wrong, one sentence.
+        where: File and line, recipe key, row id: where the reader should look.
+        do: What the reader can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
+        self.what, self.where, self.do = what, where, do
+        super().__init__("\n".join([what] + [f"  where: {where}"] * bool(where) + [f"  do:    {do}"] * bool(do)))
+
+
+class InputError(SelfsteerError):
+    """The input or the configuration is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A recipe key, its value or an override is wrong."""
+
+
+class DataError(InputError):
+    """A data file can't be used as it is."""
+
+
+class PrincipleError(InputError):
+    """A principle set can't be used as it is."""
+
+
+class ModelError(InputError):
+    """A model, its tokenizer or its chat template can't be used as it is."""
+
+
+class WorkFailed(SelfsteerError):
+    """The input was fine, the work failed."""
+
+
+class FetchError(WorkFailed):
+    """A download did not arrive or did not verify."""
+
+
+class StorageError(WorkFailed):
+    """The disk is full, the folder is read-only or a file is damaged."""
+
+
+class NothingSurvived(WorkFailed):
+    """Quality control left no row to train on."""
+
+
+class TrainingDiverged(WorkFailed):
+    """A loss or a gradient is not finite."""
+
+
+class SelfsteerWarning(UserWarning):
+    """Something suspicious that does not stop the work."""
+
+
+def did_you_mean(name: str, available: Iterable[str]) -> str:
+    """Return "Did you mean 'x'? Available: ..." for an unknown ``name``."""
+    names = sorted(available)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{guess}Available: {', '.join(names)}"

@@ -1,0 +1,146 @@
+"""Writing files so that a reader never meets half of one, and naming contents by their hash."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import StorageError
+
+_STORAGE_ADVICE = {
+    errno.ENOSPC: "free some space and run the same command again; everything finished so far is kept",
+    errno.EDQUOT: "free some quota and run the same command again; everything finished so far is kept",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed: choose another folder",
+}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's "no space", "read-only" and "no permission" into a :class:`StorageError`."""
+    try:
+        yield
+    except OSError as error:
+        advice = _STORAGE_ADVICE.get(error.errno or 0)
+        if advice is None:
+            raise
+        raise StorageError(f"can't write: {error.strerror}", where=str(error.filename or path), do=advice) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; on success fsync it and rename it into place, else remove it.
+
+    Works for a file and for a folder; a folder replaces nothing (the target must not exist).
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            yield temporary
+            _fsync_tree(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a whole small file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of our own, None where it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def append_json(path: Path, value: Any) -> None:
+    """Append one JSON line and fsync it; a line torn by a crash is closed first so that it spoils only itself."""
+    line = json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - 1))
+            torn = size > 0 and stream.read(1) != b"\n"
+            stream.write((b"\n" if torn else b"") + line.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a file of our own that :func:`append_json` wrote; torn lines are passed over."""
+    rows = []
+    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def link_atomic(link: Path, target: Path) -> None:
+    """Point the symbolic link ``link`` at ``target`` (stored relative, so that the run directory can be moved)."""
+    with storage_errors(link):
+        temporary = link.parent / f".{link.name}.{uuid.uuid4().hex[:8]}.tmp"
+        temporary.symlink_to(os.path.relpath(target, link.parent))
+        temporary.replace(link)
+        _fsync(link.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex sha256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Return 16 hex digits that name a JSON-serialisable value (canonical JSON, sha256)."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_tree(path: Path) -> None:
+    for item in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if not item.is_symlink():
+            _fsync(item)

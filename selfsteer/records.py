@@ -1,0 +1,188 @@
+"""The rows that travel between stages, and their Parquet form. No torch here.
+
+The order of the story: :class:`Query` -> :class:`Principled` -> :class:`Response` (three a query) -> :class:`Contrast`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfsteer.errors import DataError, StorageError
+from selfsteer.files import atomic_path
+
+SCHEMA_VERSION = 1
+
+Message = dict[str, str]
+"""One chat message: ``{"role": ..., "content": ...}``."""
+
+Finish = Literal["stop", "length"]
+ROLES = ("positive", "negative", "original")
+PROMPTS = ("prompt", "positive_prompt", "negative_prompt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """x: a prompt to align on."""
+
+    id: str
+    prompt: list[Message]
+    split: Literal["train", "heldout"] = "train"
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Principled:
+    """A query with its principle pair and the two steered prompts."""
+
+    id: str
+    prompt: list[Message]
+    split: Literal["train", "heldout"]
+    aspects: list[str]
+    choice: str  # how the aspects were chosen: "model", "fallback" (the model's answer named none), "all"
+    positive_principle: str
+    negative_principle: str
+    positive_prompt: list[Message]
+    negative_prompt: list[Message]
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """One sampled response. ``token_ids`` holds the end token if and only if ``finish`` is "stop"."""
+
+    id: str
+    role: Literal["positive", "negative", "original"]
+    text: str
+    finish: Finish
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """One record of preference data: a query, its principle pair and three responses.
+
+    ``scores[role_response][prompt]`` is the mean log-prob (nats per response token) of a response under a prompt, e.g.
+    ``scores["positive_response"]["negative_prompt"]``; None where nothing was scored.
+    ``drop_reason`` is "" for a row that is kept, else the name of the filter that dropped it and why.
+    """
+
+    id: str
+    prompt: list[Message]
+    split: Literal["train", "heldout"]
+    aspects: list[str]
+    positive_principle: str
+    negative_principle: str
+    positive_prompt: list[Message]
+    negative_prompt: list[Message]
+    positive_response: str
+    negative_response: str
+    original_response: str
+    positive_finish: Finish
+    negative_finish: Finish
+    original_finish: Finish
+    prompt_token_ids: list[int] | None = None
+    positive_prompt_token_ids: list[int] | None = None
+    negative_prompt_token_ids: list[int] | None = None
+    positive_token_ids: list[int] | None = None
+    negative_token_ids: list[int] | None = None
+    original_token_ids: list[int] | None = None
+    round: int = 1
+    scores: dict[str, dict[str, float]] | None = None
+    kept: bool = True
+    drop_reason: str = ""
+    provenance: dict[str, str] = dataclasses.field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def response_ids(self, role: str) -> list[int]:
+        """Token ids of a response; raises :class:`DataError` where the row carries none."""
+        return self._ids(f"{role}_token_ids")
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of one of the three rendered :data:`PROMPTS`."""
+        return self._ids(f"{prompt}_token_ids")
+
+    def _ids(self, column: str) -> list[int]:
+        ids: list[int] | None = getattr(self, column)
+        if ids is None:
+            raise DataError(
+                f"row {self.id!r} has no {column}",
+                do="tokenise it first with selfsteer.contrast.with_token_ids(row, chat)",
+            )
+        return ids
+
+    def drop(self, reason: str) -> Contrast:
+        """Return a copy that is not kept, with its reason."""
+        return dataclasses.replace(self, kept=False, drop_reason=reason)
+
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_IDS = pa.list_(pa.int32())
+_SCORES = pa.struct([(f"{role}_response", pa.struct([(prompt, pa.float64()) for prompt in PROMPTS])) for role in ROLES])
+_STRINGS = pa.list_(pa.string())
+_TYPES: dict[str, pa.DataType] = {
+    "prompt": _MESSAGES,
+    "positive_prompt": _MESSAGES,
+    "negative_prompt": _MESSAGES,
+    "aspects": _STRINGS,
+    "token_ids": _IDS,
+    "prompt_token_ids": _IDS,
+    "positive_prompt_token_ids": _IDS,
+    "negative_prompt_token_ids": _IDS,
+    "positive_token_ids": _IDS,
+    "negative_token_ids": _IDS,
+    "original_token_ids": _IDS,
+    "round": pa.int32(),
+    "schema_version": pa.int32(),
+    "scores": _SCORES,
+    "kept": pa.bool_(),
+    "provenance": pa.string(),  # JSON: keys differ by backend
+}
+
+Row = TypeVar("Row", Query, Principled, Response, Contrast)
+
+
+def schema(kind: type[Row]) -> pa.Schema:
+    """Return the Arrow schema of a record type; columns stand in the order of its fields."""
+    return pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(kind)])
+
+
+def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
+    """Write one Parquet shard atomically."""
+    dicts = [_to_dict(row) for row in rows]
+    table = pa.Table.from_pylist(dicts, schema=schema(kind))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
+    """Yield the rows of Parquet shards in order. A damaged shard raises :class:`StorageError` with its name."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    for path in paths:
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StorageError(
+                f"can't read a stored shard: {error}", where=str(path), do="delete that file and run the command again"
+            ) from error
+        for values in table.to_pylist():
+            yield _from_dict(kind, {name: value for name, value in values.items() if name in names})
+
+
+def _to_dict(row: Any) -> dict[str, Any]:
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    if "provenance" in values:
+        values["provenance"] = json.dumps(values["provenance"], sort_keys=True)
+    return values
+
+
+def _from_dict(kind: type[Row], values: dict[str, Any]) -> Row:
+    if "provenance" in values:
+        values["provenance"] = json.loads(values["provenance"])
+    return kind(**values)

@@ -1,0 +1,33 @@
+"""The three views of a contrast: the only place where chosen and rejected are assigned (paper, section on the loss)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class View(StrEnum):
+    """A preference pair under its own prompt. ``NEGATIVE_STRICT`` is Formula 3 of v2, an ablation."""
+
+    BASE = "base"
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    NEGATIVE_STRICT = "negative_strict"
+
+
+class Pairing(NamedTuple):
+    """Which prompt a view uses, and which roles are its chosen and rejected responses."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+PAIRINGS: dict[View, Pairing] = {
+    View.BASE: Pairing("prompt", "positive", "negative"),  # (x : y+ > y-)
+    View.POSITIVE: Pairing("positive_prompt", "positive", "negative"),  # (x+: y+ > y-)
+    View.NEGATIVE: Pairing("negative_prompt", "original", "positive"),  # (x-: yo > y+)
+    View.NEGATIVE_STRICT: Pairing("negative_prompt", "negative", "positive"),  # (x-: y- > y+)
+}
+
+SSO_VIEWS = (View.BASE, View.POSITIVE, View.NEGATIVE)
