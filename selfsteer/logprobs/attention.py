@@ -1,0 +1,186 @@
+"""Attention over prompt-sharing rows: linear layers run packed, attention runs segment by segment.
+
+One dense masked attention over the packed sequence would compute the masked blocks too and throw them away.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from selfsteer.errors import SelfsteerWarning
+from selfsteer.logprobs.layout import Layout
+
+_NAME = "selfsteer_rows"
+_EXACT_LAYERS = {"full_attention", "sliding_attention"}
+_POSITION_FREE_ROPE = {"default", "linear", "llama3", "yarn"}
+"""Kinds of rotary embedding that depend on a token's own position alone, not on the length of the whole sequence."""
+_warned: set[str] = set()
+
+
+def row_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    *,
+    selfsteer_layout: Layout,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each prompt, and from each response to its prompt and itself.
+
+    Args:
+        module: The attention module (its number of query heads per key head is read off the shapes).
+        query: (1, H, T, D). key, value: (1, H', T, D) with H a multiple of H'.
+        attention_mask: Unused: the layout says what attends to what.
+        scaling, dropout, sliding_window, softcap: As transformers passes them.
+        selfsteer_layout: The packed segments.
+
+    Returns:
+        (1, T, H, D), and None for the attention weights, which are never formed as a whole.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (key, value))
+    settings = (scaling, dropout, sliding_window, softcap)
+    # One split and one concatenation: slicing each segment out would give every slice a full-size gradient.
+    parts = zip(*(t.split(selfsteer_layout.sizes, dim=2) for t in (query, key, value)), strict=True)
+    outputs = []
+    for lengths in selfsteer_layout.responses:
+        q, prompt_key, prompt_value = next(parts)
+        outputs.append(_attend(q, prompt_key, prompt_value, *settings))
+        for _length in lengths:
+            q, k, v = next(parts)
+            k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
+            outputs.append(_attend(q, k, v, *settings))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(_NAME, row_attention)
+
+
+@contextmanager
+def row_attention_on(model: Any) -> Iterator[None]:
+    """Let ``model`` attend over rows inside the context. Nesting is fine.
+
+    With gradient checkpointing the backward pass runs attention again, so the context has to last until then.
+    """
+    inner = unwrapped(model)
+    before = inner.config._attn_implementation
+    if before == _NAME:
+        yield
+        return
+    inner.set_attn_implementation(_NAME)
+    try:
+        yield
+    finally:
+        inner.set_attn_implementation(before)
+
+
+def attends_rows(model: Any) -> bool:
+    """Return whether :func:`row_attention_on` is active."""
+    return bool(unwrapped(model).config._attn_implementation == _NAME)
+
+
+def recomputes(model: Any) -> bool:
+    """Return whether gradient checkpointing will run parts of the forward pass again in the backward pass."""
+    return model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def shares_prompts(model: Any) -> bool:
+    """Return whether the architecture computes packed rows exactly; one warning a kind of model where it doesn't."""
+    reason = _why_not(unwrapped(model))
+    kind = type(unwrapped(model)).__name__
+    if reason and kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(
+            f"{kind} {reason}, so prompts are not shared: each response is scored in a sequence of its own (slower, "
+            "same numbers)",
+            SelfsteerWarning,
+            stacklevel=2,
+        )
+    return not reason
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the transformers model under PEFT's and the distributed wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _why_not(model: Any) -> str:
+    config = model.config.get_text_config()
+    if not getattr(model, "_supports_attention_backend", False):
+        return "has its own attention code"
+    layers = set(getattr(config, "layer_types", None) or []) - _EXACT_LAYERS
+    if layers:
+        return f"has layers of the kind {', '.join(sorted(layers))}"
+    ropes = _rope_types(getattr(config, "rope_parameters", None)) - _POSITION_FREE_ROPE
+    if ropes:
+        return f"has position embeddings of the kind {', '.join(sorted(ropes))}"
+    return ""
+
+
+def _rope_types(parameters: Any) -> set[str]:
+    """Return the kinds of rotary embedding; Gemma 3 has one a kind of layer."""
+    if not parameters:
+        return {"default"}
+    if "rope_type" in parameters:
+        return {parameters["rope_type"]}
+    return {kind for value in parameters.values() if isinstance(value, dict) for kind in _rope_types(value)}
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    dropout: float,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Causal attention of the last Q of S positions: query (1, H, Q, D), key and value (1, H, S, D)."""
+    if softcap is not None:
+        return _attend_capped(query, key, value, scaling, dropout, sliding_window, softcap)
+    square = query.shape[2] == key.shape[2] and (sliding_window is None or key.shape[2] <= sliding_window)
+    mask = None if square else _mask(query, key, sliding_window)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=square
+    )
+
+
+def _attend_capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    dropout: float,
+    sliding_window: int | None,
+    softcap: float,
+) -> Tensor:
+    """The same with soft-capped scores (Gemma 2), which no fused kernel on CPU computes."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.tanh(query @ key.transpose(2, 3) * scale / softcap) * softcap
+    scores = scores.masked_fill(~_mask(query, key, sliding_window), float("-inf"))
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    return torch.nn.functional.dropout(weights, p=dropout) @ value
+
+
+def _mask(query: Tensor, key: Tensor, sliding_window: int | None) -> Tensor:
+    """(Q, S), True where a query may look: at itself and before, within the window (measured in positions)."""
+    offset = key.shape[2] - query.shape[2]
+    rows = torch.arange(query.shape[2], device=query.device)[:, None] + offset
+    columns = torch.arange(key.shape[2], device=query.device)[None, :]
+    allowed = columns <= rows
+    return allowed if sliding_window is None else allowed & (columns > rows - sliding_window)

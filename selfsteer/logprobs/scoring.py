@@ -1,0 +1,126 @@
+"""Log-probs of responses under prompts: trainer, filters and evaluation all come here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfsteer.chat import Chat
+from selfsteer.contrast import with_token_ids
+from selfsteer.logprobs.attention import attends_rows, recomputes, row_attention_on, shares_prompts
+from selfsteer.logprobs.layout import pack
+from selfsteer.logprobs.pairs import PairLogps
+from selfsteer.logprobs.rows import Cell, PromptRow, cell_positions, rows_of, view_cells
+from selfsteer.records import Contrast
+from selfsteer.views import PAIRINGS, SSO_VIEWS, View
+
+TOKEN_BUDGET = 4096
+"""Tokens that are scored at once. It bounds memory, not the result."""
+
+
+def score_responses(model: Any, rows: Sequence[PromptRow], *, token_budget: int = TOKEN_BUDGET) -> list[Tensor]:
+    """Return for each row the summed log-probs of its R responses, (R,), nats, float32 or better, with gradients.
+
+    The result does not depend on which rows are scored together. A row longer than ``token_budget`` is scored alone.
+
+    Raises:
+        ValueError: A prompt or a response is empty.
+        RuntimeError: Gradient checkpointing is on outside :func:`selfsteer.logprobs.row_attention_on`.
+    """
+    if not shares_prompts(model):
+        return [
+            torch.cat([_score_packed(model, [PromptRow(row.prompt, [r])])[0] for r in row.responses]) for row in rows
+        ]
+    if torch.is_grad_enabled() and recomputes(model) and not attends_rows(model):
+        raise RuntimeError("with gradient checkpointing, hold row_attention_on(model) until after backward()")
+    with row_attention_on(model):
+        return [scores for group in _groups(rows, token_budget) for scores in _score_packed(model, group)]
+
+
+def _groups(rows: Sequence[PromptRow], token_budget: int) -> Iterator[list[PromptRow]]:
+    """Cut rows into runs of at most ``token_budget`` tokens, in order."""
+    group: list[PromptRow] = []
+    used = 0
+    for row in rows:
+        size = len(row.prompt) + sum(map(len, row.responses))
+        if group and used + size > token_budget:
+            yield group
+            group, used = [], 0
+        group.append(row)
+        used += size
+    if group:
+        yield group
+
+
+def score_cells(
+    model: Any,
+    contrasts: Sequence[Contrast],
+    cells: Sequence[Cell],
+    *,
+    max_length: int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> tuple[Tensor, Tensor]:
+    """Return (B, C) summed log-probs in nats and (B, C) response token counts of C cells of each contrast."""
+    rows = [rows_of(contrast, cells, max_length) for contrast in contrasts]
+    flat = torch.cat(score_responses(model, [row for own in rows for row in own], token_budget=token_budget))
+    lengths = [len(ids) for own in rows for row in own for ids in row.responses]
+    counts = torch.tensor(lengths, device=flat.device)
+    order = cell_positions(cells)
+    return flat.view(len(rows), len(cells))[:, order], counts.view(len(rows), len(cells))[:, order]
+
+
+def pair_views(sums: Tensor, counts: Tensor, cells: Sequence[Cell], views: Sequence[View]) -> dict[View, PairLogps]:
+    """Pick each view's chosen and rejected columns out of (B, C) scores."""
+    index = {cell: i for i, cell in enumerate(cells)}
+    pairs = {}
+    for view in views:
+        pairing = PAIRINGS[view]
+        chosen, rejected = (index[Cell(role, pairing.prompt)] for role in (pairing.chosen, pairing.rejected))
+        pairs[view] = PairLogps(sums[:, chosen], sums[:, rejected], counts[:, chosen], counts[:, rejected])
+    return pairs
+
+
+def score_views(
+    model: Any,
+    processing_class: Any,
+    contrasts: Sequence[Contrast],
+    *,
+    views: Sequence[View] = SSO_VIEWS,
+    max_length: int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+) -> dict[View, PairLogps]:
+    """Return each view's log-probs under ``model``: (B,) in the order of ``contrasts``.
+
+    Args:
+        model: A causal language model; gradients flow unless the caller turns them off.
+        processing_class: Its tokenizer (rows without ids of its own are tokenised) or a :class:`Chat`.
+        contrasts: B rows.
+        views: The views to score.
+        max_length: Prompt + response tokens; longer responses are cut without an end token.
+        token_budget: Tokens scored at once.
+    """
+    chat = processing_class if isinstance(processing_class, Chat) else Chat(processing_class)
+    cells = view_cells(views)
+    rows = [with_token_ids(row, chat) for row in contrasts]
+    sums, counts = score_cells(model, rows, cells, max_length=max_length, token_budget=token_budget)
+    return pair_views(sums, counts, cells, views)
+
+
+def _score_packed(model: Any, rows: Sequence[PromptRow]) -> list[Tensor]:
+    """Score rows in one forward pass; the head runs only where a response token is predicted."""
+    packed = pack(rows, next(model.parameters()).device)
+    options = {"selfsteer_layout": packed.layout} if attends_rows(model) else {}
+    logits = model(
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        use_cache=False,
+        logits_to_keep=packed.predictors,
+        **options,
+    ).logits[0]
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logps = -torch.nn.functional.cross_entropy(wide, packed.targets, reduction="none")
+    sums = torch.stack([part.sum() for part in logps.split(packed.counts)])
+    return list(sums.split([len(row.responses) for row in rows]))
