@@ -1,0 +1,27 @@
+"""Finding, fetching, naming and loading models: a catalogue name, a local folder, a GGUF file or a hub name."""
+
+from selfsteer.models.catalogue import CATALOGUE, CatalogueEntry, ModelRow, cache_folder, list_models
+from selfsteer.models.ending import end_token_ids
+from selfsteer.models.fetching import fetch
+from selfsteer.models.hardware import pick_device, pick_dtype
+from selfsteer.models.loading import load_model, load_tokenizer
+from selfsteer.models.naming import model_fingerprint
+from selfsteer.models.quiet import quiet
+from selfsteer.models.resolving import resolve
+
+__all__ = [
+    "CATALOGUE",
+    "CatalogueEntry",
+    "ModelRow",
+    "cache_folder",
+    "end_token_ids",
+    "fetch",
+    "list_models",
+    "load_model",
+    "load_tokenizer",
+    "model_fingerprint",
+    "pick_device",
+    "pick_dtype",
+    "quiet",
+    "resolve",
+]

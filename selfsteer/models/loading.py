@@ -1,0 +1,199 @@
+"""Loading a model and its tokenizer, from safetensors or GGUF; never from a pickle."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsteer.errors import ConfigError, ModelError, did_you_mean
+from selfsteer.models.gguf_files import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
+from selfsteer.models.problems import loading_errors, pickle_only
+from selfsteer.models.resolving import adapter_base, gguf_file, is_adapter, resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Return the causal language model in eval mode on ``device``; an adapter folder comes with its base under it.
+
+    Args:
+        name_or_path: Whatever :func:`resolve` takes.
+        dtype: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", "cuda:1", ...
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model.
+        attn_implementation: As in transformers; None leaves the choice to it.
+
+    Raises:
+        ModelError: The model can't be used as it is.
+        FetchError: It can't be fetched.
+        ConfigError: No such dtype or device.
+    """
+    _check_dtype(dtype)
+    _check_device(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    source = resolve(name_or_path)
+    with loading_errors(source):
+        load = _load_adapter if is_adapter(source) else _load_whole
+        return load(source, dtype, revision, options).to(device).eval()
+
+
+def load_tokenizer(
+    name_or_path: str, *, trust_remote_code: bool = False, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a chat model, with a pad token.
+
+    A missing pad token is set to the end token (or the unknown token): no new id, so no embedding is resized.
+
+    Raises:
+        ModelError: There is no tokenizer, or it has no chat template or nothing to pad with.
+        FetchError: It can't be fetched.
+    """
+    source = resolve(name_or_path)
+    with loading_errors(source):
+        tokenizer = _read_tokenizer(source, revision, trust_remote_code)
+    _check_chat_template(tokenizer, source)
+    _set_pad_token(tokenizer, source)
+    return tokenizer
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}", where="dtype", do=did_you_mean(dtype, DTYPES))
+
+
+def _check_device(device: str) -> None:
+    """Raise for a device this machine lacks, which torch would say with a traceback."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        do = did_you_mean(device, ["cpu", "cuda", "cuda:0", "mps"])
+        raise ConfigError(f"no such device: {device!r}", where="device", do=do) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        do = "set model.device=cpu, or install a torch that was built for this machine's GPU"
+        raise ConfigError("torch finds no GPU on this machine", where=f"device {device!r}", do=do)
+
+
+def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    gguf = gguf_file(source)
+    if gguf is not None:
+        return load_gguf_model(gguf, dtype=dtype, **options)
+    arguments = {**options, "dtype": dtype, "use_safetensors": True}
+    # What is missing or misshapen is told in our words, below.
+    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if not Path(source).is_dir():
+        # Bars stay on: a hub model may take its time to arrive.
+        model, info = AutoModelForCausalLM.from_pretrained(source, revision=revision or "main", **arguments)
+    else:
+        _check_folder(Path(source))
+        with progress_bars_hidden():
+            model, info = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    _check_complete(info, source)
+    return model
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        do = "give the folder that save_pretrained wrote: config.json, *.safetensors and the tokenizer"
+        raise ModelError(f"no config.json in {folder}", where=str(folder), do=do)
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(path.suffix in (".bin", ".pt", ".pth") for path in folder.iterdir()):
+        raise pickle_only(str(folder))
+    raise ModelError(
+        f"no weights in {folder}",
+        where=str(folder),
+        do="give a folder with *.safetensors (save_pretrained) or a .gguf file",
+    )
+
+
+def _check_complete(info: dict[str, Any], source: str) -> None:
+    """Raise where transformers would go on with random numbers in place of what the file lacks."""
+    misshapen = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
+    lacking = sorted({*info["missing_keys"], *misshapen})
+    if lacking:
+        some = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        what = f"{len(lacking)} weights are missing from {source}, or have another shape than config.json says: {some}"
+        do = "copy the model again, or check that config.json belongs to these weights"
+        raise ModelError(what, where=source, do=do)
+
+
+def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
+    """Load base and adapter; ``revision`` is the base's and yields to the one the adapter names."""
+    from peft import PeftModel
+
+    base, own_revision = adapter_base(source)
+    if not (Path(source) / "adapter_model.safetensors").is_file():
+        if (Path(source) / "adapter_model.bin").is_file():
+            raise pickle_only(source)
+        raise ModelError(f"no adapter weights in {source}", where=source, do="save the adapter again")
+    with loading_errors(base):
+        model = _load_whole(base, dtype, own_revision or revision, options)
+    with warnings.catch_warnings():
+        # peft only warns and goes on with an adapter that is part random.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, source, is_trainable=False)
+        except UserWarning as warning:
+            do = "save the adapter again, or check that it belongs to this base model"
+            raise ModelError(
+                f"weights are missing from the adapter: {str(warning)[:200]}", where=source, do=do
+            ) from warning
+
+
+def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    if folder.is_dir() and not has_files and is_adapter(source):
+        base, own_revision = adapter_base(source)
+        return _read_tokenizer(base, own_revision or revision, trust_remote_code)
+    gguf = None if has_files else gguf_file(source)
+    if gguf is not None:
+        return load_gguf_tokenizer(gguf)
+    if folder.is_dir() and not has_files:
+        do = "copy the tokenizer of the model into the folder (save_pretrained)"
+        raise ModelError(f"no tokenizer in {source}", where=source, do=do)
+    return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
+
+
+def _check_chat_template(tokenizer: Any, source: str) -> None:
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        raise ModelError(
+            f"the tokenizer of {source} has no chat template",
+            where=f"{source}: tokenizer_config.json",
+            do="give a chat (instruct) model, or add a chat_template to tokenizer_config.json",
+        ) from error
+
+
+def _set_pad_token(tokenizer: Any, source: str) -> None:
+    if tokenizer.pad_token_id is not None:
+        return
+    stand_in = tokenizer.eos_token or tokenizer.unk_token
+    if stand_in is None:
+        do = "name an eos_token in tokenizer_config.json: generation needs one to end"
+        raise ModelError(f"the tokenizer of {source} has no end token and no pad token", where=source, do=do)
+    tokenizer.pad_token = stand_in

@@ -1,0 +1,71 @@
+"""Naming a model by the content of its weights, so that what was computed with it can be found again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from pathlib import Path
+
+from selfsteer.errors import ModelError, StorageError
+from selfsteer.files import fingerprint, sha256_file, write_atomic
+from selfsteer.models.catalogue import cache_folder
+from selfsteer.models.problems import loading_errors
+from selfsteer.models.resolving import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
+
+_SETTLED_SECONDS = 2.0
+"""A file younger than this may still change without its time stamp showing it; its hash is not kept."""
+
+
+def model_fingerprint(path_or_name: str, revision: str | None = None) -> str:
+    """Return 16 hex digits that name the weights: another weight, shard or config.json gives another name.
+
+    A folder or a GGUF file is named by its content (an adapter with its base), a hub name by the commit it stands for.
+    Hashes of files are kept in the cache folder by path, size and time, so that a second call reads nothing.
+
+    Raises:
+        ModelError: No such model, or no weights in the folder.
+        FetchError: A catalogue or hub model can't be fetched.
+    """
+    source = resolve(path_or_name)
+    if not Path(source).exists():
+        return fingerprint(["hub", source, _hub_commit(source, revision)])
+    named: list[object] = [[path.name, _content_hash(path)] for path in _weight_files(source)]
+    if is_adapter(source):
+        base, own_revision = adapter_base(source)
+        named.append(["base", model_fingerprint(base, own_revision or revision)])
+    return fingerprint(named)
+
+
+def _weight_files(source: str) -> list[Path]:
+    folder = Path(source)
+    gguf = gguf_file(source)
+    weights = [gguf] if gguf is not None else sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"no weights in {source}", where=source, do="give a folder with *.safetensors or a .gguf file")
+    if folder.is_file():
+        return weights
+    return weights + [folder / name for name in ("config.json", ADAPTER_CONFIG) if (folder / name).is_file()]
+
+
+def _content_hash(path: Path) -> str:
+    """Return the sha256 of a file, from the cache where size, times and inode are those of the last look."""
+    stat = path.stat()
+    look = f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+    kept = cache_folder() / "fingerprints" / hashlib.sha256(look.encode()).hexdigest()[:32]
+    if kept.exists():
+        return kept.read_text()
+    found = sha256_file(path)
+    if time.time() - stat.st_mtime > _SETTLED_SECONDS:
+        # A cache that can't be written costs time, not correctness.
+        with contextlib.suppress(StorageError):
+            write_atomic(kept, found)
+    return found
+
+
+def _hub_commit(name: str, revision: str | None) -> str:
+    """Return the commit that loading ``name`` now would take: the hub's, or the cached one without a network."""
+    from huggingface_hub import hf_hub_download
+
+    with loading_errors(name):
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
