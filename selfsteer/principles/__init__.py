@@ -1,0 +1,28 @@
+"""Principles: sets of aspects, choosing among them, principle pairs and steered prompts (PAPER 4)."""
+
+from selfsteer.principles.choose import Choice, choice_without_model, chooser_messages, parse_choice, with_extra
+from selfsteer.principles.loading import list_sets, load_set, parse_set
+from selfsteer.principles.pair import PrinciplePair, pair_for, steering_message
+from selfsteer.principles.principle_set import Aspect, Example, PrincipleSet
+from selfsteer.principles.rendering import template_versions
+from selfsteer.principles.steer import fold_system, steer
+
+__all__ = [
+    "Aspect",
+    "Choice",
+    "Example",
+    "PrinciplePair",
+    "PrincipleSet",
+    "choice_without_model",
+    "chooser_messages",
+    "fold_system",
+    "list_sets",
+    "load_set",
+    "pair_for",
+    "parse_choice",
+    "parse_set",
+    "steer",
+    "steering_message",
+    "template_versions",
+    "with_extra",
+]

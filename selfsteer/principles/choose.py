@@ -1,0 +1,117 @@
+"""Choosing the aspects that matter for a query: the model picks them from a list, shown by examples how (PAPER 4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from selfsteer.chat import SystemRole
+from selfsteer.errors import PrincipleError
+from selfsteer.principles.principle_set import PrincipleSet
+from selfsteer.principles.rendering import render
+from selfsteer.principles.steer import fold_system
+from selfsteer.records import Message
+
+_TEMPLATE = "choose_aspects"
+_HEAD, _TAIL = 1000, 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The aspects of one query and how they were found.
+
+    ``outcome`` is "model" (its answer named them), "fallback" (its answer named none) or "all" (there are no more
+    aspects than wanted, so no model was asked).
+    """
+
+    aspects: list[str]
+    outcome: Literal["model", "fallback", "all"]
+
+
+def choice_without_model(principle_set: PrincipleSet, count: int) -> Choice | None:
+    """Return the choice if it needs no model (the set has at most ``count`` aspects to choose from), else None."""
+    _check_count(count)
+    names = [aspect.name for aspect in principle_set.choosable]
+    return Choice(names, "all") if len(names) <= count else None
+
+
+def chooser_messages(
+    principle_set: PrincipleSet, query_text: str, count: int, system_role: SystemRole = "native"
+) -> list[Message]:
+    """Return the chat prompt that asks a model for the ``count`` aspects that matter most for a query.
+
+    All messages but the last are the same for every query, so a backend computes them once. A query longer than 1,500
+    characters is shown by its first 1,000 and its last 500; only the chooser sees it shortened.
+
+    Args:
+        principle_set: Where the list of aspects and the examples come from.
+        query_text: x, as text. It is data: markup in it is not run, and it stands in the last user turn only.
+        count: How many aspects to ask for; each example shows its first ``count``.
+        system_role: What the model's template does with a system message (:class:`selfsteer.chat.Chat`).
+    """
+    _check_count(count)
+    messages = [_message("system", aspects=principle_set.choosable, count=count)]
+    for example in principle_set.few_shot:
+        messages.append(_message("user", query=example.query))
+        messages.append(_message("assistant", names=example.aspects[:count]))
+    messages.append(_message("user", query=_shortened(query_text)))
+    return fold_system(messages) if system_role == "folded" else messages
+
+
+def parse_choice(text: str, principle_set: PrincipleSet, count: int) -> Choice:
+    """Read the model's answer: the first ``count`` distinct aspects whose names stand in it as whole words.
+
+    Case, list marks, emphasis and other words are passed over, and so is a reasoning model's ``<think>`` part. An
+    answer that names fewer than ``count`` aspects is taken as it is; one that names none gives the set's fallback.
+    """
+    _check_count(count)
+    names = [aspect.name for aspect in principle_set.choosable]
+    answer = text.rpartition("</think>")[2].partition("<think>")[0]
+    found = [names[match.lastindex - 1] for match in _pattern(names).finditer(answer) if match.lastindex]
+    if found:
+        return Choice(list(dict.fromkeys(found))[:count], "model")
+    return Choice(list(dict.fromkeys([*principle_set.fallback, *names]))[:count], "fallback")
+
+
+def with_extra(aspects: Sequence[str], principle_set: PrincipleSet, query_id: str, rate: float, seed: int) -> list[str]:
+    """Add the set's extra aspects to a share of the queries (v1: Concision, to 20 %).
+
+    Whether a query gets one depends on the seed, the aspect and the query's id alone, not on the order of the queries;
+    a higher rate keeps those that a lower one picked.
+
+    Raises:
+        PrincipleError: ``rate`` is not a share between 0 and 1.
+    """
+    if not 0 <= rate <= 1:
+        raise PrincipleError(f"the rate of extra aspects is {rate}", do="give a share between 0 and 1, for example 0.2")
+    extras = [aspect.name for aspect in principle_set.extras if aspect.name not in aspects]
+    return [*aspects, *(name for name in extras if _uniform(f"{seed}\n{name}\n{query_id}") < rate)]
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise PrincipleError(f"can't choose {count} aspects", do="ask for at least 1 aspect a query")
+
+
+def _message(role: str, **values: object) -> Message:
+    return {"role": role, "content": render(_TEMPLATE, role, **values)}
+
+
+def _shortened(query: str) -> str:
+    """Keep both ends of a long query: what is asked stands at its beginning or at its end."""
+    query = query.strip()
+    return query if len(query) <= _HEAD + _TAIL else f"{query[:_HEAD]}\n[...]\n{query[-_TAIL:]}"
+
+
+def _pattern(names: Sequence[str]) -> re.Pattern[str]:
+    """Match any of the names as a whole word, one group each. An underscore is emphasis, not part of a word."""
+    word = r"[^\W_]"
+    return re.compile(rf"(?<!{word})(?:{'|'.join(f'({re.escape(name)})' for name in names)})(?!{word})", re.IGNORECASE)
+
+
+def _uniform(key: str) -> float:
+    """Return a number in [0, 1) that depends on ``key`` alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48

@@ -1,0 +1,131 @@
+"""What a principle set is: the aspects of quality that answers are steered along, and how to choose among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from selfsteer.errors import PrincipleError, did_you_mean
+from selfsteer.files import fingerprint
+
+Text = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(ge=1)]
+Steering = Literal["full", "direct"]
+_NAME = re.compile(r"[^\W_]([\w &/'-]*[^\W_])?")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class Aspect(_Part):
+    """One aspect of quality, with the two principles that steer along it."""
+
+    name: Text
+    positive: Text
+    """Adjective for an answer that is good in this aspect, e.g. "accurate"."""
+    negative: Text
+    meaning: Text
+    """What a good answer does, in the third person: the chooser reads "Accuracy: states facts correctly"."""
+    positive_principle: Text
+    negative_principle: Text
+    extra: bool = False
+    """Never chosen, but added to a share of the queries (v1: Concision, to 20 %)."""
+
+
+class Example(_Part):
+    """A query that shows the chooser which aspects matter for it, the most important first."""
+
+    query: Text
+    aspects: list[str] = Field(min_length=1)
+
+
+class PrincipleSet(_Part):
+    """A named set of aspects. :func:`selfsteer.principles.load_set` reads one from YAML."""
+
+    name: Text
+    version: Positive
+    description: str = ""
+    direction: Text | None = None
+    """Name of a program that says which way y+ must differ from y-, e.g. "shorter"."""
+    aspects_per_query: Positive
+    steering: Steering = "full"
+    """"full": adjectives, principles, a request not to reveal them (the paper's); "direct": the principles alone."""
+    fallback: list[str] = []
+    """Aspects for a query for which the model named none, the first choice first (default: the order of the set)."""
+    aspects: list[Aspect]
+    few_shot: list[Example] = []
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that name the content; the description and the layout of the file are left out."""
+        return fingerprint(self.model_dump(exclude={"description"}))
+
+    @property
+    def choosable(self) -> list[Aspect]:
+        """The aspects to choose from: all but the extra ones."""
+        return [aspect for aspect in self.aspects if not aspect.extra]
+
+    @property
+    def extras(self) -> list[Aspect]:
+        """The aspects that are added to a share of the queries."""
+        return [aspect for aspect in self.aspects if aspect.extra]
+
+    def aspect(self, name: str) -> Aspect:
+        """Return an aspect by its exact name; :class:`PrincipleError` if the set has none of that name."""
+        for aspect in self.aspects:
+            if aspect.name == name:
+                return aspect
+        raise PrincipleError(
+            f"{name!r} is no aspect of the principle set {self.name!r}",
+            do=did_you_mean(name, [aspect.name for aspect in self.aspects]),
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> PrincipleSet:
+        for at, what, do in _problems(self):
+            raise PydanticCustomError("principle_set", "{what}", {"what": what, "do": do, "at": at})
+        return self
+
+
+Problem = tuple[tuple[str | int, ...], str, str]
+"""Where in the set, what is wrong, what to do."""
+
+
+def _problems(principles: PrincipleSet) -> Iterator[Problem]:
+    yield from _aspect_problems(principles.aspects)
+    choosable = [aspect.name for aspect in principles.choosable]
+    count = principles.aspects_per_query
+    if count > len(choosable):
+        what = f"aspects_per_query is {count}, but there are only {len(choosable)} aspects to choose from"
+        yield ("aspects_per_query",), what, "lower it, or add aspects (those with extra: true are not chosen)"
+    yield from _reference_problems(("fallback",), principles.fallback, choosable)
+    for i, example in enumerate(principles.few_shot):
+        yield from _reference_problems(("few_shot", i, "aspects"), example.aspects, choosable)
+
+
+def _aspect_problems(aspects: Sequence[Aspect]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for i, aspect in enumerate(aspects):
+        if not _NAME.fullmatch(aspect.name):
+            do = "use a word or a short phrase of letters, digits, blanks and hyphens"
+            yield ("aspects", i, "name"), f"{aspect.name!r} can't be an aspect's name", do
+        if aspect.name.casefold() in seen:
+            yield ("aspects", i, "name"), f"two aspects have the name {aspect.name!r}", "give each a name of its own"
+        seen.add(aspect.name.casefold())
+        for good, bad in (("positive", "negative"), ("positive_principle", "negative_principle")):
+            if getattr(aspect, good).casefold() == getattr(aspect, bad).casefold():
+                what = f"{good} and {bad} of {aspect.name!r} are the same"
+                yield ("aspects", i, bad), what, "nothing can be learnt from equals: make them opposites"
+
+
+def _reference_problems(at: tuple[str | int, ...], names: Sequence[str], choosable: Sequence[str]) -> Iterator[Problem]:
+    for i, name in enumerate(names):
+        if name not in choosable:
+            yield (*at, i), f"{name!r} is no aspect that can be chosen", did_you_mean(name, choosable)
+        if name in names[:i]:
+            yield (*at, i), f"{name!r} is named twice", "name each aspect once"

@@ -1,0 +1,57 @@
+"""Direction programs: for some aspects a program can tell which response is better, with no judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.records import Contrast
+
+Direction = Callable[[Contrast], int]
+
+
+def pair_lengths(row: Contrast) -> tuple[int, int]:
+    """Return the lengths of y+ and y-: tokens (end token not counted) where both carry ids, else words."""
+    positive, negative = row.positive_token_ids, row.negative_token_ids
+    if positive is None or negative is None:
+        return len(row.positive_response.split()), len(row.negative_response.split())
+    return len(positive) - (row.positive_finish == "stop"), len(negative) - (row.negative_finish == "stop")
+
+
+def _longer(row: Contrast) -> int:
+    """Compare lengths; a cut-off response is known only to be at least as long as what is there."""
+    positive, negative = pair_lengths(row)
+    if positive > negative and row.negative_finish == "stop":
+        return 1
+    if negative > positive and row.positive_finish == "stop":
+        return -1
+    return 0
+
+
+def _shorter(row: Contrast) -> int:
+    return -_longer(row)
+
+
+DIRECTIONS: dict[str, Direction] = {
+    "shorter": _shorter,
+    "longer": _longer,
+}
+
+
+def direction_of(program: str, contrast: Contrast) -> int:
+    """Say which way y+ differs from y- of the same row.
+
+    Args:
+        program: A name of :data:`DIRECTIONS`: "shorter" or "longer", the way in which y+ must differ.
+        contrast: One row.
+
+    Returns:
+        +1 as it must, -1 the other way, 0 for a tie or where a cut-off response hides which is longer (so two
+        responses that both ran into the limit always tie).
+
+    Raises:
+        ConfigError: There is no such program.
+    """
+    if program not in DIRECTIONS:
+        raise ConfigError(f"unknown direction program {program!r}", do=did_you_mean(program, DIRECTIONS))
+    return DIRECTIONS[program](contrast)

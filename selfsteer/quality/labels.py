@@ -1,0 +1,41 @@
+"""What a leaked label looks like: "Helpful response:", "Concise answer -", "**Unhelpful Response:**", "Response:"."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+
+NOUN = r"(?:response|answer|reply)"
+_INTRO = r"(?:(?:here\s+is|here['’]s)\s+)?(?:(?:my|the|an?|your)\s+)?(?:(?:very|more|most)\s+)?"
+_SEPARATOR = r"(?:[ \t]*[:：]|[ \t]+[-–—]+(?=\s)|[ \t]*(?=\n\s*\S))"
+
+
+def adjective_list(adjectives: Sequence[str]) -> str:
+    """Return a pattern for one or more of ``adjectives``: "helpful", "helpful and concise", "safe, accurate"."""
+    longest_first = sorted({word.strip() for word in adjectives if word.strip()}, key=lambda word: (-len(word), word))
+    one = "(?:" + "|".join(re.escape(word) for word in longest_first) + ")" if longest_first else r"(?!)"
+    return rf"{one}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*[&/]\s*|\s+){one})*"
+
+
+@functools.lru_cache(maxsize=4096)
+def label_pattern(adjectives: tuple[str, ...]) -> re.Pattern[str]:
+    """Return the pattern of one label at the front of a response, with white space before it and its separator after.
+
+    A label is a noun ("answer"), alone or with the aspects' adjectives before it, plain or in bold, brackets or a
+    heading, and a separator: a colon, a dash between spaces, or a line break with text to follow. An adjective alone
+    ("Inaccurate: ...") may be the very answer to a question: the ``leak`` filter, which knows the query, judges that.
+    """
+    words = adjective_list(adjectives)
+    core = rf"(?:(?:{_INTRO}{words}\s+)?{NOUN}(?:\s+\({words}\))?)"
+    bold = rf"(?P<mark>[*_]{{1,3}}){core}[ \t]*(?:[:：]\s*(?P=mark)|(?P=mark){_SEPARATOR})"
+    bracketed = rf"\[{core}[ \t]*(?:[:：]\s*\]|\]{_SEPARATOR})"
+    return re.compile(rf"\s*(?:#{{1,6}}\s+)?(?:{bold}|{bracketed}|{core}{_SEPARATOR})", re.IGNORECASE)
+
+
+def labels_end(text: str, adjectives: Sequence[str]) -> int:
+    """Return the offset just after the leaked labels at the front of ``text``; 0 where there is none."""
+    pattern, end = label_pattern(tuple(adjectives)), 0
+    while match := pattern.match(text, end):
+        end = match.end()
+    return end

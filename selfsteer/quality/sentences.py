@@ -1,0 +1,71 @@
+"""Where a sentence, a list line or a code block ends. Used only to cut back text that ran into its length limit.
+
+The rule is simple on purpose; a missed end costs a few words, a wrong one would invent an unfinished sentence:
+
+- a run of ``. ! ? …`` with its closing quotes or brackets, before white space or the end of the text, unless
+  * a lower-case letter follows on the same line ("approx. five", '"Why?" he said'), or
+  * one full stop follows a known abbreviation, a single capital other than I (an initial), or a line's first number
+    ("1."). Decimals, versions and domains ("3.14", "v1.2", "example.com") have no white space after the stop;
+- a run of CJK, Arabic, Urdu or Hindi terminators with its closers, whatever follows;
+- the line break after a list line ("- Apples"), unless the line ends in a colon, a comma or the like;
+- a closed code fence. Nothing inside a fence counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_CLOSERS = r"[\"'”’»›)\]}*_`」』）】》〉]*"
+_STOP = re.compile(rf"(?P<run>[.!?…]+){_CLOSERS}(?=\s|\Z)|[。！？؟۔।｡．]+{_CLOSERS}")
+_LIST_LINE = re.compile(r"^[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t]+(?P<body>\S[^\n]*?)[ \t]*(?=\n)", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^`\n]*$", re.MULTILINE)
+_LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*\Z")
+_LIST_NUMBER = re.compile(r"[\s>#*_(]*\d{1,3}")
+_LONGEST = 12  # characters of a line looked at for an abbreviation
+_MID_LINE = tuple(":,;-：，；、–—")  # a list line that ends so goes on
+_ABBREVIATIONS = re.compile(
+    r"mr|mrs|ms|dr|prof|st|sr|jr|rev|gen|sen|gov|capt|sgt|vs|e\.?g|i\.?e|cf|al|figs?|eqs?|sec|approx|ca|inc|ltd|co|corp|dept"
+    r"|est|vol|pp|eds?|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|a\.m|p\.m|ph\.d|u\.s|u\.k",
+    re.IGNORECASE,
+)
+
+
+def last_sentence_end(text: str) -> int | None:
+    """Return the offset just after the last complete sentence, list line or code block; None if there is none."""
+    code = _code_spans(text)
+    ends = [end for end in _prose_ends(text) if not any(start < end < stop for start, stop in code)]
+    ends += [stop for _, stop in code if stop <= len(text)]
+    return max(ends, default=None)
+
+
+def _prose_ends(text: str) -> Iterator[int]:
+    yield from (match.end() for match in _STOP.finditer(text) if _ends_sentence(text, match))
+    yield from (match.end("body") for match in _LIST_LINE.finditer(text) if not match["body"].endswith(_MID_LINE))
+
+
+def _code_spans(text: str) -> list[tuple[int, int]]:
+    """Return (start, end) of each fenced block; one that is still open ends past the text."""
+    marks = list(_FENCE.finditer(text))
+    ends = [mark.end() for mark in marks[1::2]] + [len(text) + 1] * (len(marks) % 2)
+    return [(mark.start(), end) for mark, end in zip(marks[::2], ends, strict=True)]
+
+
+def _ends_sentence(text: str, match: re.Match[str]) -> bool:
+    if match["run"] is None:  # a terminator of a script that has no abbreviations
+        return True
+    line_rest = text[match.end() :].partition("\n")[0].lstrip()
+    if line_rest[:1].islower():
+        return False
+    return match["run"] != "." or not _is_abbreviation(text, match.start())
+
+
+def _is_abbreviation(text: str, stop: int) -> bool:
+    """Say whether the one full stop at offset ``stop`` belongs to the word or number before it."""
+    line = text[text.rfind("\n", 0, stop) + 1 : stop]
+    if _LIST_NUMBER.fullmatch(line):
+        return True
+    last = _LAST_WORD.search(line[-_LONGEST:])  # of the whole line, the search would be quadratic
+    word = last[0] if last else ""
+    is_initial = len(word) == 1 and word.isupper() and word != "I" and word.isascii()
+    return is_initial or _ABBREVIATIONS.fullmatch(word) is not None

@@ -1,0 +1,232 @@
+"""A source of queries -> the list of :class:`Query` to work on, each once, each with a stable id."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from selfsteer.errors import ConfigError, DataError, did_you_mean
+from selfsteer.files import fingerprint, sha256_file
+from selfsteer.queries.read import READERS, format_of, read_file, read_hub, reading
+from selfsteer.queries.rows import Unusable, is_text, to_prompt
+from selfsteer.records import Message, Query
+
+BUILTIN = {"quickstart": "quickstart.jsonl", "quickstart-heldout": "quickstart_heldout.jsonl"}
+"""Shipped query sets, asked for as ``builtin:NAME``; see selfsteer/data/README.md for where they come from."""
+
+_DATA = Path(__file__).parent.parent / "data"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
+_SPLITS = ("train", "heldout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """A row that gives no query. ``id`` is "" where there is none; ``where`` is its file and line."""
+
+    id: str
+    where: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What a source gave: its queries in order, and the rows that were left out, each with its reason."""
+
+    queries: list[Query]
+    dropped: list[Dropped]
+
+
+def load_queries(
+    source: str,
+    *,
+    field: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    dataset_split: str = "train",
+) -> Loaded:
+    """Load queries from a shipped set, a file, a folder of files or a hub data set.
+
+    Accepted rows: a string; an object with a column of :data:`selfsteer.queries.rows.COLUMNS` (text or messages).
+    A conversation is kept up to its last user turn, system messages included. An empty query and a repetition of an
+    earlier one (same text after Unicode NFC, white space aside) are dropped.
+
+    Args:
+        source: ``builtin:NAME``; a file (.jsonl .json .parquet .csv .tsv .txt, the text forms also with .gz); a folder
+            of such files, read in the order of their names; or a hub data set, ``org/name`` or ``org/name:config``.
+        field: The column that holds the query; None looks for a known name.
+        split: What the queries serve for, "train" or "heldout".
+        limit: Take the first so many queries, after de-duplication; the rows behind them are not looked at.
+        dataset_split: The split of a hub data set.
+
+    Returns:
+        The queries, with the row's own id or else a hash of the prompt, and the dropped rows.
+
+    Raises:
+        ConfigError: ``split``, ``limit`` or ``dataset_split`` is wrong.
+        DataError: The source is not there, a row is malformed, an id stands for two queries, or no query is left.
+    """
+    _check(source, split, limit, dataset_split)
+    gathered = _Gathered(split=cast(Literal["train", "heldout"], split), field=field)
+    for where, row, origin in _rows(source, dataset_split):
+        gathered.add(where, row, origin)
+        if len(gathered.queries) == limit:
+            break
+    if not gathered.queries:
+        raise _nothing_left(source, gathered.dropped)
+    return Loaded(gathered.queries, gathered.dropped)
+
+
+def source_fingerprint(source: str) -> str:
+    """Return 16 hex digits that name what a source holds: the content of its files, or the name of a hub data set.
+
+    Raises:
+        DataError: The source is not there.
+    """
+    if _is_hub(source):
+        return fingerprint(source)
+    return fingerprint([(path.name, sha256_file(path)) for path in _source_files(source)])
+
+
+@dataclasses.dataclass
+class _Gathered:
+    """The queries so far, and what is needed to tell a repetition from a clash of ids."""
+
+    split: Literal["train", "heldout"]
+    field: str | None
+    queries: list[Query] = dataclasses.field(default_factory=list)
+    dropped: list[Dropped] = dataclasses.field(default_factory=list)
+    first_id: dict[str, str] = dataclasses.field(default_factory=dict)  # content -> id of its first query
+    seen: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)  # id -> content, where
+
+    def add(self, where: str, row: Any, origin: str) -> None:
+        own_id = _own_id(row, where)
+        try:
+            prompt = to_prompt(row, where, self.field)
+        except Unusable as unusable:
+            self.dropped.append(Dropped(own_id, where, str(unusable)))
+            return
+        name, content = own_id or fingerprint(prompt), fingerprint(_normalised(prompt))
+        self._claim(name, content, where)
+        if content in self.first_id:
+            self.dropped.append(Dropped(name, where, f"duplicate of {self.first_id[content]}"))
+            return
+        self.first_id[content] = name
+        self.queries.append(Query(name, prompt, self.split, _origin(row) or origin))
+
+    def _claim(self, name: str, content: str, where: str) -> None:
+        """Raise where an id already stands for another query."""
+        known, first = self.seen.setdefault(name, (content, where))
+        if known != content:
+            raise DataError(
+                f"the id {name!r} stands for two different queries",
+                where=f"{first} and {where}",
+                do="give each query its own id, or leave the column out: ids are then made from the text",
+            )
+
+
+def _check(source: str, split: str, limit: int | None, dataset_split: str) -> None:
+    if split not in _SPLITS:
+        raise ConfigError(f"unknown split {split!r}", where="queries.split", do=did_you_mean(split, _SPLITS))
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}", where="queries.limit", do="ask for 1 or more, or leave it out for all")
+    if dataset_split != "train" and not _is_hub(source):
+        raise ConfigError(
+            f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
+            where="queries.dataset_split",
+            do="leave it out, or give a hub data set (org/name)",
+        )
+
+
+def _rows(source: str, dataset_split: str) -> Iterable[tuple[str, Any, str]]:
+    """Yield (where, row, origin): origin becomes ``Query.source`` unless the row names its own."""
+    if _is_hub(source):
+        yield from ((where, row, source) for where, row in read_hub(source, dataset_split))
+        return
+    for path in _source_files(source):
+        yield from ((where, row, path.name) for where, row in read_file(path))
+
+
+def _is_hub(source: str) -> bool:
+    """Tell ``org/name`` from a path: it is no local file or folder and has no suffix of a data file."""
+    path = Path(source)
+    return bool(_HUB_NAME.fullmatch(source)) and not format_of(path) and not path.exists()
+
+
+def _source_files(source: str) -> list[Path]:
+    return [_builtin(source)] if source.startswith("builtin:") else _files(source)
+
+
+def _builtin(source: str) -> Path:
+    name = source.removeprefix("builtin:")
+    if name not in BUILTIN:
+        raise DataError(f"no shipped query set {name!r}", where=source, do=did_you_mean(name, BUILTIN))
+    return _DATA / BUILTIN[name]
+
+
+def _files(source: str) -> list[Path]:
+    """Return the file that ``source`` names, or the data files of the folder that it names."""
+    path = Path(source)
+    with reading(path):
+        path = path.expanduser()
+        if not source.strip() or not path.exists():
+            raise DataError("no such file", where=source or "(an empty name)", do=_nearby(path))
+        if not path.is_dir():
+            return [path]
+        files = sorted(item for item in path.iterdir() if format_of(item) and not item.name.startswith("."))
+    if not files:
+        raise DataError("no data file in that folder", where=source, do=f"put one there: {', '.join(READERS)}")
+    return files
+
+
+def _nearby(path: Path) -> str:
+    """Name what lies near a path that does not exist."""
+    if not path.parent.is_dir():
+        return f"there is no folder {str(path.parent)!r} either: check the path"
+    names = sorted(item.name for item in path.parent.iterdir() if item.name != path.name)
+    names = [name for name in names if not name.startswith(".")]
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {' or '.join(map(repr, close))}?"
+    return f"{str(path.parent)!r} holds: {', '.join(names[:10]) or 'nothing'}{', ...' if names[10:] else ''}"
+
+
+def _own_id(row: Any, where: str) -> str:
+    """Return the id that a row gives itself, "" where it gives none."""
+    value = row.get("id") if isinstance(row, dict) else None
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"an id is {value!r}, expected text or a number", where=where, do="correct that row")
+    name = str(value)
+    if not is_text(name):
+        raise DataError("an id is broken text (half of a surrogate pair)", where=where, do="correct that row")
+    return name if name.strip() else ""
+
+
+def _origin(row: Any) -> str:
+    """Return the "source" column of a row where it names one."""
+    value = row.get("source") if isinstance(row, dict) else None
+    return value if isinstance(value, str) and is_text(value) else ""
+
+
+def _normalised(prompt: list[Message]) -> list[list[str]]:
+    """Return what two prompts share that differ in Unicode composition and white space only."""
+    return [[message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())] for message in prompt]
+
+
+def _nothing_left(source: str, dropped: list[Dropped]) -> DataError:
+    if not dropped:
+        return DataError("the source is empty: it holds no row", where=source, do="give a file that holds queries")
+    counts = collections.Counter(item.reason for item in dropped).most_common(3)
+    reasons = ", ".join(f"{reason} ({count} rows)" for reason, count in counts)
+    return DataError(
+        f"no query is left of {len(dropped)} rows: {reasons}",
+        where=f"{source}, first at {dropped[0].where}",
+        do="check that the right column is taken (queries.field=NAME)",
+    )
