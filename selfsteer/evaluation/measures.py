@@ -1,0 +1,190 @@
+"""What is measured on the contrasts of held-out queries, the same before and after training. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from selfsteer.evaluation.answers import answers, repetition
+from selfsteer.evaluation.intervals import bootstrap, wilson
+from selfsteer.quality import direction_of, steering_margin
+from selfsteer.records import PROMPTS, ROLES, Contrast
+
+Measure = dict[str, Any]
+
+
+def measure(
+    contrasts: Sequence[Contrast], *, direction: str | None, implicit: Sequence[tuple[float, float]] | None
+) -> Measure:
+    """Return the figures of one policy on its contrasts of the held-out queries.
+
+    Args:
+        contrasts: Cleaned rows, those with an empty response included.
+        direction: Program that says which way y+ must differ from y-, None where no program can.
+        implicit: For each of the starting policy's held-out pairs, the change of mean log-prob under the plain prompt
+            of y+ and of y-, nats per token; None for the starting policy itself.
+    """
+    full = [row for row in contrasts if all(getattr(row, f"{role}_response") for role in ROLES)]
+    scored = [row for row in full if row.scores is not None]
+    return {
+        "n": len(contrasts),
+        "direction": _direction(full, direction) if direction and full else None,
+        "steering_margin": _steering_margin(scored) if scored else None,
+        "mean_logps": _mean_logps(scored) if scored else None,
+        "onpolicyness": _onpolicyness(scored) if scored else None,
+        "implicit": _implicit(implicit) if implicit else None,
+        "length": {role: _length(contrasts, role) for role in ("original", "positive", "negative")},
+        "distinct": _distinct(contrasts),
+        "answered": _answered(contrasts),
+    }
+
+
+def score(row: Contrast, role: str, prompt: str) -> float:
+    """Return a stored mean log-prob of a scored row, nats per token."""
+    assert row.scores is not None
+    return row.scores[f"{role}_response"][prompt]
+
+
+def response_length(row: Contrast, role: str) -> int:
+    """Return the length of a response in sampled tokens, or in words where the row carries no tokens."""
+    ids = getattr(row, f"{role}_token_ids")
+    return len(ids) if ids is not None else len(getattr(row, f"{role}_response").split())
+
+
+def _direction(rows: Sequence[Contrast], program: str) -> Measure:
+    verdicts = [direction_of(program, row) for row in rows]
+    right = verdicts.count(1)
+    return {
+        "program": program,
+        "right": right,
+        "tied": verdicts.count(0),
+        "wrong": verdicts.count(-1),
+        "share": right / len(rows),
+        "interval": wilson(right, len(rows)),
+    }
+
+
+def _steering_margin(rows: Sequence[Contrast]) -> Measure:
+    values = [margin for row in rows if (margin := steering_margin(row)) is not None]
+    return {"mean": fmean(values), "interval": bootstrap(values), "values": values}
+
+
+def _mean_logps(rows: Sequence[Contrast]) -> Measure:
+    def figures(role: str, prompt: str) -> Measure:
+        values = [score(row, role, prompt) for row in rows]
+        return {"mean": fmean(values), "values": values}
+
+    return {f"{role}_response": {prompt: figures(role, prompt) for prompt in PROMPTS} for role in ROLES}
+
+
+def _onpolicyness(rows: Sequence[Contrast]) -> Measure:
+    """Mean over y+ and y- of exp(mean log-prob under the plain prompt) (v2, figure 3)."""
+    positive, negative = ([math.exp(score(row, role, "prompt")) for row in rows] for role in ("positive", "negative"))
+    both = [(p + n) / 2 for p, n in zip(positive, negative, strict=True)]
+    return {
+        "positive_response": fmean(positive),
+        "negative_response": fmean(negative),
+        "mean": fmean(both),
+        "interval": bootstrap(both),
+    }
+
+
+def _implicit(changes: Sequence[tuple[float, float]]) -> Measure:
+    """Accuracy and margin of the implicit reward: does the policy now prefer y+ more than its start did?"""
+    margins = [chosen - rejected for chosen, rejected in changes]
+    right = sum(margin > 0 for margin in margins)
+    return {
+        "accuracy": right / len(margins),
+        "accuracy_interval": wilson(right, len(margins)),
+        "margin": fmean(margins),
+        "margin_interval": bootstrap(margins),
+        "ties": sum(margin == 0 for margin in margins),
+        "n": len(margins),
+    }
+
+
+def _length(rows: Sequence[Contrast], role: str) -> Measure:
+    values = [response_length(row, role) for row in rows]
+    capped = sum(getattr(row, f"{role}_finish") == "length" for row in rows)
+    return {
+        "mean_tokens": fmean(values),
+        "median_tokens": median(values),
+        "capped_share": capped / len(values),
+        "values": values,
+    }
+
+
+def _distinct(rows: Sequence[Contrast]) -> Measure:
+    texts = [row.original_response for row in rows]
+    return {"repetition": fmean(map(repetition, texts)), "empty": sum(not text for text in texts)}
+
+
+def _answered(rows: Sequence[Contrast]) -> Measure:
+    right = sum(answers(row.prompt[-1]["content"], row.original_response) for row in rows)
+    return {"share": right / len(rows), "n": len(rows), "interval": wilson(right, len(rows))}
+
+
+Comparison = Callable[[Measure, Measure], tuple[str, str]]
+
+
+def verdict(before: Measure, after: Measure) -> list[dict[str, str]]:
+    """Say in words and numbers what training changed, question by question."""
+    program = (after["direction"] or {}).get("program")
+    questions: list[tuple[str, Comparison]] = []
+    if program in ("shorter", "longer"):
+        questions.append((f"Did held-out answers become {program}?", lambda b, a: _length_verdict(b, a, program)))
+    questions.append(("Does the policy now prefer y+ to y- more than its start did?", _implicit_verdict))
+    questions.append(("Did its own data stay on-policy?", _onpolicy_verdict))
+    questions.append(("Do the answers still answer?", _answered_verdict))
+    found = ((question, compare(before, after)) for question, compare in questions)
+    return [{"question": question, "answer": answer, "detail": detail} for question, (answer, detail) in found]
+
+
+def _length_verdict(before: Measure, after: Measure, program: str) -> tuple[str, str]:
+    old, new = before["length"]["original"], after["length"]["original"]
+    low, high = bootstrap([b - a for a, b in zip(old["values"], new["values"], strict=True)])
+    wanted, unwanted = (high < 0, low > 0) if program == "shorter" else (low > 0, high < 0)
+    detail = (
+        f"{old['mean_tokens']:.0f} -> {new['mean_tokens']:.0f} tokens on average over {len(new['values'])} queries "
+        f"(95 % interval of the change {low:+.0f} to {high:+.0f})"
+    )
+    return _answer(wanted, unwanted), detail
+
+
+def _implicit_verdict(before: Measure, after: Measure) -> tuple[str, str]:
+    figures = after["implicit"]
+    if figures is None:
+        return "unclear", "not measured: no held-out pair has scores"
+    (low, high), n = figures["margin_interval"], figures["n"]
+    detail = (
+        f"implicit reward right in {figures['accuracy']:.0%} of {n} held-out pairs, margin {figures['margin']:+.3f} "
+        f"nats per token (95 % interval {low:+.3f} to {high:+.3f})"
+    )
+    return _answer(low > 0, high < 0), detail
+
+
+def _onpolicy_verdict(before: Measure, after: Measure) -> tuple[str, str]:
+    """No if onpolicyness fell by more than a tenth of its value, counted at the far end of the after interval."""
+    old, new = before["onpolicyness"], after["onpolicyness"]
+    if old is None or new is None:
+        return "unclear", "not measured: no held-out pair has scores"
+    floor = 0.9 * old["mean"]
+    detail = f"onpolicyness {old['mean']:.3f} -> {new['mean']:.3f} (stays at {floor:.3f} or above)"
+    return _answer(new["mean"] >= floor, new["interval"][1] < floor), detail
+
+
+def _answered_verdict(before: Measure, after: Measure) -> tuple[str, str]:
+    """Yes while the share falls by at most a tenth; no only where the interval excludes that."""
+    old, new = before["answered"], after["answered"]
+    floor = old["share"] - 0.1
+    detail = (
+        f"{old['share']:.0%} -> {new['share']:.0%} of {new['n']} answers are there, are no loop and speak of what was "
+        "asked (a word test)"
+    )
+    return _answer(new["share"] >= floor, new["interval"][1] < floor), detail
+
+
+def _answer(yes: bool, no: bool) -> str:
+    return "yes" if yes else "no" if no else "unclear"

@@ -1,0 +1,134 @@
+"""One panel: matplotlib draws it, and its SVG is made fit to stand inside an HTML page.
+
+The same input gives the same bytes: ids come from a salt, there is no date, and the reader's matplotlibrc has no say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.figure import Figure as Canvas
+
+from selfsteer.report.figures.style import RC
+
+Axes = Any  # matplotlib.axes.Axes
+
+WIDE, NARROW = 400, 340  # user units, near the CSS pixels a panel gets where two or three stand in a row
+_PER_CHARACTER = 8.5  # user units of legend text, marker included
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A drawn panel; ``svg`` carries its own title and description for screen readers."""
+
+    title: str
+    svg: Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A numbered figure of the page: panels in a row, or, where there are none, one sentence saying why."""
+
+    title: str
+    caption: str
+    panels: list[Panel]
+    missing: str = ""
+
+
+def draw_panel(
+    name: str, title: str, alt: str, draw: Callable[[Axes], None], *, width: float = NARROW, height: float = 260
+) -> Panel:
+    """Draw one panel.
+
+    Args:
+        name: Prefix of its ids, unique on the page.
+        title: Stands above the panel, in HTML.
+        alt: What a reader who can't see it should know, numbers included.
+        draw: Fills the axes it is given.
+        width: In user units.
+        height: In user units.
+    """
+    with _settings(name):
+        canvas = Canvas(figsize=(width / 72, height / 72), layout="constrained")
+        axes = canvas.add_subplot()
+        draw(axes)
+        _legend(canvas, axes, width)
+        svg = io.StringIO()
+        canvas.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return Panel(title, _embed(svg.getvalue(), name, title, alt))
+
+
+@contextmanager
+def _settings(name: str) -> Iterator[None]:
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**RC, "svg.hashsalt": f"selfsteer-{name}"})
+        # The text stays text: the browser's fonts draw it, so glyphs that matplotlib's own font lacks don't matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def _legend(canvas: Any, axes: Axes, width: float) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        fits = sum(len(text) + 4 for text in labels) * _PER_CHARACTER <= width
+        columns = len(labels) if fits else 2
+        canvas.legend(handles, labels, loc="outside upper left", ncols=columns)
+
+
+def _embed(document: str, name: str, title: str, alt: str) -> Markup:
+    """Turn an SVG document into an element of an HTML page: no namespaces, no style sheet, ids of its own."""
+    root = ElementTree.fromstring(document)
+    used = set(re.findall(r"""(?:url\(|href=")#([^)"]+)""", document))
+    for element in root.iter():
+        _strip(element, name, used)
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "role": "img",
+        "aria-labelledby": f"{name}-title",
+        "aria-describedby": f"{name}-desc",
+    }
+    for tag, text in (("desc", alt), ("title", title)):
+        child = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
+        child.text = text
+        root.insert(0, child)
+    # Attributes and text are escaped by the writer.
+    return Markup(ElementTree.tostring(root, encoding="unicode", method="html"))
+
+
+def _strip(element: ElementTree.Element, name: str, used: set[str]) -> None:
+    """Make one element HTML: plain names, referenced ids only (prefixed), two decimals, no blank text."""
+    element.tag = _local(element.tag)
+    for child in [child for child in element if _local(child.tag) in ("metadata", "style")]:
+        element.remove(child)
+    if element.get("id", "") not in used:
+        element.attrib.pop("id", None)
+    element.attrib = {_local(key): _attribute(_local(key), value, name) for key, value in element.attrib.items()}
+    element.text = element.text if element.tag == "text" else None
+    element.tail = None
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href":
+        return value.replace("#", f"#{name}-", 1)
+    if key == "style":
+        value = re.sub(r"font-family: [^;]*", "font-family: inherit", value)
+    value = value.replace("url(#", f"url(#{name}-")
+    if key in ("d", "x", "y", "transform", "points"):
+        value = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", value).replace("\n", "")
+    return value
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]

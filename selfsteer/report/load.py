@@ -1,0 +1,121 @@
+"""Reading what a run left behind. Every text and number is made safe to show here, once, before anything sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import InputError, StorageError
+from selfsteer.files import read_json_lines
+
+Json = dict[str, Any]
+
+SUMMARY_VERSION = 1
+
+# Control characters become visible pictures; what HTML or UTF-8 can't carry becomes U+FFFD.
+_VISIBLE: dict[int, int] = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},
+    0x7F: 0x2421,
+    **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF], 0xFFFD),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the report is made from. ``metrics`` is None where the run has no metrics file, ``recipe`` likewise."""
+
+    summary: Json
+    metrics: list[Json] | None
+    recipe: str | None
+
+
+def load_run(run_dir: Path) -> Run:
+    """Read ``summary.json``, ``metrics.jsonl`` and ``recipe.yaml`` of a run directory."""
+    metrics, recipe = run_dir / "metrics.jsonl", run_dir / "recipe.yaml"
+    return Run(
+        summary=clean(_read_summary(run_dir / "summary.json")),
+        metrics=clean(read_json_lines(metrics)) if metrics.exists() else None,
+        recipe=clean(recipe.read_text(encoding="utf-8", errors="replace")) if recipe.exists() else None,
+    )
+
+
+def clean(value: Any) -> Any:
+    """Return ``value`` with showable text only, and None for every number that is not finite."""
+    if isinstance(value, str):
+        return value.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    return value
+
+
+def dig(value: Any, *path: str) -> Any:
+    """Return ``value[path[0]][path[1]]...``, or None where a step is absent."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def dig_number(value: Any, *path: str) -> float | None:
+    """Like :func:`dig`, for a number; anything else counts as not measured."""
+    found = dig(value, *path)
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def dig_rows(value: Any, *path: str) -> list[Json]:
+    """Like :func:`dig`, for a list of objects; empty where it is absent."""
+    found = dig(value, *path)
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+
+def dig_dict(value: Any, *path: str) -> Json:
+    """Like :func:`dig`, for an object; empty where it is absent."""
+    found = dig(value, *path)
+    return found if isinstance(found, dict) else {}
+
+
+def dig_numbers(value: Any, *path: str) -> list[float | None]:
+    """Like :func:`dig`, for a list of numbers, whose order is kept; empty where it is absent."""
+    found = dig(value, *path)
+    return [dig_number({"item": item}, "item") for item in found] if isinstance(found, list) else []
+
+
+def train_steps(metrics: list[Json]) -> list[Json]:
+    """Return the training log in order, one row a (round, step): the newest, since a resumed run repeats steps."""
+    rows = [row for row in metrics if row.get("stage") == "train" and dig_number(row, "step") is not None]
+    newest = {(dig_number(row, "round") or 0, row["step"]): row for row in rows}
+    return [newest[key] for key in sorted(newest)]
+
+
+def _read_summary(path: Path) -> Json:
+    if not path.is_file():
+        raise InputError(
+            "there is no summary to report on", where=str(path), do="run `selfsteer run` with this run directory first"
+        )
+    try:
+        summary = json.loads(path.read_bytes())
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise _damaged(path, f"not JSON ({error})") from error
+    if not isinstance(summary, dict):
+        raise _damaged(path, "not an object")
+    if summary.get("schema_version") != SUMMARY_VERSION:
+        raise InputError(
+            f"this summary has schema version {summary.get('schema_version')!r}; this report reads {SUMMARY_VERSION}",
+            where=str(path),
+            do="make the report with the selfsteer version that made the run, or run it again",
+        )
+    return summary
+
+
+def _damaged(path: Path, why: str) -> StorageError:
+    return StorageError(
+        f"the run's summary is damaged: {why}",
+        where=str(path),
+        do="run the same `selfsteer run` command again; finished stages are kept",
+    )

@@ -1,0 +1,179 @@
+"""Putting the page together. Templates hold the markup; whatever comes from the run is escaped on its way in."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from selfsteer.files import write_atomic
+from selfsteer.report import figures, tables
+from selfsteer.report.comparison import compare
+from selfsteer.report.figures import Figure
+from selfsteer.report.load import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
+from selfsteer.report.wording import NOT_RECORDED, count, duration, label, maybe, moment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_SYMBOLS = {"yes": "✓", "no": "✗", "unclear": "?"}
+_SAMPLES_OPEN = 3
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` of a run directory and return its path.
+
+    Reads ``summary.json``, ``metrics.jsonl`` and ``recipe.yaml``. The page stands alone: no script, no network. The
+    same input gives the same bytes.
+
+    Raises:
+        InputError: There is no summary, or one of another schema version.
+        StorageError: The summary is damaged, or the page can't be written.
+    """
+    target = run_dir / "report.html"
+    write_atomic(target, render(load_run(run_dir)))
+    return target
+
+
+def render(run: Run) -> str:
+    """Return the page of a run."""
+    return _environment().get_template("report.html.jinja").render(_context(run))
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: NOT_RECORDED if value is None else value,
+    )
+
+
+def _context(run: Run) -> Json:
+    """Return everything the template prints, as text, figures and tables."""
+    summary = run.summary
+    rounds, policies = dig_rows(summary, "rounds"), dig_rows(summary, "policies")
+    return {
+        **_head(summary),
+        "verdict": [_verdict(row) for row in dig_rows(summary, "verdict")],
+        "comparison": compare(policies) if policies else None,
+        "lengths": figures.length_figure(policies),
+        "logps": figures.logps_figure(policies),
+        "logps_table": tables.logps_table(policies),
+        "training": tables.training_table(rounds),
+        "training_figures": _training_figures(run),
+        "quality": figures.quality_figure(rounds),
+        "thresholds": tables.threshold_table(rounds),
+        "data_columns": [
+            [table(rounds) for table in (tables.query_table, tables.aspect_table, tables.choice_table)],
+            [tables.stage_table(dig_rows(summary, "stages")), tables.dropped_table(rounds)],
+        ],
+        "samples": [_sample(row) for row in dig_rows(summary, "samples")],
+        "samples_open": _SAMPLES_OPEN,
+        "side_labels": _side_labels(policies),
+        "recipe": run.recipe,
+    }
+
+
+def _head(summary: Json) -> Json:
+    """Return the title, the sentence saying what run this is, and the facts beside it."""
+    facts = {
+        "Model": label(summary.get("model"), 120),
+        "Principle set": label(summary.get("principle_set"), 120),
+        "Mode": label(summary.get("mode")),
+        "Seed": label(summary.get("seed")),
+        "Made": moment(summary.get("created")),
+        "Time": maybe(tables.total_seconds(dig_rows(summary, "stages")), duration),
+        "selfsteer": label(summary.get("version")),
+    }
+    return {
+        "name": label(summary.get("name"), 120),
+        "lead": _lead(summary),
+        "facts": facts,
+        "command": _text(summary.get("command")),
+        "version": label(summary.get("version")),
+        "seed": label(summary.get("seed")),
+    }
+
+
+def _lead(summary: Json) -> str:
+    rounds = dig_rows(summary, "rounds")
+    used, kept = (_last(rounds, *path) for path in (("queries", "used"), ("quality", "kept")))
+    start = f"From {count(used, 'query', 'queries')} and no labels, the model wrote contrasting answers"
+    pairs = f"{count(kept, 'pair')} passed quality control"
+    if summary.get("mode") == "data-only":
+        return f"{start}; {pairs}. This run made the data only: nothing was trained."
+    if len(rounds) == 1:
+        return f"{start}; {pairs}, and the model was trained on those in one round."
+    return f"{start} in {count(len(rounds), 'round')}, trained on what passed quality control; in the last, {pairs}."
+
+
+def _last(rounds: list[Json], *path: str) -> float | None:
+    return dig_number(rounds[-1], *path) if rounds else None
+
+
+def _side_labels(policies: list[Json]) -> dict[str, str]:
+    """Return the headings of a sample's two sides: the labels of the first and the last policy."""
+    last = label(policies[-1].get("label")) if len(policies) > 1 else "after"
+    return {"before": "Before", "after": last[:1].upper() + last[1:]}
+
+
+def _verdict(row: Json) -> Json:
+    answer = label(row.get("answer"), 10) if row.get("answer") else "unclear"
+    kind = answer if answer in _SYMBOLS else "unclear"
+    detail = label(row["detail"], 600) if row.get("detail") else ""
+    return {
+        "question": label(row.get("question"), 200),
+        "answer": answer,
+        "kind": kind,
+        "symbol": _SYMBOLS[kind],
+        "detail": detail.replace(" -> ", " → "),
+    }
+
+
+def _training_figures(run: Run) -> list[Figure]:
+    """Return the figures of the training log, or one empty figure saying why there are none."""
+    title = "Training curves"
+    if not any(dig_dict(row, "training") for row in dig_rows(run.summary, "rounds")):
+        return []
+    if run.metrics is None:
+        return [Figure(title, "", [], "The training curves are left out: the run directory has no metrics.jsonl.")]
+    steps = train_steps(run.metrics)
+    if not steps:
+        return [Figure(title, "", [], "The training curves are left out: metrics.jsonl holds no training step.")]
+    return [figures.loss_figure(steps), figures.rewards_figure(steps)]
+
+
+def _sample(row: Json) -> Json:
+    """Return one query with its answers: a side for before, and one for after where there is one."""
+    sides = [{"name": side, **_answers(row[side])} for side in ("before", "after") if dig_dict(row, side)]
+    return {
+        "query": _text(row.get("query")),
+        "positive_principle": _text(row.get("positive_principle")),
+        "id": label(row.get("id")),
+        "sides": sides,
+    }
+
+
+def _answers(side: Json) -> Json:
+    steered = [("y⁺", "positive", _text(dig(side, "positive"))), ("y⁻", "negative", _text(dig(side, "negative")))]
+    return {
+        "original": _text(dig(side, "original")),
+        "steered": [{"sign": sign, "role": role, "text": text} for sign, role, text in steered],
+        "words": _words(dig(side, "original")),
+    }
+
+
+def _words(value: Any) -> str:
+    return count(len(value.split()), "word") if isinstance(value, str) else ""
+
+
+def _text(value: Any) -> str | None:
+    """Return a text as it stands, None where there is none; an empty answer is shown as "(empty)"."""
+    if value is None:
+        return None
+    return str(value) if str(value).strip() else "(empty)"

@@ -1,0 +1,184 @@
+"""The smaller tables: queries, aspects, quality thresholds, training, time and log-probs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from selfsteer.report.load import Json, dig, dig_dict, dig_number, dig_rows
+from selfsteer.report.wording import Form, duration, label, maybe, number, plain, rate
+
+MOST_DROPS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table: its first column heads the rows. ``missing`` is one sentence where there is nothing to show."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[str]]
+    missing: str = ""
+    foot: list[str] = dataclasses.field(default_factory=list)
+
+
+def query_table(rounds: Sequence[Json]) -> Table:
+    """Queries read, used and dropped, a round a row."""
+    rows = [
+        [_round(row), *(_number(row, "queries", key) for key in ("read", "used")), _dropped_count(row)]
+        for row in rounds
+        if dig_dict(row, "queries")
+    ]
+    return _table("Queries", ["Round", "Read", "Used", "Dropped"], rows, "No query counts were written for this run.")
+
+
+def dropped_table(rounds: Sequence[Json]) -> Table:
+    """Each query that was dropped: where it stood, and why; the first :data:`MOST_DROPS` of them."""
+    drops = [(row, drop) for row in rounds for drop in dig_rows(row, "queries", "dropped")]
+    rows = [
+        [_round(row), label(drop.get("where"), 120), label(drop.get("reason"), 200)] for row, drop in drops[:MOST_DROPS]
+    ]
+    if len(drops) > MOST_DROPS:
+        rows.append(["…", f"{number(len(drops) - MOST_DROPS)} more", "listed in summary.json"])
+    return _table("Dropped queries", ["Round", "Where", "Why"], rows, "No query was dropped.")
+
+
+def aspect_table(rounds: Sequence[Json]) -> Table:
+    """How often each aspect was chosen; most often chosen first."""
+    names = {name for row in rounds for name in dig_dict(row, "aspects")}
+    totals = {name: sum(dig_number(row, "aspects", name) or 0 for row in rounds) for name in names}
+    ordered = {name: name for name in sorted(names, key=lambda name: (-totals[name], name))}
+    missing = "No aspects were chosen in this run."
+    return _by_round("How often each aspect was chosen", "Aspect", rounds, ("aspects",), ordered, missing)
+
+
+def choice_table(rounds: Sequence[Json]) -> Table:
+    """Who chose the aspects: the model's own answer, or the fallback."""
+    words = {"model": "the model's own choice", "fallback": "the fallback: the model named none", "all": "all aspects"}
+    names = {name for row in rounds for name in dig_dict(row, "choices")}
+    ordered = {name: words.get(name, name) for name in [*words, *sorted(names - set(words))] if name in names}
+    missing = "It wasn't recorded who chose the aspects."
+    return _by_round("Who chose the aspects", "Chosen by", rounds, ("choices",), ordered, missing)
+
+
+def threshold_table(rounds: Sequence[Json]) -> Table:
+    """Thresholds that the filters used."""
+    names = {name: name for row in rounds for name in dig_dict(row, "quality", "thresholds")}
+    table = _by_round("Thresholds the filters used", "Threshold", rounds, (), {}, "")
+    rows = [[label(name), *(_setting(dig(row, "quality", "thresholds", name)) for row in rounds)] for name in names]
+    return dataclasses.replace(table, rows=rows)
+
+
+_TRAINING: dict[str, Form] = {
+    "examples": number,
+    "steps": number,
+    "epochs": plain,
+    "learning_rate": rate,
+    "seconds": duration,
+    "peak_memory_gb": lambda value: f"{number(value, 1)} GB",
+}
+
+
+def training_table(rounds: Sequence[Json]) -> Table:
+    """Settings and cost of training, a round a row."""
+    rows = []
+    for row in rounds:
+        if dig_dict(row, "training"):
+            cells = {key: maybe(dig_number(row, "training", key), form) for key, form in _TRAINING.items()}
+            loss, precision = (label(dig(row, "training", key)) for key in ("base_loss", "precision"))
+            first, last = ("examples", "steps", "epochs"), ("seconds", "peak_memory_gb")
+            start = [_round(row), *(cells[key] for key in first), loss, cells["learning_rate"], precision]
+            rows.append(start + [cells[key] for key in last])
+    head = ["Round", "Examples", "Steps", "Epochs", "Base loss", "Learning rate", "Precision", "Time", "Peak memory"]
+    return _table("What was trained", head, rows, "Nothing was trained in this run.")
+
+
+def stage_table(stages: Sequence[Json]) -> Table:
+    """Time a stage, a round a column; what an earlier run had finished counts for nothing in the sum."""
+    rounds = list(dict.fromkeys(_round(row) for row in stages))
+    cells: dict[tuple[str, str], list[Json]] = {}
+    for row in stages:
+        cells.setdefault((label(row.get("stage")), _round(row)), []).append(row)
+    names = list(dict.fromkeys(name for name, _ in cells))
+    rows = [[name, *(_time(cells.get((name, round_), [])) for round_ in rounds)] for name in names]
+    sums = [total_seconds([row for row in stages if _round(row) == round_]) for round_ in rounds]
+    foot = ["Sum, reused stages left out", *(maybe(seconds, duration) for seconds in sums)]
+    table = _table("Time per stage", ["Stage", *map(_round_name, rounds)], rows, "No stage times were written.")
+    return dataclasses.replace(table, foot=foot if rows else [])
+
+
+def total_seconds(stages: Sequence[Json]) -> float | None:
+    """Return the time that this run spent on ``stages``; None where nothing was measured."""
+    times = [dig_number(row, "seconds") for row in stages if not row.get("reused")]
+    known = [seconds for seconds in times if seconds is not None]
+    return sum(known) if known else None
+
+
+def logps_table(policies: Sequence[Json]) -> Table:
+    """The mean log-probs that the figure draws, as numbers."""
+    signs = {"positive_response": "y⁺", "original_response": "yₒ", "negative_response": "y⁻"}
+    prompts = {"positive_prompt": "x⁺", "prompt": "x", "negative_prompt": "x⁻"}
+    rows = [
+        [f"{sign} under {name}", *(_nats(policy, "mean_logps", response, prompt, "mean") for policy in policies)]
+        for response, sign in signs.items()
+        for prompt, name in prompts.items()
+    ]
+    head = ["Response and prompt", *(label(policy.get("label")) for policy in policies)]
+    return Table("Mean log-probs, nats per token", head, rows)
+
+
+def _table(caption: str, head: list[str], rows: list[list[str]], missing: str) -> Table:
+    return Table(caption, head, rows, "" if rows else missing)
+
+
+def _round(row: Json) -> str:
+    return label(row.get("round"))
+
+
+def _number(row: Json, *path: str) -> str:
+    return maybe(dig_number(row, *path), number)
+
+
+def _nats(policy: Json, *path: str) -> str:
+    return maybe(dig_number(policy, *path), lambda value: number(value, 3))
+
+
+def _by_round(
+    caption: str, head: str, rounds: Sequence[Json], path: tuple[str, ...], names: dict[str, str], missing: str
+) -> Table:
+    """Return a table of counts: ``names`` (key to shown name) down, rounds across.
+
+    A round that has counts but not this one counts 0; where a round has no counts at all, nobody knows.
+    """
+    rows = []
+    for name, shown in names.items():
+        counted = [dig_dict(row, *path) for row in rounds]
+        cells = ["0" if counts and name not in counts else _number(counts, name) for counts in counted]
+        rows.append([label(shown), *cells])
+    return _table(caption, [head, *(_round_name(_round(row)) for row in rounds)], rows, missing)
+
+
+def _round_name(round_: str) -> str:
+    return f"Round\N{NO-BREAK SPACE}{round_}"
+
+
+def _time(rows: Sequence[Json]) -> str:
+    """Return how long a stage of a round took: "" where the round has no such stage."""
+    seconds = [dig_number(row, "seconds") for row in rows]
+    known = [value for value in seconds if value is not None]
+    reused = " (reused)" if any(row.get("reused") for row in rows) else ""
+    return maybe(sum(known) if known else None, duration) + reused if rows else ""
+
+
+def _dropped_count(row: Json) -> str:
+    drops = dig(row, "queries", "dropped")
+    return number(len(drops)) if isinstance(drops, list) else maybe(None, number)
+
+
+def _setting(value: Any) -> str:
+    found = dig_number({"value": value}, "value")
+    if found is not None or value is None:
+        return maybe(found, plain)
+    return label(json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) else value, 120)
