@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from selfsteer.errors import ModelError
@@ -67,7 +68,7 @@ class Chat:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that name the vocabulary and the template: token ids are foreign where they differ."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from selfsteer.errors import ConfigError, did_you_mean
 
@@ -126,7 +127,8 @@ class TrainSettings(_Section):
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainSettings:
         if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
+            what = f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}"
+            raise _conflict(what, "micro_batch_size", "batch_size")
         return self
 
 
@@ -157,9 +159,11 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _trainable(self) -> Recipe:
         if self.generation.backend == "scripted" and self.mode != "data-only":
-            raise ValueError("the scripted backend has no weights to train: set mode: data-only")
+            what = "the scripted backend has no weights to train: set mode: data-only"
+            raise _conflict(what, "generation.backend", "mode")
         if self.mode == "data-only" and self.rounds > 1:
-            raise ValueError("data-only never changes the policy, so more than one round repeats itself: set rounds: 1")
+            what = "data-only never changes the policy, so more than one round repeats itself: set rounds: 1"
+            raise _conflict(what, "rounds", "mode")
         return self
 
 
@@ -174,18 +178,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: The file is missing or is no YAML mapping; a key is unknown or given twice; a value is wrong.
     """
     file = find_recipe(path)
-    values, lines = _parse_yaml(file)
+    values, lines = _read_file(file)
     for override in overrides:
         _apply_override(values, lines, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors()[0], len(error.errors()), file, lines) from error
+        raise _explain(error.errors(), file, lines) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML that :func:`load_recipe` reads back."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -207,88 +211,132 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
-Lines = dict[tuple[str, ...], str]
+Key = tuple[str, ...]
+Lines = dict[Key, str]
+"""Where each key was given: "file:line" or "command line: key=value"."""
+_COMMAND_LINE = "command line: "
 
 
-def _parse_yaml(file: Path) -> tuple[dict[str, Any], Lines]:
+class _Loader(yaml.SafeLoader):
+    """Reads ``1e-5`` as the number that people mean by it; YAML 1.1 takes it for text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text that :class:`_Loader` would take for a number."""
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def _read_file(file: Path) -> tuple[dict[str, Any], Lines]:
     try:
         text = file.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the recipe is not UTF-8: {error.reason}", where=str(file)) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"the recipe is no valid YAML: {error.problem}", where=f"{file}:{line}") from error
+        raise ConfigError(f"the recipe is not UTF-8: {error.reason}", where=str(file), do="save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"can't read the recipe: {error.strerror}", where=str(file)) from error
     lines: Lines = {}
-    value = _plain(node, (), file, lines) if node is not None else {}
-    if not isinstance(value, dict):
+    value = _parse_yaml(text, (), lines, lambda line: f"{file}:{line}")
+    if not isinstance(value, dict | None):
         raise ConfigError(
             "a recipe is a mapping of keys to values", where=f"{file}:1", do="see recipes/quickstart.yaml"
         )
-    return value, lines
+    return value or {}, lines
 
 
-def _plain(node: yaml.Node, path: tuple[str, ...], file: Path, lines: Lines) -> Any:
-    """Turn a YAML node into plain values, noting each key's line; a key given twice is an error."""
+def _parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str]) -> Any:
+    """Return the value that stands at ``path``, noting in ``lines`` where its keys were given.
+
+    Args:
+        text: YAML.
+        path: The key that the value belongs to, () for a whole recipe.
+        lines: Is added to.
+        where: Names a line of the text, counted from 1.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        return None if node is None else _plain(node, path, lines, where)
+    except yaml.MarkedYAMLError as error:
+        what, line = error.problem, error.problem_mark.line + 1 if error.problem_mark else 1
+    except yaml.reader.ReaderError as error:
+        what, line = f"character {error.character!r}: {error.reason}", text.count("\n", 0, error.position) + 1
+    except RecursionError:
+        what, line = "it contains itself", 1
+    do = "mend that line; text with special characters needs quotes"
+    raise ConfigError(f"this is no valid YAML: {what}", where=where(line), do=do)
+
+
+def _plain(node: yaml.Node, path: Key, lines: Lines, where: Callable[[int], str]) -> Any:
+    """Turn a YAML node into plain values, noting where each key was given; a key given twice is an error."""
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key, where = str(key_node.value), f"{file}:{key_node.start_mark.line + 1}"
+            key, place = str(key_node.value), where(key_node.start_mark.line + 1)
             if key in result:
-                raise ConfigError(f"key {'.'.join((*path, key))!r} is given twice", where=where, do="keep one of them")
-            lines[(*path, key)] = where
-            value = _plain(value_node, (*path, key), file, lines)
+                raise ConfigError(f"key {'.'.join((*path, key))!r} is given twice", where=place, do="keep one of them")
+            lines[(*path, key)] = place
+            value = _plain(value_node, (*path, key), lines, where)
             result[key] = _expand(path, key, value)
         return result
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, (*path, str(i)), file, lines) for i, child in enumerate(node.value)]
-    loader = yaml.SafeLoader("")
-    return _number(loader.construct_object(node))
+        return [_plain(child, (*path, str(i)), lines, where) for i, child in enumerate(node.value)]
+    try:
+        return _Loader("").construct_object(node)
+    except ValueError as error:
+        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-5`` as text; people who write it mean the number."""
-    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _expand(path: tuple[str, ...], key: str, value: Any) -> Any:
+def _expand(path: Key, key: str, value: Any) -> Any:
     return {SHORTHAND[key]: value} if not path and key in SHORTHAND and isinstance(value, str) else value
 
 
 def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None:
     key, separator, text = override.partition("=")
-    path = tuple(key.strip().split("."))
-    where = f"command line: {override}"
+    path, where = tuple(key.strip().split(".")), _COMMAND_LINE + override
     if not separator or not all(path):
         raise ConfigError("an override has the form key=value", where=where, do="for example train.beta=0.1")
-    try:
-        value = _number(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError("the override's value can't be read", where=where, do="quote it") from error
+    value = _parse_yaml(text, path, lines, lambda line: where)
     target = values
-    for part in path[:-1]:
+    for depth, part in enumerate(path[:-1], start=1):
         if not isinstance(target.get(part), dict):
             target[part] = {}
+            lines[path[:depth]] = where
         target = target[part]
     target[path[-1]] = _expand(path[:-1], path[-1], value)
     lines[path] = where
 
 
-def _explain(error: ErrorDetails, count: int, file: Path, lines: Lines) -> ConfigError:
-    path = tuple(str(part) for part in error["loc"] if not _is_branch(str(part)))
+def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines) -> ConfigError:
+    """Turn the first of pydantic's errors into one message; a union's errors, one a member, are a single one."""
+    error, path = errors[0], _blamed(errors[0], lines)
+    same = [other for other in errors if _blamed(other, lines) == path]
     where = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), str(file))
+    more = f" ({len(errors) - len(same)} more)" if len(errors) > len(same) else ""
     key = ".".join(path) or "recipe"
-    more = f" ({count - 1} more)" if count > 1 else ""
     if error["type"] == "extra_forbidden":
         return ConfigError(f"unknown key {key!r}{more}", where=where, do=did_you_mean(path[-1], _keys_at(path[:-1])))
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if error["type"] == "value_error" else f", got {error['input']!r}"
+    message = "; or: ".join(other["msg"] for other in same)
+    given = "" if error["type"] == "conflict" else f", got {error['input']!r}"
     return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="mend that value")
+
+
+def _conflict(what: str, *keys: str) -> PydanticCustomError:
+    """An error about several ``keys`` of a section (dotted) that don't go together."""
+    return PydanticCustomError("conflict", "{what}", {"what": what, "keys": keys})
+
+
+def _blamed(error: ErrorDetails, lines: Lines) -> Key:
+    """Return the key an error is about; of keys in conflict, one from the command line, else one from the file."""
+    path = tuple(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return path
+    path = tuple(part for part in path if not _is_branch(part))
+    keys = [(*path, *key.split(".")) for key in error.get("ctx", {}).get("keys", ())]
+    given = [key for key in keys if key in lines]
+    overridden = [key for key in given if lines[key].startswith(_COMMAND_LINE)]
+    return [*overridden, *given, *keys, path][0]
 
 
 def _is_branch(part: str) -> bool:

@@ -65,7 +65,7 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, _utf8(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
 
 
 def read_json(path: Path) -> Any:
@@ -78,14 +78,14 @@ def read_json(path: Path) -> Any:
 
 def append_json(path: Path, value: Any) -> None:
     """Append one JSON line and fsync it; a line torn by a crash is closed first so that it spoils only itself."""
-    line = json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n"
+    line = _utf8(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - 1))
             torn = size > 0 and stream.read(1) != b"\n"
-            stream.write((b"\n" if torn else b"") + line.encode())
+            stream.write((b"\n" if torn else b"") + line)
             stream.flush()
             os.fsync(stream.fileno())
 
@@ -108,7 +108,11 @@ def link_atomic(link: Path, target: Path) -> None:
     with storage_errors(link):
         temporary = link.parent / f".{link.name}.{uuid.uuid4().hex[:8]}.tmp"
         temporary.symlink_to(os.path.relpath(target, link.parent))
-        temporary.replace(link)
+        try:
+            temporary.replace(link)
+        except BaseException:
+            remove(temporary)
+            raise
         _fsync(link.parent)
 
 
@@ -129,7 +133,12 @@ def sha256_file(path: Path) -> str:
 def fingerprint(value: Any) -> str:
     """Return 16 hex digits that name a JSON-serialisable value (canonical JSON, sha256)."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_utf8(text)).hexdigest()[:16]
+
+
+def _utf8(text: str) -> bytes:
+    """Encode JSON; half of a surrogate pair (a file name that is not UTF-8 holds them) becomes JSON's own escape."""
+    return text.encode(errors="backslashreplace")
 
 
 def _fsync(path: Path) -> None:

@@ -154,11 +154,18 @@ def schema(kind: type[Row]) -> pa.Schema:
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write one Parquet shard atomically."""
+    """Write one Parquet shard atomically. Text that UTF-8 can't hold raises :class:`DataError` with the row's id."""
     dicts = [_to_dict(row) for row in rows]
-    table = pa.Table.from_pylist(dicts, schema=schema(kind))
+    try:
+        table = pa.Table.from_pylist(dicts, schema=schema(kind))
+    except UnicodeEncodeError as error:
+        raise DataError(
+            "a row holds half of a surrogate pair, which is no text",
+            where=f"row {next(values['id'] for values in dicts if not _is_text(values))!r}",
+            do="leave that row out, or correct its text",
+        ) from error
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
@@ -166,13 +173,13 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
     names = {field.name for field in dataclasses.fields(kind)}
     for path in paths:
         try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
+            dicts = pq.read_table(path, page_checksum_verification=True).to_pylist()
+            rows = [_from_dict(kind, {name: values[name] for name in values if name in names}) for values in dicts]
+        except (pa.ArrowException, OSError, TypeError, ValueError) as error:
             raise StorageError(
                 f"can't read a stored shard: {error}", where=str(path), do="delete that file and run the command again"
             ) from error
-        for values in table.to_pylist():
-            yield _from_dict(kind, {name: value for name, value in values.items() if name in names})
+        yield from rows
 
 
 def _to_dict(row: Any) -> dict[str, Any]:
@@ -180,6 +187,14 @@ def _to_dict(row: Any) -> dict[str, Any]:
     if "provenance" in values:
         values["provenance"] = json.dumps(values["provenance"], sort_keys=True)
     return values
+
+
+def _is_text(values: dict[str, Any]) -> bool:
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_dict(kind: type[Row], values: dict[str, Any]) -> Row:

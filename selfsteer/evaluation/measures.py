@@ -27,7 +27,7 @@ def measure(
             of y+ and of y-, nats per token; None for the starting policy itself.
     """
     full = [row for row in contrasts if all(getattr(row, f"{role}_response") for role in ROLES)]
-    scored = [row for row in full if row.scores is not None]
+    scored = [row for row in full if _is_scored(row)]
     return {
         "n": len(contrasts),
         "direction": _direction(full, direction) if direction and full else None,
@@ -51,6 +51,12 @@ def response_length(row: Contrast, role: str) -> int:
     """Return the length of a response in sampled tokens, or in words where the row carries no tokens."""
     ids = getattr(row, f"{role}_token_ids")
     return len(ids) if ids is not None else len(getattr(row, f"{role}_response").split())
+
+
+def _is_scored(row: Contrast) -> bool:
+    """Whether each response was scored under each prompt; Parquet gives None for a cell that was not."""
+    cells = row.scores or {}
+    return all((cells.get(f"{role}_response") or {}).get(prompt) is not None for role in ROLES for prompt in PROMPTS)
 
 
 def _direction(rows: Sequence[Contrast], program: str) -> Measure:
@@ -178,7 +184,7 @@ def _onpolicy_verdict(before: Measure, after: Measure) -> tuple[str, str]:
 def _answered_verdict(before: Measure, after: Measure) -> tuple[str, str]:
     """Yes while the share falls by at most a tenth; no only where the interval excludes that."""
     old, new = before["answered"], after["answered"]
-    floor = old["share"] - 0.1
+    floor = old["share"] - 0.1 - 1e-9  # 0.4 - 0.1 is more than 0.3 in floats
     detail = (
         f"{old['share']:.0%} -> {new['share']:.0%} of {new['n']} answers are there, are no loop and speak of what was "
         "asked (a word test)"

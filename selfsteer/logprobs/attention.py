@@ -14,13 +14,19 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from selfsteer.errors import SelfsteerWarning
+from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.logprobs.layout import Layout
 
 _NAME = "selfsteer_rows"
 _EXACT_LAYERS = {"full_attention", "sliding_attention"}
 _POSITION_FREE_ROPE = {"default", "linear", "llama3", "yarn"}
 """Kinds of rotary embedding that depend on a token's own position alone, not on the length of the whole sequence."""
+_OTHERWISE = {
+    "doge": "masks its attention in a way of its own",
+    "nemotron": "does not pass the layout on to its attention",
+    "phimoe": "keeps its sliding window from its attention",
+}
+"""Kinds of model that look as if they computed rows exactly, and don't."""
 _warned: set[str] = set()
 
 
@@ -36,20 +42,25 @@ def row_attention(
     softcap: float | None = None,
     *,
     selfsteer_layout: Layout,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each prompt, and from each response to its prompt and itself.
 
     Args:
         module: The attention module (its number of query heads per key head is read off the shapes).
         query: (1, H, T, D). key, value: (1, H', T, D) with H a multiple of H'.
-        attention_mask: Unused: the layout says what attends to what.
+        attention_mask: None: the layout says what attends to what.
         scaling, dropout, sliding_window, softcap: As transformers passes them.
         selfsteer_layout: The packed segments.
+        others: What else the model passes; positions and switches need no heed here, any other tensor would.
 
     Returns:
         (1, T, H, D), and None for the attention weights, which are never formed as a whole.
+
+    Raises:
+        ModelError: The model attends in a way that is not computed here.
     """
+    _check_heeded(module, {"attention_mask": attention_mask, **others})
     groups = query.shape[1] // key.shape[1]
     key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (key, value))
     settings = (scaling, dropout, sliding_window, softcap)
@@ -63,7 +74,7 @@ def row_attention(
             q, k, v = next(parts)
             k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
             outputs.append(_attend(q, k, v, *settings))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_NAME, row_attention)
@@ -123,6 +134,10 @@ def _why_not(model: Any) -> str:
     config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
         return "has its own attention code"
+    if config.model_type in _OTHERWISE:
+        return _OTHERWISE[config.model_type]
+    if any(isinstance(getattr(module, "sinks", None), Tensor) for module in model.modules()):
+        return "has attention sinks"
     layers = set(getattr(config, "layer_types", None) or []) - _EXACT_LAYERS
     if layers:
         return f"has layers of the kind {', '.join(sorted(layers))}"
@@ -139,6 +154,16 @@ def _rope_types(parameters: Any) -> set[str]:
     if "rope_type" in parameters:
         return {parameters["rope_type"]}
     return {kind for value in parameters.values() if isinstance(value, dict) for kind in _rope_types(value)}
+
+
+def _check_heeded(module: torch.nn.Module, others: dict[str, Any]) -> None:
+    unheeded = [name for name, value in others.items() if isinstance(value, Tensor) and name != "position_ids"]
+    if unheeded:
+        raise ModelError(
+            f"{type(module).__name__} attends by {', '.join(unheeded)}, which prompt-sharing rows do not compute",
+            where="the model's attention",
+            do="report this kind of model: its responses have to be scored in sequences of their own",
+        )
 
 
 def _attend(

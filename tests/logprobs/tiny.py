@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from selfsteer.logprobs import PromptRow
 
 _SMALL = {
     "vocab_size": 61,
@@ -35,10 +39,24 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def tiny_model(name: str, dtype: torch.dtype = torch.float64, **overrides: Any) -> Any:
     """Build a random model whose logits are spread enough to show a wrong mask."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **(_SMALL | ARCHITECTURES[name] | overrides))
+    config = AutoConfig.for_model(name, **(_SMALL | ARCHITECTURES.get(name, {}) | overrides))
     model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.3)
     return model
+
+
+def separate(model: Any, rows: Sequence[PromptRow]) -> list[Tensor]:
+    """Plain transformers, one unpadded sequence a response: log-softmax over all logits, gathered."""
+    found = []
+    for row in rows:
+        sums = []
+        for response in row.responses:
+            ids = torch.tensor([[*row.prompt, *response]])
+            logps = torch.log_softmax(model(input_ids=ids).logits[0].double(), dim=-1)
+            picked = logps[len(row.prompt) - 1 : -1].gather(1, ids[0, len(row.prompt) :, None])
+            sums.append(picked.sum())
+        found.append(torch.stack(sums))
+    return found

@@ -1,0 +1,5 @@
+"""How text is generated. Importing this needs no torch; the transformers backend is imported where it is used."""
+
+from selfsteer.backends.base import Backend, Completion, Prompt, Sampling, shared_prefix
+
+__all__ = ["Backend", "Completion", "Prompt", "Sampling", "shared_prefix"]

@@ -1,0 +1,81 @@
+"""What every backend promises: prompts in, completions with token ids and finish reason out, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from selfsteer.chat import Chat
+from selfsteer.records import Finish, Message
+
+Prompt = Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a completion is drawn. ``temperature`` 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion.
+
+    ``token_ids`` are the sampled ids, with the end token if and only if ``finish`` is "stop"; None where the backend
+    has no tokens. ``text`` is their decoding without special tokens.
+    """
+
+    text: str
+    finish: Finish
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+
+
+class Backend(Protocol):
+    """A source of completions.
+
+    Attributes:
+        name: Goes into provenance.
+    """
+
+    name: str
+
+    @property
+    def chat(self) -> Chat | None:
+        """The template that renders prompts; None where the backend has no tokens."""
+        ...
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, shared_prefix: Sequence[int] = ()
+    ) -> list[Completion]:
+        """Return one completion a prompt, in order. The same prompts, sampling and seed give the same completions.
+
+        ``shared_prefix`` are leading token ids that all prompts have in common (see :func:`shared_prefix`); a backend
+        may compute them once.
+        """
+        ...
+
+    def length(self, prompt: Prompt) -> int:
+        """Return the length of a prompt, in tokens (or the backend's nearest measure), for sorting and for limits."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """Prompt + response tokens that fit, None where there is no limit."""
+        ...
+
+
+def shared_prefix(chat: Chat | None, one: Prompt, other: Prompt) -> list[int]:
+    """Return the token ids that two prompts have in common at their start."""
+    if chat is None:
+        return []
+    prefix = []
+    for a, b in zip(chat.encode(one), chat.encode(other), strict=False):
+        if a != b:
+            break
+        prefix.append(a)
+    return prefix

@@ -1,0 +1,76 @@
+"""From a query with its principle pair to three responses, and from those to one :class:`Contrast`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
+
+from selfsteer.chat import Chat
+from selfsteer.errors import ModelError
+from selfsteer.records import PROMPTS, ROLES, Contrast, Finish, Message, Principled, Response
+
+PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
+"""Which prompt each response is sampled under: y+ under x+, y- under x-, yo under x."""
+
+
+class Request(NamedTuple):
+    """One response to sample."""
+
+    id: str
+    role: str
+    prompt: list[Message]
+
+
+def requests(rows: Sequence[Principled]) -> list[Request]:
+    """Return the three requests of each row."""
+    return [Request(row.id, role, getattr(row, PROMPT_OF_ROLE[role])) for row in rows for role in ROLES]
+
+
+def check_prompts_differ(row: Principled, chat: Chat | None) -> None:
+    """Raise :class:`ModelError` where two of the three prompts reach the model as the same text.
+
+    A template that drops the system message would make y+ and y- samples of one distribution: noise as preference.
+    """
+    prompts = [getattr(row, name) for name in PROMPTS]
+    rendered = [chat.encode(prompt) if chat else prompt for prompt in prompts]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        if rendered[i] == rendered[j]:
+            raise ModelError(
+                f"{PROMPTS[i]} and {PROMPTS[j]} of query {row.id!r} render the same: the principle is lost",
+                where="the model's chat template",
+                do="use a model whose template keeps a system message, or mend the template",
+            )
+
+
+def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, provenance: dict[str, str]) -> Contrast:
+    """Join a query's three responses (by role) into one row."""
+    values: dict[str, object] = {}
+    for role in ROLES:
+        response = responses[role]
+        values[f"{role}_response"] = response.text
+        values[f"{role}_finish"] = response.finish
+        values[f"{role}_token_ids"] = response.token_ids
+        values[f"{PROMPT_OF_ROLE[role]}_token_ids"] = response.prompt_token_ids
+    shared = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "choice"}
+    return Contrast(**shared, **values, round=round, provenance=provenance)  # type: ignore[arg-type]
+
+
+def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:
+    """Tokenise once what carries no ids, or ids of another tokenizer, and record that in the provenance.
+
+    Ids that were sampled by this tokenizer stay as they are: re-tokenised text can differ from what was sampled.
+    """
+    own = contrast.provenance.get("tokenizer") == chat.fingerprint
+    made: dict[str, object] = {}
+    for prompt in PROMPTS:
+        if not own or getattr(contrast, f"{prompt}_token_ids") is None:
+            made[f"{prompt}_token_ids"] = chat.encode(getattr(contrast, prompt))
+    for role in ROLES:
+        if not own or getattr(contrast, f"{role}_token_ids") is None:
+            ended = cast(Finish, getattr(contrast, f"{role}_finish")) == "stop"
+            made[f"{role}_token_ids"] = chat.encode_response(getattr(contrast, f"{role}_response"), ended)
+    if not made:
+        return contrast
+    provenance = {**contrast.provenance, "tokenizer": chat.fingerprint, "tokenised": ",".join(sorted(made))}
+    return dataclasses.replace(contrast, **made, provenance=provenance)  # type: ignore[arg-type]

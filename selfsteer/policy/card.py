@@ -1,0 +1,38 @@
+"""The model card of a trained policy: its data, its settings, its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+_TEMPLATE = Path(__file__).parent / "card.md.jinja"
+
+
+def model_card(
+    *,
+    base_model: str,
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]],
+    version: str,
+) -> str:
+    """Return a Hugging Face model card.
+
+    Args:
+        base_model: What was trained on.
+        data: What the training rows were ("queries", "principle set", "kept rows", ...), name to value.
+        settings: The resolved training settings, name to value.
+        figures: One row per logged optimiser step, as in metrics.jsonl; the first and the last are shown.
+        version: Of this package.
+    """
+    # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    shown = [figures[0], figures[-1]] if figures else []
+    names = [name for name in shown[0] if name.startswith(("loss", "rewards/", "weight"))] if shown else []
+    return template.render(
+        base_model=base_model, data=data, settings=settings, shown=shown, names=names, version=version
+    )

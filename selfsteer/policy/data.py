@@ -1,0 +1,76 @@
+"""From rows of :class:`Contrast` to what one training step needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from selfsteer.chat import Chat
+from selfsteer.contrast import with_token_ids
+from selfsteer.errors import DataError
+from selfsteer.logprobs import Cell
+from selfsteer.records import Contrast
+
+_COLUMNS = {field.name for field in fields(Contrast)}
+_REQUIRED = [field.name for field in fields(Contrast) if field.default is MISSING and field.default_factory is MISSING]
+
+
+class ContrastDataset(Dataset[tuple[Contrast, Tensor]]):
+    """Kept rows with their reference log-probs, (C,) summed nats in the order of the trainer's cells."""
+
+    def __init__(self, contrasts: Sequence[Contrast], reference: Tensor) -> None:
+        self.contrasts, self.reference = contrasts, reference
+
+    def __len__(self) -> int:
+        return len(self.contrasts)
+
+    def __getitem__(self, index: int) -> tuple[Contrast, Tensor]:
+        return self.contrasts[index], self.reference[index]
+
+
+def kept_contrasts(rows: Iterable[Contrast | Mapping[str, Any]], chat: Chat) -> list[Contrast]:
+    """Return the rows with ``kept`` set, as :class:`Contrast` with token ids of this tokenizer."""
+    contrasts = (row if isinstance(row, Contrast) else _from_columns(row) for row in rows)
+    return [with_token_ids(row, chat) for row in contrasts if row.kept]
+
+
+def stored_reference(contrasts: Sequence[Contrast], cells: Sequence[Cell], max_length: int | None) -> Tensor | None:
+    """Return (B, C) summed log-probs out of the rows' scores, or None where a row lacks one."""
+    sums: list[list[float]] = []
+    for row in contrasts:
+        means = [((row.scores or {}).get(f"{cell.role}_response") or {}).get(cell.prompt) for cell in cells]
+        known = [mean for mean in means if mean is not None]
+        if len(known) < len(cells):
+            return None
+        sums.append([mean * _length(row, cell, max_length) for mean, cell in zip(known, cells, strict=True)])
+    return torch.tensor(sums, dtype=torch.float32)
+
+
+def collate(items: Sequence[tuple[Contrast, Tensor]]) -> dict[str, Any]:
+    """Return a micro-batch: ``reference`` (B, C) and the B ``contrasts`` themselves."""
+    return {"reference": torch.stack([item[1] for item in items]), "contrasts": [item[0] for item in items]}
+
+
+def _length(row: Contrast, cell: Cell, max_length: int | None) -> int:
+    length = len(row.response_ids(cell.role))
+    return length if max_length is None else min(length, max_length - len(row.prompt_ids(cell.prompt)))
+
+
+def _from_columns(row: Mapping[str, Any]) -> Contrast:
+    missing = [name for name in _REQUIRED if name not in row]
+    if missing:
+        raise DataError(
+            f"the data set lacks the columns {', '.join(missing)}",
+            where=f"row {row.get('id', '')!r}",
+            do="give rows of selfsteer.records.Contrast, as a run's contrasts/*.parquet have them",
+        )
+    values = {name: value for name, value in row.items() if name in _COLUMNS}
+    provenance = values.get("provenance") or {}
+    values["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance  # JSON on disk
+    return Contrast(**values)

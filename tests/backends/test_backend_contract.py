@@ -1,0 +1,144 @@
+"""What every backend promises (selfsteer/backends/base.py), tried on each. A new backend is one more line here."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from selfsteer.backends import Backend, Sampling, shared_prefix
+from selfsteer.backends.scripted import ScriptedBackend
+from selfsteer.backends.transformers import TransformersBackend
+from selfsteer.chat import Chat
+
+from ..chat_templates import tokenizer_of, user
+from .tiny import tiny_llama
+
+PROMPTS = [
+    user("Hi"),
+    user("Why is the sky blue, and why is it red in the evening?", "Answer in one short sentence."),
+    user("Name three rivers.", "Be verbose."),
+    user("Hi", "Be verbose."),
+    [*user("Hi"), {"role": "assistant", "content": "Hello."}, *user("And now?")],
+]
+SAMPLING = Sampling(12, temperature=1.0, top_p=0.95)
+GREEDY = Sampling(12, temperature=0.0, top_p=1.0)
+
+
+def transformers_backend() -> Backend:
+    tokenizer = tokenizer_of("chatml")
+    letters = range(40, 60)  # a random model would hardly ever end by one token of 260
+    return TransformersBackend(tiny_llama(tokenizer), Chat(tokenizer, letters))
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"scripted": ScriptedBackend, "transformers": transformers_backend}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request) -> Backend:
+    return BACKENDS[request.param]()
+
+
+def size(completion) -> int:
+    """Tokens, or words where the backend has no tokens."""
+    return len(completion.text.split() if completion.token_ids is None else completion.token_ids)
+
+
+def test_it_has_a_name_for_provenance(backend):
+    assert backend.name in BACKENDS
+
+
+def test_one_completion_a_prompt(backend):
+    for count in (0, 1, len(PROMPTS)):
+        assert len(backend.generate(PROMPTS[:count], SAMPLING, seed=0)) == count
+
+
+def test_completions_come_in_the_order_of_their_prompts(backend):
+    forth = backend.generate(PROMPTS, GREEDY, seed=0)
+    back = backend.generate(PROMPTS[::-1], GREEDY, seed=0)
+    assert forth == back[::-1]
+    assert len({completion.text for completion in forth}) > 1
+
+
+def test_the_same_seed_gives_the_same_completions_to_the_token(backend):
+    first = backend.generate(PROMPTS, SAMPLING, seed=7)
+    torch.rand(3), random.random()
+    assert backend.generate(PROMPTS, SAMPLING, seed=7) == first
+
+
+def test_another_seed_gives_other_texts(backend):
+    one, other = (backend.generate(PROMPTS, SAMPLING, seed=seed) for seed in (1, 2))
+    assert all(a.text != b.text for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("limit", [1, 3, 30])
+def test_no_completion_is_longer_than_asked_and_a_cut_one_is_just_as_long(backend, limit):
+    for seed in range(3):
+        for completion in backend.generate(PROMPTS, Sampling(limit, 1.0, 1.0), seed=seed):
+            assert size(completion) <= limit
+            assert size(completion) == limit or completion.finish == "stop"
+
+
+def test_both_finishes_turn_up(backend):
+    """Guards the tests around it: they would pass idly if every completion ended alike."""
+    found = [completion for seed in range(3) for completion in backend.generate(PROMPTS, SAMPLING, seed=seed)]
+    assert {completion.finish for completion in found} == {"stop", "length"}
+
+
+def test_finish_is_stop_if_and_only_if_the_last_token_is_an_end_token(backend):
+    ends = set(backend.chat.end_ids) if backend.chat else set()
+    found = [completion for seed in range(4) for completion in backend.generate(PROMPTS, SAMPLING, seed=seed)]
+    for completion in (completion for completion in found if completion.token_ids is not None):
+        assert (completion.finish == "stop") == (completion.token_ids[-1] in ends)
+        assert not ends & set(completion.token_ids[:-1])
+
+
+def test_token_ids_and_text_go_together(backend):
+    for prompt, completion in zip(PROMPTS, backend.generate(PROMPTS, SAMPLING, seed=3), strict=True):
+        if backend.chat is None:
+            assert (completion.token_ids, completion.prompt_token_ids) == (None, None)
+        else:
+            assert backend.chat.decode(completion.token_ids) == completion.text
+            assert backend.chat.encode(prompt) == completion.prompt_token_ids
+
+
+def test_a_shared_prefix_changes_nothing(backend):
+    prompts = [user(text, "Choose among these aspects: safety, accuracy.") for text in ("Hi", "Zebra?", "A B C D E")]
+    prefix = shared_prefix(backend.chat, *prompts[:2])
+    plain = backend.generate(prompts, GREEDY, seed=0)
+    assert [backend.generate(prompts, GREEDY, seed=0, shared_prefix=prefix) for _ in range(2)] == [plain, plain]
+
+
+def test_longer_prompts_are_longer_and_the_context_is_a_limit_or_none(backend):
+    assert 0 < backend.length(user("Hi")) < backend.length(user("Hi there, how are you?"))
+    assert backend.context is None or backend.context > backend.length(PROMPTS[1])
+
+
+def test_it_leaves_the_prompts_and_the_global_random_states_alone(backend):
+    prompts = copy.deepcopy(PROMPTS)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    backend.generate(prompts, SAMPLING, seed=5)
+    assert prompts == PROMPTS
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+
+
+def test_what_two_prompts_share_at_their_start():
+    chat = Chat(tokenizer_of("chatml"))
+    one, other = user("Apple", "Be brief."), user("Zebra", "Be brief.")
+    prefix = shared_prefix(chat, one, other)
+    assert chat.tokenizer.decode(prefix) == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    assert shared_prefix(chat, one, one) == chat.encode(one)
+    assert shared_prefix(None, one, other) == []
+
+
+def test_the_scripted_backend_does_what_the_principle_asks_for():
+    """Its rows must show a direction, so that a dry run of a recipe keeps some."""
+    asked = [[user(f"Question {i}?", f"Be {word}.") for i in range(20)] for word in ("concise", "verbose")]
+    short, long = (ScriptedBackend().generate(prompts, Sampling(500, 1.0, 1.0), seed=0) for prompts in asked)
+    assert max(map(size, short)) < min(map(size, long))
+    assert {completion.finish for completion in short + long} == {"stop"}

@@ -1,0 +1,48 @@
+"""95 % intervals against known values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from selfsteer.evaluation.intervals import bootstrap, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "interval"),
+    [
+        (8, 10, (0.4902, 0.9433)),
+        (0, 10, (0.0, 0.2775)),
+        (10, 10, (0.7225, 1.0)),
+        (81, 263, (0.2553, 0.3662)),  # Newcombe 1998, table I, method 3
+        (15, 148, (0.0624, 0.1605)),  # the same
+        (1, 29, (0.0061, 0.1718)),  # the same
+    ],
+)
+def test_wilson_gives_the_published_values(successes, n, interval):
+    assert wilson(successes, n) == pytest.approx(interval, abs=6e-5)
+
+
+def test_wilson_stays_between_0_and_1_and_around_the_share():
+    for n in (1, 2, 7, 1000):
+        for successes in range(0, n + 1, max(1, n // 7)):
+            low, high = wilson(successes, n)
+            assert 0 <= round(low, 9) <= round(successes / n, 9) <= round(high, 9) <= 1
+
+
+def test_the_bootstrap_comes_near_the_normal_interval_of_a_large_sample():
+    values = [0.0] * 200 + [1.0] * 200
+    half = 1.96 * 0.5 / math.sqrt(400)
+    assert bootstrap(values) == pytest.approx((0.5 - half, 0.5 + half), abs=0.006)
+
+
+def test_the_bootstrap_is_the_same_each_time_and_moves_with_the_values():
+    values = [0.3, -1.0, 2.0, 0.7]
+    low, high = bootstrap(values)
+    assert bootstrap(values) == (low, high) and low < 0.5 < high
+    assert bootstrap([value + 3 for value in values]) == pytest.approx((low + 3, high + 3))
+
+
+def test_values_without_spread_have_an_interval_without_width():
+    assert bootstrap([0.25]) == bootstrap([0.25] * 5) == (0.25, 0.25)

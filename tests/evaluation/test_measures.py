@@ -1,0 +1,175 @@
+"""The figures of a policy, worked out by hand on three or four rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from selfsteer.errors import ConfigError
+from selfsteer.evaluation import measure, response_length
+from selfsteer.evaluation.intervals import bootstrap, wilson
+from selfsteer.records import Contrast
+
+from ..chat_templates import user
+from ..example_rows import contrast, scores
+
+
+def texts(positive: str, negative: str, **changes: Any) -> Contrast:
+    return contrast(positive_response=positive, negative_response=negative, **changes)
+
+
+def figures(*rows: Contrast, direction: str | None = None, implicit: Any = None) -> dict[str, Any]:
+    return measure(rows, direction=direction, implicit=implicit)
+
+
+# --- direction
+
+
+def test_direction_counts_right_tied_and_wrong_rows_and_leaves_out_empty_ones():
+    rows = [
+        texts("One.", "One two three."),
+        texts("One.", "One two."),
+        texts("Same size.", "As big."),
+        texts("One two three.", "One."),
+        texts("One.", ""),
+    ]
+    found = figures(*rows, direction="shorter")
+    assert found["n"] == 5
+    assert found["direction"] == {
+        "program": "shorter",
+        "right": 2,
+        "tied": 1,
+        "wrong": 1,
+        "share": 0.5,
+        "interval": wilson(2, 4),
+    }
+    turned = figures(*rows, direction="longer")["direction"]
+    assert (turned["right"], turned["tied"], turned["wrong"], turned["share"]) == (1, 1, 2, 0.25)
+
+
+def test_direction_is_not_measured_without_a_program_or_without_a_whole_row():
+    assert figures(texts("One.", "One two."))["direction"] is None
+    assert figures(texts("One.", ""), direction="shorter")["direction"] is None
+
+
+def test_an_unknown_direction_program_is_an_error():
+    with pytest.raises(ConfigError, match="shortr"):
+        figures(contrast(), direction="shortr")
+
+
+# --- scores
+
+
+def logs(*shares: float) -> tuple[float, ...]:
+    return tuple(math.log(share) for share in shares)
+
+
+def scored() -> list[Contrast]:
+    """Columns are x, x+, x-."""
+    return [
+        contrast("1", scores=scores(logs(0.5, 0.8, 0.2), logs(0.25, 0.1, 0.4))),
+        contrast("2", scores=scores(logs(0.1, 0.1, 0.1), logs(0.3, 0.3, 0.6))),
+    ]
+
+
+def test_onpolicyness_is_the_mean_probability_per_token_under_the_plain_prompt():
+    found = figures(*scored())["onpolicyness"]
+    assert found["positive_response"] == pytest.approx(0.3)  # (0.5 + 0.1) / 2
+    assert found["negative_response"] == pytest.approx(0.275)  # (0.25 + 0.3) / 2
+    assert found["mean"] == pytest.approx(0.2875)
+    assert found["interval"] == pytest.approx(bootstrap([0.375, 0.2]))
+
+
+def test_the_steering_margin_is_how_far_the_principles_pull_both_responses():
+    found = figures(*scored())["steering_margin"]
+    values = [math.log(0.8 / 0.2) + math.log(0.4 / 0.1), math.log(0.6 / 0.3)]
+    assert found["values"] == pytest.approx(values)
+    assert found["mean"] == pytest.approx(sum(values) / 2)
+    assert found["interval"] == pytest.approx(bootstrap(values))
+
+
+def test_mean_logps_are_told_for_each_response_under_each_prompt():
+    found = figures(*scored())["mean_logps"]
+    assert set(found) == {"positive_response", "negative_response", "original_response"}
+    assert all(set(cells) == {"prompt", "positive_prompt", "negative_prompt"} for cells in found.values())
+    cell = found["positive_response"]["negative_prompt"]
+    assert cell["values"] == pytest.approx(logs(0.2, 0.1))
+    assert cell["mean"] == pytest.approx((math.log(0.2) + math.log(0.1)) / 2)
+    assert found["original_response"]["prompt"]["mean"] == -1.0
+
+
+def test_rows_without_scores_or_with_an_empty_response_take_no_part_in_them():
+    empty = contrast(negative_response="", scores=scores(logs(0.9, 0.9, 0.9), logs(0.9, 0.9, 0.9)))
+    found = figures(*scored(), contrast(), empty)
+    assert found["n"] == 4
+    assert found["onpolicyness"] == figures(*scored())["onpolicyness"]
+    assert len(found["steering_margin"]["values"]) == 2
+
+
+def test_without_any_scores_what_needs_them_is_none_and_the_rest_is_there():
+    found = figures(contrast(), direction="shorter")
+    assert found["steering_margin"] is found["mean_logps"] is found["onpolicyness"] is found["implicit"] is None
+    assert found["length"]["original"]["mean_tokens"] == 3 and found["direction"]["share"] == 1
+
+
+def test_a_row_with_some_cells_only_counts_as_not_scored():
+    """Read back from Parquet, cells that were not scored are None."""
+    whole, partly = scored()
+    partly.scores["negative_response"]["positive_prompt"] = None
+    assert figures(whole, partly)["steering_margin"]["values"] == figures(whole)["steering_margin"]["values"]
+    for scores_ in ({"positive_response": {"prompt": -1.0}, "negative_response": None}, {}):
+        found = figures(contrast(scores=scores_))
+        assert found["steering_margin"] is found["mean_logps"] is found["onpolicyness"] is None
+
+
+# --- the implicit reward
+
+
+def test_the_implicit_reward_is_right_where_y_plus_gained_more_than_y_minus():
+    changes = [(0.2, -0.1), (0.0, 0.1), (0.1, 0.1), (-0.1, -0.5)]
+    found = figures(contrast(), implicit=changes)["implicit"]
+    assert (found["accuracy"], found["ties"], found["n"]) == (0.5, 1, 4)
+    assert found["margin"] == pytest.approx((0.3 - 0.1 + 0.0 + 0.4) / 4)
+    assert found["accuracy_interval"] == wilson(2, 4)
+    assert found["margin_interval"] == pytest.approx(bootstrap([0.3, -0.1, 0.0, 0.4]))
+
+
+def test_the_start_has_no_implicit_reward():
+    assert figures(contrast(), implicit=None)["implicit"] is None
+    assert figures(contrast(), implicit=[])["implicit"] is None
+
+
+# --- lengths and answers
+
+
+def test_length_is_in_sampled_tokens_and_in_words_where_there_are_none():
+    assert response_length(contrast(original_token_ids=[1, 2, 3, 4]), "original") == 4
+    assert response_length(contrast(original_response="Just  three words"), "original") == 3
+    assert response_length(contrast(original_response=""), "original") == 0
+
+
+def test_lengths_of_each_role():
+    rows = [contrast(original_token_ids=[1] * n, original_finish=end) for n, end in ((3, "stop"), (4, "stop"))]
+    rows.append(contrast(original_token_ids=[1] * 11, original_finish="length", positive_response="a b c d e"))
+    found = figures(*rows)["length"]
+    assert found["original"] == {"mean_tokens": 6, "median_tokens": 4, "capped_share": 1 / 3, "values": [3, 4, 11]}
+    assert found["positive"]["values"] == [2, 2, 5] and found["positive"]["capped_share"] == 0
+    assert found["negative"]["values"] == [6, 6, 6]
+
+
+def test_repetition_and_empty_answers_are_counted():
+    rows = [contrast(original_response=text) for text in ("a b c d a b c d", "", "all is well")]
+    assert figures(*rows)["distinct"] == {"repetition": pytest.approx(0.2 / 3), "empty": 1}
+
+
+def test_answered_counts_answers_that_speak_of_the_last_turn():
+    turns = [*user("Tell me about rivers."), {"role": "assistant", "content": "Ask."}, *user("And about plants?")]
+    rows = [
+        contrast(prompt=turns, original_response="Plants grow."),
+        contrast(prompt=turns, original_response="A plant grows."),
+        contrast(prompt=turns, original_response="Rivers run."),
+        contrast(prompt=turns, original_response=""),
+    ]
+    assert figures(*rows)["answered"] == {"share": 0.5, "n": 4, "interval": wilson(2, 4)}

@@ -1,0 +1,102 @@
+"""Which rows are trained on, from whatever they come in, and with which token ids."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import datasets
+import pytest
+import torch
+
+from selfsteer.chat import Chat
+from selfsteer.contrast import with_token_ids
+from selfsteer.errors import DataError
+from selfsteer.policy.data import kept_contrasts
+from selfsteer.records import PROMPTS, ROLES, Contrast, write_rows
+
+from .helpers import contrast, contrasts, plain_logp, policy, step_logs, trainer, with_scores
+
+
+def test_rows_that_are_not_kept_are_left_out(tmp_path, tokenizer):
+    rows = [contrast(0), contrast(1).drop("leak"), contrast(2)]
+    run = trainer(tmp_path, tokenizer, rows)
+    assert [row.id for row in run.train_dataset.contrasts] == ["q0", "q2"]
+    assert run.examples == 2
+
+
+@pytest.mark.parametrize("rows", [[], [contrast(0).drop("leak")]], ids=["empty", "all dropped"])
+def test_without_a_kept_row_there_is_nothing_to_train_on(tmp_path, tokenizer, rows):
+    with pytest.raises(DataError, match="no row is kept"):
+        trainer(tmp_path, tokenizer, rows)
+
+
+def test_only_a_response_that_stopped_by_itself_ends_in_the_end_token(tmp_path, tokenizer):
+    run = trainer(tmp_path, tokenizer, contrasts(2))
+    end = tokenizer.eos_token_id
+    for row in run.train_dataset.contrasts:
+        for role in ROLES:
+            ids = row.response_ids(role)
+            assert ids[:-1].count(end) == 0
+            assert (ids[-1] == end) == (getattr(row, f"{role}_finish") == "stop")
+    assert {row.negative_finish for row in run.train_dataset.contrasts} == {"stop", "length"}
+
+
+def test_sampled_ids_are_trained_on_as_they_are(tokenizer):
+    """Any text has several tokenisations: the one that was sampled is the one on-policy."""
+    chat = Chat(tokenizer)
+    text = contrast(1).positive_response
+    sampled = [*(token for letter in text for token in tokenizer.encode(letter)), tokenizer.eos_token_id]
+    assert sampled != chat.encode_response(text, ended=True)
+    own = contrast(1, positive_token_ids=sampled, provenance={"tokenizer": chat.fingerprint})
+    foreign = dataclasses.replace(own, provenance={"tokenizer": "another"})
+    assert kept_contrasts([own], chat)[0].positive_token_ids == sampled
+    assert kept_contrasts([foreign], chat)[0].positive_token_ids == chat.encode_response(text, ended=True)
+
+
+@pytest.mark.parametrize("form", ["dicts", "datasets.Dataset", "parquet"])
+def test_rows_come_as_contrasts_or_as_columns(tmp_path, tokenizer, form):
+    model = policy(tokenizer)
+    rows = [dataclasses.replace(row, provenance=row.provenance | {"seed": "1"}) for row in contrasts(2)]
+    rows = [
+        with_token_ids(row, Chat(tokenizer)) for row in [*with_scores(model, tokenizer, rows), contrast(2).drop("")]
+    ]
+    given = [dataclasses.asdict(row) for row in rows]
+    if form == "datasets.Dataset":
+        given = datasets.Dataset.from_list(given)
+    elif form == "parquet":
+        write_rows(tmp_path / "rows.parquet", Contrast, rows)
+        given = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache"))
+    direct, found = trainer(tmp_path, tokenizer, rows, model), trainer(tmp_path, tokenizer, given, model)
+    assert found.train_dataset.contrasts == direct.train_dataset.contrasts
+    assert torch.equal(found.train_dataset.reference, direct.train_dataset.reference)
+
+
+def test_a_column_that_is_missing_is_named(tmp_path, tokenizer):
+    row = dataclasses.asdict(contrast(0))
+    del row["original_response"]
+    with pytest.raises(DataError, match="original_response"):
+        trainer(tmp_path, tokenizer, [row])
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["scored here", "stored scores"])
+def test_responses_are_cut_at_max_length_in_policy_and_reference_alike(tmp_path, tokenizer, stored):
+    model, row = policy(tokenizer), with_token_ids(contrast(0), Chat(tokenizer))
+    limit = max(len(row.prompt_ids(prompt)) for prompt in PROMPTS) + 2
+    scores: dict[str, dict[str, float]] = {}
+    expected = []
+    for cell in trainer(tmp_path, tokenizer, [row], model).cells:
+        prompt = row.prompt_ids(cell.prompt)
+        ids = row.response_ids(cell.role)[: limit - len(prompt)]
+        expected.append(plain_logp(model, prompt, ids).item())
+        scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = expected[-1] / len(ids)
+    row = dataclasses.replace(row, scores=scores) if stored else row
+    run = trainer(tmp_path, tokenizer, [row], model, max_length=limit)
+    assert run.train_dataset.reference[0].tolist() == pytest.approx(expected, rel=1e-5)
+    run.train()
+    assert step_logs(run)[0]["rewards/base/margin"] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_prompt_that_leaves_no_room_raises(tmp_path, tokenizer):
+    row = with_token_ids(contrast(0), Chat(tokenizer))
+    with pytest.raises(DataError, match="leaves no room"):
+        trainer(tmp_path, tokenizer, [row], max_length=len(row.prompt_ids("positive_prompt")))

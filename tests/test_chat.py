@@ -1,0 +1,130 @@
+"""Chat templates: what reaches the model, and what a template does with a system message."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfsteer.chat import Chat
+from selfsteer.errors import ModelError
+
+from .chat_templates import DEFAULT_SYSTEM, TEMPLATES, tokenizer_of, user
+
+ODD = "naïve 😀 漢字\n\n  two  blanks "
+
+
+def shown(chat: Chat, ids: list[int]) -> str:
+    return chat.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("family", "role"),
+    [
+        ("chatml", "native"),
+        ("llama3", "native"),
+        ("gemma3", "native"),  # folds by itself: the message arrives
+        ("gemma", "folded"),  # refuses
+        ("mistral", "folded"),  # drops without a word
+    ],
+)
+def test_whether_a_system_message_reaches_the_model(family, role):
+    assert Chat(tokenizer_of(family)).system_role == role
+
+
+def test_a_prompt_ends_with_the_cue_for_the_assistant():
+    chat = Chat(tokenizer_of("chatml"))
+    text = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert shown(chat, chat.encode(user("Hi", "Be brief."))) == text
+
+
+def test_the_default_system_message_of_a_template_is_part_of_x_and_gives_way_to_a_principle():
+    chat = Chat(tokenizer_of("chatml"))
+    assert DEFAULT_SYSTEM in shown(chat, chat.encode(user("Hi")))
+    steered = shown(chat, chat.encode(user("Hi", "Be brief.")))
+    assert DEFAULT_SYSTEM not in steered and steered.count("<|im_start|>system") == 1
+
+
+def test_one_bos_where_template_and_tokenizer_both_have_one():
+    chat = Chat(tokenizer_of("llama3"))
+    ids = chat.encode(user("Hi", "Be brief."))
+    bos = chat.tokenizer.bos_token_id
+    assert ids.count(bos) == 1 and ids[0] == bos
+    assert chat.tokenizer.encode(shown(chat, ids)).count(bos) == 2  # what the naive way would train on
+
+
+def test_text_survives_a_round_trip_and_special_tokens_leave_no_trace_in_it():
+    chat = Chat(tokenizer_of("chatml"))
+    ids = chat.encode_response(ODD, ended=True)
+    assert chat.decode(ids) == ODD
+    assert ODD in chat.decode(chat.encode(user(ODD)))
+    assert "<|im_" not in chat.decode(chat.encode(user("Hi")))
+
+
+def test_a_response_ends_with_an_end_token_only_where_it_ended():
+    chat = Chat(tokenizer_of("llama3"), end_ids=[7])
+    ended, cut = chat.encode_response("Hi", ended=True), chat.encode_response("Hi", ended=False)
+    assert ended == [*cut, 7]
+    assert len(cut) == 2 and chat.tokenizer.bos_token_id not in cut
+
+
+def test_end_tokens_the_models_own_first_then_the_tokenizers():
+    tokenizer = tokenizer_of("llama3")
+    turn = tokenizer.convert_tokens_to_ids("<|eot_id|>")
+    eos = tokenizer.eos_token_id
+    assert Chat(tokenizer).end_ids == (eos,)
+    assert Chat(tokenizer, [turn]).end_ids == (turn, eos)
+    assert Chat(tokenizer, [turn, eos, turn]).end_ids == (turn, eos)
+
+
+def test_without_any_end_token_there_is_no_chat():
+    tokenizer = tokenizer_of("llama3", eos_token=None)
+    with pytest.raises(ModelError, match="end token"):
+        Chat(tokenizer)
+    assert Chat(tokenizer, [5]).end_ids == (5,)
+
+
+def test_without_a_template_there_is_no_chat():
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = None
+    tokenizer.name_or_path = "some/base-model"
+    with pytest.raises(ModelError, match="no chat template") as caught:
+        Chat(tokenizer)
+    assert caught.value.where == "some/base-model" and "instruct" in caught.value.do
+
+
+def test_a_refused_prompt_names_the_roles_and_the_templates_reason():
+    chat = Chat(tokenizer_of("gemma"))
+    with pytest.raises(ModelError, match="roles user, user: Conversation roles must alternate"):
+        chat.encode([*user("Hi"), *user("Hi")])
+    with pytest.raises(ModelError, match="roles system, user: System role not supported"):
+        chat.encode(user("Hi", "Be brief."))
+
+
+def test_a_broken_template_is_told_in_words():
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = "{% for message in %}"
+    with pytest.raises(ModelError, match="the chat template refuses"):
+        Chat(tokenizer).encode(user("Hi"))
+
+
+def test_the_fingerprint_names_vocabulary_and_template():
+    same = {Chat(tokenizer_of("chatml")).fingerprint for _ in range(2)}
+    assert len(same) == 1 and len(same.copy().pop()) == 16
+    other_template = tokenizer_of("chatml")
+    other_template.chat_template += " "
+    other_vocabulary = tokenizer_of("chatml", extra=("<think>",))
+    assert other_vocabulary.chat_template == TEMPLATES["chatml"]
+    assert len(same | {Chat(other_template).fingerprint, Chat(other_vocabulary).fingerprint}) == 3
+
+
+def test_the_fingerprint_is_worked_out_once(monkeypatch):
+    """Every row that is scored asks for it, and the vocabulary of a real model takes a quarter of a second."""
+    chat = Chat(tokenizer_of("chatml"))
+    first = chat.fingerprint
+    monkeypatch.setattr(type(chat.tokenizer), "get_vocab", lambda self: pytest.fail("read again"))
+    assert chat.fingerprint == first
+
+
+def test_encoding_leaves_the_messages_as_they_are():
+    chat, messages = Chat(tokenizer_of("chatml")), user("Hi", "Be brief.")
+    chat.encode(messages)
+    assert messages == user("Hi", "Be brief.")

@@ -1,0 +1,372 @@
+"""Recipes: what is accepted, what is refused and where the message points."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfsteer.config import Recipe, dump_recipe, find_recipe, load_recipe, shipped_recipes
+from selfsteer.errors import ConfigError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str | bytes) -> Path:
+        file = tmp_path / "recipe.yaml"
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+        return file
+
+    return write
+
+
+def refused(file: Path, *overrides: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(file, overrides)
+    return caught.value
+
+
+# --- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line", "close"),
+    [
+        ("name: a\ntrian: x\n", "trian", 2, "train"),
+        ("train:\n  beta: 0.1\n  bta: 0.1\n", "train.bta", 3, "beta"),
+        ("train:\n  lora:\n    r: 8\n    alhpa: 16\n", "train.lora.alhpa", 4, "alpha"),
+        ("train: {lora: {droput: 0.1}}\n", "train.lora.droput", 1, "dropout"),
+        ("queries:\n  sauce: x.jsonl\n", "queries.sauce", 2, "source"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_the_closest_one(write, text, key, line, close):
+    file = write(text)
+    error = refused(file)
+    assert error.what == f"unknown key {key!r}"
+    assert error.where == f"{file}:{line}"
+    assert f"Did you mean {close!r}? Available: " in error.do
+    assert error.exit_code == 2
+
+
+def test_an_unknown_key_named_like_a_type_is_named_too(write):
+    assert refused(write("train:\n  str: 1\n")).what == "unknown key 'train.str'"
+
+
+def test_further_errors_are_counted(write):
+    assert refused(write("modle: x\ntrain: {beta: -1}\nrounds: 0\n")).what.endswith("(2 more)")
+
+
+# --- wrong values
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("rounds: 0", "rounds", 1),
+        ("seed: -1", "seed", 1),
+        ("name: a/b", "name", 1),
+        ("name: .hidden", "name", 1),
+        ("mode: offline", "mode", 1),
+        ("train:\n  beta: 0", "train.beta", 2),
+        ("train:\n  beta: big", "train.beta", 2),
+        ("train:\n  beta: .nan", "train.beta", 2),
+        ("train:\n  learning_rate: .inf", "train.learning_rate", 2),
+        ("train:\n  onpolicy_alpha: 1.1", "train.onpolicy_alpha", 2),
+        ("train:\n  label_smoothing: 0.5", "train.label_smoothing", 2),
+        ("train:\n  weight_scope: both", "train.weight_scope", 2),
+        ("train:\n  adam_betas: [0.9, 1.5]", "train.adam_betas.1", 2),
+        ("train:\n  epochs: 1.5", "train.epochs", 2),
+        ("train:\n  lora: 8", "train.lora", 2),
+        ("train:\n  lora:\n    target_modules: 3", "train.lora.target_modules", 3),
+        ("generation:\n  temperature: -0.1", "generation.temperature", 2),
+        ("generation:\n  top_p: 0", "generation.top_p", 2),
+        ("generation:\n  backend: vlm", "generation.backend", 2),
+        ("quality:\n  filters: leak", "quality.filters", 2),
+        ("quality:\n  filters:\n  - 3", "quality.filters.0", 2),
+        ("queries:\n  heldout: -1", "queries.heldout", 2),
+        ("queries:\n  limit: 0", "queries.limit", 2),
+        ("train: 3", "train", 1),
+        ("model: 3", "model", 1),
+        ("evaluation:", "evaluation", 1),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_line(write, text, key, line):
+    file = write(text)
+    error = refused(file)
+    assert error.what.startswith(f"wrong value for {key!r}: ")
+    assert error.where == f"{file}:{line}"
+
+
+def test_a_wrong_value_is_shown(write):
+    assert refused(write("train: {beta: big}")).what.endswith("got 'big'")
+
+
+def test_a_value_of_several_types_is_told_what_each_would_take(write):
+    """``heldout`` is a source or a count: "should be a string" alone would mislead who gave a number."""
+    what = refused(write("queries: {heldout: -1}")).what
+    assert "valid string" in what and "greater than or equal to 0" in what and "more)" not in what
+
+
+def test_micro_batches_must_divide_the_batch(write):
+    file = write("train:\n  batch_size: 8\n  micro_batch_size: 3\n")
+    error = refused(file)
+    assert "micro_batch_size 3 must divide batch_size 8" in error.what
+    assert error.where == f"{file}:3"
+
+
+def test_a_micro_batch_may_be_larger_than_the_batch(write):
+    assert load_recipe(write("train: {batch_size: 1, micro_batch_size: 2}")).train.batch_size == 1
+
+
+def test_the_scripted_backend_can_only_make_data(write):
+    error = refused(write("generation: {backend: scripted}"))
+    assert "set mode: data-only" in error.what
+    assert load_recipe(write("mode: data-only\ngeneration: {backend: scripted}")).mode == "data-only"
+
+
+def test_data_only_has_one_round(write):
+    error = refused(write("mode: data-only\nrounds: 2"))
+    assert "set rounds: 1" in error.what and error.where.endswith(":2")
+
+
+# --- YAML
+
+
+def test_a_key_given_twice_is_refused_where_the_second_stands(write):
+    file = write("train:\n  beta: 0.1\n  epochs: 1\n  beta: 0.2\n")
+    error = refused(file)
+    assert (error.what, error.where) == ("key 'train.beta' is given twice", f"{file}:4")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("name: a\ntrain: [1, 2\nseed: 1\n", 3),
+        ("name: a\n\tseed: 1\n", 2),
+        ("seed: 1\n---\nseed: 2\n", 2),
+        ("name: a\nseed: *nowhere\n", 2),
+        ("name: a\nseed: !own 3\n", 2),
+        ("name: a\nseed: !!int three\n", 2),
+        ("name: 2024-13-45\n", 1),
+        ("name: a\nmodel: x\x00y\n", 2),
+        ("train: &all [*all]\n", 1),
+    ],
+)
+def test_malformed_yaml_is_told_with_its_line(write, text, line):
+    file = write(text)
+    error = refused(file)
+    assert error.what.startswith("this is no valid YAML: ")
+    assert error.where == f"{file}:{line}"
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", "3\n"])
+def test_a_recipe_is_a_mapping(write, text):
+    assert "a mapping of keys to values" in refused(write(text)).what
+
+
+def test_a_recipe_that_is_not_utf8_is_refused(write):
+    file = write("name: café\n".encode("latin-1"))
+    error = refused(file)
+    assert "not UTF-8" in error.what and error.where == str(file)
+
+
+def test_an_empty_recipe_is_the_defaults(write):
+    assert load_recipe(write("")) == load_recipe(write("# nothing\n")) == Recipe()
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(write):
+    assert load_recipe(write(b"\xef\xbb\xbfname: a\r\ntrain:\r\n  beta: 0.3\r\n")).train.beta == 0.3
+
+
+def test_numbers_with_exponents_are_numbers(write):
+    recipe = load_recipe(write("train:\n  learning_rate: 1e-5\nquality:\n  filters: [{near_onpolicy: {a: -2E3}}]\n"))
+    assert recipe.train.learning_rate == 1e-5
+    assert recipe.quality.filters == [{"near_onpolicy": {"a": -2000.0}}]
+
+
+def test_text_in_quotes_stays_text_though_it_looks_like_a_number(write):
+    recipe = load_recipe(write("model: {name: x, revision: '57e8123'}"))
+    assert recipe.model.revision == "57e8123"
+
+
+@pytest.mark.parametrize("key", ["model", "queries"])
+def test_a_section_may_be_given_as_one_string(write, key):
+    field = {"model": "name", "queries": "source"}[key]
+    assert load_recipe(write(f"{key}: this")) == load_recipe(write(f"{key}: {{{field}: this}}"))
+
+
+# --- overrides
+
+
+def test_an_override_sets_one_key_and_leaves_the_others(write):
+    file = write("train:\n  beta: 0.1\n  epochs: 3\n")
+    train = load_recipe(file, ["train.beta=0.5", "train.lora.r=4"]).train
+    assert (train.beta, train.epochs, train.lora.r, train.lora.alpha) == (0.5, 3, 4, 32)
+
+
+def test_the_last_override_of_a_key_wins(write):
+    assert load_recipe(write("seed: 1"), ["seed=2", "seed=3"]).seed == 3
+
+
+def test_an_override_of_a_whole_section_replaces_it(write):
+    file = write("queries:\n  source: a.jsonl\n  field: text\n  limit: 5\nmodel: {name: a, revision: r}\n")
+    recipe = load_recipe(file, ["queries=b.csv", "model=./b"])
+    assert recipe.queries == Recipe.model_validate({"queries": {"source": "b.csv"}}).queries
+    assert (recipe.model.name, recipe.model.revision) == ("./b", None)
+
+
+def test_an_override_may_go_into_a_section_that_was_given_as_a_string(write):
+    recipe = load_recipe(write("model: a\nqueries: b.csv\n"), ["model.revision=r", "queries.limit=3"])
+    assert (recipe.model.name, recipe.model.revision, recipe.queries.limit) == ("a", "r", 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.learning_rate=1e-5", "train", "learning_rate", 1e-5),
+        ("train.adam_betas=[0.8, 9e-1]", "train", "adam_betas", (0.8, 0.9)),
+        (
+            "quality.filters=[identical, {leak: {ngram: 6}}]",
+            "quality",
+            "filters",
+            ["identical", {"leak": {"ngram": 6}}],
+        ),
+        ("quality.filters=[]", "quality", "filters", []),
+        ("train.lora=null", "train", "lora", None),
+        ("train.lora={r: 2}", "train", "lora", {"r": 2}),
+        ("train.use_weight=false", "train", "use_weight", False),
+        ("queries.heldout=0", "queries", "heldout", 0),
+        ("queries.heldout=other.jsonl", "queries", "heldout", "other.jsonl"),
+        ("queries.source=hub:a=b", "queries", "source", "hub:a=b"),
+        ("model.revision='1e5'", "model", "revision", "1e5"),
+    ],
+)
+def test_override_values_are_read_as_yaml(write, override, section, key, value):
+    recipe = load_recipe(write("train: {lora: {r: 8}}"), [override])
+    expected = Recipe.model_validate({section: {key: value}})
+    assert getattr(getattr(recipe, section), key) == getattr(getattr(expected, section), key)
+
+
+@pytest.mark.parametrize("override", ["train.beta", "=1", ".beta=1", "train..beta=1", "train.=1", ""])
+def test_an_override_has_the_form_key_value(write, override):
+    error = refused(write(""), override)
+    assert "key=value" in error.what and error.where == f"command line: {override}"
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("trian.beta=1", "unknown key 'trian'"),
+        ("train.bta=1", "unknown key 'train.bta'"),
+        ("train.beta=-1", "wrong value for 'train.beta'"),
+        ("train={beta: -1}", "wrong value for 'train.beta'"),
+        ("train={beta: 1, beta: 2}", "key 'train.beta' is given twice"),
+        ("train.adam_betas.0=1", "wrong value for 'train.adam_betas'"),
+        ("model=", "wrong value for 'model'"),
+        ("model.name.x=1", "wrong value for 'model.name'"),
+        ("model=[a", "this is no valid YAML"),
+        ("train.micro_batch_size=3", "wrong value for 'train.micro_batch_size'"),
+        ("train.batch_size=7", "wrong value for 'train.batch_size'"),
+        ("generation.backend=scripted", "wrong value for 'generation.backend'"),
+        ("mode=data-only", "wrong value for 'mode'"),
+    ],
+)
+def test_an_error_of_an_override_points_at_the_command_line_and_not_at_the_file(write, override, what):
+    file = write("model: {name: x}\nrounds: 2\ntrain:\n  beta: 0.3\n  batch_size: 8\n  micro_batch_size: 2\n")
+    error = refused(file, override)
+    assert error.what.startswith(what)
+    assert error.where == f"command line: {override}"
+
+
+# --- writing and finding recipes
+
+
+def test_what_is_dumped_loads_as_the_same_recipe(write):
+    recipe = Recipe.model_validate(
+        {
+            "name": "a.b-c_1",
+            "model": {"name": "modèle 模型", "revision": "57e8123"},
+            "queries": {"source": "# not a comment: no", "heldout": 3, "field": "null"},
+            "quality": {"filters": ["leak", {"direction": {"program": "1e5", "min_ratio": 1e-7}}]},
+            "train": {"learning_rate": 5e-7, "adam_betas": [0.9, 0.999], "lora": {"target_modules": ["q", "v"]}},
+        }
+    )
+    assert load_recipe(write(dump_recipe(recipe))) == recipe
+    assert load_recipe(write(dump_recipe(Recipe()))) == Recipe()
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_a_shipped_recipe_loads_and_its_header_holds_the_command_that_runs_it(name):
+    file = shipped_recipes()[name]
+    recipe = load_recipe(file)
+    assert recipe.name == name
+    header = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    (command,) = [shlex.split(line) for line in header if line.startswith("selfsteer run ")]
+    assert load_recipe(command[2], command[3:]) == recipe
+
+
+def test_the_recipes_that_the_readme_builds_on_are_shipped():
+    assert {"quickstart", "scripted"} <= set(shipped_recipes())
+
+
+@pytest.mark.parametrize("path", ["quickstart", "quickstart.yaml", "recipes/quickstart.yaml", "recipes/quickstart"])
+def test_a_shipped_recipe_is_found_by_name_from_anywhere(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(path) == shipped_recipes()["quickstart"]
+
+
+def test_a_file_of_ones_own_comes_before_a_shipped_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("quickstart.yaml").write_text("seed: 5")
+    assert load_recipe("quickstart.yaml").seed == 5
+
+
+@pytest.mark.parametrize("path", ["quikstart", "recipes/quikstart.yaml", "elsewhere/quickstart.yaml", ""])
+def test_a_recipe_that_is_not_there_gets_a_suggestion(path):
+    with pytest.raises(ConfigError, match="no such recipe") as caught:
+        find_recipe(path)
+    assert caught.value.where == path and "quickstart" in caught.value.do
+
+
+def test_a_recipe_is_never_changed_after_it_was_read():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().train.beta = 3
+
+
+# --- no torch
+
+
+LIGHT = "config cli records loop principles queries quality report evaluation backends contrast backends.scripted"
+
+
+def python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_needs_no_model_imports_no_torch():
+    imports = "\n".join(f"import selfsteer.{name}" for name in LIGHT.split())
+    heavy = "[name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules]"
+    assert python(f"import sys\n{imports}\nprint({heavy})") == "[]\n"
+
+
+def test_help_imports_no_torch():
+    code = """
+import sys
+sys.argv = ["selfsteer", "--help"]
+from selfsteer.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print("torch" in sys.modules)
+"""
+    lines = python(code).splitlines()
+    assert any("run" in line for line in lines) and lines[-1] == "False"
