@@ -1,0 +1,127 @@
+"""What a run says while it works: which stage, how far, how long to go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+
+class Planned(NamedTuple):
+    """A stage to come: its title and its expected cost, in seconds on a small machine (only ratios matter)."""
+
+    title: str
+    cost: float
+
+
+class Display:
+    """Progress of a run, as two bars on a terminal and as plain lines elsewhere.
+
+    The time to go is the cost of the stages left, scaled by how the finished ones compared with their expected cost.
+    """
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet)
+        self._plan: list[Planned] = []
+        self._done = 0
+        self._spent = self._spent_cost = 0.0
+        self._units, self._advanced, self._started, self._told = 1.0, 0.0, 0.0, 0.0
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._stage_bar: TaskID | None = None
+        self._run_bar: TaskID | None = None
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def plan(self, stages: Sequence[Planned]) -> None:
+        """Tell what is to come; may be called again when more is known. Finished stages stay in front."""
+        self._plan = list(stages)
+        if self._run_bar is None:
+            self._run_bar = self._bars.add_task("whole run", total=len(stages), note="")
+        self._bars.update(self._run_bar, total=len(stages))
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, title: str, units: float) -> None:
+        """A stage starts; ``units`` is how many steps :meth:`advance` will count."""
+        self._units, self._advanced, self._started, self._told = max(units, 1e-9), 0.0, time.monotonic(), 0.0
+        self._stage_bar = self._bars.add_task(f"{self._number()} {title}", total=units, note="")
+        if not self.console.is_terminal:
+            self.say(f"{self._number()} {title} ...")
+
+    def advance(self, units: float = 1) -> None:
+        """So many units of the stage are done."""
+        if units <= 0:  # tells nothing about the speed
+            return
+        self._advanced += units
+        if self._stage_bar is not None:
+            left = clock(self._stage_left())
+            self._bars.update(self._stage_bar, advance=units, note=f"{left} left")
+        if self._run_bar is not None:
+            self._bars.update(self._run_bar, note=f"about {clock(self._run_left())} to go")
+        self._tell()
+
+    def finish(self, title: str, *, reused: bool, note: str = "") -> None:
+        """A stage is done, or was found done."""
+        seconds = 0.0 if reused else time.monotonic() - self._started
+        cost = self._plan[self._done].cost if self._done < len(self._plan) else 0.0
+        if not reused:
+            self._spent, self._spent_cost = self._spent + seconds, self._spent_cost + cost
+        if self._stage_bar is not None:
+            self._bars.remove_task(self._stage_bar)
+            self._stage_bar = None
+        self.say(f"{self._number()} {title}: {'done before' if reused else f'done in {clock(seconds)}'}{note}")
+        self._done += 1
+        if self._run_bar is not None:
+            self._bars.update(self._run_bar, completed=self._done)
+
+    def _number(self) -> str:
+        return f"[{self._done + 1}/{max(len(self._plan), self._done + 1)}]"
+
+    def _stage_left(self) -> float:
+        elapsed = time.monotonic() - self._started
+        return elapsed * max(0.0, self._units / self._advanced - 1)
+
+    def _run_left(self) -> float:
+        scale = (self._spent + 1.0) / (self._spent_cost + 1.0)
+        return self._stage_left() + scale * sum(stage.cost for stage in self._plan[self._done + 1 :])
+
+    def _tell(self) -> None:
+        """Without a terminal, print a line at each quarter of a stage that takes long."""
+        share = self._advanced / self._units
+        if self.console.is_terminal or share < self._told + 0.25 or share >= 1:
+            return
+        self._told = share
+        self.say(
+            f"{self._number()}   {share:.0%}, {clock(self._stage_left())} left; run: {clock(self._run_left())} to go"
+        )
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as people read them: "45 s", "3 min 20 s", "2 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,83 @@
+"""What a run tells at its end: before and after as a table, the verdict in words, and where to go from here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
+
+
+def show(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
+    """Print the outcome of a run."""
+    if summary["policies"]:
+        console.print(_table(summary["policies"]))
+    for line in summary["verdict"]:
+        style = _STYLE[line["answer"]]
+        console.print(f"[{style}]{line['answer']:>7}[/]  {line['question']} ", end="")
+        console.print(line["detail"], markup=False, soft_wrap=True)
+    console.print()
+    for text in _pointers(summary, run_dir):
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _table(policies: list[dict[str, Any]]) -> Table:
+    table = Table("held-out queries", *[policy["label"] for policy in policies], title_justify="left")
+    for name, row in _rows(policies):
+        table.add_row(name, *row)
+    return table
+
+
+def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    def each(path: str, form: str) -> list[str]:
+        return [_value(policy, path, form) for policy in policies]
+
+    program = next((p["direction"]["program"] for p in policies if p["direction"]), "")
+    wanted = [
+        ("answer length, tokens", "length.original.mean_tokens", "{:.0f}"),
+        ("   under the positive principle", "length.positive.mean_tokens", "{:.0f}"),
+        ("   under the negative principle", "length.negative.mean_tokens", "{:.0f}"),
+        (f"y+ is {program} (by program)", "direction.share", "{:.0%}"),
+        ("implicit-reward accuracy", "implicit.accuracy", "{:.0%}"),
+        ("implicit-reward margin, nats/token", "implicit.margin", "{:+.3f}"),
+        ("steering margin, nats/token (prompts matter)", "steering_margin.mean", "{:.3f}"),
+        ("on-policyness of y+", "onpolicyness.positive_response", "{:.3f}"),
+        ("on-policyness of y-", "onpolicyness.negative_response", "{:.3f}"),
+        ("mean log-prob of y+ under x, nats/token", "mean_logps.positive_response.prompt.mean", "{:.3f}"),
+        ("mean log-prob of y- under x, nats/token", "mean_logps.negative_response.prompt.mean", "{:.3f}"),
+        ("answers that still answer (word test)", "answered.share", "{:.0%}"),
+    ]
+    rows = [(name, each(path, form)) for name, path, form in wanted]
+    return [(name, row) for name, row in rows if set(row) != {"-"}]
+
+
+def _value(policy: dict[str, Any], path: str, form: str) -> str:
+    value: Any = policy
+    for part in path.split("."):
+        value = value.get(part) if value is not None else None
+    return "-" if value is None else form.format(value)
+
+
+def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
+    lines = [f"report   {run_dir / 'report.html'}"]
+    if summary["mode"] == "online":
+        lines.append(f"policy   {run_dir / 'policy'}  (safetensors, tokenizer and model card: load it as any model)")
+    rows = run_dir / f"round-{len(summary['rounds']):02d}" / "contrasts"
+    lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
+    lines += [
+        "",
+        "For a model and queries of your own:",
+        f"  {_own_command(summary)}",
+        "model= takes any Hugging Face chat model (a local folder or a hub name), queries= a JSONL, JSON, Parquet, CSV",
+        "or text file or a hub data set. The set 'brief' suits small models; 'quality' is for models of 7B and more.",
+    ]
+    return lines
+
+
+def _own_command(summary: dict[str, Any]) -> str:
+    if summary["mode"] == "online":
+        return "selfsteer run recipes/quickstart.yaml model=org/name queries=my_queries.jsonl --run-dir runs/mine"
+    return "selfsteer run recipes/scripted.yaml queries=my_queries.jsonl --run-dir runs/mine"

@@ -1,0 +1,204 @@
+"""One command from queries to the report: the rounds of a recipe, stage by stage, in a run directory."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import selfsteer
+from selfsteer.config import Recipe, dump_recipe
+from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.evaluation import verdict
+from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
+from selfsteer.loop.data import DataStages
+from selfsteer.loop.display import Display, Planned
+from selfsteer.loop.evaluation import heldout_rows, implicit_stage, measured, samples
+from selfsteer.loop.ledger import Entry
+from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.store import Store
+from selfsteer.loop.training import train_stage
+from selfsteer.principles import load_set
+from selfsteer.quality import DIRECTIONS, parse_filters
+from selfsteer.records import Contrast
+from selfsteer.report import write_report
+
+Summary = dict[str, Any]
+
+# Expected seconds for one unit of each kind of stage with the embedded model on two cores; only their ratios matter.
+_CHOOSE, _SAMPLE, _SCORE, _TRAIN, _IMPLICIT, _KEPT = 0.3, 1.3, 1.5, 3.5, 0.4, 0.6
+
+
+def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
+    """Do whatever of a recipe is not done yet in ``run_dir`` and return the summary that the report shows.
+
+    Every stage is keyed by what it depends on: a second call finds everything done, a changed setting redoes only what
+    depends on it, and a killed run goes on where it stopped.
+
+    Raises:
+        InputError: The recipe, the queries, the principle set or the model can't be used.
+        WorkFailed: A stage failed; what was finished stays.
+    """
+    display = display or Display(quiet=True)
+    store = Store(run_dir, display)
+    stages = DataStages(recipe, load_set(recipe.principles.set), store, Models(recipe))
+    check(stages)
+    with display, storage_errors(run_dir), store.locked():
+        write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
+        summary = _Run(recipe, stages).go(command)
+        write_json(run_dir / "summary.json", summary)
+        write_report(run_dir)
+        return summary
+
+
+def check(stages: DataStages) -> None:
+    """Check what the recipe names before anything is computed: filters, direction program, loss settings."""
+    parse_filters(stages.filters)
+    if stages.direction is not None and stages.direction not in DIRECTIONS:
+        raise ConfigError(
+            f"unknown direction program {stages.direction!r}",
+            where="evaluation.direction, or the principle set",
+            do=did_you_mean(stages.direction, DIRECTIONS),
+        )
+    if stages.recipe.mode == "online":
+        from selfsteer.policy.config import check_loss_settings, loss_settings
+
+        check_loss_settings(loss_settings(stages.recipe.train))
+
+
+class _Run:
+    """The stages of one run in their order, and the figures they leave for the summary."""
+
+    def __init__(self, recipe: Recipe, stages: DataStages) -> None:
+        self.recipe, self.stages = recipe, stages
+        self.store, self.display = stages.store, stages.store.display
+        self.rounds: list[dict[str, Any]] = []
+        self.heldout: list[tuple[Policy, Entry, Entry | None]] = []
+
+    def go(self, command: str) -> Summary:
+        queries = self.stages.queries()
+        self.display.plan([Planned("", 1.0), *self._plan(queries)])
+        policy = self._start()
+        principles = self._heldout_principles(queries, policy)
+        if principles:
+            self.heldout.append((policy, heldout_rows(self.stages, principles, policy), None))
+        for number in range(1, self.recipe.rounds + 1):
+            policy = self._round(number, queries, policy)
+            if principles and self.recipe.mode == "online":
+                entry = heldout_rows(self.stages, principles, policy)
+                self.heldout.append((policy, entry, implicit_stage(self.stages, self.heldout[0][1], policy)))
+        self.stages.models.free()
+        return self._summary(command)
+
+    def _start(self) -> Policy:
+        """Fetch the model where it has to be fetched, and name its weights."""
+        if self.stages.models.scripted:
+            return Policy(0, "scripted", "scripted")
+        from selfsteer.models import model_fingerprint, quiet, resolve
+
+        quiet()
+        settings = self.recipe.model
+        told: set[str] = set()
+
+        def progress(phrase: str, share: float) -> None:
+            if phrase not in told:
+                told.add(phrase)
+                self.display.say(f"      {phrase} ({share:.0%})")
+
+        path = resolve(settings.name, progress=progress)
+        return Policy(0, path, model_fingerprint(path, settings.revision))
+
+    def _heldout_principles(self, queries: Entry, policy: Policy) -> Entry | None:
+        """The start chooses the held-out principles for all policies, so that these stay comparable."""
+        return self.stages.principles(queries, "heldout", 0, policy) if queries.info["heldout"] else None
+
+    def _round(self, number: int, queries: Entry, policy: Policy) -> Policy:
+        """One round: data from the newest policy, which is also its reference; then training."""
+        principles = self.stages.principles(queries, "train", number, policy)
+        responses = self.stages.responses(principles, "train", number, policy)
+        scores = self.stages.scores(principles, responses, "train", number, policy)
+        contrasts = self.stages.contrasts(scores, number)
+        figures = self._data_figures(number, queries, principles, responses, contrasts)
+        self.rounds.append(figures)
+        if self.recipe.mode != "online":
+            return policy
+        entry, trained = train_stage(
+            self.recipe, self.store, self.stages.models, contrasts, number, policy, self.stages.scoring(policy)
+        )
+        figures["training"] = entry.info
+        round_dir = self.store.run_dir / f"round-{number:02d}"
+        link_atomic(round_dir / "policy", self.store.run_dir / entry.files[0])
+        link_atomic(self.store.run_dir / "policy", self.store.run_dir / entry.files[0])
+        return trained
+
+    def _data_figures(
+        self, number: int, queries: Entry, principles: Entry, responses: Entry, contrasts: Entry
+    ) -> dict[str, Any]:
+        counts = contrasts.info["counts"]
+        dropped = [*queries.info["dropped"], *responses.info["dropped"]]
+        return {
+            "round": number,
+            "queries": {
+                "read": queries.info["read"],
+                "used": queries.info["train"] - len(responses.info["dropped"]),
+                "dropped": dropped,
+            },
+            "aspects": principles.info["aspects"],
+            "choices": principles.info["choices"],
+            "quality": {
+                "total": contrasts.info["total"],
+                "kept": counts["kept"],
+                "dropped": {name: count for name, count in counts.items() if name != "kept"},
+                "thresholds": contrasts.info["thresholds"],
+            },
+            "training": None,
+        }
+
+    def _plan(self, queries: Entry) -> list[Planned]:
+        train, held = queries.info["train"], queries.info["heldout"]
+        sampled = _SAMPLE * self.recipe.generation.max_new_tokens / 160
+        data = [
+            Planned("", _CHOOSE * train),
+            Planned("", 3 * sampled * train),
+            Planned("", _SCORE * train),
+            Planned("", 1),
+        ]
+        measuring = [Planned("", 3 * sampled * held), Planned("", _SCORE * held)] if held else []
+        start = [Planned("", _CHOOSE * held), *measuring] if held else []
+        if self.recipe.mode != "online":
+            return [*start, *data]
+        training = Planned("", _TRAIN * _KEPT * train * self.recipe.train.epochs)
+        after = [*measuring, Planned("", _IMPLICIT * held)] if held else []
+        return [*start, *[*data, training, *after] * self.recipe.rounds]
+
+    def _summary(self, command: str) -> Summary:
+        policies = [
+            {"round": policy.round, "label": f"after round {policy.round}" if policy.round else "before"}
+            | measured(self.stages, entry, self.heldout[0][1], implicit)
+            for policy, entry, implicit in self.heldout
+        ]
+        shown = [self.store.read(entry, Contrast) for _, entry, _ in self.heldout]
+        return {
+            "schema_version": 1,
+            "name": self.recipe.name,
+            "mode": self.recipe.mode,
+            "model": self.recipe.model.name if not self.stages.models.scripted else "scripted",
+            "principle_set": self.stages.principle_set.name,
+            "version": selfsteer.__version__,
+            "seed": self.recipe.seed,
+            "created": self._created(),
+            "command": command or f"selfsteer run {shlex.quote(str(self.store.run_dir / 'recipe.yaml'))}",
+            "rounds": self.rounds,
+            "policies": policies,
+            "verdict": verdict(policies[0], policies[-1]) if len(policies) > 1 else [],
+            "samples": samples(shown[0], shown[-1], self.recipe.evaluation.samples) if len(shown) > 1 else [],
+            "stages": self.store.stages,
+        }
+
+    def _created(self) -> str:
+        """Return when the results were made: a run that finds everything done keeps the time of the first."""
+        before = read_json(self.store.run_dir / "summary.json")
+        if isinstance(before, dict) and all(stage["reused"] for stage in self.store.stages) and "created" in before:
+            return str(before["created"])
+        return datetime.now(UTC).isoformat(timespec="seconds")

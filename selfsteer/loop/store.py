@@ -1,0 +1,123 @@
+"""Stages on disk: a key for what each depends on, batches planned once, one shard a batch, a ledger line at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from selfsteer.errors import WorkFailed
+from selfsteer.files import fingerprint, storage_errors
+from selfsteer.loop.display import Display
+from selfsteer.loop.ledger import Entry, Ledger
+from selfsteer.records import Contrast, Principled, Query, Response, read_rows, write_rows
+
+Item = TypeVar("Item")
+Row = TypeVar("Row", Query, Principled, Response, Contrast)
+
+STAGE_VERSIONS = {
+    "queries": 1,
+    "principles": 1,
+    "responses": 1,
+    "scores": 1,
+    "contrasts": 1,
+    "policy": 1,
+    "implicit": 1,
+}
+"""Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
+
+
+class Workspace:
+    """Where one stage works: its folder, its key and the display.
+
+    Everything that a stage writes carries its key in the name, so what another setting left behind stays untouched.
+    """
+
+    def __init__(self, folder: Path, key: str, display: Display) -> None:
+        self.folder, self.key, self.display = folder, key, display
+
+    def path(self, suffix: str) -> Path:
+        """Return the name of a file of this stage, e.g. ``path("00003.parquet")``."""
+        return self.folder / f"{self.key}-{suffix}"
+
+    def batches(
+        self, kind: type[Row], plan: Sequence[Sequence[Item]], work: Callable[[int, Sequence[Item]], Sequence[Row]]
+    ) -> list[Path]:
+        """Do each planned batch that is not on disk yet, one shard a batch. Returns all shards.
+
+        A shard appears whole or not at all, so a killed run repeats at most the batch it was in.
+        """
+        paths = [self.path(f"{number:05d}.parquet") for number in range(len(plan))]
+        for number, (batch, path) in enumerate(zip(plan, paths, strict=True)):
+            if not path.exists():
+                write_rows(path, kind, work(number, batch))
+            self.display.advance(len(batch))
+        return paths
+
+
+class Store:
+    """The run directory: stages by key, and the one process that may write to it."""
+
+    def __init__(self, run_dir: Path, display: Display) -> None:
+        self.run_dir, self.display = run_dir, display
+        self.ledger = Ledger(run_dir)
+        self.stages: list[dict[str, Any]] = []
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run directory; a second process gets a :class:`WorkFailed`."""
+        with storage_errors(self.run_dir):
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.run_dir / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise WorkFailed(
+                    "another process works in this run directory",
+                    where=str(self.run_dir),
+                    do="wait for it, stop it, or choose another --run-dir",
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def stage(
+        self,
+        name: str,
+        round_number: int,
+        depends: dict[str, Any],
+        work: Callable[[Workspace], tuple[list[Path], dict[str, Any]]],
+        *,
+        folder: str,
+        units: float,
+        title: str,
+        note: Callable[[dict[str, Any]], str] = lambda info: "",
+    ) -> Entry:
+        """Find a stage done, or do it and record it. ``depends`` is everything that its result depends on."""
+        key = fingerprint([name, STAGE_VERSIONS[name], depends])
+        entry = self.ledger.find(name, round_number, key)
+        reused = entry is not None
+        if entry is None:
+            self.display.begin(title, units)
+            started = time.monotonic()
+            files, info = work(Workspace(self.run_dir / folder, key, self.display))
+            seconds = round(time.monotonic() - started, 1)
+            names = [str(file.relative_to(self.run_dir)) for file in files]
+            entry = self.ledger.add(Entry(name, round_number, key, names, seconds, info))
+        self.display.finish(title, reused=reused, note=note(entry.info))
+        self.stages.append({"round": round_number, "stage": title, "seconds": entry.seconds, "reused": reused})
+        return entry
+
+    def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
+        """Return the rows that a stage wrote."""
+        return list(read_rows([self.run_dir / name for name in entry.files], kind))
+
+
+def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cut a sequence into batches of ``size``; the last may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,54 @@
+"""A small run on the tiny model, and what to compare between runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfsteer.config import Recipe
+from selfsteer.files import sha256_file
+from selfsteer.records import Contrast, read_rows
+
+QUERIES = [f"Tell me something about number {i} and the river." for i in range(10)]
+
+
+def write_queries(folder: Path) -> Path:
+    path = folder / "queries.txt"
+    path.write_text("\n".join(QUERIES) + "\n", encoding="utf-8")
+    return path
+
+
+def small_recipe(model: Path, queries: Path, **changes) -> Recipe:
+    """A recipe that takes seconds; ``changes`` are dotted keys with "__" for the dot."""
+    values: dict = {
+        "name": "small",
+        "model": {"name": str(model), "device": "cpu"},
+        "queries": {"source": str(queries), "heldout": 3},
+        "principles": {"set": "brief"},
+        "generation": {"max_new_tokens": 6, "batch_size": 4, "precision": "float32"},
+        "quality": {"filters": ["identical"]},
+        "train": {
+            "learning_rate": 1e-3,
+            "batch_size": 4,
+            "max_length": 480,
+            "precision": "float32",
+            "save_steps": 1,
+            "epochs": 2,
+        },
+    }
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = value
+    return Recipe.model_validate(values)
+
+
+def contrasts(run_dir: Path, round_number: int = 1) -> list[Contrast]:
+    """The rows of a round, whatever key they were written under; weights' names (paths differ) left out."""
+    rows = read_rows(sorted((run_dir / f"round-{round_number:02d}/contrasts").glob("*.parquet")), Contrast)
+    return sorted(rows, key=lambda row: row.id)
+
+
+def policy_hash(run_dir: Path) -> str:
+    return sha256_file(run_dir / "policy" / "model.safetensors")

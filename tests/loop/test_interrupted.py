@@ -1,0 +1,100 @@
+"""Interrupted anywhere, the same command goes on and ends with the same rows and weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from selfsteer.loop import run, work
+from selfsteer.records import Response, read_rows
+
+from .helpers import contrasts, policy_hash, small_recipe, write_queries
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, tiny_chat_model):
+    queries = write_queries(tmp_path_factory.mktemp("queries"))
+    run_dir = tmp_path_factory.mktemp("runs") / "unbroken"
+    run(small_recipe(tiny_chat_model, queries), run_dir)
+    return queries, run_dir
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_killed_while_sampling_it_repeats_only_the_batch_in_flight(
+    unbroken, tmp_path, tiny_chat_model, monkeypatch, batch
+):
+    queries, whole = unbroken
+    calls = []
+
+    def dying(recipe, backend, requests, seed):
+        calls.append(len(requests))
+        if len(calls) == batch:
+            raise Killed
+        return work_sample(recipe, backend, requests, seed)
+
+    work_sample = work.sample
+    monkeypatch.setattr(work, "sample", dying)
+    with pytest.raises(Killed):
+        run(small_recipe(tiny_chat_model, queries), tmp_path / "run")
+    finished = list((tmp_path / "run").rglob("responses/*.parquet"))
+    assert len(finished) == batch - 1
+    stamps = {path: path.stat().st_mtime_ns for path in finished}
+
+    monkeypatch.setattr(work, "sample", work_sample)
+    run(small_recipe(tiny_chat_model, queries), tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in finished} == stamps, "finished batches are not written again"
+    assert contrasts(tmp_path / "run") == contrasts(whole)
+    assert policy_hash(tmp_path / "run") == policy_hash(whole)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_killed_in_training_it_goes_on_from_the_last_checkpoint(unbroken, tmp_path, tiny_chat_model, monkeypatch, step):
+    from selfsteer.policy import SSOTrainer
+
+    queries, whole = unbroken
+    compute = SSOTrainer.compute_loss
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step == step:
+            raise Killed
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(SSOTrainer, "compute_loss", dying)
+    with pytest.raises(Killed):
+        run(small_recipe(tiny_chat_model, queries), tmp_path / "run")
+    monkeypatch.setattr(SSOTrainer, "compute_loss", compute)
+    run(small_recipe(tiny_chat_model, queries), tmp_path / "run")
+    assert policy_hash(tmp_path / "run") == policy_hash(whole)
+    metrics = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert len(metrics) == len((whole / "metrics.jsonl").read_text().splitlines()), "no step is logged twice"
+
+
+def test_ctrl_c_is_exit_130_and_loses_nothing(tmp_path):
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n".join(f"Question number {i}?" for i in range(20_000)), encoding="utf-8")
+    command = [sys.executable, "-m", "selfsteer.cli", "run", "recipes/scripted.yaml", f"queries={queries}",
+               "generation.batch_size=500", "--run-dir", str(tmp_path / "run")]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    written = tmp_path / "run/round-01/responses"
+    deadline = time.monotonic() + 60
+    while not (written.is_dir() and list(written.glob("*.parquet"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    kept = {path: path.stat().st_mtime_ns for path in written.glob("*.parquet")}
+    assert kept and not list(written.glob("*.tmp"))
+
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
+    assert again.returncode == 0, again.stderr
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    assert sum(1 for _ in read_rows(sorted(written.glob("*.parquet")), Response)) == 3 * (20_000 - 16)

@@ -1,0 +1,82 @@
+"""The ledger: what is found done, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfsteer.files import append_json, read_json_lines
+from selfsteer.loop.ledger import Entry, Ledger
+
+
+def entry(key: str = "k", *, files: tuple[str, ...] = (), **changes) -> Entry:
+    values = {"stage": "responses", "round": 1, "key": key, "files": list(files), "seconds": 1.5, "info": {"n": 3}}
+    return Entry(**(values | changes))
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    return Ledger(tmp_path / "run")
+
+
+def test_a_finished_stage_is_found_again_by_another_process(ledger):
+    added = ledger.add(entry(info={"dropped": [{"where": "naïve:3", "reason": "too long"}]}))
+    assert Ledger(ledger.run_dir).find("responses", 1, "k") == added
+
+
+def test_nothing_is_found_in_a_new_run_directory(ledger):
+    assert ledger.find("responses", 1, "k") is None
+
+
+@pytest.mark.parametrize("asked", [("scores", 1, "k"), ("responses", 2, "k"), ("responses", 1, "other")])
+def test_another_stage_round_or_key_is_not_done(ledger, asked):
+    ledger.add(entry())
+    assert ledger.find(*asked) is None
+
+
+def test_a_stage_whose_files_are_gone_is_not_done(ledger):
+    ledger.run_dir.mkdir()
+    for name in ("a.parquet", "b.parquet"):
+        (ledger.run_dir / name).touch()
+    ledger.add(entry(files=("a.parquet", "b.parquet")))
+    assert ledger.find("responses", 1, "k")
+    (ledger.run_dir / "b.parquet").unlink()
+    assert ledger.find("responses", 1, "k") is None
+
+
+def test_the_newest_entry_whose_files_are_there_counts(ledger):
+    ledger.run_dir.mkdir()
+    (ledger.run_dir / "a").touch()
+    for number, name in enumerate(["a", "a", "gone"]):
+        ledger.add(entry(files=(name,), info={"n": number}))
+    assert ledger.find("responses", 1, "k").info == {"n": 1}
+
+
+def test_a_run_directory_may_be_moved(ledger, tmp_path):
+    ledger.run_dir.mkdir()
+    (ledger.run_dir / "a").touch()
+    ledger.add(entry(files=("a",)))
+    ledger.run_dir.rename(tmp_path / "moved")
+    assert Ledger(tmp_path / "moved").find("responses", 1, "k")
+
+
+def test_entries_are_stamped_and_only_ever_appended(ledger):
+    for key in ("one", "two", "one"):
+        ledger.add(entry(key))
+    rows = read_json_lines(ledger.path)
+    assert [row["key"] for row in rows] == ["one", "two", "one"]
+    assert all(row["finished"].endswith("+00:00") for row in rows)
+
+
+def test_a_crash_while_writing_loses_only_the_line_in_flight(ledger):
+    ledger.add(entry("one"))
+    with ledger.path.open("a") as stream:
+        stream.write('{"stage": "responses", "round": 1, "key": "tw')
+    assert ledger.find("responses", 1, "one") and ledger.find("responses", 1, "two") is None
+    ledger.add(entry("three"))
+    assert ledger.find("responses", 1, "one") and ledger.find("responses", 1, "three")
+
+
+def test_an_entry_of_a_newer_version_is_understood(ledger):
+    added = ledger.add(entry("one"))
+    append_json(ledger.path, read_json_lines(ledger.path)[0] | {"key": "two", "machine": "unheard of"})
+    assert ledger.find("responses", 1, "two").info == added.info

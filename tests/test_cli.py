@@ -1,0 +1,114 @@
+"""The command line as a user meets it: one clear message and the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def selfsteer(*arguments, **options):
+    command = [sys.executable, "-m", "selfsteer.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, **options)
+
+
+def test_help_lists_the_commands():
+    found = selfsteer("--help")
+    assert found.returncode == 0
+    assert all(word in found.stdout for word in ("run", "report", "models", "principles"))
+
+
+def test_the_scripted_recipe_does_the_story_without_torch(tmp_path):
+    code = (
+        "import sys; sys.argv = ['selfsteer', 'run', 'recipes/scripted.yaml', '--run-dir', sys.argv[1]]\n"
+        "import selfsteer.cli\n"
+        "selfsteer.cli.main()\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert found.returncode == 0, found.stderr
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["rounds"][0]["quality"]["kept"] > 0
+    assert (tmp_path / "run/report.html").is_file()
+
+
+def test_the_same_command_again_does_nothing(tmp_path):
+    first = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")
+    second = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")
+    assert first.returncode == second.returncode == 0
+    assert "done in" in first.stderr and "done in" not in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"prompt": "one"}\n{"prompt": \n', "queries.jsonl:2"),
+        ("", "queries.jsonl"),
+        ('{"prompt": "  "}\n', "empty"),
+        ('{"id": "a", "prompt": "one"}\n{"id": "a", "prompt": "two"}\n', "'a'"),
+    ],
+)
+def test_bad_queries_are_exit_2_with_file_and_line(tmp_path, content, words):
+    (tmp_path / "queries.jsonl").write_text(content, encoding="utf-8")
+    found = selfsteer("run", "scripted", f"queries={tmp_path / 'queries.jsonl'}", "--run-dir", tmp_path / "run")
+    assert found.returncode == 2
+    assert words in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nowhere.yaml"], "no such recipe"),
+        (["run", "scripted", "train.betta=1"], "Did you mean 'beta'"),
+        (["run", "scripted", "queries=nowhere.jsonl"], "no such file"),
+        (["run", "scripted", "principles.set=breif"], "Did you mean 'brief'"),
+        (["models", "fetch", "smollm"], "smollm2-135m"),
+        (["principles", "show", "qualty"], "quality"),
+        (["report", "/nowhere"], "selfsteer run"),
+        (["fly"], "No such command"),
+    ],
+)
+def test_wrong_input_is_exit_2_without_a_traceback(tmp_path, arguments, words):
+    if arguments[0] == "run":
+        arguments = [*arguments, "--run-dir", tmp_path / "run"]
+    found = selfsteer(*arguments)
+    assert found.returncode == 2, found.stderr
+    assert words in found.stderr and "Traceback" not in found.stderr
+
+
+def test_a_model_without_chat_template_is_exit_2(tmp_path, tiny_chat_model):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for file in tiny_chat_model.iterdir():
+        if file.name != "chat_template.jinja":
+            (folder / file.name).write_bytes(file.read_bytes())
+    found = selfsteer("run", "quickstart", f"model={folder}", "--run-dir", tmp_path / "run")
+    assert found.returncode == 2, found.stderr
+    assert "chat template" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_run_directory_is_exit_1(tmp_path):
+    tmp_path.chmod(0o500)
+    found = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")
+    assert found.returncode == 1 and "can't write" in found.stderr
+
+
+def test_a_file_where_the_run_directory_should_be_is_exit_1(tmp_path):
+    (tmp_path / "run").write_text("")
+    found = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")
+    assert found.returncode == 1, found.stderr
+    assert "can't write" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("arguments", [["models", "list"], ["principles", "list"], ["principles", "show", "brief"]])
+def test_lists_are_shown(arguments):
+    found = selfsteer(*arguments)
+    assert found.returncode == 0 and len(found.stdout.splitlines()) > 3
