@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -147,8 +148,11 @@ def _run(trainer: SSOTrainer, checkpoints: Path, log: _MetricsLog, display: Disp
     try:
         with interrupt:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except SafetensorError as error:
-        raise _unsaved(error, trainer.args.output_dir) from error
+    except (SafetensorError, RuntimeError) as error:
+        # torch.save says "no space" with a RuntimeError of its own.
+        if isinstance(error, SafetensorError) or _is_full(log.path.parent):
+            raise _unsaved(error, trainer.args.output_dir) from error
+        raise
     if interrupt.asked:
         raise KeyboardInterrupt
     return log
@@ -177,6 +181,10 @@ def _save(trainer: SSOTrainer, folder: Path, card: str) -> None:
     # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
     remove(folder / "training_args.bin")
     write_atomic(folder / "README.md", card)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < 1 << 26
 
 
 def _unsaved(error: Exception, where: str) -> StorageError:
