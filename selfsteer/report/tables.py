@@ -96,7 +96,7 @@ def training_table(rounds: Sequence[Json]) -> Table:
 
 
 def stage_table(stages: Sequence[Json]) -> Table:
-    """Time a stage, a round a column; what an earlier run had finished counts for nothing in the sum."""
+    """Time a stage, a round a column: what each took when it was done, now or in an earlier run of the same command."""
     rounds = list(dict.fromkeys(_round(row) for row in stages))
     cells: dict[tuple[str, str], list[Json]] = {}
     for row in stages:
@@ -104,14 +104,14 @@ def stage_table(stages: Sequence[Json]) -> Table:
     names = list(dict.fromkeys(name for name, _ in cells))
     rows = [[name, *(_time(cells.get((name, round_), [])) for round_ in rounds)] for name in names]
     sums = [total_seconds([row for row in stages if _round(row) == round_]) for round_ in rounds]
-    foot = ["Sum, reused stages left out", *(maybe(seconds, duration) for seconds in sums)]
+    foot = ["Sum", *(maybe(seconds, duration) for seconds in sums)]
     table = _table("Time per stage", ["Stage", *map(_round_name, rounds)], rows, "No stage times were written.")
     return dataclasses.replace(table, foot=foot if rows else [])
 
 
 def total_seconds(stages: Sequence[Json]) -> float | None:
-    """Return the time that this run spent on ``stages``; None where nothing was measured."""
-    times = [dig_number(row, "seconds") for row in stages if not row.get("reused")]
+    """Return the time that ``stages`` took when they were done; None where nothing was measured."""
+    times = [dig_number(row, "seconds") for row in stages]
     known = [seconds for seconds in times if seconds is not None]
     return sum(known) if known else None
 
