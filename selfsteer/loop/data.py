@@ -130,7 +130,7 @@ class DataStages:
         depends = {
             "principles": principles.key,
             "sampling": [settings.temperature, settings.top_p, settings.max_new_tokens],
-            "limit": None if self.recipe.mode == "data-only" else self.recipe.train.max_length,
+            "limit": None if self.models.scripted else self.recipe.train.max_length,
             "seed": self.recipe.seed,
             "round": round,
         } | self._engine(policy)

@@ -93,7 +93,7 @@ def too_long(row: Principled, backend: Backend, recipe: Recipe) -> str:
     new = recipe.generation.max_new_tokens
     if backend.context is not None and longest + new > backend.context:
         return f"prompt of {longest} tokens + {new} new ones exceed the model's context of {backend.context}"
-    if backend.context is not None and recipe.mode != "data-only" and longest >= recipe.train.max_length:
+    if backend.chat is not None and longest >= recipe.train.max_length:  # scoring keeps to training's limit
         return f"prompt of {longest} tokens leaves no room for a response within train.max_length"
     return ""
 

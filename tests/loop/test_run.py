@@ -155,6 +155,15 @@ def test_a_query_longer_than_the_context_is_left_out_and_said(tmp_path, tiny_cha
     assert summary["rounds"][0]["quality"]["total"] == 10
 
 
+def test_a_query_longer_than_what_is_scored_is_left_out_in_data_only_too(tmp_path, tiny_chat_model, queries):
+    longer = tmp_path / "longer.txt"
+    longer.write_text(queries.read_text() + "river " * 250 + "\n", encoding="utf-8")
+    recipe = small_recipe(tiny_chat_model, longer, queries__heldout=0, mode="data-only", train__max_length=300)
+    summary = run(recipe, tmp_path / "run")
+    (drop,) = summary["rounds"][0]["queries"]["dropped"]
+    assert "train.max_length" in drop["reason"]
+
+
 def test_no_prompt_fits(tmp_path, tiny_chat_model, queries):
     with pytest.raises(DataError, match=r"max_new_tokens"):
         run(small_recipe(tiny_chat_model, queries, generation__max_new_tokens=512), tmp_path / "run")
