@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from selfsteer.errors import ModelError, SelfsteerWarning
+from selfsteer.logprobs.flex import flex_rows, supports
 from selfsteer.logprobs.layout import Layout
 
 _NAME = "selfsteer_rows"
@@ -61,8 +62,14 @@ def row_attention(
         ModelError: The model attends in a way that is not computed here.
     """
     _check_heeded(module, {"attention_mask": attention_mask, **others})
-    groups = query.shape[1] // key.shape[1]
-    key, value = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (key, value))
+    if supports(query, key, value, scaling=scaling, softcap=softcap, dropout=dropout):
+        attended = flex_rows(
+            query, key, value, selfsteer_layout, scaling=scaling, sliding_window=sliding_window, softcap=softcap
+        )
+        return attended, None
+    dtype = query.dtype
+    if query.device.type == "cpu":  # whose kernel goes backward faster in float32 than in half precision
+        query, key, value = (t.to(torch.promote_types(dtype, torch.float32)) for t in (query, key, value))
     settings = (scaling, dropout, sliding_window, softcap)
     # One split and one concatenation: slicing each segment out would give every slice a full-size gradient.
     parts = zip(*(t.split(selfsteer_layout.sizes, dim=2) for t in (query, key, value)), strict=True)
@@ -74,7 +81,7 @@ def row_attention(
             q, k, v = next(parts)
             k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
             outputs.append(_attend(q, k, v, *settings))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous(), None
 
 
 AttentionInterface.register(_NAME, row_attention)
@@ -109,7 +116,12 @@ def recomputes(model: Any) -> bool:
 
 
 def shares_prompts(model: Any) -> bool:
-    """Return whether the architecture computes packed rows exactly; one warning a kind of model where it doesn't."""
+    """Return whether the architecture computes packed rows exactly; one warning a kind of model where it doesn't.
+
+    Raises:
+        ModelError: An adapter puts virtual tokens before the prompt.
+    """
+    _check_no_virtual_tokens(model)
     reason = _why_not(unwrapped(model))
     kind = type(unwrapped(model)).__name__
     if reason and kind not in _warned:
@@ -128,6 +140,19 @@ def unwrapped(model: Any) -> Any:
     while hasattr(model, "module"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _check_no_virtual_tokens(model: Any) -> None:
+    while hasattr(model, "module"):
+        model = model.module
+    for config in (getattr(model, "peft_config", None) or {}).values():
+        if getattr(config, "is_prompt_learning", False):
+            raise ModelError(
+                f"an adapter of the kind {config.peft_type.value} puts virtual tokens before the prompt, which shifts "
+                "every position",
+                where="peft_config",
+                do="use an adapter that changes weights, such as LoRA",
+            )
 
 
 def _why_not(model: Any) -> str:
@@ -175,13 +200,14 @@ def _attend(
     sliding_window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Causal attention of the last Q of S positions: query (1, H, Q, D), key and value (1, H, S, D)."""
+    """Causal attention of the last Q of S positions: query (1, H, Q, D), key and value (1, H', S, D)."""
     if softcap is not None:
         return _attend_capped(query, key, value, scaling, dropout, sliding_window, softcap)
     square = query.shape[2] == key.shape[2] and (sliding_window is None or key.shape[2] <= sliding_window)
     mask = None if square else _mask(query, key, sliding_window)
+    # Each key head serves several query heads as it is: copies would be held for the backward pass.
     return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=square
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=square, enable_gqa=True
     )
 
 
@@ -196,6 +222,8 @@ def _attend_capped(
 ) -> Tensor:
     """The same with soft-capped scores (Gemma 2), which no fused kernel on CPU computes."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = torch.tanh(query @ key.transpose(2, 3) * scale / softcap) * softcap
     scores = scores.masked_fill(~_mask(query, key, sliding_window), float("-inf"))
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.logprobs.attention import attends_rows, recomputes, row_attention_on, shares_prompts
+from selfsteer.logprobs.head import gather_logps, head_in_chunks
 from selfsteer.logprobs.layout import pack
 from selfsteer.logprobs.pairs import PairLogps
 from selfsteer.logprobs.rows import Cell, PromptRow, cell_positions, rows_of, view_cells
@@ -112,15 +113,13 @@ def score_views(
 def _score_packed(model: Any, rows: Sequence[PromptRow]) -> list[Tensor]:
     """Score rows in one forward pass; the head runs only where a response token is predicted."""
     packed = pack(rows, next(model.parameters()).device)
-    options = {"selfsteer_layout": packed.layout} if attends_rows(model) else {}
-    logits = model(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        use_cache=False,
-        logits_to_keep=packed.predictors,
-        **options,
-    ).logits[0]
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    logps = -torch.nn.functional.cross_entropy(wide, packed.targets, reduction="none")
+    inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "use_cache": False}
+    if attends_rows(model):
+        inputs["selfsteer_layout"] = packed.layout
+    with head_in_chunks(model) as chunked:
+        if chunked:
+            inputs["selfsteer_targets"] = packed.targets
+        output = model(**inputs, logits_to_keep=packed.predictors)
+        logps = output["logps"] if chunked else gather_logps(output.logits[0], packed.targets)
     sums = torch.stack([part.sum() for part in logps.split(packed.counts)])
     return list(sums.split([len(row.responses) for row in rows]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
+from selfsteer.errors import ModelError
 from selfsteer.logprobs import PromptRow, row_attention_on, score_responses, shares_prompts
 
 from .tiny import separate, tiny_model
@@ -26,6 +27,7 @@ def test_scores_are_those_of_the_wrapped_model_and_prompts_are_shared(zero_init)
         plain = torch.cat(separate(tiny_model("llama", torch.float32), ROWS))
         model = wrap(tiny_model("llama", torch.float32), zero_init)
         assert shares_prompts(model)
+        score_responses(model, ROWS[:1])  # the first time, a few tokens more show how the head is used
         lengths = []
         model.get_base_model().model.embed_tokens.register_forward_pre_hook(
             lambda _, args: lengths.append(args[0].shape[1])
@@ -43,3 +45,10 @@ def test_attention_is_switched_under_the_wrapper_and_given_back():
     with row_attention_on(model):
         assert inner.config._attn_implementation != before
     assert inner.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("config", [PromptTuningConfig, PrefixTuningConfig])
+def test_an_adapter_with_virtual_tokens_is_refused(config):
+    model = get_peft_model(tiny_model("llama", torch.float32), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(ModelError, match="virtual tokens"):
+        score_responses(model, ROWS)

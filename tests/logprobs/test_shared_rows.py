@@ -33,16 +33,6 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def all_float64(monkeypatch):
-    """transformers computes norms and softmax in float32 whatever the model's type: here let that be float64 too.
-
-    Else both sides carry rounding of 1e-7, which would hide an error of that size.
-    """
-    monkeypatch.setattr(torch, "float32", torch.float64)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
 def gradients(model, scores):
     weights = torch.linspace(0.5, 1.5, sum(map(len, scores)), dtype=scores[0].dtype)
     model.zero_grad()
