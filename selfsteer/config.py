@@ -89,6 +89,8 @@ class LoraSettings(_Section):
     alpha: Positive = 32
     dropout: Share = 0.0
     target_modules: str | list[str] = "all-linear"
+    bits: Literal[4, 8] | None = None
+    """QLoRA: hold the base's weights in 4 bits (NF4) or 8 (int8). Needs a CUDA GPU and the extra ``qlora``."""
 
 
 class TrainSettings(_Section):
@@ -123,6 +125,8 @@ class TrainSettings(_Section):
     lora: LoraSettings | None = None
     save_steps: Positive = 50
     """Optimiser steps between checkpoints that an interrupted training goes on from."""
+    show_examples: Annotated[int, Field(ge=0)] = 0
+    """Print so many training examples before the first step, decoded, with the role of each token."""
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainSettings:

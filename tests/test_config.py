@@ -77,6 +77,8 @@ def test_further_errors_are_counted(write):
         ("train:\n  learning_rate: .inf", "train.learning_rate", 2),
         ("train:\n  onpolicy_alpha: 1.1", "train.onpolicy_alpha", 2),
         ("train:\n  label_smoothing: 0.5", "train.label_smoothing", 2),
+        ("train:\n  show_examples: -1", "train.show_examples", 2),
+        ("train:\n  lora:\n    bits: 3", "train.lora.bits", 3),
         ("train:\n  weight_scope: both", "train.weight_scope", 2),
         ("train:\n  adam_betas: [0.9, 1.5]", "train.adam_betas.1", 2),
         ("train:\n  epochs: 1.5", "train.epochs", 2),

@@ -175,7 +175,8 @@ class DataStages:
             plan = in_batches(self._joined(principles, responses, round, policy), _SCORE_BATCH)
 
             def score(_: int, batch: Sequence[Contrast]) -> list[Contrast]:
-                return [scorer.score(row) if scorer and _full(row) else row for row in batch]
+                scored = {row.id: row for row in scorer.score(list(filter(_full, batch)))} if scorer else {}
+                return [scored.get(row.id, row) for row in batch]
 
             return space.batches(Contrast, plan, score), {}
 

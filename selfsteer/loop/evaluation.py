@@ -34,7 +34,7 @@ def implicit_stage(stages: DataStages, start: Entry, policy: Policy) -> Entry:
         assert scorer is not None  # rows have scores only where the backend has weights
 
         def score(_: int, batch: Sequence[Contrast]) -> list[Contrast]:
-            return [scorer.score(row, PLAIN_CELLS) for row in batch]
+            return scorer.score(batch, PLAIN_CELLS)
 
         return space.batches(Contrast, in_batches(rows, _BATCH), score), {}
 

@@ -28,7 +28,11 @@ class Policy:
 
 
 class Models:
-    """Holds at most one model in memory: for generation in fast precision, or for scoring in float32."""
+    """Holds at most one model in memory: for generation in fast precision, or for scoring in float32.
+
+    With ``train.lora.bits`` its weights are in 4 or 8 bits for everything: that model is the policy, so it generates,
+    and its scores are the reference.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -81,6 +85,12 @@ class Models:
         return pick_dtype(asked, self.device)
 
     @property
+    def bits(self) -> int | None:
+        """In how many bits the weights are held, None where they are whole."""
+        lora = self.recipe.train.lora
+        return None if lora is None or self.scripted else lora.bits
+
+    @property
     def device(self) -> str:
         """The device the recipe asks for, or the best there is."""
         from selfsteer.models import pick_device
@@ -99,7 +109,8 @@ class Models:
             self.free()
             from selfsteer.models import load_model
 
-            self._held = (wanted, load_model(policy.path, dtype=dtype, device=self.device, **self._options(policy)))
+            options = self._options(policy) | ({"bits": self.bits} if self.bits else {})
+            self._held = (wanted, load_model(policy.path, dtype=dtype, device=self.device, **options))
         return self._held[1]
 
     def _options(self, policy: Policy) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
 
 
 def check(stages: DataStages) -> None:
-    """Check what the recipe names before anything is computed: filters, direction program, loss settings."""
+    """Check what the recipe names before anything is computed: filters, direction, bits of the weights, loss."""
     parse_filters(stages.filters)
     if stages.direction is not None and stages.direction not in DIRECTIONS:
         raise ConfigError(
@@ -61,6 +61,10 @@ def check(stages: DataStages) -> None:
             where="evaluation.direction, or the principle set",
             do=did_you_mean(stages.direction, DIRECTIONS),
         )
+    if stages.models.bits:
+        from selfsteer.models import check_bits
+
+        check_bits(stages.models.bits, stages.models.device, where="train.lora.bits")
     if stages.recipe.mode == "online":
         from selfsteer.policy.config import check_loss_settings, loss_settings
 
@@ -107,7 +111,8 @@ class _Run:
                 self.display.say(f"      {phrase} ({share:.0%})")
 
         path = resolve(settings.name, progress=progress)
-        return Policy(0, path, model_fingerprint(path, settings.revision))
+        weights, bits = model_fingerprint(path, settings.revision), self.stages.models.bits
+        return Policy(0, path, f"{weights} in {bits} bits" if bits else weights)
 
     def _heldout_principles(self, queries: Entry, policy: Policy) -> Entry | None:
         """The start chooses the held-out principles for all policies, so that these stay comparable."""

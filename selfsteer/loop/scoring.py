@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.logprobs import ALL_CELLS, Cell, score_cells
+from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_dtype, weights_key
 from selfsteer.records import Contrast
 
 PLAIN_CELLS = (Cell("positive", "prompt"), Cell("negative", "prompt"))
@@ -19,19 +21,33 @@ PLAIN_CELLS = (Cell("positive", "prompt"), Cell("negative", "prompt"))
 class Scorer:
     """A model that scores contrasts, with the precision and the length limit that training uses.
 
-    So the scores of a round's starting weights are the round's reference log-probs as well.
+    So the scores of a round's starting weights are the round's reference log-probs as well; their key, by which
+    training knows them, goes into the row's provenance.
     """
 
     def __init__(self, model: Any, chat: Chat, *, autocast: bool, max_length: int) -> None:
         self.model, self.chat, self.autocast, self.max_length = model, chat, autocast, max_length
 
-    def score(self, row: Contrast, cells: Sequence[Cell] = ALL_CELLS) -> Contrast:
-        """Return the row with its scores: the mean log-prob, nats per token, of each cell."""
-        row = with_token_ids(row, self.chat)
+    def score(self, rows: Sequence[Contrast], cells: Sequence[Cell] = ALL_CELLS) -> list[Contrast]:
+        """Return the rows with their scores, the mean log-prob in nats per token of each cell, and with their key."""
         device = next(self.model.parameters()).device.type
+        # One context for all: inside it, autocast casts the weights once.
         with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
-            sums, counts = score_cells(self.model, [row], cells, max_length=self.max_length)
+            return [self._score(with_token_ids(row, self.chat), cells) for row in rows]
+
+    def _score(self, row: Contrast, cells: Sequence[Cell]) -> Contrast:
+        sums, counts = score_cells(self.model, [row], cells, max_length=self.max_length)
         scores: dict[str, dict[str, float]] = {}
         for cell, mean in zip(cells, (sums.double() / counts)[0].tolist(), strict=True):
             scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = mean
-        return dataclasses.replace(row, scores=scores)
+        key = ScoreKey.of(row, self._weights, self._settings)
+        return key.put(dataclasses.replace(row, scores=scores))
+
+    @cached_property
+    def _weights(self) -> str:
+        return weights_key(self.model)
+
+    @cached_property
+    def _settings(self) -> str:
+        autocast = "bfloat16" if self.autocast else ""
+        return settings_key(max_length=self.max_length, dtype=weights_dtype(self.model), autocast=autocast)

@@ -23,7 +23,7 @@ STAGE_VERSIONS = {
     "queries": 1,
     "principles": 1,
     "responses": 1,
-    "scores": 1,
+    "scores": 2,
     "contrasts": 1,
     "policy": 1,
     "implicit": 1,

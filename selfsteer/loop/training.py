@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import shutil
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from selfsteer.policy import SSOConfig, SSOTrainer
 
 _INFO = "selfsteer.json"
-_SAME_NAMES = "max_length learning_rate weight_decay max_grad_norm base_loss".split()
+_SAME_NAMES = "max_length learning_rate weight_decay max_grad_norm base_loss show_examples".split()
+_CHANGES_NO_WEIGHT = {"save_steps", "show_examples"}
 
 
 def train_stage(
@@ -35,7 +37,7 @@ def train_stage(
     settings = recipe.train
     everything = {
         "contrasts": contrasts.key,
-        "settings": settings.model_dump(exclude={"save_steps"}),
+        "settings": settings.model_dump(exclude=_CHANGES_NO_WEIGHT),
         "seed": recipe.seed,
         "round": round,
     } | depends
@@ -92,8 +94,9 @@ def sso_config(settings: TrainSettings, folder: Path, *, seed: int, precision: s
     losses = {name: value for name, value in loss_settings(settings).items() if name != "base"}
     options: dict[str, Any] = losses | {name: getattr(settings, name) for name in _SAME_NAMES}
     if settings.gradient_checkpointing:
-        # transformers 5.2x renames the argument and warns at the old name, so it is given only where it is asked for.
-        options["gradient_checkpointing"] = True
+        # transformers 5.2x renames the argument and warns at the old name.
+        known = {field.name for field in dataclasses.fields(SSOConfig)}
+        options["activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"] = True
     # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
     options["check_start"] = settings.lora is None or settings.lora.dropout == 0
     micro = min(settings.micro_batch_size, settings.batch_size)
@@ -142,6 +145,7 @@ def _run(trainer: SSOTrainer, checkpoints: Path, log: _MetricsLog, display: Disp
     log.cut(steps)
     display.advance(steps * trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps)
     interrupt = InterruptCallback(display.say)
+    trainer.say = display.say
     trainer.remove_callback(PrinterCallback)
     for callback in (ManifestCallback(), interrupt, _progress(log, display)):
         trainer.add_callback(callback)
@@ -159,13 +163,15 @@ def _run(trainer: SSOTrainer, checkpoints: Path, log: _MetricsLog, display: Disp
 
 
 def _info(recipe: Recipe, trainer: SSOTrainer, seconds: float) -> dict[str, Any]:
+    bits = recipe.train.lora.bits if recipe.train.lora else None
+    precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
     return {
         "examples": trainer.examples,
         "steps": trainer.state.global_step,
         "epochs": recipe.train.epochs,
         "base_loss": recipe.train.base_loss,
         "learning_rate": recipe.train.learning_rate,
-        "precision": "bfloat16 autocast" if trainer.args.bf16 else "float32",
+        "precision": f"{precision}, base in {bits} bits" if bits else precision,
         "seconds": round(seconds, 1),
         "peak_memory_gb": peak_memory_gb(),
     }

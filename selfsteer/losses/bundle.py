@@ -31,6 +31,7 @@ class SSOLoss:
             is: of the base view, or summed over the generator's views.
         rewards: (chosen, rejected) rewards of each view that entered the loss, detached: beta times the base loss's
             own log-ratio (the table in ``selfsteer.losses.base``).
+        terms: l of each view that entered the loss, detached: before W and the coefficients.
     """
 
     loss: Tensor
@@ -39,6 +40,7 @@ class SSOLoss:
     weight: Tensor
     sft: Tensor
     rewards: dict[View, tuple[Tensor, Tensor]]
+    terms: dict[View, Tensor]
 
 
 def score_views(
@@ -89,7 +91,8 @@ def combine(
     steered = steering_coef * steering
     preference = weight * (steered + base) if weigh_base else weight * steered + base  # arXiv 2410.17131v1, L
     rewards = {view: (pair.chosen_reward.detach(), pair.rejected_reward.detach()) for view, pair in scored.items()}
-    return SSOLoss(preference + sft_coef * sft, base, steering, weight, sft, rewards)
+    terms = {view: pair.loss.detach() for view, pair in scored.items()}
+    return SSOLoss(preference + sft_coef * sft, base, steering, weight, sft, rewards, terms)
 
 
 def sft_loss(pair: PairLogps) -> Tensor:

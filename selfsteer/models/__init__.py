@@ -3,7 +3,7 @@
 from selfsteer.models.catalogue import CATALOGUE, CatalogueEntry, ModelRow, cache_folder, list_models
 from selfsteer.models.ending import end_token_ids
 from selfsteer.models.fetching import fetch
-from selfsteer.models.hardware import pick_device, pick_dtype
+from selfsteer.models.hardware import check_bits, pick_device, pick_dtype
 from selfsteer.models.loading import load_model, load_tokenizer
 from selfsteer.models.naming import model_fingerprint
 from selfsteer.models.quiet import quiet
@@ -14,6 +14,7 @@ __all__ = [
     "CatalogueEntry",
     "ModelRow",
     "cache_folder",
+    "check_bits",
     "end_token_ids",
     "fetch",
     "list_models",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from selfsteer.errors import ConfigError, did_you_mean
 
 PRECISIONS = ("auto", "bfloat16", "float32")
+BITS = (4, 8)
 
 
 def pick_device() -> str:
@@ -25,6 +28,30 @@ def pick_dtype(precision: str, device: str) -> str:
     if precision != "auto":
         return precision
     return "bfloat16" if _has_fast_bfloat16(device) else "float32"
+
+
+def check_bits(bits: int, device: str, *, where: str) -> None:
+    """Raise where weights can't be held in so many bits here.
+
+    Args:
+        bits: 4 or 8.
+        device: Where the model goes.
+        where: The key or argument that asks for it.
+
+    Raises:
+        ConfigError: Another number of bits, no CUDA GPU, or bitsandbytes is not installed.
+    """
+    import torch
+
+    if bits not in BITS:
+        raise ConfigError(f"weights can be held in 4 or 8 bits, not in {bits}", where=where, do="give 4 or 8")
+    if device.partition(":")[0] != "cuda" or not torch.cuda.is_available():
+        found = f"the device is {device!r}" if torch.cuda.is_available() else "torch finds none on this machine"
+        do = f"leave {where} out (LoRA over whole weights needs no GPU), or run this on a machine with a CUDA GPU"
+        raise ConfigError(f"{where}={bits} needs a CUDA GPU, and {found}", where=where, do=do)
+    if find_spec("bitsandbytes") is None:
+        do = f"pip install 'selfsteer[qlora]', or leave {where} out"
+        raise ConfigError(f"{where}={bits} needs bitsandbytes, which is not installed", where=where, do=do)
 
 
 def _has_fast_bfloat16(device: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ConfigError, ModelError, did_you_mean
 from selfsteer.models.gguf_files import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
+from selfsteer.models.hardware import check_bits
 from selfsteer.models.problems import loading_errors, pickle_only
 from selfsteer.models.resolving import adapter_base, gguf_file, is_adapter, resolve
 
@@ -27,6 +28,7 @@ def load_model(
     trust_remote_code: bool = False,
     revision: str | None = None,
     attn_implementation: str | None = None,
+    bits: int | None = None,
 ) -> PreTrainedModel:
     """Return the causal language model in eval mode on ``device``; an adapter folder comes with its base under it.
 
@@ -37,21 +39,28 @@ def load_model(
         trust_remote_code: Run Python code that the model brings.
         revision: Branch, tag or commit of a hub model.
         attn_implementation: As in transformers; None leaves the choice to it.
+        bits: 4 (NF4 with double quantisation, multiplied in bfloat16) or 8 (int8) for the weights of the base's linear
+            layers, by bitsandbytes; the rest is in ``dtype``. None holds all of them in ``dtype``.
 
     Raises:
         ModelError: The model can't be used as it is.
         FetchError: It can't be fetched.
-        ConfigError: No such dtype or device.
+        ConfigError: No such dtype or device, or ``bits`` without a CUDA GPU or without bitsandbytes.
     """
     _check_dtype(dtype)
     _check_device(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    if bits is not None:
+        check_bits(bits, device, where="bits")
+        options |= {"quantization_config": _quantised(bits), "device_map": device}
     source = resolve(name_or_path)
     with loading_errors(source):
         load = _load_adapter if is_adapter(source) else _load_whole
-        return load(source, dtype, revision, options).to(device).eval()
+        model = load(source, dtype, revision, options)
+    # Packed weights are put on their device as they are loaded, and may refuse to move.
+    return (model if bits is not None else model.to(device)).eval()
 
 
 def load_tokenizer(
@@ -92,10 +101,27 @@ def _check_device(device: str) -> None:
         raise ConfigError("torch finds no GPU on this machine", where=f"device {device!r}", do=do)
 
 
+def _quantised(bits: int) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
 def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     gguf = gguf_file(source)
+    if gguf is not None and "quantization_config" in options:
+        do = "give the model's safetensors, or leave bits (train.lora.bits) out"
+        raise ConfigError("the weights of a GGUF file can't be held in 4 or 8 bits", where=source, do=do)
     if gguf is not None:
         return load_gguf_model(gguf, dtype=dtype, **options)
     arguments = {**options, "dtype": dtype, "use_safetensors": True}
@@ -152,6 +178,8 @@ def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[s
     with warnings.catch_warnings():
         # peft only warns and goes on with an adapter that is part random.
         warnings.filterwarnings("error", message="Found missing adapter keys")
+        # peft asks by a name that transformers is giving up; there is nothing a reader could do about it.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         try:
             return PeftModel.from_pretrained(model, source, is_trainable=False)
         except UserWarning as warning:

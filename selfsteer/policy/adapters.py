@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from selfsteer.errors import ConfigError
@@ -13,20 +14,45 @@ def with_adapter(model: Any, peft_config: Any) -> Any:
     """Return ``model`` ready to train: with a fresh adapter, or with its own made trainable, or as it is.
 
     A second adapter on top of the first could not be saved: its folder would name a base that lacks the first one. So
-    a model that brings an adapter (an earlier round's policy) goes on with that.
+    a model that brings an adapter (an earlier round's policy) goes on with that. Weights in 4 or 8 bits stay as they
+    are; what else the base holds becomes float32.
 
     Raises:
         ConfigError: The model's own adapter has other settings than ``peft_config``.
     """
-    from peft import PeftModel, get_peft_model
+    from peft import PeftModel
 
     if not isinstance(model, PeftModel):
-        return model if peft_config is None else get_peft_model(model, peft_config)
+        return model if peft_config is None else _with_fresh(_prepared(model), peft_config)
     if peft_config is not None:
         _check_alike(model.active_peft_config, peft_config)
     if not any(parameter.requires_grad for parameter in model.parameters()):
+        model = _prepared(model)
         model.set_adapter(model.active_adapter)
     return model
+
+
+def _with_fresh(model: Any, peft_config: Any) -> Any:
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        # peft asks by a name that transformers is giving up; there is nothing a reader could do about it.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        return get_peft_model(model, peft_config)
+
+
+def is_quantised(model: Any) -> bool:
+    """Return whether bitsandbytes holds the model's weights, in 4 or 8 bits."""
+    return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
+
+
+def _prepared(model: Any) -> Any:
+    if not is_quantised(model):
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    # Gradient checkpointing is the trainer's to switch on, by its own setting.
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def _check_alike(own: Any, asked: Any) -> None:

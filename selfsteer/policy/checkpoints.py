@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from selfsteer.files import read_json, sha256_file, write_json
+from selfsteer.policy.processes import anywhere, wait
 
 _MANIFEST = "selfsteer_manifest.json"
 
@@ -40,7 +41,8 @@ class ManifestCallback(TrainerCallback):
     """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Hash the files of the checkpoint just written."""
+        """Hash the files of the checkpoint just written, once every process has written its own."""
+        wait()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -68,7 +70,8 @@ class InterruptCallback(TrainerCallback):
             signal.signal(signal.SIGINT, self._previous)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save and stop where Ctrl-C was pressed during the step."""
+        """Save and stop where Ctrl-C was pressed during the step, in any of the processes."""
+        self.asked = anywhere(self.asked)
         if self.asked:
             control.should_save = control.should_training_stop = True
 

@@ -37,6 +37,9 @@ class SSOConfig(TrainingArguments):
     check_start: bool = field(
         default=True, metadata={"help": "Stop if the policy does not equal its reference before the first step."}
     )
+    show_examples: int = field(
+        default=0, metadata={"help": "Before the first step, print so many examples with the role of each token."}
+    )
     learning_rate: float = 5e-7
     lr_scheduler_type: str = "cosine"
     weight_decay: float = 0.1
@@ -49,6 +52,13 @@ class SSOConfig(TrainingArguments):
         """Check the loss settings together with those of TrainingArguments."""
         super().__post_init__()
         check_loss_settings(loss_settings(self))
+        if self.show_examples < 0:
+            raise ConfigError(f"show_examples is {self.show_examples}", where="SSOConfig", do="give 0 or more")
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process, at most one: DataParallel would cut packed rows up, so each GPU takes a process."""
+        return min(int(super().n_gpu), 1)
 
 
 _LOSS_SETTINGS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
-from selfsteer.errors import DataError
+from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.logprobs import Cell
 from selfsteer.records import Contrast
 
@@ -40,26 +41,32 @@ def kept_contrasts(rows: Iterable[Contrast | Mapping[str, Any]], chat: Chat) -> 
     return [with_token_ids(row, chat) for row in contrasts if row.kept]
 
 
-def stored_reference(contrasts: Sequence[Contrast], cells: Sequence[Cell], max_length: int | None) -> Tensor | None:
-    """Return (B, C) summed log-probs out of the rows' scores, or None where a row lacks one."""
-    sums: list[list[float]] = []
-    for row in contrasts:
-        means = [((row.scores or {}).get(f"{cell.role}_response") or {}).get(cell.prompt) for cell in cells]
-        known = [mean for mean in means if mean is not None]
-        if len(known) < len(cells):
-            return None
-        sums.append([mean * _length(row, cell, max_length) for mean, cell in zip(known, cells, strict=True)])
-    return torch.tensor(sums, dtype=torch.float32)
+def without_over_long(contrasts: list[Contrast], cells: Sequence[Cell], max_length: int | None) -> list[Contrast]:
+    """Return the rows whose prompts leave room for a response; one warning where some don't.
+
+    Raises:
+        DataError: No row is left.
+    """
+    prompts = {cell.prompt for cell in cells}
+    fits = [max_length is None or all(len(row.prompt_ids(p)) < max_length for p in prompts) for row in contrasts]
+    if all(fits):
+        return contrasts
+    what = f"{fits.count(False)} of {len(fits)} rows have a prompt that leaves no room for a response"
+    first = f"row {contrasts[fits.index(False)].id!r}"
+    if not any(fits):
+        raise DataError(what, where=first, do=f"raise max_length above {max_length}")
+    warnings.warn(
+        f"{what} within max_length {max_length} and are left out, the first is {first}: raise max_length to train on "
+        "them",
+        SelfsteerWarning,
+        stacklevel=2,
+    )
+    return [row for row, fit in zip(contrasts, fits, strict=True) if fit]
 
 
 def collate(items: Sequence[tuple[Contrast, Tensor]]) -> dict[str, Any]:
     """Return a micro-batch: ``reference`` (B, C) and the B ``contrasts`` themselves."""
     return {"reference": torch.stack([item[1] for item in items]), "contrasts": [item[0] for item in items]}
-
-
-def _length(row: Contrast, cell: Cell, max_length: int | None) -> int:
-    length = len(row.response_ids(cell.role))
-    return length if max_length is None else min(length, max_length - len(row.prompt_ids(cell.prompt)))
 
 
 def _from_columns(row: Mapping[str, Any]) -> Contrast:

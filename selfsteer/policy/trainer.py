@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,12 +18,13 @@ from selfsteer.losses import SSOLoss, sso_loss
 from selfsteer.models import load_model
 from selfsteer.policy.adapters import with_adapter
 from selfsteer.policy.config import SSOConfig, loss_settings
-from selfsteer.policy.data import ContrastDataset, collate, kept_contrasts, stored_reference
+from selfsteer.policy.data import ContrastDataset, collate, kept_contrasts, without_over_long
+from selfsteer.policy.preview import preview
+from selfsteer.policy.processes import anywhere, check_even, first_time, gathered, summed
+from selfsteer.policy.reference import StartKey
+from selfsteer.policy.start import start_gaps, start_line, start_tolerance
 from selfsteer.records import Contrast
 from selfsteer.views import SSO_VIEWS, View
-
-_START_TOLERANCE = {False: 1e-4, True: 0.02}
-"""Largest |policy - reference| mean log-prob before the first step, nats per token, without and with bf16 autocast."""
 
 
 class SSOTrainer(Trainer):
@@ -33,17 +34,24 @@ class SSOTrainer(Trainer):
         model: A causal language model with float32 weights, or the name of one.
         args: An :class:`SSOConfig`.
         train_dataset: Rows with the columns of :class:`Contrast` (a datasets.Dataset or a sequence of either form).
-            Rows that are not ``kept`` are left out. Their stored ``scores`` are the reference log-probs where all of
-            them are there; else the reference is scored once, before the first step, with the model as given,
-            adapters active.
-        eval_dataset: The same, for ``evaluate``.
+            Rows that are not ``kept`` are left out, and so are those with a prompt of ``max_length`` tokens or more.
+            Stored ``scores`` with the key of the model as given, the settings and the row's tokens are the reference
+            log-probs. Other rows' reference is scored once, before the first step, with the model as given, adapters
+            active.
+        eval_dataset: The same, for ``evaluate``; or a dictionary of such data sets. ``evaluate`` and ``predict`` also
+            take new ones: before the first step any, after that such as bring scores with the start's key.
         processing_class: The model's tokenizer.
         peft_config: A peft configuration for LoRA and its kin; a model that brings an adapter goes on with that one.
         **trainer_kwargs: Anything else that transformers.Trainer takes.
 
+    Attributes:
+        say: Where a fresh training tells, once and on process zero, what it starts from: ``show_examples`` examples,
+            and (with ``check_start``) the unweighted loss terms beside their known value. ``print`` unless set.
+
     Raises:
-        ConfigError: The model brings an adapter with other settings than ``peft_config``.
-        DataError: No row is kept.
+        ConfigError: The model brings an adapter with other settings than ``peft_config``; or several processes are not
+            to get equally many micro-batches.
+        DataError: No row is kept or fits, or a row's scores have the key of other weights, settings or tokens.
         WorkFailed: Before the first step the policy differs from its reference.
         TrainingDiverged: A loss is not finite (the message names the rows), or a gradient.
     """
@@ -60,36 +68,70 @@ class SSOTrainer(Trainer):
         peft_config: Any = None,
         **trainer_kwargs: Any,
     ) -> None:
-        model = with_adapter(load_model(model) if isinstance(model, str) else model, peft_config)
+        model = load_model(model) if isinstance(model, str) else model
         self.views = SSO_VIEWS if args.use_steering else SSO_VIEWS[:1]
         self.cells = view_cells(self.views)
         self._chat = Chat(processing_class)
-        self._metrics: dict[str, dict[str, float]] = {"train": defaultdict(float), "eval": defaultdict(float)}
+        self._start, self._moved = StartKey(model, self.cells, args.max_length), False
+        train_rows, eval_rows = (
+            _each(data, lambda rows: self._read(rows, args)) for data in (train_dataset, eval_dataset)
+        )
+        for data in (train_rows, eval_rows):
+            _each(data, lambda rows: self._start.read_weights(model, rows))
+        self._metrics: dict[str, dict[str, float]] = {split: defaultdict(float) for split in ("start", "train", "eval")}
+        self.say: Callable[[str], None] = print
         super().__init__(
-            model=model,
+            model=with_adapter(model, peft_config),
             args=args,
             data_collator=collate,
             eval_dataset=eval_dataset,  # with an eval_strategy the base class asks for it
             processing_class=processing_class,
             **trainer_kwargs,
         )
+        check_even(self.accelerator)
         self.add_callback(_FiniteGradients)
-        self.train_dataset = self._prepare(train_dataset) if train_dataset is not None else None
-        self.eval_dataset = self._prepare(eval_dataset) if eval_dataset is not None else None
+        self.add_callback(_AtStart(self))
+        self._start.mixed_precision = self.accelerator.mixed_precision
+        self.train_dataset = _each(train_rows, lambda rows: self._with_reference(rows, refuse=True))
+        self.eval_dataset = _each(eval_rows, lambda rows: self._with_reference(rows, refuse=True))
 
-    def _prepare(self, rows: Any) -> ContrastDataset:
+    def _read(self, rows: Any, args: SSOConfig) -> list[Contrast]:
         contrasts = kept_contrasts(rows, self._chat)
         if not contrasts:
             raise DataError("no row is kept, so there is nothing to train on", do="relax the quality filters")
-        reference = stored_reference(contrasts, self.cells, self.args.max_length)
-        return ContrastDataset(contrasts, self._score(contrasts) if reference is None else reference)
+        return without_over_long(contrasts, self.cells, args.max_length)
+
+    def _later(self, data: Any) -> Any:
+        """Prepare rows that evaluate or predict is given; None, and what is prepared already, pass."""
+        if data is None or isinstance(data, str | ContrastDataset):
+            return data
+        rows = self._read(data, self.args)
+        if not self._has_moved:
+            self._start.read_weights(self.model, rows)
+        return self._with_reference(rows, refuse=False)
+
+    def _with_reference(self, rows: Sequence[Contrast], *, refuse: bool) -> ContrastDataset:
+        """Take each row's stored scores where they are the start's, and score the others while the start is there."""
+        reference = self._start.reference(rows, refuse=refuse)
+        lacking = [row for row, sums in zip(rows, reference, strict=True) if sums is None]
+        if lacking and self._has_moved:
+            raise self._start.too_late(lacking)
+        self._start.warn_of_rescoring(lacking)
+        scored = iter(self._score(lacking))
+        return ContrastDataset(rows, torch.stack([next(scored) if sums is None else sums for sums in reference]))
+
+    @property
+    def _has_moved(self) -> bool:
+        """Whether an optimiser step was taken, in this training or one before."""
+        return self._moved or self.state.global_step > 0
 
     @torch.no_grad()
-    def _score(self, contrasts: Sequence[Contrast]) -> Tensor:
+    def _score(self, contrasts: Sequence[Contrast]) -> list[Tensor]:
+        """Return (C,) summed log-probs of each row under the policy as it is, in the training's precision."""
         self.model.eval()
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             scores = [score_cells(self.model, [row], self.cells, max_length=self.args.max_length) for row in contrasts]
-        return torch.cat([sums for sums, _ in scores]).float().cpu()
+        return [sums[0].float().cpu() for sums, _ in scores]
 
     @property
     def examples(self) -> int:
@@ -97,35 +139,59 @@ class SSOTrainer(Trainer):
         return len(self.train_dataset) if self.train_dataset is not None else 0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train as transformers.Trainer does, with prompt-sharing rows where the architecture allows them."""
-        with row_attention_on(self.model) if shares_prompts(self.model) else nullcontext():
+        """Train as transformers.Trainer does."""
+        try:
             return super().train(*args, **kwargs)
+        finally:
+            self._moved = self._has_moved
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Do the forward and the backward pass of a micro-batch, over prompt-sharing rows where these are exact."""
+        # Gradient checkpointing attends again in the backward pass. Between micro-batches the model attends as any
+        # other does, so that callbacks may generate with it.
+        with row_attention_on(model) if shares_prompts(model) else nullcontext():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return the batches of an evaluation; rows that are given here get their reference first."""
+        return super().get_eval_dataloader(self._later(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Return the batches of a prediction; rows that are given here get their reference first."""
+        return super().get_test_dataloader(self._later(test_dataset))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Return the micro-batches of one optimiser step and their number of examples over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(sum(len(batch["contrasts"]) for batch in batches), device=device)
-        return batches, self.accelerator.gather(count).sum()
+        batches = [*batches[:-1], *map(self._counted, batches[-1:])]
+        count = sum(batch.get("counted", len(batch["contrasts"])) for batch in batches)
+        return batches, gathered(torch.tensor([count])).sum().to(device)
+
+    def _counted(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add to the newest micro-batch of a data loader how many of its examples count; the rest are repeats."""
+        counted = first_time(self.accelerator, len(batch["contrasts"]), drop_last=self.args.dataloader_drop_last)
+        return batch | {"counted": counted}
 
     def compute_loss(
         self, model: Any, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the sum of the examples' losses over the number of examples in the optimiser step."""
         contrasts = inputs["contrasts"]
+        counted = inputs.get("counted", len(contrasts))
         with self.accelerator.autocast():
             sums, counts = score_cells(model, contrasts, self.cells, max_length=self.args.max_length)
         policy = pair_views(sums, counts, self.cells, self.views)
         reference = pair_views(inputs["reference"].to(sums.device), counts, self.cells, self.views)
-        if self.args.check_start and self.model.training and self.state.global_step == 0:
+        if self._starts:
             self._check_start(policy, reference)
         bundle = sso_loss(policy, reference, **loss_settings(self.args))
         self._check_finite(bundle.loss, contrasts)
-        self._record(bundle, policy)
+        self._record(bundle, policy, counted)
         # Gradients are averaged over processes, while the normaliser counts the examples of all of them.
-        total = len(contrasts) if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        loss = bundle.loss.sum() / total
+        total = max(counted, 1) if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+        loss = bundle.loss[:counted].sum() / total
         return (loss, {}) if return_outputs else loss
 
     def prediction_step(
@@ -133,20 +199,32 @@ class SSOTrainer(Trainer):
     ) -> tuple[Tensor, None, None]:
         """Return the mean loss of one evaluation batch; the other figures go to the log."""
         with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+            return self.compute_loss(model, self._prepare_inputs(self._counted(inputs))).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means, over the examples since the last log, of every loss term and every view's figures."""
+        """Add the means, over all processes' examples since the last log, of every loss term and view's figures."""
         evaluated = [key.removesuffix("loss") for key in logs if key.endswith("_loss") and key != "train_loss"]
         prefix, split = (evaluated[0], "eval") if evaluated else ("", "train")
-        sums = self._metrics[split]
-        count = sums.pop("examples", 0.0)
-        logs.update({f"{prefix}{name}": value / count for name, value in sums.items()} if count else {})
-        sums.clear()
+        # Anything else may be logged by one process alone, which must not wait for the others.
+        if evaluated or not logs.keys().isdisjoint({"loss", "train_loss"}):
+            logs.update(self._means(split, prefix))
         super().log(logs, start_time)
 
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> Any:
+        """Return what transformers.Trainer does, its metrics with every view's figures; there are no predictions."""
+        output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        output.metrics.update(self._means("eval", f"{metric_key_prefix}_"))
+        return output
+
+    def _means(self, split: str, prefix: str) -> dict[str, float]:
+        """Return the figures gathered since the last call as means over their examples, and forget them."""
+        sums = summed(self._metrics[split])
+        self._metrics[split].clear()
+        count = sums.pop("examples", 0.0)
+        return {f"{prefix}{name}": value / count for name, value in sums.items()}
+
     @torch.no_grad()
-    def _record(self, bundle: SSOLoss, policy: Mapping[View, PairLogps]) -> None:
+    def _record(self, bundle: SSOLoss, policy: Mapping[View, PairLogps], counted: int) -> None:
         figures = {
             "loss/base": bundle.base,
             "loss/steering": bundle.steering,
@@ -159,34 +237,61 @@ class SSOTrainer(Trainer):
             figures[f"rewards/{view}/margin"] = chosen - rejected
             figures[f"mean_logps/{view}/chosen"] = policy[view].chosen_mean
             figures[f"mean_logps/{view}/rejected"] = policy[view].rejected_mean
-        sums = self._metrics["train" if self.model.training else "eval"]
+        self._add("train" if self.model.training else "eval", figures, counted)
+        if self._starts:
+            self._add("start", bundle.terms, counted)
+
+    def _add(self, split: str, figures: Mapping[Any, Tensor], counted: int) -> None:
+        sums = self._metrics[split]
         for name, values in figures.items():
-            sums[name] += values.sum().item()
-        sums["examples"] += len(bundle.loss)
+            sums[name] += values[:counted].sum().item()
+        sums["examples"] += counted
+
+    @property
+    def _starts(self) -> bool:
+        """Whether the policy has to equal its reference: before the first step, unless another one is meant."""
+        return bool(self.args.check_start and self.model.training and self.state.global_step == 0)
+
+    def _say_start(self) -> None:
+        means = self._means("start", "")
+        line = start_line(self.args.base_loss, self.args.beta, means) if means else ""
+        if line and self.is_world_process_zero():
+            self.say(line)
+
+    def _show_examples(self) -> None:
+        rows = self.train_dataset.contrasts[: self.args.show_examples] if self.is_world_process_zero() else []
+        for number, row in enumerate(rows, 1):
+            self.say(preview(row, self.views, self._chat, self.args.max_length, f"example {number} of {len(rows)}"))
 
     def _check_start(self, policy: Mapping[View, PairLogps], reference: Mapping[View, PairLogps]) -> None:
         """Before the first step the policy is its own reference; anything else is a wrong reference or a wrong row."""
-        tolerance = _START_TOLERANCE[self.accelerator.mixed_precision == "bf16"]
-        for view, pair in policy.items():
-            gaps = [pair.chosen_mean - reference[view].chosen_mean, pair.rejected_mean - reference[view].rejected_mean]
-            gap = torch.stack(gaps).abs().max().item()
+        tolerance = start_tolerance(self.accelerator.mixed_precision, self.model)
+        # Gathered, so that all processes stop, and with the same words.
+        for view, gap in zip(policy, gathered(start_gaps(policy, reference)).amax(dim=0).tolist(), strict=True):
             if gap > tolerance:
                 raise WorkFailed(
                     f"before the first step the policy differs from its reference by {gap:.3g} nats per token",
                     where=f"view {view}, tolerance {tolerance:g}",
-                    do="score the rows again with these weights and this precision; turn dropout off; or, where "
-                    "another reference is meant, set check_start=False",
+                    do="drop the column scores to have the reference scored anew; turn dropout off; or, where the "
+                    "policy is meant to start elsewhere than its reference, set check_start=False",
                 )
 
     def _check_finite(self, loss: Tensor, contrasts: Sequence[Contrast]) -> None:
         finite = torch.isfinite(loss.detach()).tolist()
         bad = [row.id for row, good in zip(contrasts, finite, strict=True) if not good]
-        if bad:
+        if anywhere(bool(bad)):
             raise TrainingDiverged(
                 "the loss is not finite",
-                where=f"rows {', '.join(bad)}, step {self.state.global_step}",
+                where=f"rows {', '.join(bad) or 'of another process'}, step {self.state.global_step}",
                 do="lower the learning rate, or drop those rows; the last checkpoint is kept",
             )
+
+
+def _each(data: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply ``change`` to a data set, or to each of a dictionary of data sets; None stays None."""
+    if isinstance(data, dict):
+        return {name: change(rows) for name, rows in data.items()}
+    return None if data is None else change(data)
 
 
 class _FiniteGradients(TrainerCallback):
@@ -198,9 +303,24 @@ class _FiniteGradients(TrainerCallback):
         if args.fp16:  # the loss scaler looks for itself, skips such a step and lowers its scale
             return
         finite = [torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None]
-        if finite and not torch.stack(finite).all():
+        if anywhere(bool(finite) and not torch.stack(finite).all()):  # sharded, it may be in one process alone
             raise TrainingDiverged(
                 "a gradient is not finite",
                 where=f"step {state.global_step}",
                 do="lower the learning rate or train in float32; the last checkpoint is kept",
             )
+
+
+class _AtStart(TrainerCallback):
+    """Tells what a fresh training starts from."""
+
+    def __init__(self, trainer: SSOTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: SSOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self._trainer._show_examples()
+
+    def on_pre_optimizer_step(self, args: SSOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:
+            self._trainer._say_start()

@@ -7,6 +7,7 @@ import shutil
 import threading
 
 import pytest
+import torch
 
 from selfsteer.errors import ConfigError, DataError, ModelError, NothingSurvived, StorageError, WorkFailed
 from selfsteer.files import read_json_lines
@@ -15,6 +16,8 @@ from selfsteer.loop.store import Store
 from selfsteer.records import PROMPTS, ROLES
 
 from .helpers import contrasts, policy_hash, small_recipe, write_queries
+
+_WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def test_a_second_run_does_nothing(done, tmp_path, tiny_chat_model, queries):
     [
         ({"quality__filters": ["leak"]}, {"contrasts"}),
         ({"train__beta": 0.5}, {"policy", "responses", "scores", "implicit"}),
-        ({"train__save_steps": 3}, set()),
+        ({"train__save_steps": 3, "train__show_examples": 2}, set()),
     ],
 )
 def test_a_changed_setting_redoes_only_what_depends_on_it(done, tmp_path, tiny_chat_model, queries, change, redone):
@@ -177,6 +180,7 @@ def test_no_prompt_fits(tmp_path, tiny_chat_model, queries):
         ({"evaluation__direction": "shortest"}, ConfigError, "shorter"),
         ({"train__base_loss": "ippo"}, ConfigError, "ipo"),
         ({"train__margin": 0.5}, ConfigError, "margin"),
+        pytest.param({"train__lora": {"bits": 4}}, ConfigError, r"train\.lora\.bits=4 needs", marks=_WITHOUT_GPU),
         ({"model__name": "./nowhere"}, ModelError, "no such folder"),
         ({"queries__source": "nowhere.jsonl"}, DataError, "no such file"),
         ({"queries__heldout": 10}, DataError, "held out"),

@@ -131,6 +131,16 @@ def test_rewards_are_the_base_loss_own_and_detached(random_views, name):
         torch.testing.assert_close(rewards, (expected.chosen_reward.detach(), expected.rejected_reward.detach()))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_terms_are_the_base_loss_of_each_view_unweighted_and_detached(random_views, name):
+    policy, reference = random_views(4)
+    out = sso_loss(policy, reference, base=name, beta=0.1, steering_coef=0.3, sft_coef=0.5)
+    assert set(out.terms) == set(SSO_VIEWS)
+    for view, term in out.terms.items():
+        assert not term.requires_grad
+        torch.testing.assert_close(term, base_loss(name, policy[view], reference[view], beta=0.1).detach())
+
+
 def test_base_settings_reach_every_view(random_views):
     policy, _ = random_views(4)
     settings = {"beta": 0.7, "margin": 0.4, "label_smoothing": 0.1}

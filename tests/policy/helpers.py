@@ -13,6 +13,7 @@ from torch import Tensor
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.logprobs import PairLogps
+from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_key
 from selfsteer.policy import SSOConfig, SSOTrainer
 from selfsteer.records import PROMPTS, ROLES, Contrast
 from selfsteer.views import View
@@ -126,9 +127,10 @@ def plain_logp(model: Any, prompt: list[int], response: list[int]) -> Tensor:
     return torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(response)[:, None]).sum()
 
 
-def with_scores(model: Any, tokenizer: Any, rows: Sequence[Contrast]) -> list[Contrast]:
-    """The rows with the mean log-prob of every response under every prompt, as scoring stores them."""
+def with_scores(model: Any, tokenizer: Any, rows: Sequence[Contrast], *, keyed: bool = True) -> list[Contrast]:
+    """The rows with the mean log-prob of every response under every prompt and their key, as scoring stores them."""
     scored = []
+    weights, settings = weights_key(model), settings_key(max_length=2048, dtype="float32")
     for row in (with_token_ids(row, Chat(tokenizer)) for row in rows):
         with torch.no_grad():
             scores = {
@@ -139,5 +141,6 @@ def with_scores(model: Any, tokenizer: Any, rows: Sequence[Contrast]) -> list[Co
                 }
                 for role in ROLES
             }
-        scored.append(dataclasses.replace(row, scores=scores))
+        row = dataclasses.replace(row, scores=scores)
+        scored.append(ScoreKey.of(row, weights, settings).put(row) if keyed else row)
     return scored

@@ -10,7 +10,8 @@ import torch
 
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
-from selfsteer.errors import DataError
+from selfsteer.errors import DataError, SelfsteerWarning
+from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_key
 from selfsteer.policy.data import kept_contrasts
 from selfsteer.records import PROMPTS, ROLES, Contrast, write_rows
 
@@ -89,14 +90,34 @@ def test_responses_are_cut_at_max_length_in_policy_and_reference_alike(tmp_path,
         ids = row.response_ids(cell.role)[: limit - len(prompt)]
         expected.append(plain_logp(model, prompt, ids).item())
         scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = expected[-1] / len(ids)
-    row = dataclasses.replace(row, scores=scores) if stored else row
+    if stored:
+        settings = settings_key(max_length=limit, dtype="float32")
+        row = ScoreKey.of(row, weights_key(model), settings).put(dataclasses.replace(row, scores=scores))
     run = trainer(tmp_path, tokenizer, [row], model, max_length=limit)
     assert run.train_dataset.reference[0].tolist() == pytest.approx(expected, rel=1e-5)
     run.train()
     assert step_logs(run)[0]["rewards/base/margin"] == pytest.approx(0, abs=1e-4)
 
 
-def test_a_prompt_that_leaves_no_room_raises(tmp_path, tokenizer):
-    row = with_token_ids(contrast(0), Chat(tokenizer))
+def test_rows_whose_prompt_leaves_no_room_are_left_out_with_one_warning(tmp_path, tokenizer):
+    user = {"role": "user", "content": "river " * 30}
+    long = {name: [*getattr(contrast(1), name)[:-1], user] for name in PROMPTS}
+    rows = [contrast(0), contrast(1, **long), contrast(2), contrast(3, **long)]
+    limit = len(Chat(tokenizer).encode(long["prompt"]))
+    with pytest.warns(SelfsteerWarning, match=f"2 of 4 rows .* max_length {limit} .* row 'q1'") as caught:
+        run = trainer(tmp_path, tokenizer, rows, max_length=limit)
+    assert sum(issubclass(warning.category, SelfsteerWarning) for warning in caught) == 1
+    assert [row.id for row in run.train_dataset.contrasts] == ["q0", "q2"]
+    run.train()
+    with pytest.raises(DataError, match="2 of 2 rows have a prompt that leaves no room") as refused:
+        trainer(tmp_path, tokenizer, rows[1::2], max_length=limit)
+    assert f"above {limit}" in str(refused.value)
+
+
+def test_only_prompts_that_are_used_have_to_leave_room(tmp_path, tokenizer):
+    system = {"role": "system", "content": "river " * 30}
+    row = with_token_ids(contrast(0, positive_prompt=[system, *contrast(0).prompt]), Chat(tokenizer))
+    limit = len(row.prompt_ids("positive_prompt"))
+    assert trainer(tmp_path, tokenizer, [row], max_length=limit, use_steering=False).examples == 1
     with pytest.raises(DataError, match="leaves no room"):
-        trainer(tmp_path, tokenizer, [row], max_length=len(row.prompt_ids("positive_prompt")))
+        trainer(tmp_path, tokenizer, [row], max_length=limit)

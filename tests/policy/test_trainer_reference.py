@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from selfsteer.errors import ConfigError, WorkFailed
 from selfsteer.logprobs import Cell
 from selfsteer.models import load_model
+from selfsteer.policy import SSOTrainer
 from selfsteer.views import SSO_VIEWS
 
 from .helpers import (
@@ -68,13 +69,13 @@ def test_stored_scores_are_the_reference_and_the_model_is_not_asked(tmp_path, to
     assert step_logs(run)[0]["rewards/base/margin"] == pytest.approx(0, abs=1e-4)
 
 
-def test_where_one_score_is_missing_all_rows_are_scored(tmp_path, tokenizer):
-    model = policy(tokenizer)
+def test_only_a_row_that_lacks_a_score_is_scored(tmp_path, tokenizer, monkeypatch):
+    model, scored, score = policy(tokenizer), [], SSOTrainer._score
+    monkeypatch.setattr(SSOTrainer, "_score", lambda run, rows: scored.extend(rows) or score(run, rows))
     whole, holed = with_scores(model, tokenizer, contrasts(2))
     holed.scores["original_response"]["negative_prompt"] = None
-    calls = count_calls(model)
     run = trainer(tmp_path, tokenizer, [whole, holed], model)
-    assert len(calls) == 2
+    assert [row.id for row in scored] == ["q1"]
     assert run.train_dataset.reference == pytest.approx(
         expected_reference(model, tokenizer, [whole, holed], run.cells), abs=1e-4
     )
@@ -95,8 +96,11 @@ def test_scores_of_cells_that_are_not_used_may_be_missing(tmp_path, tokenizer):
     assert calls
 
 
-def test_scores_of_another_model_stop_the_training_before_the_first_step(tmp_path, tokenizer):
-    scored = with_scores(policy(tokenizer, seed=1), tokenizer, contrasts(2))
+def test_a_policy_that_does_not_equal_its_reference_stops_before_the_first_step(tmp_path, tokenizer):
+    """The second line behind the key: scores that were altered after they were keyed."""
+    scored = with_scores(policy(tokenizer), tokenizer, contrasts(2))
+    for row in scored:
+        row.scores["positive_response"]["prompt"] -= 0.01
     run = trainer(tmp_path, tokenizer, scored)
     before = weights(run.model)
     with pytest.raises(WorkFailed, match="differs from its reference") as caught:

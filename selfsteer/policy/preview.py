@@ -1,0 +1,54 @@
+"""What a training example looks like to the trainer: decoded text by runs of tokens of one role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from selfsteer.chat import Chat
+from selfsteer.logprobs import view_cells
+from selfsteer.logprobs.rows import rows_of
+from selfsteer.records import Contrast
+from selfsteer.views import PAIRINGS, View
+
+
+def preview(contrast: Contrast, views: Sequence[View], chat: Chat, max_length: int | None, title: str) -> str:
+    """Return lines that show, for each view, the prompt and both responses of a row as they are trained on.
+
+    Text stands in quotes with its line breaks and control characters escaped, special tokens included.
+
+    Args:
+        contrast: A row with token ids.
+        views: The views to show.
+        chat: Has the tokenizer of those ids.
+        max_length: Prompt + response tokens; a longer response is cut, as in training.
+        title: Stands first, before the row's id.
+    """
+    lines = [f"{title}: row {contrast.id!r}"]
+    for view in views:
+        lines += [f"  {view} view", *(f"    {line}" for line in _view_lines(contrast, view, chat, max_length))]
+    return "\n".join(lines)
+
+
+def _view_lines(contrast: Contrast, view: View, chat: Chat, max_length: int | None) -> Iterator[str]:
+    # The very rows that are scored, so that what is shown is what is trained on.
+    (row,) = rows_of(contrast, view_cells([view]), max_length)
+    yield f"{PAIRINGS[view].prompt}, {_tokens(row.prompt, chat)}, not trained"
+    roles = {"chosen": PAIRINGS[view].chosen, "rejected": PAIRINGS[view].rejected}
+    for (side, role), ids in zip(roles.items(), row.responses, strict=True):
+        yield from _response_lines(contrast, side, role, ids, chat)
+
+
+def _response_lines(contrast: Contrast, side: str, role: str, ids: Sequence[int], chat: Chat) -> Iterator[str]:
+    cut = len(ids) < len(contrast.response_ids(role))
+    ended = getattr(contrast, f"{role}_finish") == "stop" and not cut  # then the last token is an end token
+    body = ids[:-1] if ended else ids
+    yield f"{side}: {role}_response, {_tokens(body, chat)}, trained"
+    if ended:
+        yield f"{side}: end token, {_tokens(ids[-1:], chat)}, trained"
+    else:
+        yield f"{side}: {'cut at max_length' if cut else 'generation was cut off'}: no end label"
+
+
+def _tokens(ids: Sequence[int], chat: Chat) -> str:
+    text = chat.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return f"{len(ids)} token{'' if len(ids) == 1 else 's'} {text!r}"

@@ -1,0 +1,80 @@
+"""What the processes of one training count and decide together; alone, a process counts and decides for itself.
+
+Each function here is a meeting point: every process has to call it, and equally often, or the others wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfsteer.errors import ConfigError
+
+
+def gathered(values: Tensor) -> Tensor:
+    """Return (P, N): the (N,) ``values`` of each of P processes."""
+    if not _several():
+        return values[None]
+    from accelerate import PartialState
+    from accelerate.utils import gather
+
+    rows: Tensor = gather(values[None].to(PartialState().device))
+    return rows.cpu()
+
+
+def anywhere(flag: bool) -> bool:
+    """Return whether ``flag`` is set in any process, so that all of them take the same turn."""
+    return bool(gathered(torch.tensor([float(flag)])).any())
+
+
+def summed(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return each figure summed over the processes, which all hold the same names in the same order."""
+    if not figures:
+        return {}
+    sums = gathered(torch.tensor(list(figures.values()), dtype=torch.float64)).sum(dim=0)
+    return dict(zip(figures, sums.tolist(), strict=True))
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if _several():
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def check_even(accelerator: Any) -> None:
+    """Raise :class:`ConfigError` where some processes would get more micro-batches than others and wait for them."""
+    if accelerator.num_processes > 1 and not accelerator.even_batches:
+        raise ConfigError(
+            "several processes need equally many micro-batches",
+            where="accelerator_config, even_batches",
+            do="leave even_batches out: an example that is repeated to even them out weighs nothing the second time",
+        )
+
+
+def first_time(accelerator: Any, size: int, *, drop_last: bool = False) -> int:
+    """Return how many of a micro-batch's ``size`` examples, its first ones, were not in this pass over the data before.
+
+    Accelerate gives all processes equally many full micro-batches: where the examples run out, it goes on with those
+    from the beginning of the pass, in the last micro-batch of each process. Position ``process * size + i`` of what
+    they hold together is such a repeat from the remainder on. (accelerate's own count of the remainder is lost when a
+    training is resumed.)
+
+    Args:
+        accelerator: The trainer's, while it goes through a data loader.
+        size: Examples in the micro-batch that the loader gave last.
+        drop_last: Whether the loader leaves out what does not fill all micro-batches, so that nothing is repeated.
+    """
+    state, processes = accelerator.gradient_state, accelerator.num_processes
+    if processes == 1 or drop_last or not state.end_of_dataloader:
+        return size
+    remainder = len(state.active_dataloader.dataset) % (processes * size)
+    return min(max(remainder - accelerator.process_index * size, 0), size) if remainder else size
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
