@@ -1,150 +1,215 @@
-"""Time and memory of one SSO training step: six separate padded sequences against prompt-sharing rows.
+"""Time and memory of one SSO training step (forward, loss, backward; no optimiser step), three ways.
 
-    python benchmarks/train_step.py
+    python benchmarks/train_step.py                        # made-up examples: prompts and responses of 200 tokens
+    python benchmarks/train_step.py --examples FILE.jsonl  # instruction, p_system, n_system, chosen, rejected, raw
+    python benchmarks/train_step.py --growth               # time and memory against response and prompt length
 
-(a) works as the authors' trainer does: two padded batches of three sequences an example, full float32 logits, and a
-reference forward pass in every step, written here in plain transformers. (c) is ours: packed rows, head on response
-tokens, reference scored once (its cost is printed apart). Both run in one process, interleaved, on the same contrasts;
-the losses have to agree. Report ratios: times on a shared machine move.
+(a) works as the authors' trainer does: six padded sequences, full float32 logits, a reference forward pass each step.
+(b) is TRL's DPOTrainer on the same three pairs an example, its reference log-probs precomputed (pip install trl).
+(c) is ours. All run in one process, interleaved example by example, on a policy that differs from its reference; the
+losses have to agree. Peak memory is that of a process that does nothing else. Report ratios: times on a shared machine
+move, and the rate of a plain matrix product, measured between the steps, says how much.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, before torch allocates
+
 import torch
+from examples import made_examples, read_examples
+from measuring import Arithmetic, arithmetic, matmul_rate, peak_gb
+from ways import WAYS, Plain, Rows
 
 from selfsteer.chat import Chat
-from selfsteer.contrast import with_token_ids
-from selfsteer.logprobs import PairLogps, pair_views, row_attention_on, score_cells, view_cells
-from selfsteer.losses import sso_loss
 from selfsteer.models import load_model, load_tokenizer, quiet, resolve
-from selfsteer.queries import load_queries
 from selfsteer.records import Contrast
-from selfsteer.views import PAIRINGS, SSO_VIEWS, View
 
-CELLS = view_cells(SSO_VIEWS)
-GOOD = "Answer in one short sentence of at most 20 words. Stop as soon as the question is answered."
-BAD = "Write a very long and detailed answer with many paragraphs. Give many examples and say everything twice."
-
-
-def contrasts(chat: Chat, count: int, tokens: int) -> list[Contrast]:
-    """Real queries with responses of known length (their text does not matter for the time)."""
-    rows = []
-    for query in load_queries("builtin:quickstart", limit=count).queries:
-        text = query.prompt[-1]["content"]
-        words = (text + " ") * (1 + 2 * tokens // max(1, len(text.split())))
-        ids = chat.encode_response(words, ended=False)
-        prompts = [[{"role": "system", "content": system}, *query.prompt] for system in (GOOD, BAD)]
-        row = Contrast(
-            id=query.id, prompt=query.prompt, split="train", aspects=[], positive_principle=GOOD,
-            negative_principle=BAD, positive_prompt=prompts[0], negative_prompt=prompts[1],
-            positive_response=text, negative_response=text, original_response=text,
-            positive_finish="length", negative_finish="length", original_finish="length",
-        )  # fmt: skip
-        row = with_token_ids(row, chat)
-        lengths = {"positive": tokens // 2, "negative": tokens, "original": tokens}
-        rows.append(dataclasses.replace(row, **{f"{r}_token_ids": ids[5 : 5 + n] for r, n in lengths.items()}))
-    return rows
-
-
-def padded(model: Any, rows: Sequence[Contrast], role: str) -> dict[View, torch.Tensor]:
-    """One padded batch of the chosen (or the rejected) responses of all views, full float32 logits."""
-    picked = [(getattr(PAIRINGS[view], role), PAIRINGS[view].prompt) for view in SSO_VIEWS]
-    pairs = [(row.prompt_ids(prompt), row.response_ids(name)) for row in rows for name, prompt in picked]
-    width = max(len(prompt) + len(response) for prompt, response in pairs)
-    ids = torch.tensor([[*p, *r, *[2] * (width - len(p) - len(r))] for p, r in pairs])
-    mask = torch.tensor([[1] * (len(p) + len(r)) + [0] * (width - len(p) - len(r)) for p, r in pairs])
-    logps = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), dim=-1)
-    logps = logps[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
-    sums = torch.stack([logps[i, len(p) - 1 : len(p) + len(r) - 1].sum() for i, (p, r) in enumerate(pairs)])
-    return dict(zip(SSO_VIEWS, sums.view(len(rows), -1).T, strict=True))
-
-
-def plain_step(model: Any, rows: Sequence[Contrast], reference_model: Any) -> torch.Tensor:
-    """(a): policy and reference forward, loss, backward."""
-    policy = {role: padded(model, rows, role) for role in ("chosen", "rejected")}
-    with torch.no_grad():
-        reference = {role: padded(reference_model, rows, role) for role in ("chosen", "rejected")}
-    lengths = {
-        view: [torch.tensor([len(row.response_ids(getattr(PAIRINGS[view], role))) for row in rows]) for role in policy]
-        for view in SSO_VIEWS
-    }
-    pairs = [
-        {view: PairLogps(side["chosen"][view], side["rejected"][view], *lengths[view]) for view in SSO_VIEWS}
-        for side in (policy, reference)
-    ]
-    loss = sso_loss(*pairs).loss.mean()
-    loss.backward()
-    return loss.detach()
-
-
-def shared_step(model: Any, rows: Sequence[Contrast], reference: torch.Tensor) -> torch.Tensor:
-    """(c): packed rows, stored reference, loss, backward."""
-    sums, counts = score_cells(model, rows, CELLS, token_budget=1 << 20)
-    pairs = [pair_views(side, counts, CELLS, SSO_VIEWS) for side in (sums, reference)]
-    loss = sso_loss(*pairs).loss.mean()
-    loss.backward()
-    return loss.detach()
-
-
-def timed(step: Any, model: Any, *arguments: Any) -> tuple[float, torch.Tensor]:
-    """Seconds and loss of one step."""
-    model.zero_grad()
-    started = time.perf_counter()
-    loss = step(model, *arguments)
-    return time.perf_counter() - started, loss
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+GROWTH = [(128, n) for n in (128, 256, 512, 1024, 2048)] + [(n, 256) for n in (32, 512, 1024)]
+PLAIN_LIMIT = 768
+"""Tokens of a sequence up to which (a) is run in --growth: it holds the full logits several times over."""
 
 
 def main() -> None:
-    """Print seconds an example, the ratio and the largest difference of the losses."""
+    settings = _arguments()
+    quiet()
+    if settings.point:
+        print(json.dumps(point(settings)))
+    elif settings.growth:
+        growth(settings)
+    else:
+        if not settings.memory:
+            table(settings)
+        memory(settings)
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--examples", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=128, help="length of y- and yo; y+ has half")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=2)
-    settings = parser.parse_args()
-    quiet()
+    parser.add_argument("--examples", type=Path, help="a JSON-lines file in the authors' format")
+    parser.add_argument("--count", type=int, default=3, help="examples; the first one warms up and is not counted")
+    parser.add_argument("--prompt", type=int, default=200, help="tokens of each made-up principle")
+    parser.add_argument("--response", type=int, default=200, help="tokens of each made-up response")
+    parser.add_argument("--ways", default="abc")
+    parser.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--memory", action="store_true", help="peak memory alone")
+    parser.add_argument("--growth", action="store_true", help="against the length of responses and prompts, alone")
+    parser.add_argument("--point", action="store_true", help="measure --ways once in --precisions and print JSON")
+    parser.add_argument("--checkpointing", action="store_true", help="with --point: activation checkpointing")
+    return parser.parse_args()
+
+
+def _load(settings: argparse.Namespace, count: int) -> tuple[Any, Any, Any, list[Contrast]]:
+    """The policy, its reference, the tokenizer and the examples."""
     folder = resolve(settings.model)
-    chat = Chat(load_tokenizer(folder))
-    model, reference_model = load_model(folder).train(), load_model(folder)
-    rows = contrasts(chat, settings.examples, settings.tokens)
-    batches = [rows[i : i + settings.batch] for i in range(0, len(rows), settings.batch)]
-    print(f"{settings.examples} examples, {settings.tokens} tokens, {torch.get_num_threads()} threads")
-    for name, enabled in (("float32", False), ("bfloat16 autocast", True)):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled), row_attention_on(model):
-            measure(name, model, reference_model, batches, settings.repeats)
-
-
-def measure(name: str, model: Any, reference_model: Any, batches: Sequence[Sequence[Contrast]], repeats: int) -> None:
-    """Interleave both ways over the batches; the first pass warms up and is not counted."""
-    seconds: dict[str, list[float]] = {"a": [], "c": [], "reference": []}
-    worst = 0.0
-    for repeat in range(repeats + 1):
-        for batch in batches:
-            model.set_attn_implementation("sdpa")
-            plain, one = timed(plain_step, model, batch, reference_model)
-            model.set_attn_implementation("selfsteer_rows")
-            started = time.perf_counter()
-            with torch.no_grad():
-                reference = score_cells(model, batch, CELLS)[0]
-            scored = time.perf_counter() - started
-            shared, other = timed(shared_step, model, batch, reference)
-            worst = max(worst, abs(one.item() - other.item()) / abs(one.item()))
-            if repeat:
-                for key, value in (("a", plain), ("c", shared), ("reference", scored)):
-                    seconds[key].append(value / len(batch))
-    plain, shared, scored = (statistics.median(seconds[key]) for key in ("a", "c", "reference"))
-    print(
-        f"{name}: (a) {plain:.2f} s an example, (c) {shared:.2f} s + {scored:.2f} s once for the reference: "
-        f"{plain / shared:.2f} times as fast; losses differ by {worst:.1e} (relative)"
+    tokenizer = load_tokenizer(folder)
+    chat = Chat(tokenizer)
+    rows = (
+        read_examples(settings.examples, chat, count)
+        if settings.examples
+        else made_examples(chat, count, settings.prompt, settings.response)
     )
+    policy, reference = load_model(folder).train(), load_model(folder)
+    torch.manual_seed(0)
+    with torch.no_grad():  # some steps away from its reference, so that the losses tell something
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.01 * parameter.std().item())
+    return policy, reference, tokenizer, rows
+
+
+def table(settings: argparse.Namespace) -> None:
+    """Print time, share of the matrix-product rate, memory and agreement, as ratios."""
+    policy, reference, tokenizer, rows = _load(settings, settings.count)
+    print(f"{len(rows) - 1} examples after one that warms up, {torch.get_num_threads()} threads")
+    for precision in settings.precisions:
+        bf16 = precision == "bfloat16"
+        prepared = {}
+        for name in settings.ways:
+            WAYS[name](policy, reference, rows[:1], tokenizer, bf16).prepare()  # warms up
+            started = time.perf_counter()
+            WAYS[name](policy, reference, rows[1:], tokenizer, bf16).prepare()
+            prepared[name] = (time.perf_counter() - started) / (len(rows) - 1)
+        ways = [WAYS[name](policy, reference, rows, tokenizer, bf16) for name in settings.ways]
+        for way in ways:
+            way.prepare()
+        seconds, losses, rates = interleaved(ways, policy, len(rows), DTYPES[precision])
+        report(precision, [arithmetic(policy, row) for row in rows[1:]], prepared, seconds, rates)
+        agreement(ways, losses)
+
+
+def interleaved(
+    ways: Sequence[Any], policy: Any, count: int, dtype: torch.dtype
+) -> tuple[dict[str, list[float]], dict[str, list[float]], list[float]]:
+    """Seconds and losses of every way for every example but the first, and the matrix-product rates between them."""
+    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
+    losses: dict[str, list[float]] = {name: [] for name in [*seconds, "c unweighted"]}
+    rates = []
+    for index in range(count):
+        rates.append(matmul_rate(dtype))
+        for way in ways:
+            policy.zero_grad()
+            started = time.perf_counter()
+            loss = way.step(index)
+            seconds[way.name].append(time.perf_counter() - started)
+            losses[way.name].append(loss.item())
+            if isinstance(way, Rows):
+                losses["c unweighted"].append(way.unweighted())
+    return {name: values[1:] for name, values in seconds.items()}, losses, rates[1:]
+
+
+def report(
+    precision: str,
+    needed: Sequence[Arithmetic],
+    prepared: dict[str, float],
+    seconds: dict[str, list[float]],
+    rates: Sequence[float],
+) -> None:
+    """One line a way: seconds an example, what is done once a round included, against the floor and the others."""
+    rate = statistics.median(rates)
+    flops = statistics.mean(one.training + one.forward for one in needed)
+    once = statistics.mean(one.forward for one in needed)
+    total = {name: statistics.mean(values) + prepared[name] for name, values in seconds.items()}
+    print(f"\n{precision}: matrix product {rate / 1e9:.0f} GFLOP/s, {flops / 1e12:.2f} TFLOP an example at least")
+    print(f"  floor {flops / rate:6.2f} s an example, {once / rate:.2f} s of it the reference")
+    for name, value in total.items():
+        others = ", ".join(f"{total[o] / value:.2f} times as fast as ({o})" for o in total if o < name)
+        share = f"{value / (flops / rate):.2f} times the floor, {flops / value / rate:.0%} of the rate"
+        print(f"  ({name})   {value:6.2f} s an example, {prepared[name]:.2f} s of it once a round: {share}; {others}")
+
+
+def agreement(ways: Sequence[Any], losses: dict[str, list[float]]) -> None:
+    """Print the largest relative differences of the losses; (b) has no weight, so its own counterpart of (c) is met."""
+    for name, own in (("a", "c"), ("b", "c unweighted")):
+        if losses.get(name) and losses.get(own):
+            worst = max(abs(x - y) / abs(x) for x, y in zip(losses[name], losses[own], strict=True))
+            shown = ", ".join(f"{x:.6f} = {y:.6f}" for x, y in zip(losses[name][:2], losses[own][:2], strict=True))
+            print(f"  losses ({name}) = ({own}): largest relative difference {worst:.1e} ({shown}, ...)")
+
+
+def memory(settings: argparse.Namespace) -> None:
+    """Peak memory of each way in a process of its own; (c) with activation checkpointing as well, timed apart."""
+    print("\npeak memory of one process, GB, and seconds a step")
+    for precision in settings.precisions:
+        found = {name: _point(settings, name, precision) for name in settings.ways}
+        if "c" in found:
+            found["c, activation checkpointing"] = _point(settings, "c", precision, "--checkpointing")
+        base = found.get("a", next(iter(found.values())))["peak_gb"]
+        for name, one in found.items():
+            print(
+                f"  {precision} ({name}): {one['peak_gb']:.2f} GB, {one['peak_gb'] / base:.2f} of the first; "
+                f"{one['seconds']:.1f} s"
+            )
+
+
+def growth(settings: argparse.Namespace) -> None:
+    """Time and memory of a step against the length of responses, and against that of prompts."""
+    for precision in settings.precisions:
+        print(f"\n{precision}: made-up principles and responses of so many tokens")
+        for prompt, response in GROWTH:
+            lengths = ["--prompt", str(prompt), "--response", str(response)]
+            cells = []
+            for name in settings.ways:
+                if name != "b" and (name != "a" or prompt + response <= PLAIN_LIMIT):
+                    one = _point(settings, name, precision, *lengths)
+                    cells.append(f"({name}) {one['seconds']:6.2f} s {one['peak_gb']:5.2f} GB")
+            print(f"  principle {prompt:4d}, responses {response:4d}: {'   '.join(cells)}", flush=True)
+
+
+def _point(settings: argparse.Namespace, way: str, precision: str, *more: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--point", "--ways", way, "--precisions", precision, "--model", settings.model]
+    if settings.examples:
+        command += ["--examples", str(settings.examples)]
+    found = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    return result
+
+
+def point(settings: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the second of two steps on one example, and the peak memory of the process."""
+    policy, reference, tokenizer, rows = _load(settings, 1)
+    way = WAYS[settings.ways](policy, reference, rows, tokenizer, settings.precisions[0] == "bfloat16")
+    way.prepare()
+    if not isinstance(way, Plain):  # (a) alone keeps its reference model
+        way.reference = reference = None
+    if settings.checkpointing:
+        policy.gradient_checkpointing_enable()
+    for _ in range(2):
+        policy.zero_grad()
+        started = time.perf_counter()
+        way.step(0)
+        seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_gb": peak_gb()}
 
 
 if __name__ == "__main__":

@@ -52,6 +52,13 @@ class SSOConfig(TrainingArguments):
         """Check the loss settings together with those of TrainingArguments."""
         super().__post_init__()
         check_loss_settings(loss_settings(self))
+        if self.use_liger_kernel:
+            raise ConfigError(
+                "transformers would swap the model's kernels after its reference is scored",
+                where="use_liger_kernel",
+                do="leave it out; the head uses Liger where it is installed, and "
+                "transformers.integrations.liger.apply_liger_kernel puts the rest on a model before it is given",
+            )
         if self.show_examples < 0:
             raise ConfigError(f"show_examples is {self.show_examples}", where="SSOConfig", do="give 0 or more")
 

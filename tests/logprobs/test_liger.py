@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from selfsteer.logprobs import liger
+from selfsteer.logprobs.head import CHUNK_LOGITS, LogitTransform, token_logps
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 runs = pytest.mark.skipif(
@@ -74,6 +75,27 @@ def test_log_probs_and_the_gradient_in_place(shape):
 def test_a_soft_cap_and_a_scale(softcap, scale):
     check(*chunk(4, 37), softcap=softcap, scale=scale)
     check(*chunk(4, 37), scale=scale)
+
+
+@runs
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_the_chunked_head_computes_with_it(monkeypatch, scale):
+    monkeypatch.setattr(liger, "usable", lambda logits: True)
+    for device in CHUNK_LOGITS:
+        monkeypatch.setitem(CHUNK_LOGITS, device, 3 * 37)
+    hidden, targets, upstream = chunk(8, 16)
+    targets = targets + 21
+    head = torch.nn.Linear(16, 37, bias=False).to(DEVICE)
+    leaf = hidden.clone().requires_grad_()
+    found = token_logps(head, LogitTransform(scale), leaf, targets, original=head.forward)
+    (found * upstream).sum().backward()
+    wanted, logits_gradient = expected(head(hidden).detach(), targets, upstream, scale=scale)
+    assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    for gradient, other in (
+        (leaf.grad, logits_gradient @ head.weight.double()),
+        (head.weight.grad, logits_gradient.T @ hidden.double()),
+    ):
+        assert torch.allclose(gradient.double(), other, rtol=1e-4, atol=1e-5)
 
 
 @runs

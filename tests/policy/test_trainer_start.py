@@ -174,3 +174,8 @@ def test_a_callback_may_generate_between_steps(tmp_path, tokenizer, checkpointin
     assert [tuple(ids.shape) for ids in callback.sampled] == [(1, 7)] * 2
     assert step_logs(run) == step_logs(plain)
     assert run.model.config._attn_implementation != "selfsteer_rows"
+
+
+def test_liger_is_not_put_on_after_the_reference_is_scored(tmp_path):
+    with pytest.raises(ConfigError, match="after its reference is scored"):
+        SSOConfig(output_dir=str(tmp_path), use_liger_kernel=True)
