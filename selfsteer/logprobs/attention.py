@@ -67,21 +67,8 @@ def row_attention(
             query, key, value, selfsteer_layout, scaling=scaling, sliding_window=sliding_window, softcap=softcap
         )
         return attended, None
-    dtype = query.dtype
-    if query.device.type == "cpu":  # whose kernel goes backward faster in float32 than in half precision
-        query, key, value = (t.to(torch.promote_types(dtype, torch.float32)) for t in (query, key, value))
     settings = (scaling, dropout, sliding_window, softcap)
-    # One split and one concatenation: slicing each segment out would give every slice a full-size gradient.
-    parts = zip(*(t.split(selfsteer_layout.sizes, dim=2) for t in (query, key, value)), strict=True)
-    outputs = []
-    for lengths in selfsteer_layout.responses:
-        q, prompt_key, prompt_value = next(parts)
-        outputs.append(_attend(q, prompt_key, prompt_value, *settings))
-        for _length in lengths:
-            q, k, v = next(parts)
-            k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
-            outputs.append(_attend(q, k, v, *settings))
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous(), None
+    return _attend_segments(query, key, value, selfsteer_layout, *settings).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_NAME, row_attention)
@@ -189,6 +176,24 @@ def _check_heeded(module: torch.nn.Module, others: dict[str, Any]) -> None:
             where="the model's attention",
             do="report this kind of model: its responses have to be scored in sequences of their own",
         )
+
+
+def _attend_segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *settings: Any) -> Tensor:
+    """(1, H, T, D): each prompt attends to itself, each response to its prompt and itself."""
+    dtype = query.dtype
+    if query.device.type == "cpu":  # whose kernel goes backward faster in float32 than in half precision
+        query, key, value = (t.to(torch.promote_types(dtype, torch.float32)) for t in (query, key, value))
+    # One split and one concatenation: slicing each segment out would give every slice a full-size gradient.
+    parts = zip(*(t.split(layout.sizes, dim=2) for t in (query, key, value)), strict=True)
+    outputs = []
+    for lengths in layout.responses:
+        q, prompt_key, prompt_value = next(parts)
+        outputs.append(_attend(q, prompt_key, prompt_value, *settings))
+        for _length in lengths:
+            q, k, v = next(parts)
+            k, v = torch.cat([prompt_key, k], dim=2), torch.cat([prompt_value, v], dim=2)
+            outputs.append(_attend(q, k, v, *settings))
+    return torch.cat(outputs, dim=2).to(dtype)
 
 
 def _attend(

@@ -163,10 +163,6 @@ class _LinearLogps(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Yield each chunk's place and the head's (C, K) output, float32 or better, in memory that the next overwrites."""
     for start in range(0, len(hidden), size):
@@ -196,7 +192,7 @@ def _buffer(dtype: torch.dtype, rows: int, columns: int, device: torch.device) -
 
 def gather_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the (C,) log-softmax of (C, K) logits at the targets in float32 or better."""
-    logits = _wide(logits)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(dim=1)
 
 
