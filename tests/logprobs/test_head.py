@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.logprobs import PromptRow, score_responses
+from selfsteer.logprobs import head as head_module
 from selfsteer.logprobs.head import CHUNK_LOGITS, LogitTransform, token_logps
 
 from .tiny import separate, tiny_model
@@ -163,3 +164,12 @@ def test_the_models_own_forward_is_given_back():
     model.forward = wrapped  # as accelerate leaves it
     score_responses(model, ROWS)
     assert model.forward is wrapped
+
+
+def test_training_follows_scoring_in_inference_mode(monkeypatch):
+    monkeypatch.setattr(head_module._buffers, "held", {})  # as in a process that scores first
+    model = tiny_model("llama", torch.float32)
+    with torch.inference_mode():
+        score_responses(model, ROWS)
+    torch.cat(score_responses(model, ROWS)).sum().backward()
+    assert model.lm_head.weight.grad.abs().sum() > 0
