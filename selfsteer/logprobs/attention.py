@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.logprobs.flex import flex_rows, supports
 from selfsteer.logprobs.layout import Layout
+from selfsteer.logprobs.segments import attend_segments, joins_segments
 
 _NAME = "selfsteer_rows"
 _EXACT_LAYERS = {"full_attention", "sliding_attention"}
@@ -67,6 +68,8 @@ def row_attention(
             query, key, value, selfsteer_layout, scaling=scaling, sliding_window=sliding_window, softcap=softcap
         )
         return attended, None
+    if joins_segments(query, selfsteer_layout, sliding_window=sliding_window, softcap=softcap, dropout=dropout):
+        return attend_segments(query, key, value, selfsteer_layout, scaling), None
     settings = (scaling, dropout, sliding_window, softcap)
     return _attend_segments(query, key, value, selfsteer_layout, *settings).transpose(1, 2).contiguous(), None
 

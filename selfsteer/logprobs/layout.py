@@ -35,6 +35,13 @@ class Layout:
             size for prompt, lengths in zip(self.prompts, self.responses, strict=True) for size in (prompt, *lengths)
         ]
 
+    @property
+    def longest(self) -> int:
+        """Length of the longest sequence of a prompt and one response."""
+        return max(
+            prompt + max(lengths, default=0) for prompt, lengths in zip(self.prompts, self.responses, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class Packed:
