@@ -41,6 +41,17 @@ def _with_fresh(model: Any, peft_config: Any) -> Any:
         return get_peft_model(model, peft_config)
 
 
+def check_trainable(model: Any) -> None:
+    """Raise :class:`ConfigError` where all of a model's weights are frozen; torch would say so in the first step."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "none of the model's weights can be trained: all are frozen",
+            where="model",
+            do="give a peft_config for a fresh adapter, or call model.requires_grad_(True) first "
+            "(merge_and_unload leaves weights frozen)",
+        )
+
+
 def is_quantised(model: Any) -> bool:
     """Return whether bitsandbytes holds the model's weights, in 4 or 8 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))

@@ -16,7 +16,7 @@ from selfsteer.errors import DataError, TrainingDiverged, WorkFailed
 from selfsteer.logprobs import PairLogps, pair_views, row_attention_on, score_cells, shares_prompts, view_cells
 from selfsteer.losses import SSOLoss, sso_loss
 from selfsteer.models import load_model
-from selfsteer.policy.adapters import with_adapter
+from selfsteer.policy.adapters import check_trainable, with_adapter
 from selfsteer.policy.config import SSOConfig, loss_settings
 from selfsteer.policy.data import ContrastDataset, collate, kept_contrasts, without_over_long
 from selfsteer.policy.preview import preview
@@ -80,8 +80,11 @@ class SSOTrainer(Trainer):
             _each(data, lambda rows: self._start.read_weights(model, rows))
         self._metrics: dict[str, dict[str, float]] = {split: defaultdict(float) for split in ("start", "train", "eval")}
         self.say: Callable[[str], None] = print
+        model = with_adapter(model, peft_config)
+        if train_dataset is not None:
+            check_trainable(model)
         super().__init__(
-            model=with_adapter(model, peft_config),
+            model=model,
             args=args,
             data_collator=collate,
             eval_dataset=eval_dataset,  # with an eval_strategy the base class asks for it

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from selfsteer.chat import Chat
-from selfsteer.errors import DataError, SelfsteerWarning
+from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.logprobs import ALL_CELLS
 from selfsteer.logprobs.keys import ScoreKey
 from selfsteer.loop.scoring import Scorer
@@ -205,6 +205,13 @@ def test_scores_of_the_base_are_refused_where_an_sft_adapter_is_on_it(tmp_path, 
     start = sft_model(tokenizer) if trained == "active" else sft_model(tokenizer).merge_and_unload()
     with pytest.raises(DataError, match="training starts from weights"):
         trainer(tmp_path, tokenizer, of_base, start, peft_config=LoraConfig(**LORA))
+
+
+def test_a_model_whose_weights_are_all_frozen_is_refused_in_words(tmp_path, tokenizer):
+    merged = sft_model(tokenizer).merge_and_unload()
+    with pytest.raises(ConfigError, match="all are frozen") as error:
+        trainer(tmp_path, tokenizer, contrasts(2), merged)
+    assert "peft_config" in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation
