@@ -67,11 +67,12 @@ class LogitTransform:
 
 
 @contextmanager
-def head_in_chunks(model: Any) -> Iterator[bool]:
+def head_in_chunks(model: Any, *, wide: bool = False) -> Iterator[bool]:
     """Let ``model(..., selfsteer_targets=(N,), logits_to_keep=(N,))`` return ``{"logps": (N,)}`` inside the context.
 
     Yields False, and changes nothing, where the model's logits aren't what its head and configuration say. The call
     goes through the model's own wrappers and through its head as a module, so sharded weights are gathered as usual.
+    With ``wide`` a head in half precision is computed in float32.
     """
     inner = unwrapped(model)
     transform = _transform_of(inner)
@@ -79,7 +80,7 @@ def head_in_chunks(model: Any) -> Iterator[bool]:
         yield False
         return
     had = inner.__dict__.get("forward")  # accelerate leaves a forward of its own on the instance
-    inner.forward = functools.partial(_forward, inner, transform)
+    inner.forward = functools.partial(_forward, inner, transform, wide)
     try:
         yield True
     finally:
@@ -89,12 +90,18 @@ def head_in_chunks(model: Any) -> Iterator[bool]:
 
 
 def _forward(
-    inner: Any, transform: LogitTransform, *, selfsteer_targets: Tensor, logits_to_keep: Tensor, **inputs: Any
+    inner: Any,
+    transform: LogitTransform,
+    wide: bool,
+    *,
+    selfsteer_targets: Tensor,
+    logits_to_keep: Tensor,
+    **inputs: Any,
 ) -> dict[str, Tensor]:
     hidden = inner.get_decoder()(**inputs).last_hidden_state[0].index_select(0, logits_to_keep)
     head = inner.get_output_embeddings()
     had = head.__dict__.get("forward")
-    head.forward = functools.partial(token_logps, head, transform, original=head.forward)
+    head.forward = functools.partial(token_logps, head, transform, original=head.forward, wide=wide)
     try:
         return {"logps": head(hidden, selfsteer_targets)}
     finally:
@@ -103,7 +110,9 @@ def _forward(
             head.forward = had
 
 
-def token_logps(head: Any, transform: LogitTransform, hidden: Tensor, targets: Tensor, *, original: Any) -> Tensor:
+def token_logps(
+    head: Any, transform: LogitTransform, hidden: Tensor, targets: Tensor, *, original: Any, wide: bool = False
+) -> Tensor:
     """Return (N,) log-probs in nats, float32 or better, of the tokens ``targets`` (N,) given ``hidden`` (N, H).
 
     Args:
@@ -112,10 +121,11 @@ def token_logps(head: Any, transform: LogitTransform, hidden: Tensor, targets: T
         hidden: (N, H) hidden states at the positions that predict the targets.
         targets: (N,) token ids.
         original: The head's own forward.
+        wide: Compute a plain linear head in float32, whatever precision it is held in.
     """
     size = max(1, CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]) // max(1, _width(head)))
     if type(head) is torch.nn.Linear:
-        logps: Tensor = _LinearLogps.apply(hidden, head.weight, head.bias, targets, transform, size)
+        logps: Tensor = _LinearLogps.apply(hidden, head.weight, head.bias, targets, transform, size, wide)
         return logps
 
     def called(part: Tensor, wanted: Tensor) -> Tensor:
@@ -137,9 +147,11 @@ class _LinearLogps(torch.autograd.Function):
         targets: Tensor,
         transform: LogitTransform,
         size: int,
+        wide: bool,
     ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = torch.promote_types(dtype, torch.float32) if wide else dtype
         ctx.transform, ctx.size = transform, size
         h, w, b = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
         logps = torch.cat([_logps(raw, targets[own], transform) for own, raw in _chunks(h, w, b, size)])
@@ -160,7 +172,7 @@ class _LinearLogps(torch.autograd.Function):
                 grad_hidden[own] = gradient @ w
             if grad_weight is not None:
                 _add_product(grad_weight, gradient, h[own])
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> Iterator[tuple[slice, Tensor]]:

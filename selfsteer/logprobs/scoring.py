@@ -22,10 +22,14 @@ TOKEN_BUDGET = 4096
 """Tokens that are scored at once. It bounds memory, not the result."""
 
 
-def score_responses(model: Any, rows: Sequence[PromptRow], *, token_budget: int = TOKEN_BUDGET) -> list[Tensor]:
+def score_responses(
+    model: Any, rows: Sequence[PromptRow], *, token_budget: int = TOKEN_BUDGET, wide_head: bool = False
+) -> list[Tensor]:
     """Return for each row the summed log-probs of its R responses, (R,), nats, float32 or better, with gradients.
 
     The result does not depend on which rows are scored together. A row longer than ``token_budget`` is scored alone.
+    With ``wide_head`` the head of a model in half precision is computed in float32: half precision rounds logits to an
+    eighth or so, which matters where two tokens at one place are compared.
 
     Raises:
         ValueError: A prompt or a response is empty.
@@ -33,12 +37,13 @@ def score_responses(model: Any, rows: Sequence[PromptRow], *, token_budget: int 
     """
     if not shares_prompts(model):
         return [
-            torch.cat([_score_packed(model, [PromptRow(row.prompt, [r])])[0] for r in row.responses]) for row in rows
+            torch.cat([_score_packed(model, [PromptRow(row.prompt, [r])], wide_head)[0] for r in row.responses])
+            for row in rows
         ]
     if torch.is_grad_enabled() and recomputes(model) and not attends_rows(model):
         raise RuntimeError("with gradient checkpointing, hold row_attention_on(model) until after backward()")
     with row_attention_on(model):
-        return [scores for group in _groups(rows, token_budget) for scores in _score_packed(model, group)]
+        return [scores for group in _groups(rows, token_budget) for scores in _score_packed(model, group, wide_head)]
 
 
 def _groups(rows: Sequence[PromptRow], token_budget: int) -> Iterator[list[PromptRow]]:
@@ -110,13 +115,13 @@ def score_views(
     return pair_views(sums, counts, cells, views)
 
 
-def _score_packed(model: Any, rows: Sequence[PromptRow]) -> list[Tensor]:
+def _score_packed(model: Any, rows: Sequence[PromptRow], wide_head: bool) -> list[Tensor]:
     """Score rows in one forward pass; the head runs only where a response token is predicted."""
     packed = pack(rows, next(model.parameters()).device)
     inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "use_cache": False}
     if attends_rows(model):
         inputs["selfsteer_layout"] = packed.layout
-    with head_in_chunks(model) as chunked:
+    with head_in_chunks(model, wide=wide_head) as chunked:
         if chunked:
             inputs["selfsteer_targets"] = packed.targets
         output = model(**inputs, logits_to_keep=packed.predictors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -16,6 +17,7 @@ from selfsteer.errors import SelfsteerWarning
 from selfsteer.logprobs import PromptRow, score_responses
 from selfsteer.logprobs import head as head_module
 from selfsteer.logprobs.head import CHUNK_LOGITS, LogitTransform, token_logps
+from selfsteer.logprobs.layout import pack
 
 from .tiny import separate, tiny_model
 
@@ -173,3 +175,55 @@ def test_training_follows_scoring_in_inference_mode(monkeypatch):
         score_responses(model, ROWS)
     torch.cat(score_responses(model, ROWS)).sum().backward()
     assert model.lm_head.weight.grad.abs().sum() > 0
+
+
+# --- a wide head
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_wide_head_is_float32_arithmetic_on_the_models_bfloat16_hidden_states(chunks, bias):
+    model = tiny_model("llama", torch.bfloat16)
+    if bias:
+        model.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, 61, dtype=torch.bfloat16))
+    seen: list[Tensor] = []
+    model.model.register_forward_hook(lambda _module, _inputs, output: seen.append(output.last_hidden_state[0]))
+    packed, head = pack(ROWS, torch.device("cpu")), copy.deepcopy(model.lm_head).float()
+    with torch.no_grad():
+        wide = torch.cat(score_responses(model, ROWS, wide_head=True))
+        logps = plain(seen[-1][packed.predictors].float(), head, LogitTransform(), packed.targets)
+        narrow = torch.cat(score_responses(model, ROWS))
+    expected = torch.stack([part.sum() for part in logps.split(packed.counts)])
+    assert wide.dtype == narrow.dtype == torch.float32
+    assert torch.allclose(wide, expected, rtol=0, atol=1e-5)
+    assert (wide - narrow).abs().min() > 1e-4
+    assert model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_a_wide_head_changes_nothing_in_float32(chunks):
+    model = tiny_model("gemma2", torch.float32, final_logit_softcapping=1.5)
+    wide, plain = (torch.cat(score_responses(model, ROWS, wide_head=wide)) for wide in (True, False))
+    assert torch.equal(wide, plain)
+
+
+def test_a_wide_head_has_gradients_in_the_weights_precision(chunks):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 61, dtype=torch.bfloat16)
+    hidden = torch.randn(8, 16).bfloat16().requires_grad_()
+    targets, transform = torch.randint(0, 61, (8,)), LogitTransform(softcap=1.5)
+    token_logps(head, transform, hidden, targets, original=head.forward, wide=True).sum().backward()
+    wide = copy.deepcopy(head).float()
+    own = hidden.detach().float().requires_grad_()
+    plain(own, wide, transform, targets).sum().backward()
+    for found, expected in ((hidden, own), (head.weight, wide.weight), (head.bias, wide.bias)):
+        assert found.grad.dtype == torch.bfloat16
+        assert (found.grad.float() - expected.grad).abs().max() <= 0.02 * expected.grad.abs().max()
+
+
+def test_under_autocast_a_wide_head_stays_float32(chunks):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 61, bias=False)
+    hidden, targets = torch.randn(8, 16), torch.randint(0, 61, (8,))
+    expected = plain(hidden, head, LogitTransform(), targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_logps(head, LogitTransform(), hidden, targets, original=head.forward, wide=True)
+    assert torch.allclose(found, expected, atol=1e-6)
