@@ -47,8 +47,8 @@ def load_model(
         FetchError: It can't be fetched.
         ConfigError: No such dtype or device, or ``bits`` without a CUDA GPU or without bitsandbytes.
     """
-    _check_dtype(dtype)
-    _check_device(device)
+    check_dtype(dtype)
+    check_device(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -82,12 +82,13 @@ def load_tokenizer(
     return tokenizer
 
 
-def _check_dtype(dtype: str) -> None:
+def check_dtype(dtype: str) -> None:
+    """Raise :class:`ConfigError` for a name that is none of :data:`DTYPES`."""
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}", where="dtype", do=did_you_mean(dtype, DTYPES))
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     """Raise for a device this machine lacks, which torch would say with a traceback."""
     import torch
 
@@ -131,14 +132,15 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
         # Bars stay on: a hub model may take its time to arrive.
         model, info = AutoModelForCausalLM.from_pretrained(source, revision=revision or "main", **arguments)
     else:
-        _check_folder(Path(source))
+        check_folder(Path(source))
         with progress_bars_hidden():
             model, info = AutoModelForCausalLM.from_pretrained(source, **arguments)
-    _check_complete(info, source)
+    check_complete(info, source)
     return model
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise :class:`ModelError` where a folder lacks what a model needs."""
     if not (folder / "config.json").is_file():
         do = "give the folder that save_pretrained wrote: config.json, *.safetensors and the tokenizer"
         raise ModelError(f"no config.json in {folder}", where=str(folder), do=do)
@@ -153,7 +155,7 @@ def _check_folder(folder: Path) -> None:
     )
 
 
-def _check_complete(info: dict[str, Any], source: str) -> None:
+def check_complete(info: dict[str, Any], source: str) -> None:
     """Raise where transformers would go on with random numbers in place of what the file lacks."""
     misshapen = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
     lacking = sorted({*info["missing_keys"], *misshapen})

@@ -5,27 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from selfsteer.errors import ConfigError, did_you_mean
-from selfsteer.records import Contrast
+from selfsteer.records import Contrast, Finish
 
 Direction = Callable[[Contrast], int]
+
+
+def words(text: str) -> int:
+    """Return how many words a text has: the measure of length where there are no token ids."""
+    return len(text.split())
+
+
+def compare_lengths(lengths: tuple[int, int], finishes: tuple[Finish, Finish]) -> int:
+    """Say which of two responses is longer; one that was cut off is known only to be at least as long as what is there.
+
+    Returns:
+        1 the first, -1 the second, 0 where they are equal or a cut hides it (so two that were both cut always tie).
+    """
+    (first, second), (first_finish, second_finish) = lengths, finishes
+    if first > second and second_finish == "stop":
+        return 1
+    if second > first and first_finish == "stop":
+        return -1
+    return 0
 
 
 def pair_lengths(row: Contrast) -> tuple[int, int]:
     """Return the lengths of y+ and y-: tokens (end token not counted) where both carry ids, else words."""
     positive, negative = row.positive_token_ids, row.negative_token_ids
     if positive is None or negative is None:
-        return len(row.positive_response.split()), len(row.negative_response.split())
+        return words(row.positive_response), words(row.negative_response)
     return len(positive) - (row.positive_finish == "stop"), len(negative) - (row.negative_finish == "stop")
 
 
 def _longer(row: Contrast) -> int:
-    """Compare lengths; a cut-off response is known only to be at least as long as what is there."""
-    positive, negative = pair_lengths(row)
-    if positive > negative and row.negative_finish == "stop":
-        return 1
-    if negative > positive and row.positive_finish == "stop":
-        return -1
-    return 0
+    return compare_lengths(pair_lengths(row), (row.positive_finish, row.negative_finish))
 
 
 def _shorter(row: Contrast) -> int:

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from selfsteer.backends import Backend, Sampling, shared_prefix
+from selfsteer.backends.endpoint import EndpointBackend
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
 
 from ..chat_templates import tokenizer_of, user
+from .chat_server import ChatServer, scripted
 from .tiny import tiny_llama
 
 PROMPTS = [
@@ -35,7 +37,15 @@ def transformers_backend() -> Backend:
     return TransformersBackend(tiny_llama(tokenizer), Chat(tokenizer, letters))
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"scripted": ScriptedBackend, "transformers": transformers_backend}
+def endpoint_backend() -> Backend:
+    return EndpointBackend("scripted", base_url=ChatServer(scripted).url)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "scripted": ScriptedBackend,
+    "transformers": transformers_backend,
+    "endpoint": endpoint_backend,
+}
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
