@@ -26,14 +26,14 @@ def measure(
         implicit: For each of the starting policy's held-out pairs, the change of mean log-prob under the plain prompt
             of y+ and of y-, nats per token; None for the starting policy itself.
     """
-    full = [row for row in contrasts if all(getattr(row, f"{role}_response") for role in ROLES)]
-    scored = [row for row in full if _is_scored(row)]
+    full = [row for row in contrasts if is_full(row)]
+    scored = [row for row in full if is_scored(row)]
     return {
         "n": len(contrasts),
         "direction": _direction(full, direction) if direction and full else None,
         "steering_margin": _steering_margin(scored) if scored else None,
         "mean_logps": _mean_logps(scored) if scored else None,
-        "onpolicyness": _onpolicyness(scored) if scored else None,
+        "onpolicyness": onpolicyness(scored) if scored else None,
         "implicit": _implicit(implicit) if implicit else None,
         "length": {role: _length(contrasts, role) for role in ("original", "positive", "negative")},
         "distinct": _distinct(contrasts),
@@ -53,23 +53,52 @@ def response_length(row: Contrast, role: str) -> int:
     return len(ids) if ids is not None else len(getattr(row, f"{role}_response").split())
 
 
-def _is_scored(row: Contrast) -> bool:
-    """Whether each response was scored under each prompt; Parquet gives None for a cell that was not."""
+def is_full(row: Contrast) -> bool:
+    """Return whether none of the three responses is empty."""
+    return all(getattr(row, f"{role}_response") for role in ROLES)
+
+
+def is_scored(row: Contrast) -> bool:
+    """Return whether each response was scored under each prompt; Parquet gives None for a cell that was not."""
     cells = row.scores or {}
     return all((cells.get(f"{role}_response") or {}).get(prompt) is not None for role in ROLES for prompt in PROMPTS)
 
 
-def _direction(rows: Sequence[Contrast], program: str) -> Measure:
-    verdicts = [direction_of(program, row) for row in rows]
+def implicit_changes(start: Sequence[Contrast], trained: Sequence[Contrast]) -> dict[str, tuple[float, float]]:
+    """Return by row id how much likelier a policy finds y+ and y- of the start's pairs, nats per token.
+
+    Args:
+        start: The pairs, scored by the policy that wrote them.
+        trained: The pairs among them that have scores, with those of the trained policy under the plain prompt.
+    """
+    before = {row.id: row for row in start}
+    return {
+        row.id: (
+            score(row, "positive", "prompt") - score(before[row.id], "positive", "prompt"),
+            score(row, "negative", "prompt") - score(before[row.id], "negative", "prompt"),
+        )
+        for row in trained
+    }
+
+
+def counted(verdicts: Sequence[int]) -> Measure:
+    """Return how many verdicts are 1 (right), 0 (tied) and -1 (wrong), and the share that is right: ties count against.
+
+    Args:
+        verdicts: At least one.
+    """
     right = verdicts.count(1)
     return {
-        "program": program,
         "right": right,
         "tied": verdicts.count(0),
         "wrong": verdicts.count(-1),
-        "share": right / len(rows),
-        "interval": wilson(right, len(rows)),
+        "share": right / len(verdicts),
+        "interval": wilson(right, len(verdicts)),
     }
+
+
+def _direction(rows: Sequence[Contrast], program: str) -> Measure:
+    return {"program": program, **counted([direction_of(program, row) for row in rows])}
 
 
 def _steering_margin(rows: Sequence[Contrast]) -> Measure:
@@ -85,8 +114,8 @@ def _mean_logps(rows: Sequence[Contrast]) -> Measure:
     return {f"{role}_response": {prompt: figures(role, prompt) for prompt in PROMPTS} for role in ROLES}
 
 
-def _onpolicyness(rows: Sequence[Contrast]) -> Measure:
-    """Mean over y+ and y- of exp(mean log-prob under the plain prompt) (v2, figure 3)."""
+def onpolicyness(rows: Sequence[Contrast]) -> Measure:
+    """Return the mean over y+ and y- of exp(mean log-prob under the plain prompt) of scored rows (v2, figure 3)."""
     positive, negative = ([math.exp(score(row, role, "prompt")) for row in rows] for role in ("positive", "negative"))
     both = [(p + n) / 2 for p, n in zip(positive, negative, strict=True)]
     return {

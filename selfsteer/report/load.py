@@ -9,43 +9,40 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import InputError, StorageError
-from selfsteer.files import read_json_lines
+from selfsteer.files import read_json, read_json_lines
+from selfsteer.showing import visible
 
 Json = dict[str, Any]
 
 SUMMARY_VERSION = 1
-
-# Control characters become visible pictures; what HTML or UTF-8 can't carry becomes U+FFFD.
-_VISIBLE: dict[int, int] = {
-    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},
-    0x7F: 0x2421,
-    **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF], 0xFFFD),
-}
+SIGNAL_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the report is made from. ``metrics`` is None where the run has no metrics file, ``recipe`` likewise."""
+    """What the report is made from. ``metrics`` is None where the run has no metrics file, the others likewise."""
 
     summary: Json
     metrics: list[Json] | None
     recipe: str | None
+    signal: Json | None = None
 
 
 def load_run(run_dir: Path) -> Run:
-    """Read ``summary.json``, ``metrics.jsonl`` and ``recipe.yaml`` of a run directory."""
+    """Read ``summary.json``, ``metrics.jsonl``, ``recipe.yaml`` and ``signal.json`` of a run directory."""
     metrics, recipe = run_dir / "metrics.jsonl", run_dir / "recipe.yaml"
     return Run(
         summary=clean(_read_summary(run_dir / "summary.json")),
         metrics=clean(read_json_lines(metrics)) if metrics.exists() else None,
         recipe=clean(recipe.read_text(encoding="utf-8", errors="replace")) if recipe.exists() else None,
+        signal=clean(_read_signal(run_dir)),
     )
 
 
 def clean(value: Any) -> Any:
     """Return ``value`` with showable text only, and None for every number that is not finite."""
     if isinstance(value, str):
-        return value.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)
+        return visible(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):
@@ -91,6 +88,34 @@ def train_steps(metrics: list[Json]) -> list[Json]:
     rows = [row for row in metrics if row.get("stage") == "train" and dig_number(row, "step") is not None]
     newest = {(dig_number(row, "round") or 0, row["step"]): row for row in rows}
     return [newest[key] for key in sorted(newest)]
+
+
+def _read_signal(run_dir: Path) -> Json | None:
+    """Return ``signal.json``, with a "problem" where it can't be shown and "stale" where the data changed since."""
+    path = run_dir / "signal.json"
+    if not path.is_file():
+        return None
+    signal = read_json(path)
+    if not isinstance(signal, dict):
+        return {"problem": "signal.json is damaged"}
+    if signal.get("schema_version") != SIGNAL_VERSION:
+        return {"problem": "signal.json is of another version of selfsteer"}
+    return signal | {"stale": _is_stale(signal, read_json_lines(run_dir / "ledger.jsonl"))}
+
+
+def _is_stale(signal: Json, ledger: list[Json]) -> bool:
+    """Whether one of the stages that the figures were made from has been done anew since, with other settings."""
+    newest = {_slot(row, any("/heldout/" in str(name) for name in _list(row.get("files")))): row for row in ledger}
+    used = {_slot(row, row.get("heldout")): row for row in dig_rows(signal, "made_from")}
+    return any(newest[slot].get("key") != row.get("key") for slot, row in used.items() if slot in newest)
+
+
+def _slot(row: Json, heldout: Any) -> str:
+    return repr((row.get("stage"), row.get("round"), heldout))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _read_summary(path: Path) -> Json:

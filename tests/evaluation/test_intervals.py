@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
-from selfsteer.evaluation.intervals import bootstrap, wilson
+from selfsteer.evaluation.intervals import bootstrap, bootstrap_statistic, wilson
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,18 @@ def test_the_bootstrap_is_the_same_each_time_and_moves_with_the_values():
 
 def test_values_without_spread_have_an_interval_without_width():
     assert bootstrap([0.25]) == bootstrap([0.25] * 5) == (0.25, 0.25)
+
+
+def test_the_bootstrap_of_any_statistic_is_that_of_the_mean_where_it_is_the_mean():
+    values = np.random.default_rng(1).normal(2, 3, 200)
+    interval = bootstrap_statistic(lambda picks: values[picks].mean(), 200)
+    assert interval == pytest.approx(bootstrap(values), abs=0.05)
+    assert interval == bootstrap_statistic(lambda picks: values[picks].mean(), 200)
+
+
+def test_resamples_in_which_a_statistic_is_undefined_are_left_out():
+    def share_of_two(picks):
+        return math.nan if len({*picks}) == 1 else picks.mean()
+
+    assert bootstrap_statistic(share_of_two, 2) == (0.5, 0.5)
+    assert bootstrap_statistic(lambda picks: math.nan, 3) is None

@@ -1,0 +1,229 @@
+"""Reward models as judges: each response is scored by itself, so the better of two has no place to be preferred for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfsteer.errors import ModelError, WorkFailed
+from selfsteer.evaluation.judges.base import Shown
+from selfsteer.evaluation.judges.cache import Answer
+from selfsteer.files import fingerprint
+from selfsteer.logprobs.keys import weights_key
+from selfsteer.models import loading, resolve
+from selfsteer.models.gguf_files import progress_bars_hidden
+from selfsteer.models.problems import loading_errors
+from selfsteer.models.resolving import gguf_file, is_adapter
+from selfsteer.records import Message
+
+TokenIds = tuple[int, ...]
+
+_TOO_LONG = "does not fit into the reward model's context"
+_LENGTH_BOUND_ROPE = ("dynamic", "longrope")
+"""Rotary embeddings that change with the length of the whole (padded) sequence."""
+
+
+class RewardJudge:
+    """A reward model: the log-odds are r(first) - r(second), as in the Bradley-Terry model it was trained by.
+
+    It judges quality as it was trained to; a pair's criterion and whether a response was cut off don't reach it. Scores
+    don't depend on what else is in a batch (in float32; half precision rounds differently for other shapes).
+
+    Args:
+        model: A sequence-classification model with one output, in eval mode: :func:`load_reward_model`.
+        tokenizer: Its tokenizer; the chat template renders prompt and response as a finished conversation.
+        name: For tables.
+        batch_size: Presentations to be given at once, and responses scored at once; it bounds memory, not the result.
+        max_length: Tokens of a conversation; a pair with a longer one gets no valid answer. None takes the model's own.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, name: str, batch_size: int = 8, max_length: int | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.name = f"{name} (reward)"
+        self._config = model.config.get_text_config()
+        self.max_length = max_length or getattr(self._config, "max_position_embeddings", None)
+        self.key = self._key()
+
+    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+        """Return one answer a presentation, in order; each distinct conversation is scored once.
+
+        Raises:
+            ModelError: The chat template refuses a prompt.
+            WorkFailed: A score is not finite.
+        """
+        rendered = [tuple(self._render(one.pair.prompt, text) for text in one.responses) for one in shown]
+        scores = self._scores(ids for both in rendered for ids in both if self._fits(both))
+        return [self._answer(one, both, scores) for one, both in zip(shown, rendered, strict=True)]
+
+    def cost(self, shown: Shown) -> int:
+        """Return the number of characters."""
+        return sum(map(len, shown.responses)) + 2 * sum(len(message["content"]) for message in shown.pair.prompt)
+
+    def _answer(self, shown: Shown, both: Sequence[TokenIds], scores: dict[TokenIds, float]) -> Answer:
+        if not self._fits(both):
+            return Answer(0, text=_TOO_LONG, valid=False)
+        first, second = (scores[ids] for ids in both)
+        if not (math.isfinite(first) and math.isfinite(second)):
+            what = f"the reward model's scores are {first} and {second}"
+            do = "load it in float32: half precision may overflow"
+            raise WorkFailed(what, where=f"pair {shown.pair.id!r}, judge {self.name!r}", do=do)
+        return Answer((first > second) - (first < second), log_odds=first - second)
+
+    def _render(self, prompt: Sequence[Message], response: str) -> TokenIds:
+        """Return the token ids of the whole conversation, with the end that the template gives a reply."""
+        from jinja2 import TemplateError
+
+        messages = [*prompt, {"role": "assistant", "content": response}]
+        try:
+            ids = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        except (TemplateError, TypeError) as error:
+            what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
+            raise ModelError(
+                what, where=self.name, do="bring the prompts into the form this model's template takes"
+            ) from error
+        return tuple(ids)
+
+    def _fits(self, both: Sequence[TokenIds]) -> bool:
+        return self.max_length is None or max(map(len, both)) <= self.max_length
+
+    def _scores(self, conversations: Iterable[TokenIds]) -> dict[TokenIds, float]:
+        """Return the reward of each distinct conversation; those of one batch are about as long as each other."""
+        ordered = sorted(dict.fromkeys(conversations), key=len)
+        scores: dict[TokenIds, float] = {}
+        for batch in self._batches(ordered):
+            scores |= zip(batch, self._forward(batch), strict=True)
+        return scores
+
+    def _batches(self, ordered: Sequence[TokenIds]) -> Iterator[list[TokenIds]]:
+        ropes = str(getattr(self._config, "rope_parameters", None))
+        unpadded = any(kind in ropes for kind in _LENGTH_BOUND_ROPE)
+        batch: list[TokenIds] = []
+        for ids in ordered:
+            if len(batch) == self.batch_size or (unpadded and batch and len(ids) != len(batch[0])):
+                yield batch
+                batch = []
+            batch.append(ids)
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _forward(self, batch: Sequence[TokenIds]) -> list[float]:
+        """Return the rewards of right-padded conversations."""
+        width, device = max(map(len, batch)), self.model.device
+        mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in batch]
+        with self._pad_id(batch) as pad:
+            rows = [[*ids, *[pad] * (width - len(ids))] for ids in batch]
+            logits = self.model(
+                input_ids=torch.tensor(rows, device=device), attention_mask=torch.tensor(mask, device=device)
+            ).logits
+        rewards: list[float] = logits.float().reshape(len(batch)).tolist()
+        return rewards
+
+    @contextmanager
+    def _pad_id(self, batch: Sequence[TokenIds]) -> Iterator[int]:
+        """Yield an id to pad with, under which the model finds the same last token as in each row without padding.
+
+        transformers takes the last token that is not the configuration's padding, even in a row that has none. So a
+        configured id stays, and where there is none the stand-in must end no row: the tokenizer's own is often the end
+        token, and would take the score from the token before it.
+        """
+        own = self._config.pad_token_id
+        if own is not None and 0 <= own < self._config.vocab_size:
+            yield own
+            return
+        last = {ids[-1] for ids in batch}
+        self._config.pad_token_id = next(id for id in range(self._config.vocab_size) if id not in last)
+        try:
+            yield self._config.pad_token_id
+        finally:
+            self._config.pad_token_id = own
+
+    def _key(self) -> str:
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        texts = [vocabulary, self.tokenizer.chat_template, self.max_length, self._config.pad_token_id]
+        return fingerprint(["reward", weights_key(self.model), *texts])
+
+
+def load_reward_model(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Any:
+    """Return a reward model in eval mode on ``device``: a sequence-classification model with one output.
+
+    Args:
+        name: A catalogue name, a local folder or a hub name.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: "float32", "bfloat16" or "float16".
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: It is no reward model, or can't be used as it is.
+        FetchError: It can't be fetched.
+        ConfigError: No such dtype or device.
+    """
+    loading.check_dtype(dtype)
+    loading.check_device(device)
+    source = resolve(name)
+    _check_form(source)
+    with loading_errors(source):
+        model, info = _load(source, dtype, revision, trust_remote_code)
+    _check_head(model, info, source)
+    loading.check_complete(info, source)
+    _check_outputs(model, source)
+    model.config.use_cache = False  # one pass a text: there is nothing to keep keys and values for
+    return model.to(device).eval()
+
+
+def _load(source: str, dtype: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    # What is missing or misshapen is told in our words.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if not Path(source).is_dir():
+        return Classifier.from_pretrained(source, revision=revision or "main", **options)
+    loading.check_folder(Path(source))
+    with progress_bars_hidden():
+        return Classifier.from_pretrained(source, **options)
+
+
+def _check_form(source: str) -> None:
+    if is_adapter(source):
+        do = "merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
+        raise ModelError("a reward model can't be loaded from an adapter", where=source, do=do)
+    if gguf_file(source) is not None:
+        do = "give the reward model's folder with *.safetensors"
+        raise ModelError("a GGUF file holds a language model, not a reward model", where=source, do=do)
+
+
+def _check_head(model: Any, info: dict[str, Any], source: str) -> None:
+    """Raise for a checkpoint without the head: transformers would go on with a random one."""
+    lacking = sorted(key for key in info["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
+    if not lacking:
+        return
+    others = ", ".join(sorted(info["unexpected_keys"])[:3])
+    held = f"; what it has besides its layers: {others}" if others else ""
+    raise ModelError(
+        f"{source} has no score head ({', '.join(lacking)}), so it is no reward model{held}",
+        where=source,
+        do="give a sequence-classification model with one output; a language model can judge by its log-probs",
+    )
+
+
+def _check_outputs(model: Any, source: str) -> None:
+    outputs = model.config.num_labels
+    if outputs != 1:
+        what = f"{source} gives {outputs} numbers a text; a reward model gives one"
+        raise ModelError(what, where=f"{source}: config.json: num_labels (id2label)", do="give a reward model")

@@ -1,0 +1,122 @@
+"""What judges' figures look like on a terminal, and in a document."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from selfsteer.evaluation.intervals import Interval
+from selfsteer.evaluation.judges.agreement import Figures, Verdicts, by_subset, kappa
+from selfsteer.evaluation.judges.base import Judgement
+
+COLUMNS = ("judge", "set", "n", "strict", "debiased", "kappa", "the first shown wins", "inconsistent", "tie", "invalid")
+ORDER_BOUND = 0.9
+"""Share of votes for one place from which a judge is called order-bound."""
+
+
+class Judged(NamedTuple):
+    """One judge's judgements on all pairs."""
+
+    name: str
+    judgements: Sequence[Judgement]
+
+
+def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
+    """Return a row of :data:`COLUMNS` for each subset."""
+    return [(judged.name, subset or "-", *_cells(found)) for subset, found in by_subset(judged.judgements).items()]
+
+
+def figures_table(all_judged: Iterable[Judged]) -> Table:
+    """Return the figures of judges, a row for each of them and each subset; shares with 95 % intervals.
+
+    It fits into 80 columns: intervals stand under their shares, and only names are broken.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("judge\nand set", overflow="fold")
+    for column in ("n", "strict", "debiased", "kappa", "the first\nshown wins", "inconsistent,\ntie, invalid"):
+        table.add_column(column, no_wrap=True)
+    for judged in all_judged:
+        for name, subset, *figures, inconsistent, tie, invalid in figures_rows(judged):
+            stacked = (figure.replace(" (", "\n(") for figure in figures)
+            cells = (f"{name}\n{subset}", *stacked, f"{inconsistent}, {tie}, {invalid}")
+            table.add_row(*map(Text, cells))  # names are the user's: no markup in them
+    return table
+
+
+def kappa_table(all_judged: Sequence[Judged]) -> Table:
+    """Return how far every two judges agree."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("judge", "and", "kappa of their debiased verdicts"):
+        table.add_column(column, overflow="fold")
+    for row in kappa_rows(all_judged):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def markdown(rows: Iterable[Sequence[str]], columns: Sequence[str] = COLUMNS) -> str:
+    """Return rows as a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+def kappa_rows(all_judged: Sequence[Judged]) -> list[tuple[str, str, str]]:
+    """Return Cohen's kappa of the debiased verdicts of every two judges, as text."""
+    return [
+        (one.name, other.name, _number_text(*found) if found else "undefined: one verdict throughout")
+        for one, other in itertools.combinations(all_judged, 2)
+        for found in (common_kappa(one, other),)
+    ]
+
+
+def common_kappa(one: Judged, other: Judged) -> tuple[float, Interval] | None:
+    """Return Cohen's kappa of two judges' debiased verdicts on the pairs that both judged (a person may stop early)."""
+    first, second = ({judgement.pair.id: judgement.debiased for judgement in each.judgements} for each in (one, other))
+    shared = [pair for pair in first if pair in second]
+    return kappa([first[pair] for pair in shared], [second[pair] for pair in shared])
+
+
+def order_warning(judged: Judged, found: Figures) -> str:
+    """Return a sentence on a judge that goes by the place of a response, "" where it does not."""
+    share = found.first_share
+    if share is None or max(share, 1 - share) < ORDER_BOUND:
+        return ""
+    place, often = ("first", share) if share > 0.5 else ("second", 1 - share)
+    return (
+        f"{judged.name} votes for the {place} response shown in {often:.0%} of its answers: its strict verdicts say "
+        "nothing, its debiased ones only what is left when that cancels"
+    )
+
+
+def _cells(found: Figures) -> list[str]:
+    outcomes = found.outcomes
+    return [
+        str(found.n) + (f" ({found.n_tied_labels} tied)" if found.n_tied_labels else ""),
+        _share_text(found.strict),
+        _share_text(found.debiased),
+        _number_text(found.debiased.kappa, found.debiased.kappa_interval),
+        percent(found.first_share, found.first_share_interval),
+        *(str(outcomes[name]) for name in ("inconsistent", "tie", "invalid")),
+    ]
+
+
+def _share_text(verdicts: Verdicts) -> str:
+    return percent(verdicts.share, verdicts.interval)
+
+
+def percent(share: float | None, interval: Interval | None) -> str:
+    """Return "74 % (60-84)", "-" where there is no share."""
+    if share is None or interval is None:
+        return "-"
+    low, high = (f"{100 * end:.0f}" for end in interval)
+    return f"{100 * share:.0f} % ({low}-{high})"
+
+
+def _number_text(value: float | None, interval: Interval | None) -> str:
+    if value is None or interval is None:
+        return "-"
+    return f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"

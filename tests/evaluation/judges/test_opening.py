@@ -1,0 +1,173 @@
+"""From a name to a judge: each form, what is loaded when, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+import selfsteer.models
+from selfsteer.config import JudgeSettings
+from selfsteer.errors import ConfigError, InputError, ModelError
+from selfsteer.evaluation.judges import Pair, judge_pairs, open_judge
+from selfsteer.evaluation.judges.labels import EndpointLogprobJudge, LogprobJudge
+from selfsteer.evaluation.judges.opening import settings_of
+from selfsteer.evaluation.judges.program import ProgramJudge
+from selfsteer.evaluation.judges.reward import RewardJudge
+from selfsteer.evaluation.judges.text import TextJudge
+
+from ...chat_templates import user
+from ...conftest import build_model, build_tokenizer
+
+PAIRS = [Pair("0", user("Hi"), "yes", "no")]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def loads(monkeypatch) -> list[Any]:
+    """What was loaded with which options."""
+    real, seen = selfsteer.models.load_model, []
+
+    def load(source: str, **options: Any) -> Any:
+        seen.append((source, options))
+        return real(source, **options)
+
+    monkeypatch.setattr(selfsteer.models, "load_model", load)
+    return seen
+
+
+def opened(name: str | None, **settings: Any) -> Any:
+    return open_judge(JudgeSettings(name=name, **settings))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "name"), [("logprobs", LogprobJudge, "tiny (log-probs)"), ("text", TextJudge, "tiny (text)")]
+)
+def test_a_folder_is_a_language_model_whose_weights_come_with_the_first_answer(
+    tiny_chat_model, loads, mode, kind, name
+):
+    judge = opened(str(tiny_chat_model), mode=mode, device="cpu", precision="float32")
+    assert type(judge) is kind and judge.name == name and judge.key
+    assert loads == []
+    (judged,) = judge_pairs(judge, PAIRS)
+    assert judged.pair == PAIRS[0]
+    judge_pairs(judge, PAIRS)
+    ((source, options),) = loads
+    assert source == str(tiny_chat_model)
+    assert (options["device"], options["dtype"]) == ("cpu", "float32")
+
+
+def test_a_model_is_known_again_by_weights_precision_question_mode_and_chat_template(tiny_chat_model, tmp_path):
+    own = tmp_path / "template.jinja"
+    own.write_text("{{ first }} or {{ second }}?")
+    name = str(tiny_chat_model)
+    retold, retrained = tmp_path / "retold", tmp_path / "retrained"
+    shutil.copytree(tiny_chat_model, retold)
+    shutil.copytree(tiny_chat_model, retrained)
+    file = retold / "chat_template.jinja"
+    file.write_text(file.read_text().replace("You help.", "You judge."))
+    build_model(build_tokenizer(), seed=1).save_pretrained(retrained)
+    others: list[Any] = []
+    for mode in ("logprobs", "text"):
+        settings = {"mode": mode, "precision": "float32"}
+        key = opened(name, **settings).key
+        assert opened(name, **settings).key == key
+        others += [
+            key,
+            opened(name, **settings | {"precision": "bfloat16"}).key,
+            opened(name, **settings, template=str(own)).key,
+            opened(str(retold), **settings).key,
+            opened(str(retrained), **settings).key,
+        ]
+    assert len(set(others)) == 10
+
+
+def test_a_reward_model_is_opened_in_float32_unless_told_otherwise(tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    folder, tokenizer = tmp_path / "rewards", build_tokenizer()
+    config = build_model(tokenizer, num_labels=1).config
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    judge = opened(f"reward:{folder}")
+    assert type(judge) is RewardJudge and judge.name == "rewards (reward)"
+    assert str(judge.model.dtype) == "torch.float32"
+    assert judge_pairs(judge, PAIRS)[0].outcome in ("consistent", "tie")
+    assert str(opened(f"reward:{folder}", precision="bfloat16").model.dtype) == "torch.bfloat16"
+
+
+def test_an_endpoint_is_opened_without_asking_it():
+    address = "http://localhost:9/v1"
+    by_odds, by_words = (opened("endpoint:org/m", base_url=address, mode=mode) for mode in ("logprobs", "text"))
+    assert type(by_odds) is EndpointLogprobJudge and by_odds.name == "org/m (log-probs)"
+    assert type(by_words) is TextJudge and by_words.name == "org/m (text)"
+    keys = {by_odds.key, by_words.key, opened("endpoint:org/n", base_url=address).key}
+    assert len(keys | {opened("endpoint:org/m", base_url="http://localhost:8/v1").key}) == 4
+
+
+def test_a_program_is_found_by_name_and_by_file(tmp_path):
+    assert type(opened("program:shorter")) is ProgramJudge
+    (tmp_path / "mine.py").write_text("def best(pair):\n    return 1\n")
+    judge = opened(f"program:{tmp_path / 'mine.py'}:best")
+    assert judge.name == "best" and judge_pairs(judge, PAIRS)[0].outcome == "inconsistent"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        (None, {}, "no judge is named"),
+        ("", {}, "no judge is named"),
+        ("program:", {}, "names no judge"),
+        ("reward:", {}, "names no judge"),
+        ("program:shortr", {}, "Did you mean 'shorter'"),
+        ("program:none.py:f", {}, "no such file"),
+        ("endpoint:m", {"base_url": "nowhere"}, "base_url"),
+        ("endpoint:m", {"base_url": "http://localhost:9/v1", "template": "none.jinja"}, "none.jinja"),
+        ("smollm2", {}, "smollm2-135m"),
+        ("./no/such/folder", {}, "no such folder"),
+        ("reward:./no/such/folder", {}, "no such folder"),
+        # a setting that would change nothing
+        ("program:shorter", {"mode": "text"}, "judge.mode"),
+        ("program:shorter", {"template": "x.jinja"}, "judge.template"),
+        ("reward:m", {"mode": "text", "base_url": "http://x/v1"}, "judge.base_url, judge.mode"),
+        ("endpoint:m", {"base_url": "http://x/v1", "precision": "float32"}, "judge.precision"),
+        ("some/model", {"base_url": "http://x/v1"}, "judge.base_url"),
+    ],
+)
+def test_what_can_not_be_opened_is_the_inputs_fault_and_says_why(name, settings, words, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(InputError) as caught:
+        opened(name, **settings)
+    assert words in str(caught.value)
+
+
+def test_what_the_pairs_are_judged_by_is_no_setting_of_the_judge():
+    assert opened("program:shorter", by="aspects").name == "shorter"
+
+
+def test_a_template_that_is_wrong_is_told_before_any_weights_are_loaded(tiny_chat_model, tmp_path, loads):
+    (tmp_path / "own.jinja").write_text("{{ first }}\n{% if %}{{ second }}")
+    with pytest.raises(ConfigError) as caught:
+        opened(str(tiny_chat_model), template=str(tmp_path / "own.jinja"))
+    assert caught.value.where.endswith("own.jinja:2") and loads == []
+
+
+def test_a_folder_without_a_chat_template_is_refused(tiny_chat_model, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_chat_model, bare, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    settings = json.loads((bare / "tokenizer_config.json").read_text())
+    assert "chat_template" not in settings
+    with pytest.raises(ModelError, match="chat template"):
+        opened(str(bare))
+
+
+def test_every_setting_belongs_to_some_kind():
+    """A new key would else be refused by all."""
+    kinds = [settings_of(name) for name in ("m", "reward:m", "endpoint:m", "program:p")]
+    assert set().union(*kinds) == set(JudgeSettings.model_fields) - {"name", "by"}

@@ -1,0 +1,117 @@
+"""Judges by what they write: what they are asked, what is read off it, and what never reaches them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from selfsteer.backends import Completion, Sampling
+from selfsteer.backends.transformers import TransformersBackend
+from selfsteer.chat import Chat
+from selfsteer.evaluation.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
+from selfsteer.evaluation.judges import text as text_module
+from selfsteer.evaluation.judges.cache import TOO_LONG
+from selfsteer.evaluation.judges.template import JudgeTemplate
+from selfsteer.evaluation.judges.text import TextJudge
+
+from ...backends.tiny import tiny_model
+from ...chat_templates import tokenizer_of, user
+
+PAIRS = [Pair("0", user("Hi"), "good", "bad"), Pair("1", user("Hi"), "bad", "good " * 20)]
+SHOWN = [Shown(pair, swapped) for pair in PAIRS for swapped in (False, True)]
+
+
+class Writer:
+    """Prefers the answer that says "good"; ``asked`` and ``samplings`` are its calls."""
+
+    name, chat = "writer", None
+
+    def __init__(self, context: int | None = None, reply: str = "The better answer is {}.") -> None:
+        self.context, self.reply = context, reply
+        self.asked: list[str] = []
+        self.samplings: list[Sampling] = []
+
+    def generate(self, prompts: Any, sampling: Sampling, *, seed: int, shared_prefix: Sequence[int] = ()) -> Any:
+        self.samplings.append(sampling)
+        contents = [prompt[0]["content"] for prompt in prompts]
+        self.asked += contents
+        return [Completion(self.reply.format("A" if "Answer A:\ngood" in one else "B"), "stop") for one in contents]
+
+    def length(self, prompt: Any) -> int:
+        return len(prompt[0]["content"])
+
+
+def judge_of(backend: Any, source: str = "s", **options: Any) -> TextJudge:
+    return TextJudge(lambda: backend, name="m", source=source, template=JudgeTemplate(), **options)
+
+
+def test_the_verdict_is_read_off_the_reply():
+    judged = judge_pairs(judge_of(Writer()), PAIRS)
+    assert [one.strict for one in judged] == [one.debiased for one in judged] == [1, -1]
+    assert judged[0].forward == Answer(1, text="The better answer is A.")
+    assert judged[0].log_odds is None
+
+
+def test_what_can_not_be_read_is_invalid_and_kept_as_written():
+    judged = judge_pairs(judge_of(Writer(reply="Let me see")), PAIRS)
+    assert {one.outcome for one in judged} == {"invalid"}
+    assert judged[0].forward == Answer(0, text="Let me see", valid=False)
+
+
+def test_it_is_asked_greedily_for_a_few_tokens_by_the_question_for_words():
+    writer = Writer()
+    judge_of(writer).answer(SHOWN)
+    assert writer.samplings == [Sampling(16, temperature=0.0, top_p=1.0)]
+    assert writer.asked == [JudgeTemplate().messages(one, "text")[0]["content"] for one in SHOWN]
+    assert all('"tie"' in asked for asked in writer.asked)
+
+
+def test_a_prompt_that_leaves_no_room_for_the_reply_is_not_asked():
+    writer = Writer()
+    lengths = [writer.length(JudgeTemplate().messages(one, "text")) for one in SHOWN]
+    assert lengths[0] == lengths[1] < lengths[2] == lengths[3]
+    writer.context = lengths[2] + 15
+    judged = judge_pairs(judge_of(writer), PAIRS)
+    assert [one.outcome for one in judged] == ["consistent", "invalid"]
+    assert judged[1].forward == TOO_LONG and len(writer.asked) == 2
+    writer.context = lengths[2] + 16
+    assert all(answer.valid for answer in judge_of(writer).answer(SHOWN))
+
+
+def test_the_backend_is_made_for_the_first_answer_and_never_where_all_are_kept(tmp_path):
+    made = []
+
+    def load() -> Any:
+        made.append(1)
+        return Writer()
+
+    for _ in range(2):
+        judge = TextJudge(load, name="m", source="s", template=JudgeTemplate())
+        judge_pairs(judge, PAIRS, AnswerCache(tmp_path / "answers.jsonl"))
+    assert len(made) == 1
+
+
+def test_the_key_names_source_question_and_how_it_is_read(monkeypatch):
+    key = judge_of(Writer()).key
+    assert judge_of(Writer(), batch_size=1).key == key != judge_of(Writer(), "other").key
+    other = TextJudge(Writer, name="m", source="s", template=JudgeTemplate(labels=("1", "2")))
+    assert other.key != key
+    monkeypatch.setattr(text_module, "VERSION", -1)
+    assert judge_of(Writer()).key != key
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_local_model_writes_its_likeliest_tokens(batch_size):
+    chat = Chat(tokenizer_of("chatml"))
+    model = tiny_model("llama", chat.tokenizer, max_position_embeddings=2048)
+    judge = judge_of(TransformersBackend(model, chat), batch_size=batch_size)
+    ids = chat.encode(JudgeTemplate().messages(SHOWN[2], "text"))
+    assert judge.cost(SHOWN[2]) == len(ids)
+    texts = [answer.text for answer in judge.answer(SHOWN)]
+    assert texts == [judge.answer([one])[0].text for one in SHOWN]
+    import torch
+
+    first = model(torch.tensor([ids])).logits[0, -1].argmax().item()
+    assert texts[2].startswith(chat.decode([first]))
