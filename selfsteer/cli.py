@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The model catalogue.", no_args_is_help=True)
 principles_app = typer.Typer(help="Principle sets.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure what a run made.", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.add_typer(principles_app, name="principles")
 
@@ -72,12 +74,67 @@ def run(
         show(summary, folder, out)
 
 
+@evaluate_app.command("signal")
+def evaluate_signal(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],
+    judge: Annotated[
+        str | None,
+        typer.Option(help="A chat model, reward:MODEL, endpoint:MODEL or program:NAME (default: the recipe's)."),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="How a language model answers: logprobs or text.")] = None,
+    by: Annotated[str | None, typer.Option(help="What it judges by: overall or aspects.")] = None,
+    limit: Annotated[int | None, typer.Option(help="A random sample of so many rows a round.")] = None,
+    split: Annotated[
+        str, typer.Option(help="train: what each round made; heldout: what each policy answers.")
+    ] = "train",
+) -> None:
+    """Is a run's data right? Accuracy by program and judge, on-policyness, and what free scores are worth."""
+    from selfsteer.loop import signal_command
+
+    overrides = {"name": judge, "mode": mode, "by": by}
+    with _interruptible():
+        signal_command.signal(run_dir, overrides, split=split, limit=limit, out=out, errors=errors)
+
+
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """Write a run's report.html again from what the run directory holds."""
     from selfsteer.report import write_report
 
     out.print(str(write_report(run_dir)), soft_wrap=True)
+
+
+@app.command()
+def judge(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Files of preference pairs, labelled or not; or run directories.")
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge", help="A chat model, reward:MODEL, endpoint:MODEL or program:NAME; several may be given."
+        ),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")] = "logprobs",
+    by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall",
+    template: Annotated[str | None, typer.Option(help="A Jinja file of your own for the question.")] = None,
+    human: Annotated[str | None, typer.Option(help="Judge yourself, under this name.")] = None,
+    page: Annotated[bool, typer.Option("--page", help="With --human: on a local web page.")] = False,
+    limit: Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the sample.")] = 0,
+    base_url: Annotated[str | None, typer.Option(help="Where the endpoint is.")] = None,
+    answers: Annotated[Path | None, typer.Option(help="Where answers are kept [default: the cache folder].")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures and verdicts here.")] = None,
+) -> None:
+    """Put pairs before judges, in both orders, and compare them with the labels and with each other."""
+    from selfsteer.loop import judging_command
+
+    settings = {"mode": mode, "by": by, "template": template, "base_url": base_url}
+    with _interruptible():
+        judging_command.judge(
+            sources, names or [], settings, human=human, page=page, limit=limit, seed=seed, answers=answers,
+            json_file=json_file, out=out, errors=errors,
+        )  # fmt: skip
 
 
 @models_app.command("list")
@@ -133,6 +190,26 @@ def principles_show(name: Annotated[str, typer.Argument(help="A shipped set or t
             label, f"{aspect.positive}\n{aspect.positive_principle}", f"{aspect.negative}\n{aspect.negative_principle}"
         )
     out.print(table)
+
+
+@principles_app.command("check")
+def principles_check(
+    name: Annotated[str, typer.Argument(help="A shipped set or the path of a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings, e.g. queries=my.jsonl generation.max_new_tokens=128.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="The chat model to steer.")] = "smollm2-135m",
+    judge: Annotated[str | None, typer.Option("--judge", help="Who says which answer is better.")] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="About how many pairs to make.")] = 32,
+    examples: Annotated[int, typer.Option(min=0, help="How many aspects to show a pair of.")] = 3,
+    run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: the cache folder].")] = None,
+) -> None:
+    """Can this model be steered by this set at all? Steers along each aspect alone and looks."""
+    from selfsteer.loop import probe_command
+
+    settings = [*(overrides or []), *([f"judge.name={judge}"] if judge else [])]
+    with _interruptible():
+        probe_command.check(name, model, settings, pairs=pairs, folder=run_dir, out=out, examples=examples)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -61,6 +62,8 @@ class PrincipleSettings(_Section):
     """How many aspects the model picks for a query (default: what the set says)."""
     extra_rate: Share = 0.2
     """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
+    below_chance: Literal["refuse", "warn"] = "refuse"
+    """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
 
 class GenerationSettings(_Section):
@@ -136,6 +139,27 @@ class TrainSettings(_Section):
         return self
 
 
+class JudgeSettings(_Section):
+    """Who says which of two responses is better. ``judge: NAME`` is short for ``judge: {name: NAME}``."""
+
+    name: str | None = None
+    """A chat model (catalogue name, folder, hub name), ``reward:MODEL``, ``endpoint:MODEL`` or ``program:PROGRAM``."""
+    mode: Literal["logprobs", "text"] = "logprobs"
+    """How a language model answers: by the log-probs of the two labels, or by what it writes."""
+    template: str | None = None
+    """A Jinja file of your own for the question."""
+    by: Literal["overall", "aspects"] = "overall"
+    """What it is asked to judge by: overall quality, or the aspects that a row was steered by."""
+    base_url: str | None = None
+    """Where the endpoint is (default: OPENAI_BASE_URL)."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the endpoint's key."""
+    device: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
 class EvaluationSettings(_Section):
     """What is measured on the held-out queries, before and after."""
 
@@ -159,6 +183,7 @@ class Recipe(_Section):
     quality: QualitySettings = QualitySettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    judge: JudgeSettings = JudgeSettings()
 
     @model_validator(mode="after")
     def _trainable(self) -> Recipe:
@@ -171,7 +196,7 @@ class Recipe(_Section):
         return self
 
 
-SHORTHAND = {"model": "name", "queries": "source"}
+SHORTHAND = {"model": "name", "queries": "source", "judge": "name"}
 """Sections that may be given as one string: it sets this key, and the section's other keys take their defaults."""
 
 
@@ -189,6 +214,28 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _explain(error.errors(), file, lines) from error
+
+
+def recipe_from(values: dict[str, Any], overrides: Sequence[str]) -> Recipe:
+    """Return a recipe of given values, without a file, with ``key=value`` overrides; raises :class:`ConfigError`."""
+    values = copy.deepcopy(values)
+    lines: Lines = {}
+    for override in overrides:
+        _apply_override(values, lines, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error.errors(), Path("command line"), lines) from error
+
+
+def judge_settings(values: dict[str, Any]) -> JudgeSettings:
+    """Return the settings of a judge that was named on the command line; raises :class:`ConfigError`."""
+    try:
+        return JudgeSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}"
+        raise ConfigError(f"{first['msg']}, got {first['input']!r}", where=where, do="mend that value") from error
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -39,6 +39,21 @@ def test_the_scripted_recipe_does_the_story_without_torch(tmp_path):
     assert (tmp_path / "run/report.html").is_file()
 
 
+def test_a_runs_signal_is_evaluated_without_torch(tmp_path):
+    assert selfsteer("run", "scripted", "--run-dir", tmp_path / "run").returncode == 0
+    code = (
+        "import sys; sys.argv = ['selfsteer', 'evaluate', 'signal', sys.argv[1], '--judge', 'program:shorter']\n"
+        "import selfsteer.cli\n"
+        "selfsteer.cli.app(standalone_mode=False)\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert "round 1" in found.stdout and "on-policyness and margins unknown" in found.stdout
+    assert "Is the data right?" in (tmp_path / "run/report.html").read_text()
+
+
 def test_the_same_command_again_does_nothing(tmp_path):
     first = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")
     second = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")
@@ -72,6 +87,8 @@ def test_bad_queries_are_exit_2_with_file_and_line(tmp_path, content, words):
         (["models", "fetch", "smollm"], "smollm2-135m"),
         (["principles", "show", "qualty"], "quality"),
         (["report", "/nowhere"], "selfsteer run"),
+        (["evaluate", "signal", "/nowhere"], "no such folder"),
+        (["evaluate", "signal", "tests"], "no recipe.yaml"),
         (["fly"], "No such command"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from selfsteer.config import Recipe, dump_recipe, find_recipe, load_recipe, shipped_recipes
+from selfsteer.config import Recipe, dump_recipe, find_recipe, judge_settings, load_recipe, shipped_recipes
 from selfsteer.errors import ConfigError
 
 
@@ -195,10 +195,11 @@ def test_text_in_quotes_stays_text_though_it_looks_like_a_number(write):
     assert recipe.model.revision == "57e8123"
 
 
-@pytest.mark.parametrize("key", ["model", "queries"])
+@pytest.mark.parametrize("key", ["model", "queries", "judge"])
 def test_a_section_may_be_given_as_one_string(write, key):
-    field = {"model": "name", "queries": "source"}[key]
+    field = {"model": "name", "queries": "source", "judge": "name"}[key]
     assert load_recipe(write(f"{key}: this")) == load_recipe(write(f"{key}: {{{field}: this}}"))
+    assert getattr(getattr(load_recipe(write(f"{key}: this")), key), field) == "this"
 
 
 # --- overrides
@@ -282,6 +283,49 @@ def test_an_error_of_an_override_points_at_the_command_line_and_not_at_the_file(
     error = refused(file, override)
     assert error.what.startswith(what)
     assert error.where == f"command line: {override}"
+
+
+# --- the judge
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "program:my.py:better", "endpoint:gpt-4o", "reward:org/model"])
+def test_a_judge_may_be_named_in_one_word(write, name):
+    for recipe in (load_recipe(write(f"judge: {name}")), load_recipe(write(""), [f"judge={name}"])):
+        assert (recipe.judge.name, recipe.judge.mode, recipe.judge.by) == (name, "logprobs", "overall")
+        assert load_recipe(write(dump_recipe(recipe))) == recipe
+
+
+def test_a_judge_may_be_described(write):
+    file = write("judge:\n  name: a\n  mode: text\n")
+    judge = load_recipe(file, ["judge.by=aspects", "judge.template=own.jinja"]).judge
+    assert (judge.name, judge.mode, judge.by, judge.template) == ("a", "text", "aspects", "own.jinja")
+    assert load_recipe(write("")).judge.name is None
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("judge:\n  mode: words", "wrong value for 'judge.mode'"),
+        ("judge:\n  by: length", "wrong value for 'judge.by'"),
+        ("judge:\n  precision: float16", "wrong value for 'judge.precision'"),
+        ("judge:\n  modell: a", "unknown key 'judge.modell'"),
+    ],
+)
+def test_a_wrong_judge_is_told_with_its_line(write, text, what):
+    file = write(text)
+    error = refused(file)
+    assert error.what.startswith(what) and error.where == f"{file}:2"
+
+
+def test_a_judge_of_the_command_line_is_told_by_its_option():
+    settings = judge_settings({"mode": "text", "base_url": None})
+    assert (settings.mode, settings.name) == ("text", None)
+    with pytest.raises(ConfigError, match="'logprobs' or 'text', got 'words'") as caught:
+        judge_settings({"mode": "words"})
+    assert caught.value.where == "--mode" and caught.value.exit_code == 2
+    with pytest.raises(ConfigError, match="got 3") as caught:
+        judge_settings({"base_url": 3})
+    assert caught.value.where == "--base-url"
 
 
 # --- writing and finding recipes

@@ -161,19 +161,12 @@ def test_generating_scoring_and_training_use_the_same_bits(
     assert seen == [("bfloat16", 4), ("float32", 4)]  # what was scored with is what is trained
 
 
-def test_a_policy_in_bits_has_another_name(tiny_chat_model: Path, tmp_path: Path) -> None:
+def test_a_policy_in_bits_has_another_name(tiny_chat_model: Path) -> None:
     """So that the responses and scores of whole weights are not taken for its own."""
-    from selfsteer.loop.data import DataStages
-    from selfsteer.loop.display import Display
-    from selfsteer.loop.run import _Run
-    from selfsteer.loop.store import Store
-    from selfsteer.principles import load_set
-
     names = []
     for lora in ({}, {"bits": 4}):
         recipe = Recipe.model_validate({"model": {"name": str(tiny_chat_model)}, "train": {"lora": lora}})
-        store = Store(tmp_path / "run", Display(quiet=True))
-        names.append(_Run(recipe, DataStages(recipe, load_set("brief"), store, Models(recipe)))._start().fingerprint)
+        names.append(Models(recipe).start(lambda text: None).fingerprint)
     assert names[1] == f"{names[0]} in 4 bits"
 
 

@@ -12,12 +12,13 @@ import selfsteer
 from selfsteer.config import Recipe
 from selfsteer.contrast import requests
 from selfsteer.errors import DataError, NothingSurvived
+from selfsteer.evaluation.probe import Tell
 from selfsteer.loop import work
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store, Workspace, in_batches
 from selfsteer.principles import PrincipleSet, template_versions
-from selfsteer.quality import advice, apply_filters
+from selfsteer.quality import advice, apply_filters, direction_of
 from selfsteer.queries import load_queries, source_fingerprint
 from selfsteer.records import ROLES, Contrast, Principled, Query, Response, write_rows
 
@@ -38,6 +39,23 @@ class DataStages:
     def direction(self) -> str | None:
         """Program that says which way y+ must differ from y-, None where neither recipe nor principle set names one."""
         return self.recipe.evaluation.direction or self.principle_set.direction
+
+    def program(self, row: Contrast) -> str | None:
+        """Return the program that tells a row's direction: the recipe's, its only aspect's, or the set's."""
+        return self.recipe.evaluation.direction or self.principle_set.direction_of(row.aspects)
+
+    def teller(self, judged: Mapping[str, tuple[str, int]]) -> Tell:
+        """Return what says which response of a row is better: the row's program, else a judge's verdict.
+
+        Args:
+            judged: By row id, the judge's name and its verdict: 1 for y+, -1 for y-, 0 for neither.
+        """
+
+        def tell(row: Contrast) -> tuple[str, int] | None:
+            program = self.program(row)
+            return (program, direction_of(program, row)) if program else judged.get(row.id)
+
+        return tell
 
     @property
     def filters(self) -> list[str | dict[str, Any]]:
@@ -98,7 +116,7 @@ class DataStages:
         rows = [query for query in self.store.read(queries, Query) if query.split == split]
         depends = {
             "queries": [queries.key, split],
-            "settings": self.recipe.principles.model_dump(),
+            "settings": self.recipe.principles.model_dump(exclude={"below_chance"}),
             "set": self.principle_set.fingerprint,
             "templates": template_versions(),
             "seed": self.recipe.seed,

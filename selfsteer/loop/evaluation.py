@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from selfsteer.evaluation import Measure, measure
+from selfsteer.evaluation.judges.agreement import agreement
+from selfsteer.evaluation.measures import implicit_changes
+from selfsteer.evaluation.probe import Direction, direction_by
+from selfsteer.files import read_json, write_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
@@ -44,11 +49,59 @@ def implicit_stage(stages: DataStages, start: Entry, policy: Policy) -> Entry:
     )  # fmt: skip
 
 
-def measured(stages: DataStages, entry: Entry, start: Entry, implicit: Entry | None) -> Measure:
+def judged_stage(stages: DataStages, entry: Entry, policy: Policy) -> Entry | None:
+    """Put a policy's held-out pairs before the recipe's judge; None where it names none."""
+    settings = stages.recipe.judge
+    if not settings.name:
+        return None
+    from selfsteer.evaluation.judges import AnswerCache, judge_pairs, open_judge
+    from selfsteer.evaluation.signal import pairs_of
+
+    # Opened for each stage: a judge's weights should not stay in memory while the policy is trained.
+    judge = open_judge(settings)
+    rows = [
+        row for row in stages.store.read(entry, Contrast) if all(getattr(row, f"{role}_response") for role in ROLES)
+    ]
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        stages.models.free()
+        pairs = pairs_of(rows, by=settings.by, principle_set=stages.principle_set)
+        cache = AnswerCache(stages.store.run_dir / "judgements" / f"{judge.key}.jsonl")
+        done = 0
+
+        def progress(answered: int, total: int) -> None:
+            nonlocal done
+            stages.store.display.advance(answered - done)
+            done = answered
+
+        found = judge_pairs(judge, pairs, cache, progress=progress)
+        path = space.path("verdicts.json")
+        write_json(path, [{"id": j.pair.id, "strict": j.strict, "debiased": j.debiased} for j in found])
+        return [path], {"judge": judge.name, **asdict(agreement(found))}
+
+    return stages.store.stage(
+        "judgements", policy.round, {"rows": entry.key, "judge": judge.key, "by": settings.by}, write,
+        folder=f"round-{policy.round:02d}/heldout/judgements", units=2 * len(rows),
+        title=f"ask {judge.name}, held-out, {f'after round {policy.round}' if policy.round else 'before'}",
+    )  # fmt: skip
+
+
+def heldout_direction(stages: DataStages, entry: Entry, judged: Entry | None) -> Direction | None:
+    """Return how often y+ is better on a policy's held-out pairs, by program or else by the judge; None is unknown."""
+    rows = [row for row in stages.store.read(entry, Contrast) if row.positive_response and row.negative_response]
+    verdicts = read_json(stages.store.run_dir / judged.files[0]) if judged else []
+    told = {verdict["id"]: (judged.info["judge"], verdict["debiased"]) for verdict in verdicts} if judged else {}
+    return direction_by(rows, stages.teller(told))
+
+
+def measured(
+    stages: DataStages, entry: Entry, start: Entry, implicit: Entry | None, judged: Entry | None = None
+) -> Measure:
     """Return the figures of one policy on the held-out queries."""
     rows = stages.store.read(entry, Contrast)
     changes = _changes(stages, start, implicit) if implicit else None
-    return measure(sorted(rows, key=lambda row: row.id), direction=stages.direction, implicit=changes)
+    figures = measure(sorted(rows, key=lambda row: row.id), direction=stages.direction, implicit=changes)
+    return figures | {"judged": judged.info if judged else None}
 
 
 def samples(before: Sequence[Contrast], after: Sequence[Contrast], count: int) -> list[dict[str, Any]]:
@@ -73,13 +126,5 @@ def _texts(row: Contrast) -> dict[str, str]:
 
 def _changes(stages: DataStages, start: Entry, implicit: Entry) -> list[tuple[float, float]]:
     """Return for each pair of the start how much likelier the policy finds y+ and y-, nats per token."""
-    before = {row.id: row.scores for row in stages.store.read(start, Contrast)}
-    changes = []
-    for row in stages.store.read(implicit, Contrast):
-        old, new = before[row.id], row.scores
-        assert old is not None and new is not None  # only scored rows get here
-        pair = [
-            new[f"{role}_response"]["prompt"] - old[f"{role}_response"]["prompt"] for role in ("positive", "negative")
-        ]
-        changes.append((pair[0], pair[1]))
-    return changes
+    found = implicit_changes(stages.store.read(start, Contrast), stages.store.read(implicit, Contrast))
+    return list(found.values())

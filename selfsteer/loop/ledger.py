@@ -25,8 +25,22 @@ class Entry:
     info: dict[str, Any]
     finished: str = ""
 
+    @property
+    def heldout(self) -> bool:
+        """Whether the stage worked on held-out queries."""
+        return any("/heldout/" in name for name in self.files)
+
+    @property
+    def slot(self) -> Slot:
+        """What the stage is, whatever its settings: of one slot the newest entry is in force."""
+        return self.stage, self.round, self.heldout
+
+
+Slot = tuple[str, int, bool]
+"""Stage, round, whether held-out."""
 
 _FIELDS = {field.name for field in dataclasses.fields(Entry)}
+_NEEDED = _FIELDS - {"finished"}
 
 
 class Ledger:
@@ -38,15 +52,30 @@ class Ledger:
 
     def find(self, stage: str, round: int, key: str) -> Entry | None:
         """Return the newest entry of that stage with that key whose files are all there."""
-        for values in reversed(read_json_lines(self.path)):
-            if (values.get("stage"), values.get("round"), values.get("key")) == (stage, round, key):
-                entry = Entry(**{name: values[name] for name in values if name in _FIELDS})
-                if all((self.run_dir / name).exists() for name in entry.files):
-                    return entry
+        for entry in reversed(self.entries()):
+            if (entry.stage, entry.round, entry.key) == (stage, round, key) and not self.gone(entry):
+                return entry
         return None
+
+    def entries(self) -> list[Entry]:
+        """Return all entries, the oldest first, whether their files are there or not."""
+        rows = [values for values in read_json_lines(self.path) if values.keys() >= _NEEDED]
+        return [Entry(**{name: values[name] for name in values if name in _FIELDS}) for values in rows]
+
+    def gone(self, entry: Entry) -> list[str]:
+        """Return which files of an entry are not there any more."""
+        return [name for name in entry.files if not (self.run_dir / name).exists()]
+
+    def is_newest(self, entry: Entry) -> bool:
+        """Return whether no other entry of the same slot was written after this one."""
+        return next((found == entry for found in reversed(self.entries()) if found.slot == entry.slot), False)
 
     def add(self, entry: Entry) -> Entry:
         """Record a stage as finished; call it after its files are in place."""
         stamped = dataclasses.replace(entry, finished=datetime.now(UTC).isoformat(timespec="seconds"))
         append_json(self.path, dataclasses.asdict(stamped))
         return stamped
+
+    def repeat(self, entry: Entry) -> None:
+        """Append an entry again, unchanged: its result is in force again, after that of another setting."""
+        append_json(self.path, dataclasses.asdict(entry))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,25 @@ class Models:
         self.scripted = recipe.generation.backend == "scripted"
         self._chats: dict[str, Chat] = {}
         self._held: tuple[tuple[str, str], Any] | None = None
+
+    def start(self, say: Callable[[str], None]) -> Policy:
+        """Fetch the recipe's model where it has to be fetched, telling how far, and name its weights."""
+        if self.scripted:
+            return Policy(0, "scripted", "scripted")
+        from selfsteer.models import model_fingerprint, quiet, resolve
+
+        quiet()
+        told: set[str] = set()
+
+        def progress(phrase: str, share: float) -> None:
+            if phrase not in told:
+                told.add(phrase)
+                say(f"      {phrase} ({share:.0%})")
+
+        settings = self.recipe.model
+        path = resolve(settings.name, progress=progress)
+        weights = model_fingerprint(path, settings.revision)
+        return Policy(0, path, f"{weights} in {self.bits} bits" if self.bits else weights)
 
     def chat(self, policy: Policy) -> Chat | None:
         """Return the policy's chat template; None for the scripted backend."""

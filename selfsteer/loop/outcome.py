@@ -36,11 +36,14 @@ def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         return [_value(policy, path, form) for policy in policies]
 
     program = next((p["direction"]["program"] for p in policies if p["direction"]), "")
+    judge = next((p["judged"]["judge"] for p in policies if p.get("judged")), "")
     wanted = [
         ("answer length, tokens", "length.original.mean_tokens", "{:.0f}"),
         ("   under the positive principle", "length.positive.mean_tokens", "{:.0f}"),
         ("   under the negative principle", "length.negative.mean_tokens", "{:.0f}"),
         (f"y+ is {program} (by program)", "direction.share", "{:.0%}"),
+        (f"y+ is better, strict ({judge})", "judged.strict.share", "{:.0%}"),
+        (f"y+ is better, debiased ({judge})", "judged.debiased.share", "{:.0%}"),
         ("implicit-reward accuracy", "implicit.accuracy", "{:.0%}"),
         ("implicit-reward margin, nats/token", "implicit.margin", "{:+.3f}"),
         ("steering margin, nats/token (prompts matter)", "steering_margin.mean", "{:.3f}"),

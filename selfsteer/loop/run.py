@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import selfsteer
 from selfsteer.config import Recipe, dump_recipe
-from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning, did_you_mean
 from selfsteer.evaluation import verdict
+from selfsteer.evaluation.probe import Direction, is_refused
 from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
-from selfsteer.loop.evaluation import heldout_rows, implicit_stage, measured, samples
+from selfsteer.loop.evaluation import (
+    heldout_direction,
+    heldout_rows,
+    implicit_stage,
+    judged_stage,
+    measured,
+    samples,
+)
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store
@@ -55,12 +64,17 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
 def check(stages: DataStages) -> None:
     """Check what the recipe names before anything is computed: filters, direction, bits of the weights, loss."""
     parse_filters(stages.filters)
-    if stages.direction is not None and stages.direction not in DIRECTIONS:
-        raise ConfigError(
-            f"unknown direction program {stages.direction!r}",
-            where="evaluation.direction, or the principle set",
-            do=did_you_mean(stages.direction, DIRECTIONS),
-        )
+    for program in [stages.direction, *(aspect.direction for aspect in stages.principle_set.aspects)]:
+        if program is not None and program not in DIRECTIONS:
+            raise ConfigError(
+                f"unknown direction program {program!r}",
+                where="evaluation.direction, or the principle set",
+                do=did_you_mean(program, DIRECTIONS),
+            )
+    if stages.recipe.judge.name:
+        from selfsteer.evaluation.judges import open_judge
+
+        open_judge(stages.recipe.judge)
     if stages.models.bits:
         from selfsteer.models import check_bits
 
@@ -78,41 +92,41 @@ class _Run:
         self.recipe, self.stages = recipe, stages
         self.store, self.display = stages.store, stages.store.display
         self.rounds: list[dict[str, Any]] = []
-        self.heldout: list[tuple[Policy, Entry, Entry | None]] = []
+        self.heldout: list[tuple[Policy, Entry, Entry | None, Entry | None]] = []
 
     def go(self, command: str) -> Summary:
         queries = self.stages.queries()
         self.display.plan([Planned("", 1.0), *self._plan(queries)])
-        policy = self._start()
+        policy = self.stages.models.start(self.display.say)
         principles = self._heldout_principles(queries, policy)
         if principles:
-            self.heldout.append((policy, heldout_rows(self.stages, principles, policy), None))
+            entry = heldout_rows(self.stages, principles, policy)
+            judged = judged_stage(self.stages, entry, policy)
+            self.heldout.append((policy, entry, None, judged))
+            self._check_direction(heldout_direction(self.stages, entry, judged))
         for number in range(1, self.recipe.rounds + 1):
             policy = self._round(number, queries, policy)
             if principles and self.recipe.mode == "online":
                 entry = heldout_rows(self.stages, principles, policy)
-                self.heldout.append((policy, entry, implicit_stage(self.stages, self.heldout[0][1], policy)))
+                implicit = implicit_stage(self.stages, self.heldout[0][1], policy)
+                self.heldout.append((policy, entry, implicit, judged_stage(self.stages, entry, policy)))
         self.stages.models.free()
         return self._summary(command)
 
-    def _start(self) -> Policy:
-        """Fetch the model where it has to be fetched, and name its weights."""
-        if self.stages.models.scripted:
-            return Policy(0, "scripted", "scripted")
-        from selfsteer.models import model_fingerprint, quiet, resolve
-
-        quiet()
-        settings = self.recipe.model
-        told: set[str] = set()
-
-        def progress(phrase: str, share: float) -> None:
-            if phrase not in told:
-                told.add(phrase)
-                self.display.say(f"      {phrase} ({share:.0%})")
-
-        path = resolve(settings.name, progress=progress)
-        weights, bits = model_fingerprint(path, settings.revision), self.stages.models.bits
-        return Policy(0, path, f"{weights} in {bits} bits" if bits else weights)
+    def _check_direction(self, found: Direction | None) -> None:
+        """Refuse to train a policy away from what its principles say; what nobody can tell is not refused."""
+        if found is None or not is_refused(found):
+            return
+        what = (
+            f"y+ is better than y- in {found.accuracy:.0%} of {found.n} held-out pairs only (by {found.by}): this "
+            "model does not follow these principles, and training would teach it the opposite"
+        )
+        settings = self.recipe.principles
+        where = f"principles.set={settings.set}, model={self.recipe.model.name}"
+        do = "take another set or a larger model, or set principles.below_chance=warn to go on"
+        if settings.below_chance == "refuse":
+            raise PrincipleError(what, where=where, do=do)
+        warnings.warn(what, SelfsteerWarning, stacklevel=2)
 
     def _heldout_principles(self, queries: Entry, policy: Policy) -> Entry | None:
         """The start chooses the held-out principles for all policies, so that these stay comparable."""
@@ -180,10 +194,10 @@ class _Run:
     def _summary(self, command: str) -> Summary:
         policies = [
             {"round": policy.round, "label": f"after round {policy.round}" if policy.round else "before"}
-            | measured(self.stages, entry, self.heldout[0][1], implicit)
-            for policy, entry, implicit in self.heldout
+            | measured(self.stages, entry, self.heldout[0][1], implicit, judged)
+            for policy, entry, implicit, judged in self.heldout
         ]
-        shown = [self.store.read(entry, Contrast) for _, entry, _ in self.heldout]
+        shown = [self.store.read(entry, Contrast) for _, entry, _, _ in self.heldout]
         return {
             "schema_version": 1,
             "name": self.recipe.name,

@@ -21,12 +21,14 @@ Row = TypeVar("Row", Query, Principled, Response, Contrast)
 
 STAGE_VERSIONS = {
     "queries": 1,
+    "probe": 1,
     "principles": 1,
     "responses": 1,
     "scores": 2,
     "contrasts": 1,
     "policy": 1,
     "implicit": 1,
+    "judgements": 1,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
 
@@ -66,6 +68,7 @@ class Store:
         self.run_dir, self.display = run_dir, display
         self.ledger = Ledger(run_dir)
         self.stages: list[dict[str, Any]] = []
+        self._written = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -98,7 +101,12 @@ class Store:
         title: str,
         note: Callable[[dict[str, Any]], str] = lambda info: "",
     ) -> Entry:
-        """Find a stage done, or do it and record it. ``depends`` is everything that its result depends on."""
+        """Find a stage done, or do it and record it. ``depends`` is everything that its result depends on.
+
+        The newest ledger line of a stage tells which of several results is in force. So a result of an earlier setting
+        that is found done gets its line again, and from then on every later stage does: in the ledger, the results in
+        force stand in the order of the story.
+        """
         key = fingerprint([name, STAGE_VERSIONS[name], depends])
         entry = self.ledger.find(name, round_number, key)
         reused = entry is not None
@@ -109,6 +117,10 @@ class Store:
             seconds = round(time.monotonic() - started, 1)
             names = [str(file.relative_to(self.run_dir)) for file in files]
             entry = self.ledger.add(Entry(name, round_number, key, names, seconds, info))
+            self._written = True
+        elif self._written or not self.ledger.is_newest(entry):
+            self.ledger.repeat(entry)
+            self._written = True
         self.display.finish(title, reused=reused, note=note(entry.info))
         self.stages.append({"round": round_number, "stage": title, "seconds": entry.seconds, "reused": reused})
         return entry

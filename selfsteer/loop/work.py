@@ -46,8 +46,12 @@ def principled(
     """Give each query its aspects, its principle pair and its two steered prompts."""
     count = recipe.principles.aspects_per_query or principle_set.aspects_per_query
     choices = _choose(principle_set, backend, queries, count)
-    settings = (recipe.principles.extra_rate, recipe.seed)
-    return [_steered(q, choice, principle_set, backend, *settings) for q, choice in zip(queries, choices, strict=True)]
+    rate, seed = recipe.principles.extra_rate, recipe.seed
+    extended = [
+        dataclasses.replace(choice, aspects=with_extra(choice.aspects, principle_set, query.id, rate, seed))
+        for query, choice in zip(queries, choices, strict=True)
+    ]
+    return [steered(q, choice, principle_set, backend) for q, choice in zip(queries, extended, strict=True)]
 
 
 def _choose(principle_set: PrincipleSet, backend: Backend, queries: Sequence[Query], count: int) -> Sequence[Choice]:
@@ -66,17 +70,15 @@ def _choose(principle_set: PrincipleSet, backend: Backend, queries: Sequence[Que
     return [parse_choice(completion.text, principle_set, count) for completion in completions]
 
 
-def _steered(
-    query: Query, choice: Choice, principle_set: PrincipleSet, backend: Backend, extra_rate: float, seed: int
-) -> Principled:
-    aspects = with_extra(choice.aspects, principle_set, query.id, extra_rate, seed)
-    pair = pair_for(principle_set, aspects)
+def steered(query: Query, choice: Choice, principle_set: PrincipleSet, backend: Backend) -> Principled:
+    """Return a query with the principle pair of the chosen aspects and its two steered prompts."""
+    pair = pair_for(principle_set, choice.aspects)
     role = backend.chat.system_role if backend.chat else "native"
     row = Principled(
         id=query.id,
         prompt=fold_system(query.prompt) if role == "folded" else query.prompt,
         split=query.split,
-        aspects=aspects,
+        aspects=choice.aspects,
         choice=choice.outcome,
         positive_principle=pair.positive_principle,
         negative_principle=pair.negative_principle,

@@ -33,6 +33,8 @@ class Aspect(_Part):
     """What a good answer does, in the third person: the chooser reads "Accuracy: states facts correctly"."""
     positive_principle: Text
     negative_principle: Text
+    direction: Text | None = None
+    """Name of a program that says which way y+ must differ from y- in this aspect (default: the set's)."""
     extra: bool = False
     """Never chosen, but added to a share of the queries (v1: Concision, to 20 %)."""
 
@@ -74,6 +76,14 @@ class PrincipleSet(_Part):
     def extras(self) -> list[Aspect]:
         """The aspects that are added to a share of the queries."""
         return [aspect for aspect in self.aspects if aspect.extra]
+
+    def direction_of(self, aspects: Sequence[str]) -> str | None:
+        """Return the program that tells the direction of a row: that of its only aspect, or the set's.
+
+        A row that is steered along several aspects at once has none of a single aspect's.
+        """
+        own = self.aspect(aspects[0]).direction if len(aspects) == 1 else None
+        return own or self.direction
 
     def aspect(self, name: str) -> Aspect:
         """Return an aspect by its exact name; :class:`PrincipleError` if the set has none of that name."""

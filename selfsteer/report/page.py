@@ -13,6 +13,7 @@ from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
 from selfsteer.report.figures import Figure
 from selfsteer.report.load import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
+from selfsteer.report.signal import signal_section
 from selfsteer.report.wording import NOT_RECORDED, count, duration, label, maybe, moment
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -23,8 +24,8 @@ _SAMPLES_OPEN = 3
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` of a run directory and return its path.
 
-    Reads ``summary.json``, ``metrics.jsonl`` and ``recipe.yaml``. The page stands alone: no script, no network. The
-    same input gives the same bytes.
+    Reads ``summary.json``, ``metrics.jsonl``, ``recipe.yaml`` and, where there is one, ``signal.json``. The page stands
+    alone: no script, no network. The same input gives the same bytes.
 
     Raises:
         InputError: There is no summary, or one of another schema version.
@@ -76,6 +77,7 @@ def _context(run: Run) -> Json:
         "samples_open": _SAMPLES_OPEN,
         "side_labels": _side_labels(policies),
         "recipe": run.recipe,
+        "signal": signal_section(run.signal) if run.signal is not None else None,
     }
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from selfsteer.config import Recipe
 from selfsteer.files import sha256_file
@@ -42,6 +47,28 @@ def small_recipe(model: Path, queries: Path, **changes) -> Recipe:
             target = target.setdefault(section, {})
         target[name] = value
     return Recipe.model_validate(values)
+
+
+def scripted_recipe(queries: Path, heldout: int = 3, **sections) -> Recipe:
+    """A recipe that makes data without a model, in a moment; ``sections`` replace whole sections."""
+    values: dict = {
+        "name": "scripted",
+        "mode": "data-only",
+        "queries": {"source": str(queries), "heldout": heldout},
+        "principles": {"set": "brief"},
+        "generation": {"backend": "scripted", "max_new_tokens": 18},
+        "quality": {"filters": ["identical", "direction"]},
+    }
+    return Recipe.model_validate(values | sections)
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Let runs write no page: drawing it takes longer than all else of a scripted run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("run", "signal"):
+            patch.setattr(import_module(f"selfsteer.loop.{module}"), "write_report", lambda run_dir: run_dir)
+        yield
 
 
 def contrasts(run_dir: Path, round_number: int = 1) -> list[Contrast]:

@@ -80,3 +80,27 @@ def test_an_entry_of_a_newer_version_is_understood(ledger):
     added = ledger.add(entry("one"))
     append_json(ledger.path, read_json_lines(ledger.path)[0] | {"key": "two", "machine": "unheard of"})
     assert ledger.find("responses", 1, "two").info == added.info
+
+
+def test_the_newest_of_a_stage_is_told_apart_by_round_and_split(ledger):
+    first, held = ledger.add(entry("a")), ledger.add(entry("b", files=("round-01/heldout/responses/b",)))
+    assert ledger.is_newest(first) and ledger.is_newest(held)
+    other = ledger.add(entry("c"))
+    assert ledger.is_newest(other) and not ledger.is_newest(first)
+    ledger.add(entry("d", round=2))
+    assert ledger.is_newest(other)
+
+
+def test_a_repeated_entry_is_the_newest_again_and_unchanged(ledger):
+    first = ledger.add(entry("a"))
+    ledger.add(entry("b"))
+    ledger.repeat(first)
+    assert ledger.is_newest(first)
+    rows = read_json_lines(ledger.path)
+    assert rows[0] == rows[2] and len(rows) == 3
+
+
+def test_a_line_of_another_program_is_passed_over(ledger):
+    ledger.add(entry("a"))
+    append_json(ledger.path, {"stage": "responses", "note": "by hand"})
+    assert [found.key for found in ledger.entries()] == ["a"]

@@ -28,6 +28,7 @@ LOSS_TERMS = {  # colour and dashes
     "loss/sft": ("SFT", "#6b7280", ":"),
 }
 WEIGHT_COLOUR = "#44546a"
+TRUTHS = {"program": ("#1b7f8c", "D"), "strict": ("#7d8590", "s"), "debiased": (INK, "o")}  # colour and marker
 KEPT_COLOUR, DROPPED_COLOUR = "#44546a", "#ccd2da"
 
 _BEFORE = "#858b93"

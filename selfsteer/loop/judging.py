@@ -1,0 +1,144 @@
+"""`selfsteer judge`: files of preference pairs, or a run's own pairs, before one or several judges."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from selfsteer.config import JudgeSettings
+from selfsteer.errors import ConfigError, DataError
+from selfsteer.evaluation.judges import AnswerCache, Judge, Pair, judge_pairs, open_judge
+from selfsteer.evaluation.judges.agreement import by_subset
+from selfsteer.evaluation.judges.opening import given, settings_of
+from selfsteer.evaluation.judges.sets import load_pairs
+from selfsteer.evaluation.judges.tables import Judged, common_kappa
+from selfsteer.evaluation.measures import is_full
+from selfsteer.evaluation.signal import pairs_of
+from selfsteer.files import fingerprint
+from selfsteer.loop.reading import RunReader
+
+Progress = Callable[[str, int, int], None]
+By = Literal["overall", "aspects"]
+
+
+def read_pairs(
+    sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, by: By = "overall"
+) -> tuple[list[Pair], list[str]]:
+    """Return the pairs of all sources, and a sentence on what had to be left out of each.
+
+    Args:
+        sources: Files of preference pairs, and run directories: of these the kept pairs of the newest round, with the
+            label that the data claims, y+.
+        limit: Take a random sample of so many pairs of each source.
+        seed: Chooses the sample.
+        by: What a run's pairs are judged by: overall quality, or the aspects that they were steered by.
+
+    Raises:
+        InputError: A source can't be read, or two of them have the same name.
+    """
+    pairs: list[Pair] = []
+    notes = []
+    for source in sources:
+        if source.is_dir():
+            pairs += _run_pairs(source, limit, seed, by)
+            continue
+        found = load_pairs(source, limit=limit, seed=seed)
+        pairs += found.pairs
+        if found.dropped:
+            first = found.dropped[0]
+            notes.append(f"{source.name}: {len(found.dropped)} rows left out, e.g. {first.where}: {first.reason}")
+    twice = len(pairs) - len({pair.id for pair in pairs})
+    if twice:
+        do = "give each file once, and files of different names: a pair's id is the file's name and the row's number"
+        raise DataError(f"{twice} pairs have the id of another", where=", ".join(map(str, sources)), do=do)
+    return pairs, notes
+
+
+def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair]:
+    reader = RunReader(run_dir)
+    part = reader.train().parts[-1]
+    rows = [row for row in part.rows if row.kept and is_full(row)]
+    drawn = sorted(rows, key=lambda row: fingerprint([seed, row.id]))[:limit]
+    pairs = pairs_of(drawn, by=by, principle_set=reader.stages.principle_set)
+    name = f"{run_dir.resolve().name}, {part.label}"
+    return [replace(pair, id=f"{name}, {pair.id}", subset=name) for pair in pairs]
+
+
+def judge_all(
+    judges: Sequence[Judge], pairs: Sequence[Pair], answers: Path, progress: Progress = lambda name, done, total: None
+) -> list[Judged]:
+    """Put the pairs before each judge; answers are kept in ``answers``, a file a judge."""
+    return [judge_with_cache(judge, pairs, answers, progress) for judge in judges]
+
+
+def judge_with_cache(
+    judge: Judge, pairs: Sequence[Pair], answers: Path, progress: Progress = lambda name, done, total: None
+) -> Judged:
+    """Put the pairs before one judge; what it answered before is not asked again."""
+    cache = AnswerCache(answers / f"{judge.key}.jsonl")
+    report = judge_pairs(judge, pairs, cache, progress=lambda done, total: progress(judge.name, done, total))
+    return Judged(judge.name, report)
+
+
+def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:
+    """Open a judge for each name; each goes by those of the settings that its kind knows.
+
+    Judges that would stand under one name in a table (two folders called "policy") get the names they were given by.
+
+    Raises:
+        ConfigError: None of the judges goes by a setting that was given, or :func:`open_judge` says so.
+        ModelError, FetchError: As :func:`open_judge`.
+    """
+    idle = given(settings) - set().union(*(settings_of(name) for name in names))
+    if idle:
+        what = f"no judge named here goes by {', '.join(sorted(idle))}"
+        raise ConfigError(what, where=_options(idle), do="leave it out, or name a judge that does")
+    judges = [open_judge(JudgeSettings(name=name, **_known(settings, name))) for name in names]
+    count = Counter(judge.name for judge in judges)
+    for judge, name in zip(judges, names, strict=True):
+        if count[judge.name] > 1:
+            judge.name = name
+    return judges
+
+
+def _known(settings: JudgeSettings, name: str) -> dict[str, Any]:
+    return {key: getattr(settings, key) for key in settings_of(name)}
+
+
+def _options(keys: Iterable[str]) -> str:
+    return ", ".join(f"--{key.replace('_', '-')}" for key in sorted(keys))
+
+
+def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
+    """Return all figures and every verdict, for other programs."""
+    return {
+        "schema_version": 1,
+        "judges": [
+            {
+                "name": judged.name,
+                "subsets": {name: asdict(found) for name, found in by_subset(judged.judgements).items()},
+                "pairs": [
+                    {
+                        "id": judgement.pair.id,
+                        "label": judgement.pair.label,
+                        "strict": judgement.strict,
+                        "debiased": judgement.debiased,
+                        "log_odds": judgement.log_odds,
+                        "outcome": judgement.outcome,
+                    }
+                    for judgement in judged.judgements
+                ],
+            }
+            for judged in all_judged
+        ],
+        "kappa": [_kappa(one, other) for one, other in itertools.combinations(all_judged, 2)],
+    }
+
+
+def _kappa(one: Judged, other: Judged) -> dict[str, Any]:
+    value, interval = common_kappa(one, other) or (None, None)
+    return {"one": one.name, "other": other.name, "kappa": value, "interval": interval}

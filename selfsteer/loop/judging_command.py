@@ -1,0 +1,93 @@
+"""What `selfsteer judge` does and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from selfsteer.config import judge_settings
+from selfsteer.errors import ConfigError
+from selfsteer.evaluation.judges import AnswerCache, Judge, Pair
+from selfsteer.evaluation.judges.agreement import agreement
+from selfsteer.evaluation.judges.tables import Judged, figures_table, kappa_table, order_warning
+from selfsteer.files import write_json
+from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
+from selfsteer.models import cache_folder
+
+
+def judge(
+    sources: Sequence[Path],
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    human: str | None,
+    page: bool,
+    limit: int | None,
+    seed: int,
+    answers: Path | None,
+    json_file: Path | None,
+    out: Console,
+    errors: Console,
+) -> None:
+    """Judge the pairs of ``sources``, print the figures, and write them to ``json_file`` if it is given.
+
+    Raises:
+        ConfigError: Nobody is named to judge, or a setting is wrong.
+        DataError: A source can't be read.
+    """
+    if not names and not human:
+        raise ConfigError("nobody is named to judge", do="name a model with --judge, or yourself with --human NAME")
+    if page and not human:
+        raise ConfigError("--page shows the pairs to a person", do="add --human NAME")
+    own = judge_settings(dict(settings))
+    pairs, notes = read_pairs(sources, limit=limit, seed=seed, by=own.by)
+    judges = open_judges(own, names)
+    for note in notes:
+        errors.print(note, markup=False, soft_wrap=True)
+    folder = answers or cache_folder() / "judgements"
+    judged = []
+    while judges:  # taken out, so that its weights are let go before the next one loads its own
+        judged.append(_judge_by_machine(judges.pop(0), pairs, folder, errors))
+    if human:
+        judged.append(_judge_by_hand(human, pairs, folder, page))
+    _show(judged, out)
+    if json_file:
+        write_json(json_file, as_json(judged))
+
+
+def _judge_by_machine(judge: Judge, pairs: Sequence[Pair], answers: Path, errors: Console) -> Judged:
+    with Progress(console=errors, transient=True) as bar:
+        task = bar.add_task(judge.name, total=None)
+        return judge_with_cache(
+            judge, pairs, answers, lambda name, done, total: bar.update(task, completed=done, total=total)
+        )
+
+
+def _judge_by_hand(name: str, pairs: Sequence[Pair], answers: Path, page: bool) -> Judged:
+    from selfsteer.evaluation.judges.human import HumanJudge, collect
+    from selfsteer.evaluation.judges.human_page import ask_on_page
+    from selfsteer.evaluation.judges.human_terminal import ask_in_terminal
+    from selfsteer.files import fingerprint
+
+    person = HumanJudge(name)
+    cache = AnswerCache(answers / f"{fingerprint(person.key)}.jsonl")
+    return Judged(person.name, collect(person, pairs, cache, ask_on_page if page else ask_in_terminal))
+
+
+def _show(judged: Sequence[Judged], out: Console) -> None:
+    out.print(figures_table(judged))
+    out.print(
+        "Shares of pairs judged as labelled, with 95 % intervals; a verdict that names none counts as not right. "
+        "The kappa is that of the debiased verdicts with the labels.",
+        soft_wrap=True,
+    )
+    for one in judged:
+        warning = order_warning(one, agreement(one.judgements))
+        if warning:
+            out.print(warning, markup=False, soft_wrap=True)
+    if len(judged) > 1:
+        out.print(kappa_table(judged))

@@ -1,0 +1,184 @@
+"""Reading a run directory, finished or still in progress: the rows that are in force, round by round."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.config import Recipe, load_recipe
+from selfsteer.errors import InputError
+from selfsteer.evaluation.measures import implicit_changes
+from selfsteer.evaluation.signal import Implicit, Part
+from selfsteer.loop.data import DataStages
+from selfsteer.loop.display import Display
+from selfsteer.loop.ledger import Entry, Slot
+from selfsteer.loop.models import Models
+from selfsteer.loop.store import Store
+from selfsteer.principles import load_set
+from selfsteer.records import Contrast
+
+_STORY = (
+    *((name, False) for name in ("queries", "principles", "responses", "scores", "contrasts", "policy")),
+    *((name, True) for name in ("principles", "responses", "scores", "implicit", "judgements")),
+)
+"""The stages of a round in their order, with whether they are held-out; the start's held-out ones are of round 0."""
+
+
+class Reading(NamedTuple):
+    """What was read.
+
+    Attributes:
+        parts: One a round, or one a policy for the held-out split.
+        entries: The ledger's entries that the rows come from.
+        pending: What is not there yet, one sentence each.
+    """
+
+    parts: list[Part]
+    entries: list[Entry]
+    pending: list[str]
+
+
+class RunReader:
+    """Reads the rows of a run directory; several settings may have left results there, the newest line counts.
+
+    Nothing is written and no lock is needed, so the run may be going on.
+
+    Args:
+        run_dir: What `selfsteer run` was given as its run directory.
+
+    Raises:
+        InputError: It is no run directory, its recipe or its principle set can't be read.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.recipe = _recipe(run_dir)
+        store = Store(run_dir, Display(quiet=True))
+        self.stages = DataStages(self.recipe, load_set(self.recipe.principles.set), store, Models(self.recipe))
+        self._entries = store.ledger.entries()
+        self._force = in_force(self._entries)
+
+    def train(self) -> Reading:
+        """Return the training rows of each round of the recipe that are there.
+
+        Raises:
+            InputError: No round has rows yet, or a file of one is gone.
+        """
+        parts: list[Part] = []
+        entries: list[Entry] = []
+        pending: list[str] = []
+        for number in range(1, self.recipe.rounds + 1):
+            slots = ("contrasts", number, False), ("scores", number, False)
+            entry = self._force.get(slots[0]) or self._force.get(slots[1])
+            if not (entry and entry.stage == "contrasts"):
+                pending.append(self._pending(slots[0] if entry else slots[1]))
+            if entry:
+                filtered, implicit = entry.stage == "contrasts", self._implicit(number, entries)
+                parts.append(Part(number, f"round {number}", self._rows(entry), filtered, implicit=implicit))
+                entries.append(entry)
+        return self._checked(Reading(parts, entries, pending))
+
+    def heldout(self) -> Reading:
+        """Return the held-out rows of the start and of each round's policy that are there.
+
+        Raises:
+            InputError: The run holds nothing out, no policy has answered yet, or a file is gone.
+        """
+        parts: list[Part] = []
+        entries: list[Entry] = []
+        pending: list[str] = []
+        rounds = self.recipe.rounds if self.recipe.mode == "online" else 0
+        for number in range(rounds + 1):
+            slot = ("scores", number, True)
+            entry = self._force.get(slot)
+            if entry:
+                label, implicit = f"after round {number}" if number else "before", self._implicit(number, entries)
+                parts.append(Part(number, label, self._rows(entry), False, implicit=implicit))
+                entries.append(entry)
+            else:
+                pending.append(self._pending(slot))
+        queries = self._force.get(("queries", 1, False))
+        if queries and not queries.info["heldout"]:
+            do = "ask for --split train, or set queries.heldout and run again"
+            raise InputError("this run has no held-out queries", where=str(self.run_dir), do=do)
+        return self._checked(Reading(parts, entries, pending))
+
+    def _implicit(self, number: int, entries: list[Entry]) -> Implicit | None:
+        """Return the implicit rewards after a round, and add the entries they come from."""
+        found, start = self._force.get(("implicit", number, True)), self._force.get(("scores", 0, True))
+        if not found or not start or self.recipe.mode != "online":
+            return None
+        entries += [found, start]
+        rows = self._rows(start)
+        changes = implicit_changes(rows, self._rows(found))
+        rewards = {name: positive - negative for name, (positive, negative) in changes.items()}
+        return Implicit([row for row in rows if row.id in rewards], rewards)
+
+    def _rows(self, entry: Entry) -> list[Contrast]:
+        gone = self.stages.store.ledger.gone(entry)
+        if gone:
+            what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
+            raise InputError(what, where=str(self.run_dir / gone[0]), do=self._again("to make it anew"))
+        return sorted(self.stages.store.read(entry, Contrast), key=lambda row: row.id)
+
+    def _pending(self, slot: Slot) -> str:
+        stage, number, heldout = slot
+        what = f"the stage {stage!r} of {'the held-out queries, ' if heldout else ''}round {number}"
+        if any(entry.slot == slot for entry in self._entries):
+            return f"{what} is there for an earlier setting only"
+        return f"{what} is not finished yet"
+
+    def _checked(self, reading: Reading) -> Reading:
+        if not reading.parts:
+            what = f"this run has no rows to look at yet: {reading.pending[0]}"
+            raise InputError(what, where=str(self.run_dir), do=self._again("to go on"))
+        return reading
+
+    def _again(self, purpose: str) -> str:
+        recipe, folder = (shlex.quote(str(path)) for path in (self.run_dir / "recipe.yaml", self.run_dir))
+        return f"run `selfsteer run {recipe} --run-dir {folder}` {purpose}"
+
+
+def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
+    """Return the entry in force of each slot: the newest, unless a stage before it in the story has a newer one.
+
+    Then an earlier setting made it, and the run has not come that far again.
+
+    Args:
+        entries: The ledger's, the oldest first.
+    """
+    places = {entry.slot: place for place, entry in enumerate(entries)}
+    known = [slot for slot in places if (slot[0], slot[2]) in _STORY]
+    found: dict[Slot, Entry] = {}
+    latest = -1
+    for slot in sorted(known, key=_rank):
+        if places[slot] > latest:
+            found[slot] = entries[places[slot]]
+        latest = max(latest, places[slot])
+    return found
+
+
+def _rank(slot: Slot) -> tuple[int, int]:
+    stage, number, heldout = slot
+    return 0 if stage == "queries" else number, _STORY.index((stage, heldout))
+
+
+def made_from(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return the names of ledger entries, for a later look at whether they are still in force."""
+    unique = {(*entry.slot, entry.key): entry for entry in entries}
+    return [
+        {"stage": entry.stage, "round": entry.round, "heldout": entry.heldout, "key": entry.key}
+        for entry in unique.values()
+    ]
+
+
+def _recipe(run_dir: Path) -> Recipe:
+    """Return the recipe of a run directory."""
+    file = run_dir / "recipe.yaml"
+    if not file.is_file():
+        what = "this is no run directory: it has no recipe.yaml" if run_dir.is_dir() else "there is no such folder"
+        do = "name the folder that `selfsteer run` was given as --run-dir"
+        raise InputError(what, where=str(run_dir), do=do)
+    return load_recipe(file)

@@ -1,0 +1,199 @@
+"""The section "Is the data right?": what `selfsteer evaluate signal` found, as a figure, tables and plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from selfsteer.report import figures
+from selfsteer.report.load import Json, dig, dig_dict, dig_number, dig_numbers, dig_rows
+from selfsteer.report.tables import Table
+from selfsteer.report.wording import NARROW_SPACE, Form, interval, label, maybe, number, percent
+
+MOST_PRINCIPLES = 20
+_AGAIN = "`selfsteer evaluate signal` makes it anew."
+_UNKNOWN = ""
+
+
+def signal_section(signal: Json) -> Json:
+    """Return everything that the section prints."""
+    if signal.get("problem"):
+        return {"problem": f"{label(signal['problem'])}: {_AGAIN}"}
+    parts = dig_rows(signal, "parts")
+    return {
+        "problem": "",
+        "stale": f"The data has been made anew with other settings since: {_AGAIN}" if signal.get("stale") else "",
+        "lead": _lead(signal),
+        "notes": [label(text, 400) for text in _texts(signal, "notes")],
+        "warnings": [label(text, 400) for text in _texts(signal, "warnings")],
+        "checks": [text for part in parts if (text := _check(part))],
+        "figure": figures.signal_figure(parts),
+        "accuracy": _accuracy_table(parts),
+        "aspects": [_group_table(part, "aspects", "aspect") for part in parts],
+        "candidates": [table for part in parts for table in _candidates_tables(part)],
+        "principles": [_group_table(part, "principles", "principle") for part in parts],
+        "logps": [_logps_table(part) for part in parts],
+    }
+
+
+def _lead(signal: Json) -> str:
+    split = "held-out pairs of each policy" if signal.get("split") == "heldout" else "training pairs of each round"
+    judge, by = dig(signal, "judge", "name"), dig(signal, "judge", "by")
+    asked = f"judged by {label(judge)} (criterion: {label(by)})" if judge else "no judge was named"
+    return (
+        f"The {split}; {asked}. Strict counts the pairs judged right in both orders of showing them; debiased goes by "
+        "the judge's log-odds averaged over the orders, in which a liking for one place cancels. A tie counts as not "
+        "right. The steering margin shows only that the prompts matter."
+    )
+
+
+def _texts(signal: Json, name: str) -> list[str]:
+    found = signal.get(name)
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+
+
+def _check(part: Json) -> str:
+    check = dig_dict(part, "judge_check")
+    if dig_number(check, "share") is None:
+        return ""
+    return (
+        f"{_title(part)}: the judge says what the program ({label(check.get('program'))}) says in "
+        f"{_share()(check)} of the {maybe(dig_number(check, 'n'), number)} pairs that the program can tell."
+    )
+
+
+# --- tables
+
+Line = tuple[str, Json]
+Cell = Callable[[Json], str]
+
+
+def _accuracy_table(parts: Sequence[Json]) -> Table:
+    lines = [line for part in parts for line in _lines(part, label(part.get("label")))]
+    filtered = any(dig_dict(part, "kept") for part in parts)
+    return _figures_table(f"All pairs{', and those that the filters kept' if filtered else ''}", "Pairs of", lines)
+
+
+def _lines(figures_: Json, name: str) -> list[Line]:
+    """Return a line before the filters and, where they have run, one of what they kept."""
+    if not dig_dict(figures_, "before"):
+        return [(name, figures_)]  # too small a group for figures
+    kept = dig_dict(figures_, "kept")
+    return [(name, dig_dict(figures_, "before")), *([(f"{name}, kept", kept)] if kept else [])]
+
+
+def _group_table(part: Json, groups: str, word: str) -> Table:
+    found = dig_rows(part, groups)
+    lines = [line for group in found[:MOST_PRINCIPLES] for line in _lines(group, label(group.get("name"), 160))]
+    if len(found) > MOST_PRINCIPLES:
+        lines.append((f"… {number(len(found) - MOST_PRINCIPLES)} more, in signal.json", {}))
+    return _figures_table(f"{_title(part)}, by {word}", word.capitalize(), lines)
+
+
+def _figures_table(caption: str, head: str, lines: Sequence[Line]) -> Table:
+    """Return a table with the columns of which something is known; an empty cell is not measured."""
+    rows = [[name, *(cell(figures_) for cell in _COLUMNS.values())] for name, figures_ in lines]
+    known = [place for place in range(1 + len(_COLUMNS)) if any(row[place] != _UNKNOWN for row in rows)]
+    names = [head, *_COLUMNS]
+    missing = "" if rows else "There is nothing to show."
+    return Table(caption, [names[place] for place in known], [[row[place] for place in known] for row in rows], missing)
+
+
+def _known(value: float | None, ends: Sequence[float | None], form: Form) -> str:
+    if value is None:
+        return _UNKNOWN
+    text = interval(ends, form).replace(f"{NARROW_SPACE}% to", " to")  # "38 to 81 %"
+    return form(value) + (f" ({text})" if text else "")
+
+
+def _share(*path: str) -> Cell:
+    return lambda found: _known(dig_number(found, *path, "share"), dig_numbers(found, *path, "interval"), percent)
+
+
+def _mean(name: str) -> Cell:
+    return lambda found: _known(dig_number(found, name, "mean"), dig_numbers(found, name, "interval"), _three)
+
+
+def _three(value: float) -> str:
+    return number(value, 3)
+
+
+def _program(found: Json) -> str:
+    share, told, pairs = _share("program")(found), dig_number(found, "program", "n"), dig_number(found, "n")
+    if share == _UNKNOWN:
+        return share
+    of = f" of {number(told)}" if told is not None and told != pairs else ""
+    return f"{label(dig(found, 'program', 'program'))}: {share}{of}"
+
+
+def _outcomes(found: Json) -> str:
+    counts = [dig_number(found, "judge", "outcomes", name) for name in ("inconsistent", "tie", "invalid")]
+    return _UNKNOWN if None in counts else ", ".join(number(count) for count in counts if count is not None)
+
+
+_COLUMNS: dict[str, Cell] = {
+    "Pairs": lambda found: _UNKNOWN if dig_number(found, "n") is None else number(dig_number(found, "n") or 0),
+    "By program": _program,
+    "Strict": _share("judge", "strict"),
+    "Debiased": _share("judge", "debiased"),
+    "Inconsistent, tie, invalid": _outcomes,
+    "On-policyness": _mean("onpolicyness"),
+    "Steering margin, nats per token": _mean("steering_margin"),
+}
+
+
+def _candidates_tables(part: Json) -> list[Table]:
+    """Return a table for each program or judge that the scores are compared with."""
+    groups: dict[str, list[Json]] = {}
+    for row in dig_rows(part, "candidates"):
+        groups.setdefault(label(row.get("truth")), []).append(row)
+    if not groups:
+        why = "nothing tells which pairs are right, so no score can be compared with it."
+        return [Table("", [], [], f"{_title(part)}: {why}")]
+    shares = [f"Best\N{NO-BREAK SPACE}{share}{NARROW_SPACE}%" for share in (25, 50, 75, 100)]
+    head = ["Score", "Pairs", "Wrong", "AUC", *shares, "As a judge", "Verdict"]
+    caption = f"{_title(part)}: share right when only the best by a free score are kept, by "
+    return [Table(caption + truth, head, [_candidate(row) for row in rows]) for truth, rows in groups.items()]
+
+
+def _candidate(row: Json) -> list[str]:
+    kept = [dig_number(one, "accuracy") for one in dig_rows(row, "kept")] or [None] * 4
+    found = dig_dict(row, "calibration")
+    auc = _known(dig_number(found, "auc"), dig_numbers(found, "auc_interval"), lambda value: number(value, 2))
+    return [
+        label(row.get("score")),
+        *(maybe(dig_number(row, name), number) for name in ("n", "wrong")),
+        auc.replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"),
+        *(maybe(value, percent) for value in kept),
+        maybe(dig_number(found, "accuracy_as_judge"), percent),
+        label(row.get("worth"), 200).partition(":")[0],
+    ]
+
+
+_SIGNS = {"positive_response": "y⁺", "original_response": "yₒ", "negative_response": "y⁻"}
+_PROMPTS = {"positive_prompt": "x⁺", "prompt": "x", "negative_prompt": "x⁻"}
+
+
+def _logps_table(part: Json) -> Table:
+    cells = {
+        f"{sign} under {name}": dig_dict(part, "before", "logps", response, prompt)
+        for response, sign in _SIGNS.items()
+        for prompt, name in _PROMPTS.items()
+    }
+    quantiles = ("5", "25", "50", "75", "95")
+    rows = [
+        [
+            name,
+            _known(dig_number(cell, "mean"), dig_numbers(cell, "interval"), _three),
+            *(maybe(dig_number(cell, "quantiles", at), _three) for at in quantiles),
+        ]
+        for name, cell in cells.items()
+        if cell
+    ]
+    head = ["Response and prompt", "Mean", *(f"{at} %" for at in quantiles)]
+    return Table(f"{_title(part)}: mean log-probs before the filters, nats per token", head, rows)
+
+
+def _title(part: Any) -> str:
+    text = label(part.get("label"))
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,273 @@
+"""`selfsteer judge`: a file of pairs in, a table and JSON out, and nothing asked twice."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import selfsteer.models
+from selfsteer import cli
+from selfsteer.config import JudgeSettings
+from selfsteer.errors import ConfigError, DataError, InputError
+from selfsteer.evaluation.judges import Answer, Judgement
+from selfsteer.evaluation.judges.tables import Judged
+from selfsteer.loop import run
+from selfsteer.loop.judging import as_json, judge_all, open_judges, read_pairs
+
+from ..conftest import build_model, build_tokenizer
+from .helpers import contrasts, scripted_recipe, without_reports, write_queries
+
+PROGRAM = """
+from pathlib import Path
+
+def prefer(pair):
+    with Path(__file__).with_suffix(".calls").open("a") as calls:
+        calls.write(f"{pair.prompt[0]['content']} {pair.first} {pair.second}\\n")
+    return pair.first.count("good") - pair.second.count("good")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with a file of four pairs and a program that writes down what it is asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"input": "q1", "output_1": "good", "output_2": "bad", "label": 1},
+        {"input": "q2", "output_1": "bad", "output_2": "good", "label": 2},
+        {"input": "q3", "output_1": "good", "output_2": "poor", "label": 2},
+        {"input": "q4", "output_1": "poor", "output_2": "worse", "label": 1},
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    (tmp_path / "mine.py").write_text(PROGRAM)
+    return tmp_path
+
+
+@pytest.fixture
+def judge(folder, monkeypatch, capsys):
+    """Run the command in this process; returns exit code, output and errors."""
+
+    def run(*arguments: Any, program: str = "judge") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selfsteer", program, *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+def calls(folder: Path) -> list[str]:
+    file = folder / "mine.calls"
+    return file.read_text().splitlines() if file.is_file() else []
+
+
+def test_pairs_are_judged_shown_and_written_and_a_second_run_asks_nothing(folder, judge):
+    arguments = ["pairs.json", "--judge", "program:mine.py:prefer", "--answers", "kept", "--json"]
+    code, shown, said = judge(*arguments, "one.json")
+    assert (code, said.strip()) == (0, "")
+    assert "prefer" in shown and "pairs" in shown and "50 %" in shown
+    assert sorted(calls(folder)) == sorted(
+        f"{query} {responses}"
+        for query, *both in (
+            ("q1", "good bad", "bad good"),
+            ("q2", "bad good", "good bad"),
+            ("q3", "good poor", "poor good"),
+            ("q4", "poor worse", "worse poor"),
+        )
+        for responses in both
+    )
+    found = json.loads((folder / "one.json").read_text())
+    (own,) = found["judges"]
+    assert own["name"] == "prefer" and found["kappa"] == []
+    assert [(row["id"], row["strict"], row["debiased"], row["log_odds"]) for row in own["pairs"]] == [
+        ("pairs-1", 1, 1, 1.0),
+        ("pairs-2", -1, -1, -1.0),
+        ("pairs-3", 1, 1, 1.0),
+        ("pairs-4", 0, 0, 0.0),
+    ]
+    assert [row["outcome"] for row in own["pairs"]] == ["consistent"] * 3 + ["tie"]
+    strict = own["subsets"]["pairs"]["strict"]
+    assert (strict["right"], strict["wrong"], strict["none"], strict["share"]) == (2, 1, 1, 0.5)
+    assert len(list((folder / "kept").iterdir())) == 1
+
+    assert judge(*arguments, "two.json")[:2] == (0, shown)
+    assert len(calls(folder)) == 8
+    assert (folder / "two.json").read_text() == (folder / "one.json").read_text()
+
+
+def test_only_what_is_new_is_asked(folder, judge):
+    arguments = ["--judge", "program:mine.py:prefer"]
+    assert judge("pairs.json", *arguments, "--limit", "2")[0] == 0
+    assert len(calls(folder)) == 4 and (folder / "cache/judgements").is_dir()
+    assert judge("pairs.json", *arguments)[0] == 0
+    assert len(calls(folder)) == 8 and len(set(calls(folder))) == 8
+    (folder / "mine.py").write_text(PROGRAM + "\n# another program\n")
+    assert judge("pairs.json", *arguments)[0] == 0
+    assert len(calls(folder)) == 16
+
+
+def test_judges_are_compared_with_each_other(judge, folder):
+    (folder / "pairs.json").write_text((folder / "pairs.json").read_text().replace("good", "so good"))
+    code, shown, _ = judge(
+        "pairs.json", "--judge", "program:longer", "--judge", "program:shorter", "--judge", "program:mine.py:prefer",
+        "--json", "out.json",
+    )  # fmt: skip
+    assert code == 0 and "kappa of their debiased verdicts" in shown
+    (first, second, third) = json.loads((folder / "out.json").read_text())["kappa"]
+    assert (first["one"], first["other"]) == ("longer", "shorter")
+    assert isinstance(first["kappa"], float) and first["interval"][0] <= first["kappa"] <= first["interval"][1]
+    assert (second["other"], third["other"]) == ("prefer", "prefer")
+
+
+def test_a_judge_that_goes_by_the_place_and_rows_left_out_are_told(judge, folder):
+    (folder / "place.py").write_text("def first(pair):\n    return 1\n")
+    with (folder / "odd.jsonl").open("w") as file:
+        file.write('{"prompt": "q", "chosen": "a", "rejected": "b"}\n{"prompt": " ", "chosen": "a", "rejected": "b"}\n')
+    code, shown, said = judge("odd.jsonl", "--judge", "program:place.py:first")
+    assert code == 0 and "first votes for the first response shown in 100% of its answers" in shown
+    assert "odd.jsonl: 1 rows left out, e.g." in said and "odd.jsonl:2" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pairs.json"], "nobody is named to judge"),
+        (["pairs.json", "--judge", "program:longer", "--page"], "--human NAME"),
+        (["pairs.json", "--judge", "program:longer", "--mode", "words"], "where: --mode"),
+        (["pairs.json", "--judge", "program:longer", "--mode", "text"], "where: --mode"),
+        (["pairs.json", "--judge", "program:longer", "--template", "x"], "where: --template"),
+        (["pairs.json", "--judge", "program:longer", "--base-url", "http://x/v1"], "where: --base-url"),
+        (["nowhere.json", "--judge", "program:longer"], "nowhere.json"),
+        (["pairs.json", "--judge", "program:longr"], "Did you mean 'longer'"),
+        (["pairs.json", "--judge", "program:nowhere.py:f"], "no such file"),
+        (["pairs.json", "--judge", ""], "no judge is named"),
+        (["pairs.json", "--judge", "nowhere"], "no model 'nowhere'"),
+        (["pairs.json", "--judge", "program:longer", "--limit", "0"], "limit is 0"),
+        (["pairs.json", "pairs.json", "--judge", "program:longer"], "give each file once"),
+        (["mine.py", "--judge", "program:longer"], "can't tell the format"),
+    ],
+)
+def test_wrong_input_is_exit_2_with_one_message(judge, arguments, words):
+    code, shown, said = judge(*arguments)
+    assert code == 2 and shown == "" and said.startswith("error: ")
+    assert words in said
+
+
+def test_a_file_that_is_missing_is_told_before_any_model_is_looked_for(judge):
+    code, _, said = judge("nowhere.json", "--judge", "nowhere")
+    assert code == 2 and "nowhere.json" in said and "catalogue" not in said
+
+
+def test_a_program_that_fails_is_exit_1_and_what_was_answered_is_kept(folder, judge):
+    (folder / "mine.py").write_text(PROGRAM + "\ndef fails(pair):\n    return 1 / 0\n")
+    code, _, said = judge("pairs.json", "--judge", "program:mine.py:prefer", "--judge", "program:mine.py:fails")
+    assert code == 1 and "ZeroDivisionError" in said and "Traceback" not in said
+    assert judge("pairs.json", "--judge", "program:mine.py:prefer")[0] == 0
+    assert len(calls(folder)) == 8
+
+
+def test_a_file_where_the_answers_should_go_is_exit_1(judge, folder):
+    (folder / "taken").write_text("")
+    code, _, said = judge("pairs.json", "--judge", "program:longer", "--answers", "taken")
+    assert code == 1 and "can't write" in said
+
+
+def test_judging_by_programs_needs_no_torch(folder):
+    code = (
+        "import sys\nfrom selfsteer.cli import main\n"
+        "sys.argv = ['selfsteer', 'judge', 'pairs.json', '--judge', 'program:longer']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=folder)
+    assert found.returncode == 0, found.stderr
+
+
+# --- as a library
+
+
+def test_files_of_the_same_name_are_refused(folder):
+    (folder / "deep").mkdir()
+    (folder / "deep/pairs.json").write_text((folder / "pairs.json").read_text())
+    with pytest.raises(DataError, match="files of different names"):
+        read_pairs([folder / "pairs.json", folder / "deep/pairs.json"])
+
+
+def test_pairs_of_several_files_are_those_of_each(folder):
+    (folder / "more.json").write_text((folder / "pairs.json").read_text())
+    pairs, notes = read_pairs([folder / "pairs.json", folder / "more.json"], limit=3, seed=1)
+    assert [pair.subset for pair in pairs] == ["pairs"] * 3 + ["more"] * 3 and notes == []
+    assert read_pairs([folder / "pairs.json"], limit=3, seed=1)[0] == pairs[:3]
+
+
+def test_each_judge_goes_by_the_settings_of_its_kind(tiny_chat_model, folder):
+    settings = JudgeSettings(mode="text", precision="float32")
+    written, programmed = open_judges(settings, [str(tiny_chat_model), "program:longer"])
+    assert written.name == "tiny (text)" and programmed.name == "longer"
+    with pytest.raises(ConfigError, match="goes by precision"):
+        open_judges(JudgeSettings(precision="float32"), ["program:longer", "program:shorter"])
+
+
+def test_judges_of_one_name_are_told_apart_in_tables(folder):
+    (folder / "other.py").write_text(PROGRAM + "# other\n")
+    names = ["program:mine.py:prefer", "program:other.py:prefer", "program:longer"]
+    assert [judge.name for judge in open_judges(JudgeSettings(), names)] == [*names[:2], "longer"]
+
+
+def test_one_judges_weights_are_let_go_before_the_next_ones_come(tiny_chat_model, folder, judge, monkeypatch):
+    real, alive, seen = selfsteer.models.load_model, weakref.WeakSet(), []
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        gc.collect()
+        seen.append(len(alive))
+        model = real(*arguments, **options)
+        alive.add(model)
+        return model
+
+    monkeypatch.setattr(selfsteer.models, "load_model", load)
+    tokenizer = build_tokenizer()
+    build_model(tokenizer, seed=1).save_pretrained(folder / "other")
+    tokenizer.save_pretrained(folder / "other")
+    (folder / "own.jinja").write_text("{{ first }} or {{ second }}?")
+    names = ["--judge", tiny_chat_model, "--judge", folder / "other"]
+    assert judge("pairs.json", *names, "--template", "own.jinja")[0] == 0
+    assert seen == [0, 0]
+
+
+def test_figures_of_a_person_who_stopped_early_are_written_too(folder):
+    pairs, _ = read_pairs([folder / "pairs.json"])
+    both = judge_all(open_judges(JudgeSettings(), ["program:longer", "program:shorter"]), pairs, folder / "kept")
+    stopped = Judged("Ann (person)", [Judgement(pairs[0], Answer(1), Answer(-1))])
+    found = json.loads(json.dumps(as_json([*both, stopped, Judged("Ben", [])])))
+    assert [len(own["pairs"]) for own in found["judges"]] == [4, 4, 1, 0]
+    assert [row["kappa"] for row in found["kappa"]].count(None) == 4 and len(found["kappa"]) == 6
+
+
+def test_a_run_directory_gives_its_kept_pairs_with_the_label_that_the_data_claims(tmp_path):
+    with without_reports():
+        run(scripted_recipe(write_queries(tmp_path)), tmp_path / "mine")
+    kept = [row for row in contrasts(tmp_path / "mine") if row.kept]
+    pairs, notes = read_pairs([tmp_path / "mine"])
+    assert 0 < len(kept) < 7 and not notes
+    assert {(pair.first, pair.second) for pair in pairs} == {
+        (row.positive_response, row.negative_response) for row in kept
+    }
+    assert {(pair.label, pair.subset, pair.criterion) for pair in pairs} == {(1, "mine, round 1", "")}
+    assert all(pair.criterion for pair in read_pairs([tmp_path / "mine"], by="aspects")[0])
+    few = read_pairs([tmp_path / "mine"], limit=2)[0]
+    assert len(few) == 2 and few == read_pairs([tmp_path / "mine"], limit=2)[0]
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"run"):
+        read_pairs([tmp_path])
