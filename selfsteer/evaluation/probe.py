@@ -59,7 +59,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Margin:
-    """The steering margin of some pairs, nats per token: above zero, the prompts matter (which way, it can't say)."""
+    """The steering margin of two or more pairs, nats per token: above zero the prompts matter, whichever way."""
 
     mean: float
     interval: Interval
@@ -148,7 +148,8 @@ def _aspect(name: str, rows: Sequence[Contrast], tell: Tell) -> AspectProbe:
 
 def _margin(rows: Sequence[Contrast]) -> Margin | None:
     values = [value for row in rows if (value := steering_margin(row)) is not None]
-    return Margin(sum(values) / len(values), bootstrap(values)) if values else None
+    # One value has no spread to resample: its interval would be a point, which looks like certainty.
+    return Margin(sum(values) / len(values), bootstrap(values)) if len(values) > 1 else None
 
 
 def _example(rows: Sequence[Contrast]) -> Example | None:

@@ -55,6 +55,11 @@ def test_each_aspect_has_its_own_figures_and_all_pairs_are_told_together():
     assert found.refused and found.n == 3 and not wit.margin.matters
 
 
+def test_a_single_pair_has_no_margin_because_it_has_no_interval():
+    (aspect,) = probe_figures({"Wit": [scored("a", 1.0)]}, lambda row: ("program", 1)).aspects
+    assert aspect.margin is None and aspect.direction.n == 1
+
+
 def test_rows_that_nobody_can_tell_about_are_not_counted_as_wrong():
     found = direction_by([scored("a", 1.0), scored("b", 1.0)], lambda row: ("program", 1) if row.id == "a" else None)
     assert (found.n, found.accuracy) == (1, 1.0)
