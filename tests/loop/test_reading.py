@@ -14,25 +14,13 @@ from selfsteer.loop import run
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.reading import RunReader, in_force
 
-from .helpers import scripted_recipe, without_reports, write_queries
+from .helpers import scripted_recipe, without_reports
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_reports():
     with without_reports():
         yield
-
-
-@pytest.fixture(scope="module")
-def queries(tmp_path_factory):
-    return write_queries(tmp_path_factory.mktemp("queries"))
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory, queries):
-    run_dir = tmp_path_factory.mktemp("runs") / "done"
-    run(scripted_recipe(queries), run_dir)
-    return run_dir
 
 
 def rows(run_dir):
@@ -85,8 +73,8 @@ def test_the_start_is_measured_before_the_rounds_and_each_policy_after_its_train
 # --- runs
 
 
-def test_going_back_to_a_setting_brings_its_rows_back_into_force(tmp_path, done, queries):
-    run_dir = shutil.copytree(done, tmp_path / "run")
+def test_going_back_to_a_setting_brings_its_rows_back_into_force(tmp_path, scripted_run, queries):
+    run_dir = shutil.copytree(scripted_run, tmp_path / "run")
     first, other = scripted_recipe(queries), scripted_recipe(queries, seed=1)
     a = rows(run_dir)
     run(other, run_dir)
@@ -98,8 +86,8 @@ def test_going_back_to_a_setting_brings_its_rows_back_into_force(tmp_path, done,
     assert rows(run_dir) == b
 
 
-def test_a_line_is_repeated_unchanged_and_only_where_another_setting_came_between(tmp_path, done, queries):
-    run_dir = shutil.copytree(done, tmp_path / "run")
+def test_a_line_is_repeated_unchanged_and_only_where_another_setting_came_between(tmp_path, scripted_run, queries):
+    run_dir = shutil.copytree(scripted_run, tmp_path / "run")
     before = read_json_lines(run_dir / "ledger.jsonl")
     run(scripted_recipe(queries), run_dir)
     assert read_json_lines(run_dir / "ledger.jsonl") == before
@@ -109,9 +97,9 @@ def test_a_line_is_repeated_unchanged_and_only_where_another_setting_came_betwee
     assert other["stage"] == "contrasts" and again == before[-1]
 
 
-def test_what_stands_after_a_repeated_line_is_repeated_too(tmp_path, done, queries):
+def test_what_stands_after_a_repeated_line_is_repeated_too(tmp_path, scripted_run, queries):
     """Killed under other settings right after the first stage, then run with the old ones."""
-    run_dir = shutil.copytree(done, tmp_path / "run")
+    run_dir = shutil.copytree(scripted_run, tmp_path / "run")
     before = read_json_lines(run_dir / "ledger.jsonl")
     with (run_dir / "ledger.jsonl").open("a") as stream:
         stream.write(json.dumps(before[0] | {"key": "of another setting"}) + "\n")
@@ -122,8 +110,8 @@ def test_what_stands_after_a_repeated_line_is_repeated_too(tmp_path, done, queri
     assert len(rows(run_dir)) == 7
 
 
-def test_a_round_in_progress_is_read_as_far_as_it_is(tmp_path, done):
-    run_dir = shutil.copytree(done, tmp_path / "run")
+def test_a_round_in_progress_is_read_as_far_as_it_is(tmp_path, scripted_run):
+    run_dir = shutil.copytree(scripted_run, tmp_path / "run")
     entries = (run_dir / "ledger.jsonl").read_text().splitlines(keepends=True)
     (run_dir / "ledger.jsonl").write_text("".join(entries[:-1]))
     reading = RunReader(run_dir).train()
@@ -131,8 +119,8 @@ def test_a_round_in_progress_is_read_as_far_as_it_is(tmp_path, done):
     assert reading.pending == ["the stage 'contrasts' of round 1 is not finished yet"]
 
 
-def test_a_later_round_that_is_not_there_is_named(tmp_path, done, queries):
-    run_dir = shutil.copytree(done, tmp_path / "run")
+def test_a_later_round_that_is_not_there_is_named(tmp_path, scripted_run, queries):
+    run_dir = shutil.copytree(scripted_run, tmp_path / "run")
     text = dump_recipe(scripted_recipe(queries)).replace("rounds: 1", "rounds: 2")
     text = text.replace("mode: data-only", "mode: online").replace("backend: scripted", "backend: transformers")
     (run_dir / "recipe.yaml").write_text(text)
@@ -146,8 +134,8 @@ def test_a_later_round_that_is_not_there_is_named(tmp_path, done, queries):
     ]
 
 
-def test_nothing_there_yet(tmp_path, done):
-    run_dir = shutil.copytree(done, tmp_path / "run")
+def test_nothing_there_yet(tmp_path, scripted_run):
+    run_dir = shutil.copytree(scripted_run, tmp_path / "run")
     (run_dir / "ledger.jsonl").unlink()
     for read in (RunReader(run_dir).train, RunReader(run_dir).heldout):
         with pytest.raises(InputError, match=r"the stage 'scores' of .*round [01] is not finished yet") as caught:
@@ -155,8 +143,8 @@ def test_nothing_there_yet(tmp_path, done):
         assert f"--run-dir {run_dir}" in caught.value.do
 
 
-def test_a_missing_shard_is_named(tmp_path, done):
-    run_dir = shutil.copytree(done, tmp_path / "run")
+def test_a_missing_shard_is_named(tmp_path, scripted_run):
+    run_dir = shutil.copytree(scripted_run, tmp_path / "run")
     (shard,) = (run_dir / "round-01/contrasts").glob("*.parquet")
     shard.unlink()
     with pytest.raises(InputError, match="'contrasts' of round 1 is gone") as caught:

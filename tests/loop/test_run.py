@@ -15,14 +15,9 @@ from selfsteer.loop import run
 from selfsteer.loop.store import Store
 from selfsteer.records import PROMPTS, ROLES
 
-from .helpers import contrasts, policy_hash, small_recipe, write_queries
+from .helpers import contrasts, policy_hash, small_recipe
 
 _WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-
-
-@pytest.fixture(scope="module")
-def queries(tmp_path_factory):
-    return write_queries(tmp_path_factory.mktemp("queries"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from selfsteer.loop.signal import evaluate_signal, settings_for
 from selfsteer.loop.signal_command import signal
 from selfsteer.report import write_report
 
-from .helpers import scripted_recipe, small_recipe, without_reports, write_queries
+from .helpers import scripted_recipe, small_recipe, without_reports
 
 
 class FakeJudge:
@@ -58,18 +58,6 @@ def fake(monkeypatch):
 def no_reports():
     with without_reports():
         yield
-
-
-@pytest.fixture(scope="module")
-def queries(tmp_path_factory):
-    return write_queries(tmp_path_factory.mktemp("queries"))
-
-
-@pytest.fixture(scope="module")
-def scripted_run(tmp_path_factory, queries):
-    run_dir = tmp_path_factory.mktemp("runs") / "scripted"
-    run(scripted_recipe(queries), run_dir)
-    return run_dir
 
 
 @pytest.fixture(scope="module")
