@@ -17,6 +17,8 @@ from selfsteer.evaluation.judges.base import Judgement
 COLUMNS = ("judge", "set", "n", "strict", "debiased", "kappa", "the first shown wins", "inconsistent", "tie", "invalid")
 ORDER_BOUND = 0.9
 """Share of votes for one place from which a judge is called order-bound."""
+_SURE = 0.65
+"""What the nearer end of that share's interval has to reach: a few votes alike are no habit."""
 
 
 class Judged(NamedTuple):
@@ -82,8 +84,8 @@ def common_kappa(one: Judged, other: Judged) -> tuple[float, Interval] | None:
 
 def order_warning(judged: Judged, found: Figures) -> str:
     """Return a sentence on a judge that goes by the place of a response, "" where it does not."""
-    share = found.first_share
-    if share is None or max(share, 1 - share) < ORDER_BOUND:
+    share, ends = found.first_share, found.first_share_interval
+    if share is None or ends is None or max(share, 1 - share) < ORDER_BOUND or max(ends[0], 1 - ends[1]) < _SURE:
         return ""
     place, often = ("first", share) if share > 0.5 else ("second", 1 - share)
     return (
