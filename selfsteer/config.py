@@ -193,6 +193,8 @@ class Recipe(_Section):
         if self.mode == "data-only" and self.rounds > 1:
             what = "data-only never changes the policy, so more than one round repeats itself: set rounds: 1"
             raise _conflict(what, "rounds", "mode")
+        if self.judge.name is None and self.judge != JudgeSettings():
+            raise _conflict("these settings are about a judge, and none is named: set judge.name", "judge")
         return self
 
 

@@ -51,6 +51,11 @@ class Direction:
         return self.right + self.tied + self.wrong
 
     @property
+    def refused(self) -> bool:
+        """Whether training on such pairs would teach the wrong thing: accuracy below one half."""
+        return self.accuracy < 0.5
+
+    @property
     def standing(self) -> Standing:
         """What the interval says: it lies above one half, below it, or holds it."""
         low, high = self.interval
@@ -110,13 +115,8 @@ class Probe:
 
     @property
     def refused(self) -> bool:
-        """Whether training on such pairs would teach the wrong thing: accuracy below one half."""
-        return is_refused(self.direction)
-
-
-def is_refused(direction: Direction | None) -> bool:
-    """Return whether pairs with this direction should not be trained on; what is unknown is not refused."""
-    return direction is not None and direction.accuracy < 0.5
+        """Whether its direction is refused; what is unknown is not."""
+        return self.direction is not None and self.direction.refused
 
 
 Tell = Callable[[Contrast], tuple[str, int] | None]

@@ -11,16 +11,17 @@ from typing import Any
 import selfsteer
 from selfsteer.config import Recipe
 from selfsteer.contrast import requests
-from selfsteer.errors import DataError, NothingSurvived
+from selfsteer.errors import ConfigError, DataError, NothingSurvived, did_you_mean
+from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
 from selfsteer.loop import work
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store, Workspace, in_batches
 from selfsteer.principles import PrincipleSet, template_versions
-from selfsteer.quality import advice, apply_filters, direction_of
+from selfsteer.quality import DIRECTIONS, advice, apply_filters, direction_of
 from selfsteer.queries import load_queries, source_fingerprint
-from selfsteer.records import ROLES, Contrast, Principled, Query, Response, write_rows
+from selfsteer.records import Contrast, Principled, Query, Response, write_rows
 
 _SCORE_BATCH = 8
 Info = dict[str, Any]
@@ -39,6 +40,16 @@ class DataStages:
     def direction(self) -> str | None:
         """Program that says which way y+ must differ from y-, None where neither recipe nor principle set names one."""
         return self.recipe.evaluation.direction or self.principle_set.direction
+
+    def check_programs(self) -> None:
+        """Raise :class:`ConfigError` where recipe or principle set name a direction program that there is not."""
+        for program in [self.direction, *(aspect.direction for aspect in self.principle_set.aspects)]:
+            if program is not None and program not in DIRECTIONS:
+                raise ConfigError(
+                    f"unknown direction program {program!r}",
+                    where="evaluation.direction, or the principle set",
+                    do=did_you_mean(program, DIRECTIONS),
+                )
 
     def program(self, row: Contrast) -> str | None:
         """Return the program that tells a row's direction: the recipe's, its only aspect's, or the set's."""
@@ -132,8 +143,8 @@ class DataStages:
             return paths, {}
 
         entry = self.store.stage(
-            "principles", round, depends, write, folder=_folder(split, round, "principles"), units=len(rows),
-            title=_title("choose aspects", split, round),
+            "principles", round, depends, write, folder=stage_folder(split, round, "principles"), units=len(rows),
+            title=stage_title("choose aspects", split, round),
         )  # fmt: skip
         found = self.store.read(entry, Principled)
         aspects = Counter(name for row in found for name in row.aspects)
@@ -177,8 +188,8 @@ class DataStages:
             return f": {len(info['dropped'])} queries do not fit and are left out" if info["dropped"] else ""
 
         return self.store.stage(
-            "responses", round, depends, write, folder=_folder(split, round, "responses"), units=3 * len(rows),
-            title=_title("sample responses", split, round), note=note,
+            "responses", round, depends, write, folder=stage_folder(split, round, "responses"), units=3 * len(rows),
+            title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
 
     def scores(self, principles: Entry, responses: Entry, split: str, round: int, policy: Policy) -> Entry:
@@ -193,7 +204,7 @@ class DataStages:
             plan = in_batches(self._joined(principles, responses, round, policy), _SCORE_BATCH)
 
             def score(_: int, batch: Sequence[Contrast]) -> list[Contrast]:
-                scored = {row.id: row for row in scorer.score(list(filter(_full, batch)))} if scorer else {}
+                scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
                 return [scored.get(row.id, row) for row in batch]
 
             return space.batches(Contrast, plan, score), {}
@@ -201,8 +212,8 @@ class DataStages:
         left_out = {drop["where"] for drop in responses.info["dropped"]}
         rows = [row for row in self.store.read(principles, Principled) if row.id not in left_out]
         return self.store.stage(
-            "scores", round, depends, write, folder=_folder(split, round, "scores"), units=len(rows),
-            title=_title("clean and score", split, round),
+            "scores", round, depends, write, folder=stage_folder(split, round, "scores"), units=len(rows),
+            title=stage_title("clean and score", split, round),
         )  # fmt: skip
 
     def contrasts(self, scores: Entry, round: int) -> Entry:
@@ -223,7 +234,8 @@ class DataStages:
 
         entry = self.store.stage(
             "contrasts", round, depends, write, folder=f"round-{round:02d}/contrasts", units=1,
-            title=_title("quality control", "train", round), note=lambda info: f": {describe_counts(info['counts'])}",
+            title=stage_title("quality control", "train", round),
+            note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
         if not entry.info["counts"]["kept"]:
             raise NothingSurvived(
@@ -281,15 +293,13 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     return f"{counts['kept']} kept" + (f"; dropped: {drops}" if drops else "")
 
 
-def _full(row: Contrast) -> bool:
-    return all(getattr(row, f"{role}_response") for role in ROLES)
-
-
-def _folder(split: str, round: int, stage: str) -> str:
+def stage_folder(split: str, round: int, stage: str) -> str:
+    """Return where a stage writes, relative to the run directory."""
     return f"round-{round:02d}/{'' if split == 'train' else 'heldout/'}{stage}"
 
 
-def _title(what: str, split: str, round: int) -> str:
+def stage_title(what: str, split: str, round: int) -> str:
+    """Return what a stage is called while it works."""
     if split == "train":
         return f"{what}, round {round}"
     return f"{what}, held-out, {'before' if round == 0 else f'after round {round}'}"

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfsteer.evaluation import Measure, measure
+from selfsteer.evaluation.judges import open_judge
 from selfsteer.evaluation.judges.agreement import agreement
-from selfsteer.evaluation.measures import implicit_changes
+from selfsteer.evaluation.measures import implicit_changes, is_full
 from selfsteer.evaluation.probe import Direction, direction_by
 from selfsteer.files import read_json, write_json
-from selfsteer.loop.data import DataStages
+from selfsteer.loop.data import DataStages, stage_folder, stage_title
+from selfsteer.loop.judging import judge_rows, told_by
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
 from selfsteer.loop.store import Workspace, in_batches
@@ -49,59 +51,49 @@ def implicit_stage(stages: DataStages, start: Entry, policy: Policy) -> Entry:
     )  # fmt: skip
 
 
-def judged_stage(stages: DataStages, entry: Entry, policy: Policy) -> Entry | None:
-    """Put a policy's held-out pairs before the recipe's judge; None where it names none."""
-    settings = stages.recipe.judge
-    if not settings.name:
+def judged_stage(stages: DataStages, entry: Entry, split: str, round: int) -> Entry | None:
+    """Put the pairs of a scored stage before the recipe's judge; None where it names none."""
+    if not stages.recipe.judge.name:
         return None
-    from selfsteer.evaluation.judges import AnswerCache, judge_pairs, open_judge
-    from selfsteer.evaluation.signal import pairs_of
-
     # Opened for each stage: a judge's weights should not stay in memory while the policy is trained.
-    judge = open_judge(settings)
-    rows = [
-        row for row in stages.store.read(entry, Contrast) if all(getattr(row, f"{role}_response") for role in ROLES)
-    ]
+    judge = open_judge(stages.recipe.judge)
+    rows = list(filter(is_full, stages.store.read(entry, Contrast)))
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         stages.models.free()
-        pairs = pairs_of(rows, by=settings.by, principle_set=stages.principle_set)
-        cache = AnswerCache(stages.store.run_dir / "judgements" / f"{judge.key}.jsonl")
-        done = 0
-
-        def progress(answered: int, total: int) -> None:
-            nonlocal done
-            stages.store.display.advance(answered - done)
-            done = answered
-
-        found = judge_pairs(judge, pairs, cache, progress=progress)
+        found = judge_rows(stages, judge, rows)
         path = space.path("verdicts.json")
-        write_json(path, [{"id": j.pair.id, "strict": j.strict, "debiased": j.debiased} for j in found])
+        write_json(path, told_by(judge, found))
         return [path], {"judge": judge.name, **asdict(agreement(found))}
 
     return stages.store.stage(
-        "judgements", policy.round, {"rows": entry.key, "judge": judge.key, "by": settings.by}, write,
-        folder=f"round-{policy.round:02d}/heldout/judgements", units=2 * len(rows),
-        title=f"ask {judge.name}, held-out, {f'after round {policy.round}' if policy.round else 'before'}",
+        "judgements", round, {"rows": entry.key, "judge": judge.key, "by": stages.recipe.judge.by}, write,
+        folder=stage_folder(split, round, "judgements"), units=2 * len(rows),
+        title=stage_title(f"ask {judge.name}", split, round),
     )  # fmt: skip
 
 
-def heldout_direction(stages: DataStages, entry: Entry, judged: Entry | None) -> Direction | None:
-    """Return how often y+ is better on a policy's held-out pairs, by program or else by the judge; None is unknown."""
-    rows = [row for row in stages.store.read(entry, Contrast) if row.positive_response and row.negative_response]
-    verdicts = read_json(stages.store.run_dir / judged.files[0]) if judged else []
-    told = {verdict["id"]: (judged.info["judge"], verdict["debiased"]) for verdict in verdicts} if judged else {}
-    return direction_by(rows, stages.teller(told))
+def direction(stages: DataStages, entry: Entry, judged: Entry | None) -> Direction | None:
+    """Return how often y+ is better on the pairs of a scored stage, by program or else by the judge; None: unknown."""
+    verdicts = read_json(stages.store.run_dir / judged.files[0]) if judged else {}
+    return direction_by(list(filter(is_full, stages.store.read(entry, Contrast))), stages.teller(verdicts))
 
 
-def measured(
-    stages: DataStages, entry: Entry, start: Entry, implicit: Entry | None, judged: Entry | None = None
-) -> Measure:
+class Measured(NamedTuple):
+    """The held-out stages of one policy; ``implicit`` is None for the start, ``judged`` where there is no judge."""
+
+    policy: Policy
+    rows: Entry
+    implicit: Entry | None
+    judged: Entry | None
+
+
+def measured(stages: DataStages, of: Measured, start: Entry) -> Measure:
     """Return the figures of one policy on the held-out queries."""
-    rows = stages.store.read(entry, Contrast)
-    changes = _changes(stages, start, implicit) if implicit else None
+    rows = stages.store.read(of.rows, Contrast)
+    changes = _changes(stages, start, of.implicit) if of.implicit else None
     figures = measure(sorted(rows, key=lambda row: row.id), direction=stages.direction, implicit=changes)
-    return figures | {"judged": judged.info if judged else None}
+    return figures | {"judged": of.judged.info if of.judged else None}
 
 
 def samples(before: Sequence[Contrast], after: Sequence[Contrast], count: int) -> list[dict[str, Any]]:

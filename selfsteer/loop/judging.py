@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.evaluation.judges import AnswerCache, Judge, Pair, judge_pairs, open_judge
+from selfsteer.evaluation.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
 from selfsteer.evaluation.judges.agreement import by_subset
 from selfsteer.evaluation.judges.opening import given, settings_of
 from selfsteer.evaluation.judges.sets import load_pairs
@@ -19,7 +19,9 @@ from selfsteer.evaluation.judges.tables import Judged, common_kappa
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.signal import pairs_of
 from selfsteer.files import fingerprint
+from selfsteer.loop.data import DataStages
 from selfsteer.loop.reading import RunReader
+from selfsteer.records import Contrast
 
 Progress = Callable[[str, int, int], None]
 By = Literal["overall", "aspects"]
@@ -68,11 +70,22 @@ def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair
     return [replace(pair, id=f"{name}, {pair.id}", subset=name) for pair in pairs]
 
 
-def judge_all(
-    judges: Sequence[Judge], pairs: Sequence[Pair], answers: Path, progress: Progress = lambda name, done, total: None
-) -> list[Judged]:
-    """Put the pairs before each judge; answers are kept in ``answers``, a file a judge."""
-    return [judge_with_cache(judge, pairs, answers, progress) for judge in judges]
+def judge_rows(stages: DataStages, judge: Judge, rows: Sequence[Contrast]) -> list[Judgement]:
+    """Put a run's rows before a judge as the recipe says, with progress; answers are kept in the run directory."""
+    pairs = pairs_of(rows, by=stages.recipe.judge.by, principle_set=stages.principle_set)
+    done = 0
+
+    def progress(name: str, answered: int, total: int) -> None:
+        nonlocal done
+        stages.store.display.advance(answered - done)
+        done = answered
+
+    return list(judge_with_cache(judge, pairs, stages.store.run_dir / "judgements", progress).judgements)
+
+
+def told_by(judge: Judge, judgements: Sequence[Judgement]) -> dict[str, tuple[str, int]]:
+    """Return by row id the judge's name and its debiased verdict; a pair that it could not answer is left out."""
+    return {one.pair.id: (judge.name, one.debiased) for one in judgements if one.outcome != "invalid"}
 
 
 def judge_with_cache(

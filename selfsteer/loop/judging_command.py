@@ -44,6 +44,9 @@ def judge(
     if page and not human:
         raise ConfigError("--page shows the pairs to a person", do="add --human NAME")
     own = judge_settings(dict(settings))
+    if own.by != "overall" and not any(source.is_dir() for source in sources):
+        what = f"--by {own.by} is about a run's pairs, and files of pairs have no aspects"
+        raise ConfigError(what, where="--by", do="leave it out, or give a run directory")
     pairs, notes = read_pairs(sources, limit=limit, seed=seed, by=own.by)
     judges = open_judges(own, names)
     for note in notes:

@@ -9,19 +9,20 @@ from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.errors import DataError
-from selfsteer.evaluation.judges import AnswerCache, Judge, judge_pairs, open_judge
+from selfsteer.evaluation.judges import Judge, open_judge
+from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Probe, probe_figures
-from selfsteer.evaluation.signal import pairs_of
 from selfsteer.files import storage_errors, write_json
 from selfsteer.loop import work
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
+from selfsteer.loop.judging import judge_rows, told_by
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store, Workspace
 from selfsteer.principles import Choice, load_set
 from selfsteer.queries import load_queries
-from selfsteer.records import ROLES, Contrast, Principled, Query, write_rows
+from selfsteer.records import Contrast, Principled, Query, write_rows
 
 PAIRS = 32
 """Pairs that a probe makes by default, spread over the aspects."""
@@ -45,11 +46,12 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
     """
     display = display or Display(quiet=True)
     stages = DataStages(recipe, load_set(recipe.principles.set), Store(folder, display), Models(recipe))
+    stages.check_programs()
     judge = open_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
         display.plan([Planned("", 1.0), Planned("", 3.0 * pairs), Planned("", 1.5 * pairs)])
         rows = _rows(stages, pairs)
-        found = probe_figures(rows, stages.teller(_judged(judge, stages, rows, folder)))
+        found = probe_figures(rows, stages.teller(_judged(judge, stages, rows)))
         write_json(folder / "probe.json", {"schema_version": 1, **asdict(found), "standing": found.standing})
         return found
 
@@ -62,7 +64,7 @@ def _rows(stages: DataStages, pairs: int) -> dict[str, list[Contrast]]:
     stages.models.free()
     rows: dict[str, list[Contrast]] = {aspect.name: [] for aspect in stages.principle_set.aspects}
     for row in sorted(stages.store.read(scores, Contrast), key=lambda row: row.id):
-        if all(getattr(row, f"{role}_response") for role in ROLES):
+        if is_full(row):
             rows[row.aspects[0]].append(row)
     return rows
 
@@ -104,17 +106,12 @@ def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterato
             yield name, Query(f"{query.id} {name}", query.prompt, "heldout", query.source)
 
 
-def _judged(
-    judge: Judge | None, stages: DataStages, rows: dict[str, list[Contrast]], folder: Path
-) -> dict[str, tuple[str, int]]:
+def _judged(judge: Judge | None, stages: DataStages, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:
     """Return the judge's debiased verdicts on the rows that no program can tell about."""
     if judge is None:
         return {}
     untold = [row for own in rows.values() for row in own if stages.program(row) is None]
-    cache = AnswerCache(folder / "judgements" / f"{judge.key}.jsonl")
     stages.store.display.begin(f"ask {judge.name}", 2 * len(untold))
-    judgements = judge_pairs(
-        judge, pairs_of(untold, by=stages.recipe.judge.by, principle_set=stages.principle_set), cache
-    )
+    judgements = judge_rows(stages, judge, untold)
     stages.store.display.finish(f"ask {judge.name}", reused=False)
-    return {judgement.pair.id: (judge.name, judgement.debiased) for judgement in judgements}
+    return told_by(judge, judgements)

@@ -26,7 +26,6 @@ _DEFAULTS: dict[str, Any] = {
     "name": "probe",
     "generation": {"max_new_tokens": 96, "batch_size": 24},
     "train": {"max_length": 1024},
-    "judge": {"by": "aspects"},
 }
 
 
@@ -44,7 +43,10 @@ def check(
         out: Where the tables go.
         examples: How many aspects to show a pair of.
     """
-    recipe = recipe_from(_DEFAULTS, [f"model={model}", f"principles.set={name}", *overrides])
+    # An aspect is tried alone, so a judge is asked about that aspect unless told otherwise.
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    by = ["judge.by=aspects"] if {"judge", "judge.name"} & set(keys) and "judge.by" not in keys else []
+    recipe = recipe_from(_DEFAULTS, [f"model={model}", f"principles.set={name}", *overrides, *by])
     found = probe(recipe, folder or _own_folder(recipe, pairs), pairs=pairs, display=Display())
     show(found, recipe, out, examples)
     return found

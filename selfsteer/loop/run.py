@@ -10,14 +10,15 @@ from typing import Any
 
 import selfsteer
 from selfsteer.config import Recipe, dump_recipe
-from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning, did_you_mean
+from selfsteer.errors import PrincipleError, SelfsteerWarning
 from selfsteer.evaluation import verdict
-from selfsteer.evaluation.probe import Direction, is_refused
+from selfsteer.evaluation.probe import Direction
 from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.evaluation import (
-    heldout_direction,
+    Measured,
+    direction,
     heldout_rows,
     implicit_stage,
     judged_stage,
@@ -29,7 +30,7 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store
 from selfsteer.loop.training import train_stage
 from selfsteer.principles import load_set
-from selfsteer.quality import DIRECTIONS, parse_filters
+from selfsteer.quality import parse_filters
 from selfsteer.records import Contrast
 from selfsteer.report import write_report
 
@@ -64,13 +65,7 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
 def check(stages: DataStages) -> None:
     """Check what the recipe names before anything is computed: filters, direction, bits of the weights, loss."""
     parse_filters(stages.filters)
-    for program in [stages.direction, *(aspect.direction for aspect in stages.principle_set.aspects)]:
-        if program is not None and program not in DIRECTIONS:
-            raise ConfigError(
-                f"unknown direction program {program!r}",
-                where="evaluation.direction, or the principle set",
-                do=did_you_mean(program, DIRECTIONS),
-            )
+    stages.check_programs()
     if stages.recipe.judge.name:
         from selfsteer.evaluation.judges import open_judge
 
@@ -92,7 +87,7 @@ class _Run:
         self.recipe, self.stages = recipe, stages
         self.store, self.display = stages.store, stages.store.display
         self.rounds: list[dict[str, Any]] = []
-        self.heldout: list[tuple[Policy, Entry, Entry | None, Entry | None]] = []
+        self.heldout: list[Measured] = []
 
     def go(self, command: str) -> Summary:
         queries = self.stages.queries()
@@ -101,24 +96,32 @@ class _Run:
         principles = self._heldout_principles(queries, policy)
         if principles:
             entry = heldout_rows(self.stages, principles, policy)
-            judged = judged_stage(self.stages, entry, policy)
-            self.heldout.append((policy, entry, None, judged))
-            self._check_direction(heldout_direction(self.stages, entry, judged))
+            judged = self._check_direction(entry, "heldout", 0)
+            self.heldout.append(Measured(policy, entry, None, judged))
         for number in range(1, self.recipe.rounds + 1):
             policy = self._round(number, queries, policy)
             if principles and self.recipe.mode == "online":
                 entry = heldout_rows(self.stages, principles, policy)
-                implicit = implicit_stage(self.stages, self.heldout[0][1], policy)
-                self.heldout.append((policy, entry, implicit, judged_stage(self.stages, entry, policy)))
+                implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
+                judged = judged_stage(self.stages, entry, "heldout", number)
+                self.heldout.append(Measured(policy, entry, implicit, judged))
         self.stages.models.free()
         return self._summary(command)
 
-    def _check_direction(self, found: Direction | None) -> None:
-        """Refuse to train a policy away from what its principles say; what nobody can tell is not refused."""
-        if found is None or not is_refused(found):
-            return
+    def _check_direction(self, entry: Entry, split: str, round: int) -> Entry | None:
+        """Refuse to train a policy away from what its principles say; what nobody can tell is not refused.
+
+        Returns the stage in which the recipe's judge was asked, None where it names none.
+        """
+        judged = judged_stage(self.stages, entry, split, round)
+        found = direction(self.stages, entry, judged)
+        if found is not None and found.refused:
+            self._refuse(found, "held-out" if split == "heldout" else "training")
+        return judged
+
+    def _refuse(self, found: Direction, which: str) -> None:
         what = (
-            f"y+ is better than y- in {found.accuracy:.0%} of {found.n} held-out pairs only (by {found.by}): this "
+            f"y+ is better than y- in {found.accuracy:.0%} of {found.n} {which} pairs only (by {found.by}): this "
             "model does not follow these principles, and training would teach it the opposite"
         )
         settings = self.recipe.principles
@@ -137,6 +140,8 @@ class _Run:
         principles = self.stages.principles(queries, "train", number, policy)
         responses = self.stages.responses(principles, "train", number, policy)
         scores = self.stages.scores(principles, responses, "train", number, policy)
+        if number == 1 and not self.heldout:
+            self._check_direction(scores, "train", number)
         contrasts = self.stages.contrasts(scores, number)
         figures = self._data_figures(number, queries, principles, responses, contrasts)
         self.rounds.append(figures)
@@ -193,11 +198,11 @@ class _Run:
 
     def _summary(self, command: str) -> Summary:
         policies = [
-            {"round": policy.round, "label": f"after round {policy.round}" if policy.round else "before"}
-            | measured(self.stages, entry, self.heldout[0][1], implicit, judged)
-            for policy, entry, implicit, judged in self.heldout
+            {"round": of.policy.round, "label": f"after round {of.policy.round}" if of.policy.round else "before"}
+            | measured(self.stages, of, self.heldout[0].rows)
+            for of in self.heldout
         ]
-        shown = [self.store.read(entry, Contrast) for _, entry, _, _ in self.heldout]
+        shown = [self.store.read(of.rows, Contrast) for of in self.heldout]
         return {
             "schema_version": 1,
             "name": self.recipe.name,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-_SMALL = {
+SMALL = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
@@ -22,7 +22,7 @@ _SMALL = {
 
 def tiny_model(architecture: str, tokenizer: Any, **changes: Any) -> Any:
     """Return a random model in float32, the same at each call."""
-    settings = _SMALL | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id} | changes
+    settings = SMALL | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id} | changes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings)).float().eval()

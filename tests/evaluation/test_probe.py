@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.evaluation.probe import Direction, direction_by, is_refused, probe_figures
+from selfsteer.evaluation.probe import Direction, direction_by, probe_figures
 from tests.example_rows import contrast
 
 
@@ -33,9 +33,8 @@ def test_ties_count_one_half_and_the_interval_decides(verdicts, accuracy, standi
 
 
 def test_refusal_rests_on_accuracy_below_one_half_and_nothing_else():
-    assert is_refused(Direction.of("judge", [1, -1, -1]))
-    assert not is_refused(Direction.of("judge", [1, -1])) and not is_refused(Direction.of("judge", [0, 0]))
-    assert not is_refused(None), "what nobody can tell is unknown, not wrong"
+    assert Direction.of("judge", [1, -1, -1]).refused
+    assert not Direction.of("judge", [1, -1]).refused and not Direction.of("judge", [0, 0]).refused
 
 
 def test_nobody_who_can_tell_leaves_the_direction_unknown_however_large_the_margin():

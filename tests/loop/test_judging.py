@@ -20,7 +20,7 @@ from selfsteer.errors import ConfigError, DataError, InputError
 from selfsteer.evaluation.judges import Answer, Judgement
 from selfsteer.evaluation.judges.tables import Judged
 from selfsteer.loop import run
-from selfsteer.loop.judging import as_json, judge_all, open_judges, read_pairs
+from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
 
 from ..conftest import build_model, build_tokenizer
 from .helpers import contrasts, scripted_recipe, without_reports, write_queries
@@ -247,7 +247,8 @@ def test_one_judges_weights_are_let_go_before_the_next_ones_come(tiny_chat_model
 
 def test_figures_of_a_person_who_stopped_early_are_written_too(folder):
     pairs, _ = read_pairs([folder / "pairs.json"])
-    both = judge_all(open_judges(JudgeSettings(), ["program:longer", "program:shorter"]), pairs, folder / "kept")
+    judges = open_judges(JudgeSettings(), ["program:longer", "program:shorter"])
+    both = [judge_with_cache(judge, pairs, folder / "kept") for judge in judges]
     stopped = Judged("Ann (person)", [Judgement(pairs[0], Answer(1), Answer(-1))])
     found = json.loads(json.dumps(as_json([*both, stopped, Judged("Ben", [])])))
     assert [len(own["pairs"]) for own in found["judges"]] == [4, 4, 1, 0]
@@ -267,6 +268,11 @@ def test_a_run_directory_gives_its_kept_pairs_with_the_label_that_the_data_claim
     assert all(pair.criterion for pair in read_pairs([tmp_path / "mine"], by="aspects")[0])
     few = read_pairs([tmp_path / "mine"], limit=2)[0]
     assert len(few) == 2 and few == read_pairs([tmp_path / "mine"], limit=2)[0]
+
+
+def test_what_a_runs_pairs_are_judged_by_is_no_setting_for_files(judge):
+    code, _, said = judge("pairs.json", "--judge", "program:longer", "--by", "aspects")
+    assert code == 2 and "--by aspects is about a run's pairs" in " ".join(said.split())
 
 
 def test_a_folder_that_is_no_run_is_said(tmp_path):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
+from rich.console import Console
 
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, DataError, FetchError, PrincipleError, SelfsteerWarning
+from selfsteer.evaluation.judges import Answer
+from selfsteer.evaluation.probe import probe_figures
 from selfsteer.files import read_json_lines
+from selfsteer.loop import judging, probe_command, run
 from selfsteer.loop import probe as probing
-from selfsteer.loop import run
 from selfsteer.loop.probe import probe, spread
 from selfsteer.models import resolve
 from selfsteer.principles import load_set
@@ -139,6 +145,56 @@ def test_a_run_goes_on_when_told_to(tmp_path):
         summary = run(told, tmp_path / "run")
     assert summary["rounds"][0]["quality"]["kept"] > 0
     assert [stage["reused"] for stage in summary["stages"]][:4] == [True] * 4, "what was made before serves on"
+
+
+def test_without_held_out_queries_the_first_round_is_looked_at_before_it_is_trained_on(tmp_path):
+    recipe = scripted(tmp_path, write_set(tmp_path, backwards=True))
+    alone = recipe.model_copy(update={"queries": recipe.queries.model_copy(update={"heldout": 0})})
+    with pytest.raises(PrincipleError, match="0% of 10 training pairs"):
+        run(alone, tmp_path / "run")
+    judged = {"name": write_judge(tmp_path, sign=-1)}
+    untold = scripted(tmp_path, write_set(tmp_path, direction=None), judge=judged)
+    with pytest.raises(PrincipleError, match=r"10 training pairs only \(by prefers\)"):
+        run(untold.model_copy(update={"queries": alone.queries}), tmp_path / "judged")
+
+
+def test_a_pair_that_the_judge_could_not_answer_is_unknown_and_no_tie(tmp_path, monkeypatch):
+    recipe = scripted(tmp_path, write_set(tmp_path, direction=None), judge={"name": write_judge(tmp_path)})
+    answer = judging.judge_pairs
+
+    def half(judge, pairs, cache, **options):
+        found = answer(judge, pairs, cache, **options)
+        return [replace(one, forward=Answer(0, valid=False)) if i % 2 else one for i, one in enumerate(found)]
+
+    monkeypatch.setattr(judging, "judge_pairs", half)
+    found = probe(recipe, tmp_path / "p", pairs=8)
+    assert (found.n, found.direction.n, found.direction.tied) == (8, 4, 0)
+
+
+def test_an_unknown_program_is_said_before_anything_is_sampled(tmp_path):
+    with pytest.raises(ConfigError, match="shortr"):
+        probe(scripted(tmp_path, write_set(tmp_path, direction="shortr")), tmp_path / "p", pairs=4)
+    assert not (tmp_path / "p").exists()
+
+
+def test_settings_of_a_judge_that_is_not_named_are_refused(tmp_path):
+    with pytest.raises(ValidationError, match="none is named"):
+        scripted(tmp_path, write_set(tmp_path), judge={"mode": "text"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "by"),
+    [([], "overall"), (["judge=program:shorter"], "aspects"), (["judge.name=program:shorter"], "aspects"),
+     (["judge.by=overall", "judge.name=program:shorter"], "overall")],
+)  # fmt: skip
+def test_the_probe_asks_its_judge_by_the_aspect_unless_told_otherwise(tmp_path, overrides, by, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        probe_command, "probe", lambda recipe, *_, **__: asked.append(recipe) or probe_figures({}, None)
+    )
+    out = Console(file=io.StringIO())
+    probe_command.check("brief", "m", overrides, pairs=4, folder=tmp_path, out=out, examples=0)
+    assert asked[0].judge.by == by
 
 
 def test_a_run_is_refused_by_its_judge_where_no_program_can_tell(tmp_path):

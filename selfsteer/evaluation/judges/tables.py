@@ -60,12 +60,6 @@ def kappa_table(all_judged: Sequence[Judged]) -> Table:
     return table
 
 
-def markdown(rows: Iterable[Sequence[str]], columns: Sequence[str] = COLUMNS) -> str:
-    """Return rows as a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
-
-
 def kappa_rows(all_judged: Sequence[Judged]) -> list[tuple[str, str, str]]:
     """Return Cohen's kappa of the debiased verdicts of every two judges, as text."""
     return [

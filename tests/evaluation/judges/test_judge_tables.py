@@ -18,7 +18,6 @@ from selfsteer.evaluation.judges.tables import (
     figures_table,
     kappa_rows,
     kappa_table,
-    markdown,
     order_warning,
     percent,
 )
@@ -85,11 +84,6 @@ def test_names_with_markup_are_shown_as_they_are():
     odd = Judged("[bold]me[/]", [judged(1, *RIGHT, subset="[/x]")])
     assert "[bold]me[/]" in text_of(figures_table([odd]), 200) and "[/x]" in text_of(figures_table([odd]), 200)
     assert "[bold]me[/]" in text_of(kappa_table([odd, odd]), 200)
-
-
-def test_a_documents_table():
-    assert markdown([("a|b", "1")], ("judge", "n")) == "| judge | n |\n| --- | --- |\n| a&#124;b | 1 |"
-    assert markdown(figures_rows(Judged("me", TEN))).count("\n") == 3
 
 
 def test_judges_are_compared_on_the_pairs_that_both_judged():

@@ -14,25 +14,14 @@ from selfsteer.errors import ConfigError, ModelError, WorkFailed
 from selfsteer.evaluation.judges import Answer, Pair, Shown, judge_pairs
 from selfsteer.evaluation.judges.reward import RewardJudge, load_reward_model
 
-from ...backends.tiny import tiny_llama
+from ...backends.tiny import SMALL, tiny_llama
 from ...chat_templates import tokenizer_of, user
-
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "bos_token_id": None,
-    "num_labels": 1,
-}
 
 
 def reward_model(tokenizer: Any, architecture: str = "llama", *, pad: int | None = 0, **changes: Any) -> Any:
     """A random reward model, the same at each call, whose score depends strongly on every token."""
-    settings = SMALL | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad}
+    tokens = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad}
+    settings = SMALL | tokens | {"num_labels": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = AutoConfig.for_model(architecture, **(settings | changes))
