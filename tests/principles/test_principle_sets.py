@@ -219,3 +219,10 @@ def test_template_versions():
 def test_no_torch():
     code = "import sys, selfsteer.principles; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_the_direction_of_a_row_is_that_of_its_only_aspect_or_else_the_sets():
+    quality, brief = load_set("quality"), load_set("brief")
+    assert quality.direction_of(["Concision"]) == "shorter" and quality.direction_of(["Accuracy"]) is None
+    assert quality.direction_of(["Concision", "Accuracy"]) is None, "a row that is steered two ways has neither's"
+    assert brief.direction_of(["Brevity"]) == brief.direction_of(["Brevity", "Focus"]) == "shorter"
