@@ -60,18 +60,20 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Do the whole story of a recipe, from queries to the report. The same command again goes on or does nothing."""
-    from selfsteer import loop
-    from selfsteer.config import load_recipe
-    from selfsteer.loop.display import Display
-    from selfsteer.loop.outcome import show
+    _do_recipe("run", recipe, overrides or [], run_dir, quiet)
 
-    settings = load_recipe(recipe, overrides or [])
-    folder = run_dir or Path("runs") / settings.name
-    command = shlex.join(["selfsteer", "run", recipe, *(overrides or []), "--run-dir", str(folder)])
-    with _interruptible():
-        summary = loop.run(settings, folder, display=Display(quiet=quiet), command=command)
-    if not quiet:
-        show(summary, folder, out)
+
+@app.command()
+def generate(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings, e.g. queries=my.jsonl generation.backend=vllm.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: runs/NAME].")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Make the preference data of a recipe, and nothing else. Killed anywhere, the same command goes on."""
+    _do_recipe("generate", recipe, overrides or [], run_dir, quiet)
 
 
 @evaluate_app.command("signal")
@@ -118,22 +120,79 @@ def judge(
     mode: Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")] = "logprobs",
     by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall",
     template: Annotated[str | None, typer.Option(help="A Jinja file of your own for the question.")] = None,
-    human: Annotated[str | None, typer.Option(help="Judge yourself, under this name.")] = None,
+    human: Annotated[
+        str | None, typer.Option(help="Judge yourself, under this name; stop when you like, and go on another time.")
+    ] = None,
     page: Annotated[bool, typer.Option("--page", help="With --human: on a local web page.")] = False,
     limit: Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")] = None,
     seed: Annotated[int, typer.Option(help="Chooses the sample.")] = 0,
-    base_url: Annotated[str | None, typer.Option(help="Where the endpoint is.")] = None,
-    answers: Annotated[Path | None, typer.Option(help="Where answers are kept [default: the cache folder].")] = None,
+    device: Annotated[
+        str, typer.Option(help="Where a model on this machine computes: auto, cpu, cuda, cuda:1, mps.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="What it computes in: auto, bfloat16 or float32.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that a model brings.")
+    ] = False,
+    base_url: Annotated[
+        str | None, typer.Option(help="Where the endpoint is.", show_default="what OPENAI_BASE_URL holds")
+    ] = None,
+    api_key_env: Annotated[
+        str, typer.Option(help="The environment variable that holds the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    answers: Annotated[
+        Path | None, typer.Option(help="Where answers are kept.", show_default="the cache folder")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures and verdicts here.")] = None,
 ) -> None:
     """Put pairs before judges, in both orders, and compare them with the labels and with each other."""
     from selfsteer.loop import judging_command
 
-    settings = {"mode": mode, "by": by, "template": template, "base_url": base_url}
+    settings = {
+        "mode": mode, "by": by, "template": template, "device": device, "precision": precision, "revision": revision,
+        "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+    }  # fmt: skip
     with _interruptible():
         judging_command.judge(
             sources, names or [], settings, human=human, page=page, limit=limit, seed=seed, answers=answers,
             json_file=json_file, out=out, errors=errors,
+        )  # fmt: skip
+
+
+@app.command()
+def export(
+    source: Annotated[
+        Path, typer.Argument(help="A run directory, a Parquet file of contrasts, or the JSON of the paper's authors.")
+    ],
+    format: Annotated[str, typer.Option(help="trl, trl-unpaired, llama-factory, authors or contrast.")],
+    output: Annotated[
+        Path | None, typer.Option(help="A .jsonl, .json or .parquet file, or a folder for a data set with its card.")
+    ] = None,
+    round: Annotated[int | None, typer.Option(help="Of a run: one round [default: all].")] = None,
+    view: Annotated[str, typer.Option(help="base, positive, negative or negative_strict.")] = "base",
+    columns: Annotated[
+        str | None, typer.Option(help="For trl and trl-unpaired: full (the default) or minimal.")
+    ] = None,
+    dropped: Annotated[bool, typer.Option("--all", help="Take the rows that quality control dropped, too.")] = False,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Leave out rows with a response that was cut off.")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Of the queries, as the Hub names it, e.g. cc-by-4.0; for the card.")
+    ] = None,
+    repository: Annotated[
+        str | None, typer.Option("--push-to-hub", help="Upload the folder as the data set ORG/NAME, private.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let everyone see what is uploaded.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write preference pairs for other trainers, as files or a data set with its card; read the authors' pairs."""
+    from selfsteer.loop import export_command
+
+    with _interruptible():
+        export_command.export(
+            source, format, output, round=round, view=view, columns=columns, dropped=dropped, finished=finished,
+            licence=licence, repository=repository, public=public, overwrite=overwrite, out=out, errors=errors,
         )  # fmt: skip
 
 
@@ -238,6 +297,23 @@ def _show_warning(
     place = "" if issubclass(category, SelfsteerWarning) else f" ({category.__name__}, {filename}:{lineno})"
     errors.print("[bold yellow]warning:[/] ", end="")
     errors.print(f"{message}{place}", markup=False, soft_wrap=True)
+
+
+def _do_recipe(action: str, recipe: str, overrides: list[str], run_dir: Path | None, quiet: bool) -> None:
+    """Run a recipe, or generate its data, and show what came of it."""
+    from selfsteer import loop
+    from selfsteer.config import load_recipe
+    from selfsteer.loop.display import Display
+    from selfsteer.loop.outcome import show, show_data
+
+    settings = load_recipe(recipe, overrides)
+    folder = run_dir or Path("runs") / settings.name
+    command = shlex.join(["selfsteer", action, recipe, *overrides, "--run-dir", str(folder)])
+    do, tell = (loop.run, show) if action == "run" else (loop.generate, show_data)
+    with _interruptible():
+        summary = do(settings, folder, display=Display(quiet=quiet), command=command)
+    if not quiet:
+        tell(summary, folder, out)
 
 
 @contextmanager

@@ -66,15 +66,70 @@ class PrincipleSettings(_Section):
     """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
 
+class EndpointSettings(_Section):
+    """The server that answers with ``backend: endpoint``, and what it may cost.
+
+    Prices are per million tokens, in any currency.
+    """
+
+    model: str | None = None
+    """The model's name on the server."""
+    base_url: str | None = None
+    """Where the server is (default: OPENAI_BASE_URL)."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key."""
+    concurrency: Positive = 8
+    """Requests under way at once."""
+    timeout: Annotated[float, Field(gt=0.0)] = 300.0
+    """Seconds that the server may keep silent in one request."""
+    max_retries: Annotated[int, Field(ge=0)] = 5
+    """Further tries after a timeout, a lost connection, a damaged answer, status 408, 409, 429 or 5xx."""
+    failed: Literal["stop", "drop"] = "stop"
+    """What a stage does with requests that still fail at its end: stop, or leave their queries out."""
+    max_total_tokens: Positive | None = None
+    """Cap on the tokens, of prompts and answers, that the run may use up."""
+    max_cost: Annotated[float, Field(gt=0.0)] | None = None
+    """Cap on what the run may cost, in the currency of the prices."""
+    price_prompt: Annotated[float, Field(ge=0.0)] | None = None
+    price_completion: Annotated[float, Field(ge=0.0)] | None = None
+
+    @model_validator(mode="after")
+    def _priced(self) -> EndpointSettings:
+        if self.max_cost is not None and (self.price_prompt is None or self.price_completion is None):
+            what = "max_cost needs the prices per million tokens: set price_prompt and price_completion"
+            raise _conflict(what, "max_cost")
+        return self
+
+
 class GenerationSettings(_Section):
     """How responses are sampled (paper defaults)."""
 
-    backend: Literal["transformers", "scripted"] = "transformers"
+    backend: Literal["transformers", "vllm", "endpoint", "scripted"] = "transformers"
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     max_new_tokens: Positive = 2048
-    batch_size: Positive = 16
+    batch_size: Positive | None = None
+    """Requests sampled together: the unit of seeding and of going on (default: 16, vllm 512, endpoint 128)."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    thinking: Literal["apart", "response"] = "apart"
+    """A reasoning model's thoughts: kept apart from the answer, or scored and trained on as part of the response."""
+    vllm: dict[str, Any] = {}
+    """Further arguments of vllm.LLM, e.g. {tensor_parallel_size: 8}."""
+    endpoint: EndpointSettings = EndpointSettings()
+
+    @property
+    def batch(self) -> int:
+        """Requests that are sampled together."""
+        return self.batch_size or {"vllm": 512, "endpoint": 128}.get(self.backend, 16)
+
+    @model_validator(mode="after")
+    def _of_this_backend(self) -> GenerationSettings:
+        if self.backend == "endpoint" and not self.endpoint.model:
+            raise _conflict("backend: endpoint needs the model's name on the server: set endpoint.model", "backend")
+        for name, settings in (("vllm", self.vllm), ("endpoint", self.endpoint != EndpointSettings())):
+            if settings and self.backend != name:
+                raise _conflict(f"these settings are about the backend {name}, and backend is {self.backend}", name)
+        return self
 
 
 class QualitySettings(_Section):
@@ -187,8 +242,8 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _trainable(self) -> Recipe:
-        if self.generation.backend == "scripted" and self.mode != "data-only":
-            what = "the scripted backend has no weights to train: set mode: data-only"
+        if self.generation.backend in ("scripted", "endpoint") and self.mode != "data-only":
+            what = f"the {self.generation.backend} backend has no weights to train: set mode: data-only"
             raise _conflict(what, "generation.backend", "mode")
         if self.mode == "data-only" and self.rounds > 1:
             what = "data-only never changes the policy, so more than one round repeats itself: set rounds: 1"

@@ -51,6 +51,7 @@ def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, 
         values[f"{role}_response"] = response.text
         values[f"{role}_finish"] = response.finish
         values[f"{role}_token_ids"] = response.token_ids
+        values[f"{role}_thinking"] = response.thinking
         values[f"{PROMPT_OF_ROLE[role]}_token_ids"] = response.prompt_token_ids
     shared = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "choice"}
     return Contrast(**shared, **values, round=round, provenance=provenance)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ SelfsteerError
     ├── FetchError        a download did not arrive or did not verify
     ├── StorageError      disk full, read-only folder, damaged file
     ├── NothingSurvived   quality control left no row to train on
+    ├── BudgetReached     the cap on tokens or on money leaves no room for a request
     └── TrainingDiverged  a loss or a gradient is not finite
 
 SelfsteerWarning          one actionable warning; the work goes on
@@ -73,6 +74,10 @@ class StorageError(WorkFailed):
 
 class NothingSurvived(WorkFailed):
     """Quality control left no row to train on."""
+
+
+class BudgetReached(WorkFailed):
+    """The cap on tokens or on money leaves no room for a further request."""
 
 
 class TrainingDiverged(WorkFailed):

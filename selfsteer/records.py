@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,6 +24,7 @@ Message = dict[str, str]
 """One chat message: ``{"role": ..., "content": ...}``."""
 
 Finish = Literal["stop", "length"]
+Role = Literal["positive", "negative", "original"]
 ROLES = ("positive", "negative", "original")
 PROMPTS = ("prompt", "positive_prompt", "negative_prompt")
 
@@ -57,11 +59,12 @@ class Response:
     """One sampled response. ``token_ids`` holds the end token if and only if ``finish`` is "stop"."""
 
     id: str
-    role: Literal["positive", "negative", "original"]
+    role: Role
     text: str
     finish: Finish
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    thinking: str = ""  # a reasoning part that came apart from the answer; elsewhere it stands in text and token_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,9 @@ class Contrast:
     positive_token_ids: list[int] | None = None
     negative_token_ids: list[int] | None = None
     original_token_ids: list[int] | None = None
+    positive_thinking: str = ""  # a reasoning model's thoughts, apart from the answer above
+    negative_thinking: str = ""
+    original_thinking: str = ""
     round: int = 1
     scores: dict[str, dict[str, float]] | None = None
     kept: bool = True
@@ -172,14 +178,35 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
     """Yield the rows of Parquet shards in order. A damaged shard raises :class:`StorageError` with its name."""
     names = {field.name for field in dataclasses.fields(kind)}
     for path in paths:
-        try:
+        with _reading(path):
             dicts = pq.read_table(path, page_checksum_verification=True).to_pylist()
             rows = [_from_dict(kind, {name: values[name] for name in values if name in names}) for values in dicts]
-        except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-            raise StorageError(
-                f"can't read a stored shard: {error}", where=str(path), do="delete that file and run the command again"
-            ) from error
         yield from rows
+
+
+def read_columns(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield some columns of Parquet shards, a tuple a row. A damaged shard raises :class:`StorageError`."""
+    for path in paths:
+        with _reading(path):
+            table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+        yield from zip(*(table[name].to_pylist() for name in columns), strict=True)
+
+
+def count_rows(path: Path) -> int:
+    """Return how many rows a Parquet shard holds, from its footer."""
+    with _reading(path):
+        count: int = pq.read_metadata(path).num_rows
+    return count
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"can't read a stored shard: {error}", where=str(path), do="delete that file and run the command again"
+        ) from error
 
 
 def _to_dict(row: Any) -> dict[str, Any]:

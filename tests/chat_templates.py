@@ -1,4 +1,4 @@
-"""Small byte-level tokenizers with the chat templates that model families are known by."""
+"""Small tokenizers with the chat templates that model families are known by."""
 
 from __future__ import annotations
 
@@ -42,6 +42,60 @@ TEMPLATES = {
         "+ '<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
     ),
+    # Phi 3: its tokens swallow the white space that follows
+    "phi3": (
+        "{% for message in messages %}"
+        "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    ),
+    # Qwen3: the model writes its thoughts' tags itself; those of earlier turns are stripped; a user message may be what
+    # a tool answered
+    "qwen3": (
+        "{% set ns = namespace(last=0) %}{% for message in messages %}{% if message.role == 'user' and not "
+        "(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}"
+        "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+        "{% for message in messages %}{% set content = message.content %}{% if message.role == 'assistant' %}"
+        "{% set thought = '' %}{% if '</think>' in content %}"
+        "{% set thought = content.split('</think>')[0].split('<think>')[-1].strip('\n') %}"
+        "{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}"
+        "{% if loop.index0 > ns.last %}{% set content = '<think>\n' + thought + '\n</think>\n\n' + content %}"
+        "{% endif %}"
+        "{% endif %}{{ '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+        "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        "{% endif %}"
+    ),
+    # DeepSeek R1: the cue opens the thought, and the system message stands bare after BOS
+    "deepseek-r1": (
+        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}"
+        "{% elif message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{% else %}"
+        "{{ '<｜Assistant｜>' + message['content'].split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
+    ),
+    # Nemotron Nano: a word in a message turns the thoughts off, and is cut out of it
+    "nemotron": (
+        "{% set ns = namespace(thinks=true) %}{% for message in messages %}{% if '/no_think' in message['content'] %}"
+        "{% set ns.thinks = false %}{% endif %}{{ '<SPECIAL_10>' + message['role'] + '\n' "
+        "+ message['content'].replace('/no_think', '') + '\n<SPECIAL_12>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<SPECIAL_11>assistant\n' "
+        "+ ('<think>\n' if ns.thinks else '<think></think>') }}{% endif %}"
+    ),
+    # Magistral: the tags are special tokens, which decoding skips
+    "magistral": (
+        "{{ bos_token }}{{ '[SYSTEM_PROMPT]First draft your thinking: [THINK]thoughts[/THINK]answer[/SYSTEM_PROMPT]' }}"
+        "{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST]' + message['content'] + '[/INST]' }}"
+        "{% elif message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}"
+        "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+    ),
+    # Gemma 4: the opening tag is a token and a word
+    "gemma4": (
+        "{{ bos_token }}{% for message in messages %}{% set content = message['content'] %}"
+        "{% if message['role'] == 'assistant' %}{% set content = content.split('<channel|>')[-1] %}{% endif %}"
+        "{{ '<|turn>' + message['role'] + '\n' + content | trim + '<turn|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|turn>model\n' }}"
+        "{% if enable_thinking is defined and not enable_thinking %}{{ '<|channel>thought\n<channel|>' }}{% endif %}"
+        "{% endif %}"
+    ),
 }
 
 _SPECIAL = {
@@ -50,16 +104,31 @@ _SPECIAL = {
     "gemma3": ["<start_of_turn>", "<end_of_turn>"],
     "mistral": ["[INST]", "[/INST]"],
     "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "phi3": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+    "qwen3": ["<|im_start|>", "<|im_end|>"],
+    "deepseek-r1": ["<｜User｜>", "<｜Assistant｜>"],
+    "nemotron": ["<SPECIAL_10>", "<SPECIAL_11>", "<SPECIAL_12>"],
+    "magistral": ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[THINK]", "[/THINK]"],
+    "gemma4": ["<|turn>", "<turn|>", "<|channel>", "<channel|>"],
+}
+_THINK = ("<think>", "</think>")
+_PLAIN = {
+    "qwen3": (*_THINK, "<tool_response>", "</tool_response>", "<unnamed>"),
+    "deepseek-r1": _THINK,
+    "nemotron": _THINK,
+    "gemma3": ("\n", "\n\n", "user"),
 }
 
 
-def tokenizer_of(family: str, *, extra: tuple[str, ...] = (), **changes: Any) -> Any:
+def tokenizer_of(
+    family: str, *, extra: tuple[str, ...] = (), plain: tuple[str, ...] | None = None, **changes: Any
+) -> Any:
     """Return a tokenizer whose tokens are single bytes, with a family's special tokens and template.
 
-    ``extra`` are more special tokens; ``changes`` go to the tokenizer (eos_token=None, ...).
+    ``extra`` are more special tokens, ``plain`` other added tokens in place of the family's own; ``changes`` go to the
+    tokenizer (eos_token=None, ...).
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<bos>", "<eos>", *_SPECIAL[family], *extra]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -67,10 +136,34 @@ def tokenizer_of(family: str, *, extra: tuple[str, ...] = (), **changes: Any) ->
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return _with_template(tokenizer, family, extra, _PLAIN.get(family, ()) if plain is None else plain, changes)
+
+
+def sentencepiece_of(family: str, **changes: Any) -> Any:
+    """Return a tokenizer that puts a blank before a text and marks blanks; its tokens are ASCII letters and bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    special = ["<pad>", "<bos>", "<eos>", "<unk>", *_SPECIAL[family]]
+    tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(33, 127))]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    space = decoders.Replace("▁", " ")
+    tokenizer.decoder = decoders.Sequence([space, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return _with_template(tokenizer, family, (), _PLAIN.get(family, ()), {"unk_token": "<unk>"} | changes)
+
+
+def _with_template(
+    tokenizer: Any, family: str, extra: tuple[str, ...], plain: tuple[str, ...], changes: dict[str, Any]
+) -> Any:
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    swallows = family == "phi3"
+    marks = [AddedToken(text, rstrip=swallows, normalized=False, special=True) for text in _SPECIAL[family]]
     settings = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"} | changes
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, additional_special_tokens=[*_SPECIAL[family], *extra], **settings
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=[*marks, *extra], **settings)
+    fast.add_tokens([AddedToken(text, normalized=False, special=False) for text in plain])
     fast.chat_template = TEMPLATES[family]
     return fast
 

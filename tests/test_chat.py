@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.chat import Chat
+from selfsteer.chat import THINKING_TAGS, Chat
 from selfsteer.errors import ModelError
 
 from .chat_templates import DEFAULT_SYSTEM, TEMPLATES, tokenizer_of, user
@@ -128,3 +128,56 @@ def test_encoding_leaves_the_messages_as_they_are():
     chat, messages = Chat(tokenizer_of("chatml")), user("Hi", "Be brief.")
     chat.encode(messages)
     assert messages == user("Hi", "Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("family", "tags", "opens"),
+    [
+        ("chatml", None, False),
+        ("qwen3", ("<think>", "</think>"), False),  # the model writes both
+        ("deepseek-r1", ("<think>", "</think>"), True),
+        ("nemotron", ("<think>", "</think>"), True),
+        ("magistral", ("[THINK]", "[/THINK]"), False),  # its system message names them
+        ("gemma4", ("<|channel>thought", "<channel|>"), False),
+    ],
+)
+def test_the_tags_of_a_reasoning_model_and_who_opens_the_thought(family, tags, opens):
+    chat = Chat(tokenizer_of(family))
+    assert chat.thinking == tags and chat.opens_thinking is opens
+
+
+@pytest.mark.parametrize("tags", THINKING_TAGS)
+def test_every_known_tag_is_known_by_the_templates_source(tags):
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = TEMPLATES["chatml"].replace("assistant\n'", f"assistant\n{tags.open}\n'")
+    assert Chat(tokenizer).thinking is None  # no thought is ever closed there
+    tokenizer.chat_template += "{# " + tags.close + " #}"
+    chat = Chat(tokenizer)
+    assert chat.thinking == tags and chat.opens_thinking
+    tokenizer.chat_template = tokenizer.chat_template.replace(f"{tags.open}\n'", f"{tags.open}\n\n{tags.close}\n\n'")
+    assert Chat(tokenizer).thinking == tags and not Chat(tokenizer).opens_thinking
+
+
+def test_whether_this_very_prompt_opens_a_thought():
+    chat = Chat(tokenizer_of("nemotron"))
+    assert chat.ends_in_thought(chat.encode(user("Hi")))
+    assert not chat.ends_in_thought(chat.encode(user("Hi /no_think")))
+    assert not Chat(tokenizer_of("chatml")).ends_in_thought(chat.encode(user("Hi")))
+
+
+def test_an_opened_thought_is_closed_as_templates_do_it_where_thinking_is_off():
+    chat = Chat(tokenizer_of("nemotron"))
+    opened, closed = chat.encode(user("Hi")), chat.encode(user("Hi /no_think"))
+    assert shown(chat, chat.without_thought(opened)) == shown(chat, opened) + "\n</think>\n\n"
+    assert not chat.ends_in_thought(chat.without_thought(opened))
+    assert chat.without_thought(closed) == closed
+    (close,) = chat.tokenizer.encode("</think>", add_special_tokens=False)
+    assert close in chat.without_thought(opened), "the tag is the token, not its letters"
+
+
+def test_a_template_that_refuses_to_be_asked_opens_no_thought():
+    tokenizer = tokenizer_of("deepseek-r1")
+    tokenizer.chat_template += (
+        "{% if messages[0].role == 'user' %}{{ raise_exception('no system message') }}{% endif %}"
+    )
+    assert Chat(tokenizer).opens_thinking is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -351,7 +352,7 @@ def test_a_shipped_recipe_loads_and_its_header_holds_the_command_that_runs_it(na
     recipe = load_recipe(file)
     assert recipe.name == name
     header = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    (command,) = [shlex.split(line) for line in header if line.startswith("selfsteer run ")]
+    (command,) = [shlex.split(line) for line in header if re.match("selfsteer (run|generate) ", line)]
     assert load_recipe(command[2], command[3:]) == recipe
 
 

@@ -142,7 +142,7 @@ def test_a_gguf_file_is_refused(gpu: None, bitsandbytes: None, tmp_path: Path) -
 
 
 def test_generating_scoring_and_training_use_the_same_bits(
-    monkeypatch: pytest.MonkeyPatch, tiny_chat_model: Path
+    monkeypatch: pytest.MonkeyPatch, tiny_chat_model: Path, tmp_path: Path
 ) -> None:
     import selfsteer.models
 
@@ -154,19 +154,19 @@ def test_generating_scoring_and_training_use_the_same_bits(
 
     monkeypatch.setattr(selfsteer.models, "load_model", record)
     lora = {"train": {"lora": {"bits": 4}, "precision": "float32"}, "generation": {"precision": "bfloat16"}}
-    models, policy = Models(Recipe.model_validate(lora)), Policy(1, str(tiny_chat_model), "name")
+    models, policy = Models(Recipe.model_validate(lora), tmp_path), Policy(1, str(tiny_chat_model), "name")
     assert isinstance(models.backend(policy), TransformersBackend)
     models.scorer(policy)
     models.trainable(policy)
     assert seen == [("bfloat16", 4), ("float32", 4)]  # what was scored with is what is trained
 
 
-def test_a_policy_in_bits_has_another_name(tiny_chat_model: Path) -> None:
+def test_a_policy_in_bits_has_another_name(tiny_chat_model: Path, tmp_path: Path) -> None:
     """So that the responses and scores of whole weights are not taken for its own."""
     names = []
     for lora in ({}, {"bits": 4}):
         recipe = Recipe.model_validate({"model": {"name": str(tiny_chat_model)}, "train": {"lora": lora}})
-        names.append(Models(recipe).start(lambda text: None).fingerprint)
+        names.append(Models(recipe, tmp_path).start(lambda text: None).fingerprint)
     assert names[1] == f"{names[0]} in 4 bits"
 
 

@@ -1,5 +1,14 @@
 """How text is generated. Importing this needs no torch; the transformers backend is imported where it is used."""
 
-from selfsteer.backends.base import Backend, Completion, Prompt, Sampling, shared_prefix
+from selfsteer.backends.base import (
+    Backend,
+    Completion,
+    Failure,
+    Outcome,
+    Prompt,
+    Sampling,
+    completed,
+    shared_prefix,
+)
 
-__all__ = ["Backend", "Completion", "Prompt", "Sampling", "shared_prefix"]
+__all__ = ["Backend", "Completion", "Failure", "Outcome", "Prompt", "Sampling", "completed", "shared_prefix"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from selfsteer.chat import Chat
+from selfsteer.errors import SelfsteerError
 from selfsteer.records import Finish, Message
 
 Prompt = Sequence[Message]
@@ -26,13 +27,33 @@ class Completion:
     """One sampled completion.
 
     ``token_ids`` are the sampled ids, with the end token if and only if ``finish`` is "stop"; None where the backend
-    has no tokens. ``text`` is their decoding without special tokens.
+    has no tokens. ``text`` is their decoding without special tokens. ``thinking`` is a reasoning part that a server
+    hands out apart from the answer; elsewhere it still stands in ``text``.
     """
 
     text: str
     finish: Finish
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    thinking: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that got no completion.
+
+    Attributes:
+        error: Why.
+        refused: The request itself is at fault, so asking again is in vain.
+        ends: No further request makes sense for now: the cap is reached, the key is not taken, the server is gone.
+    """
+
+    error: SelfsteerError
+    refused: bool = False
+    ends: bool = False
+
+
+Outcome = Completion | Failure
 
 
 class Backend(Protocol):
@@ -51,11 +72,12 @@ class Backend(Protocol):
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, shared_prefix: Sequence[int] = ()
-    ) -> list[Completion]:
-        """Return one completion a prompt, in order. The same prompts, sampling and seed give the same completions.
+    ) -> Sequence[Outcome]:
+        """Return one outcome a prompt, in order. The same prompts, sampling and seed give the same completions.
 
-        ``shared_prefix`` are leading token ids that all prompts have in common (see :func:`shared_prefix`); a backend
-        may compute them once.
+        A backend that works here raises where it can't go on; one that asks others gives a :class:`Failure` for what
+        failed, so that nothing of a batch that did arrive is lost. ``shared_prefix`` are leading token ids that all
+        prompts have in common (see :func:`shared_prefix`); a backend may compute them once.
         """
         ...
 
@@ -67,6 +89,14 @@ class Backend(Protocol):
     def context(self) -> int | None:
         """Prompt + response tokens that fit, None where there is no limit."""
         ...
+
+
+def completed(outcomes: Sequence[Outcome]) -> list[Completion]:
+    """Return the completions of a batch that is of no use in part; raises the error of the first failure."""
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise outcome.error
+    return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
 
 
 def shared_prefix(chat: Chat | None, one: Prompt, other: Prompt) -> list[int]:

@@ -5,34 +5,68 @@ The key comes from an environment variable and goes into the requests alone: not
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.answers import Answer, completion_of, label_logprob, read_answer, top_logprobs
+from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
+from selfsteer.backends.budget import Budget, worst_prompt
+from selfsteer.backends.traffic import LONGEST_PAUSE, Traffic, Trouble, retry_after
+from selfsteer.config import EndpointSettings
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, WorkFailed
-
-T = TypeVar("T")
 
 TOP_LOGPROBS = 20
 """As many as the interface gives for one position."""
 
 _NO_KEY = "none"
 """Sent where there is no key: servers without keys take anything, but the client wants one."""
-_ENDED = ("stop", "eos_token")
-_IMPOSSIBLE = -9999.0
-"""What servers write for a token that they give no probability."""
-_BLANKS = " \t\r\n\u2581\u0120"
-"""Leading blanks of a token; some servers give SentencePiece's and byte-level BPE's own signs for a space."""
 _SAID = 300
 """Characters of a server's message that are worth a reader's time."""
 _FORM = 'it ends before "/chat/completions", mostly with "/v1", as in http://localhost:8000/v1'
 _TEXT_MODE = "use the judge's text mode, or a server that gives log-probs"
+_NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
+"""Codes of an account that has nothing left; the first comes with status 429, as if waiting would help."""
+_NOT_THERE = (401, 404, 405, 410)
+"""What no request to this address gets over: no key that is taken, no model, nothing that answers chats."""
+_PASSING = (408, 409, 425)
+_CROWDED = (429, 529)
+_UNREACHED = ("ConnectError", "ConnectTimeout")
+"""The client's causes where there was no connection at all."""
+
+
+def open_endpoint(settings: EndpointSettings, usage: Path | None) -> EndpointBackend:
+    """Return the backend that a recipe asks for.
+
+    Args:
+        settings: What the recipe says; its ``model`` is given.
+        usage: The file that keeps what the server has used up, a line an answer; None keeps none.
+
+    Raises:
+        ModelError, ConfigError: As :class:`EndpointBackend`.
+        StorageError: The file can't be read.
+    """
+    assert settings.model is not None  # the recipe is not valid without
+    budget = Budget(
+        usage,
+        max_tokens=settings.max_total_tokens,
+        max_cost=settings.max_cost,
+        price_prompt=settings.price_prompt or 0.0,
+        price_completion=settings.price_completion or 0.0,
+    )
+    return EndpointBackend(
+        settings.model,
+        base_url=settings.base_url,
+        key_variable=settings.api_key_env,
+        concurrency=settings.concurrency,
+        timeout=settings.timeout,
+        max_retries=settings.max_retries,
+        budget=budget,
+    )
 
 
 class EndpointBackend:
@@ -46,8 +80,9 @@ class EndpointBackend:
         key_variable: The environment variable that holds the key; unset or empty where the server wants none.
         concurrency: Requests under way at once.
         timeout: Seconds that a server may keep silent in one request.
-        max_retries: Further tries after a timeout, a lost connection or status 408, 409, 429 and 5xx. The pauses are
-            the server's own (Retry-After) or grow from half a second to eight.
+        max_retries: Further tries after a timeout, a lost connection, a damaged answer or status 408, 409, 429 and 5xx.
+            The pauses are the server's own (Retry-After) or grow from half a second to a minute.
+        budget: What the requests may use up, and where it is noted; None sets no cap and notes nothing.
 
     Raises:
         ModelError: There is no address, or address or key can't be one.
@@ -67,14 +102,17 @@ class EndpointBackend:
         concurrency: int = 8,
         timeout: float = 300.0,
         max_retries: int = 5,
+        budget: Budget | None = None,
     ) -> None:
         _check_range(concurrency, timeout, max_retries)
         address = base_url or os.environ.get("OPENAI_BASE_URL", "")
         key = _key(key_variable)
         self.model, self.base_url = model, _without_secrets(address)
         self.concurrency, self.timeout = concurrency, timeout
+        self.budget = budget or Budget()
         self._key_variable, self._has_key = key_variable, key != _NO_KEY
-        self._create = _client(address, key, timeout, max_retries).chat.completions.with_raw_response.create
+        self._traffic = Traffic(concurrency, max_retries)
+        self._create = _client(address, key, timeout).chat.completions.with_raw_response.create
         # A closure, so that the key stands in no attribute.
         self._without_key: Callable[[str], str] = lambda text: text if key == _NO_KEY else text.replace(key, "[key]")
         self._limit = "max_tokens"
@@ -85,17 +123,22 @@ class EndpointBackend:
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, shared_prefix: Sequence[int] = ()
-    ) -> list[Completion]:
-        """Return one completion a prompt, in order; ``shared_prefix`` is left to the server's own cache.
+    ) -> list[Outcome]:
+        """Return one outcome a prompt, in order; ``shared_prefix`` is left to the server's own cache.
 
-        Raises:
-            ModelError: The key, the model or the address is wrong, or the server refuses a request.
-            WorkFailed: A request still failed after the last try.
+        A failure is ``refused`` where the server does not take this request, and ``ends`` the work where every other
+        would fail as well: no key that is taken, no such model or address, nothing that can be reached, the cap is
+        reached or the account empty, many failures in a row. Its error is then a ModelError, DataError, BudgetReached,
+        StorageError or WorkFailed; any other failure is a WorkFailed: there was no answer at the last try.
         """
         options: dict[str, Any] = {"temperature": sampling.temperature, "seed": seed}
         if sampling.temperature > 0:  # beside temperature 0 some servers refuse it
             options["top_p"] = sampling.top_p
-        return self._each(prompts, lambda prompt: self._completion(prompt, sampling.max_new_tokens, options))
+
+        def ask(prompt: Prompt, ready: Callable[[], None]) -> Completion:
+            return completion_of(self._ask(prompt, ready, sampling.max_new_tokens, options))
+
+        return list(self._traffic.each(prompts, ask, trial=_harmless))
 
     def label_logprobs(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float | None]]:
         """Return the log-probs (nats) of each label as the first token of the reply, per prompt in the labels' order.
@@ -104,106 +147,122 @@ class EndpointBackend:
         the :data:`TOP_LOGPROBS` likeliest tokens.
 
         Raises:
-            ModelError, WorkFailed: As :meth:`generate`; also where the server gives no log-probs.
+            ModelError: The key, the model or the address is wrong, the server refuses a request or gives no log-probs.
+            DataError: A prompt is no text.
+            WorkFailed: A request still failed after the last try. The first error ends the work: nothing more is sent.
         """
-        return self._each(prompts, lambda prompt: self._label_logprobs(prompt, labels))
+        options = {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+
+        def ask(prompt: Prompt, ready: Callable[[], None]) -> list[float | None]:
+            top = top_logprobs(self._ask(prompt, ready, 1, options))
+            if top is None:
+                raise Trouble(ModelError("the server gives no log-probs", where=self._where, do=_TEXT_MODE), ends=True)
+            return [label_logprob(label, top) for label in labels]
+
+        found = []
+        for one in self._traffic.each(prompts, ask):
+            if isinstance(one, Failure):
+                raise one.error
+            found.append(one)
+        return found
 
     def length(self, prompt: Prompt) -> int:
         """Return the number of characters of the prompt."""
         return sum(len(message["content"]) for message in prompt)
 
-    def _each(self, prompts: Sequence[Prompt], ask: Callable[[Prompt], T]) -> list[T]:
-        """Ask for all prompts, ``concurrency`` at a time. The first error ends the work: nothing more is sent."""
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = [pool.submit(ask, prompt) for prompt in prompts]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-            finally:
-                for future in futures:
-                    future.cancel()
-        return [future.result() for future in futures]
+    def _ask(
+        self, prompt: Prompt, ready: Callable[[], None], max_tokens: int, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the server's choice for one prompt; raises Trouble. Every request goes through here.
 
-    def _completion(self, prompt: Prompt, max_new_tokens: int, options: dict[str, Any]) -> Completion:
-        """Return the completion. Whatever the server does not call a natural end counts as cut off."""
-        choice = self._ask(prompt, max_new_tokens, options)
-        text = choice["message"].get("content") or ""
-        # Half a character, at the end of a text that was cut, could not be written to any file.
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return Completion(text, "stop" if choice.get("finish_reason") in _ENDED else "length")
-
-    def _label_logprobs(self, prompt: Prompt, labels: Sequence[str]) -> list[float | None]:
-        options = {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        choice = self._ask(prompt, 1, options)
+        ``ready`` is called when there is room for the request, right before it goes.
+        """
         try:
-            first = choice["logprobs"]["content"][:1]
-            top = [(str(entry["token"]), float(entry["logprob"])) for at in first for entry in at["top_logprobs"]]
-        except (LookupError, TypeError, ValueError) as error:
-            raise self._no_logprobs() from error
-        if first and not top:
-            raise self._no_logprobs()
-        return [_of_label(label, top) for label in labels]
+            with self.budget.room(worst_prompt(prompt), max_tokens) as count:
+                ready()
+                answer = read_answer(self._send(prompt, max_tokens, options))
+                if answer.choice is not None or answer.usage is not None:
+                    count(answer.usage)
+        except SelfsteerError as error:  # the budget's: the next request would meet it as well
+            raise Trouble(error, ends=True) from None
+        if answer.error:
+            raise self._told_in_answer(answer.error)
+        if answer.choice is None:
+            raise self._no_answer(answer)
+        return answer.choice
 
-    def _ask(self, prompt: Prompt, max_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the server's choice for one prompt. Every request goes through here."""
+    def _send(self, prompt: Prompt, max_tokens: int, options: dict[str, Any]) -> bytes:
+        """Send one request and return the body of the answer; raises Trouble."""
         import openai
 
         limit = self._limit
+        messages = [dict(message) for message in prompt]
         try:
-            return self._choice(self._send(prompt, {limit: max_tokens, **options}))
+            answer = self._create(model=self.model, messages=messages, **{limit: max_tokens}, **options)
+            body: bytes = answer.http_response.content
+            return body
+        except UnicodeEncodeError:
+            do = "leave that prompt out, or correct its text"
+            error = DataError("a prompt holds half of a surrogate pair, which is no text", do=do)
+            raise Trouble(error, refused=True) from None
         except openai.BadRequestError as error:
             # Some models of OpenAI's own know the limit by its newer name only, most other servers by the older one.
             if limit == "max_tokens" and "max_completion_tokens" in str(error):
                 self._limit = "max_completion_tokens"
-                return self._ask(prompt, max_tokens, options)
+                return self._send(prompt, max_tokens, options)
             # "from None", here and below: what the client raises may quote the key.
-            raise self._explain(error) from None
+            raise self._trouble(error) from None
         except openai.OpenAIError as error:
-            raise self._explain(error) from None
+            raise self._trouble(error) from None
 
-    def _send(self, prompt: Prompt, options: dict[str, Any]) -> bytes:
-        """Return the body of the answer to one request; the client repeats it as need be."""
-        try:
-            answer = self._create(model=self.model, messages=[dict(message) for message in prompt], **options)
-        except UnicodeEncodeError as error:
-            do = "leave that prompt out, or correct its text"
-            raise DataError("a prompt holds half of a surrogate pair, which is no text", do=do) from error
-        body: bytes = answer.http_response.content
-        return body
+    def _trouble(self, error: Exception) -> Trouble:
+        """Return the trouble that one of the client's errors tells of."""
+        import openai
 
-    def _choice(self, body: bytes) -> dict[str, Any]:
-        """Return the first choice of an answer.
+        unreached = type(error.__cause__).__name__ in _UNREACHED
+        if isinstance(error, openai.APITimeoutError):
+            what = f"the server did not answer within {self.timeout:g} s"
+        elif isinstance(error, openai.APIStatusError):
+            said, codes = self._said(error.body or str(error)), (error.code, error.type)
+            return self._by_status(error.status_code, said, codes, retry_after(error.response.headers))
+        else:
+            what = f"can't reach the server: {self._said(str(error.__cause__ or error))}"
+        return Trouble(self._failed(what), again=True, unreached=unreached)
 
-        Raises:
-            WorkFailed: The answer is an error after all.
-            ModelError: It is no answer of a chat-completions server.
-        """
-        answer = _read_json(body)
-        choice = _first_choice(answer)
-        if choice is not None:
-            return choice
-        if isinstance(answer, dict) and answer.get("error"):
-            raise self._failed(f"the server answers with an error: {self._said(answer['error'])}")
-        what = f"what answers there is no chat-completions server: {self._said(body.decode(errors='replace'))!r}"
-        raise ModelError(what, where=self._where, do=f"check base_url: {_FORM}")
+    def _told_in_answer(self, error: Any) -> Trouble:
+        """Return the trouble that an answer with status 200 tells of; some servers put the status into it."""
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else None
+        return self._by_status(status, self._said(error), (code,), None)
+
+    def _no_answer(self, answer: Answer) -> Trouble:
+        """Return the trouble of a body that is no answer: cut off, or from what has answered before, it is damaged."""
+        said = self._said(answer.body.decode(errors="replace"))
+        if self._traffic.answers or answer.cut_off:
+            return Trouble(self._failed(f"the server's answer is damaged: {said!r}"), again=True)
+        what = f"what answers there is no chat-completions server: {said!r}"
+        return Trouble(ModelError(what, where=self._where, do=f"check base_url: {_FORM}"), ends=True)
+
+    def _by_status(self, status: int | None, said: str, codes: tuple[Any, ...], pause: float | None) -> Trouble:
+        """Return the trouble of a status, None where an error has none, of its codes and of the pause it asks for."""
+        if any(code in codes for code in _NO_MONEY) or (status == 402 and pause is None):
+            do = f"see to the account of the key in {self._key_variable}, then run the same command again"
+            error = WorkFailed(f"the account has nothing left: {said}", where=self._where, do=do)
+            return Trouble(error, ends=True)
+        if status is not None and status < 500 and status not in (402, *_PASSING, *_CROWDED):
+            ends = status in _NOT_THERE
+            return Trouble(self._refused(status, said), ends=ends, refused=not ends, doubtful=status == 403)
+        if pause is not None and pause > LONGEST_PAUSE:
+            do = "run the same command again then"
+            error = WorkFailed(f"the server asks to wait {pause:.0f} s: {said}", where=self._where, do=do)
+            return Trouble(error, ends=True)
+        what = f"the server answers with {'an error' if status is None else f'status {status}'}: {said}"
+        crowded = status in _CROWDED or pause is not None
+        return Trouble(self._failed(what), again=True, pause=pause, crowded=crowded)
 
     @property
     def _where(self) -> str:
         return f"{self.base_url}, model {self.model!r}"
-
-    def _explain(self, error: Exception) -> SelfsteerError:
-        """Return our error for one of the client's."""
-        import openai
-
-        if isinstance(error, openai.APITimeoutError):
-            return self._failed(f"the server did not answer within {self.timeout:g} s")
-        if isinstance(error, openai.APIConnectionError):
-            return self._failed(f"can't reach the server: {self._said(str(error.__cause__ or error))}")
-        status = error.status_code if isinstance(error, openai.APIStatusError) else 0
-        said = self._said(getattr(error, "body", None) or str(error))
-        if status in (408, 409, 429) or status >= 500:
-            return self._failed(f"the server answers with status {status}: {said}")
-        return self._refused(status, said)
 
     def _failed(self, what: str) -> WorkFailed:
         do = "see that the server runs and is not overloaded (lower concurrency?), then run the same command again"
@@ -223,9 +282,6 @@ class EndpointBackend:
         do = _TEXT_MODE if "logprobs" in said else "change the settings or the prompts to what this server takes"
         return ModelError(f"the server refuses the request (status {status}): {said}", where=self._where, do=do)
 
-    def _no_logprobs(self) -> ModelError:
-        return ModelError("the server gives no log-probs", where=self._where, do=_TEXT_MODE)
-
     def _said(self, body: object) -> str:
         """Return what a body says, in one short line."""
         if isinstance(body, dict):
@@ -234,31 +290,9 @@ class EndpointBackend:
         return text if len(text) <= _SAID else f"{text[:_SAID]}..."
 
 
-def _read_json(body: bytes) -> Any:
-    """Return what a body says, None where it is no JSON."""
-    try:
-        return json.loads(body)
-    except ValueError:
-        return None
-
-
-def _first_choice(answer: Any) -> dict[str, Any] | None:
-    """Return the first choice of an answer that has one, with a message of text (or of nothing)."""
-    try:
-        choice: dict[str, Any] = answer["choices"][0]
-        content = choice["message"].get("content")
-    except (LookupError, TypeError, AttributeError):
-        return None
-    return choice if content is None or isinstance(content, str) else None
-
-
-def _of_label(label: str, top: Iterable[tuple[str, float]]) -> float | None:
-    """Return log of the summed probabilities of a label's forms."""
-    found = [logprob for token, logprob in top if token.lstrip(_BLANKS) == label and logprob > _IMPOSSIBLE]
-    if not found:
-        return None
-    highest = max(found)
-    return highest + math.log(math.fsum(math.exp(logprob - highest) for logprob in found))
+def _harmless(prompt: Prompt) -> Prompt:
+    """Return a prompt of the same form that no server has a reason to refuse."""
+    return [{**message, "content": "Hi"} for message in prompt]
 
 
 def _check_range(concurrency: int, timeout: float, max_retries: int) -> None:
@@ -299,7 +333,7 @@ def _without_secrets(address: str) -> str:
     return f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path}"
 
 
-def _client(address: str, key: str, timeout: float, max_retries: int) -> Any:
+def _client(address: str, key: str, timeout: float) -> Any:
     try:
         import openai
     except ImportError as error:
@@ -307,4 +341,5 @@ def _client(address: str, key: str, timeout: float, max_retries: int) -> Any:
         raise ConfigError("the endpoint backend needs the openai package, which is not installed", do=do) from error
     # A server that does not even take the connection needs no long wait.
     patience = openai.Timeout(timeout, connect=min(timeout, 10.0))
-    return openai.OpenAI(base_url=address, api_key=key, timeout=patience, max_retries=max_retries)
+    # Its own further tries keep no pause that is longer than two minutes, and each thread goes its own way.
+    return openai.OpenAI(base_url=address, api_key=key, timeout=patience, max_retries=0)

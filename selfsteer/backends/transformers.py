@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.nucleus import NucleusSampler
 from selfsteer.chat import Chat
 
 
@@ -56,7 +57,7 @@ class TransformersBackend:
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
             torch.manual_seed(seed)
             with self._without_own_defaults():
-                output = self.model.generate(**inputs, generation_config=self._sampling_config(sampling))
+                output = self.model.generate(**inputs, **self._drawing(sampling))
         sampled = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [self._completion(ids, prompt_ids) for ids, prompt_ids in zip(sampled, encoded, strict=True)]
 
@@ -110,13 +111,16 @@ class TransformersBackend:
         cache.batch_repeat_interleave(batch)
         return cache
 
-    def _sampling_config(self, sampling: Sampling) -> Any:
+    def _drawing(self, sampling: Sampling) -> dict[str, Any]:
+        """Return the arguments of ``generate`` that say how tokens are drawn."""
         config = copy.deepcopy(self._config)
         config.max_new_tokens = sampling.max_new_tokens
-        config.do_sample = sampling.temperature > 0
+        config.do_sample = sampling.temperature > 0 and sampling.top_p == 1
         if config.do_sample:
-            config.temperature, config.top_p, config.top_k = sampling.temperature, sampling.top_p, 0
-        return config
+            config.temperature, config.top_k = sampling.temperature, 0
+        if sampling.temperature == 0 or config.do_sample:
+            return {"generation_config": config}
+        return {"generation_config": config, "logits_processor": [NucleusSampler(sampling.temperature, sampling.top_p)]}
 
     def _completion(self, ids: list[int], prompt_ids: list[int]) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self.chat.end_ids), None)

@@ -1,5 +1,5 @@
 """The loop: run directory, stages, rounds."""
 
-from selfsteer.loop.run import run
+from selfsteer.loop.run import generate, run
 
-__all__ = ["run"]
+__all__ = ["generate", "run"]

@@ -6,22 +6,24 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import selfsteer
 from selfsteer.config import Recipe
-from selfsteer.contrast import requests
+from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
 from selfsteer.loop import work
+from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.splitting import query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches
 from selfsteer.principles import PrincipleSet, template_versions
-from selfsteer.quality import DIRECTIONS, advice, apply_filters, direction_of
-from selfsteer.queries import load_queries, source_fingerprint
-from selfsteer.records import Contrast, Principled, Query, Response, write_rows
+from selfsteer.quality import DIRECTIONS, FilterChain, advice, direction_of
+from selfsteer.queries import source_fingerprint
+from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, read_columns, read_rows
 
 _SCORE_BATCH = 8
 Info = dict[str, Any]
@@ -91,7 +93,7 @@ class DataStages:
         }
 
         def note(info: Info) -> str:
-            left_out = f", {len(info['dropped'])} left out" if info["dropped"] else ""
+            left_out = f", {info['left_out']} left out" if info["left_out"] else ""
             return f": {info['train']} to align on, {info['heldout']} held out{left_out}"
 
         return self.store.stage(
@@ -99,32 +101,10 @@ class DataStages:
         )
 
     def _load(self, space: Workspace) -> tuple[list[Path], Info]:
-        settings = self.recipe.queries
-        loaded = load_queries(
-            settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
-        )
-        dropped = [(drop.where, drop.reason) for drop in loaded.dropped]
-        if isinstance(settings.heldout, str):
-            apart = load_queries(settings.heldout, split="heldout", limit=settings.heldout_limit)
-            dropped += [(drop.where, drop.reason) for drop in apart.dropped]
-            held = apart.queries
-            ids = {query.id for query in held}
-            dropped += [(query.id, "is a held-out query too") for query in loaded.queries if query.id in ids]
-            train = [query for query in loaded.queries if query.id not in ids]
-        else:
-            train, held = work.split_off(loaded.queries, settings.heldout, self.recipe.seed)
-        if not train:
-            raise DataError(
-                "every query is held out", where="queries.heldout", do="hold out fewer, or give more queries"
-            )
-        path = space.path("queries.parquet")
-        write_rows(path, Query, [*train, *held])
-        info = {"read": len(loaded.queries) + len(loaded.dropped), "train": len(train), "heldout": len(held)}
-        return [path], info | {"dropped": [{"where": where, "reason": reason} for where, reason in dropped]}
+        return split_queries(space, self.recipe.queries, self.recipe.seed)
 
     def principles(self, queries: Entry, split: str, round: int, policy: Policy) -> Entry:
         """Choose aspects for each query of a split and write its two steered prompts."""
-        rows = [query for query in self.store.read(queries, Query) if query.split == split]
         depends = {
             "queries": [queries.key, split],
             "settings": self.recipe.principles.model_dump(exclude={"below_chance"}),
@@ -132,64 +112,80 @@ class DataStages:
             "templates": template_versions(),
             "seed": self.recipe.seed,
         } | self._engine(policy)
+        files = query_files(self.store.files(queries), split, queries.info["heldout"])
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             backend = self.models.backend(policy)
-            ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
-            plan = in_batches(ordered, self.recipe.generation.batch_size)
-            paths = space.batches(
-                Principled, plan, lambda _, batch: work.principled(self.recipe, self.principle_set, backend, batch)
-            )
-            return paths, {}
+            asks = work.choice_needs_model(self.recipe, self.principle_set)
 
-        entry = self.store.stage(
-            "principles", round, depends, write, folder=stage_folder(split, round, "principles"), units=len(rows),
-            title=stage_title("choose aspects", split, round),
+            def plan(number: int) -> Plan[Query]:
+                rows = read_rows([files[number]], Query)
+                ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
+                return Plan(in_batches(ordered, self.recipe.generation.batch if asks else BLOCK))
+
+            def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
+                return work.principled(self.recipe, self.principle_set, backend, batch)
+
+            paths, info = do_blocks(space, len(files), Work(Principled, plan, do, failed=self._failed))
+            return paths, info | chosen(paths)
+
+        return self.store.stage(
+            "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
+            units=queries.info[split], title=stage_title("choose aspects", split, round),
         )  # fmt: skip
-        found = self.store.read(entry, Principled)
-        aspects = Counter(name for row in found for name in row.aspects)
-        return dataclasses.replace(
-            entry, info={"aspects": dict(aspects), "choices": dict(Counter(row.choice for row in found))}
-        )
 
     def responses(self, principles: Entry, split: str, round: int, policy: Policy) -> Entry:
         """Sample y+, y- and yo for each row; rows whose prompts don't fit are left out and named."""
-        rows = self.store.read(principles, Principled)
         settings = self.recipe.generation
         depends = {
             "principles": principles.key,
             "sampling": [settings.temperature, settings.top_p, settings.max_new_tokens],
-            "limit": None if self.models.scripted else self.recipe.train.max_length,
+            "limit": None if self.models.weightless else self.recipe.train.max_length,
             "seed": self.recipe.seed,
             "round": round,
         } | self._engine(policy)
+        files = self.store.files(principles)
+        rows = sum(map(count_rows, files))
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             backend = self.models.backend(policy)
-            reasons = {row.id: work.too_long(row, backend, self.recipe) for row in rows}
-            fitting = [row for row in rows if not reasons[row.id]]
-            dropped = [{"where": name, "reason": reason} for name, reason in reasons.items() if reason]
-            if not fitting:
+
+            def plan(number: int) -> Plan[Request]:
+                items, reasons = work.planned(list(read_rows([files[number]], Principled)), backend, self.recipe)
+                self.store.display.advance(len(ROLES) * len(reasons))
+                return Plan(in_batches(items, settings.batch), [LeftOut(*reason) for reason in reasons.items()])
+
+            def do(number: int, batch: Sequence[Request]) -> Done[Response]:
+                seed = work.batch_seed(self.recipe.seed, "responses", split, round, number)
+                return work.sample(self.recipe, backend, batch, seed)
+
+            paths, info = do_blocks(
+                space,
+                len(files),
+                Work(
+                    Response,
+                    plan,
+                    do,
+                    item_key=lambda item: (item.id, item.role),
+                    row_key=lambda row: (row.id, row.role),
+                    per_block=-(-len(ROLES) * BLOCK // settings.batch),
+                    failed=self._failed,
+                ),
+            )
+            if info["left_out"] == rows:
                 raise DataError(
-                    f"no prompt fits: {dropped[0]['reason']}",
-                    where=f"query {dropped[0]['where']} and {len(dropped) - 1} more",
+                    f"no prompt fits: {info['dropped'][0]['reason']}",
+                    where=f"query {info['dropped'][0]['where']} and {rows - 1} more",
                     do="lower generation.max_new_tokens or raise train.max_length",
                 )
-            self.store.display.advance(3 * len(dropped))
-            plan = in_batches(work.plan_order(requests(fitting), backend), settings.batch_size)
-            seeds = [
-                work.batch_seed(self.recipe.seed, "responses", split, round, number) for number in range(len(plan))
-            ]
-            return space.batches(
-                Response, plan, lambda number, batch: work.sample(self.recipe, backend, batch, seeds[number])
-            ), {"dropped": dropped}
+            return paths, info | counted_tokens(paths)
 
         def note(info: Info) -> str:
-            return f": {len(info['dropped'])} queries do not fit and are left out" if info["dropped"] else ""
+            return f": {info['left_out']} queries do not fit and are left out" if info["left_out"] else ""
 
         return self.store.stage(
-            "responses", round, depends, write, folder=stage_folder(split, round, "responses"), units=3 * len(rows),
-            title=stage_title("sample responses", split, round), note=note,
+            "responses", round, depends, write, folder=stage_folder(split, round, "responses"),
+            units=len(ROLES) * rows, title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
 
     def scores(self, principles: Entry, responses: Entry, split: str, round: int, policy: Policy) -> Entry:
@@ -197,23 +193,26 @@ class DataStages:
         depends = {
             "responses": responses.key,
             "clean": self.recipe.quality.clean,
+            "thinking": self.recipe.generation.thinking,
         } | self.scoring(policy)
+        sources = list(zip(self.store.files(principles), self.store.files(responses), strict=True))
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             scorer = self.models.scorer(policy)
-            plan = in_batches(self._joined(principles, responses, round, policy), _SCORE_BATCH)
 
-            def score(_: int, batch: Sequence[Contrast]) -> list[Contrast]:
+            def plan(number: int) -> Plan[Contrast]:
+                rows = self._joined(*sources[number], round, policy)
+                return Plan(in_batches(rows, _SCORE_BATCH if scorer else BLOCK))
+
+            def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
                 scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
-                return [scored.get(row.id, row) for row in batch]
+                return Done([scored.get(row.id, row) for row in batch])
 
-            return space.batches(Contrast, plan, score), {}
+            return do_blocks(space, len(sources), Work(Contrast, plan, do))[0], {}
 
-        left_out = {drop["where"] for drop in responses.info["dropped"]}
-        rows = [row for row in self.store.read(principles, Principled) if row.id not in left_out]
         return self.store.stage(
-            "scores", round, depends, write, folder=stage_folder(split, round, "scores"), units=len(rows),
-            title=stage_title("clean and score", split, round),
+            "scores", round, depends, write, folder=stage_folder(split, round, "scores"),
+            units=sum(count_rows(path) for path, _ in sources), title=stage_title("clean and score", split, round),
         )  # fmt: skip
 
     def contrasts(self, scores: Entry, round: int) -> Entry:
@@ -223,18 +222,27 @@ class DataStages:
             "filters": self.filters,
             "set": self.principle_set.fingerprint,
         }
+        files = self.store.files(scores)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             adjectives = {a.name: (a.positive, a.negative) for a in self.principle_set.aspects}
-            report = apply_filters(self.store.read(scores, Contrast), self.filters, adjectives=adjectives)
-            path = space.path("contrasts.parquet")
-            write_rows(path, Contrast, report.rows)
-            self.store.display.advance()
-            return [path], {"total": len(report.rows), "counts": report.counts, "thresholds": report.thresholds}
+            chain = FilterChain(self.filters, adjectives=adjectives)
+            chain.fit(lambda: read_rows(files, Contrast))
+
+            def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
+                return Done([chain.apply(row) for row in batch])
+
+            paths, _ = do_blocks(
+                space, len(files), Work(Contrast, lambda number: Plan([list(read_rows([files[number]], Contrast))]), do)
+            )
+            # Counted on disk: a resumed stage has not seen all rows.
+            counts = chain.count((kept, reason) for kept, reason in read_columns(paths, ["kept", "drop_reason"]))
+            chain.finish()
+            return paths, {"total": sum(counts.values()), "counts": counts, "thresholds": chain.thresholds}
 
         entry = self.store.stage(
-            "contrasts", round, depends, write, folder=f"round-{round:02d}/contrasts", units=1,
-            title=stage_title("quality control", "train", round),
+            "contrasts", round, depends, write, folder=f"round-{round:02d}/contrasts",
+            units=sum(map(count_rows, files)), title=stage_title("quality control", "train", round),
             note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
         if not entry.info["counts"]["kept"]:
@@ -246,28 +254,34 @@ class DataStages:
         return entry
 
     def scoring(self, policy: Policy) -> dict[str, Any]:
-        """What scores depend on besides the rows: weights, precision, length limit; None for the scripted backend."""
-        if self.models.scripted:
+        """What scores depend on besides the rows: weights, precision, length limit; None without weights."""
+        if self.models.weightless:
             return {"scorer": None}
         precision = self.models.precision(self.recipe.train.precision)
         return {"scorer": [policy.fingerprint, precision, self.recipe.train.max_length]}
 
+    @property
+    def _failed(self) -> Literal["stop", "drop"]:
+        return self.recipe.generation.endpoint.failed
+
     def _engine(self, policy: Policy) -> dict[str, Any]:
         settings = self.recipe.generation
-        precision = None if self.models.scripted else self.models.precision(settings.precision)
-        return {"engine": [settings.backend, policy.fingerprint, precision, settings.batch_size]}
+        precision = None if self.models.weightless else self.models.precision(settings.precision)
+        return {"engine": [settings.backend, policy.fingerprint, precision, settings.batch]}
 
-    def _joined(self, principles: Entry, responses: Entry, round: int, policy: Policy) -> list[Contrast]:
+    def _joined(self, principles: Path, responses: Path, round: int, policy: Policy) -> list[Contrast]:
+        """Return the rows of a block that have all three responses."""
         found: Mapping[tuple[str, str], Response] = {
-            (response.id, response.role): response for response in self.store.read(responses, Response)
+            (response.id, response.role): response for response in read_rows([responses], Response)
         }
-        rows = [row for row in self.store.read(principles, Principled) if (row.id, "original") in found]
+        rows = read_rows([principles], Principled)
         chat = self.models.chat(policy)
         return work.joined(
-            rows,
+            [row for row in rows if all((row.id, role) in found for role in ROLES)],
             found,
             principle_set=self.principle_set if self.recipe.quality.clean else None,
             chat=chat,
+            thinking_apart=self.recipe.generation.thinking == "apart",
             round=round,
             provenance=self._provenance(policy, chat.fingerprint if chat else ""),
         )
@@ -277,7 +291,7 @@ class DataStages:
         return {
             "selfsteer": selfsteer.__version__,
             "backend": settings.backend,
-            "model": self.recipe.model.name if policy.round == 0 else f"{self.recipe.name}, round {policy.round}",
+            "model": self.models.name if policy.round == 0 else f"{self.recipe.name}, round {policy.round}",
             "weights": policy.fingerprint,
             "tokenizer": tokenizer,
             "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
@@ -285,6 +299,26 @@ class DataStages:
             "templates": ", ".join(f"{name} v{version}" for name, version in template_versions().items()),
             "seed": str(self.recipe.seed),
         }
+
+
+def chosen(paths: Sequence[Path]) -> Info:
+    """Return how often each aspect was chosen, and how the choices were made."""
+    aspects: Counter[str] = Counter()
+    choices: Counter[str] = Counter()
+    for names, choice in read_columns(paths, ["aspects", "choice"]):
+        aspects.update(names)
+        choices[choice] += 1
+    return {"aspects": dict(aspects), "choices": dict(choices)}
+
+
+def counted_tokens(paths: Sequence[Path]) -> Info:
+    """Return how many responses there are, how many were cut off, and their sampled tokens (None without tokens)."""
+    responses = cut = tokens = 0
+    for count, ids in read_columns(paths, ["finish", "token_ids"]):
+        responses += 1
+        cut += count == "length"
+        tokens += len(ids or ())
+    return {"responses": responses, "cut": cut, "tokens": tokens or None}
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

@@ -81,12 +81,16 @@ class Display:
             self._bars.update(self._run_bar, note=f"about {clock(self._run_left())} to go")
         self._tell()
 
+    def stopped(self) -> None:
+        """The stage can't go on; tell what is left of it."""
+        left = max(0.0, self._units - self._advanced)
+        self.say(f"{self._number()} stopped: {left:,.0f} of {self._units:,.0f} are left, the others are on disk")
+
     def finish(self, title: str, *, reused: bool, note: str = "") -> None:
         """A stage is done, or was found done."""
         seconds = 0.0 if reused else time.monotonic() - self._started
-        cost = self._plan[self._done].cost if self._done < len(self._plan) else 0.0
-        if not reused:
-            self._spent, self._spent_cost = self._spent + seconds, self._spent_cost + cost
+        if not reused and self._done < len(self._plan):  # what was not planned tells nothing about the plan
+            self._spent, self._spent_cost = self._spent + seconds, self._spent_cost + self._plan[self._done].cost
         if self._stage_bar is not None:
             self._bars.remove_task(self._stage_bar)
             self._stage_bar = None

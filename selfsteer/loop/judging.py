@@ -12,7 +12,7 @@ from typing import Any, Literal
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
-from selfsteer.evaluation.judges.agreement import by_subset
+from selfsteer.evaluation.judges.agreement import agreement, by_subset
 from selfsteer.evaluation.judges.opening import given, settings_of
 from selfsteer.evaluation.judges.sets import load_pairs
 from selfsteer.evaluation.judges.tables import Judged, common_kappa
@@ -133,7 +133,7 @@ def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
         "judges": [
             {
                 "name": judged.name,
-                "subsets": {name: asdict(found) for name, found in by_subset(judged.judgements).items()},
+                **_figures(judged.judgements),
                 "pairs": [
                     {
                         "id": judgement.pair.id,
@@ -150,6 +150,12 @@ def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
         ],
         "kappa": [_kappa(one, other) for one, other in itertools.combinations(all_judged, 2)],
     }
+
+
+def _figures(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    subsets = {name: asdict(found) for name, found in by_subset(judgements).items()}
+    pooled = next(iter(subsets.values())) if len(subsets) == 1 else asdict(agreement(judgements))
+    return {"subsets": subsets, "all_sets": pooled}
 
 
 def _kappa(one: Judged, other: Judged) -> dict[str, Any]:

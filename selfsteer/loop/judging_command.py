@@ -13,10 +13,12 @@ from selfsteer.config import judge_settings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import AnswerCache, Judge, Pair
 from selfsteer.evaluation.judges.agreement import agreement
-from selfsteer.evaluation.judges.tables import Judged, figures_table, kappa_table, order_warning
+from selfsteer.evaluation.judges.tables import ALL_SETS, Judged, figures_table, kappa_table, order_warning
 from selfsteer.files import write_json
 from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
 from selfsteer.models import cache_folder
+
+_POOLED = f' "{ALL_SETS}" takes all pairs together, so a larger set counts for more.'
 
 
 def judge(
@@ -35,9 +37,22 @@ def judge(
 ) -> None:
     """Judge the pairs of ``sources``, print the figures, and write them to ``json_file`` if it is given.
 
+    Args:
+        sources: Files of preference pairs, or run directories.
+        names: Of judges, as :func:`open_judge` takes them.
+        settings: Keys and values of :class:`JudgeSettings`, besides the name.
+        human: Who judges in person, after the others; None is nobody.
+        page: That person judges on a local web page.
+        limit: Take a random sample of so many pairs of each source.
+        seed: Chooses the sample.
+        answers: Where answers are kept; None is the cache folder.
+        json_file: Where figures and verdicts are written.
+        out, errors: Where figures, and what is worth knowing besides, are printed.
+
     Raises:
         ConfigError: Nobody is named to judge, or a setting is wrong.
         DataError: A source can't be read.
+        KeyboardInterrupt: Ctrl-C, also while a person judges; every answer is kept, and no figures are shown.
     """
     if not names and not human:
         raise ConfigError("nobody is named to judge", do="name a model with --judge, or yourself with --human NAME")
@@ -81,11 +96,15 @@ def _judge_by_hand(name: str, pairs: Sequence[Pair], answers: Path, page: bool) 
     return Judged(person.name, collect(person, pairs, cache, ask_on_page if page else ask_in_terminal))
 
 
+def _has_several_sets(judged: Sequence[Judged]) -> bool:
+    return any(len({judgement.pair.subset for judgement in one.judgements}) > 1 for one in judged)
+
+
 def _show(judged: Sequence[Judged], out: Console) -> None:
     out.print(figures_table(judged))
     out.print(
         "Shares of pairs judged as labelled, with 95 % intervals; a verdict that names none counts as not right. "
-        "The kappa is that of the debiased verdicts with the labels.",
+        "The kappa is that of the debiased verdicts with the labels." + (_POOLED if _has_several_sets(judged) else ""),
         soft_wrap=True,
     )
     for one in judged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.backends import Backend
@@ -35,16 +36,25 @@ class Models:
     and its scores are the reference.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.scripted = recipe.generation.backend == "scripted"
+    def __init__(self, recipe: Recipe, run_dir: Path) -> None:
+        self.recipe, self.run_dir = recipe, run_dir
+        self.weightless = recipe.generation.backend in ("scripted", "endpoint")
         self._chats: dict[str, Chat] = {}
-        self._held: tuple[tuple[str, str], Any] | None = None
+        self._held: tuple[tuple[str, ...], Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the start is called: the recipe's model, or who answers in its place."""
+        settings = self.recipe.generation
+        if settings.backend == "endpoint":
+            return str(settings.endpoint.model)
+        return "scripted" if settings.backend == "scripted" else self.recipe.model.name
 
     def start(self, say: Callable[[str], None]) -> Policy:
         """Fetch the recipe's model where it has to be fetched, telling how far, and name its weights."""
-        if self.scripted:
-            return Policy(0, "scripted", "scripted")
+        if self.weightless:
+            backend = self.recipe.generation.backend
+            return Policy(0, backend, "scripted" if backend == "scripted" else f"endpoint:{self.name}")
         from selfsteer.models import model_fingerprint, quiet, resolve
 
         quiet()
@@ -61,8 +71,8 @@ class Models:
         return Policy(0, path, f"{weights} in {self.bits} bits" if self.bits else weights)
 
     def chat(self, policy: Policy) -> Chat | None:
-        """Return the policy's chat template; None for the scripted backend."""
-        if self.scripted:
+        """Return the policy's chat template; None where there are no tokens."""
+        if self.weightless:
             return None
         if policy.path not in self._chats:
             from selfsteer.models import end_token_ids, load_tokenizer
@@ -73,17 +83,33 @@ class Models:
         return self._chats[policy.path]
 
     def backend(self, policy: Policy) -> Backend:
-        """Return a backend that samples from the policy."""
-        chat = self.chat(policy)
-        if chat is None:
+        """Return a backend that samples from the policy, or that stands for it."""
+        settings = self.recipe.generation
+        if settings.backend == "scripted":
             return ScriptedBackend()
+        if settings.backend == "endpoint":
+            from selfsteer.backends.endpoint import open_endpoint
+
+            return self._hold(("endpoint",), lambda: open_endpoint(settings.endpoint, self.run_dir / "usage.jsonl"))
+        chat = self.chat(policy)
+        assert chat is not None  # only the two above have none
+        dtype = self.precision(settings.precision)
+        if settings.backend == "vllm":
+            return self._hold(("vllm", policy.path, dtype), lambda: self._vllm(policy, chat, dtype))
         from selfsteer.backends.transformers import TransformersBackend
 
-        dtype = self.precision(self.recipe.generation.precision)
         return TransformersBackend(self._load(policy, dtype), chat)
 
+    def _vllm(self, policy: Policy, chat: Chat, dtype: str) -> Backend:
+        from selfsteer.backends.vllm import VllmBackend
+
+        settings = self.recipe.generation
+        return VllmBackend(
+            policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **self._options(policy)
+        )
+
     def scorer(self, policy: Policy) -> Scorer | None:
-        """Return what scores responses under the policy, in the precision it is trained in; None when scripted."""
+        """Return what scores responses under the policy, in the precision it is trained in; None without weights."""
         chat = self.chat(policy)
         if chat is None:
             return None
@@ -108,7 +134,7 @@ class Models:
     def bits(self) -> int | None:
         """In how many bits the weights are held, None where they are whole."""
         lora = self.recipe.train.lora
-        return None if lora is None or self.scripted else lora.bits
+        return None if lora is None or self.weightless else lora.bits
 
     @property
     def device(self) -> str:
@@ -120,17 +146,25 @@ class Models:
 
     def free(self) -> None:
         """Let go of the model in memory."""
+        if self._held is not None and hasattr(self._held[1], "close"):
+            self._held[1].close()
         self._held = None
         gc.collect()
 
     def _load(self, policy: Policy, dtype: str) -> Any:
-        wanted = (policy.path, dtype)
-        if self._held is None or self._held[0] != wanted:
-            self.free()
+        def load() -> Any:
             from selfsteer.models import load_model
 
             options = self._options(policy) | ({"bits": self.bits} if self.bits else {})
-            self._held = (wanted, load_model(policy.path, dtype=dtype, device=self.device, **options))
+            return load_model(policy.path, dtype=dtype, device=self.device, **options)
+
+        return self._hold(("transformers", policy.path, dtype), load)
+
+    def _hold(self, wanted: tuple[str, ...], load: Callable[[], Any]) -> Any:
+        """Return what is held under that name, in place of whatever else is."""
+        if self._held is None or self._held[0] != wanted:
+            self.free()
+            self._held = (wanted, load())
         return self._held[1]
 
     def _options(self, policy: Policy) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,28 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
         console.print(line["detail"], markup=False, soft_wrap=True)
     console.print()
     for text in _pointers(summary, run_dir):
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def show_data(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
+    """Print what generating gave: the rows, what each filter dropped, and where to go from here."""
+    made = summary["rounds"][0]
+    responses, quality = made["responses"], made["quality"]
+    table = Table("rows", "", title_justify="left")
+    table.add_row("queries read", f"{made['queries']['read']:,}")
+    table.add_row("left out before quality control", f"{made['queries']['left_out']:,}")
+    tokens = "" if responses["tokens"] is None else f", {responses['tokens']:,} tokens"
+    cut = f", {responses['cut'] / max(1, responses['responses']):.0%} cut off" if responses["cut"] else ""
+    table.add_row("responses", f"{responses['responses']:,}{tokens}{cut}")
+    for name, count in quality["dropped"].items():
+        table.add_row(f"dropped by {name}", f"{count:,}")
+    table.add_row("kept", f"{quality['kept']:,} of {quality['total']:,} ({quality['kept'] / quality['total']:.0%})")
+    console.print(table)
+    for text in (
+        f"data     {run_dir / 'round-01' / 'contrasts'}  (Parquet, dropped rows with their reason)",
+        f"report   {run_dir / 'report.html'}",
+        f"export   selfsteer export {shlex.quote(str(run_dir))} --format trl --output pairs.jsonl",
+    ):
         console.print(text, markup=False, soft_wrap=True)
 
 

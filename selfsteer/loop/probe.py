@@ -45,7 +45,7 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = DataStages(recipe, load_set(recipe.principles.set), Store(folder, display), Models(recipe))
+    stages = DataStages(recipe, load_set(recipe.principles.set), Store(folder, display), Models(recipe, folder))
     stages.check_programs()
     judge = open_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():

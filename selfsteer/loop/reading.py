@@ -13,7 +13,7 @@ from selfsteer.evaluation.measures import implicit_changes
 from selfsteer.evaluation.signal import Implicit, Part
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
-from selfsteer.loop.ledger import Entry, Slot
+from selfsteer.loop.ledger import Entry, Ledger, Slot
 from selfsteer.loop.models import Models
 from selfsteer.loop.store import Store
 from selfsteer.principles import load_set
@@ -56,7 +56,7 @@ class RunReader:
         self.run_dir = run_dir
         self.recipe = _recipe(run_dir)
         store = Store(run_dir, Display(quiet=True))
-        self.stages = DataStages(self.recipe, load_set(self.recipe.principles.set), store, Models(self.recipe))
+        self.stages = DataStages(self.recipe, load_set(self.recipe.principles.set), store, Models(self.recipe, run_dir))
         self._entries = store.ledger.entries()
         self._force = in_force(self._entries)
 
@@ -117,10 +117,7 @@ class RunReader:
         return Implicit([row for row in rows if row.id in rewards], rewards)
 
     def _rows(self, entry: Entry) -> list[Contrast]:
-        gone = self.stages.store.ledger.gone(entry)
-        if gone:
-            what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
-            raise InputError(what, where=str(self.run_dir / gone[0]), do=self._again("to make it anew"))
+        check_files(self.stages.store.ledger, entry)
         return sorted(self.stages.store.read(entry, Contrast), key=lambda row: row.id)
 
     def _pending(self, slot: Slot) -> str:
@@ -133,12 +130,8 @@ class RunReader:
     def _checked(self, reading: Reading) -> Reading:
         if not reading.parts:
             what = f"this run has no rows to look at yet: {reading.pending[0]}"
-            raise InputError(what, where=str(self.run_dir), do=self._again("to go on"))
+            raise InputError(what, where=str(self.run_dir), do=again(self.run_dir, "to go on"))
         return reading
-
-    def _again(self, purpose: str) -> str:
-        recipe, folder = (shlex.quote(str(path)) for path in (self.run_dir / "recipe.yaml", self.run_dir))
-        return f"run `selfsteer run {recipe} --run-dir {folder}` {purpose}"
 
 
 def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
@@ -158,6 +151,20 @@ def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
             found[slot] = entries[places[slot]]
         latest = max(latest, places[slot])
     return found
+
+
+def check_files(ledger: Ledger, entry: Entry) -> None:
+    """Raise :class:`InputError` where a file of a finished stage is not there any more."""
+    gone = ledger.gone(entry)
+    if gone:
+        what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
+        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=again(ledger.run_dir, "to make it anew"))
+
+
+def again(run_dir: Path, purpose: str) -> str:
+    """Return the advice to run a run directory's recipe again."""
+    recipe, folder = (shlex.quote(str(path)) for path in (run_dir / "recipe.yaml", run_dir))
+    return f"run `selfsteer run {recipe} --run-dir {folder}` {purpose}"
 
 
 def _rank(slot: Slot) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import warnings
 from datetime import UTC, datetime
@@ -10,10 +11,11 @@ from typing import Any
 
 import selfsteer
 from selfsteer.config import Recipe, dump_recipe
-from selfsteer.errors import PrincipleError, SelfsteerWarning
+from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
 from selfsteer.evaluation import verdict
 from selfsteer.evaluation.probe import Direction
 from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
+from selfsteer.loop.blocks import NAMED
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.evaluation import (
@@ -38,6 +40,8 @@ Summary = dict[str, Any]
 
 # Expected seconds for one unit of each kind of stage with the embedded model on two cores; only their ratios matter.
 _CHOOSE, _SAMPLE, _SCORE, _TRAIN, _IMPLICIT, _KEPT = 0.3, 1.3, 1.5, 3.5, 0.4, 0.6
+_SCRIPTED = 3e-4
+"""What the scripted backend takes of that."""
 
 
 def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
@@ -50,13 +54,31 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
         InputError: The recipe, the queries, the principle set or the model can't be used.
         WorkFailed: A stage failed; what was finished stays.
     """
-    display = display or Display(quiet=True)
+    return _work(recipe, run_dir, display or Display(quiet=True), command, measure=True)
+
+
+def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
+    """Make the preference data of a recipe's first round and nothing else: no training, no held-out measurement.
+
+    Memory does not grow with the number of queries. :func:`run` with the same recipe finds these stages done.
+
+    Raises:
+        InputError, WorkFailed: As :func:`run`.
+    """
+    values = recipe.model_dump() | {"mode": "data-only", "rounds": 1}
+    return _work(Recipe.model_validate(values), run_dir, display or Display(quiet=True), command, measure=False)
+
+
+def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, measure: bool) -> Summary:
     store = Store(run_dir, display)
-    stages = DataStages(recipe, load_set(recipe.principles.set), store, Models(recipe))
+    stages = DataStages(recipe, load_set(recipe.principles.set), store, Models(recipe, run_dir))
     check(stages)
     with display, storage_errors(run_dir), store.locked():
         write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
-        summary = _Run(recipe, stages).go(command)
+        try:
+            summary = _Run(recipe, stages, measure).go(command)
+        finally:
+            stages.models.free()
         write_json(run_dir / "summary.json", summary)
         write_report(run_dir)
         return summary
@@ -64,7 +86,7 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
 
 def check(stages: DataStages) -> None:
     """Check what the recipe names before anything is computed: filters, direction, bits of the weights, loss."""
-    parse_filters(stages.filters)
+    _check_filters(stages)
     stages.check_programs()
     if stages.recipe.judge.name:
         from selfsteer.evaluation.judges import open_judge
@@ -80,11 +102,23 @@ def check(stages: DataStages) -> None:
         check_loss_settings(loss_settings(stages.recipe.train))
 
 
+def _check_filters(stages: DataStages) -> None:
+    """Refuse, before anything is paid for, filters by log-probs where there is no model to score with."""
+    scored = [step.name for step in parse_filters(stages.filters) if step.scored]
+    if scored and stages.models.weightless:
+        backend = stages.recipe.generation.backend
+        raise ConfigError(
+            f"{', '.join(scored)} go by log-probs, and the backend {backend} has no weights to score with",
+            where="quality.filters",
+            do="take them out, for example quality.filters=[identical, leak]",
+        )
+
+
 class _Run:
     """The stages of one run in their order, and the figures they leave for the summary."""
 
-    def __init__(self, recipe: Recipe, stages: DataStages) -> None:
-        self.recipe, self.stages = recipe, stages
+    def __init__(self, recipe: Recipe, stages: DataStages, measure: bool) -> None:
+        self.recipe, self.stages, self.measure = recipe, stages, measure
         self.store, self.display = stages.store, stages.store.display
         self.rounds: list[dict[str, Any]] = []
         self.heldout: list[Measured] = []
@@ -105,7 +139,6 @@ class _Run:
                 implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
                 judged = judged_stage(self.stages, entry, "heldout", number)
                 self.heldout.append(Measured(policy, entry, implicit, judged))
-        self.stages.models.free()
         return self._summary(command)
 
     def _check_direction(self, entry: Entry, split: str, round: int) -> Entry | None:
@@ -133,15 +166,17 @@ class _Run:
 
     def _heldout_principles(self, queries: Entry, policy: Policy) -> Entry | None:
         """The start chooses the held-out principles for all policies, so that these stay comparable."""
-        return self.stages.principles(queries, "heldout", 0, policy) if queries.info["heldout"] else None
+        wanted = self.measure and queries.info["heldout"]
+        return self.stages.principles(queries, "heldout", 0, policy) if wanted else None
 
     def _round(self, number: int, queries: Entry, policy: Policy) -> Policy:
         """One round: data from the newest policy, which is also its reference; then training."""
         principles = self.stages.principles(queries, "train", number, policy)
         responses = self.stages.responses(principles, "train", number, policy)
         scores = self.stages.scores(principles, responses, "train", number, policy)
-        if number == 1 and not self.heldout:
-            self._check_direction(scores, "train", number)
+        if self.measure and number == 1 and not self.heldout:
+            # The first block of rows is enough to tell, however many there are.
+            self._check_direction(dataclasses.replace(scores, files=scores.files[:1]), "train", number)
         contrasts = self.stages.contrasts(scores, number)
         figures = self._data_figures(number, queries, principles, responses, contrasts)
         self.rounds.append(figures)
@@ -160,16 +195,18 @@ class _Run:
         self, number: int, queries: Entry, principles: Entry, responses: Entry, contrasts: Entry
     ) -> dict[str, Any]:
         counts = contrasts.info["counts"]
-        dropped = [*queries.info["dropped"], *responses.info["dropped"]]
+        before = [queries.info, principles.info, responses.info]
         return {
             "round": number,
             "queries": {
                 "read": queries.info["read"],
-                "used": queries.info["train"] - len(responses.info["dropped"]),
-                "dropped": dropped,
+                "used": queries.info["train"] - sum(info["left_out"] for info in before[1:]),
+                "left_out": sum(info["left_out"] for info in before),
+                "dropped": [drop for info in before for drop in info["dropped"]][:NAMED],
             },
             "aspects": principles.info["aspects"],
             "choices": principles.info["choices"],
+            "responses": {name: responses.info[name] for name in ("responses", "cut", "tokens")},
             "quality": {
                 "total": contrasts.info["total"],
                 "kept": counts["kept"],
@@ -180,7 +217,11 @@ class _Run:
         }
 
     def _plan(self, queries: Entry) -> list[Planned]:
-        train, held = queries.info["train"], queries.info["heldout"]
+        factor = _SCRIPTED if self.recipe.generation.backend == "scripted" else 1.0
+        return [Planned(stage.title, factor * stage.cost) for stage in self._stages(queries)]
+
+    def _stages(self, queries: Entry) -> list[Planned]:
+        train, held = queries.info["train"], queries.info["heldout"] if self.measure else 0
         sampled = _SAMPLE * self.recipe.generation.max_new_tokens / 160
         data = [
             Planned("", _CHOOSE * train),
@@ -207,7 +248,7 @@ class _Run:
             "schema_version": 1,
             "name": self.recipe.name,
             "mode": self.recipe.mode,
-            "model": self.recipe.model.name if not self.stages.models.scripted else "scripted",
+            "model": self.stages.models.name,
             "principle_set": self.stages.principle_set.name,
             "version": selfsteer.__version__,
             "seed": self.recipe.seed,

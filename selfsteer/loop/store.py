@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from selfsteer.errors import WorkFailed
-from selfsteer.files import fingerprint, storage_errors
+from selfsteer.files import fingerprint, remove, storage_errors
 from selfsteer.loop.display import Display
 from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.records import Contrast, Principled, Query, Response, read_rows, write_rows
@@ -20,12 +20,12 @@ Item = TypeVar("Item")
 Row = TypeVar("Row", Query, Principled, Response, Contrast)
 
 STAGE_VERSIONS = {
-    "queries": 1,
+    "queries": 2,
     "probe": 1,
-    "principles": 1,
-    "responses": 1,
-    "scores": 2,
-    "contrasts": 1,
+    "principles": 2,
+    "responses": 2,
+    "scores": 3,
+    "contrasts": 2,
     "policy": 1,
     "implicit": 1,
     "judgements": 1,
@@ -39,8 +39,13 @@ class Workspace:
     Everything that a stage writes carries its key in the name, so what another setting left behind stays untouched.
     """
 
-    def __init__(self, folder: Path, key: str, display: Display) -> None:
-        self.folder, self.key, self.display = folder, key, display
+    def __init__(self, run_dir: Path, folder: str, key: str, display: Display) -> None:
+        self.run_dir, self.folder, self.key, self.display = run_dir, run_dir / folder, key, display
+
+    def sweep(self) -> None:
+        """Remove what a killed process was writing here; the run directory's lock is held, so none is at work."""
+        for path in self.folder.rglob(f".{self.key}-*.tmp") if self.folder.is_dir() else []:
+            remove(path)
 
     def path(self, suffix: str) -> Path:
         """Return the name of a file of this stage, e.g. ``path("00003.parquet")``."""
@@ -113,7 +118,9 @@ class Store:
         if entry is None:
             self.display.begin(title, units)
             started = time.monotonic()
-            files, info = work(Workspace(self.run_dir / folder, key, self.display))
+            space = Workspace(self.run_dir, folder, key, self.display)
+            space.sweep()
+            files, info = work(space)
             seconds = round(time.monotonic() - started, 1)
             names = [str(file.relative_to(self.run_dir)) for file in files]
             entry = self.ledger.add(Entry(name, round_number, key, names, seconds, info))
@@ -125,9 +132,13 @@ class Store:
         self.stages.append({"round": round_number, "stage": title, "seconds": entry.seconds, "reused": reused})
         return entry
 
+    def files(self, entry: Entry) -> list[Path]:
+        """Return the files that a stage wrote, one a block."""
+        return [self.run_dir / name for name in entry.files]
+
     def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
-        """Return the rows that a stage wrote."""
-        return list(read_rows([self.run_dir / name for name in entry.files], kind))
+        """Return all rows that a stage wrote: for held-out rows and other small numbers."""
+        return list(read_rows(self.files(entry), kind))
 
 
 def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import cast
 
-from selfsteer.backends import Backend, Sampling, shared_prefix
+from selfsteer.backends import Backend, Completion, Failure, Sampling, shared_prefix
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
-from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, check_prompts_differ
+from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, check_prompts_differ, requests
+from selfsteer.loop.blocks import Done
 from selfsteer.principles import (
     Choice,
     PrincipleSet,
@@ -22,52 +24,75 @@ from selfsteer.principles import (
     steering_message,
     with_extra,
 )
-from selfsteer.quality import clean_response
-from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Query, Response
+from selfsteer.quality import clean_response, think_apart
+from selfsteer.records import ROLES, Contrast, Principled, Query, Response, Role
 
 _CHOICE_TOKENS = 24
-
-
-def split_off(queries: Sequence[Query], count: int, seed: int) -> tuple[list[Query], list[Query]]:
-    """Return (train, held out): which ``count`` are held out depends on the seed and the ids, not on the order."""
-    chosen = {query.id for query in sorted(queries, key=lambda query: _draw(seed, query.id))[:count]}
-    held = [dataclasses.replace(query, split="heldout") for query in queries if query.id in chosen]
-    return [query for query in queries if query.id not in chosen], held
+_PROMPTS = tuple(PROMPT_OF_ROLE.items())
 
 
 def batch_seed(seed: int, *parts: object) -> int:
     """Return the seed of one batch: it depends on the run's seed and the batch's place, not on what ran before."""
-    return int(_draw(seed, *parts)[:15], 16) % 2**31
+    return int(draw(seed, *parts)[:15], 16) % 2**31
+
+
+def choice_needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
+    """Return whether a model has to be asked for the aspects of a query."""
+    return choice_without_model(principle_set, _count(recipe, principle_set)) is None
 
 
 def principled(
     recipe: Recipe, principle_set: PrincipleSet, backend: Backend, queries: Sequence[Query]
-) -> list[Principled]:
-    """Give each query its aspects, its principle pair and its two steered prompts."""
-    count = recipe.principles.aspects_per_query or principle_set.aspects_per_query
-    choices = _choose(principle_set, backend, queries, count)
+) -> Done[Principled]:
+    """Give each query its aspects, its principle pair and its two steered prompts; failures by query id."""
     rate, seed = recipe.principles.extra_rate, recipe.seed
-    extended = [
-        dataclasses.replace(choice, aspects=with_extra(choice.aspects, principle_set, query.id, rate, seed))
-        for query, choice in zip(queries, choices, strict=True)
-    ]
-    return [steered(q, choice, principle_set, backend) for q, choice in zip(queries, extended, strict=True)]
+    rows: list[Principled] = []
+    failures: dict[Hashable, Failure] = {}
+    for query, choice in zip(queries, _choose(recipe, principle_set, backend, queries), strict=True):
+        if isinstance(choice, Failure):
+            failures[query.id] = choice
+        else:
+            aspects = with_extra(choice.aspects, principle_set, query.id, rate, seed)
+            rows.append(steered(query, dataclasses.replace(choice, aspects=aspects), principle_set, backend))
+    return Done(rows, failures)
 
 
-def _choose(principle_set: PrincipleSet, backend: Backend, queries: Sequence[Query], count: int) -> Sequence[Choice]:
+def _count(recipe: Recipe, principle_set: PrincipleSet) -> int:
+    return recipe.principles.aspects_per_query or principle_set.aspects_per_query
+
+
+def _choose(
+    recipe: Recipe, principle_set: PrincipleSet, backend: Backend, queries: Sequence[Query]
+) -> Sequence[Choice | Failure]:
+    count = _count(recipe, principle_set)
     settled = choice_without_model(principle_set, count)
     if settled is not None:
         return [settled] * len(queries)
     role = backend.chat.system_role if backend.chat else "native"
     # Two made-up queries differ from their first letter on, so what they share is exactly the few-shot part.
     one, other = (chooser_messages(principle_set, text, count, role) for text in ("A", "Z"))
-    completions = backend.generate(
+    thinks = backend.chat is not None and backend.chat.thinking is not None
+    tokens = max(_CHOICE_TOKENS, recipe.generation.max_new_tokens) if thinks else _CHOICE_TOKENS
+    outcomes = backend.generate(
         [chooser_messages(principle_set, query.prompt[-1]["content"], count, role) for query in queries],
-        Sampling(_CHOICE_TOKENS, temperature=0.0, top_p=1.0),
+        Sampling(tokens, temperature=0.0, top_p=1.0),
         seed=0,
         shared_prefix=shared_prefix(backend.chat, one, other),
     )
-    return [parse_choice(completion.text, principle_set, count) for completion in completions]
+    return [
+        outcome if isinstance(outcome, Failure) else parse_choice(_answer(outcome, backend.chat), principle_set, count)
+        for outcome in outcomes
+    ]
+
+
+def _answer(completion: Completion, chat: Chat | None) -> str:
+    """Return a completion's text without a reasoning model's thoughts."""
+    return think_apart(_response("", "original", completion), chat).text
+
+
+def _response(name: str, role: str, found: Completion) -> Response:
+    ids = found.token_ids, found.prompt_token_ids
+    return Response(name, cast(Role, role), found.text, found.finish, *ids, found.thinking)
 
 
 def steered(query: Query, choice: Choice, principle_set: PrincipleSet, backend: Backend) -> Principled:
@@ -89,9 +114,21 @@ def steered(query: Query, choice: Choice, principle_set: PrincipleSet, backend: 
     return row
 
 
-def too_long(row: Principled, backend: Backend, recipe: Recipe) -> str:
+def planned(rows: Sequence[Principled], backend: Backend, recipe: Recipe) -> tuple[list[Request], dict[str, str]]:
+    """Return the requests of the rows that fit, and by id why the others don't.
+
+    Requests of one batch shall be alike: they stand in the order of role, prompt length and id.
+    """
+    lengths = {(row.id, role): backend.length(getattr(row, name)) for row in rows for role, name in _PROMPTS}
+    found = {row.id: _too_long(max(lengths[row.id, role] for role in ROLES), backend, recipe) for row in rows}
+    reasons = {name: reason for name, reason in found.items() if reason}
+    items = requests([row for row in rows if row.id not in reasons])
+    items.sort(key=lambda item: (ROLES.index(item.role), lengths[item.id, item.role], item.id))
+    return items, reasons
+
+
+def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
     """Return why a row's prompts don't fit, "" where they do."""
-    longest = max(backend.length(getattr(row, name)) for name in PROMPTS)
     new = recipe.generation.max_new_tokens
     if backend.context is not None and longest + new > backend.context:
         return f"prompt of {longest} tokens + {new} new ones exceed the model's context of {backend.context}"
@@ -100,20 +137,19 @@ def too_long(row: Principled, backend: Backend, recipe: Recipe) -> str:
     return ""
 
 
-def plan_order(items: Sequence[Request], backend: Backend) -> list[Request]:
-    """Return requests so that those of one batch are alike: by role, then by prompt length, then by id."""
-    return sorted(items, key=lambda item: (ROLES.index(item.role), backend.length(item.prompt), item.id))
-
-
-def sample(recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int) -> list[Response]:
-    """Sample one response a request."""
+def sample(recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int) -> Done[Response]:
+    """Sample one response a request; failures by id and role."""
     settings = recipe.generation
     sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
-    completions = backend.generate([request.prompt for request in batch], sampling, seed=seed)
-    return [
-        Response(request.id, request.role, found.text, found.finish, found.token_ids, found.prompt_token_ids)  # type: ignore[arg-type]
-        for request, found in zip(batch, completions, strict=True)
-    ]
+    outcomes = backend.generate([request.prompt for request in batch], sampling, seed=seed)
+    rows: list[Response] = []
+    failures: dict[Hashable, Failure] = {}
+    for request, found in zip(batch, outcomes, strict=True):
+        if isinstance(found, Failure):
+            failures[request.id, request.role] = found
+        else:
+            rows.append(_response(request.id, request.role, found))
+    return Done(rows, failures)
 
 
 def joined(
@@ -122,18 +158,31 @@ def joined(
     *,
     principle_set: PrincipleSet | None,
     chat: Chat | None,
+    thinking_apart: bool,
     round: int,
     provenance: dict[str, str],
 ) -> list[Contrast]:
-    """Join each row with its three responses, cleaned where ``principle_set`` (whose labels may leak) is given."""
+    """Join each row with its three responses, cleaned where ``principle_set`` (whose labels may leak) is given.
+
+    ``thinking_apart`` takes a reasoning model's thoughts out of the responses, and closes what a prompt opens.
+    """
     contrasts = []
     for row in rows:
-        own = {role: responses[row.id, role] for role in PROMPT_OF_ROLE}
+        own = {role: responses[row.id, role] for role in ROLES}
+        if thinking_apart:
+            own = {role: _thinking_apart(found, chat) for role, found in own.items()}
         if principle_set is not None:
             labels = adjectives_of(principle_set, row.aspects)
             own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
         contrasts.append(assemble(row, own, round=round, provenance=provenance))
     return contrasts
+
+
+def _thinking_apart(response: Response, chat: Chat | None) -> Response:
+    answer = think_apart(response, chat)
+    if chat is None or answer.prompt_token_ids is None:
+        return answer
+    return dataclasses.replace(answer, prompt_token_ids=chat.without_thought(answer.prompt_token_ids))
 
 
 def adjectives_of(principle_set: PrincipleSet, aspects: Sequence[str]) -> list[str]:
@@ -142,5 +191,6 @@ def adjectives_of(principle_set: PrincipleSet, aspects: Sequence[str]) -> list[s
     return [adjective for aspect in found for adjective in (aspect.positive, aspect.negative)]
 
 
-def _draw(seed: int, *parts: object) -> str:
+def draw(seed: int, *parts: object) -> str:
+    """Return hex digits that depend on the seed and the parts alone."""
     return hashlib.sha256("\n".join(map(str, (seed, *parts))).encode()).hexdigest()

@@ -64,13 +64,17 @@ def chooser_messages(
 def parse_choice(text: str, principle_set: PrincipleSet, count: int) -> Choice:
     """Read the model's answer: the first ``count`` distinct aspects whose names stand in it as whole words.
 
-    Case, list marks, emphasis and other words are passed over, and so is a reasoning model's ``<think>`` part. An
-    answer that names fewer than ``count`` aspects is taken as it is; one that names none gives the set's fallback.
+    Case, list marks, emphasis and other words are passed over. An answer that names fewer than ``count`` aspects is
+    taken as it is; one that names none gives the set's fallback.
+
+    Args:
+        text: The answer, without a reasoning model's thoughts (:func:`selfsteer.quality.think_apart`).
+        principle_set: Whose aspects count.
+        count: How many to take at most.
     """
     _check_count(count)
     names = [aspect.name for aspect in principle_set.choosable]
-    answer = text.rpartition("</think>")[2].partition("<think>")[0]
-    found = [names[match.lastindex - 1] for match in _pattern(names).finditer(answer) if match.lastindex]
+    found = [names[match.lastindex - 1] for match in _pattern(names).finditer(text) if match.lastindex]
     if found:
         return Choice(list(dict.fromkeys(found))[:count], "model")
     return Choice(list(dict.fromkeys([*principle_set.fallback, *names]))[:count], "fallback")

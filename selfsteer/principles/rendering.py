@@ -14,9 +14,17 @@ _VERSION = re.compile(r"\{# version: (\S+) #\}\n")
 
 
 def render(template: str, part: str, **values: object) -> str:
-    """Return what the macro ``part`` of ``templates/<template>.jinja`` makes of ``values``, without outer blanks."""
+    """Return what the macro ``part`` of ``templates/<template>.jinja`` makes of ``values``, without outer blanks.
+
+    Values are hashable, or lists of what is: of millions of rows most ask for one of a few texts, which are kept.
+    """
+    return _render(template, part, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
+
+
+@functools.lru_cache(maxsize=4096)
+def _render(template: str, part: str, values: tuple[tuple[str, object], ...]) -> str:
     macros = _environment().get_template(f"{template}.jinja").module
-    text: str = getattr(macros, part)(**values)
+    text: str = getattr(macros, part)(**dict(values))
     return text.strip()
 
 
@@ -40,6 +48,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=False,
+        auto_reload=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -56,6 +56,11 @@ def clean_response(response: Response, decode: Decode | None, labels: Sequence[s
     return _clean_ids(response, response.token_ids, decode, labels)
 
 
+def first_boundary(ids: list[int], decode: Decode, offset: int) -> int:
+    """Return the number of tokens that hold the first ``offset`` characters, never ending inside a character."""
+    return _Boundaries(ids, decode, decode(ids)).start(_Span(offset, offset, offset))
+
+
 def _clean_ids(response: Response, ids: list[int], decode: Decode, labels: Sequence[str]) -> Response:
     whole = decode(ids)
     span, boundaries = _kept_span(whole, response.finish, labels), _Boundaries(ids, decode, whole)

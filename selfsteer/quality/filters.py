@@ -1,22 +1,21 @@
-"""Named filters over contrasts (paper, section 4). A dropped row stays in the list, with the reason in it.
+"""Named filters over contrasts (paper, section 4), how they are configured, and how their counts are read.
 
-A new filter is one class and one line in :data:`FILTERS`. Filters run in the order given, ``empty`` always first; a row
-that one filter dropped is not seen by the next, and averages are taken over the rows still kept when a filter starts.
+A new filter is one class and one line in :data:`FILTERS`; :mod:`selfsteer.quality.chain` runs them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from selfsteer.errors import ConfigError, InputError, SelfsteerWarning, did_you_mean
+from selfsteer.errors import ConfigError, InputError, did_you_mean
 from selfsteer.quality import leak
 from selfsteer.quality.direction import DIRECTIONS, direction_of, pair_lengths
 from selfsteer.records import Contrast
@@ -55,14 +54,19 @@ class Filter(BaseModel):
     Attributes:
         name: Its name in a recipe.
         relax: What to change where it drops too much.
+        scored: Whether it goes by log-probs, so that rows without scores can't pass it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: ClassVar[str]
     relax: ClassVar[str]
+    scored: ClassVar[bool] = False
 
-    def fit(self, rows: Sequence[Contrast]) -> dict[str, float]:
-        """Return the thresholds (nats per token) that depend on the rows still kept; never called with none."""
+    def averaged(self, row: Contrast) -> dict[str, float]:
+        """Return the numbers (nats per token) whose averages over the rows still kept are this filter's thresholds.
+
+        A filter that defines it costs a pass over the set before the first row is filtered.
+        """
         return {}
 
     def reason(self, row: Contrast, context: Context) -> str:
@@ -90,7 +94,7 @@ class Identical(Filter):
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the first pair that is equal."""
-        texts: dict[str, str] = {role: " ".join(getattr(row, f"{role}_response").split()) for role in _ALL_ROLES}
+        texts: dict[str, list[str]] = {role: getattr(row, f"{role}_response").split() for role in _ALL_ROLES}
         for one, other in (("positive", "negative"), ("positive", "original"), ("negative", "original")):
             if texts[one] == texts[other]:
                 return f"{_SYMBOLS[f'{one}_response']} equals {_SYMBOLS[f'{other}_response']}"
@@ -168,6 +172,7 @@ class PreferenceOrder(Filter):
     """m(y+|x+) > m(y+|x) > m(y+|x-) and m(y-|x-) > m(y-|x) > m(y-|x+) (paper, section 4, preference filter)."""
 
     name = "preference_order"
+    scored = True
     relax = "take preference_order out: a small model seldom orders all six log-probs"
 
     def reason(self, row: Contrast, context: Context) -> str:
@@ -184,14 +189,12 @@ class NearOnpolicy(Filter):
     """m(y+|x) and m(y-|x) are each at or above their average over the rows still kept when this filter starts."""
 
     name = "near_onpolicy"
+    scored = True
     relax = "take near_onpolicy out, or generate more rows: its thresholds are the set's own averages"
 
-    def fit(self, rows: Sequence[Contrast]) -> dict[str, float]:
-        """Average m of each response under the plain prompt, exactly: equal values must not fall below their mean."""
-        return {
-            response: statistics.mean(_score(row, self.name, response, "prompt") for row in rows)
-            for response in _STEERED
-        }
+    def averaged(self, row: Contrast) -> dict[str, float]:
+        """Return m of each response under the plain prompt."""
+        return {response: _score(row, self.name, response, "prompt") for response in _STEERED}
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the first response below average."""
@@ -209,11 +212,12 @@ class SteeringGap(Filter):
     """
 
     name = "steering_gap"
+    scored = True
     relax = "take steering_gap out, or generate more rows: its thresholds are the set's own averages"
 
-    def fit(self, rows: Sequence[Contrast]) -> dict[str, float]:
-        """Average the gap of each response, exactly."""
-        return {response: statistics.mean(_gap(row, self.name, response) for row in rows) for response in _STEERED}
+    def averaged(self, row: Contrast) -> dict[str, float]:
+        """Return the gap of each response."""
+        return {response: _gap(row, self.name, response) for response in _STEERED}
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the first response whose gap is too small."""
@@ -320,44 +324,6 @@ class FilterReport:
         return [row for row in self.rows if row.kept]
 
 
-def apply_filters(
-    contrasts: Sequence[Contrast],
-    filters: Sequence[FilterSpec | Filter],
-    *,
-    adjectives: Mapping[str, Sequence[str]] | None = None,
-) -> FilterReport:
-    """Run ``filters`` in order over ``contrasts``; ``empty`` always runs first.
-
-    Args:
-        contrasts: Rows; one that is not kept already stays as it is.
-        filters: Names, one-key mappings to settings, or ready filters.
-        adjectives: The (positive, negative) adjectives of each aspect, for ``leak``; an aspect not named here has none,
-            and then only its principle is looked for.
-
-    Raises:
-        ConfigError: A filter or a setting is unknown or out of range.
-        InputError: A filter needs scores that a row doesn't carry.
-
-    Warns:
-        SelfsteerWarning: A filter dropped every row it was given.
-    """
-    rows = list(contrasts)
-    counts, thresholds = {DROPPED_BEFORE: sum(not row.kept for row in rows)}, {}
-    for step in parse_filters(filters):
-        alive = [i for i, row in enumerate(rows) if row.kept]
-        context = Context(adjectives or {}, step.fit([rows[i] for i in alive]) if alive else {})
-        reasons = {i: why for i in alive if (why := step.reason(rows[i], context))}
-        for i, why in reasons.items():
-            rows[i] = rows[i].drop(f"{step.name}: {why}")
-        counts[step.name] = len(reasons)
-        thresholds.update({f"{step.name}.{key}": value for key, value in context.thresholds.items()})
-        _warn_if_all_dropped(step, dropped=len(reasons), given=len(alive))
-    counts[KEPT] = sum(row.kept for row in rows)
-    if not counts[DROPPED_BEFORE]:
-        del counts[DROPPED_BEFORE]
-    return FilterReport(rows, counts, thresholds)
-
-
 def parse_filters(spec: Sequence[FilterSpec | Filter]) -> list[Filter]:
     """Return the filters that ``spec`` names, ``empty`` first (added where it is missing).
 
@@ -372,6 +338,25 @@ def parse_filters(spec: Sequence[FilterSpec | Filter]) -> list[Filter]:
     if twice:
         raise ConfigError(f"named twice: {', '.join(twice)}", where="filters", do="name each filter once")
     return [Empty(), *(step for step in parsed if step.name != "empty")]
+
+
+def averages(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over all rows, as ``statistics.mean`` gives it: exact, then rounded once.
+
+    So equal values do not fall below their mean, as they may with sums of floats.
+
+    Args:
+        figures: Finite values by name, the same names for each row.
+    """
+    sums: dict[str, dict[int, int]] = defaultdict(dict)  # by denominator: powers of two, so few
+    count = 0
+    for row in figures:
+        count += 1
+        for name, value in row.items():
+            numerator, denominator = value.as_integer_ratio()
+            parts = sums[name]
+            parts[denominator] = parts.get(denominator, 0) + numerator
+    return {name: float(sum(map(Fraction, parts.values(), parts)) / count) for name, parts in sums.items()}
 
 
 def steering_margin(contrast: Contrast) -> float | None:
@@ -411,12 +396,6 @@ def advice(counts: Mapping[str, int]) -> str:
 
 def _drops(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if name != KEPT}
-
-
-def _warn_if_all_dropped(step: Filter, *, dropped: int, given: int) -> None:
-    if given and dropped == given:
-        message = f"filter {step.name!r} dropped all {given} rows it was given; {step.relax}"
-        warnings.warn(message, SelfsteerWarning, stacklevel=3)
 
 
 def _parse(entry: FilterSpec | Filter, where: str) -> Filter:

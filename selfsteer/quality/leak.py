@@ -16,12 +16,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from selfsteer.quality.labels import NOUN, adjective_list
 
 SHARE_NGRAM = 4
 MIN_SHARED = 4  # 4-grams a principle needs before a share of them means anything: 7 words
+# I with a dot, dotless i, long s and the Kelvin sign: to a pattern that ignores case they are i, i, s and k
+_LIKE_ASCII = "\u0130\u0131\u017f\u212a"
+_GENERIC_KEYS = ("guideline", "principle", "system")  # one of them stands in whatever _GENERIC matches
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _TOLD = r"(?:told|asked|instructed|required|supposed|expected|meant|directed|programmed)"
 _GIVEN = (
@@ -62,31 +65,38 @@ class Guidance:
 
 def words(text: str) -> list[str]:
     """Return the words of ``text``, case folded."""
-    return [word.replace("’", "'") for word in _WORD.findall(text.casefold())]
+    return _WORD.findall(text.casefold().replace("’", "'"))
 
 
 def ngrams(text: str, size: int) -> list[Ngram]:
     """Return the runs of ``size`` consecutive words of ``text``, in order, with repeats."""
-    found = words(text)
-    return list(zip(*(found[i:] for i in range(size)), strict=False))
+    return _runs(_response_words(text), size)
 
 
 def repeated_run(response: str, guidance: Guidance, size: int) -> str:
     """Return the first ``size`` consecutive words that ``response`` repeats from its guidance, or ""."""
-    told = _ngram_set((guidance.principle, *guidance.system), size) - _ngram_set(guidance.query, size)
-    return next((" ".join(run) for run in ngrams(response, size) if run in told), "") if told else ""
+    texts, found = (guidance.principle, *guidance.system), _response_words(response)
+    if not _may_share(found, texts, size):
+        return ""
+    told = _ngram_set(texts, size) - _ngram_set(guidance.query, size)
+    return next((" ".join(run) for run in _runs(found, size) if run in told), "") if told else ""
 
 
 def repeated_share(response: str, guidance: Guidance) -> float:
     """Return the share (0 to 1) of the principle's 4-grams that ``response`` repeats; 0 for a short principle."""
-    told = set(ngrams(guidance.principle, SHARE_NGRAM)) - _ngram_set(guidance.query, SHARE_NGRAM)
+    texts, found = (guidance.principle,), _response_words(response)
+    if not _may_share(found, texts, SHARE_NGRAM):
+        return 0.0
+    told = _ngram_set(texts, SHARE_NGRAM) - _ngram_set(guidance.query, SHARE_NGRAM)
     if len(told) < MIN_SHARED:
         return 0.0
-    return len(told.intersection(ngrams(response, SHARE_NGRAM))) / len(told)
+    return len(told.intersection(_runs(found, SHARE_NGRAM))) / len(told)
 
 
 def surviving_label(response: str, guidance: Guidance) -> str:
     """Return the adjective label that ``response`` still carries, or ""."""
+    if not _may_hold(response, guidance.adjectives):
+        return ""
     front, any_line = _label_patterns(guidance.unasked_adjectives())
     match = front.match(response) or any_line.search(response)
     return match[0].strip() if match else ""
@@ -94,9 +104,12 @@ def surviving_label(response: str, guidance: Guidance) -> str:
 
 def self_reference(response: str, guidance: Guidance) -> str:
     """Return the words in which ``response`` speaks of its instructions, or ""."""
-    match = _self_reference_pattern(guidance.unasked_adjectives()).search(response)
-    if match:
-        return match[0]
+    if _may_hold(response, guidance.adjectives):
+        match = _self_reference_pattern(guidance.unasked_adjectives()).search(response)
+        if match:
+            return match[0]
+    if not _may_hold(response, _GENERIC_KEYS):
+        return ""
     asked = {word.removesuffix("s") for text in guidance.query for word in words(text)}
     for match in _GENERIC.finditer(response):
         key = match["key"] or match["key2"] or match["key3"]
@@ -105,8 +118,49 @@ def self_reference(response: str, guidance: Guidance) -> str:
     return ""
 
 
+def _may_share(found: Sequence[str], texts: tuple[str, ...], size: int) -> bool:
+    """Tell whether ``size`` words in a row all occur somewhere in ``texts``: cheap, and necessary for a shared run."""
+    return b"\1" * size in bytes(map(_vocabulary(texts).__contains__, found))
+
+
+def _may_hold(text: str, literals: Iterable[str]) -> bool:
+    """Tell whether one of ``literals`` may stand in ``text``: cheap, and necessary for a pattern built from them."""
+    lowered = _lowered(text)
+    return not lowered or any(not word.isascii() or word in lowered for word in _lowered_all(tuple(literals)))
+
+
+@functools.lru_cache(maxsize=4)  # several signs look at the same response
+def _lowered(text: str) -> str:
+    """Return ``text`` in lower case, "" where it holds a character that matches a letter of ASCII without case."""
+    return "" if not text.isascii() and any(map(text.__contains__, _LIKE_ASCII)) else text.lower()
+
+
+@functools.lru_cache(maxsize=4096)
+def _lowered_all(literals: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(word.strip().lower() for word in literals if word.strip())
+
+
+@functools.lru_cache(maxsize=4)
+def _response_words(text: str) -> tuple[str, ...]:
+    return tuple(words(text))
+
+
+@functools.lru_cache(maxsize=1024)  # rows often share their principles and system messages
+def _told_words(text: str) -> tuple[str, ...]:
+    return tuple(words(text))
+
+
+@functools.lru_cache(maxsize=1024)
+def _vocabulary(texts: tuple[str, ...]) -> frozenset[str]:
+    return frozenset().union(*map(_told_words, texts))
+
+
 def _ngram_set(texts: Iterable[str], size: int) -> set[Ngram]:
-    return {run for text in texts for run in ngrams(text, size)}
+    return {run for text in texts for run in _runs(_told_words(text), size)}
+
+
+def _runs(found: Sequence[str], size: int) -> list[Ngram]:
+    return list(zip(*(found[i:] for i in range(size)), strict=False))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,4 +1,8 @@
-"""Where rows come from: one reader per file format, and the hub. A reader yields (where, row) and streams if it can."""
+"""Where rows come from: one reader per file format, and the hub.
+
+A reader yields (where, row) and holds a line, a record or a few hundred rows at a time; only .json is read whole.
+Closing it closes its file.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ Rows = Iterator[tuple[str, Any]]
 """Pairs of "file:line" (or "file: row N") and the row that stands there."""
 
 _BOM = b"\xef\xbb\xbf"
+_PIECE = 2**20  # bytes of a Parquet column that are read at once
 _MAX_CELL = 2**31 - 1  # the csv module's own limit, 131,072 characters, is shorter than some queries
 
 
@@ -82,6 +87,7 @@ def _txt(path: Path) -> Rows:
 
 
 def _json_file(path: Path) -> Rows:
+    """Parse a whole file, which needs several times its size of memory; millions of rows belong into a .jsonl file."""
     text = "".join(line for _, line in _lines(path))
     data = _json(text, path, 1) if text.strip() else []
     rows = data.get("data") if isinstance(data, dict) else data
@@ -98,7 +104,8 @@ def _json_file(path: Path) -> Rows:
 
 def _parquet(path: Path) -> Rows:
     number = 0
-    with reading(path), pq.ParquetFile(path) as file:
+    # else pyarrow reads a whole row group ahead, which in some files is the whole file
+    with reading(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_PIECE) as file:
         for batch in file.iter_batches(batch_size=256):
             for row in batch.to_pylist():
                 number += 1

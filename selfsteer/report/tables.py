@@ -37,11 +37,12 @@ def query_table(rounds: Sequence[Json]) -> Table:
 def dropped_table(rounds: Sequence[Json]) -> Table:
     """Each query that was dropped: where it stood, and why; the first :data:`MOST_DROPS` of them."""
     drops = [(row, drop) for row in rounds for drop in dig_rows(row, "queries", "dropped")]
+    count = sum(_dropped(row) or 0 for row in rounds)
     rows = [
         [_round(row), label(drop.get("where"), 120), label(drop.get("reason"), 200)] for row, drop in drops[:MOST_DROPS]
     ]
-    if len(drops) > MOST_DROPS:
-        rows.append(["…", f"{number(len(drops) - MOST_DROPS)} more", "listed in summary.json"])
+    if count > len(rows):
+        rows.append(["…", f"{number(count - len(rows))} more", "listed in the folders of the stages"])
     return _table("Dropped queries", ["Round", "Where", "Why"], rows, "No query was dropped.")
 
 
@@ -173,8 +174,13 @@ def _time(rows: Sequence[Json]) -> str:
 
 
 def _dropped_count(row: Json) -> str:
+    return maybe(_dropped(row), number)
+
+
+def _dropped(row: Json) -> float | None:
+    """Return how many queries were left out; those that are named may be fewer."""
     drops = dig(row, "queries", "dropped")
-    return number(len(drops)) if isinstance(drops, list) else maybe(None, number)
+    return dig_number(row, "queries", "left_out") or (len(drops) if isinstance(drops, list) else None)
 
 
 def _setting(value: Any) -> str:

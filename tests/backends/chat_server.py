@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -42,9 +43,19 @@ def with_logprobs(top: dict[str, float]) -> Reply:
     return completion(next(iter(top), ""), logprobs={"content": content})
 
 
-def failure(status: int, message: str, **headers: str) -> Reply:
+def metered(reply: Reply, prompt: int, completion: int) -> Reply:
+    """Return an answer that says what it has used up, in tokens."""
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return dataclasses.replace(reply, body={**reply.body, "usage": usage})
+
+
+def failure(status: int, message: str, code: Any = None, **headers: str) -> Reply:
     """Return an error in OpenAI's form."""
-    return Reply({"error": {"message": message, "type": "x", "code": None}}, status, headers)
+    return Reply({"error": {"message": message, "type": "x", "code": code}}, status, headers)
+
+
+HANG_UP = Reply(b"", status=0)
+"""The connection is closed without an answer."""
 
 
 def scripted(request: dict[str, Any], count: int) -> Reply:
@@ -111,6 +122,9 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             self._send(reply if self.path == "/v1/chat/completions" else failure(404, "Not Found"))
 
         def _send(self, reply: Reply) -> None:
+            if reply is HANG_UP:
+                self.close_connection = True
+                return
             data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             try:
                 self.send_response(reply.status)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from selfsteer.chat import Chat
 from ..chat_templates import tokenizer_of, user
 from .chat_server import ChatServer, scripted
 from .tiny import tiny_llama
+from .vllm_engines import SMALL, copy_with_defaults, served
 
 PROMPTS = [
     user("Hi"),
@@ -41,16 +46,61 @@ def endpoint_backend() -> Backend:
     return EndpointBackend("scripted", base_url=ChatServer(scripted).url)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {
-    "scripted": ScriptedBackend,
-    "transformers": transformers_backend,
-    "endpoint": endpoint_backend,
+@contextmanager
+def vllm_backend() -> Iterator[Backend]:
+    from selfsteer.backends.vllm import VllmBackend
+    from selfsteer.models import load_tokenizer, resolve
+
+    source = resolve("smollm2-135m")
+    tokenizer = load_tokenizer(source)
+    with closing(VllmBackend(source, Chat(tokenizer, commas(tokenizer)), dtype="float32", options=SMALL)) as backend:
+        yield backend
+
+
+@contextmanager
+def vllm_server() -> Iterator[Backend]:
+    from selfsteer.models import load_tokenizer, resolve
+
+    source = resolve("smollm2-135m")
+    tokenizer = load_tokenizer(source)
+    with TemporaryDirectory() as folder:
+        ends = [tokenizer.eos_token_id, *commas(tokenizer)]
+        model = copy_with_defaults(source, Path(folder, "model"), eos_token_id=ends)
+        with served(model, Path(folder, "log"), name="small") as url:
+            yield EndpointBackend("small", base_url=url)
+
+
+def commas(tokenizer) -> list[int]:
+    """Return tokens that end a sentence or a part of one: in a few words, the model hardly ever ends its turn."""
+    return [tokenizer.convert_tokens_to_ids(sign) for sign in ".,!?:"]
+
+
+BACKENDS: dict[str, Callable[[], AbstractContextManager[Backend]]] = {
+    "scripted": lambda: nullcontext(ScriptedBackend()),
+    "transformers": lambda: nullcontext(transformers_backend()),
+    "endpoint": lambda: nullcontext(endpoint_backend()),
 }
+ENGINES = {"vllm": vllm_backend, "vllm-serve": vllm_server} if find_spec("vllm") else {}
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def backend(request) -> Backend:
-    return BACKENDS[request.param]()
+@pytest.fixture(scope="module", params=[*BACKENDS, *(pytest.param(name, marks=pytest.mark.vllm) for name in ENGINES)])
+def kind(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def backend(kind) -> Iterator[Backend]:
+    with (BACKENDS | ENGINES)[kind]() as backend:
+        yield backend
+
+
+def certain(kind: str, completions) -> list:
+    """Return what must be equal from call to call: of an engine's texts, only how they begin.
+
+    Its rounding depends on what else is in a batch and in its prefix cache, and one token that turns out otherwise
+    changes all that follow.
+    """
+    return [completion.text[:8] for completion in completions] if kind in ENGINES else list(completions)
 
 
 def size(completion) -> int:
@@ -59,7 +109,7 @@ def size(completion) -> int:
 
 
 def test_it_has_a_name_for_provenance(backend):
-    assert backend.name in BACKENDS
+    assert backend.name in BACKENDS | ENGINES
 
 
 def test_one_completion_a_prompt(backend):
@@ -67,30 +117,35 @@ def test_one_completion_a_prompt(backend):
         assert len(backend.generate(PROMPTS[:count], SAMPLING, seed=0)) == count
 
 
-def test_completions_come_in_the_order_of_their_prompts(backend):
+def test_completions_come_in_the_order_of_their_prompts(backend, kind):
     forth = backend.generate(PROMPTS, GREEDY, seed=0)
     back = backend.generate(PROMPTS[::-1], GREEDY, seed=0)
-    assert forth == back[::-1]
-    assert len({completion.text for completion in forth}) > 1
+    assert certain(kind, forth) == certain(kind, back[::-1])
+    assert len(set(map(str, certain(kind, forth)))) > 1
 
 
-def test_the_same_seed_gives_the_same_completions_to_the_token(backend):
+def test_the_same_seed_gives_the_same_completions_to_the_token(backend, kind):
+    if kind in ENGINES:
+        pytest.skip("an engine is promised the same requests, not to give the same texts (see test_vllm_backend.py)")
     first = backend.generate(PROMPTS, SAMPLING, seed=7)
     torch.rand(3), random.random()
     assert backend.generate(PROMPTS, SAMPLING, seed=7) == first
 
 
-def test_another_seed_gives_other_texts(backend):
+def test_another_seed_gives_other_texts(backend, kind):
     one, other = (backend.generate(PROMPTS, SAMPLING, seed=seed) for seed in (1, 2))
-    assert all(a.text != b.text for a, b in zip(one, other, strict=True))
+    # A trained model may well greet twice with the same word.
+    enough = any if kind in ENGINES else all
+    assert enough(a.text != b.text for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("limit", [1, 3, 30])
-def test_no_completion_is_longer_than_asked_and_a_cut_one_is_just_as_long(backend, limit):
+def test_no_completion_is_longer_than_asked_and_a_cut_one_is_just_as_long(backend, kind, limit):
     for seed in range(3):
         for completion in backend.generate(PROMPTS, Sampling(limit, 1.0, 1.0), seed=seed):
             assert size(completion) <= limit
-            assert size(completion) == limit or completion.finish == "stop"
+            # The server's words are not its tokens, which it keeps to itself.
+            assert size(completion) == limit or completion.finish == "stop" or kind == "vllm-serve"
 
 
 def test_both_finishes_turn_up(backend):
@@ -116,11 +171,12 @@ def test_token_ids_and_text_go_together(backend):
             assert backend.chat.encode(prompt) == completion.prompt_token_ids
 
 
-def test_a_shared_prefix_changes_nothing(backend):
+def test_a_shared_prefix_changes_nothing(backend, kind):
     prompts = [user(text, "Choose among these aspects: safety, accuracy.") for text in ("Hi", "Zebra?", "A B C D E")]
     prefix = shared_prefix(backend.chat, *prompts[:2])
-    plain = backend.generate(prompts, GREEDY, seed=0)
-    assert [backend.generate(prompts, GREEDY, seed=0, shared_prefix=prefix) for _ in range(2)] == [plain, plain]
+    plain = certain(kind, backend.generate(prompts, GREEDY, seed=0))
+    for _ in range(2):
+        assert certain(kind, backend.generate(prompts, GREEDY, seed=0, shared_prefix=prefix)) == plain
 
 
 def test_longer_prompts_are_longer_and_the_context_is_a_limit_or_none(backend):

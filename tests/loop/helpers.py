@@ -26,6 +26,7 @@ def small_recipe(model: Path, queries: Path, **changes) -> Recipe:
     """A recipe that takes seconds; ``changes`` are dotted keys with "__" for the dot."""
     values: dict = {
         "name": "small",
+        "seed": 1,
         "model": {"name": str(model), "device": "cpu"},
         "queries": {"source": str(queries), "heldout": 3},
         "principles": {"set": "brief"},

@@ -33,25 +33,23 @@ def test_killed_while_sampling_it_repeats_only_the_batch_in_flight(
     unbroken, tmp_path, tiny_chat_model, monkeypatch, batch
 ):
     queries, whole = unbroken
-    calls = []
+    asked: list[int] = []  # batches, by their seeds
+    work_sample = work.sample
 
-    def dying(recipe, backend, requests, seed):
-        calls.append(len(requests))
-        if len(calls) == batch:
+    def watched(recipe, backend, requests, seed):
+        asked.append(seed)
+        if len(asked) == batch and not again:
             raise Killed
         return work_sample(recipe, backend, requests, seed)
 
-    work_sample = work.sample
-    monkeypatch.setattr(work, "sample", dying)
+    again = False
+    monkeypatch.setattr(work, "sample", watched)
     with pytest.raises(Killed):
         run(small_recipe(tiny_chat_model, queries), tmp_path / "run")
-    finished = list((tmp_path / "run").rglob("responses/*.parquet"))
-    assert len(finished) == batch - 1
-    stamps = {path: path.stat().st_mtime_ns for path in finished}
-
-    monkeypatch.setattr(work, "sample", work_sample)
+    before, asked = asked, []
+    again = True
     run(small_recipe(tiny_chat_model, queries), tmp_path / "run")
-    assert {path: path.stat().st_mtime_ns for path in finished} == stamps, "finished batches are not written again"
+    assert asked[0] == before[-1] and not set(before[:-1]) & set(asked), "only the batch in flight is asked for again"
     assert contrasts(tmp_path / "run") == contrasts(whole)
     assert policy_hash(tmp_path / "run") == policy_hash(whole)
 

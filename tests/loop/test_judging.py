@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
+import time
 import warnings
 import weakref
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
@@ -17,9 +24,9 @@ import selfsteer.models
 from selfsteer import cli
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, InputError
-from selfsteer.evaluation.judges import Answer, Judgement
+from selfsteer.evaluation.judges import Answer, AnswerCache, Judgement
 from selfsteer.evaluation.judges.tables import Judged
-from selfsteer.loop import run
+from selfsteer.loop import judging_command, run
 from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
 
 from ..conftest import build_model, build_tokenizer
@@ -105,6 +112,23 @@ def test_pairs_are_judged_shown_and_written_and_a_second_run_asks_nothing(folder
     assert (folder / "two.json").read_text() == (folder / "one.json").read_text()
 
 
+def test_several_sets_are_shown_apart_and_together(folder, judge):
+    """Four pairs of which two are judged right, and a file of one that is: 3 of 5."""
+    (folder / "more.json").write_text('[{"input": "q5", "output_1": "good", "output_2": "bad", "label": 1}]')
+    program = ["--judge", "program:mine.py:prefer", "--json", "out.json"]
+    code, shown, _ = judge("pairs.json", "more.json", *program)
+    assert code == 0 and shown.count("all sets") == 2 and "60 %" in shown, "a row, and the sentence about it"
+    (own,) = json.loads((folder / "out.json").read_text())["judges"]
+    assert list(own["subsets"]) == ["pairs", "more"]
+    together = own["all_sets"]
+    assert (together["n"], together["strict"]["right"], together["strict"]["share"]) == (5, 3, 0.6)
+    assert together["outcomes"] == {"consistent": 4, "inconsistent": 0, "tie": 1, "invalid": 0}
+    code, shown, _ = judge("pairs.json", *program)
+    assert code == 0 and "all sets" not in shown
+    (own,) = json.loads((folder / "out.json").read_text())["judges"]
+    assert own["all_sets"] == own["subsets"]["pairs"]
+
+
 def test_only_what_is_new_is_asked(folder, judge):
     arguments = ["--judge", "program:mine.py:prefer"]
     assert judge("pairs.json", *arguments, "--limit", "2")[0] == 0
@@ -147,6 +171,16 @@ def test_a_judge_that_goes_by_the_place_and_rows_left_out_are_told(judge, folder
         (["pairs.json", "--judge", "program:longer", "--mode", "words"], "where: --mode"),
         (["pairs.json", "--judge", "program:longer", "--mode", "text"], "where: --mode"),
         (["pairs.json", "--judge", "program:longer", "--template", "x"], "where: --template"),
+        (["pairs.json", "--judge", "program:longer", "--precision", "half"], "where: --precision"),
+        (["pairs.json", "--judge", "program:longer", "--device", "cpu"], "where: --device"),
+        (["pairs.json", "--judge", "reward:m", "--api-key-env", "MY_KEY"], "where: --api-key-env"),
+        (["pairs.json", "--judge", "endpoint:m", "--trust-remote-code"], "where: --trust-remote-code"),
+        (["pairs.json", "--judge", "smollm2-135m", "--revision", "v1"], "where: --revision"),
+        (["pairs.json", "--human", "Ann", "--device", "cpu"], "where: --device"),
+        (
+            ["pairs.json", "--judge", "endpoint:m", "--base-url", "http://x/v1", "--api-key-env", "sk-1"],
+            "where: judge.api_key_env (--api-key-env)",
+        ),
         (["pairs.json", "--judge", "program:longer", "--base-url", "http://x/v1"], "where: --base-url"),
         (["nowhere.json", "--judge", "program:longer"], "nowhere.json"),
         (["pairs.json", "--judge", "program:longr"], "Did you mean 'longer'"),
@@ -192,6 +226,135 @@ def test_judging_by_programs_needs_no_torch(folder):
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=folder)
     assert found.returncode == 0, found.stderr
+
+
+# --- where and how a model is run
+
+
+def test_options_reach_the_models_that_go_by_them(folder, judge, tiny_chat_model, monkeypatch):
+    real, seen = selfsteer.models.load_model, []
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        seen.append(options)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(selfsteer.models, "load_model", load)
+    arguments = ["pairs.json", "--judge", "program:longer", "--judge", tiny_chat_model, "--limit", "1"]
+    assert judge(*arguments, "--device", "cpu", "--precision", "bfloat16", "--trust-remote-code")[0] == 0
+    (options,) = seen
+    assert (options["device"], options["dtype"], options["trust_remote_code"]) == ("cpu", "bfloat16", True)
+
+
+def test_a_device_that_is_none_is_one_message(judge, tiny_chat_model):
+    code, shown, said = judge("pairs.json", "--judge", tiny_chat_model, "--device", "gpu")
+    assert (code, shown) == (2, "") and said.startswith("error: no such device: 'gpu'")
+    assert "where: judge.device (--device)" in said
+
+
+def test_the_endpoints_key_is_read_from_the_variable_named(judge, monkeypatch):
+    import openai
+
+    real, keys = openai.OpenAI, []
+
+    def client(**options: Any) -> Any:
+        keys.append((str(options["base_url"]), options["api_key"]))
+        return real(**options)
+
+    monkeypatch.setattr(openai, "OpenAI", client)
+    monkeypatch.setattr(judging_command, "judge_with_cache", lambda judge, *rest: Judged(judge.name, []))
+    monkeypatch.setenv("MY_KEY", "abc")
+    address = "http://localhost:9/v1"
+    assert judge("pairs.json", "--judge", "endpoint:m", "--base-url", address, "--api-key-env", "MY_KEY")[0] == 0
+    assert keys == [(address, "abc")]
+
+
+def test_a_reward_model_is_loaded_once_for_all_runs_of_the_same_command(folder, judge, monkeypatch):
+    from transformers import AutoModelForSequenceClassification
+
+    from selfsteer.evaluation.judges import reward
+
+    tokenizer = build_tokenizer()
+    config = build_model(tokenizer, num_labels=1).config
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "rewards")
+    tokenizer.save_pretrained(folder / "rewards")
+    real, loads = reward.load_reward_model, []
+    monkeypatch.setattr(reward, "load_reward_model", lambda *a, **options: loads.append(a) or real(*a, **options))
+    arguments = ["pairs.json", "--judge", "reward:rewards", "--json"]
+    assert judge(*arguments, "one.json")[0] == 0 and len(loads) == 1
+    assert judge(*arguments, "two.json")[0] == 0 and len(loads) == 1
+    assert (folder / "one.json").read_text() == (folder / "two.json").read_text()
+
+
+# --- a person
+
+
+INTERRUPTED = "interrupted: what is finished is kept; the same command goes on from here"
+SELFSTEER = [sys.executable, "-m", "selfsteer.cli", "judge", "pairs.json", "--answers", "kept", "--human", "Ann"]
+
+
+def at_terminal(folder: Path, keys: str) -> tuple[int, str]:
+    """Press a key at each prompt of the command on a terminal of its own; returns exit code and screen."""
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    command = [*SELFSTEER, "--json", "out.json"]
+    process = subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+                               preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))  # fmt: skip
+    os.close(theirs)
+    screen, left = "", list(keys)
+    with contextlib.suppress(OSError):  # the terminal goes when the command ends
+        while select.select([ours], [], [], 60)[0]:
+            screen += os.read(ours, 4096).decode(errors="replace")
+            if left and screen.rstrip(" \x1b[0m").endswith(("q stop here:", "u back:")):
+                _wait_for_single_keys(ours)
+                screen += " "
+                os.write(ours, left.pop(0).encode())
+    os.close(ours)
+    return process.wait(timeout=60), screen
+
+
+def _wait_for_single_keys(terminal: int) -> None:
+    import termios
+
+    latest = time.monotonic() + 5
+    while termios.tcgetattr(terminal)[3] & termios.ICANON and time.monotonic() < latest:
+        time.sleep(0.005)
+
+
+def kept_answers(folder: Path) -> int:
+    return sum(len(AnswerCache(file)._answers) for file in (folder / "kept").glob("*.jsonl"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_person_stops_by_q_and_is_interrupted_by_ctrl_c_and_goes_on_after_either(folder):
+    code, screen = at_terminal(folder, "1=\x03")
+    assert code == 130 and INTERRUPTED in " ".join(screen.split())
+    assert "2 of 8 answered" in screen and "debiased" not in screen, "no figures"
+    assert kept_answers(folder) == 2 and not (folder / "out.json").exists()
+    code, screen = at_terminal(folder, "2q")
+    assert code == 0 and "3 of 8" in screen and "1 of 8" not in screen and INTERRUPTED not in screen
+    assert "3 of 8 answered" in screen and "debiased" in screen and (folder / "out.json").exists()
+    assert kept_answers(folder) == 3
+
+
+def test_a_person_at_the_page_stops_by_its_button_and_is_interrupted_by_ctrl_c(folder):
+    for button, code in (("1", 130), ("stop", 0)):
+        process = subprocess.Popen(
+            [*SELFSTEER, "--page"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout
+        address = process.stdout.readline().split()[-1]
+        page = urlopen(address, timeout=10).read().decode()
+        fields = {name: page.split(f'name="{name}" value="')[1].split('"')[0] for name in ("token", "shown")}
+        urlopen(address, urlencode(fields | {"do": button}).encode(), timeout=10).read()
+        if code:
+            process.send_signal(signal.SIGINT)
+        shown, said = process.communicate(timeout=60)
+        assert process.returncode == code and "1 of 8 answered" in shown
+        assert (INTERRUPTED in " ".join(said.split())) == bool(code) == ("debiased" not in shown)
+        assert kept_answers(folder) == 1
 
 
 # --- as a library

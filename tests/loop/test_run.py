@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_rows_and_weights(done, tmp_path, tiny_chat
 
 
 def test_another_seed_gives_other_responses(done, tmp_path, tiny_chat_model, queries):
-    run(small_recipe(tiny_chat_model, queries, seed=1, mode="data-only"), tmp_path / "other")
+    run(small_recipe(tiny_chat_model, queries, seed=2, mode="data-only"), tmp_path / "other")
     texts = {row.original_response for row in contrasts(tmp_path / "other")}
     assert texts != {row.original_response for row in contrasts(done[0])}
 
@@ -211,17 +211,17 @@ def test_two_processes_on_one_run_directory(tmp_path, tiny_chat_model, queries):
 def test_a_full_disk_keeps_what_is_finished(tmp_path, tiny_chat_model, queries, monkeypatch):
     import errno
 
-    from selfsteer.loop import data
+    from selfsteer.loop import blocks
 
-    written = data.write_rows
+    written = blocks.write_rows
 
     def full(path, kind, rows):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(data, "write_rows", full)
+    monkeypatch.setattr(blocks, "write_rows", full)
     with pytest.raises(StorageError, match="No space left"):
         run(small_recipe(tiny_chat_model, queries), tmp_path / "run")
-    monkeypatch.setattr(data, "write_rows", written)
+    monkeypatch.setattr(blocks, "write_rows", written)
     summary = run(small_recipe(tiny_chat_model, queries, mode="data-only"), tmp_path / "run")
     assert summary["rounds"][0]["quality"]["kept"]
 

@@ -109,8 +109,6 @@ ANSWERS = [
     ("Safety/Helpfulness", ["Safety", "Helpfulness"]),
     ("Accuracy,Logicality,Safety", ["Accuracy", "Logicality"]),
     ("Concision, Safety", ["Safety"]),
-    ("<think>Safety? No, rather</think>\nAccuracy", ["Accuracy"]),
-    ("so not Safety\n</think>\n\nLogicality, Accuracy", ["Logicality", "Accuracy"]),
     ("Accuracy\n\nRequest:\nHow do I boil an egg?", ["Accuracy"]),
     ("Accuracy: Engagement:", ["Accuracy", "Engagement"]),
     ("Paris is the capital of France.", None),
@@ -118,7 +116,6 @@ ANSWERS = [
     ("\n\n\n", None),
     ("Inaccuracy, unsafety, Helpfulnesses", None),
     ("helpful and accurate", None),
-    ("<think>Safety, Accuracy, and then I ran out of tok", None),
     ("Concision", None),
     ("\u017fafetyness \u212angagement", None),
 ]

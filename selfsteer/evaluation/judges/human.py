@@ -183,7 +183,10 @@ class Sitting:
 
 
 Ask = Callable[[Sitting], None]
-"""A front-end: shows what is open, passes on what the reader does, returns when the reader stops or all is answered."""
+"""A front-end: shows what is open, passes on what the reader does, returns when the reader stops or all is answered.
+
+Ctrl-C passes through it, like through any other command: stopping is a key or a button of its own.
+"""
 
 
 def collect(judge: HumanJudge, pairs: Sequence[Pair], cache: AnswerCache, ask: Ask) -> list[Judgement]:
@@ -196,6 +199,9 @@ def collect(judge: HumanJudge, pairs: Sequence[Pair], cache: AnswerCache, ask: A
         pairs: What is shown, in both orders.
         cache: Keeps every answer as soon as it is given.
         ask: The front-end.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C while the person judges.
     """
     sitting = Sitting(judge, pairs, cache)
     if sitting.open:

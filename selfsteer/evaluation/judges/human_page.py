@@ -35,11 +35,12 @@ _OTHER = (
     "That button belonged to another presentation (a second tab, or a double click), so it did nothing. "
     "This is the one that is open now."
 )
+_ENDING = 'The page\'s "Stop for now" ends the sitting at any time; every answer is kept as soon as it is given.'
 _ELSEWHERE = "There is nothing at this address. Open the one that the terminal shows.\n"
 
 
 def ask_on_page(sitting: Sitting, *, port: int = 0, say: Callable[[str], None] = _SAY) -> None:
-    """Serve the sitting as a web page until the reader stops it there or presses Ctrl-C.
+    """Serve the sitting as a web page until the reader stops it there.
 
     Args:
         sitting: What to show.
@@ -49,18 +50,23 @@ def ask_on_page(sitting: Sitting, *, port: int = 0, say: Callable[[str], None] =
     Raises:
         InputError: The port can't be used.
         StorageError: An answer could not be kept.
+        KeyboardInterrupt: Ctrl-C, once it is said what is kept: every answer given.
     """
+    interrupt = None
     with _listen(sitting, port) as server:
-        say(f"Judge at {server.address}\nCtrl-C stops for now; every answer is kept as soon as it is given.")
+        say(f"Judge at {server.address}\n{_ENDING}")
         try:
             server.serve_forever(poll_interval=0.1)
-        except KeyboardInterrupt:  # an ordinary way to stop
+        except KeyboardInterrupt as error:
+            interrupt = error
             say("")
         with server.lock:  # let an answer that is being written reach the disk
             server.stopped = True
     if server.failure:
         raise server.failure
     say(sitting.so_far())
+    if interrupt:
+        raise interrupt
 
 
 class _Server(ThreadingHTTPServer):

@@ -16,7 +16,7 @@ from selfsteer.evaluation.judges.human import BACK, KEYS, Presentation, Sitting
 from selfsteer.showing import visible
 
 QUIT = "q"
-_HELP = "1 or 2 the better one, = equally good, s skip, u back, q quit"
+_HELP = "1 or 2 the better one, = equally good, s skip, u back, q stop here"
 _STATES = {
     "new": "",
     "skipped": "You skipped this one before.",
@@ -32,13 +32,19 @@ def ask_in_terminal(sitting: Sitting, *, console: Console | None = None, read: C
         console: Where to print; the standard output unless given.
         read: Returns the next key or line, "" at the end of the input. The default takes single keys from a terminal,
             and lines from anything else.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, once it is said what is kept: every answer given.
+        StorageError: An answer could not be kept.
     """
     console = console or Console(highlight=False)
     read = read or reader(sys.stdin)
     try:
         _go_through(sitting, console, read)
-    except KeyboardInterrupt:  # stopping is nothing special here: every answer is on disk already
+    except KeyboardInterrupt:
         console.print()
+        console.print(Text(sitting.so_far()))
+        raise
     console.print(Text(sitting.so_far()))
 
 

@@ -71,7 +71,7 @@ class LogprobJudge:
         return self._load()
 
     def _encode(self, shown: Shown) -> list[int]:
-        return self.chat.encode(self.template.messages(shown, "logprobs"))
+        return self.chat.without_thought(self.chat.encode(self.template.messages(shown, "logprobs")))
 
     def _fits(self, ids: Sequence[int]) -> bool:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)

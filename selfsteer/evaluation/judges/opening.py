@@ -1,12 +1,13 @@
 """From a judge's name to the judge.
 
-A language model's weights are loaded when the first answer is asked for; a reward model's when it is opened.
+Weights are loaded when the first answer is asked for: where all answers are kept, nothing is loaded. Only a reward
+model that was never loaded here has to be, to know under which key its answers are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ _SETTINGS = {
     "program": set[str](),
 }
 """What each kind of judge goes by, besides its name; "" is a language model on this machine."""
+_DEVICES = "take auto, cpu, or cuda, cuda:1, mps where this machine has it"
 
 
 def open_judge(settings: JudgeSettings) -> Judge:
@@ -53,7 +55,8 @@ def open_judge(settings: JudgeSettings) -> Judge:
 
 def settings_of(name: str) -> set[str]:
     """Return the keys of :class:`JudgeSettings` that a judge of this name goes by."""
-    return _SETTINGS[_kind(name)[0]]
+    kind, rest = _kind(name)
+    return _SETTINGS[kind] - ({"revision"} if kind in ("", "reward") and _has_no_revisions(rest) else set())
 
 
 def given(settings: JudgeSettings) -> set[str]:
@@ -65,6 +68,40 @@ def given(settings: JudgeSettings) -> set[str]:
 def _kind(name: str) -> tuple[str, str]:
     kind, separator, rest = name.partition(":")
     return (kind, rest) if separator and kind in KINDS else ("", name)
+
+
+def _has_no_revisions(name: str) -> bool:
+    """Whether a model comes with this package or lies on this machine; an adapter's base may be on the hub."""
+    from selfsteer.models import CATALOGUE
+    from selfsteer.models.resolving import is_adapter
+
+    path = Path(name).expanduser()
+    return name in CATALOGUE or (path.exists() and not is_adapter(str(path)))
+
+
+def _place(key: str) -> str:
+    """Return what a setting is called in a recipe and on the command line."""
+    return f"judge.{key} (--{key.replace('_', '-')})"
+
+
+def _usable(device: str) -> str:
+    """Return a device by its name, once something was computed on it; "auto" is the GPU where there is one."""
+    import torch
+
+    from selfsteer.models import pick_device
+    from selfsteer.models.loading import check_device
+
+    if device == "auto":
+        return pick_device()
+    try:
+        check_device(device)
+        torch.zeros(1, device=device).item()
+    except ConfigError as error:
+        raise ConfigError(error.what, where=_place("device"), do=_DEVICES) from error
+    except (RuntimeError, AssertionError) as error:  # what torch raises differs from one kind of device to another
+        what = f"torch can't compute on {device!r} here: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(what, where=_place("device"), do=_DEVICES) from error
+    return device
 
 
 def _forms() -> str:
@@ -84,9 +121,7 @@ class _Local:
 
     @cached_property
     def device(self) -> str:
-        from selfsteer.models import pick_device
-
-        return pick_device() if self.settings.device == "auto" else self.settings.device
+        return _usable(self.settings.device)
 
     @cached_property
     def dtype(self) -> str:
@@ -133,15 +168,22 @@ def _language_model(settings: JudgeSettings, name: str) -> Judge:
 
 
 def _reward_model(settings: JudgeSettings, name: str) -> Judge:
-    from selfsteer.evaluation.judges.reward import RewardJudge, load_reward_model
-    from selfsteer.models import load_tokenizer, quiet
+    from selfsteer.evaluation.judges.reward import RewardJudge, load_reward_model, reward_config, weights_file
+    from selfsteer.models import load_tokenizer, quiet, resolve
 
     quiet()
-    local = _Local(settings, name)
+    local = _Local(settings, resolve(name))
+    config = reward_config(local.source, **local.options)
     # Scores are compared with each other, so they are computed in float32 unless told otherwise.
     dtype = "float32" if settings.precision == "auto" else settings.precision
-    model = load_reward_model(name, device=local.device, dtype=dtype, **local.options)
-    return RewardJudge(model, load_tokenizer(name, **local.options), name=Path(name).name or name)
+    load = partial(load_reward_model, local.source, device=local.device, dtype=dtype, **local.options)
+    return RewardJudge(  # type: ignore[return-value]  # its key is computed when asked for, the protocol's could be set
+        load,
+        load_tokenizer(local.source, **local.options),
+        config=config,
+        name=Path(name).name or name,
+        kept=weights_file(local.source, dtype=dtype, **local.options),
+    )
 
 
 def _endpoint(settings: JudgeSettings, name: str) -> Judge:
@@ -149,7 +191,11 @@ def _endpoint(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.labels import EndpointLogprobJudge
     from selfsteer.evaluation.judges.text import TextJudge
 
-    backend = EndpointBackend(name, base_url=settings.base_url, key_variable=settings.api_key_env)
+    try:
+        backend = EndpointBackend(name, base_url=settings.base_url, key_variable=settings.api_key_env)
+    except ConfigError as error:
+        where = _place("api_key_env") if error.where == "key_variable" else error.where
+        raise ConfigError(error.what, where=where, do=error.do) from error
     template, source = _template(settings), f"{backend.base_url} {name}"
     if settings.mode == "text":
         return TextJudge(lambda: backend, name=name, source=source, template=template, batch_size=64)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from selfsteer.errors import ModelError, WorkFailed
+from selfsteer.errors import ModelError, StorageError, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import Answer
-from selfsteer.files import fingerprint
+from selfsteer.files import fingerprint, write_atomic
 from selfsteer.logprobs.keys import weights_key
-from selfsteer.models import loading, resolve
+from selfsteer.models import cache_folder, loading, model_fingerprint, resolve
 from selfsteer.models.gguf_files import progress_bars_hidden
 from selfsteer.models.problems import loading_errors
 from selfsteer.models.resolving import gguf_file, is_adapter
@@ -23,6 +25,7 @@ from selfsteer.records import Message
 
 TokenIds = tuple[int, ...]
 
+_WEIGHTS_KEY = re.compile(r"[0-9a-f]{32}")
 _TOO_LONG = "does not fit into the reward model's context"
 _LENGTH_BOUND_ROPE = ("dynamic", "longrope")
 """Rotary embeddings that change with the length of the whole (padded) sequence."""
@@ -35,21 +38,46 @@ class RewardJudge:
     don't depend on what else is in a batch (in float32; half precision rounds differently for other shapes).
 
     Args:
-        model: A sequence-classification model with one output, in eval mode: :func:`load_reward_model`.
+        load: Gives a sequence-classification model with one output, in eval mode (:func:`load_reward_model`); called
+            when the first answer is asked for, or for the key where ``kept`` does not name the weights yet.
         tokenizer: Its tokenizer; the chat template renders prompt and response as a finished conversation.
+        config: Its configuration.
         name: For tables.
+        kept: A file that keeps the name of the weights (:func:`weights_file`), so that a judge of the same weights
+            knows its key without loading them. None keeps nothing.
         batch_size: Presentations to be given at once, and responses scored at once; it bounds memory, not the result.
         max_length: Tokens of a conversation; a pair with a longer one gets no valid answer. None takes the model's own.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, name: str, batch_size: int = 8, max_length: int | None = None
+        self,
+        load: Callable[[], Any],
+        tokenizer: Any,
+        *,
+        config: Any,
+        name: str,
+        kept: Path | None = None,
+        batch_size: int = 8,
+        max_length: int | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self._load, self._kept = load, kept
+        self.tokenizer, self.batch_size = tokenizer, batch_size
         self.name = f"{name} (reward)"
-        self._config = model.config.get_text_config()
-        self.max_length = max_length or getattr(self._config, "max_position_embeddings", None)
-        self.key = self._key()
+        text_config = config.get_text_config()
+        self.max_length = max_length or getattr(text_config, "max_position_embeddings", None)
+        self._pad_token_id = text_config.pad_token_id
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, loaded by the first who asks."""
+        return self._load()
+
+    @cached_property
+    def key(self) -> str:
+        """Names the weights, the vocabulary, the chat template, the length limit and the configured padding."""
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        texts = [vocabulary, self.tokenizer.chat_template, self.max_length, self._pad_token_id]
+        return fingerprint(["reward", self._weights(), *texts])
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
         """Return one answer a presentation, in order; each distinct conversation is scored once.
@@ -102,7 +130,7 @@ class RewardJudge:
         return scores
 
     def _batches(self, ordered: Sequence[TokenIds]) -> Iterator[list[TokenIds]]:
-        ropes = str(getattr(self._config, "rope_parameters", None))
+        ropes = str(getattr(self.model.config.get_text_config(), "rope_parameters", None))
         unpadded = any(kind in ropes for kind in _LENGTH_BOUND_ROPE)
         batch: list[TokenIds] = []
         for ids in ordered:
@@ -126,7 +154,7 @@ class RewardJudge:
         rewards: list[float] = logits.float().reshape(len(batch)).tolist()
         return rewards
 
-    @contextmanager
+    @contextlib.contextmanager
     def _pad_id(self, batch: Sequence[TokenIds]) -> Iterator[int]:
         """Yield an id to pad with, under which the model finds the same last token as in each row without padding.
 
@@ -134,21 +162,75 @@ class RewardJudge:
         configured id stays, and where there is none the stand-in must end no row: the tokenizer's own is often the end
         token, and would take the score from the token before it.
         """
-        own = self._config.pad_token_id
-        if own is not None and 0 <= own < self._config.vocab_size:
+        config = self.model.config.get_text_config()
+        own = config.pad_token_id
+        if own is not None and 0 <= own < config.vocab_size:
             yield own
             return
         last = {ids[-1] for ids in batch}
-        self._config.pad_token_id = next(id for id in range(self._config.vocab_size) if id not in last)
+        config.pad_token_id = next(id for id in range(config.vocab_size) if id not in last)
         try:
-            yield self._config.pad_token_id
+            yield config.pad_token_id
         finally:
-            self._config.pad_token_id = own
+            config.pad_token_id = own
 
-    def _key(self) -> str:
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
-        texts = [vocabulary, self.tokenizer.chat_template, self.max_length, self._config.pad_token_id]
-        return fingerprint(["reward", weights_key(self.model), *texts])
+    def _weights(self) -> str:
+        """Return the :func:`weights_key` of the model, from the file that keeps it where that is there."""
+        known = self._kept.read_text(errors="replace") if self._kept and self._kept.is_file() else ""
+        if _WEIGHTS_KEY.fullmatch(known):
+            return known
+        found = weights_key(self.model)
+        if self._kept:
+            # A cache that can't be written costs time, not correctness.
+            with contextlib.suppress(StorageError):
+                write_atomic(self._kept, found)
+        return found
+
+
+def weights_file(source: str, *, dtype: str, trust_remote_code: bool = False, revision: str | None = None) -> Path:
+    """Return the file in the cache folder that keeps the :func:`weights_key` of a reward model once it was loaded.
+
+    Its name goes by all that the key goes by: the content of the model's files, the precision, and what makes modules
+    and their names of them: the release of transformers, or the model's own code.
+
+    Args:
+        source: A local folder or a hub name.
+        dtype: What the weights are loaded in.
+        trust_remote_code: Whether Python code that the model brings is run.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: There are no weights.
+        FetchError: The hub can't be asked.
+    """
+    import transformers
+
+    made = [model_fingerprint(source, revision), dtype, trust_remote_code, transformers.__version__]
+    return cache_folder() / "reward_weights" / fingerprint(made)
+
+
+def reward_config(source: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """Return a reward model's configuration, once everything is checked that can be told without its weights.
+
+    Args:
+        source: A local folder or a hub name.
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: It is no reward model, or can't be used as it is.
+        FetchError: It can't be fetched.
+    """
+    from transformers import AutoConfig
+
+    _check_form(source)
+    if Path(source).is_dir():
+        loading.check_folder(Path(source))
+    with loading_errors(source):
+        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
+    # A model of texts and images has two configurations, and only loading tells which of them counts.
+    _check_outputs(source, config.num_labels, config.get_text_config().num_labels)
+    return config
 
 
 def load_reward_model(
@@ -181,7 +263,7 @@ def load_reward_model(
         model, info = _load(source, dtype, revision, trust_remote_code)
     _check_head(model, info, source)
     loading.check_complete(info, source)
-    _check_outputs(model, source)
+    _check_outputs(source, model.config.num_labels)
     model.config.use_cache = False  # one pass a text: there is nothing to keep keys and values for
     return model.to(device).eval()
 
@@ -222,8 +304,8 @@ def _check_head(model: Any, info: dict[str, Any], source: str) -> None:
     )
 
 
-def _check_outputs(model: Any, source: str) -> None:
-    outputs = model.config.num_labels
-    if outputs != 1:
-        what = f"{source} gives {outputs} numbers a text; a reward model gives one"
-        raise ModelError(what, where=f"{source}: config.json: num_labels (id2label)", do="give a reward model")
+def _check_outputs(source: str, *outputs: int) -> None:
+    if 1 not in outputs:
+        what = f"{source} gives {outputs[0]} numbers a text; a reward model gives one"
+        do = "give a reward model; a language model can judge without reward:, by its log-probs"
+        raise ModelError(what, where=f"{source}: config.json: num_labels (id2label)", do=do)

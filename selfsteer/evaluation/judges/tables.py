@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.evaluation.intervals import Interval
-from selfsteer.evaluation.judges.agreement import Figures, Verdicts, by_subset, kappa
+from selfsteer.evaluation.judges.agreement import Figures, Verdicts, agreement, by_subset, kappa
 from selfsteer.evaluation.judges.base import Judgement
 
 COLUMNS = ("judge", "set", "n", "strict", "debiased", "kappa", "the first shown wins", "inconsistent", "tie", "invalid")
+ALL_SETS = "all sets"
 ORDER_BOUND = 0.9
 """Share of votes for one place from which a judge is called order-bound."""
 _SURE = 0.65
@@ -29,12 +30,15 @@ class Judged(NamedTuple):
 
 
 def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
-    """Return a row of :data:`COLUMNS` for each subset."""
-    return [(judged.name, subset or "-", *_cells(found)) for subset, found in by_subset(judged.judgements).items()]
+    """Return a row of :data:`COLUMNS` for each subset, and where there are several one for all pairs pooled."""
+    rows = [(subset or "-", found) for subset, found in by_subset(judged.judgements).items()]
+    if len(rows) > 1:
+        rows.append((ALL_SETS, agreement(judged.judgements)))
+    return [(judged.name, subset, *_cells(found)) for subset, found in rows]
 
 
 def figures_table(all_judged: Iterable[Judged]) -> Table:
-    """Return the figures of judges, a row for each of them and each subset; shares with 95 % intervals.
+    """Return the figures of judges, the rows of each as in :func:`figures_rows`; shares with 95 % intervals.
 
     It fits into 80 columns: intervals stand under their shares, and only names are broken.
     """

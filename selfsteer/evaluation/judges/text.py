@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from selfsteer.backends import Backend, Sampling
+from selfsteer.backends import Backend, Sampling, completed
 from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
 from selfsteer.evaluation.judges.reading import VERSION, read_verdict
@@ -39,7 +39,8 @@ class TextJudge:
         prompts = [self.template.messages(one, "text") for one in shown]
         fits = [self._fits(prompt) for prompt in prompts]
         asked = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-        replies = iter(self._backend.generate(asked, Sampling(_REPLY_TOKENS, temperature=0.0, top_p=1.0), seed=0))
+        greedy = Sampling(_REPLY_TOKENS, temperature=0.0, top_p=1.0)
+        replies = iter(completed(self._backend.generate(asked, greedy, seed=0)))
         return [read_verdict(next(replies).text, self.template.labels) if fit else TOO_LONG for fit in fits]
 
     def cost(self, shown: Shown) -> int:

@@ -288,7 +288,7 @@ def test_a_port_that_can_not_be_used_is_told():
         ask_on_page(reading, port=70000)
 
 
-def test_an_interrupt_stops_with_everything_kept(monkeypatch):
+def test_an_interrupt_says_what_is_kept_and_passes_on(monkeypatch):
     reading = Sitting(HumanJudge("Ann"), pairs(1), AnswerCache(None))
     said: list[str] = []
 
@@ -297,8 +297,22 @@ def test_an_interrupt_stops_with_everything_kept(monkeypatch):
 
     monkeypatch.setattr("selfsteer.evaluation.judges.human_page._Server.serve_forever", interrupted)
     reading.act("1")
-    ask_on_page(reading, say=said.append)
+    with pytest.raises(KeyboardInterrupt):
+        ask_on_page(reading, say=said.append)
+    assert '"Stop for now" ends the sitting' in said[0]
     assert said[-1].startswith("1 of 2 answered")
+
+
+def test_an_interrupt_does_not_hide_that_an_answer_could_not_be_kept(monkeypatch):
+    reading = Sitting(HumanJudge("Ann"), pairs(1), AnswerCache(None))
+
+    def interrupted(self, poll_interval=0.5):
+        self.failure = StorageError("the last answer could not be kept")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfsteer.evaluation.judges.human_page._Server.serve_forever", interrupted)
+    with pytest.raises(StorageError):
+        ask_on_page(reading, say=lambda text: None)
 
 
 def test_stopping_ends_the_server_though_the_browser_went_away(monkeypatch):

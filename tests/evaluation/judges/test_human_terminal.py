@@ -49,12 +49,13 @@ def test_the_end_of_the_input_and_q_stop_with_everything_kept(tmp_path):
     screen, found = read(pairs(2), "1\n", AnswerCache(path))
     assert "1 of 4 answered" in screen
     screen, found = read(pairs(2), "1\n1\nq\n1\n", AnswerCache(path))
+    assert "q stop here" in screen
     assert "1 of 4" not in screen
     assert "3 of 4 answered; 1 of 2 pairs are complete" in screen
     assert len(found) == 1
 
 
-def test_an_interrupt_stops_with_everything_kept():
+def test_an_interrupt_says_what_is_kept_and_passes_on():
     answers: Iterator[Any] = iter(["1\n"])
 
     def interrupted() -> str:
@@ -64,10 +65,15 @@ def test_an_interrupt_stops_with_everything_kept():
 
     screen, cache = io.StringIO(), AnswerCache(None)
     console = Console(file=screen, width=80)
-    collect(
-        HumanJudge("Ann"), pairs(2), cache, lambda sitting: ask_in_terminal(sitting, console=console, read=interrupted)
-    )
+    with pytest.raises(KeyboardInterrupt):
+        collect(
+            HumanJudge("Ann"),
+            pairs(2),
+            cache,
+            lambda sitting: ask_in_terminal(sitting, console=console, read=interrupted),
+        )
     assert "1 of 4 answered" in screen.getvalue()
+    assert "2 of 4" in read(pairs(2), "q\n", cache)[0], "the next sitting goes on behind the answer"
 
 
 def test_back_and_skip():

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from selfsteer.evaluation.intervals import wilson
 from selfsteer.evaluation.judges import Answer, Judgement, Pair
 from selfsteer.evaluation.judges.agreement import agreement
 from selfsteer.evaluation.judges.tables import (
@@ -48,7 +49,7 @@ def text_of(table: Table, width: int = 80) -> str:
 
 
 def test_a_row_a_subset_with_the_figures_of_agreement():
-    one, other = figures_rows(Judged("me", TEN))
+    one, other, _ = figures_rows(Judged("me", TEN))
     found = agreement(TEN[:11])
     assert one[:5] == ("me", "one", "11 (1 tied)", "60 % (31-83)", "60 % (31-83)")
     kappa, (low, high) = found.debiased.kappa, found.debiased.kappa_interval
@@ -56,6 +57,34 @@ def test_a_row_a_subset_with_the_figures_of_agreement():
     assert one[6] == percent(11 / 20, found.first_share_interval)
     assert one[7:] == ("1", "0", "1") and other[7:] == ("0", "1", "0")
     assert len(one) == len(COLUMNS)
+
+
+def test_several_sets_have_a_row_for_all_pairs_together():
+    """Pooled, not a mean of the sets' shares: 3 of 4 and 0 of 1 are 3 of 5."""
+    rows = [
+        *(judged(number, *RIGHT, subset="one") for number in range(3)),
+        judged(3, *WRONG, subset="one"),
+        judged(4, *FIRST, subset="other"),
+        judged(5, *TIE, subset="other"),
+    ]
+    *own, pooled = figures_rows(Judged("me", rows))
+    assert [row[1] for row in own] == ["one", "other"]
+    found = agreement(rows)
+    assert pooled[:4] == ("me", "all sets", "6 (1 tied)", percent(3 / 5, wilson(3, 5)))
+    kappa, (low, high) = found.debiased.kappa, found.debiased.kappa_interval
+    assert pooled[5] == f"{kappa:.2f} ({low:.2f} to {high:.2f})" != own[0][5]
+    assert pooled[7:] == ("1", "0", "0")
+    table = text_of(figures_table([Judged("me", rows), Judged("you", rows[:4])]), 120)
+    assert table.count("all sets") == 1, "one set needs no sum"
+
+
+def test_a_set_of_that_name_keeps_its_own_row():
+    rows = [judged(0, *RIGHT, subset="all sets"), judged(1, *WRONG, subset="other")]
+    assert [row[1:4] for row in figures_rows(Judged("me", rows))] == [
+        ("all sets", "1", percent(1, wilson(1, 1))),
+        ("other", "1", percent(0, wilson(0, 1))),
+        ("all sets", "2", percent(1 / 2, wilson(1, 2))),
+    ]
 
 
 def test_what_is_unknown_is_a_dash():

@@ -11,7 +11,7 @@ import pytest
 import selfsteer.models
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, InputError, ModelError
-from selfsteer.evaluation.judges import Pair, judge_pairs, open_judge
+from selfsteer.evaluation.judges import AnswerCache, Pair, judge_pairs, open_judge, reward
 from selfsteer.evaluation.judges.labels import EndpointLogprobJudge, LogprobJudge
 from selfsteer.evaluation.judges.opening import settings_of
 from selfsteer.evaluation.judges.program import ProgramJudge
@@ -88,18 +88,47 @@ def test_a_model_is_known_again_by_weights_precision_question_mode_and_chat_temp
     assert len(set(others)) == 10
 
 
-def test_a_reward_model_is_opened_in_float32_unless_told_otherwise(tmp_path):
+@pytest.fixture
+def reward_folder(tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     folder, tokenizer = tmp_path / "rewards", build_tokenizer()
     config = build_model(tokenizer, num_labels=1).config
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    judge = opened(f"reward:{folder}")
+    return folder
+
+
+def test_a_reward_model_is_opened_in_float32_unless_told_otherwise(reward_folder):
+    judge = opened(f"reward:{reward_folder}")
     assert type(judge) is RewardJudge and judge.name == "rewards (reward)"
     assert str(judge.model.dtype) == "torch.float32"
     assert judge_pairs(judge, PAIRS)[0].outcome in ("consistent", "tie")
-    assert str(opened(f"reward:{folder}", precision="bfloat16").model.dtype) == "torch.bfloat16"
+    assert str(opened(f"reward:{reward_folder}", precision="bfloat16").model.dtype) == "torch.bfloat16"
+
+
+def test_a_reward_model_is_loaded_once_and_not_at_all_where_its_answers_are_kept(reward_folder, tmp_path, monkeypatch):
+    real, loads = reward.load_reward_model, []
+
+    def load(source: str, **options: Any) -> Any:
+        loads.append((source, options["device"], options["dtype"]))
+        return real(source, **options)
+
+    monkeypatch.setattr(reward, "load_reward_model", load)
+    first = opened(f"reward:{reward_folder}", device="cpu")
+    assert loads == []
+    found = judge_pairs(first, PAIRS, AnswerCache(tmp_path / "answers.jsonl"))
+    assert loads == [(str(reward_folder), "cpu", "float32")]
+    again = opened(f"reward:{reward_folder}", device="cpu")
+    assert judge_pairs(again, PAIRS, AnswerCache(tmp_path / "answers.jsonl")) == found
+    assert again.key == first.key and len(loads) == 1
+    halved = opened(f"reward:{reward_folder}", precision="bfloat16")
+    assert halved.key != first.key and len(loads) == 2
+
+
+def test_a_language_model_is_no_reward_model_and_that_is_said_at_once(tiny_chat_model):
+    with pytest.raises(ModelError, match="gives 2 numbers a text; a reward model gives one"):
+        opened(f"reward:{tiny_chat_model}")
 
 
 def test_an_endpoint_is_opened_without_asking_it():
@@ -138,6 +167,9 @@ def test_a_program_is_found_by_name_and_by_file(tmp_path):
         ("reward:m", {"mode": "text", "base_url": "http://x/v1"}, "judge.base_url, judge.mode"),
         ("endpoint:m", {"base_url": "http://x/v1", "precision": "float32"}, "judge.precision"),
         ("some/model", {"base_url": "http://x/v1"}, "judge.base_url"),
+        ("smollm2-135m", {"revision": "main"}, "judge.revision"),
+        # what this machine or the environment can't give
+        ("endpoint:m", {"base_url": "http://x/v1", "api_key_env": "sk-1"}, "judge.api_key_env (--api-key-env)"),
     ],
 )
 def test_what_can_not_be_opened_is_the_inputs_fault_and_says_why(name, settings, words, monkeypatch):
@@ -145,6 +177,31 @@ def test_what_can_not_be_opened_is_the_inputs_fault_and_says_why(name, settings,
     with pytest.raises(InputError) as caught:
         opened(name, **settings)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["", "reward:"])
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("gpu", "no such device: 'gpu'"), ("", "no such device: ''"), ("meta", "can't compute on 'meta'")],
+)
+def test_a_device_that_is_none_is_told_before_anything_is_loaded(
+    tiny_chat_model, reward_folder, loads, kind, device, words
+):
+    with pytest.raises(ConfigError) as caught:
+        opened(f"{kind}{reward_folder if kind else tiny_chat_model}", device=device)
+    assert words in caught.value.what and caught.value.where == "judge.device (--device)"
+    assert "\n" not in caught.value.what and "cpu" in caught.value.do and loads == []
+
+
+def test_a_revision_is_for_models_of_the_hub(tiny_chat_model, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    for hub in ("org/name", "reward:org/name", str(tmp_path / "adapter")):
+        assert "revision" in settings_of(hub)
+    for here in ("smollm2-135m", str(tiny_chat_model), f"reward:{tiny_chat_model}", "endpoint:m"):
+        assert "revision" not in settings_of(here)
+    with pytest.raises(ConfigError, match="does not go by revision"):
+        opened(str(tiny_chat_model), revision="v1")
 
 
 def test_what_the_pairs_are_judged_by_is_no_setting_of_the_judge():

@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from selfsteer.errors import ConfigError, ModelError, WorkFailed
 from selfsteer.evaluation.judges import Answer, Pair, Shown, judge_pairs
-from selfsteer.evaluation.judges.reward import RewardJudge, load_reward_model
+from selfsteer.evaluation.judges.reward import RewardJudge, load_reward_model, reward_config, weights_file
+from selfsteer.files import fingerprint
+from selfsteer.logprobs.keys import weights_key
 
 from ...backends.tiny import SMALL, tiny_llama
 from ...chat_templates import tokenizer_of, user
@@ -31,6 +33,10 @@ def reward_model(tokenizer: Any, architecture: str = "llama", *, pad: int | None
                 if parameter.dim() > 1:
                     parameter.normal_(std=0.3)
     return model
+
+
+def judge_of(model: Any, tokenizer: Any, *, name: str = "r", **options: Any) -> RewardJudge:
+    return RewardJudge(lambda: model, tokenizer, config=model.config, name=name, **options)
 
 
 def alone(model: Any, tokenizer: Any, prompt, response: str) -> float:
@@ -74,7 +80,7 @@ def batches():
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_the_log_odds_are_the_difference_of_two_scores_without_padding(tokenizer, architecture, batch_size):
     model = reward_model(tokenizer, architecture)
-    found = RewardJudge(model, tokenizer, name="r", batch_size=batch_size).answer(SHOWN)
+    found = judge_of(model, tokenizer, batch_size=batch_size).answer(SHOWN)
     for shown, answer in zip(SHOWN, found, strict=True):
         first, second = (alone(model, tokenizer, shown.pair.prompt, text) for text in shown.responses)
         assert answer.log_odds == pytest.approx(first - second, abs=1e-5)
@@ -95,7 +101,7 @@ def test_any_configured_padding_gives_the_scores_of_single_rows(family, pad):
     model = reward_model(tokenizer, pad={"none": None, "outside": None, "end": ends_with(tokenizer), "first": 0}[pad])
     model.config.pad_token_id = -1 if pad == "outside" else model.config.pad_token_id
     before = model.config.pad_token_id
-    found = RewardJudge(model, tokenizer, name="r", batch_size=8).answer(SHOWN)
+    found = judge_of(model, tokenizer, batch_size=8).answer(SHOWN)
     assert model.config.pad_token_id == before
     for shown, answer in zip(SHOWN, found, strict=True):
         first, second = (alone(model, tokenizer, shown.pair.prompt, text) for text in shown.responses)
@@ -113,7 +119,7 @@ def test_without_configured_padding_the_last_token_counts_even_if_it_is_the_toke
             for text in texts
         ]
         first, second = (model.score(at).item() for at in hidden)
-    (answer,) = RewardJudge(model, tokenizer, name="r").answer([Shown(Pair("a", prompt, *texts), False)])
+    (answer,) = judge_of(model, tokenizer).answer([Shown(Pair("a", prompt, *texts), False)])
     assert answer.log_odds == pytest.approx(first - second, abs=1e-5)
 
 
@@ -127,7 +133,7 @@ def test_a_rope_that_depends_on_the_length_of_the_batch_is_not_padded(tokenizer,
         "factor": 4.0,
     }
     model = reward_model(tokenizer, "phi3", rope_parameters=rope)
-    judge = RewardJudge(model, tokenizer, name="r", batch_size=8)
+    judge = judge_of(model, tokenizer, batch_size=8)
     shapes = batches(judge)
     found = judge.answer(SHOWN)
     widths = [width for _, width in shapes]
@@ -138,7 +144,7 @@ def test_a_rope_that_depends_on_the_length_of_the_batch_is_not_padded(tokenizer,
 
 
 def test_each_conversation_is_scored_once_and_rows_of_a_batch_are_alike(tokenizer, batches):
-    judge = RewardJudge(reward_model(tokenizer), tokenizer, name="r", batch_size=2)
+    judge = judge_of(reward_model(tokenizer), tokenizer, batch_size=2)
     shapes = batches(judge)
     judge.answer(SHOWN)
     assert sum(rows for rows, _ in shapes) == 7  # "Hello." stands in two pairs
@@ -148,7 +154,7 @@ def test_each_conversation_is_scored_once_and_rows_of_a_batch_are_alike(tokenize
 
 def test_both_orders_agree_and_equal_responses_tie(tokenizer):
     same = replace(PAIRS[0], id="same", second=PAIRS[0].first)
-    found = judge_pairs(RewardJudge(reward_model(tokenizer), tokenizer, name="r", batch_size=3), [*PAIRS, same])
+    found = judge_pairs(judge_of(reward_model(tokenizer), tokenizer, batch_size=3), [*PAIRS, same])
     assert [one.outcome for one in found] == ["consistent"] * 4 + ["tie"]
     assert all(one.debiased == one.strict for one in found)
     assert found[-1].log_odds == 0
@@ -157,21 +163,21 @@ def test_both_orders_agree_and_equal_responses_tie(tokenizer):
 def test_more_reward_wins(tokenizer):
     """A head of minus its own weights turns every vote around."""
     model = reward_model(tokenizer)
-    votes = [answer.vote for answer in RewardJudge(model, tokenizer, name="r").answer(SHOWN)]
+    votes = [answer.vote for answer in judge_of(model, tokenizer).answer(SHOWN)]
     with torch.no_grad():
         model.score.weight.neg_()
-    assert [answer.vote for answer in RewardJudge(model, tokenizer, name="r").answer(SHOWN)] == [-v for v in votes]
+    assert [answer.vote for answer in judge_of(model, tokenizer).answer(SHOWN)] == [-v for v in votes]
 
 
 def test_what_does_not_fit_gets_no_valid_answer(tokenizer, batches):
     ids = tokenizer.apply_chat_template([*PAIRS[0].prompt, {"role": "assistant", "content": "Hello."}])["input_ids"]
-    judge = RewardJudge(reward_model(tokenizer), tokenizer, name="r", max_length=len(ids))
+    judge = judge_of(reward_model(tokenizer), tokenizer, max_length=len(ids))
     shapes = batches(judge)
     long, short = judge.answer([Shown(PAIRS[0], False), Shown(PAIRS[2], False)])
     assert long == Answer(0, None, "does not fit into the reward model's context", valid=False)
     assert short.valid and short.vote != 0
     assert max(width for _, width in shapes) <= len(ids)
-    assert RewardJudge(reward_model(tokenizer), tokenizer, name="r").max_length == 512
+    assert judge_of(reward_model(tokenizer), tokenizer).max_length == 512
 
 
 def test_a_score_that_is_not_finite_stops_the_work(tokenizer):
@@ -179,19 +185,19 @@ def test_a_score_that_is_not_finite_stops_the_work(tokenizer):
     with torch.no_grad():
         model.score.weight.fill_(math.inf)
     with pytest.raises(WorkFailed) as caught:
-        RewardJudge(model, tokenizer, name="r").answer(SHOWN[:1])
+        judge_of(model, tokenizer).answer(SHOWN[:1])
     assert "float32" in caught.value.do and caught.value.where == "pair '0', judge 'r (reward)'"
 
 
 def test_a_template_that_refuses_a_prompt_is_told():
     gemma = tokenizer_of("gemma")
     with pytest.raises(ModelError, match="refuses the roles system, user, assistant: System role not supported"):
-        RewardJudge(reward_model(gemma), gemma, name="r").answer(SHOWN[:1])
+        judge_of(reward_model(gemma), gemma).answer(SHOWN[:1])
 
 
 def test_the_key_names_weights_template_and_length(tokenizer):
     def key(model=None, tokens=tokenizer, **options):
-        return RewardJudge(model or reward_model(tokenizer), tokens, **({"name": "r"} | options)).key
+        return judge_of(model or reward_model(tokenizer), tokens, **options).key
 
     other = reward_model(tokenizer)
     with torch.no_grad():
@@ -200,8 +206,46 @@ def test_the_key_names_weights_template_and_length(tokenizer):
     assert len({key(), key(other), key(tokens=tokenizer_of("mistral")), key(max_length=100)}) == 4
 
 
+def test_weights_are_loaded_for_the_first_key_and_a_kept_name_spares_the_next_judge_of_them(tokenizer, tmp_path):
+    model, loads = reward_model(tokenizer), []
+
+    def judge(max_length: int | None = None) -> RewardJudge:
+        def load() -> Any:
+            loads.append(max_length)
+            return model
+
+        kept = tmp_path / "deep" / "kept"
+        return RewardJudge(load, tokenizer, config=model.config, name="r", kept=kept, max_length=max_length)
+
+    def expected(max_length: int) -> str:
+        """What answers have been kept under since there are reward judges."""
+        vocabulary = sorted(tokenizer.get_vocab().items())
+        return fingerprint(["reward", weights_key(model), vocabulary, tokenizer.chat_template, max_length, 0])
+
+    first = judge()
+    assert loads == []
+    assert first.key == expected(512) and loads == [None]
+    assert judge_pairs(first, PAIRS[:1])[0].log_odds and loads == [None]
+    second = judge(max_length=100)
+    assert second.key == expected(100) and loads == [None]
+    assert judge_pairs(second, PAIRS[2:3])[0].log_odds and loads == [None, 100]
+
+
+@pytest.mark.parametrize("written", [None, b"", b"\xff torn"])
+def test_a_name_that_can_not_be_kept_or_is_damaged_costs_a_load_and_nothing_else(tokenizer, tmp_path, written):
+    model = reward_model(tokenizer)
+    kept = tmp_path / "kept"
+    if written is None:
+        (tmp_path / "file").write_text("")
+        kept = tmp_path / "file" / "kept"
+    else:
+        kept.write_bytes(written)
+    assert judge_of(model, tokenizer, kept=kept).key == judge_of(model, tokenizer).key
+    assert written is None or kept.read_text() == weights_key(model)
+
+
 def test_the_cost_grows_with_what_is_shown(tokenizer):
-    judge = RewardJudge(reward_model(tokenizer), tokenizer, name="r")
+    judge = judge_of(reward_model(tokenizer), tokenizer)
     assert judge.cost(SHOWN[0]) == judge.cost(SHOWN[1]) > judge.cost(SHOWN[4]) > 0
 
 
@@ -217,11 +261,58 @@ def test_a_saved_reward_model_comes_back_with_its_scores(tokenizer, tmp_path):
     model = reward_model(tokenizer, "qwen2")
     loaded = load_reward_model(saved(model, tmp_path), dtype="float32")
     assert not loaded.training and loaded.dtype == torch.float32
-    one, other = (RewardJudge(m, tokenizer, name="r") for m in (model, loaded))
+    one, other = (judge_of(m, tokenizer) for m in (model, loaded))
     assert one.key == other.key
     for expected, found in zip(one.answer(SHOWN), other.answer(SHOWN), strict=True):
         assert found.log_odds == pytest.approx(expected.log_odds, abs=1e-5)
     assert load_reward_model(str(tmp_path), dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3_text"])
+@pytest.mark.parametrize("pad", [None, 0])
+def test_the_key_from_the_configuration_alone_is_that_of_the_loaded_model(tokenizer, tmp_path, architecture, pad):
+    folder = saved(reward_model(tokenizer, architecture, pad=pad), tmp_path)
+    loaded = load_reward_model(folder)
+    by_file, by_model = (
+        RewardJudge(lambda: loaded, tokenizer, config=config, name="r")
+        for config in (reward_config(folder), loaded.config)
+    )
+    assert by_file.key == by_model.key and by_file.max_length == by_model.max_length == 512
+
+
+def test_weights_are_known_again_by_their_content_and_what_they_are_loaded_as(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
+    model = reward_model(tokenizer)
+    one, same = saved(model, tmp_path / "one"), saved(model, tmp_path / "same")
+    with torch.no_grad():
+        model.score.weight[0, 0] += 1e-3
+    other = saved(model, tmp_path / "other")
+    file = weights_file(one, dtype="float32")
+    assert file == weights_file(same, dtype="float32") and tmp_path / "cache" in file.parents
+    others = [
+        weights_file(other, dtype="float32"),
+        weights_file(one, dtype="bfloat16"),
+        weights_file(one, dtype="float32", trust_remote_code=True),
+    ]
+    monkeypatch.setattr("transformers.__version__", "0.0")
+    assert len({file, *others, weights_file(one, dtype="float32")}) == 5
+
+
+def test_what_the_files_tell_is_refused_before_any_weights_are_loaded(tokenizer, tmp_path):
+    for outputs in (2, 3):
+        folder = saved(reward_model(tokenizer, num_labels=outputs), tmp_path / str(outputs))
+        with pytest.raises(ModelError, match=f"gives {outputs} numbers a text"):
+            reward_config(folder)
+    with pytest.raises(ModelError, match="without reward:, by its log-probs"):
+        reward_config(saved(tiny_llama(tokenizer), tmp_path / "language"))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "empty").mkdir()
+    for name, message in (("adapter", "adapter"), ("model.gguf", "GGUF"), ("empty", "no config.json")):
+        with pytest.raises(ModelError, match=message):
+            reward_config(str(tmp_path / name))
+    assert reward_config(saved(reward_model(tokenizer), tmp_path / "one")).num_labels == 1
 
 
 def test_a_language_model_is_refused_instead_of_scored_at_random(tokenizer, tmp_path):

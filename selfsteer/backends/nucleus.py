@@ -1,0 +1,50 @@
+"""Top-p sampling that looks at the likeliest tokens alone. The distribution is that of transformers' own warpers.
+
+Sorting a whole vocabulary and drawing from all of it takes a third of a decoding step of a small model on a CPU, and
+the nucleus is mostly a few dozen tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import LogitsProcessor
+
+_FIRST = 128
+"""Tokens looked at first; where they hold less than top_p, eight times as many, and so on."""
+
+
+class NucleusSampler(LogitsProcessor):
+    """Draws each row's next token and leaves it as the only one that is possible, for a greedy search to take.
+
+    Args:
+        temperature: Divides the logits; above 0.
+        top_p: The smallest set of tokens whose probability reaches it is drawn from.
+    """
+
+    def __init__(self, temperature: float, top_p: float) -> None:
+        self.temperature, self.top_p = temperature, top_p
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores (B, K), in which all tokens but the drawn one are at minus infinity."""
+        tokens, weights = self.nucleus(scores)
+        drawn = tokens.gather(-1, torch.multinomial(weights, 1))
+        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
+
+    def nucleus(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the likeliest tokens of each row (B, N) and their probabilities, 0 outside of the nucleus.
+
+        Args:
+            scores: Logits (B, K).
+        """
+        logits = scores.float() / self.temperature
+        total = logits.logsumexp(-1, keepdim=True)
+        size = _FIRST
+        while True:
+            top, tokens = logits.topk(min(size, logits.shape[-1]))
+            probabilities = (top - total).exp()
+            reached = probabilities.cumsum(-1)
+            if size >= logits.shape[-1] or bool((reached[:, -1] >= self.top_p).all()):
+                break
+            size *= 8
+        # A token belongs to the nucleus where those before it do not reach top_p yet.
+        return tokens, probabilities.masked_fill(reached - probabilities >= self.top_p, 0.0)

@@ -1,0 +1,374 @@
+"""Generation by vLLM: continuous batching, a prefix cache, several GPUs. Its engine runs in processes of its own."""
+
+from __future__ import annotations
+
+import difflib
+import gc
+import importlib
+import json
+import os
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.chat import Chat
+from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
+from selfsteer.models.loading import check_dtype, check_folder
+from selfsteer.models.problems import loading_errors
+from selfsteer.models.resolving import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
+
+_ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+    # A fork of a process with threads (torch's, the display's) may hang.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+"""Taken where the environment says nothing else: a quiet terminal, and nothing reported to anyone."""
+
+_DEFAULTS = {"enable_prefix_caching": True, "load_format": "safetensors", "use_tqdm_on_load": False}
+
+_POLICY_ALONE = "the samples come from the policy alone, by temperature and top_p"
+_OURS = {
+    "model": "it is model.name",
+    "revision": "it is model.revision",
+    "trust_remote_code": "it is model.trust_remote_code",
+    "dtype": "it follows from generation.precision",
+    "seed": "it is the recipe's seed",
+    "enable_lora": "it follows from the policy",
+    "max_lora_rank": "it follows from the policy",
+    "generation_config": _POLICY_ALONE,
+    "override_generation_config": _POLICY_ALONE,
+    "logits_processors": _POLICY_ALONE,
+}
+"""Arguments of vLLM that other keys of a recipe decide, and which ones."""
+
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The sizes that vLLM makes room for."""
+_TEMPERATURES = (0.01, 2.0)
+"""vLLM refuses what is above and samples at 0.01 in place of what is below."""
+_SAID = 300
+"""Characters of vLLM's messages that are worth a reader's time."""
+_GRACE = 60.0
+"""Seconds that the engine's processes get to end by themselves."""
+_GUARD = """
+import sys, psutil
+processes = [psutil.Process(int(pid)) for pid in sys.argv[1:] if psutil.pid_exists(int(pid))]
+sys.stdin.read()
+for stop, seconds in (("terminate", 20), ("kill", 0)):
+    for process in processes:
+        try:
+            getattr(process, stop)()
+        except psutil.NoSuchProcess:
+            pass
+    _, processes = psutil.wait_procs(processes, timeout=seconds)
+"""
+"""Ends the engine's processes when what it reads from ends with this process. vLLM itself would leave them behind, and
+the memory they hold, where this process is killed."""
+
+
+class VllmBackend:
+    """Completions from a vLLM engine that is started here and runs until :meth:`close`.
+
+    The same requests go out for the same prompts, sampling and seed: token ids of the prompts, and on a GPU a seed a
+    request. The same texts need not come back, as rounding depends on what else is in the batch. vLLM's CPU engine gets
+    no seeds with the requests, so there the texts depend on all that was sampled since its start.
+
+    The processes are spawned, so a script that makes a backend needs ``if __name__ == "__main__":``.
+
+    Args:
+        path: A folder with safetensors, or with a LoRA adapter, or a hub name.
+        chat: Its template. Its end tokens, and no others, end a completion.
+        dtype: "bfloat16", "float16" or "float32".
+        options: Further arguments of ``vllm.LLM`` (a recipe's ``generation.vllm``), e.g. ``tensor_parallel_size``.
+        seed: Of the engine.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that the model brings.
+
+    Raises:
+        ConfigError: vLLM is not installed, or there is no such dtype or option.
+        ModelError: The model can't be used as it is, or the engine does not start with it.
+        FetchError: It can't be fetched.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        path: str,
+        chat: Chat,
+        *,
+        dtype: str,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.chat = chat
+        check_dtype(dtype)
+        _check_ours(options or {})
+        source = resolve(path)
+        base, revision = _base(source, revision)
+        self._vllm = _import_vllm()
+        _check_known(options or {}, self._vllm)
+        lora = _lora_arguments(source) if is_adapter(source) else {}
+        arguments = {**_DEFAULTS, **(options or {}), **lora}
+        arguments |= {"dtype": dtype, "seed": seed, "revision": revision, "trust_remote_code": trust_remote_code}
+        _free_cached_memory()
+        others = set(active_children())
+        self._llm: Any = _start(self._vllm, base, arguments)
+        self._processes = _with_descendants(set(active_children()) - others)
+        self._guard = _guarded(self._processes)
+        self._context = int(self._llm.model_config.max_model_len)
+        self._seeds_requests = not importlib.import_module("vllm.platforms").current_platform.is_cpu()
+        self._lora = self._add_lora(source) if is_adapter(source) else None
+
+    @property
+    def context(self) -> int | None:
+        """Prompt + response tokens that the engine makes room for."""
+        return self._context
+
+    def length(self, prompt: Prompt) -> int:
+        """Return the number of prompt tokens."""
+        return len(self.chat.encode(prompt))
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, shared_prefix: Sequence[int] = ()
+    ) -> list[Completion]:
+        """Return one completion a prompt, in order; ``shared_prefix`` is left to the engine's own cache.
+
+        An error, or an interruption, shuts the engine down: what it still held would be answers to no one.
+
+        Raises:
+            ConfigError: The temperature is out of vLLM's range.
+            DataError: A prompt leaves no room for an answer.
+            WorkFailed: The engine failed, or is shut down.
+        """
+        if not prompts:
+            return []
+        encoded = [self.chat.encode(prompt) for prompt in prompts]
+        self._check_room(encoded)
+        outputs = self._run(encoded, self._params(sampling, self._request_seeds(seed, len(prompts))))
+        return [self._completion(output) for output in outputs]
+
+    def close(self) -> None:
+        """Shut the engine down and wait until its processes are gone, and their memory with them."""
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown(timeout=_GRACE)
+        del llm
+        _free_cached_memory()
+        _wait_for(self._processes)
+        self._guard.communicate()
+
+    def _check_room(self, encoded: Sequence[list[int]]) -> None:
+        longest = max(map(len, encoded))
+        if longest >= self._context:
+            what = f"a prompt of {longest} tokens leaves no room for an answer in the engine's {self._context}"
+            do = "shorten that prompt or leave it out, or raise generation.vllm.max_model_len if it is set too low"
+            raise DataError(what, where="generation", do=do)
+
+    def _request_seeds(self, seed: int, count: int) -> list[int | None]:
+        """Return a seed a request. On CPU there are none: vLLM fails there where a seeded prompt is read in parts."""
+        if not self._seeds_requests:
+            return [None] * count
+        source = random.Random(seed)
+        return [source.getrandbits(63) for _ in range(count)]
+
+    def _params(self, sampling: Sampling, seeds: Sequence[int | None]) -> list[Any]:
+        """Return how to sample: temperature and top_p alone, up to one of the chat's end tokens."""
+        least, most = _TEMPERATURES
+        if sampling.temperature and not least <= sampling.temperature <= most:
+            what = f"vLLM can't sample at temperature {sampling.temperature:g}"
+            raise ConfigError(what, where="generation.temperature", do=f"give 0 (greedy), or {least:g} to {most:g}")
+        return [
+            self._vllm.SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                seed=seed,
+                # The engine's own end tokens are the tokenizer's and the generation configuration's.
+                ignore_eos=True,
+                stop_token_ids=list(self.chat.end_ids),
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+
+    def _run(self, encoded: Sequence[list[int]], params: Sequence[Any]) -> list[Any]:
+        if self._llm is None:
+            raise WorkFailed("the vLLM engine is shut down", do="make another backend")
+        prompts = [{"prompt_token_ids": ids} for ids in encoded]
+        with ExitStack() as unless_done:
+            unless_done.callback(self.close)
+            try:
+                outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora)
+            except Exception as error:
+                what = f"vLLM failed: {_said(error)}"
+                do = "see vLLM's own message above; where memory ran out, lower generation.vllm.max_num_seqs"
+                raise WorkFailed(what, where="generation.backend=vllm", do=do) from error
+            unless_done.pop_all()
+        return outputs
+
+    def _completion(self, output: Any) -> Completion:
+        (answer,) = output.outputs
+        if answer.finish_reason not in ("stop", "length"):
+            raise WorkFailed(f"vLLM gave a request up: {answer.finish_reason}", where="generation.backend=vllm")
+        ids = list(answer.token_ids)
+        return Completion(self.chat.decode(ids), answer.finish_reason, ids, list(output.prompt_token_ids))
+
+    def _add_lora(self, folder: str) -> Any:
+        """Load the adapter now, so that one that vLLM can't take is no surprise in the first batch."""
+        request = importlib.import_module("vllm.lora.request").LoRARequest("policy", 1, folder)
+        with ExitStack() as unless_done:
+            unless_done.callback(self.close)
+            try:
+                self._llm.llm_engine.add_lora(request)
+            except Exception as error:
+                raise _adapter_refused(folder, error) from error
+            unless_done.pop_all()
+        return request
+
+
+def _import_vllm() -> Any:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # vLLM's own use of what torch is giving up
+        try:
+            return importlib.import_module("vllm")
+        except ImportError as error:
+            missing = isinstance(error, ModuleNotFoundError) and error.name == "vllm"
+            what = "needs vLLM, which is not installed" if missing else f"can't use this vLLM: {_said(error)}"
+            do = "pip install 'selfsteer[vllm]'; on a machine without a GPU: make vllm, in a clone"
+            raise ConfigError(f"the vllm backend {what}", where="generation.backend=vllm", do=do) from error
+
+
+def _check_ours(options: Mapping[str, Any]) -> None:
+    for name in _OURS.keys() & options.keys():
+        what = f"generation.vllm can't set {name}"
+        raise ConfigError(what, where=f"generation.vllm.{name}", do=f"leave it out: {_OURS[name]}")
+
+
+def _check_known(options: Mapping[str, Any], vllm: Any) -> None:
+    known = {field.name for field in fields(vllm.EngineArgs)} - _OURS.keys()
+    for name in options:
+        if name not in known:
+            close = ", ".join(map(repr, difflib.get_close_matches(name, known)))
+            do = f"did you mean {close}?" if close else "see the arguments of vllm.LLM and vllm.EngineArgs"
+            raise ConfigError(f"vLLM has no argument {name!r}", where=f"generation.vllm.{name}", do=do)
+
+
+def _base(source: str, revision: str | None) -> tuple[str, str | None]:
+    """Return what the engine loads, and its revision: the source, or the model under its adapter."""
+    base = source
+    if is_adapter(source):
+        base, own_revision = adapter_base(source)
+        revision = own_revision or revision
+    if gguf_file(base) is not None:
+        do = "give the model's safetensors, or set generation.backend=transformers"
+        raise ModelError("the vllm backend takes no GGUF files", where=base, do=do)
+    if Path(base).is_dir():
+        check_folder(Path(base))
+    return base, revision
+
+
+def _lora_arguments(folder: str) -> dict[str, Any]:
+    """Return what makes room for an adapter; raises :class:`ModelError` for one that vLLM can't take."""
+    config = Path(folder) / ADAPTER_CONFIG
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        raise ModelError(f"no adapter_model.safetensors in {folder}", where=folder, do="save the adapter again")
+    settings = json.loads(config.read_bytes())
+    try:
+        rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
+        room = next(size for size in (*_LORA_RANKS, rank) if size >= rank)
+        limits = importlib.import_module("vllm.config").LoRAConfig(max_lora_rank=room)
+        importlib.import_module("vllm.lora.peft_helper").PEFTHelper.from_dict(settings).validate_legal(limits)
+    except (ValueError, LookupError, TypeError) as error:
+        raise _adapter_refused(str(config), error) from error
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
+
+
+def _adapter_refused(where: str, error: Exception) -> ModelError:
+    do = "merge it into its base (merge_and_unload) and name that folder, or set generation.backend=transformers"
+    return ModelError(f"vLLM can't take this adapter: {_said(error)}", where=where, do=do)
+
+
+def _start(vllm: Any, base: str, arguments: dict[str, Any]) -> Any:
+    with loading_errors(base), _refusals(base):
+        # "vllm": none of the model's own defaults, such as top_k and repetition_penalty.
+        return vllm.LLM(base, generation_config="vllm", **arguments)
+
+
+@contextmanager
+def _refusals(base: str) -> Iterator[None]:
+    """Tell apart what vLLM refuses before its engine starts, and what goes wrong in the engine's processes."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except (ValidationError, TypeError) as error:
+        do = "change generation.vllm; or set generation.backend=transformers, where vLLM does not know this model"
+        raise ModelError(f"vLLM refuses {base}: {_said(error)}", where=f"{base}, generation.vllm", do=do) from error
+    except RuntimeError as error:
+        if "engine core" not in str(error).lower():
+            raise
+        do = (
+            "see vLLM's own message above; where memory is short, lower generation.vllm.max_model_len, or take bfloat16"
+        )
+        raise ModelError("vLLM's engine did not start with this model", where=base, do=do) from error
+
+
+def _said(error: BaseException) -> str:
+    """Return what an error says, in one short line: for pydantic's, the first thing that is wrong."""
+    from pydantic import ValidationError
+
+    said = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        said = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
+    line = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= _SAID else f"{line[:_SAID]}..."
+
+
+def _free_cached_memory() -> None:
+    """Give back what torch keeps of the models that were here before: to the engine it would be memory in use."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _with_descendants(started: set[Any]) -> list[Any]:
+    import psutil  # type: ignore[import-untyped]
+
+    parents = [psutil.Process(process.pid) for process in started]
+    return [one for parent in parents for one in (parent, *parent.children(recursive=True))]
+
+
+def _guarded(processes: Sequence[Any]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _GUARD, *(str(process.pid) for process in processes)]
+    # In a session of its own an interruption from the keyboard does not reach it.
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+
+
+def _wait_for(processes: Sequence[Any]) -> None:
+    import psutil
+
+    _, left = psutil.wait_procs(processes, timeout=_GRACE)
+    if left:
+        ids = ", ".join(str(process.pid) for process in left)
+        what = (
+            f"processes of vLLM's engine are still there and hold memory: {ids}; end them if the next model won't fit"
+        )
+        warnings.warn(what, SelfsteerWarning, stacklevel=3)

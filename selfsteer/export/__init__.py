@@ -1,0 +1,24 @@
+"""The data set itself: rows of a run or a file in the formats of other trainers, with a card; and the way back in."""
+
+from selfsteer.export.authors import read_authors
+from selfsteer.export.card import Licence
+from selfsteer.export.dataset import Exported, Order, export_file, export_folder
+from selfsteer.export.formats import FORMATS, Format, Layout
+from selfsteer.export.hub import check_repository, push
+from selfsteer.export.reading import read_contrasts, read_source
+
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "Format",
+    "Layout",
+    "Licence",
+    "Order",
+    "check_repository",
+    "export_file",
+    "export_folder",
+    "push",
+    "read_authors",
+    "read_contrasts",
+    "read_source",
+]

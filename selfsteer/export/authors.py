@@ -1,0 +1,127 @@
+"""The JSON of the paper's authors, both ways: one object a row, with a single instruction and three system messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from selfsteer.errors import DataError
+from selfsteer.files import fingerprint
+from selfsteer.records import Contrast, Message
+
+AUTHORS_FIELDS = ("instruction", "p_system", "n_system", "system", "chosen", "rejected", "raw")
+"""In their names: x, the system messages of x+, x- and x ("" without one), y+, y-, yo."""
+_NEVER_EMPTY = ("instruction", "p_system", "n_system")
+_ORIGIN = "the authors' JSON, which has no finish reasons: taken for finished"
+
+
+def to_authors(row: Contrast) -> dict[str, str]:
+    """Return a row that :func:`authors_problem` has nothing against in their form; ``idx`` is its id."""
+    own = _system(row.prompt), _system(row.positive_prompt), _system(row.negative_prompt)
+    return {
+        "idx": row.id,
+        "instruction": row.prompt[-1]["content"],
+        "p_system": own[1],
+        "n_system": own[2],
+        "system": own[0],
+        "chosen": row.positive_response,
+        "rejected": row.negative_response,
+        "raw": row.original_response,
+    }
+
+
+def authors_problem(row: Contrast) -> str:
+    """Return why their form can't carry a row, "" where it can.
+
+    The instruction is one text, the same under all three system messages. Their rows may have a ``history``, but their
+    code neither samples nor trains with it.
+    """
+    if any(_turns(prompt)[1:] for prompt in (row.prompt, row.positive_prompt, row.negative_prompt)):
+        return "a prompt of several turns"
+    if not (_system(row.positive_prompt) and _system(row.negative_prompt)):
+        return "a principle that stands in the user turn (its model has no system role)"
+    texts = {prompt[-1]["content"] for prompt in (row.prompt, row.positive_prompt, row.negative_prompt)}
+    return "" if len(texts) == 1 and row.prompt[-1]["role"] == "user" else "a user turn that differs between prompts"
+
+
+def read_authors(rows: Iterable[tuple[str, Any]]) -> Iterator[Contrast]:
+    """Yield contrasts from rows in the authors' form. Keys besides :data:`AUTHORS_FIELDS` and ``idx`` are left unread.
+
+    Args:
+        rows: Pairs of where a row stands, for messages, and the row.
+
+    Raises:
+        DataError: A row is no object, lacks a field, or holds what is no text.
+    """
+    for where, row in rows:
+        yield _contrast(_fields(row, where), _id(row))
+
+
+def _contrast(values: dict[str, str], id: str) -> Contrast:
+    user: Message = {"role": "user", "content": values["instruction"]}
+
+    def under(system: str) -> list[Message]:
+        return [{"role": "system", "content": system}, user] if system else [user]
+
+    return Contrast(
+        id=id or fingerprint(values),
+        prompt=under(values["system"]),
+        split="train",
+        aspects=[],
+        positive_principle=values["p_system"],
+        negative_principle=values["n_system"],
+        positive_prompt=under(values["p_system"]),
+        negative_prompt=under(values["n_system"]),
+        positive_response=values["chosen"],
+        negative_response=values["rejected"],
+        original_response=values["raw"],
+        positive_finish="stop",
+        negative_finish="stop",
+        original_finish="stop",
+        provenance={"source": _ORIGIN},
+    )
+
+
+def _id(row: dict[str, Any]) -> str:
+    return str(row["idx"]) if row.get("idx") is not None else ""
+
+
+def _fields(row: Any, where: str) -> dict[str, str]:
+    """Return the seven texts of a row."""
+    if not isinstance(row, dict):
+        raise _wrong(f"this row is no object but {type(row).__name__}", where)
+    found = {name: row.get(name) for name in AUTHORS_FIELDS} | {"system": row.get("system") or ""}
+    missing = [name for name, value in found.items() if value is None]
+    if missing:
+        raise _wrong(f"this row lacks {', '.join(missing)}", where)
+    values = {name: value for name, value in found.items() if isinstance(value, str)}
+    strange = [name for name in found if name not in values]
+    if strange:
+        raise _wrong(f"{strange[0]!r} of this row is no text but {type(found[strange[0]]).__name__}", where)
+    empty = [name for name in _NEVER_EMPTY if not values[name].strip()]
+    if empty:
+        raise _wrong(f"{empty[0]!r} of this row is empty", where)
+    if any(map(_is_torn, values.values())):
+        raise _wrong("this row holds half of a surrogate pair, which is no text", where)
+    return values
+
+
+def _is_torn(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _wrong(what: str, where: str) -> DataError:
+    fields = ", ".join(AUTHORS_FIELDS)
+    return DataError(what, where=where, do=f"correct that row or leave it out; a row is an object of texts: {fields}")
+
+
+def _system(prompt: list[Message]) -> str:
+    return prompt[0]["content"] if prompt[0]["role"] == "system" else ""
+
+
+def _turns(prompt: list[Message]) -> list[Message]:
+    return prompt[1:] if prompt[0]["role"] == "system" else prompt

@@ -1,0 +1,247 @@
+"""An export: the rows that are taken, in one file or in the folder of a data set with its card."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from selfsteer.errors import ConfigError, InputError, did_you_mean
+from selfsteer.export.card import CARD, Card, Licence, is_own_card, write_card
+from selfsteer.export.figures import Figures
+from selfsteer.export.formats import FORMATS, Format, Layout
+from selfsteer.export.llama_factory import INFO, check_entry, dataset_entry, write_entry
+from selfsteer.export.public import public_row
+from selfsteer.export.selecting import Selection
+from selfsteer.export.writing import WRITERS, Row, write_shards
+from selfsteer.files import atomic_path, remove
+from selfsteer.records import Contrast
+from selfsteer.views import View
+
+_OTHER_DATA = (".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".zst", ".yaml", ".pkl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What to export.
+
+    Attributes:
+        format: A key of :data:`selfsteer.export.formats.FORMATS`.
+        view: Which prompt and pair, in a format of one view.
+        full: With the columns that say where a row comes from; None where the format knows no choice.
+        dropped: Take the rows that quality control dropped, too.
+        finished: Leave out rows with a response that was cut off.
+
+    Raises:
+        ConfigError: The format is unknown, or knows no such choice.
+    """
+
+    format: str
+    view: View = View.BASE
+    full: bool | None = None
+    dropped: bool = False
+    finished: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ConfigError(
+                f"unknown format {self.format!r}", where="--format", do=did_you_mean(self.format, FORMATS)
+            )
+        if not self.form.one_view and self.view is not View.BASE:
+            what = f"the format {self.format} carries all prompts and responses, so it has no view"
+            raise ConfigError(what, where=f"--view {self.view}", do="leave it out")
+        if not self.form.extras and self.full is not None:
+            known = ", ".join(name for name, form in FORMATS.items() if form.extras)
+            what = f"the format {self.format} has one set of columns; there is a choice for {known}"
+            raise ConfigError(what, where="--columns", do="leave it out")
+
+    @property
+    def form(self) -> Format:
+        """What there is to know about the format."""
+        return FORMATS[self.format]
+
+    @property
+    def layout(self) -> Layout:
+        """How the format is filled."""
+        return Layout(self.view, self.full is not False)
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The Arrow schema of the rows, None where they can't be Parquet."""
+        return self.form.schema(self.layout) if self.form.schema else None
+
+
+@dataclasses.dataclass
+class Exported:
+    """What an export did, filled while the rows go through.
+
+    Attributes:
+        order: What was asked for.
+        selection: What was taken and left out.
+        figures: Of the rows taken.
+        rows: Rows written; an unpaired format has two for each one taken.
+        paths: The data files.
+    """
+
+    order: Order
+    selection: Selection
+    figures: Figures = dataclasses.field(default_factory=Figures)
+    rows: int = 0
+    paths: list[Path] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def begin(cls, order: Order) -> Exported:
+        """Return an export that has seen no row yet."""
+        return cls(order, Selection(order.form, order.layout, dropped=order.dropped, finished=order.finished))
+
+    def through(self, contrasts: Iterable[Contrast]) -> Iterator[Row]:
+        """Yield what the rows that are taken become."""
+        for contrast in contrasts:
+            if self.selection.takes(contrast):
+                shown = public_row(contrast)
+                self.figures.add(shown)
+                for row in self.order.form.make(shown, self.order.layout):
+                    self.rows += 1
+                    yield row
+
+
+def is_file(output: Path) -> bool:
+    """Return whether an output is a file, by its suffix; a folder is anything else.
+
+    Raises:
+        ConfigError: It looks like a kind of file that can't be written.
+    """
+    suffix = output.suffix.lower()
+    if suffix in _OTHER_DATA:
+        raise ConfigError(
+            f"can't write {suffix} files",
+            where=f"--output {output}",
+            do=f"use one of {', '.join(WRITERS)}, or a folder",
+        )
+    return suffix in WRITERS and not output.is_dir()
+
+
+def check_output(order: Order, output: Path, *, overwrite: bool = False) -> None:
+    """Raise :class:`ConfigError` or :class:`InputError` where an export could not be written, before any work."""
+    if is_file(output):
+        if output.suffix not in order.form.suffixes:
+            what = f"the format {order.format} can't be a {output.suffix} file"
+            do = f"use {' or '.join(order.form.suffixes)}, or a folder"
+            raise ConfigError(what, where=f"--output {output}", do=do)
+        if output.exists() and not overwrite:
+            raise InputError("the file is there already", where=str(output), do="name another, or say --overwrite")
+        if order.format == "llama-factory":
+            check_entry(output.parent / INFO, output.stem, overwrite=overwrite)
+    elif output.exists():
+        _check_folder(output, overwrite)
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise InputError("a file stands there", where=str(folder), do="name another folder")
+    if not any(folder.iterdir()):
+        return
+    if not is_own_card(folder / CARD):
+        what = "the folder is not empty, and it is no earlier export: it is left alone"
+        raise InputError(what, where=str(folder), do="name a new folder")
+    if not overwrite:
+        raise InputError("there is an export already", where=str(folder), do="name a new folder, or say --overwrite")
+
+
+def export_file(
+    contrasts: Iterable[Contrast], order: Order, output: Path, *, where: str, overwrite: bool = False
+) -> Exported:
+    """Write rows to one file, atomically; LLaMA-Factory's gets its entry in the ``dataset_info.json`` beside it.
+
+    Args:
+        contrasts: Are taken one by one.
+        order: What is exported of them.
+        output: A file whose suffix the format may have.
+        where: The rows' source, for messages.
+        overwrite: Replace an earlier file.
+
+    Raises:
+        ConfigError: The format can't be that kind of file.
+        InputError: The file is there already.
+        DataError: No row is left.
+        StorageError: It can't be written.
+    """
+    check_output(order, output, overwrite=overwrite)
+    exported = Exported.begin(order)
+    with atomic_path(output) as temporary:
+        # The writers go by the suffix, which the temporary name hides.
+        WRITERS[output.suffix](temporary, exported.through(contrasts), order.schema)
+        exported.selection.check(where)
+    if order.format == "llama-factory":
+        write_entry(output.parent / INFO, output.stem, dataset_entry(output.name))
+    exported.paths = [output]
+    return exported
+
+
+def export_folder(
+    contrasts: Iterable[Contrast],
+    order: Order,
+    folder: Path,
+    *,
+    where: str,
+    licence: Licence,
+    settings: dict[str, Any] | None = None,
+    queries: dict[str, int] | None = None,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a data set folder, whole or not at all: data/train-*, a card, and what LLaMA-Factory needs.
+
+    Args:
+        contrasts: Are taken one by one.
+        order: What is exported of them.
+        folder: Is made; an earlier export there is replaced with ``overwrite``.
+        where: The rows' source, for messages.
+        licence: Of the queries.
+        settings: Of the run, fit for others' eyes (:func:`selfsteer.export.public.public_settings`); None for a file.
+        queries: How many queries were read, aligned on and held out; None for a file.
+        overwrite: Replace an earlier export.
+
+    Raises:
+        InputError: The folder holds something else.
+        DataError: No row is left.
+        StorageError: It can't be written.
+    """
+    folder = folder.resolve()  # the name is the data set's, and "." has none
+    check_output(order, folder, overwrite=overwrite)
+    exported = Exported.begin(order)
+    with _making_way(folder) as make_way, atomic_path(folder) as temporary:
+        temporary.mkdir()
+        rows = exported.through(contrasts)
+        shards = write_shards(temporary / "data", order.form.suffixes[0], rows, order.schema)
+        exported.selection.check(where)
+        if order.format == "llama-factory":
+            data = f"data/{shards[0].name}" if len(shards) == 1 else "data"
+            write_entry(temporary / INFO, folder.name, dataset_entry(data))
+        card = Card(exported, folder.name, licence, settings, queries)
+        write_card(temporary / CARD, card)
+        make_way()
+    exported.paths = [folder / "data" / shard.name for shard in shards]
+    return exported
+
+
+@contextmanager
+def _making_way(folder: Path) -> Iterator[Callable[[], None]]:
+    """Yield what moves an earlier export, or an empty folder, aside; it comes back where the new one does not come."""
+    aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.old"
+
+    def make_way() -> None:
+        if folder.exists():
+            folder.rename(aside)
+
+    try:
+        yield make_way
+    except BaseException:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    remove(aside)

@@ -1,0 +1,99 @@
+"""Uploading a data set folder to the Hugging Face Hub; the token comes from where the Hub's own tools look for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from selfsteer.errors import ConfigError, InputError, WorkFailed
+
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN; the token needs the right to write"
+
+
+def check_repository(name: str) -> None:
+    """Raise :class:`ConfigError` where a name can't be that of a data set on the Hub."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(str(error).partition("\n")[0], where="--push-to-hub", do="give ORG/NAME") from error
+    if "/" not in name:
+        what = f"{name!r} says whose data set it is not"
+        raise ConfigError(what, where="--push-to-hub", do=f"give ORG/{name}, with your user name or organisation")
+
+
+def push(folder: Path, name: str, *, public: bool = False) -> str:
+    """Upload a folder as a data set, made if it isn't there. Data files that an earlier upload left are removed.
+
+    Args:
+        folder: What :func:`selfsteer.export.export_folder` wrote; it is not changed.
+        name: ORG/NAME.
+        public: Everyone may see it.
+
+    Returns:
+        Its address.
+
+    Raises:
+        InputError: It is there already, and its visibility is another: an upload must not publish by accident.
+        WorkFailed: The Hub refused, or can't be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with _hub_errors(folder, name):
+        address = str(api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True))
+        private = bool(api.repo_info(name, repo_type="dataset").private)
+    if private == public:
+        now, wanted = ("private", "leave --public out") if private else ("public", "say --public")
+        raise InputError(
+            f"the data set {name} is there already and is {now}: nothing was uploaded. What was built is in {folder}",
+            where=f"--push-to-hub {name}",
+            do=f"{wanted}, name another one, or change it on the Hub",
+        )
+    with _hub_errors(folder, name):
+        api.upload_folder(
+            repo_id=name,
+            repo_type="dataset",
+            folder_path=folder,
+            commit_message="Data set written by selfsteer export",
+            delete_patterns=["data/*"],
+        )
+    return address
+
+
+@contextmanager
+def _hub_errors(folder: Path, name: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into one message, which names the folder that was built."""
+    # HTTPError: of whatever HTTP library this release of the client uses; no connection, time-outs.
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except (HTTPError, OSError, ValueError) as error:
+        raise WorkFailed(
+            f"the upload to the Hub did not succeed: {_reason(error)}. What was built is kept in {folder}",
+            where=f"--push-to-hub {name}",
+            do=_advice(error, name, folder),
+        ) from error
+
+
+def _advice(error: Exception, name: str, folder: Path) -> str:
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    again = f"then upload it with `hf upload {name} {folder} --repo-type dataset`, or run the same command again"
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"unset HF_HUB_OFFLINE, {again}"
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, LocalTokenNotFoundError) or status in (401, 403, 404):
+        return f"{_LOGIN}; {again}"
+    return f"check the network, {again}"
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of a message, without addresses."""
+    text = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    return re.sub(r"https?://\S+", "[address]", text).rstrip(". ")

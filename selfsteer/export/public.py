@@ -1,0 +1,55 @@
+"""What may leave the machine: no folders of it, no addresses of its servers, no keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from selfsteer.config import Recipe
+from selfsteer.records import Contrast
+
+LEFT_OUT = "(left out)"
+
+# Leading folders of a path that is absolute, of a home folder or relative with dots; a hub name (org/name) stays.
+_FOLDERS = re.compile(r"(?<![\w.\-/\\])(?:~\w*|[A-Za-z]:|\.{1,2})?[\\/]+(?=\S)(?:[^\\/:\n]+[\\/]+)*")
+_SECRET = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|key)$", re.IGNORECASE)
+_ADDRESSES = ("base_url",)
+_FILES = re.compile(r"\.(jsonl|json|parquet|csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
+
+
+def public_text(text: str) -> str:
+    """Return a name or a short text without the folders of a path in it; a web address loses what may be a secret."""
+    if "://" in text:
+        return re.sub(r"://[^/@\s]+@", "://", text).partition("?")[0]
+    return _FOLDERS.sub("", text.rstrip("/\\") if len(text) > 1 else text)
+
+
+def public_row(row: Contrast) -> Contrast:
+    """Return a row whose provenance names no folder of this machine. Prompts and responses stay as they are."""
+    provenance = {key: public_text(value) for key, value in row.provenance.items()}
+    return row if provenance == row.provenance else dataclasses.replace(row, provenance=provenance)
+
+
+def public_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's settings for a card: file names without folders, no addresses of servers, no keys."""
+    values: dict[str, Any] = _public(recipe.model_dump(mode="json"), "")
+    for name in ("source", "heldout"):
+        values["queries"][name] = _query_source(values["queries"][name])
+    return values
+
+
+def _public(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _public(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_public(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    return LEFT_OUT if key in _ADDRESSES or _SECRET.search(key) else public_text(value)
+
+
+def _query_source(source: Any) -> Any:
+    """Return a file's name alone; a built-in set, a hub data set and a number stay."""
+    is_file = isinstance(source, str) and _FILES.search(source)
+    return re.split(r"[\\/]", source)[-1] if is_file else source

@@ -1,0 +1,143 @@
+"""The queries stage: from a source to blocks of training queries and a file of held-out ones, streaming."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from selfsteer.config import QuerySettings
+from selfsteer.errors import DataError
+from selfsteer.files import atomic_path
+from selfsteer.loop.blocks import BLOCK, NAMED
+from selfsteer.loop.store import Workspace
+from selfsteer.loop.work import draw
+from selfsteer.queries import Dropped, load_queries, stream_queries
+from selfsteer.records import Query, write_rows
+
+
+def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple[list[Path], dict[str, Any]]:
+    """Write the queries of a source; what gives none goes, with its reason, into a file of its own.
+
+    Returns:
+        The blocks of training queries and, where there are any, the file of held-out ones behind them; the counts.
+
+    Raises:
+        ConfigError, DataError: As :func:`selfsteer.queries.load_queries`; also where every query is held out.
+    """
+    with atomic_path(space.path("left-out.jsonl")) as path, path.open("w", encoding="utf-8") as file:
+        return _Split(space, settings, seed, file).go()
+
+
+def query_files(files: Sequence[Path], split: str, heldout: int) -> Sequence[Path]:
+    """Return the files of a split, given all of the stage's and the number of held-out queries."""
+    blocks = len(files) - (1 if heldout else 0)
+    return files[:blocks] if split == "train" else files[blocks:]
+
+
+class _Split:
+    """The queries so far: one block in memory, and the held-out ones."""
+
+    def __init__(self, space: Workspace, settings: QuerySettings, seed: int, left_out: IO[str]) -> None:
+        self.space, self.settings, self.seed = space, settings, seed
+        self._left_out = left_out
+        self._named: list[dict[str, str]] = []
+        self._count = self._read = self._train = 0
+        self._block: list[Query] = []
+        self._blocks: list[Path] = []
+
+    def go(self) -> tuple[list[Path], dict[str, Any]]:
+        apart = self._apart()
+        held = _HeldOut(self.settings.heldout if isinstance(self.settings.heldout, int) else 0, self.seed)
+        ids = {query.id for query in apart}
+        for query in self._queries():
+            if query.id in ids:
+                self._drop(query.id, "is a held-out query too")
+                continue
+            for freed in held.push(query):
+                self._add(freed)
+        if not self._train:
+            do = "hold out fewer, or give more queries"
+            raise DataError("every query is held out", where="queries.heldout", do=do)
+        self._flush()
+        apart += held.queries()
+        if apart:
+            self._blocks.append(self.space.path("heldout.parquet"))
+            write_rows(self._blocks[-1], Query, apart)
+        counts = {"read": self._read, "train": self._train, "heldout": len(apart)}
+        return self._blocks, counts | {"left_out": self._count, "dropped": self._named}
+
+    def _apart(self) -> list[Query]:
+        """Return the held-out queries of a source of their own."""
+        if isinstance(self.settings.heldout, int):
+            return []
+        loaded = load_queries(self.settings.heldout, split="heldout", limit=self.settings.heldout_limit)
+        for drop in loaded.dropped:
+            self._drop(drop.where, drop.reason)
+        return loaded.queries
+
+    def _queries(self) -> Iterator[Query]:
+        settings = self.settings
+        for found in stream_queries(
+            settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+        ):
+            self._read += 1
+            if isinstance(found, Dropped):
+                self._drop(found.where, found.reason)
+            else:
+                yield found
+
+    def _drop(self, where: str, reason: str) -> None:
+        line = {"where": where, "reason": reason}
+        self._left_out.write(json.dumps(line, ensure_ascii=True) + "\n")
+        self._count += 1
+        self._named += [line] if len(self._named) < NAMED else []
+
+    def _add(self, query: Query) -> None:
+        self._train += 1
+        self._block.append(query)
+        if len(self._block) == BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._block:
+            self._blocks.append(self.space.path(f"{len(self._blocks):05d}.parquet"))
+            write_rows(self._blocks[-1], Query, self._block)
+            self._block = []
+
+
+class _HeldOut:
+    """Which ``count`` queries are held out depends on the seed and their ids alone, not on their order."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._heap: list[_Drawn] = []
+
+    def push(self, query: Query) -> list[Query]:
+        """Take one query in; return those that are certain to be trained on."""
+        if not self.count:
+            return [query]
+        drawn = _Drawn(draw(self.seed, query.id), query)
+        if len(self._heap) < self.count:
+            heapq.heappush(self._heap, drawn)
+            return []
+        return [heapq.heappushpop(self._heap, drawn).query]
+
+    def queries(self) -> list[Query]:
+        """Return the held-out queries, in the order of their draws."""
+        return [Query(query.id, query.prompt, "heldout", query.source) for query in self._drawn()]
+
+    def _drawn(self) -> list[Query]:
+        return [one.query for one in sorted(self._heap, reverse=True)]
+
+
+class _Drawn:
+    """A query with its draw; the highest draw is the first to leave a heap."""
+
+    def __init__(self, lot: str, query: Query) -> None:
+        self.lot, self.query = lot, query
+
+    def __lt__(self, other: _Drawn) -> bool:
+        return self.lot > other.lot

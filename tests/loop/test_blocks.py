@@ -1,0 +1,221 @@
+"""Blocks of batches: what is on disk after every batch, what is asked again, what is left out and said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from selfsteer.backends import Failure
+from selfsteer.errors import ModelError, WorkFailed
+from selfsteer.loop.blocks import NAMED, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.display import Display
+from selfsteer.loop.store import Workspace, in_batches
+from selfsteer.records import Query, read_rows
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+class Asked:
+    """Does batches of queries as ``answer`` says of each, and remembers them.
+
+    ``answer`` is given the query's number and how often it was asked before; None gives a row.
+    """
+
+    def __init__(self, answer: Callable[[int, int], Failure | None] = lambda number, before: None) -> None:
+        self.answer = answer
+        self.batches: list[tuple[int, list[str]]] = []
+
+    def __call__(self, number: int, batch: Sequence[Query]) -> Done[Query]:
+        before = [name for _, names in self.batches for name in names]
+        self.batches.append((number, [query.id for query in batch]))
+        rows, failures = [], {}
+        for query in batch:
+            failure = self.answer(int(query.id), before.count(query.id))
+            if failure is None:
+                rows.append(query)
+            else:
+                failures[query.id] = failure
+        return Done(rows, failures)
+
+
+def queries(count: int) -> list[Query]:
+    return [Query(str(number), [{"role": "user", "content": "Hi"}]) for number in range(count)]
+
+
+def workspace(folder) -> Workspace:
+    return Workspace(folder, "stage", "key", Display(quiet=True))
+
+
+def work(ask: Asked, count: int = 12, *, block: int = 6, size: int = 2, **options) -> tuple[int, Work]:
+    blocks = in_batches(queries(count), block)
+    planned = [Plan(in_batches(some, size)) for some in blocks]
+    return len(blocks), Work(Query, planned.__getitem__, ask, per_block=-(-block // size), **options)
+
+
+def ids(paths) -> list[str]:
+    return [row.id for row in read_rows(paths, Query)]
+
+
+def failing(what: str = "the server answers with status 500", **options) -> Failure:
+    return Failure(WorkFailed(what), **options)
+
+
+def test_each_block_becomes_one_file_in_the_plans_order(tmp_path):
+    ask = Asked()
+    paths, info = do_blocks(workspace(tmp_path), *work(ask))
+    assert [path.name for path in paths] == ["key-00000.parquet", "key-00001.parquet"]
+    assert [ids([path]) for path in paths] == [list("012345"), ["6", "7", "8", "9", "10", "11"]]
+    assert [number for number, _ in ask.batches] == [0, 1, 2, 3, 4, 5], "numbers go on from block to block"
+    assert info == {"left_out": 0, "dropped": []}
+    assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [path.name for path in paths]
+
+
+def test_done_again_it_asks_for_nothing(tmp_path):
+    do_blocks(workspace(tmp_path), *work(Asked()))
+    ask = Asked()
+    paths, _ = do_blocks(workspace(tmp_path), *work(ask))
+    assert ask.batches == [] and len(ids(paths)) == 12
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_killed_in_any_batch_it_repeats_that_batch_alone(tmp_path, at):
+    first = Asked()
+
+    def dying(number: int, batch: Sequence[Query]) -> Done[Query]:
+        if len(first.batches) == at // 2 and at % 2 == 0:
+            raise Killed
+        done = first(number, batch)
+        if len(first.batches) == at // 2 + 1 and at % 2:
+            raise Killed  # the rows had come, and were not written yet
+        return done
+
+    count, plan = work(first)
+    with pytest.raises(Killed):
+        do_blocks(workspace(tmp_path), count, Work(Query, plan.plan, dying, per_block=3))
+    again = Asked()
+    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    assert [number for number, _ in again.batches] == list(range(at // 2, 6))
+    assert ids(paths) == [str(number) for number in range(12)]
+
+
+def test_killed_between_the_blocks_file_and_its_pieces_nothing_is_done_twice(tmp_path, monkeypatch):
+    from selfsteer.loop import blocks
+
+    def dying(path):
+        raise Killed
+
+    monkeypatch.setattr(blocks, "remove", dying)
+    with pytest.raises(Killed):
+        do_blocks(workspace(tmp_path), *work(Asked()))
+    monkeypatch.undo()
+    again = Asked()
+    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    assert [number for number, _ in again.batches] == [3, 4, 5]
+    assert ids(paths) == [str(number) for number in range(12)]
+    assert not list((tmp_path / "stage").glob("*.pieces"))
+
+
+def test_what_failed_is_asked_again_when_every_block_had_its_turn(tmp_path):
+    ask = Asked(lambda number, before: failing() if number in (1, 3, 8) and before == 0 else None)
+    paths, info = do_blocks(workspace(tmp_path), *work(ask))
+    assert [names for _, names in ask.batches[6:]] == [["1", "3"], ["8"]]
+    assert len({number for number, _ in ask.batches}) == len(ask.batches), "no number, so no seed, serves twice"
+    assert ids(paths) == [str(number) for number in range(12)], "in the plan's order still"
+    assert info["left_out"] == 0
+    noted = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    assert [line["where"] for line in noted] == ["1", "3", "8"]
+    assert noted[0]["reason"] == "the server answers with status 500"
+
+
+def test_what_fails_to_the_last_stops_the_stage_and_loses_nothing(tmp_path):
+    ask = Asked(lambda number, before: failing() if number in (1, 8) else None)
+    with pytest.raises(WorkFailed, match="2 requests still fail") as error:
+        do_blocks(workspace(tmp_path), *work(ask))
+    assert "generation.endpoint.failed=drop" in error.value.do
+    again = Asked()
+    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    assert [names for _, names in again.batches] == [["1"], ["8"]], "only these are asked for"
+    assert ids(paths) == [str(number) for number in range(12)]
+
+
+def test_a_whole_batch_that_failed_is_asked_again_at_the_end(tmp_path):
+    ask = Asked(lambda number, before: failing() if number in (2, 3) and before == 0 else None)
+    paths, _ = do_blocks(workspace(tmp_path), *work(ask))
+    assert [names for _, names in ask.batches[6:]] == [["2", "3"]]
+    assert ids(paths) == [str(number) for number in range(12)]
+
+
+def test_retries_that_were_cut_short_overwrite_nothing(tmp_path):
+    """Three runs, each of which gets a part: pieces of one must not take the names of another's."""
+    for gets in ({0, 2, 4}, {5}, {1, 3}):
+        allowed = gets | set(range(6, 12))
+        ask = Asked(lambda number, before, allowed=allowed: None if number in allowed else failing())
+        try:
+            paths, _ = do_blocks(workspace(tmp_path), *work(ask))
+        except WorkFailed:
+            continue
+    assert ids(paths) == [str(number) for number in range(12)]
+
+
+def test_failed_drop_goes_on_without_them_and_names_them(tmp_path):
+    ask = Asked(lambda number, before: failing("it timed out") if number in (1, 8) else None)
+    paths, info = do_blocks(workspace(tmp_path), *work(ask, failed="drop"))
+    assert ids(paths) == [str(number) for number in range(12) if number not in (1, 8)]
+    assert info["left_out"] == 2
+    assert info["dropped"] == [{"where": "1", "reason": "it timed out"}, {"where": "8", "reason": "it timed out"}]
+
+
+def test_a_refused_request_is_not_asked_again_and_does_not_stop_the_stage(tmp_path):
+    ask = Asked(lambda number, before: failing("content filter", refused=True) if number == 4 else None)
+    paths, info = do_blocks(workspace(tmp_path), *work(ask))
+    assert len(ask.batches) == 6
+    assert ids(paths) == [str(number) for number in range(12) if number != 4]
+    assert info["dropped"] == [{"where": "4", "reason": "content filter"}]
+
+
+def test_a_failure_that_ends_the_stage_keeps_what_did_arrive(tmp_path):
+    key = Failure(ModelError("the server wants a valid key"), ends=True)
+    ask = Asked(lambda number, before: key if number >= 3 else None)
+    with pytest.raises(ModelError, match="valid key"):
+        do_blocks(workspace(tmp_path), *work(ask))
+    assert len(ask.batches) == 2, "no further batch is begun"
+    again = Asked()
+    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    assert [names for _, names in again.batches] == [["4", "5"], ["6", "7"], ["8", "9"], ["10", "11"], ["3"]]
+    assert ids(paths) == [str(number) for number in range(12)]
+    assert not (tmp_path / "failures.jsonl").exists(), "what was never sent did not fail"
+
+
+def test_a_block_of_one_batch_needs_no_piece_and_keeps_the_rows_of_a_part(tmp_path):
+    ask = Asked(lambda number, before: failing() if number == 1 and before == 0 else None)
+    paths, _ = do_blocks(workspace(tmp_path), *work(ask, 3, block=3, size=3))
+    assert [names for _, names in ask.batches] == [["0", "1", "2"], ["1"]]
+    assert ids(paths) == ["0", "1", "2"]
+
+
+def test_what_the_plan_left_out_is_counted_and_the_first_are_named(tmp_path):
+    plan = Plan([queries(2)], [LeftOut(f"q{number}", "too long") for number in range(NAMED + 5)])
+    paths, info = do_blocks(workspace(tmp_path), 1, Work(Query, lambda number: plan, Asked()))
+    assert info["left_out"] == NAMED + 5 and len(info["dropped"]) == NAMED
+    (file,) = (tmp_path / "stage").glob("*.left-out.json")
+    assert len(json.loads(file.read_text())) == NAMED + 5
+    again = do_blocks(workspace(tmp_path), 1, Work(Query, lambda number: plan, Asked()))
+    assert again == (paths, info)
+
+
+def test_a_block_with_nothing_to_do_is_an_empty_file(tmp_path):
+    paths, info = do_blocks(
+        workspace(tmp_path), 1, Work(Query, lambda number: Plan([], [LeftOut("q", "too long")]), Asked())
+    )
+    assert ids(paths) == [] and info["left_out"] == 1
+
+
+def test_an_item_that_lost_several_requests_is_left_out_once(tmp_path):
+    plan = Plan([queries(4)])
+    ask = Asked(lambda number, before: failing("refused", refused=True) if number < 2 else None)
+    work = Work(Query, lambda number: plan, ask, where=lambda item: "one query")
+    assert do_blocks(workspace(tmp_path), 1, work)[1]["left_out"] == 1

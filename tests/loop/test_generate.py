@@ -1,0 +1,220 @@
+"""`generate`: the data stages alone, at any size, with servers that fail and cost money."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfsteer.config import Recipe
+from selfsteer.errors import BudgetReached, ConfigError, WorkFailed
+from selfsteer.loop import generate, run
+from selfsteer.records import Response, read_rows
+
+from ..backends.chat_server import ChatServer, Reply, failure, metered, scripted
+from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
+
+KEY = "sk-very-secret-1234567890"
+
+
+@pytest.fixture(autouse=True)
+def no_reports():
+    with without_reports():
+        yield
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Start servers that answer as a script says, with usage: 100 tokens a prompt, one a word of the answer."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    servers = []
+
+    def serve(answer=scripted) -> ChatServer:
+        def counted(request, count) -> Reply:
+            reply = answer(request, count)
+            if reply.status != 200:
+                return reply
+            words = len(reply.body["choices"][0]["message"]["content"].split())
+            return metered(reply, 100, words)
+
+        servers.append(ChatServer(counted))
+        return servers[-1]
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+def endpoint_recipe(queries: Path, server: ChatServer, **settings) -> Recipe:
+    endpoint = {"model": "scripted", "base_url": server.url, "max_retries": 0} | settings
+    generation = {"backend": "endpoint", "max_new_tokens": 18, "batch_size": 8, "endpoint": endpoint}
+    return scripted_recipe(queries, 0, generation=generation)
+
+
+def asked_of(server: ChatServer) -> list[str]:
+    """The last user turn of each request for a response, as opposed to a choice of aspects."""
+    return [body["messages"][-1]["content"] for body in server.bodies if body["temperature"] > 0]
+
+
+def bill(run_dir: Path) -> int:
+    lines = [json.loads(line) for line in (run_dir / "usage.jsonl").read_text().splitlines()]
+    return sum(line["prompt_tokens"] + line["completion_tokens"] for line in lines)
+
+
+def test_it_makes_the_rows_of_a_round_and_measures_nothing(tmp_path, queries):
+    summary = generate(scripted_recipe(queries), tmp_path / "run")
+    assert summary["policies"] == [] and summary["mode"] == "data-only"
+    assert summary["rounds"][0]["quality"]["total"] == 7 and len(contrasts(tmp_path / "run")) == 7
+    assert not (tmp_path / "run/round-00").exists(), "held-out queries are split off, and not answered"
+
+
+def test_a_run_finds_done_what_was_generated(tmp_path, queries, tiny_chat_model):
+    recipe = small_recipe(tiny_chat_model, queries, queries__heldout=0)
+    generate(recipe, tmp_path / "run")
+    summary = run(recipe, tmp_path / "run")
+    reused = {stage["stage"]: stage["reused"] for stage in summary["stages"]}
+    assert [name for name, done in reused.items() if not done] == ["train, round 1"]
+
+
+def test_an_endpoint_gives_the_rows_that_its_server_writes(tmp_path, queries, served):
+    server = served()
+    generate(endpoint_recipe(queries, server), tmp_path / "run")
+    rows = contrasts(tmp_path / "run")
+    assert len(rows) == 10 and all(row.positive_response.endswith(".") for row in rows)
+    assert len(asked_of(server)) == 30
+    assert rows[0].provenance["backend"] == "endpoint" and rows[0].provenance["model"] == "scripted"
+    assert rows[0].scores is None and rows[0].prompt_token_ids is None
+    assert bill(tmp_path / "run") > 0
+
+
+def test_the_key_is_written_nowhere(tmp_path, queries, served):
+    server = served(lambda request, count: scripted(request, count) if count % 5 else failure(400, f"no {KEY}"))
+    generate(endpoint_recipe(queries, server), tmp_path / "run")
+    assert server.requests[0][1]["authorization"] == f"Bearer {KEY}"
+    for path in (tmp_path / "run").rglob("*"):
+        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_the_cap_is_never_exceeded_and_what_was_paid_for_is_kept(tmp_path, queries, served):
+    first = served()
+    with pytest.raises(BudgetReached) as error:
+        generate(endpoint_recipe(queries, first, max_total_tokens=3000), tmp_path / "run")
+    assert error.value.exit_code == 1 and "max_total_tokens" in error.value.do
+    assert 0 < bill(tmp_path / "run") <= 3000
+    paid = {
+        (row.id, row.role) for row in read_rows(sorted((tmp_path / "run").rglob("responses/**/*.parquet")), Response)
+    }
+    assert len(paid) == len(asked_of(first)) > 0
+
+    second = served()
+    generate(endpoint_recipe(queries, second, max_total_tokens=100_000), tmp_path / "run")
+    assert len(contrasts(tmp_path / "run")) == 10
+    assert len(asked_of(first)) + len(asked_of(second)) == 30, "nothing is paid for twice"
+
+
+def test_it_says_what_is_left_at_the_cap(tmp_path, queries, served):
+    script = "import sys; from selfsteer.cli import main; sys.argv = ['selfsteer', *sys.argv[1:]]; main()"
+    endpoint = f"{{model: scripted, max_total_tokens: 3000, base_url: '{served().url}'}}"
+    settings = f"generation={{backend: endpoint, max_new_tokens: 18, batch_size: 8, endpoint: {endpoint}}}"
+    command = [sys.executable, "-c", script, "generate", "scripted", f"queries={queries}", "queries.heldout=0",
+               settings, "--run-dir", str(tmp_path / "run")]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 1, found.stderr
+    assert "are left, the others are on disk" in found.stderr and "Traceback" not in found.stderr
+    assert "max_total_tokens" in found.stderr
+
+
+def test_rows_that_failed_are_asked_again_at_the_end(tmp_path, queries, served):
+    seen: set[str] = set()
+
+    def flaky(request, count):
+        content = str(request["messages"])
+        if "number 3 " in content and content not in seen:
+            seen.add(content)
+            return failure(500, "try later")
+        return scripted(request, count)
+
+    generate(endpoint_recipe(queries, served(flaky), concurrency=1), tmp_path / "run")
+    assert len(contrasts(tmp_path / "run")) == 10
+    noted = [json.loads(line) for line in (tmp_path / "run/failures.jsonl").read_text().splitlines()]
+    assert noted and all("try later" in line["reason"] for line in noted)
+
+
+def test_rows_that_fail_to_the_last_stop_the_run_or_are_left_out(tmp_path, queries, served):
+    def broken(request, count):
+        return failure(500, "no") if "number 3 " in str(request["messages"]) else scripted(request, count)
+
+    recipe = endpoint_recipe(queries, served(broken), concurrency=1)
+    with pytest.raises(WorkFailed, match="1 requests still fail"):
+        generate(recipe, tmp_path / "run")
+    dropping = endpoint_recipe(queries, served(broken), concurrency=1, failed="drop")
+    summary = generate(dropping, tmp_path / "run")
+    assert len(contrasts(tmp_path / "run")) == 9
+    (drop,) = summary["rounds"][0]["queries"]["dropped"]
+    assert "500" in drop["reason"] and summary["rounds"][0]["queries"]["left_out"] == 1
+
+
+def test_a_query_that_the_server_refuses_is_left_out_and_named(tmp_path, queries, served):
+    def picky(request, count):
+        bad = "number 3 " in str(request["messages"]) and request["temperature"] > 0
+        return failure(400, "content filter") if bad else scripted(request, count)
+
+    summary = generate(endpoint_recipe(queries, served(picky)), tmp_path / "run")
+    assert len(contrasts(tmp_path / "run")) == 9
+    (drop,) = summary["rounds"][0]["queries"]["dropped"]
+    assert "content filter" in drop["reason"]
+
+
+@pytest.mark.parametrize("backend", ["scripted", "endpoint"])
+def test_filters_by_log_probs_are_refused_before_anything_is_paid_for(tmp_path, queries, served, backend):
+    server = served()
+    recipe = endpoint_recipe(queries, server) if backend == "endpoint" else scripted_recipe(queries)
+    values = recipe.model_dump() | {"quality": {"filters": ["identical", "preference_order"]}}
+    with pytest.raises(ConfigError, match="preference_order go by log-probs"):
+        generate(Recipe.model_validate(values), tmp_path / "run")
+    assert server.requests == [] and not (tmp_path / "run").exists()
+
+
+def test_thoughts_that_a_server_gives_apart_are_kept_apart(tmp_path, queries, served):
+    def thinking(request, count):
+        reply = scripted(request, count)
+        reply.body["choices"][0]["message"]["reasoning_content"] = "Let me see."
+        return reply
+
+    generate(endpoint_recipe(queries, served(thinking)), tmp_path / "run")
+    rows = contrasts(tmp_path / "run")
+    assert {row.positive_thinking for row in rows} == {"Let me see."}
+    assert not any("Let me see" in row.positive_response for row in rows)
+
+
+def peak_megabytes(folder: Path, count: int) -> float:
+    """Generate with so many queries in a process of its own; return its largest resident memory."""
+    queries = folder / f"{count}.txt"
+    with queries.open("w", encoding="utf-8") as file:
+        file.writelines(f"Question number {number}, about rivers and boats?\n" for number in range(count))
+    script = (
+        "import resource, sys; from selfsteer.cli import main\n"
+        "sys.argv = ['selfsteer', *sys.argv[1:]]\n"
+        "try: main()\n"
+        "finally: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", script, "generate", "scripted", f"queries={queries}", "queries.heldout=0",
+               "generation.batch_size=512", "generation.max_new_tokens=16", "--run-dir", str(folder / f"run-{count}"),
+               "--quiet"]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stderr
+    return int(found.stdout.rpartition("peak")[2]) / 1024
+
+
+def test_memory_does_not_grow_with_the_number_of_queries(tmp_path):
+    few, many = peak_megabytes(tmp_path, 2_000), peak_megabytes(tmp_path, 50_000)
+    assert many < 600
+    assert many < few + 60, "some megabytes for caches of a fixed size"
+
+
+@pytest.mark.slow
+def test_a_million_queries_stream_through(tmp_path):
+    assert peak_megabytes(tmp_path, 1_000_000) < 1500
