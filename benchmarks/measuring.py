@@ -5,15 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from memory import peak_gb
 
 from selfsteer.logprobs import view_cells
 from selfsteer.logprobs.rows import rows_of
 from selfsteer.records import Contrast
 from selfsteer.views import SSO_VIEWS
+
+__all__ = ["Arithmetic", "arithmetic", "matmul_rate", "peak_gb"]
 
 
 def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> float:
@@ -68,10 +70,3 @@ def arithmetic(model: Any, row: Contrast) -> Arithmetic:
 
 def _causal(length: int) -> float:
     return length * (length + 1) / 2
-
-
-def peak_gb() -> float:
-    """Largest resident memory of this process, 10^9 bytes (Linux)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (kib,) = [line.split()[1] for line in lines if line.startswith("VmHWM")]
-    return int(kib) * 1024 / 1e9

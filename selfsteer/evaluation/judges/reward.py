@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from selfsteer.chat import ChatTemplate
 from selfsteer.errors import ModelError, StorageError, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import Answer
@@ -110,13 +111,18 @@ class RewardJudge:
 
         messages = [*prompt, {"role": "assistant", "content": response}]
         try:
-            ids = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+            ids = self._template.encode(messages, cue=False)
         except (TemplateError, TypeError) as error:
             what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
             raise ModelError(
                 what, where=self.name, do="bring the prompts into the form this model's template takes"
             ) from error
         return tuple(ids)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        """The template, in which a response that holds the text of a control token does not end its turn."""
+        return ChatTemplate(self.tokenizer)
 
     def _fits(self, both: Sequence[TokenIds]) -> bool:
         return self.max_length is None or max(map(len, both)) <= self.max_length
