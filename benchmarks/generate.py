@@ -330,6 +330,7 @@ def interleaved(runners: dict[str, Ours | ByHand], queries: int, repeats: int) -
     for number in range(repeats):
         for way in list(runners)[:: -1 if number % 2 else 1]:
             made[way].append(runners[way].run(queries))
+            print(f"{NAMES[way]}, pass {number + 1}: {made[way][-1].seconds:.1f} s", file=sys.stderr, flush=True)
     return made
 
 

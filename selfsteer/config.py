@@ -248,6 +248,12 @@ class Recipe(_Section):
         if self.mode == "data-only" and self.rounds > 1:
             what = "data-only never changes the policy, so more than one round repeats itself: set rounds: 1"
             raise _conflict(what, "rounds", "mode")
+        if self.generation.backend == "vllm" and self.train.lora is not None and self.train.lora.bits:
+            what = "vLLM would sample from whole weights, which are not the policy: take another backend, or no bits"
+            raise _conflict(what, "train.lora.bits", "generation.backend")
+        if self.generation.backend == "vllm" and self.model.device not in ("auto", "cpu", "cuda"):
+            what = "vLLM chooses its device by itself: set CUDA_VISIBLE_DEVICES, and model.device to auto"
+            raise _conflict(what, "model.device", "generation.backend")
         if self.judge.name is None and self.judge != JudgeSettings():
             raise _conflict("these settings are about a judge, and none is named: set judge.name", "judge")
         return self

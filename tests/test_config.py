@@ -417,3 +417,20 @@ print("torch" in sys.modules)
 """
     lines = python(code).splitlines()
     assert any("run" in line for line in lines) and lines[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("generation: {backend: vllm}\ntrain: {lora: {bits: 4}}", "whole weights"),
+        ("generation: {backend: vllm}\nmodel: {device: 'cuda:1'}", "CUDA_VISIBLE_DEVICES"),
+        ("generation: {backend: endpoint}\nmode: data-only", "set endpoint.model"),
+        ("generation: {backend: endpoint, endpoint: {model: m}}", "no weights to train"),
+        ("generation: {endpoint: {concurrency: 3}}", "about the backend endpoint"),
+        ("generation: {vllm: {max_model_len: 512}}", "about the backend vllm"),
+        ("mode: data-only\ngeneration: {backend: endpoint, endpoint: {model: m, max_cost: 2}}", "price_prompt"),
+    ],
+)
+def test_settings_of_a_backend_that_do_not_go_together(write, values, words):
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(write(values))
