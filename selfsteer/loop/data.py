@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import selfsteer
+from selfsteer.backends import Backend
 from selfsteer.config import Recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, did_you_mean
@@ -148,30 +149,8 @@ class DataStages:
         rows = sum(map(count_rows, files))
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            backend = self.models.backend(policy)
-
-            def plan(number: int) -> Plan[Request]:
-                items, reasons = work.planned(list(read_rows([files[number]], Principled)), backend, self.recipe)
-                self.store.display.advance(len(ROLES) * len(reasons))
-                return Plan(in_batches(items, settings.batch), [LeftOut(*reason) for reason in reasons.items()])
-
-            def do(number: int, batch: Sequence[Request]) -> Done[Response]:
-                seed = work.batch_seed(self.recipe.seed, "responses", split, round, number)
-                return work.sample(self.recipe, backend, batch, seed)
-
-            paths, info = do_blocks(
-                space,
-                len(files),
-                Work(
-                    Response,
-                    plan,
-                    do,
-                    item_key=lambda item: (item.id, item.role),
-                    row_key=lambda row: (row.id, row.role),
-                    per_block=-(-len(ROLES) * BLOCK // settings.batch),
-                    failed=self._failed,
-                ),
-            )
+            sampling = self._sampling(files, self.models.backend(policy), split, round)
+            paths, info = do_blocks(space, len(files), sampling)
             if info["left_out"] == rows:
                 raise DataError(
                     f"no prompt fits: {info['dropped'][0]['reason']}",
@@ -187,6 +166,29 @@ class DataStages:
             "responses", round, depends, write, folder=stage_folder(split, round, "responses"),
             units=len(ROLES) * rows, title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
+
+    def _sampling(self, files: Sequence[Path], backend: Backend, split: str, round: int) -> Work[Request, Response]:
+        """Return how the requests of blocks of rows are planned and done."""
+        size = self.recipe.generation.batch
+
+        def plan(number: int) -> Plan[Request]:
+            items, reasons = work.planned(list(read_rows([files[number]], Principled)), backend, self.recipe)
+            self.store.display.advance(len(ROLES) * len(reasons))
+            return Plan(in_batches(items, size), [LeftOut(*reason) for reason in reasons.items()])
+
+        def do(number: int, batch: Sequence[Request]) -> Done[Response]:
+            seed = work.batch_seed(self.recipe.seed, "responses", split, round, number)
+            return work.sample(self.recipe, backend, batch, seed)
+
+        return Work(
+            Response,
+            plan,
+            do,
+            item_key=lambda item: (item.id, item.role),
+            row_key=lambda row: (row.id, row.role),
+            per_block=-(-len(ROLES) * BLOCK // size),
+            failed=self._failed,
+        )
 
     def scores(self, principles: Entry, responses: Entry, split: str, round: int, policy: Policy) -> Entry:
         """Join, clean and score the rows: every response under every prompt, by the policy that wrote them."""
