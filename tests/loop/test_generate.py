@@ -191,15 +191,18 @@ def test_thoughts_that_a_server_gives_apart_are_kept_apart(tmp_path, queries, se
 
 
 def peak_megabytes(folder: Path, count: int) -> float:
-    """Generate with so many queries in a process of its own; return its largest resident memory."""
+    """Generate with so many queries in a process of its own; return its largest resident memory.
+
+    Read from /proc: ``ru_maxrss`` also counts what the process that started it held at that moment, here pytest.
+    """
     queries = folder / f"{count}.txt"
     with queries.open("w", encoding="utf-8") as file:
         file.writelines(f"Question number {number}, about rivers and boats?\n" for number in range(count))
     script = (
-        "import resource, sys; from selfsteer.cli import main\n"
+        "import sys; from pathlib import Path; from selfsteer.cli import main\n"
         "sys.argv = ['selfsteer', *sys.argv[1:]]\n"
         "try: main()\n"
-        "finally: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "finally: print('peak', Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )
     command = [sys.executable, "-c", script, "generate", "scripted", f"queries={queries}", "queries.heldout=0",
                "generation.batch_size=512", "generation.max_new_tokens=16", "--run-dir", str(folder / f"run-{count}"),
