@@ -38,3 +38,8 @@ def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads its model, from its own wheel, in a second
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def known_languages() -> list[str]:
+    """Return the codes that :func:`language` may return."""
+    return sorted({_RELATIVES.get(code, code) for code in map(str, _identifier().labels)} - {_NONE})
