@@ -87,7 +87,10 @@ class QuerySettings(CheckSettings, SourceSettings):
     languages: Annotated[list[str], Field(min_length=1)] | None = None
     """Leave out what is certainly in none of these languages, e.g. [en, de]."""
     heldout: str | Annotated[int, Field(ge=0)] = 16
-    """Queries to measure on, never trained on: a source of its own, or how many to split off. No check leaves them out."""
+    """Queries to measure on, never trained on: a source of its own, or how many to split off.
+
+    No check leaves them out.
+    """
     heldout_limit: Positive | None = None
     """Take the first so many of a held-out source."""
 

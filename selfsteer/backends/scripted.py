@@ -1,8 +1,8 @@
 """A deterministic backend without a model: for tests, for dry runs of a recipe and for machines without torch.
 
-It answers like a caricature of a chat model: the longer and more elaborate, the more the principle asks for it. Asked for
-new queries, as `selfsteer augment` asks, it makes some up, and now and then does what models do: talks first, forgets the
-form, refuses. What it writes depends on the prompt and the seed alone.
+It answers like a caricature of a chat model: the longer and more elaborate, the more the principle asks for it. Asked
+for new queries, as `selfsteer augment` asks, it makes some up, and now and then does what models do: talks first,
+forgets the form, refuses. What it writes depends on the prompt and the seed alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Growing a query set with a chat model, round by round.
 
 A round is one batch of requests, planned from the seeds and from what earlier rounds brought. Its answers are on disk,
-under a key of all that they depend on, before the next round is planned; everything else is worked out from them again.
-So a process that is killed anywhere repeats one batch at most, and a changed check asks again only where it changes what
-is asked.
+under a key of all that they depend on, before the next round is planned; everything else is worked out from them
+again. So a process that is killed anywhere repeats one batch at most, and a changed check asks the model again only
+where it changes what is asked.
 """
 
 from __future__ import annotations
@@ -255,8 +255,8 @@ class _Growing:
     def _gave_up(self) -> WorkFailed:
         last = self.growth.augment.patience
         return WorkFailed(
-            f"only {self.grown.kept} of {self.count} queries: next to nothing came of the last {last} rounds (dropped in "
-            f"all: {_counts(self.grown.dropped) or 'nothing'}); those that came are in {self.output}",
+            f"only {self.grown.kept} of {self.count} queries: next to nothing came of the last {last} rounds (dropped so "
+            f"far: {_counts(self.grown.dropped) or 'nothing'}); what came is in {self.output}",
             where=str(self._dropped),
             do="look there at what was dropped and why; more seeds, a larger model or a looser check give more",
         )

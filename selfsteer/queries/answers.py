@@ -15,7 +15,8 @@ _ASKED = re.compile(r"\d+\. \S")
 _TAGGED = re.compile(r"<request>(.*?)</request>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"</?(?:request|original)>", re.IGNORECASE)
 _LEAD = re.compile(
-    r"\A(?:sure|certainly|of course|okay|ok)?[!,.:\s]*(?:here(?:'s| is| are)|this is|the (?:new|rewritten|revised))\b[^\n]*:\s*\n",
+    r"\A(?:sure|certainly|of course|okay|ok)?[!,.:\s]*"
+    r"(?:here(?:'s| is| are)|this is|the (?:new|rewritten|revised))\b[^\n]*:\s*(?:\n|\Z)",
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "`": "`"}
@@ -39,8 +40,8 @@ class Reading:
 def read_list(text: str, finish: Finish) -> Reading:
     """Read a numbered list of queries.
 
-    Entries are numbered 1, 2, 3, ... at the beginnings of lines; other lines belong to the entry above them, and so does
-    a number that is not the next one. An entry that the end of the answer cut off is left out.
+    Entries are numbered 1, 2, 3, ... at the beginnings of lines; other lines belong to the entry above them, and so
+    does a number that is not the next one. An entry that the end of the answer cut off is left out.
 
     Args:
         text: The answer, without a reasoning model's thoughts.

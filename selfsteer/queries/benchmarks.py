@@ -1,7 +1,7 @@
 """Decontamination: finding queries that share a run of words with a benchmark.
 
-The rule of GPT-3's data (arXiv 2005.14165, appendix C) and of most since: a text is contaminated if any ``ngram`` words
-in a row of it stand in a benchmark as well. A text of fewer words is contaminated if a benchmark holds just these words.
+The rule is that of GPT-3's data (arXiv 2005.14165, appendix C): a text is contaminated if any ``ngram`` words in a row
+of it stand in a benchmark as well. A text of fewer words is contaminated if a question has just these words.
 """
 
 from __future__ import annotations

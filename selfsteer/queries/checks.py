@@ -1,4 +1,4 @@
-"""Which queries of a set are trained on: length, language, benchmarks and near duplicates, each drop with its reason."""
+"""Which queries of a set are kept: length, language, benchmarks and near duplicates, each drop with its reason."""
 
 from __future__ import annotations
 

@@ -12,21 +12,22 @@ from collections.abc import Callable
 from selfsteer.languages import language
 from selfsteer.queries.checks import Fault
 
-_IMPERATIVES = (
-    "act add advise analy[sz]e answer argue arrange ask assess assume brainstorm break build calculate categori[sz]e change"
-    " check choose cite classify clean combine come compare compile complete compose compute conduct concoct construct continue"
-    " convert correct count craft create critique debug decide decode define demonstrate derive describe design detect display"
-    " determine develop devise differentiate discuss distinguish divide do draft draw edit elaborate eliminate entertain enumerate"
-    " estimate evaluate examine expand explain explore express extract fill find finish fix follow form format formulate"
-    " generate get give go group guess help highlight hypothesi[sz]e identify illustrate implement improve infer insert"
-    " interpret introduce invent investigate justify label let link list look make match mention modify name note offer optimi[sz]e"
-    " order organi[sz]e outline paint paraphrase parse perform pick plan point predict prepare present pretend print produce"
-    " proofread propose prove provide rank rate read rearrange recommend reconstruct reduce refactor reflect relate rephrase replace report"
-    " research respond restate return reverse review revise rewrite role-?play say score search seek select separate set share"
-    " show simplify simulate sketch solve sort speak specify spell state structure submit substitute suggest sum summari[sz]e"
-    " synthesi[sz]e take talk teach tell test think trace track transcribe transform translate try turn unscramble update use"
-    " verify visuali[sz]e work write"
-).split()
+_IMPERATIVES = """
+act add advise analy[sz]e answer argue arrange ask assess assume brainstorm break build calculate categori[sz]e
+change check choose cite classify clean combine come compare compile complete compose compute concoct conduct
+construct continue convert correct count craft create critique debug decide decode define demonstrate derive
+describe design detect determine develop devise differentiate discuss display distinguish divide do draft draw
+edit elaborate eliminate entertain enumerate estimate evaluate examine expand explain explore express extract
+fill find finish fix follow form format formulate generate get give go group guess help highlight hypothesi[sz]e
+identify illustrate implement improve infer insert interpret introduce invent investigate justify label let link
+list look make match mention modify name note offer optimi[sz]e order organi[sz]e outline paint paraphrase parse
+perform pick plan point predict prepare present pretend print produce proofread propose prove provide rank rate
+read rearrange recommend reconstruct reduce refactor reflect relate rephrase replace report research respond
+restate return reverse review revise rewrite role-?play say score search seek select separate set share show
+simplify simulate sketch solve sort speak specify spell state structure submit substitute suggest sum
+summari[sz]e synthesi[sz]e take talk teach tell test think trace track transcribe transform translate try turn
+unscramble update use verify visuali[sz]e work write
+""".split()
 
 _REFUSAL = re.compile(
     r"\A\W*(?:i(?:'m| am) (?:very )?sorry,? (?:but )?(?:i|as an)\b|sorry,? (?:but )?i (?:can|am|'m)"
@@ -37,16 +38,17 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _GAP = re.compile(
-    r"\[(?:insert|your|the |a |an |add|name|topic|title|text|link|url|date|number|city|country|company|product|paste|enter"
-    r"|choose|specify|fill|some|x)[^\]\n]{0,60}\](?!\()"
-    r"|<(?:insert|your|paste|enter|add)\b[^>\n]{0,60}>|\{\{.*?\}\}|\{(?:insert|your|paste|enter|topic|name|text)[\w ]*\}"
+    r"\[(?:insert|your|the |a |an |add|name|topic|title|text|link|url|date|number|city|country|company|product|paste"
+    r"|enter|choose|specify|fill|some|x)[^\]\n]{0,60}\](?!\()"
+    r"|<(?:insert|your|paste|enter|add)\b[^>\n]{0,60}>"
+    r"|\{\{.*?\}\}|\{(?:insert|your|paste|enter|topic|name|text)[\w ]*\}"
     r"|\b(?:insert|paste) (?:your )?(?:\w+ )?here\b|\blorem ipsum\b",
     re.IGNORECASE,
 )
 _MISSING = re.compile(
     r"\b(?:the )?(?:following|given|above|attached|provided)"
-    r" (?:\w+ )?(?:text|passage|paragraph|article|sentences?|story|poem|code|function|list|table|data|email|letter|essay"
-    r"|document|image|picture|audio|video|conversation|dialogue|review|program|equation|numbers|words|options)\b"
+    r" (?:\w+ )?(?:text|passage|paragraph|article|sentences?|story|poem|code|function|list|table|data|email|letter"
+    r"|essay|document|image|picture|audio|video|conversation|dialogue|review|program|equation|numbers|words|options)\b"
     r"|\b(?:text|passage|paragraph|article|code|list|table|data|email|image) (?:below|above)\b",
     re.IGNORECASE,
 )
@@ -54,7 +56,7 @@ _THERE = re.compile(r"""\n|:\s*\S|["“«`(\[{<]|\d""")
 _META = re.compile(
     r"\A\W*(?:here (?:is|are) (?:a|an|the|some|\d+|another|my)\b.{0,60}"
     r"\b(?:requests?|prompts?|quer(?:y|ies)|rewrit\w+|versions?|instructions?|questions?)\b"
-    r"|(?:sure|certainly|of course)[!,.]|(?:new |rewritten |original |revised )(?:request|prompt|query)\b|request \d+\b)"
+    r"|(?:sure|certainly|of course)[!,.]|(?:new|rewritten|original|revised) (?:request|prompt|query)\b|request \d+\b)"
     r"|\b(?:rewritten|original|given|new|above|evolved) (?:request|prompt|query)\b"
     r"|\b(?:requests? above|prompts? above|examples? above|numbered list from 1 to)\b",
     re.IGNORECASE,
@@ -68,9 +70,10 @@ _ANSWER = re.compile(
 _ASKS = re.compile(
     r"\?|(?:^|[.!:;,\n]|\band\b|\bto\b|\bthen\b|\bplease\b)[\W\d]*(?:please |now |then |first,? |also |next,? )*(?:"
     + "|".join(_IMPERATIVES)
-    + r")\b|\bplease\b|\b(?:can|could|would|will) you\b|\bi(?:'d| would)? (?:want|need|like|wish|am looking|am trying)\b"
-    r"|\b(?:your (?:task|job)|you (?:are|will|should|must|have)|your goal)\b|\A\W*(?:how|what|why|which|who|when|where|is|are"
-    r"|do|does|did|should|given|if|suppose|imagine|consider|let)\b",
+    + r")\b|\bplease\b|\b(?:can|could|would|will) you\b"
+    r"|\bi(?:'d| would)? (?:want|need|like|wish|am looking|am trying)\b"
+    r"|\b(?:your (?:task|job|goal)|you (?:are|will|should|must|have))\b"
+    r"|\A\W*(?:how|what|why|which|who|when|where|is|are|do|does|did|should|given|if|suppose|imagine|consider|let)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 
