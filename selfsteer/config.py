@@ -554,7 +554,9 @@ def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None
 
 def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type[BaseModel] = Recipe) -> ConfigError:
     """Turn the first of pydantic's errors into one message; a union's errors, one a member, are a single one."""
-    error, path = errors[0], _blamed(errors[0], lines)
+    # A misspelt key comes after the one that it leaves missing.
+    error = min(errors, key=lambda found: found["type"] == "missing")
+    path = _blamed(error, lines)
     same = [other for other in errors if _blamed(other, lines) == path]
     where = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), str(file))
     more = f" ({len(errors) - len(same)} more)" if len(errors) > len(same) else ""

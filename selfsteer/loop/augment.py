@@ -39,6 +39,7 @@ from selfsteer.records import Message, Query, Response, read_rows
 VERSION = 1
 """Raise it when the same answers would give other queries."""
 
+_RECORD = "augment.json"
 _FIRST = 4  # requests of the first round; each round doubles them up to the batch, whatever the count that is wanted
 _BARREN = 20  # less than one new query in so many that were asked for is next to nothing
 _COMMON = 20  # a language is one of the seeds' if one seed in so many is in it
@@ -91,8 +92,10 @@ def augment(
 def _check_output(output: Path, run_dir: Path, overwrite: bool) -> None:
     if output.suffix != ".jsonl":
         raise ConfigError(f"can't write {output.name!r}", where="--output", do="name a file that ends in .jsonl")
-    known = (read_json(run_dir / "augment.json") or {}).get("sha256")
-    if output.exists() and not overwrite and not (output.is_file() and sha256_file(output) == known):
+    if not output.exists() or overwrite:
+        return
+    ours = (read_json(run_dir / _RECORD) or {}).get("written", [])
+    if not output.is_file() or sha256_file(output) not in ours:
         what = "there is something already that was not written here, or was changed since"
         raise ConfigError(what, where=str(output), do="take another name, or replace it with --overwrite")
 
@@ -104,7 +107,7 @@ class _Growing:
         self.growth, self.output, self.count, self.store = growth, output, count, store
         self.models = Models(growth.recipe, store.run_dir)
         self.grown = Grown()
-        self._record = store.run_dir / "augment.json"
+        self._record = store.run_dir / _RECORD
         self._dropped = store.run_dir / "dropped.jsonl"
 
     def go(self) -> Grown:
@@ -119,11 +122,9 @@ class _Growing:
         self._sweep()
         display.begin("grow queries", self.count)
         try:
-            self._grow(policy)
+            self._grow(policy, key)
         finally:
             self.models.free()
-        written = {"key": key, "sha256": sha256_file(self.output), "grown": dataclasses.asdict(self.grown)}
-        write_json(self._record, written)
         if self.grown.kept < self.count:
             raise self._gave_up()
         display.finish("grow queries", reused=False, note=f": {self.grown.kept} kept")
@@ -148,7 +149,13 @@ class _Growing:
         if not isinstance(known, dict) or known.get("key") != key or not self.output.exists():
             return None
         found = Grown(**known["grown"])
-        return found if found.kept == self.count and sha256_file(self.output) == known["sha256"] else None
+        return found if found.kept == self.count and sha256_file(self.output) == known["written"][0] else None
+
+    def _note(self, key: str, output: Path) -> None:
+        """Record what was made before it replaces an earlier output, which is ours too if this process dies here."""
+        written = [sha256_file(file) for file in (output, self.output) if file.exists()]
+        known = {"key": key, "written": list(dict.fromkeys(written)), "grown": dataclasses.asdict(self.grown)}
+        write_json(self._record, known)
 
     def _sweep(self) -> None:
         """Remove what a killed process was writing."""
@@ -157,7 +164,7 @@ class _Growing:
             for left in folder.glob(f".{name}.*.tmp"):
                 remove(left)
 
-    def _grow(self, policy: Policy) -> None:
+    def _grow(self, policy: Policy, key: str) -> None:
         """Do the rounds until there is enough, or until too little comes of them; write what they bring."""
         seeds = self._seeds()
         planner = Planner(self.growth.augment, seeds, self.growth.seed)
@@ -174,6 +181,8 @@ class _Growing:
                 planner.add(new)
                 barren = barren + 1 if len(new) * _BARREN < sum(ask.wanted for ask in asks) else 0
                 self.store.display.advance(self.grown.kept - before)
+            kept.flush()
+            self._note(key, files[0])
 
     def _seeds(self) -> list[Source]:
         """Return the queries to grow from: those of one message, within the length that is kept."""
