@@ -264,8 +264,8 @@ class _Growing:
     def _gave_up(self) -> WorkFailed:
         last = self.growth.augment.patience
         return WorkFailed(
-            f"only {self.grown.kept} of {self.count} queries: next to nothing came of the last {last} rounds (dropped so "
-            f"far: {_counts(self.grown.dropped) or 'nothing'}); what came is in {self.output}",
+            f"only {self.grown.kept} of {self.count} queries: next to nothing came of the last {last} rounds; "
+            f"what came is in {self.output} (dropped: {_counts(self.grown.dropped) or 'nothing'})",
             where=str(self._dropped),
             do="look there at what was dropped and why; more seeds, a larger model or a looser check give more",
         )

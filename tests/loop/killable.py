@@ -1,4 +1,4 @@
-"""Generating and growing in a process that a test kills. The process is forked from a server that has everything imported."""
+"""Generating and growing in a process that a test kills: it is forked from a server that has everything imported."""
 
 from __future__ import annotations
 
