@@ -589,7 +589,7 @@ def _blamed(error: ErrorDetails, lines: Lines) -> Key:
 
 def _is_branch(part: str) -> bool:
     """Pydantic names the member of a union it tried ("str", "constrained-int") in an error's location."""
-    return part in ("str", "int", "float") or part.startswith(("constrained-", "list[", "dict["))
+    return part in ("str", "int", "float") or part.startswith(("constrained-", "list[", "dict[", "literal["))
 
 
 def _keys_at(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:

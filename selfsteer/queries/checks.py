@@ -9,7 +9,7 @@ from selfsteer.config import BenchmarkSettings, CheckSettings
 from selfsteer.errors import ConfigError, DataError, did_you_mean
 from selfsteer.languages import known_languages, language
 from selfsteer.queries.benchmarks import Benchmarks
-from selfsteer.queries.load import source_rows
+from selfsteer.queries.load import check_dataset_split, source_rows
 from selfsteer.queries.near import NearDuplicates
 from selfsteer.queries.rows import to_texts
 from selfsteer.records import Message
@@ -38,7 +38,7 @@ class Checks:
         languages: The languages to keep, None for any. A text whose language can't be told is kept.
 
     Raises:
-        ConfigError: A language is not known.
+        ConfigError: A language is not known, or a split is asked for of a benchmark that has none.
         DataError: A benchmark is not there, or has rows that hold no question.
     """
 
@@ -120,6 +120,7 @@ def load_benchmarks(sources: Sequence[BenchmarkSettings], ngram: int) -> Benchma
 
 
 def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:
+    check_dataset_split(settings.source, settings.dataset_split, "queries.decontaminate")
     for where, row, _ in source_rows(settings.source, settings.dataset_split):
         for text in to_texts(row, where, settings.field):
             yield where, text

@@ -210,10 +210,15 @@ def _check(source: str, split: str, limit: int | None, dataset_split: str) -> No
         raise ConfigError(f"unknown split {split!r}", where="queries.split", do=did_you_mean(split, _SPLITS))
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}", where="queries.limit", do="ask for 1 or more, or leave it out for all")
+    check_dataset_split(source, dataset_split, "queries.dataset_split")
+
+
+def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
+    """Raise :class:`ConfigError`, naming the recipe's ``key``, where a split is asked for and the source has none."""
     if dataset_split != "train" and not _is_hub(source):
         raise ConfigError(
             f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
-            where="queries.dataset_split",
+            where=key,
             do="leave it out, or give a hub data set (org/name)",
         )
 
