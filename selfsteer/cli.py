@@ -64,6 +64,35 @@ def run(
 
 
 @app.command()
+def augment(
+    seeds: Annotated[
+        str, typer.Argument(help="The queries to grow from: a file, a folder, a hub data set, builtin:NAME.")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="The .jsonl file that gets the new queries.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Settings, e.g. generation.backend=vllm augment.per_request=4 queries.near_duplicates=0.8."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many new queries.")] = 100,
+    method: Annotated[str, typer.Option(help="self-instruct or evolve.")] = "self-instruct",
+    model: Annotated[str, typer.Option("--model", help="The chat model that writes them.")] = "smollm2-135m",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where answers and dropped queries go [default: OUTPUT.run].")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that was not written here.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Grow a seed set of queries with a chat model. Killed anywhere, the same command goes on."""
+    from selfsteer.loop import augment_command
+
+    settings = [f"queries.source={seeds}", f"augment.method={method}", f"model.name={model}", *(overrides or [])]
+    with _interruptible():
+        augment_command.augment(settings, output, run_dir, count=count, overwrite=overwrite, quiet=quiet, out=out)
+
+
+@app.command()
 def generate(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
     overrides: Annotated[

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -33,16 +33,64 @@ class ModelSettings(_Section):
     device: str = "auto"
 
 
-class QuerySettings(_Section):
-    """The queries. ``queries: FILE`` is short for ``queries: {source: FILE}``."""
+class BenchmarkSettings(_Section):
+    """A benchmark whose questions no query may repeat. A string is short for ``{source: STRING}``."""
+
+    source: str
+    """A source as of ``queries``."""
+    field: str | None = None
+    """The column that holds the question: text, a list of texts or messages (default: a known name)."""
+    dataset_split: str = "train"
+    """The split of a hub data set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+class SourceSettings(_Section):
+    """Where queries come from."""
 
     source: str = "builtin:quickstart"
     """JSONL, JSON, Parquet, CSV or text file, hub data set, or a built-in set."""
     field: str | None = None
     dataset_split: str = "train"
     limit: Positive | None = None
+    """Take the first so many that are there; the checks come after that."""
+
+
+class CheckSettings(_Section):
+    """Which queries are left out of those to train on (or to grow from)."""
+
+    min_chars: Positive | None = None
+    max_chars: Positive | None = None
+    near_duplicates: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Leave out what is at least this similar to an earlier query."""
+    decontaminate: list[BenchmarkSettings] = []
+    """Benchmarks: queries that share a run of words with one of them are left out."""
+    decontaminate_ngram: Annotated[int, Field(ge=2)] | None = None
+    """How many words in a row (default: 13)."""
+
+    @model_validator(mode="after")
+    def _acting(self) -> CheckSettings:
+        if self.min_chars and self.max_chars and self.min_chars > self.max_chars:
+            raise _conflict(f"min_chars {self.min_chars} is more than max_chars {self.max_chars}", "min_chars")
+        if self.decontaminate_ngram and not self.decontaminate:
+            raise _conflict("decontaminate_ngram needs benchmarks: set decontaminate", "decontaminate_ngram")
+        return self
+
+
+class QuerySettings(CheckSettings, SourceSettings):
+    """The queries. ``queries: FILE`` is short for ``queries: {source: FILE}``."""
+
+    languages: Annotated[list[str], Field(min_length=1)] | None = None
+    """Leave out what is certainly in none of these languages, e.g. [en, de]."""
     heldout: str | Annotated[int, Field(ge=0)] = 16
-    """Queries to measure on, never trained on: a source of its own, or how many to split off."""
+    """Queries to measure on, never trained on: a source of its own, or how many to split off.
+
+    No check leaves them out.
+    """
     heldout_limit: Positive | None = None
     """Take the first so many of a held-out source."""
 
@@ -259,6 +307,78 @@ class Recipe(_Section):
         return self
 
 
+class SeedSettings(CheckSettings, SourceSettings):
+    """The seed set of ``selfsteer augment``, and which of the grown queries are kept."""
+
+    min_chars: Positive | None = 12
+    max_chars: Positive | None = 2000
+    near_duplicates: Annotated[float, Field(gt=0.0, le=1.0)] | None = 0.7
+    languages: Literal["seeds", "any"] | Annotated[list[str], Field(min_length=1)] = "seeds"
+    """Keep the languages of the seeds, those that are named, or any."""
+
+
+class AugmentSettings(_Section):
+    """How a query set is grown."""
+
+    method: Literal["self-instruct", "evolve"] = "self-instruct"
+    in_context: Positive = 8
+    """self-instruct: queries that a request shows."""
+    in_context_grown: Annotated[int, Field(ge=0)] = 2
+    """self-instruct: how many of these are grown ones, once there are any."""
+    per_request: Positive = 8
+    """self-instruct: new queries that a request asks for."""
+    operations: Annotated[
+        list[Literal["constrain", "deepen", "concretise", "reason", "broaden"]], Field(min_length=1)
+    ] = [
+        "constrain",
+        "deepen",
+        "concretise",
+        "reason",
+        "broaden",
+    ]
+    """evolve: what is done to a query, in turn."""
+    max_depth: Positive = 4
+    """evolve: how often a query and what came of it are evolved."""
+    patience: Positive = 3
+    """Give up after so many rounds in a row that kept less than one query in twenty of those asked for."""
+
+    @model_validator(mode="after")
+    def _of_this_method(self) -> AugmentSettings:
+        if self.in_context_grown >= self.in_context:
+            raise _conflict("in_context_grown leaves no room for seeds within in_context", "in_context_grown")
+        ours = {
+            "evolve": {"operations", "max_depth"},
+            "self-instruct": {"in_context", "in_context_grown", "per_request"},
+        }
+        for method, names in ours.items():
+            foreign = sorted(names & self.model_fields_set)
+            if foreign and method != self.method:
+                raise _conflict(f"{foreign[0]} is about {method}, and method is {self.method}", foreign[0])
+        return self
+
+
+class Growth(_Section):
+    """Everything that ``selfsteer augment`` depends on, but how many queries are wanted."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelSettings = ModelSettings()
+    queries: SeedSettings = SeedSettings()
+    generation: GenerationSettings = GenerationSettings()
+    augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _thoughts_apart(self) -> Growth:
+        if self.generation.thinking != "apart":
+            raise _conflict("thoughts are no part of a query: leave generation.thinking out", "generation.thinking")
+        self.recipe  # noqa: B018  (what a recipe refuses is refused here)
+        return self
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that opens the same model and backend."""
+        return Recipe(mode="data-only", seed=self.seed, model=self.model, generation=self.generation)
+
+
 SHORTHAND = {"model": "name", "queries": "source", "judge": "name"}
 """Sections that may be given as one string: it sets this key, and the section's other keys take their defaults."""
 
@@ -281,14 +401,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_from(values: dict[str, Any], overrides: Sequence[str]) -> Recipe:
     """Return a recipe of given values, without a file, with ``key=value`` overrides; raises :class:`ConfigError`."""
+    return _from_values(Recipe, values, overrides)
+
+
+def growth_from(overrides: Sequence[str]) -> Growth:
+    """Return what `selfsteer augment` is told by ``key=value`` overrides; raises :class:`ConfigError`."""
+    return _from_values(Growth, {"generation": {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 512}}, overrides)
+
+
+def _from_values(kind: type[Tree], values: dict[str, Any], overrides: Sequence[str]) -> Tree:
     values = copy.deepcopy(values)
     lines: Lines = {}
     for override in overrides:
         _apply_override(values, lines, override)
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors(), Path("command line"), lines) from error
+        raise _explain(error.errors(), Path("command line"), lines, kind) from error
 
 
 def judge_settings(values: dict[str, Any]) -> JudgeSettings:
@@ -325,6 +454,7 @@ def shipped_recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
+Tree = TypeVar("Tree", bound=_Section)
 Key = tuple[str, ...]
 Lines = dict[Key, str]
 """Where each key was given: "file:line" or "command line: key=value"."""
@@ -422,15 +552,19 @@ def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None
     lines[path] = where
 
 
-def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines) -> ConfigError:
+def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type[BaseModel] = Recipe) -> ConfigError:
     """Turn the first of pydantic's errors into one message; a union's errors, one a member, are a single one."""
-    error, path = errors[0], _blamed(errors[0], lines)
+    # A misspelt key comes after the one that it leaves missing.
+    error = min(errors, key=lambda found: found["type"] == "missing")
+    path = _blamed(error, lines)
     same = [other for other in errors if _blamed(other, lines) == path]
     where = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), str(file))
     more = f" ({len(errors) - len(same)} more)" if len(errors) > len(same) else ""
     key = ".".join(path) or "recipe"
     if error["type"] == "extra_forbidden":
-        return ConfigError(f"unknown key {key!r}{more}", where=where, do=did_you_mean(path[-1], _keys_at(path[:-1])))
+        return ConfigError(
+            f"unknown key {key!r}{more}", where=where, do=did_you_mean(path[-1], _keys_at(kind, path[:-1]))
+        )
     message = "; or: ".join(other["msg"] for other in same)
     given = "" if error["type"] == "conflict" else f", got {error['input']!r}"
     return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="mend that value")
@@ -455,12 +589,13 @@ def _blamed(error: ErrorDetails, lines: Lines) -> Key:
 
 def _is_branch(part: str) -> bool:
     """Pydantic names the member of a union it tried ("str", "constrained-int") in an error's location."""
-    return part in ("str", "int", "float") or part.startswith(("constrained-", "list[", "dict["))
+    return part in ("str", "int", "float") or part.startswith(("constrained-", "list[", "dict[", "literal["))
 
 
-def _keys_at(path: tuple[str, ...]) -> list[str]:
-    section: type[BaseModel] = Recipe
+def _keys_at(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     for part in path:
+        if part.isdigit():  # a place in a list, whose kind the step before has found
+            continue
         annotation = section.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))

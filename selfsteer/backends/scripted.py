@@ -1,13 +1,15 @@
 """A deterministic backend without a model: for tests, for dry runs of a recipe and for machines without torch.
 
-It answers like a caricature of a chat model: the longer and more elaborate, the more the principle asks for it. What it
-writes depends on the prompt and the seed alone.
+It answers like a caricature of a chat model: the longer and more elaborate, the more the principle asks for it. Asked
+for new queries, as `selfsteer augment` asks, it makes some up, and now and then does what models do: talks first,
+forgets the form, refuses. What it writes depends on the prompt and the seed alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Sequence
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
@@ -18,6 +20,16 @@ _WORDS = (
     "method answer moment example paper winter morning table language signal"
 ).split()
 _LENGTHS = (("concise", 1), ("short", 1), ("direct", 1), ("verbose", 6), ("long", 6), ("rambl", 6))
+
+
+_VERBS = "Explain Describe Compare Summarize Translate Improve Plan Draft".split()
+_PEOPLE = "a child, a nurse, a lawyer, a pilot, my teacher, an old friend, two strangers, a gardener".split(", ")
+_FORMS = "in one sentence, as a table, as a poem, step by step, without numbers, in a short letter, as a list".split(
+    ", "
+)
+_LIST = re.compile(r"numbered list from 1 to (\d+)")
+_REFUSAL = "I'm sorry, but I can't help with that request."
+_SHARE_ODD = 0.1
 
 
 class ScriptedBackend:
@@ -39,10 +51,13 @@ class ScriptedBackend:
 
     def _complete(self, prompt: Prompt, sampling: Sampling, seed: int) -> Completion:
         source = random.Random(_digest(prompt, seed))
-        sentences = [_sentence(source) for _ in range(_wanted(prompt) + source.randint(0, 2))]
-        words = " ".join(sentences).split()
+        text = _queries(prompt[-1]["content"], source)
+        if text is None:
+            text = " ".join(_sentence(source) for _ in range(_wanted(prompt) + source.randint(0, 2)))
+        # Words with the white space in front of them, so that a list stays a list.
+        words = re.findall(r"\s*\S+", text)
         ended = len(words) <= sampling.max_new_tokens
-        return Completion(" ".join(words[: sampling.max_new_tokens]), "stop" if ended else "length")
+        return Completion("".join(words[: sampling.max_new_tokens]), "stop" if ended else "length")
 
 
 def _wanted(prompt: Sequence[Message]) -> int:
@@ -53,6 +68,27 @@ def _wanted(prompt: Sequence[Message]) -> int:
 def _sentence(source: random.Random) -> str:
     words = source.choices(_WORDS, k=source.randint(4, 9))
     return " ".join(words).capitalize() + "."
+
+
+def _queries(asked: str, source: random.Random) -> str | None:
+    """Return an answer with new queries, None where none are asked for."""
+    listed = _LIST.search(asked)
+    if not listed and "<request>" not in asked:
+        return None
+    odd = source.choice(["refusal", "talk", "form"]) if source.random() < _SHARE_ODD else ""
+    if odd == "refusal":
+        return _REFUSAL
+    lead = "Sure, here is what you asked for:\n" * (odd == "talk")
+    if listed:
+        mark = ")" if odd == "form" else "."
+        return lead + "\n".join(f"{i}{mark} {_query(source)}" for i in range(1, int(listed[1]) + 1))
+    return _query(source) if odd == "form" else f"{lead}<request>{_query(source)}</request>"
+
+
+def _query(source: random.Random) -> str:
+    first, second, third = source.sample(_WORDS, 3)
+    verb, person, form = (source.choice(choices) for choices in (_VERBS, _PEOPLE, _FORMS))
+    return f"{verb} the {first} {second} of the {third} to {person}, {form}."
 
 
 def _digest(prompt: Sequence[Message], seed: int) -> int:

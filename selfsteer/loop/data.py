@@ -87,6 +87,7 @@ class DataStages:
         """Load and split the queries, once for all rounds."""
         settings = self.recipe.queries
         sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
+        sources += [benchmark.source for benchmark in settings.decontaminate]
         depends = {
             "settings": settings.model_dump(),
             "content": [source_fingerprint(source) for source in sources],
@@ -95,6 +96,8 @@ class DataStages:
 
         def note(info: Info) -> str:
             left_out = f", {info['left_out']} left out" if info["left_out"] else ""
+            faults = ", ".join(f"{check} {count}" for check, count in info["faults"].items())
+            left_out += f" ({faults})" if faults else ""
             return f": {info['train']} to align on, {info['heldout']} held out{left_out}"
 
         return self.store.stage(

@@ -1,10 +1,15 @@
-"""The queries stage: from a source to blocks of training queries and a file of held-out ones, streaming."""
+"""The queries stage: from a source to blocks of training queries and a file of held-out ones, streaming.
+
+The checks of a recipe (length, language, benchmarks, near duplicates) look at training queries alone: held-out ones are
+measured on, never trained on, so what they share with a benchmark does no harm.
+"""
 
 from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +19,7 @@ from selfsteer.files import atomic_path
 from selfsteer.loop.blocks import BLOCK, NAMED
 from selfsteer.loop.store import Workspace
 from selfsteer.loop.work import draw
-from selfsteer.queries import Dropped, load_queries, stream_queries
+from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
 from selfsteer.records import Query, write_rows
 
 
@@ -25,7 +30,8 @@ def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple
         The blocks of training queries and, where there are any, the file of held-out ones behind them; the counts.
 
     Raises:
-        ConfigError, DataError: As :func:`selfsteer.queries.load_queries`; also where every query is held out.
+        ConfigError, DataError: As :func:`selfsteer.queries.load_queries` and :class:`selfsteer.queries.Checks`; also
+            where no query is left to train on.
     """
     with atomic_path(space.path("left-out.jsonl")) as path, path.open("w", encoding="utf-8") as file:
         return _Split(space, settings, seed, file).go()
@@ -44,14 +50,21 @@ class _Split:
         self.space, self.settings, self.seed = space, settings, seed
         self._left_out = left_out
         self._named: list[dict[str, str]] = []
+        self._checks = Checks(settings, settings.languages)
+        self._faults: Counter[str] = Counter()
+        self._hits: Counter[str] = Counter()
         self._count = self._read = self._train = 0
         self._block: list[Query] = []
         self._blocks: list[Path] = []
 
     def go(self) -> tuple[list[Path], dict[str, Any]]:
         apart = self._apart()
-        held = _HeldOut(self.settings.heldout if isinstance(self.settings.heldout, int) else 0, self.seed)
+        count = self.settings.heldout if isinstance(self.settings.heldout, int) else 0
+        held = _HeldOut(count, self.seed)
         ids = {query.id for query in apart}
+        if self.settings.near_duplicates:
+            for query in apart or self._ahead(count):
+                self._checks.remember(query.id, query.prompt)
         for query in self._queries():
             if query.id in ids:
                 self._drop(query.id, "is a held-out query too")
@@ -59,15 +72,15 @@ class _Split:
             for freed in held.push(query):
                 self._add(freed)
         if not self._train:
-            do = "hold out fewer, or give more queries"
-            raise DataError("every query is held out", where="queries.heldout", do=do)
+            raise self._nothing_left()
         self._flush()
         apart += held.queries()
         if apart:
             self._blocks.append(self.space.path("heldout.parquet"))
             write_rows(self._blocks[-1], Query, apart)
         counts = {"read": self._read, "train": self._train, "heldout": len(apart)}
-        return self._blocks, counts | {"left_out": self._count, "dropped": self._named}
+        checked = {"faults": dict(self._faults), "contaminated": dict(self._hits)}
+        return self._blocks, counts | checked | {"left_out": self._count, "dropped": self._named}
 
     def _apart(self) -> list[Query]:
         """Return the held-out queries of a source of their own."""
@@ -78,24 +91,51 @@ class _Split:
             self._drop(drop.where, drop.reason)
         return loaded.queries
 
-    def _queries(self) -> Iterator[Query]:
+    def _ahead(self, count: int) -> list[Query]:
+        """Return the queries that will be held out, by a reading of their own: training ones may not be near them."""
+        held = _HeldOut(count, self.seed)
+        for found in self._stream() if count else ():
+            if isinstance(found, Query):
+                held.push(found)
+        return held.queries()
+
+    def _stream(self) -> Iterator[Query | Dropped]:
         settings = self.settings
-        for found in stream_queries(
+        return stream_queries(
             settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
-        ):
+        )
+
+    def _queries(self) -> Iterator[Query]:
+        for found in self._stream():
             self._read += 1
             if isinstance(found, Dropped):
                 self._drop(found.where, found.reason)
             else:
                 yield found
 
-    def _drop(self, where: str, reason: str) -> None:
+    def _drop(self, where: str, reason: str, found: Mapping[str, str] | None = None) -> None:
         line = {"where": where, "reason": reason}
-        self._left_out.write(json.dumps(line, ensure_ascii=True) + "\n")
+        self._left_out.write(json.dumps(line | dict(found or {}), ensure_ascii=True) + "\n")
         self._count += 1
         self._named += [line] if len(self._named) < NAMED else []
 
+    def _nothing_left(self) -> DataError:
+        if not self._faults:
+            do = "hold out fewer, or give more queries"
+            return DataError("every query is held out", where="queries.heldout", do=do)
+        counts = ", ".join(f"{check} {count}" for check, count in self._faults.most_common())
+        return DataError(
+            f"the checks leave no query to train on ({counts})", where="queries", do="loosen the one that takes most"
+        )
+
     def _add(self, query: Query) -> None:
+        fault = self._checks.fault(query.id, query.prompt)
+        if fault is not None:
+            self._faults[fault.check] += 1
+            if fault.check == "contaminated":
+                self._hits[fault.found["benchmark"]] += 1
+            self._drop(query.id, fault.reason, {"check": fault.check} | fault.found)
+            return
         self._train += 1
         self._block.append(query)
         if len(self._block) == BLOCK:

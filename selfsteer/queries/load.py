@@ -124,11 +124,24 @@ def source_fingerprint(source: str) -> str:
     return fingerprint([(path.name, sha256_file(path)) for path in _source_files(source)])
 
 
+def source_rows(source: str, dataset_split: str) -> Generator[tuple[str, Any, str], None, None]:
+    """Yield the rows of a source as they stand: (where, row, origin), origin being the file's or the data set's name.
+
+    Raises:
+        DataError: The source is not there, or a row is malformed.
+    """
+    if _is_hub(source):
+        yield from ((where, row, source) for where, row in read_hub(source, dataset_split))
+        return
+    for path in _source_files(source):
+        yield from ((where, row, path.name) for where, row in read_file(path))
+
+
 def _stream(
     source: str, field: str | None, split: Literal["train", "heldout"], limit: int | None, dataset_split: str
 ) -> Generator[Query | Dropped, None, None]:
     tally, taken = _Tally(), 0
-    with Seen() as seen, closing(_rows(source, dataset_split)) as rows:
+    with Seen() as seen, closing(source_rows(source, dataset_split)) as rows:
         reader = _Reader(split, field, seen)
         for where, row, origin in rows:
             found = reader.read(where, row, origin)
@@ -157,7 +170,7 @@ class _Reader:
             prompt = to_prompt(row, where, self.field)
         except Unusable as unusable:
             return Dropped(own_id, where, str(unusable))
-        name, content = own_id or _made_id(prompt), _content(prompt)
+        name, content = own_id or made_id(prompt), content_hash(prompt)
         if first := self.seen.claim(name, content, where):
             raise DataError(
                 f"the id {name!r} stands for two different queries",
@@ -197,21 +210,17 @@ def _check(source: str, split: str, limit: int | None, dataset_split: str) -> No
         raise ConfigError(f"unknown split {split!r}", where="queries.split", do=did_you_mean(split, _SPLITS))
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}", where="queries.limit", do="ask for 1 or more, or leave it out for all")
+    check_dataset_split(source, dataset_split, "queries.dataset_split")
+
+
+def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
+    """Raise :class:`ConfigError`, naming the recipe's ``key``, where a split is asked for and the source has none."""
     if dataset_split != "train" and not _is_hub(source):
         raise ConfigError(
             f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
-            where="queries.dataset_split",
+            where=key,
             do="leave it out, or give a hub data set (org/name)",
         )
-
-
-def _rows(source: str, dataset_split: str) -> Generator[tuple[str, Any, str], None, None]:
-    """Yield (where, row, origin): origin becomes ``Query.source`` unless the row names its own."""
-    if _is_hub(source):
-        yield from ((where, row, source) for where, row in read_hub(source, dataset_split))
-        return
-    for path in _source_files(source):
-        yield from ((where, row, path.name) for where, row in read_file(path))
 
 
 def _is_hub(source: str) -> bool:
@@ -277,14 +286,14 @@ def _origin(row: Any) -> str:
     return value if isinstance(value, str) and is_text(value) else ""
 
 
-def _made_id(prompt: list[Message]) -> str:
-    """Return ``fingerprint(prompt)``, in half its time: messages need no general encoder."""
+def made_id(prompt: list[Message]) -> str:
+    """Return the id of a query that brings none: ``fingerprint(prompt)``, in half its time."""
     parts = [f'{{"content":{_quoted(message["content"])},"role":{_quoted(message["role"])}}}' for message in prompt]
     return hashlib.sha256(f"[{','.join(parts)}]".encode()).hexdigest()[:16]
 
 
-def _content(prompt: list[Message]) -> bytes:
-    """Return the hash of what prompts share that differ in Unicode composition and white space only."""
+def content_hash(prompt: list[Message]) -> bytes:
+    """Return the hash of what prompts share that differ in Unicode composition and white space only: repetitions."""
     return hash_of("\n".join(part for message in _normalised(prompt) for part in message))
 
 

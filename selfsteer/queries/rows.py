@@ -14,6 +14,9 @@ COLUMNS = ("prompt", "instruction", "query", "question", "messages", "conversati
 "text" comes last because chat data sets often carry a rendered copy of "messages" under that name.
 """
 
+BENCHMARK_COLUMNS = (*COLUMNS, "problem", "turns")
+"""Columns that may hold the question of a benchmark: MATH has "problem", MT-Bench the texts of its "turns"."""
+
 _ROLES = {
     "system": "system",
     "user": "user",
@@ -53,6 +56,31 @@ def to_prompt(row: Any, where: str, field: str | None = None) -> list[Message]:
     if not prompt[-1]["content"].strip():
         raise Unusable("empty query")
     return prompt
+
+
+def to_texts(row: Any, where: str, field: str | None = None) -> list[str]:
+    """Return what a row of a benchmark asks: the texts of its user turns, none where it is empty.
+
+    Args:
+        row: A string or an object with one of :data:`BENCHMARK_COLUMNS`; that may hold a list of texts, too.
+        where: File and line, for messages.
+        field: The column to take; None looks for one of :data:`BENCHMARK_COLUMNS`.
+
+    Raises:
+        DataError: The row has none of the accepted shapes.
+    """
+    if isinstance(row, dict):
+        field = field or next((name for name in BENCHMARK_COLUMNS if not _blank(row.get(name))), None)
+        texts = row.get(field) if field else None
+        if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            return texts
+    # "instruction" is joined with "input" only where no column is named.
+    prompt_field = None if field == "instruction" else field
+    try:
+        prompt = to_prompt(row, where, prompt_field)
+    except Unusable:
+        return []
+    return [message["content"] for message in prompt if message["role"] == "user"]
 
 
 def is_text(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Generating in a process that a test kills. The process is forked from a server that has everything imported."""
+"""Generating and growing in a process that a test kills: it is forked from a server that has everything imported."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.backends.scripted import ScriptedBackend
-from selfsteer.config import Recipe
+from selfsteer.config import Growth, Recipe
 from selfsteer.loop import generate
+from selfsteer.loop.augment import augment
 
 PAUSE = 0.01
 """Seconds that each batch takes longer, so that there is something to kill."""
@@ -17,6 +18,20 @@ PAUSE = 0.01
 
 def generate_slowly(values: dict[str, Any], run_dir: Path, log: Path, started: Any) -> None:
     """Generate by a recipe's ``values``; ``log`` gets a line for each batch that the backend was asked for."""
+    _watch(log)
+    started.set()
+    generate(Recipe.model_validate(values), run_dir)
+
+
+def grow_slowly(values: dict[str, Any], output: Path, run_dir: Path, count: int, log: Path, started: Any) -> None:
+    """Grow a query set by the ``values`` of a growth; ``log`` as of :func:`generate_slowly`."""
+    _watch(log)
+    started.set()
+    augment(Growth.model_validate(values), output, run_dir, count=count)
+
+
+def _watch(log: Path) -> None:
+    """Make every batch take longer, and leave a line for it."""
     asked = ScriptedBackend.generate
 
     def watched(self: ScriptedBackend, prompts: Any, *arguments: Any, **options: Any) -> Any:
@@ -28,5 +43,3 @@ def generate_slowly(values: dict[str, Any], run_dir: Path, log: Path, started: A
         return found
 
     ScriptedBackend.generate = watched  # type: ignore[method-assign, assignment]
-    started.set()
-    generate(Recipe.model_validate(values), run_dir)

@@ -7,7 +7,6 @@ import pytest
 
 from selfsteer.errors import DataError, PrincipleError
 from selfsteer.principles import PrinciplePair, fold_system, load_set, pair_for, steer, steering_message
-from selfsteer.principles.rendering import and_list
 
 QUALITY, BRIEF = load_set("quality"), load_set("brief")
 USER = {"role": "user", "content": "Why is the sky blue?"}
@@ -82,10 +81,6 @@ def test_pair_without_adjectives():
 def test_markup_in_a_principle_is_text(steering, text):
     pair = dataclasses.replace(_pair("joy", steering=steering), positive_principle=text)
     assert text in steering_message(pair, "positive").split("\n")
-
-
-def test_and_list():
-    assert [and_list("ABCD"[:n]) for n in range(5)] == ["", "A", "A and B", "A, B and C", "A, B, C and D"]
 
 
 PRINCIPLE = {"role": "system", "content": "Be brief."}

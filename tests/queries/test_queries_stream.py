@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from selfsteer.errors import ConfigError, DataError, StorageError
 from selfsteer.files import fingerprint
 from selfsteer.queries import Dropped, load, load_queries, read, stream_queries
-from selfsteer.queries.load import _made_id
+from selfsteer.queries.load import made_id
 from selfsteer.queries.seen import Seen, hash_of
 from selfsteer.records import Query
 
@@ -156,7 +156,7 @@ def test_streaming_and_loading_agree_with_dicts_in_memory(
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.text()), min_size=1, max_size=3))
 def test_a_made_id_is_the_fingerprint_of_the_messages(messages: list[tuple[str, str]]) -> None:
     prompt = [{"role": role, "content": text} for role, text in messages]
-    assert _made_id(prompt) == fingerprint(prompt)
+    assert made_id(prompt) == fingerprint(prompt)
 
 
 # ---------------------------------------------------------------------------------------------------- memory, closing

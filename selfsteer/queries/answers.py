@@ -1,0 +1,106 @@
+"""Reading what a model answers to a request for new queries. A failed reading is an outcome, never an exception."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Literal
+
+from selfsteer.records import Finish
+
+Outcome = Literal["ok", "repaired", "failed"]
+
+_ITEM = re.compile(r"^[ \t]*(?:#+[ \t]*)?(?:\*\*|__)?(?:request[ \t]+)?(\d{1,3})[ \t]*[.):][ \t]*(.*)$", re.I | re.M)
+_ASKED = re.compile(r"\d+\. \S")
+_TAGGED = re.compile(r"<request>(.*?)</request>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"</?(?:request|original)>", re.IGNORECASE)
+_LEAD = re.compile(
+    r"\A(?:sure|certainly|of course|okay|ok)?[!,.:\s]*"
+    r"(?:here(?:'s| is| are)|this is|the (?:new|rewritten|revised))\b[^\n]*:\s*(?:\n|\Z)",
+    re.IGNORECASE,
+)
+_QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "`": "`"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What was found in an answer.
+
+    Attributes:
+        outcome: "ok" (in the form that was asked for), "repaired" (found, though the form was another) or "failed".
+        queries: The queries, in order; none where it failed.
+        why: What was repaired or what failed, "" where all was well.
+    """
+
+    outcome: Outcome
+    queries: tuple[str, ...] = ()
+    why: str = ""
+
+
+def read_list(text: str, finish: Finish) -> Reading:
+    """Read a numbered list of queries.
+
+    Entries are numbered 1, 2, 3, ... at the beginnings of lines; other lines belong to the entry above them, and so
+    does a number that is not the next one. An entry that the end of the answer cut off is left out.
+
+    Args:
+        text: The answer, without a reasoning model's thoughts.
+        finish: Whether the answer came to its end.
+    """
+    heads = _heads(text)
+    if not heads:
+        return Reading("failed", why="no numbered list" if text.strip() else "empty answer")
+    ends = [head.start() for head in heads[1:]] + [len(text)]
+    entries = [text[head.start(2) : end].strip() for head, end in zip(heads, ends, strict=True)]
+    repairs = ["text before the list"] if text[: heads[0].start()].strip() else []
+    if finish == "length":
+        repairs.append("last entry cut off")
+        entries = entries[:-1]
+    plain = [_plain(entry) for entry in entries]
+    if plain != entries or not all(_ASKED.match(head[0]) for head in heads):
+        repairs.append("marks around an entry")
+    queries = tuple(filter(None, plain))
+    if not queries:
+        return Reading("failed", why="cut off in its first entry" if finish == "length" else "empty entries")
+    return Reading("repaired" if repairs else "ok", queries, ", ".join(repairs))
+
+
+def read_one(text: str, finish: Finish) -> Reading:
+    """Read a query that should stand between <request> and </request>.
+
+    An answer without tags counts as the query itself, without a line such as "Here is the rewritten request:".
+
+    Args:
+        text: The answer, without a reasoning model's thoughts.
+        finish: Whether the answer came to its end.
+    """
+    found = [_plain(one) for one in _TAGGED.findall(text)]
+    if found and found[0]:
+        whole = _TAGGED.sub("", text).strip() == "" and len(found) == 1
+        return Reading("ok" if whole else "repaired", (found[0],), "" if whole else "text outside of the tags")
+    if finish == "length":
+        return Reading("failed", why="cut off")
+    query = _plain(_LEAD.sub("", _TAG.sub("", text).strip()))
+    if not query:
+        return Reading("failed", why="empty answer")
+    return Reading("repaired", (query,), "no pair of tags")
+
+
+def _heads(text: str) -> list[re.Match[str]]:
+    """Return the lines that begin the entries 1, 2, 3, ..."""
+    heads: list[re.Match[str]] = []
+    for match in _ITEM.finditer(text):
+        if int(match[1]) == len(heads) + 1:
+            heads.append(match)
+    return heads
+
+
+def _plain(text: str) -> str:
+    """Take away what was put around a query: quotes, emphasis, tags."""
+    text = _TAG.sub("", text).strip()
+    for _ in range(3):
+        if len(text) > 4 and text[:2] == text[-2:] == "**" and "**" not in text[2:-2]:
+            text = text[2:-2].strip()
+        elif len(text) > 2 and _QUOTES.get(text[0]) == text[-1] and text[-1] not in text[1:-1]:
+            text = text[1:-1].strip()
+    return text

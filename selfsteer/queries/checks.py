@@ -1,0 +1,133 @@
+"""Which queries of a set are kept: length, language, benchmarks and near duplicates, each drop with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from selfsteer.config import BenchmarkSettings, CheckSettings
+from selfsteer.errors import ConfigError, DataError, did_you_mean
+from selfsteer.languages import known_languages, language
+from selfsteer.queries.benchmarks import Benchmarks
+from selfsteer.queries.load import check_dataset_split, source_rows
+from selfsteer.queries.near import NearDuplicates
+from selfsteer.queries.rows import to_texts
+from selfsteer.records import Message
+
+NGRAM = 13
+"""Words in a row that a query may not share with a benchmark, unless a recipe says otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Why a query is left out: the name of the check, a sentence, and what it found, by name."""
+
+    check: str
+    reason: str
+    found: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Checks:
+    """The checks that settings ask for. They look at one query after the other and hold no query.
+
+    What they hold is the benchmarks' runs of words and, if near duplicates are looked for, an index of the queries that
+    were kept (:class:`selfsteer.queries.near.NearDuplicates`).
+
+    Args:
+        settings: Which checks there are.
+        languages: The languages to keep, None for any. A text whose language can't be told is kept.
+
+    Raises:
+        ConfigError: A language is not known, or a split is asked for of a benchmark that has none.
+        DataError: A benchmark is not there, or has rows that hold no question.
+    """
+
+    def __init__(self, settings: CheckSettings, languages: Sequence[str] | None = None) -> None:
+        _check_languages(languages or ())
+        self.settings, self.languages = settings, languages
+        self._benchmarks = load_benchmarks(settings.decontaminate, settings.decontaminate_ngram or NGRAM)
+        self._near = NearDuplicates(settings.near_duplicates) if settings.near_duplicates else None
+
+    def fault(self, name: str, prompt: Sequence[Message]) -> Fault | None:
+        """Return why a query is left out, None where it is kept: then later ones are compared with it.
+
+        Args:
+            name: Its id.
+            prompt: Its messages. Lengths count the characters of all of them; the language is that of the user's.
+        """
+        text = "\n".join(message["content"] for message in prompt)
+        return (
+            self._length(len(text))
+            or self._language("\n".join(message["content"] for message in prompt if message["role"] == "user"))
+            or self._contaminated(prompt)
+            or self._near_duplicate(name, text)
+        )
+
+    def remember(self, name: str, prompt: Sequence[Message]) -> None:
+        """Let later queries be compared with this one, which is not checked itself."""
+        if self._near:
+            self._near.remember(name, "\n".join(message["content"] for message in prompt))
+
+    def _length(self, count: int) -> Fault | None:
+        least, most = self.settings.min_chars, self.settings.max_chars
+        if least is not None and count < least:
+            return Fault("too_short", f"too short: {count} characters, fewer than {least}")
+        if most is not None and count > most:
+            return Fault("too_long", f"too long: {count} characters, more than {most}")
+        return None
+
+    def _language(self, text: str) -> Fault | None:
+        if self.languages is None:
+            return None
+        code = language(text)
+        if code is None or code in self.languages:
+            return None
+        return Fault("language", f"language {code}, not {' or '.join(self.languages)}", {"language": code})
+
+    def _contaminated(self, prompt: Sequence[Message]) -> Fault | None:
+        if self._benchmarks is None:
+            return None
+        for message in prompt:
+            found = self._benchmarks.find(message["content"])
+            if found:
+                reason = f"shares words with the benchmark {found.benchmark} ({found.row}): {found.words!r}"
+                return Fault("contaminated", reason, dataclasses.asdict(found))
+        return None
+
+    def _near_duplicate(self, name: str, text: str) -> Fault | None:
+        near = self._near.add(name, text) if self._near else None
+        if near is None:
+            return None
+        reason = f"near duplicate of {near.id} (similarity {near.similarity:.2f})"
+        return Fault("near_duplicate", reason, {"of": near.id})
+
+
+def load_benchmarks(sources: Sequence[BenchmarkSettings], ngram: int) -> Benchmarks | None:
+    """Read benchmarks for looking up queries in them; None where there are none.
+
+    Raises:
+        DataError: A source is not there, a row holds no text to compare with, or all rows are empty.
+    """
+    if not sources:
+        return None
+    benchmarks = Benchmarks(ngram)
+    for settings in sources:
+        if not benchmarks.add(settings.source, _texts(settings)):
+            raise DataError(
+                "the benchmark holds no text", where=settings.source, do="check queries.decontaminate: file and field"
+            )
+    return benchmarks
+
+
+def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:
+    check_dataset_split(settings.source, settings.dataset_split, "queries.decontaminate")
+    for where, row, _ in source_rows(settings.source, settings.dataset_split):
+        for text in to_texts(row, where, settings.field):
+            yield where, text
+
+
+def _check_languages(languages: Sequence[str]) -> None:
+    known = known_languages() if languages else []
+    for code in languages:
+        if code not in known:
+            raise ConfigError(f"unknown language {code!r}", where="queries.languages", do=did_you_mean(code, known))

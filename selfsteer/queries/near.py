@@ -1,0 +1,101 @@
+"""Near duplicates among any number of texts: MinHash signatures in an LSH index."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from array import array
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from selfsteer.queries.words import words_of
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
+
+PERMUTATIONS = 128
+"""Length of a signature: a similarity is estimated with a standard error of at most 0.044."""
+
+_SHINGLE = 5  # characters
+_SEED = 1
+_SCHEME = "affine32"
+_WEIGHTS = (0.2, 0.8)  # a candidate too many is thrown out by its signature, one that is missed stays missed
+
+
+@dataclasses.dataclass(frozen=True)
+class Near:
+    """An earlier text that is nearly the same: its id, and the estimated similarity."""
+
+    id: str
+    similarity: float
+
+
+class NearDuplicates:
+    """Remembers texts and finds those that are nearly the same as a new one.
+
+    Similarity is the Jaccard index of the sets of 5-character pieces of the texts' words (see
+    :func:`selfsteer.queries.words.words_of`), estimated by MinHash. The index is in memory and grows by some kilobytes
+    a text (docs/queries.md has the figure). The same texts in the same order give the same answers anywhere.
+
+    Args:
+        threshold: Least similarity that counts as nearly the same, above 0, at most 1.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHashLSH
+
+        self.threshold = threshold
+        self._index = MinHashLSH(threshold, PERMUTATIONS, weights=_WEIGHTS)
+        self._ids: list[str] = []
+        self._signatures = array("I")
+
+    def add(self, name: str, text: str) -> Near | None:
+        """Return what ``text`` nearly repeats; where it repeats nothing, remember it under the id ``name``."""
+        signature = _signature(text)
+        found = self._nearest(signature)
+        if found is None:
+            self._remember(name, signature)
+        return found
+
+    def remember(self, name: str, text: str) -> None:
+        """Remember a text whatever it repeats."""
+        self._remember(name, _signature(text))
+
+    def _remember(self, name: str, signature: MinHash) -> None:
+        self._index.insert(len(self._ids), signature, check_duplication=False)
+        self._ids.append(name)
+        self._signatures.extend(signature.hashvalues.tolist())
+
+    def _nearest(self, signature: MinHash) -> Near | None:
+        own = signature.hashvalues.tolist()
+        similar = [(self._similarity(place, own), -place) for place in self._index.query(signature)]
+        similarity, place = max(similar, default=(0.0, 0))
+        return Near(self._ids[-place], similarity) if similar and similarity >= self.threshold else None
+
+    def _similarity(self, place: int, own: Iterable[int]) -> float:
+        other = self._signatures[place * PERMUTATIONS : (place + 1) * PERMUTATIONS]
+        return sum(a == b for a, b in zip(own, other, strict=True)) / PERMUTATIONS
+
+
+@functools.cache
+def _permutations() -> Any:
+    from datasketch import MinHash
+
+    return MinHash(PERMUTATIONS, _SEED, scheme=_SCHEME).permutations
+
+
+def _signature(text: str) -> MinHash:
+    import xxhash
+    from datasketch import MinHash
+
+    signature = MinHash(
+        PERMUTATIONS, _SEED, hashfunc=xxhash.xxh32_intdigest, permutations=_permutations(), scheme=_SCHEME
+    )
+    signature.update_batch([piece.encode() for piece in pieces(text)])
+    return signature
+
+
+def pieces(text: str) -> set[str]:
+    """Return the 5-character pieces of a text's words, joined by blanks; a shorter text is one piece."""
+    joined = " ".join(words_of(text)) or " ".join(text.split())
+    return {joined[start : start + _SHINGLE] for start in range(max(1, len(joined) - _SHINGLE + 1))}

@@ -1,0 +1,19 @@
+"""A text as its words, so that spelling, layout and punctuation don't hide that two texts are the same."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Scripts that are written without blanks: each of their characters counts as a word.
+_UNSPACED = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text: runs of letters and digits, after Unicode NFKC and without case.
+
+    A Chinese character or a Japanese kana is a word of its own. Punctuation, blanks and markup separate words and are
+    none, so "$x^2$" has the words x and 2.
+    """
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())

@@ -1,0 +1,61 @@
+"""Prompts as Jinja templates. Values are inserted as text: markup in a query or a principle is never run."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_VERSION = re.compile(r"\{# version: (\S+) #\}\n")
+
+
+class Templates:
+    """The templates of one folder. Each starts with its version and holds macros, one for each part of a prompt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._kept = functools.lru_cache(maxsize=4096)(self._render)
+
+    def render(self, template: str, part: str, **values: object) -> str:
+        """Return what the macro ``part`` of ``<template>.jinja`` makes of ``values``, without outer blanks.
+
+        Values are hashable, or lists of what is: of millions of rows most ask for one of a few texts, which are kept.
+        """
+        return self._kept(template, part, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
+
+    def versions(self, *names: str) -> dict[str, str]:
+        """Return the version of each named template (default: of all): part of the provenance of what they produced."""
+        versions = {}
+        for path in sorted(self.folder.glob("*.jinja")):
+            if names and path.stem not in names:
+                continue
+            first = _VERSION.match(path.read_text(encoding="utf-8"))
+            assert first, f"{path.name} must start with its version"
+            versions[path.stem] = first[1]
+        return versions
+
+    def _render(self, template: str, part: str, values: tuple[tuple[str, object], ...]) -> str:
+        macros = self._environment.get_template(f"{template}.jinja").module
+        text: str = getattr(macros, part)(**dict(values))
+        return text.strip()
+
+    @functools.cached_property
+    def _environment(self) -> Environment:
+        environment = Environment(
+            loader=FileSystemLoader(self.folder),
+            autoescape=False,
+            auto_reload=False,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["and_list"] = and_list
+        return environment
+
+
+def and_list(words: Sequence[str]) -> str:
+    """Join words the English way: "A", "A and B", "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

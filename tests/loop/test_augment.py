@@ -1,0 +1,382 @@
+"""Growing a query set: rows and provenance, drops with reasons, the end where nothing new comes, and going on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from selfsteer.backends import Completion
+from selfsteer.backends.scripted import ScriptedBackend
+from selfsteer.config import growth_from
+from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
+from selfsteer.loop.augment import augment
+from selfsteer.queries import load_queries
+
+from ..backends.chat_server import ChatServer, metered, scripted
+from .killable import grow_slowly
+
+SEEDS = [
+    {"id": "s1", "prompt": "Why do leaves turn red in autumn, and why do some stay green?"},
+    {"id": "s2", "instruction": "Sort these numbers.", "input": "7, 3, 9"},
+    {"id": "s3", "question": "Write a short story about a lighthouse keeper and his dog."},
+    {"id": "s4", "prompt": "How can I learn to cook rice without burning it?"},
+]
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("seeds") / "seeds.jsonl", SEEDS)
+
+
+def write(path: Path, rows: list) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def growth(seeds: Path, *settings: str, method: str = "self-instruct"):
+    return growth_from(
+        [f"queries.source={seeds}", f"augment.method={method}", "generation.backend=scripted", *settings]
+    )
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def grow(folder: Path, seeds: Path, count: int, *settings: str, method: str = "self-instruct", **options):
+    output = folder / "grown.jsonl"
+    return augment(growth(seeds, *settings, method=method), output, folder / "work", count=count, **options), output
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Let the scripted backend give the answers of a function of the prompt's text; returns the prompts it got."""
+    asked: list[str] = []
+
+    def script(answer):
+        def generate(self, prompts, sampling, **options):
+            asked.extend(prompt[-1]["content"] for prompt in prompts)
+            return [Completion(answer(prompt[-1]["content"]), "stop") for prompt in prompts]
+
+        monkeypatch.setattr(ScriptedBackend, "generate", generate)
+        return asked
+
+    return script
+
+
+# ------------------------------------------------------------------------------------------------------ what it makes
+@pytest.mark.parametrize("method", ["self-instruct", "evolve"])
+def test_it_grows_as_many_as_are_wanted_and_the_reader_takes_them(tmp_path, seeds, method):
+    found, output = grow(tmp_path, seeds, 30, method=method)
+    assert found.kept == 30 and found.seeds == 4
+    loaded = load_queries(str(output))
+    made = rows(output)
+    assert [query.id for query in loaded.queries] == [row["id"] for row in made] and loaded.dropped == []
+    assert [query.prompt[0]["content"] for query in loaded.queries] == [row["prompt"] for row in made]
+    assert {query.source for query in loaded.queries} == {row["source"] for row in made}
+    for row in made:  # an id is that which the reader makes of the text
+        [query] = load_queries(str(write(tmp_path / "one.jsonl", [row["prompt"]]))).queries
+        assert query.id == row["id"]
+
+
+def test_provenance_names_what_a_query_was_made_of(tmp_path, seeds):
+    _, output = grow(tmp_path, seeds, 40, "seed=3", "generation.temperature=0.5", method="evolve")
+    made = rows(output)
+    known = {row["id"]: 0 for row in SEEDS}
+    rounds = set()
+    for row in made:
+        origin = row["provenance"]
+        assert (origin["method"], origin["template"], origin["backend"], origin["model"]) == (
+            "evolve", "evolve v1", "scripted", "scripted",
+        )  # fmt: skip
+        assert origin["seed"] == 3 and origin["sampling"].startswith("temperature 0.5, top_p 0.95")
+        assert row["source"] == f"augment:{origin['operation']}"
+        [parent] = origin["seeds"]
+        assert origin["depth"] == known[parent] + 1 <= 4, "a parent is a seed or a query of an earlier round"
+        rounds.add(origin["round"])
+        known[row["id"]] = origin["depth"]
+    assert {row["provenance"]["operation"] for row in made} == {
+        "constrain",
+        "deepen",
+        "concretise",
+        "reason",
+        "broaden",
+    }
+    assert max(known.values()) > 1 and len(rounds) > 1
+
+
+def test_examples_are_given_and_grown_queries(tmp_path, seeds):
+    found, output = grow(
+        tmp_path, seeds, 60, "augment.in_context=4", "augment.in_context_grown=2", "augment.per_request=3"
+    )
+    given = {row["id"] for row in SEEDS}
+    first, *_, last = rows(output)
+    assert set(first["provenance"]["seeds"]) == given, "there is nothing grown yet"
+    assert len(last["provenance"]["seeds"]) == 4 and len(set(last["provenance"]["seeds"]) & given) == 2
+    assert found.operations == {"self-instruct": 60}
+
+
+def test_the_request_shows_the_examples_and_says_how_many(tmp_path, seeds, answers):
+    asked = answers(lambda text: "1. Which of the planets has the most moons?")
+    with pytest.raises(WorkFailed):
+        grow(tmp_path, seeds, 5, "augment.per_request=7")
+    assert "numbered list from 1 to 7" in asked[0]
+    assert all(text in asked[0] for text in (SEEDS[0]["prompt"], "Sort these numbers.\n\n7, 3, 9"))
+
+
+def test_markup_in_a_seed_is_never_run(tmp_path, answers):
+    seeds = write(tmp_path / "seeds.jsonl", ["{{ 7 * 7 }} {% for %} What does this template print?"])
+    asked = answers(lambda text: "<request>What does this print?</request>")
+    with pytest.raises(WorkFailed):
+        grow(tmp_path, seeds, 2, method="evolve")
+    assert "{{ 7 * 7 }} {% for %} What does this template print?" in asked[0]
+
+
+def test_another_seed_grows_others(tmp_path, seeds):
+    texts = set()
+    for seed in (1, 2):
+        (tmp_path / str(seed)).mkdir()
+        _, output = grow(tmp_path / str(seed), seeds, 10, f"seed={seed}")
+        texts.add(output.read_text())
+    assert len(texts) == 2
+
+
+# ------------------------------------------------------------------------------------------------------ what it drops
+ANSWERS = (
+    "1. Why do leaves turn red in autumn, and why do some stay green?\n"  # a seed
+    "2. Why do leaves turn red in autumn and why do some stay green all year?\n"  # nearly
+    "3. Erkläre mir bitte in wenigen Sätzen, warum der Himmel am Abend rot wird und am Mittag blau ist.\n"
+    "4. Why me?\n"
+    "5. Write a letter to [your landlord] about the heating.\n"
+    "6. How many moons does Jupiter have, and which is the largest of them all?\n"  # a benchmark's
+    "7. Summarize the following article.\n"
+    "8. Which instrument would you choose for a beginner of six years?\n"
+    "9. Sure, write one more.\n"
+)
+
+
+def test_each_drop_has_its_reason_and_is_kept(tmp_path, answers):
+    long_seeds = write(tmp_path / "seeds.jsonl", [row | {"pad": 1} for row in SEEDS])
+    bench = write(
+        tmp_path / "bench.jsonl", [{"question": "How many moons does Jupiter have, and which is the largest?"}]
+    )
+    answers(lambda text: ANSWERS)
+    found, output = grow(tmp_path, long_seeds, 1, f"queries.decontaminate=[{bench}]", "queries.decontaminate_ngram=8")
+    assert [row["prompt"] for row in rows(output)] == ["Which instrument would you choose for a beginner of six years?"]
+    dropped = rows(tmp_path / "work/dropped.jsonl")
+    first = {row["check"]: row for row in dropped[:8]}
+    assert list(first) == [
+        "duplicate", "near_duplicate", "language", "too_short", "placeholder", "contaminated", "incomplete", "meta",
+    ]  # fmt: skip
+    assert first["duplicate"]["of"] == first["near_duplicate"]["of"] == "s1"
+    assert first["contaminated"]["benchmark"] == str(bench) and first["contaminated"]["row"] == f"{bench}:1"
+    assert all(row["reason"] and row["provenance"]["method"] == "self-instruct" for row in dropped)
+    # The three other requests of the first round gave the same, so that all nine were repetitions or worse.
+    assert sum(found.dropped.values()) == len(dropped) == 4 * 9 - 1
+    assert found.dropped["duplicate"] == 4 + 3
+
+
+def test_what_can_not_be_read_is_counted_and_kept(tmp_path, seeds, answers):
+    answers(lambda text: "I'd rather not.")
+    with pytest.raises(WorkFailed, match="unreadable"):
+        grow(tmp_path, seeds, 5)
+    assert {(row["check"], row["reason"], row["prompt"]) for row in rows(tmp_path / "work/dropped.jsonl")} == {
+        ("unreadable", "no numbered list", "I'd rather not.")
+    }
+
+
+def test_checks_can_be_switched_off_and_languages_named(tmp_path, seeds, answers):
+    answers(lambda text: ANSWERS)
+    off = ["queries.near_duplicates=null", "queries.min_chars=null", "queries.languages=any"]
+    found, _ = grow(tmp_path, seeds, 4, *off)
+    assert not {"near_duplicate", "too_short", "language"} & found.dropped.keys() and found.languages is None
+    (tmp_path / "de").mkdir()
+    found, output = grow(tmp_path / "de", seeds, 1, "queries.languages=[de]", "queries.min_chars=30")
+    assert found.languages == ["de"] and rows(output)[0]["prompt"].startswith("Erkläre")
+
+
+def test_seeds_that_can_not_serve_are_counted(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    source = write(tmp_path / "seeds.jsonl", [*SEEDS, {"messages": turns}, "x" * 2001, "", SEEDS[0]["prompt"]])
+    found, _ = grow(tmp_path, source, 5)
+    assert found.seeds == 4
+    assert found.unused_seeds == {"several messages": 1, "longer than max_chars": 1, "empty or repeated": 2}
+    with pytest.raises(DataError, match="no seed can be grown from: several messages 1"):
+        grow(tmp_path, write(tmp_path / "turns.jsonl", [{"messages": turns}]), 6)
+
+
+# ------------------------------------------------------------------------------------------------- where it stops
+def test_it_stops_where_nothing_new_comes_and_keeps_what_came(tmp_path, seeds, answers):
+    asked = answers(lambda text: "1. Which of the planets has the most moons?\n2. How deep is the sea near Japan?")
+    with pytest.raises(WorkFailed, match="only 2 of 9 queries: next to nothing came of the last 3 rounds") as caught:
+        grow(tmp_path, seeds, 9)
+    assert caught.value.exit_code == 1 and "duplicate" in caught.value.what
+    assert len(rows(tmp_path / "grown.jsonl")) == 2
+    assert len(asked) == 4 + 8 + 16 + 16, "the first round brings two, the next three nothing"
+    with pytest.raises(WorkFailed, match="only 2 of 9"):
+        grow(tmp_path, seeds, 9)
+    assert len(asked) == 44, "a second call asks for nothing"
+
+
+def test_more_patience_tries_longer(tmp_path, seeds, answers):
+    asked = answers(lambda text: "no")
+    with pytest.raises(WorkFailed, match="last 1 rounds"):
+        grow(tmp_path, seeds, 9, "augment.patience=1")
+    assert len(asked) == 4
+
+
+# ------------------------------------------------------------------------------------------------------- going on
+def test_a_second_call_does_nothing_and_a_higher_count_goes_on(tmp_path, seeds, monkeypatch):
+    calls = []
+    asked = ScriptedBackend.generate
+    monkeypatch.setattr(ScriptedBackend, "generate", lambda *a, **k: calls.append(1) or asked(*a, **k))
+    first, output = grow(tmp_path, seeds, 20, method="evolve")
+    before = output.read_bytes()
+    rounds = len(calls)
+    stamp = output.stat().st_mtime_ns
+    again, _ = grow(tmp_path, seeds, 20, method="evolve")
+    assert again == first and output.stat().st_mtime_ns == stamp and len(calls) == rounds
+    grow(tmp_path, seeds, 60, method="evolve")
+    assert output.read_bytes().startswith(before) and len(rows(output)) == 60
+    (tmp_path / "apart").mkdir()
+    calls.clear()
+    _, whole = grow(tmp_path / "apart", seeds, 60, method="evolve")
+    assert whole.read_bytes() == output.read_bytes(), "the same as if so many had been wanted at once"
+
+
+def test_a_lost_output_is_written_again_from_the_answers(tmp_path, seeds, monkeypatch):
+    _, output = grow(tmp_path, seeds, 20)
+    before = output.read_bytes()
+    output.unlink()
+    monkeypatch.setattr(ScriptedBackend, "generate", lambda *a, **k: pytest.fail("asked again"))
+    grow(tmp_path, seeds, 20)
+    assert output.read_bytes() == before
+
+
+def test_a_changed_seed_file_or_setting_is_grown_anew(tmp_path, seeds):
+    _, output = grow(tmp_path, seeds, 10)
+    before = output.read_bytes()
+    grow(tmp_path, seeds, 10, "generation.max_new_tokens=500")
+    other = write(tmp_path / "other.jsonl", SEEDS[:2])
+    grow(tmp_path, other, 10)
+    assert output.read_bytes() != before
+
+
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path, seeds):
+    output = write(tmp_path / "grown.jsonl", ["precious"])
+    with pytest.raises(ConfigError, match="not written here") as caught:
+        grow(tmp_path, seeds, 3)
+    assert caught.value.where == str(output) and "precious" in output.read_text()
+    grow(tmp_path, seeds, 3, overwrite=True)
+    assert len(rows(output)) == 3
+    output.write_text("mine now\n")
+    with pytest.raises(ConfigError, match="changed since"):
+        grow(tmp_path, seeds, 4)
+
+
+@pytest.mark.parametrize("method", [pytest.param("self-instruct", marks=pytest.mark.slow), "evolve"])
+def test_killed_at_random_moments_it_ends_with_the_same_rows(tmp_path, seeds, method):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.loop.killable"])
+    values = growth(seeds, "generation.batch_size=4", method=method).model_dump(exclude_unset=True)
+
+    def go(folder: Path, kill_after: float | None = None) -> int:
+        started = processes.Event()
+        arguments = (values, folder / "grown.jsonl", folder / "work", 80, folder / "log", started)
+        folder.mkdir(exist_ok=True)
+        process = processes.Process(target=grow_slowly, args=arguments)
+        process.start()
+        assert started.wait(60)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            process.kill()
+        process.join(120)
+        return process.exitcode
+
+    began = time.monotonic()
+    assert go(tmp_path / "whole") == 0
+    seconds = time.monotonic() - began
+    moments, kills = random.Random(7), 0
+    while kills < 4:
+        code = go(tmp_path / "killed", moments.uniform(0.1, 0.6) * seconds)
+        assert code in (0, -signal.SIGKILL)
+        if code == 0:
+            break
+        kills += 1
+    assert kills and go(tmp_path / "killed") == 0
+    for name in ("grown.jsonl", "work/dropped.jsonl", "work/augment.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    asked = [len((tmp_path / name / "log").read_text().splitlines()) for name in ("whole", "killed")]
+    assert asked[0] <= asked[1] <= asked[0] + kills, "a kill repeats one batch at most"
+    for folder in (tmp_path / "killed", tmp_path / "killed/work"):
+        assert not list(folder.glob(".*.tmp"))
+
+
+# --------------------------------------------------------------------------------------------------------- endpoints
+def test_a_server_grows_queries_and_its_cap_holds(tmp_path, seeds, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    server = ChatServer(lambda request, count: metered(scripted(request, count), 100, 50))
+    try:
+        settings = [
+            "generation={backend: endpoint, max_new_tokens: 150}", "generation.endpoint.model=scripted",
+            f"generation.endpoint.base_url={server.url}", "generation.endpoint.max_total_tokens=4000",
+        ]  # fmt: skip
+        with pytest.raises(BudgetReached):
+            grow(tmp_path, seeds, 1000, *settings)
+        assert not (tmp_path / "grown.jsonl").exists()
+        found, output = grow(tmp_path, seeds, 10, *settings)
+        assert found.kept == 10 and rows(output)[0]["provenance"]["backend"] == "endpoint"
+    finally:
+        server.close()
+
+
+# ------------------------------------------------------------------------------------------------------ wrong settings
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("augment.metod=evolve", "unknown key 'augment.metod'"),
+        ("augment.method=breed", "wrong value for 'augment.method'"),
+        ("augment.operations=[constrain]", "operations is about evolve, and method is self-instruct"),
+        ("augment.in_context_grown=8", "leaves no room for seeds"),
+        ("generation.thinking=response", "thoughts are no part of a query"),
+        ("queries.heldout=3", "unknown key 'queries.heldout'"),
+        ("queries.min_chars=3000", "min_chars 3000 is more than max_chars 2000"),
+        ("queries.decontaminate_ngram=8", "needs benchmarks: set decontaminate"),
+        ("queries.decontaminate=[{sorce: a}]", "unknown key 'queries.decontaminate.0.sorce'"),
+        ("queries.near_duplicates=0", "greater than 0"),
+        ("queries.languages=seed", "wrong value for 'queries.languages': Input should be 'seeds' or 'any'"),
+        ("train.beta=1", "unknown key 'train'"),
+    ],
+)
+def test_wrong_settings_are_told(seeds, setting, words):
+    with pytest.raises(ConfigError) as caught:
+        growth(seeds, setting)
+    assert words in caught.value.what and setting in caught.value.where
+
+
+def test_an_output_is_json_lines(tmp_path, seeds):
+    with pytest.raises(ConfigError, match=r"grown\.csv"):
+        augment(growth(seeds), tmp_path / "grown.csv", tmp_path / "work", count=3)
+
+
+def test_the_command_prints_a_table_without_torch(tmp_path, seeds):
+    code = (
+        "import sys; sys.argv = ['selfsteer', *sys.argv[1:]]\n"
+        "import selfsteer.cli\n"
+        "selfsteer.cli.main() if 0 else selfsteer.cli.app(standalone_mode=False)\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    output = tmp_path / "grown.jsonl"
+    command = ["augment", str(seeds), "--output", str(output), "--count", "12", "generation.backend=scripted"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "kept" in done.stdout and "12" in done.stdout and str(tmp_path / "grown.jsonl.run") in done.stdout
+    assert len(rows(output)) == 12
