@@ -1,0 +1,56 @@
+"""What is kept on disk while a command looks at more rows than memory holds, and forgotten afterwards."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+from selfsteer.errors import StorageError
+
+_CACHE_KIB = 64 * 1024  # pages kept in memory; up to some 700,000 short rows nothing is read from disk
+
+
+class Scratch:
+    """An SQLite database without a name: SQLite puts what its cache can't hold into a temporary file.
+
+    No other process sees that file, and a killed one leaves nothing of it.
+
+    Args:
+        tables: The statements that make its tables.
+        what: What is kept there, for messages, e.g. "track of the queries".
+    """
+
+    def __init__(self, tables: Iterable[str], what: str) -> None:
+        self._what = what
+        # a generator that holds it may be closed by another thread than the one that began it
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for pragma in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+            self._db.execute(f"PRAGMA {pragma}")
+        for statement in (*tables, "BEGIN"):
+            self._db.execute(statement)
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Do one statement.
+
+        Raises:
+            StorageError: The temporary folder is full or can't be written to.
+        """
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"can't keep {self._what} in the temporary folder: {error}",
+                where="the folder that SQLITE_TMPDIR or TMPDIR names, else /var/tmp or /tmp",
+                do="free some space there (about 100 bytes a row), or name another folder with SQLITE_TMPDIR",
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._db.close()
