@@ -1,6 +1,6 @@
 """Quality control: clean responses, then drop rows by named filters; every drop carries its reason."""
 
-from selfsteer.quality.chain import FilterChain, apply_filters, count_reasons
+from selfsteer.quality.chain import FilterChain, apply_filters
 from selfsteer.quality.cleaning import clean_response
 from selfsteer.quality.direction import DIRECTIONS, direction_of
 from selfsteer.quality.filters import (
@@ -9,8 +9,9 @@ from selfsteer.quality.filters import (
     advice,
     counts_table,
     parse_filters,
-    steering_margin,
 )
+from selfsteer.quality.score_filters import steering_margin
+from selfsteer.quality.tally import Tally
 from selfsteer.quality.thinking import think_apart
 
 __all__ = [
@@ -18,10 +19,10 @@ __all__ = [
     "FILTERS",
     "FilterChain",
     "FilterReport",
+    "Tally",
     "advice",
     "apply_filters",
     "clean_response",
-    "count_reasons",
     "counts_table",
     "direction_of",
     "parse_filters",
