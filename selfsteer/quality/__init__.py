@@ -10,6 +10,7 @@ from selfsteer.quality.filters import (
     counts_table,
     parse_filters,
 )
+from selfsteer.quality.harm import HarmClassifier, flag_harm
 from selfsteer.quality.score_filters import steering_margin
 from selfsteer.quality.tally import Tally
 from selfsteer.quality.thinking import think_apart
@@ -19,12 +20,14 @@ __all__ = [
     "FILTERS",
     "FilterChain",
     "FilterReport",
+    "HarmClassifier",
     "Tally",
     "advice",
     "apply_filters",
     "clean_response",
     "counts_table",
     "direction_of",
+    "flag_harm",
     "parse_filters",
     "steering_margin",
     "think_apart",
