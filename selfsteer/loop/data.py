@@ -361,6 +361,7 @@ def quality_info(tally: Tally, thresholds: Mapping[str, float]) -> Info:
     return {
         "total": sum(counts.values()),
         "counts": counts,
+        "order": list(counts),  # JSON objects are written with their keys sorted
         "thresholds": dict(thresholds),
         "aspects": tally.aspects,
         "harmful": tally.harmful,
@@ -368,14 +369,20 @@ def quality_info(tally: Tally, thresholds: Mapping[str, float]) -> Info:
 
 
 def quality_figures(info: Info) -> Info:
-    """Return what the summary says of quality control."""
-    counts = info["counts"]
+    """Return what the summary says of quality control: the filters in the order in which they ran."""
+    counts, aspects = info["counts"], info["aspects"]
+    order = info.get("order", list(counts))
     return {
         "total": info["total"],
         "kept": counts["kept"],
-        "dropped": {name: count for name, count in counts.items() if name != "kept"},
-        **{name: info[name] for name in ("thresholds", "aspects", "harmful")},
+        "dropped": {name: counts[name] for name in order if name != "kept"},
+        "aspects": {name: {key: own[key] for key in order if key in own} for name, own in _largest_first(aspects)},
+        **{name: info[name] for name in ("thresholds", "harmful")},
     }
+
+
+def _largest_first(aspects: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Mapping[str, int]]]:
+    return sorted(aspects.items(), key=lambda item: (-sum(item[1].values()), item[0]))
 
 
 def with_direction(filters: Sequence[str | dict[str, Any]], program: str | None) -> list[str | dict[str, Any]]:

@@ -58,7 +58,7 @@ def quality_table(title: str, after: dict[str, Any], before: dict[str, Any] | No
         before: Those of earlier filters.
     """
     now, then = _lines(after), _lines(before) if before else {}
-    columns = dict.fromkeys(name for counts in [*then.values(), *now.values()] for name, n in counts.items() if n)
+    columns = dict.fromkeys(name for counts in [*now.values(), *then.values()] for name, n in counts.items() if n)
     shown = ["rows", "kept", *(name for name in columns if name not in ("rows", "kept"))]
     table = Table(title, *(name.replace("_", "_\n") for name in shown), title_justify="left")
     for aspect, counts in now.items():

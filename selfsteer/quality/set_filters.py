@@ -65,7 +65,7 @@ class LengthBias(Filter):
     def fit(self, rows: Iterable[Contrast], context: Context) -> Context | None:
         """Return the ratio from which on pairs of the kind that is too frequent are dropped; none where none is."""
         with Ranked() as longer, Ranked() as shorter:
-            kinds = {"y+ longer": longer, "y+ shorter": shorter}
+            kinds = {"longer": longer, "shorter": shorter}
             for row in rows:
                 kind, ratio = _ratio(row)
                 if kind:
@@ -82,7 +82,7 @@ class LengthBias(Filter):
         if ratio < context.thresholds.get(kind, math.inf):
             return ""
         positive, negative = pair_lengths(row)
-        return f"y+ has length {positive}, y- {negative}: pairs with {kind} are too many (length_bias.max_share)"
+        return f"y+ has length {positive}, y- {negative}; pairs with a {kind} y+ are too many (length_bias.max_share)"
 
 
 def _ratio(row: Contrast) -> tuple[str, float]:
@@ -90,5 +90,5 @@ def _ratio(row: Contrast) -> tuple[str, float]:
     positive, negative = pair_lengths(row)
     if positive == negative:
         return "", 1.0
-    kind = "y+ longer" if positive > negative else "y+ shorter"
+    kind = "longer" if positive > negative else "shorter"
     return kind, max(positive, negative) / max(1, min(positive, negative))

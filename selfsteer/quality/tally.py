@@ -49,9 +49,8 @@ class Tally:
 
     @property
     def aspects(self) -> dict[str, Counts]:
-        """What became of the rows of each aspect, the most frequent first."""
-        ordered = sorted(self._aspects.items(), key=lambda item: (-item[1].total(), item[0]))
-        return {name: self._in_order(counts) for name, counts in ordered}
+        """What became of the rows of each aspect."""
+        return {name: self._in_order(counts) for name, counts in self._aspects.items()}
 
     @property
     def harmful(self) -> Counts:
