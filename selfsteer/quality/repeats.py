@@ -15,7 +15,7 @@ some 2 in 10,000 are missed. Under a key that many queries have, the first 32 ar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -32,7 +32,7 @@ _COMPARED = 32
 _TABLES = (
     "CREATE TABLE marks (row BLOB PRIMARY KEY, why TEXT) WITHOUT ROWID",
     "CREATE TABLE firsts (content BLOB PRIMARY KEY, id TEXT) WITHOUT ROWID",
-    "CREATE TABLE alike (key BLOB, number INTEGER, PRIMARY KEY (key, number)) WITHOUT ROWID",
+    "CREATE TABLE alike (key INTEGER, number INTEGER, PRIMARY KEY (key, number)) WITHOUT ROWID",
     "CREATE TABLE queries (number INTEGER PRIMARY KEY, id TEXT, pairs BLOB)",
 )
 _ODD = np.array([xxhash.xxh3_64_intdigest(b"factor %d" % i) | 1 for i in range(_BANDS * _MINIMA)], dtype=np.uint64)
@@ -81,10 +81,11 @@ class Repeats(Scratch):
                 return f"{what} of row {first!r}"
         pairs = _pairs(tokens)
         if self._similarity < 1 and pairs.size:
-            keys = list(_keys(pairs, hash_of(before + repr([token for token in tokens if _EXACT.match(token)]))))
-            if near := self._near(pairs, keys):
+            keys = _keys(pairs, before + repr([token for token in tokens if _EXACT.match(token)]))
+            alike = self._alike(keys)
+            if near := self._near(pairs, sorted({number for numbers in alike.values() for number in numbers})):
                 return near
-            self._remember(row.id, pairs, keys)
+            self._remember(row.id, pairs, [key for key in keys if len(alike[key]) < _COMPARED])
         for content in (query, responses):
             self.execute("INSERT INTO firsts VALUES (?, ?)", (content, row.id))
         return ""
@@ -93,9 +94,17 @@ class Repeats(Scratch):
         found = self.execute("SELECT id FROM firsts WHERE content = ?", (content,)).fetchone()
         return str(found[0]) if found else ""
 
-    def _near(self, pairs: np.ndarray, keys: Sequence[bytes]) -> str:
-        """Return the earliest query that is nearly the same, in words."""
-        for number in sorted({number for key in keys for number in self._numbers(key)}):
+    def _alike(self, keys: Sequence[int]) -> dict[int, list[int]]:
+        """Return the numbers of the queries that have each key."""
+        found: dict[int, list[int]] = {key: [] for key in keys}
+        marks = ", ".join("?" * len(keys))
+        for key, number in self.execute(f"SELECT key, number FROM alike WHERE key IN ({marks})", keys):
+            found[key].append(number)
+        return found
+
+    def _near(self, pairs: np.ndarray, numbers: Sequence[int]) -> str:
+        """Return the first of some queries that is nearly the same, in words."""
+        for number in numbers:
             name, blob = self.execute("SELECT id, pairs FROM queries WHERE number = ?", (number,)).fetchone()
             other = np.frombuffer(blob, dtype=np.uint32)
             shared = np.intersect1d(pairs, other, assume_unique=True).size
@@ -104,14 +113,10 @@ class Repeats(Scratch):
                 return f"its query shares {share:.0%} of the word pairs with that of row {name!r}"
         return ""
 
-    def _remember(self, name: str, pairs: np.ndarray, keys: Sequence[bytes]) -> None:
+    def _remember(self, name: str, pairs: np.ndarray, keys: Sequence[int]) -> None:
         number = self.execute("INSERT INTO queries (id, pairs) VALUES (?, ?)", (name, pairs.tobytes())).lastrowid
         for key in keys:
-            if len(self._numbers(key)) < _COMPARED:
-                self.execute("INSERT INTO alike VALUES (?, ?)", (key, number))
-
-    def _numbers(self, key: bytes) -> list[int]:
-        return [number for (number,) in self.execute("SELECT number FROM alike WHERE key = ?", (key,))]
+            self.execute("INSERT INTO alike VALUES (?, ?)", (key, number))
 
 
 def _name(row: Contrast) -> bytes:
@@ -129,9 +134,13 @@ def _pairs(tokens: Sequence[str]) -> np.ndarray:
     return np.array(sorted(found), dtype=np.uint32)
 
 
-def _keys(pairs: np.ndarray, exact: bytes) -> Iterator[bytes]:
-    """Yield the keys of a query: two that share most pairs share a key, if what must be ``exact`` is the same."""
+def _keys(pairs: np.ndarray, exact: str) -> list[int]:
+    """Return the keys of a query: two that share most pairs share a key, if what must be ``exact`` is the same."""
     mixed = pairs.astype(np.uint64)[:, None] * _ODD + _ADD  # (P, 64), modulo 2**64
     minima = (mixed >> np.uint64(32)).min(axis=0).astype(np.uint32)
-    for band, values in enumerate(minima.reshape(_BANDS, _MINIMA)):
-        yield hash_of(f"{band}\n{exact.hex()}\n{values.tobytes().hex()}")
+    rest = exact.encode()
+    found = (
+        xxhash.xxh3_64_intdigest(b"%d\n%s\n%s" % (band, values.tobytes(), rest)) - 2**63  # as SQLite has integers
+        for band, values in enumerate(minima.reshape(_BANDS, _MINIMA))
+    )
+    return list(dict.fromkeys(found))
