@@ -105,6 +105,24 @@ def generate(
     _do_recipe("generate", recipe, overrides or [], run_dir, quiet)
 
 
+@app.command("filter")
+def filter_rows(
+    source: Annotated[Path, typer.Argument(help="A run directory, a Parquet file of contrasts or a folder of them.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings of quality, e.g. quality.filters='[identical, leak]'.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="For a file or a folder: a new .parquet file, or a new folder.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be kept and dropped.")] = False,
+) -> None:
+    """Do quality control anew, with other settings, on rows that are there. Nothing is generated again."""
+    from selfsteer.loop import filter_command
+
+    with _interruptible():
+        filter_command.filter_rows(source, overrides or [], output, dry_run=dry_run, out=out)
+
+
 @evaluate_app.command("signal")
 def evaluate_signal(
     run_dir: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],
@@ -206,6 +224,10 @@ def export(
     finished: Annotated[
         bool, typer.Option("--finished", help="Leave out rows with a response that was cut off.")
     ] = False,
+    harmful: Annotated[
+        bool,
+        typer.Option("--allow-harmful", help="In negative_strict: take y- flagged as harmful, too."),
+    ] = False,
     licence: Annotated[
         str | None, typer.Option("--license", help="Of the queries, as the Hub names it, e.g. cc-by-4.0; for the card.")
     ] = None,
@@ -221,7 +243,8 @@ def export(
     with _interruptible():
         export_command.export(
             source, format, output, round=round, view=view, columns=columns, dropped=dropped, finished=finished,
-            licence=licence, repository=repository, public=public, overwrite=overwrite, out=out, errors=errors,
+            harmful=harmful, licence=licence, repository=repository, public=public, overwrite=overwrite, out=out,
+            errors=errors,
         )  # fmt: skip
 
 
@@ -274,6 +297,7 @@ def principles_show(name: Annotated[str, typer.Argument(help="A shipped set or t
     table = Table("aspect", "positive", "negative", show_lines=True, title=f"{found.name} v{found.version}")
     for aspect in found.aspects:
         label = aspect.name + ("\n(extra)" if aspect.extra else "")
+        label += "\n(y- flagged as harmful)" if aspect.harmful_negative else ""
         table.add_row(
             label, f"{aspect.positive}\n{aspect.positive_principle}", f"{aspect.negative}\n{aspect.negative_principle}"
         )

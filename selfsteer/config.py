@@ -180,12 +180,37 @@ class GenerationSettings(_Section):
         return self
 
 
+class HarmSettings(_Section):
+    """A text-classification model that says which y- are harmful; they are flagged, not dropped."""
+
+    classifier: str
+    """A local folder or a hub name."""
+    label: str
+    """The model's label for harmful texts, e.g. "toxic"."""
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Least probability of the label at which y- is flagged."""
+    revision: str | None = None
+
+
 class QualitySettings(_Section):
     """What happens to the sampled responses before they are trained on."""
 
     clean: bool = True
     """Strip leaked labels and end cut-off sentences."""
-    filters: list[str | dict[str, Any]] = ["identical", "leak", "preference_order", "near_onpolicy", "steering_gap"]
+    filters: list[str | dict[str, Any]] = [
+        "identical",
+        "leak",
+        "repetition",
+        "refusal_mismatch",
+        "language_mismatch",
+        "duplicates",
+        "preference_order",
+        "near_onpolicy",
+        "steering_gap",
+    ]
+    """In the order in which they run; docs/quality.md has them all. The last three are the paper's."""
+    harm: HarmSettings | None = None
+    """Flag harmful y- by a classifier too, besides those that an aspect of the principle set flags."""
 
 
 class LoraSettings(_Section):

@@ -73,6 +73,9 @@ class Contrast:
 
     ``scores[role_response][prompt]`` is the mean log-prob (nats per response token) of a response under a prompt, e.g.
     ``scores["positive_response"]["negative_prompt"]``; None where nothing was scored.
+    ``steering_margin`` is m(y+|x+) - m(y+|x-) + m(y-|x-) - m(y-|x+) of these, nats per token, once quality control has
+    seen a row with scores. ``negative_harmful`` says why y- counts as harmful: "principle: Safety" (what it was asked
+    for) or "classifier: 0.93" (its probability), "" where nothing says so.
     ``drop_reason`` is "" for a row that is kept, else the name of the filter that dropped it and why.
     """
 
@@ -101,6 +104,8 @@ class Contrast:
     original_thinking: str = ""
     round: int = 1
     scores: dict[str, dict[str, float]] | None = None
+    steering_margin: float | None = None
+    negative_harmful: str = ""
     kept: bool = True
     drop_reason: str = ""
     provenance: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -147,6 +152,7 @@ _TYPES: dict[str, pa.DataType] = {
     "round": pa.int32(),
     "schema_version": pa.int32(),
     "scores": _SCORES,
+    "steering_margin": pa.float64(),
     "kept": pa.bool_(),
     "provenance": pa.string(),  # JSON: keys differ by backend
 }

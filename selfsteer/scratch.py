@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
@@ -54,3 +55,27 @@ class Scratch:
     def close(self) -> None:
         """Forget everything."""
         self._db.close()
+
+
+class Ranked(Scratch):
+    """Numbers in their order, however many there are."""
+
+    def __init__(self) -> None:
+        super().__init__(["CREATE TABLE numbers (number REAL)"], "the numbers of the rows in order")
+        self.count = 0
+
+    def add(self, number: float) -> None:
+        """Take a finite number."""
+        self.execute("INSERT INTO numbers VALUES (?)", (number,))
+        self.count += 1
+
+    def at(self, place: int, *, descending: bool = False) -> float:
+        """Return the number at ``place``, counted from 0 at the smallest, or at the largest where ``descending``."""
+        order = "DESC" if descending else "ASC"
+        [(number,)] = self.execute(f"SELECT number FROM numbers ORDER BY number {order} LIMIT 1 OFFSET ?", (place,))
+        return float(number)
+
+
+def hash_of(text: str) -> bytes:
+    """Return the 16 bytes by which a text is known."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

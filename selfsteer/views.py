@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+from selfsteer.records import Contrast
+
 
 class View(StrEnum):
     """A preference pair under its own prompt. ``NEGATIVE_STRICT`` is Formula 3 of v2, an ablation."""
@@ -31,3 +33,8 @@ PAIRINGS: dict[View, Pairing] = {
 }
 
 SSO_VIEWS = (View.BASE, View.POSITIVE, View.NEGATIVE)
+
+
+def harmful_target(contrast: Contrast, view: View) -> bool:
+    """Return whether the chosen response of ``view``, what a model would learn to say, is a y- flagged as harmful."""
+    return PAIRINGS[view].chosen == "negative" and bool(contrast.negative_harmful)

@@ -21,7 +21,7 @@ from selfsteer.export.selecting import Selection
 from selfsteer.export.writing import WRITERS, Row, write_shards
 from selfsteer.files import atomic_path, remove
 from selfsteer.records import Contrast
-from selfsteer.views import View
+from selfsteer.views import PAIRINGS, View
 
 _OTHER_DATA = (".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".zst", ".yaml", ".pkl")
 
@@ -36,6 +36,7 @@ class Order:
         full: With the columns that say where a row comes from; None where the format knows no choice.
         dropped: Take the rows that quality control dropped, too.
         finished: Leave out rows with a response that was cut off.
+        harmful: Take rows whose chosen response is a y- flagged as harmful, too.
 
     Raises:
         ConfigError: The format is unknown, or knows no such choice.
@@ -46,6 +47,7 @@ class Order:
     full: bool | None = None
     dropped: bool = False
     finished: bool = False
+    harmful: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -59,6 +61,9 @@ class Order:
             known = ", ".join(name for name, form in FORMATS.items() if form.extras)
             what = f"the format {self.format} has one set of columns; there is a choice for {known}"
             raise ConfigError(what, where="--columns", do="leave it out")
+        if self.harmful and not (self.form.one_view and PAIRINGS[self.view].chosen == "negative"):
+            what = "only in the view negative_strict of a format of one view may y- be chosen"
+            raise ConfigError(what, where="--allow-harmful", do="leave it out")
 
     @property
     def form(self) -> Format:
@@ -97,7 +102,10 @@ class Exported:
     @classmethod
     def begin(cls, order: Order) -> Exported:
         """Return an export that has seen no row yet."""
-        return cls(order, Selection(order.form, order.layout, dropped=order.dropped, finished=order.finished))
+        return cls(
+            order,
+            Selection(order.form, order.layout, dropped=order.dropped, finished=order.finished, harmful=order.harmful),
+        )
 
     def through(self, contrasts: Iterable[Contrast]) -> Iterator[Row]:
         """Yield what the rows that are taken become."""

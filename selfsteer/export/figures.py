@@ -38,6 +38,7 @@ class Figures:
         margin: Steering margin, nats per token, of rows with scores.
         onpolicyness: Mean over y+ and y- of exp(mean log-prob under the plain prompt), of rows with scores.
         rounds, aspects: How many rows of each.
+        harmful: Rows whose y- is flagged as harmful, by what flagged it: a row may count twice.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class Figures:
         self.margin, self.onpolicyness = Mean(), Mean()
         self.rounds: Counter[int] = Counter()
         self.aspects: Counter[str] = Counter()
+        self.harmful: Counter[str] = Counter()
         self._provenance: dict[str, dict[str, None]] = {}
 
     def add(self, row: Contrast) -> None:
@@ -55,6 +57,7 @@ class Figures:
         self.rows += 1
         self.rounds[row.round] += 1
         self.aspects.update(row.aspects)
+        self.harmful.update(map(_flagger, filter(None, row.negative_harmful.split("; "))))
         self.margin.add(steering_margin(row))
         self.onpolicyness.add(_onpolicyness(row))
         for role in ROLES:
@@ -81,3 +84,8 @@ def _onpolicyness(row: Contrast) -> float | None:
     found = [(((row.scores or {}).get(f"{role}_response")) or {}).get("prompt") for role in ("positive", "negative")]
     scores = [score for score in found if score is not None]
     return sum(map(math.exp, scores)) / 2 if len(scores) == 2 else None
+
+
+def _flagger(flag: str) -> str:
+    """Return "principle: Safety" as it stands, and "classifier" without its probability."""
+    return "classifier" if flag.startswith("classifier") else flag

@@ -127,6 +127,7 @@ def _origin(row: Contrast, layout: Layout) -> Row:
         "negative_principle": row.negative_principle,
         "scores": _finite(row.scores),
         "steering_margin": _finite(steering_margin(row)),
+        "negative_harmful": row.negative_harmful,
         "round": row.round,
         "kept": row.kept,
         "drop_reason": row.drop_reason,
@@ -200,6 +201,7 @@ _ORIGIN = [
     ("view", pa.string()),
     *((name, _OWN.field(name).type) for name in ("aspects", "positive_principle", "negative_principle", "scores")),
     ("steering_margin", pa.float64()),
+    ("negative_harmful", pa.string()),
     *((name, _OWN.field(name).type) for name in ("round", "kept", "drop_reason", "provenance")),
 ]
 

@@ -7,11 +7,13 @@ from collections import Counter
 from selfsteer.errors import DataError
 from selfsteer.export.formats import Format, Layout
 from selfsteer.records import Contrast
+from selfsteer.views import harmful_target
 
 DROPPED = "dropped by quality control"
 HELD_OUT = "held out"
 EMPTY = "an empty response"
 CUT = "a response that was cut off"
+HARMFUL = "a chosen y- that is flagged as harmful"
 
 
 class Selection:
@@ -22,6 +24,7 @@ class Selection:
         layout: How it is filled.
         dropped: Take the rows that quality control dropped, too.
         finished: Leave out rows with a response that was cut off.
+        harmful: Take rows whose chosen response is a y- flagged as harmful, too.
 
     Attributes:
         read, taken: Rows seen, and those that go into the export.
@@ -31,8 +34,11 @@ class Selection:
         first: By reason, the id of the first row left out.
     """
 
-    def __init__(self, form: Format, layout: Layout, *, dropped: bool = False, finished: bool = False) -> None:
-        self._form, self._layout, self._dropped, self._finished = form, layout, dropped, finished
+    def __init__(
+        self, form: Format, layout: Layout, *, dropped: bool = False, finished: bool = False, harmful: bool = False
+    ) -> None:
+        self._form, self._layout = form, layout
+        self._dropped, self._finished, self._harmful = dropped, finished, harmful
         self._roles = form.roles(layout)
         self.read = self.taken = self.cut = 0
         self.drops: Counter[str] = Counter()
@@ -75,6 +81,8 @@ class Selection:
             return DROPPED
         if any(not getattr(row, f"{role}_response").strip() for role in self._roles):
             return EMPTY
+        if self._form.one_view and harmful_target(row, self._layout.view) and not self._harmful:
+            return HARMFUL
         return self._form.problem(row, self._layout) or (CUT if self._finished and self._is_cut(row) else "")
 
     def _is_cut(self, row: Contrast) -> bool:
@@ -88,6 +96,7 @@ class Selection:
             DROPPED: "--all takes rows that were dropped, too",
             HELD_OUT: "held-out rows are for measuring; export training rows",
             EMPTY: "look at the generation settings: the model answers with nothing",
+            HARMFUL: "--allow-harmful takes them, where you know what for",
             CUT: "leave --finished out, or let responses grow longer",
         }
         return known.get(worst, "choose another --format: this one can't carry these rows")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import selfsteer
 from selfsteer.backends import Backend
-from selfsteer.config import Recipe
+from selfsteer.config import HarmSettings, Recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
@@ -22,11 +23,22 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.splitting import query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches
 from selfsteer.principles import PrincipleSet, template_versions
-from selfsteer.quality import DIRECTIONS, FilterChain, advice, direction_of
+from selfsteer.quality import (
+    DIRECTIONS,
+    FilterChain,
+    HarmClassifier,
+    Tally,
+    advice,
+    direction_of,
+    flag_harm,
+    parse_filters,
+    steering_margin,
+)
 from selfsteer.queries import source_fingerprint
 from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, read_columns, read_rows
 
 _SCORE_BATCH = 8
+_CLASSIFIED = 32  # rows that a classifier of harm looks at together
 Info = dict[str, Any]
 
 
@@ -43,6 +55,10 @@ class DataStages:
     def direction(self) -> str | None:
         """Program that says which way y+ must differ from y-, None where neither recipe nor principle set names one."""
         return self.recipe.evaluation.direction or self.principle_set.direction
+
+    def check_harm(self) -> None:
+        """Raise where the recipe names a classifier of harm that can't be used; its weights are not loaded."""
+        _ = self._classifier
 
     def check_programs(self) -> None:
         """Raise :class:`ConfigError` where recipe or principle set name a direction program that there is not."""
@@ -74,14 +90,18 @@ class DataStages:
     @property
     def filters(self) -> list[str | dict[str, Any]]:
         """The recipe's filters; a ``direction`` filter that names no program takes the run's."""
-        if self.direction is None:
-            return self.recipe.quality.filters
-        return [
-            {"direction": {"program": self.direction, **(spec["direction"] if isinstance(spec, dict) else {})}}
-            if spec == "direction" or (isinstance(spec, dict) and "direction" in spec)
-            else spec
-            for spec in self.recipe.quality.filters
-        ]
+        return with_direction(self.recipe.quality.filters, self.direction)
+
+    def check_filters(self) -> None:
+        """Refuse, before anything is paid for, filters by log-probs where there is no model to score with."""
+        scored = [step.name for step in parse_filters(self.filters) if step.scored]
+        if scored and self.models.weightless:
+            backend = self.recipe.generation.backend
+            raise ConfigError(
+                f"{', '.join(scored)} go by log-probs, and the backend {backend} has no weights to score with",
+                where="quality.filters",
+                do="take them out, for example quality.filters=[identical, leak]",
+            )
 
     def queries(self) -> Entry:
         """Load and split the queries, once for all rounds."""
@@ -221,42 +241,70 @@ class DataStages:
         )  # fmt: skip
 
     def contrasts(self, scores: Entry, round: int) -> Entry:
-        """Filter the scored rows; every dropped row is kept with its reason."""
+        """Filter the scored rows; every dropped row is kept with its reason.
+
+        Raises:
+            NothingSurvived: No row is kept. The rows are on disk, and no result of the stage is recorded.
+        """
+        files, classifier = self.store.files(scores), self._classifier
         depends = {
             "scores": scores.key,
             "filters": self.filters,
             "set": self.principle_set.fingerprint,
+            "harmful": self.principle_set.harmful,
+            "classifier": classifier and classifier.key,
         }
-        files = self.store.files(scores)
+        size = _CLASSIFIED if classifier else BLOCK
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            adjectives = {a.name: (a.positive, a.negative) for a in self.principle_set.aspects}
-            chain = FilterChain(self.filters, adjectives=adjectives)
-            chain.fit(lambda: read_rows(files, Contrast))
+            chain = self._fitted(files)
+
+            def plan(number: int) -> Plan[Contrast]:
+                return Plan(in_batches(list(read_rows([files[number]], Contrast)), size))
 
             def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
-                return Done([chain.apply(row) for row in batch])
+                rows = flag_harm(batch, self.principle_set.harmful, classifier)
+                return Done([chain.apply(with_margin(row)) for row in rows])
 
-            paths, _ = do_blocks(
-                space, len(files), Work(Contrast, lambda number: Plan([list(read_rows([files[number]], Contrast))]), do)
-            )
-            # Counted on disk: a resumed stage has not seen all rows.
-            counts = chain.count((kept, reason) for kept, reason in read_columns(paths, ["kept", "drop_reason"]))
-            chain.finish()
-            return paths, {"total": sum(counts.values()), "counts": counts, "thresholds": chain.thresholds}
+            paths, _ = do_blocks(space, len(files), Work(Contrast, plan, do))
+            chain.count(read_columns(paths, TALLIED))  # on disk: a resumed stage has not seen all rows
+            return paths, self._checked(chain, paths[0])
 
-        entry = self.store.stage(
+        return self.store.stage(
             "contrasts", round, depends, write, folder=f"round-{round:02d}/contrasts",
             units=sum(map(count_rows, files)), title=stage_title("quality control", "train", round),
             note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
-        if not entry.info["counts"]["kept"]:
+
+    def try_filters(self, scores: Entry) -> Info:
+        """Return what :meth:`contrasts` would record, and write nothing; no classifier is asked."""
+        files = self.store.files(scores)
+        chain = self._fitted(files)
+        for row in read_rows(files, Contrast):
+            chain.apply(*flag_harm([row], self.principle_set.harmful))
+        chain.finish()
+        return quality_info(chain.tally, chain.thresholds)
+
+    def _fitted(self, files: Sequence[Path]) -> FilterChain:
+        chain = FilterChain(self.filters, adjectives=self.principle_set.adjectives)
+        chain.fit(lambda: read_rows(files, Contrast))
+        return chain
+
+    def _checked(self, chain: FilterChain, file: Path) -> Info:
+        chain.finish()
+        info = quality_info(chain.tally, chain.thresholds)
+        counts = info["counts"]
+        if not counts["kept"]:
             raise NothingSurvived(
-                f"quality control kept no row of {entry.info['total']} ({describe_counts(entry.info['counts'])})",
-                where=entry.files[0],
-                do=advice(entry.info["counts"]),
+                f"quality control kept no row of {info['total']} ({describe_counts(counts)})",
+                where=str(file.relative_to(self.store.run_dir)),
+                do=advice(counts),
             )
-        return entry
+        return info
+
+    @cached_property
+    def _classifier(self) -> HarmClassifier | None:
+        return classifier_of(self.recipe.quality.harm, self.recipe.model.device)
 
     def scoring(self, policy: Policy) -> dict[str, Any]:
         """What scores depend on besides the rows: weights, precision, length limit; None without weights."""
@@ -304,6 +352,67 @@ class DataStages:
             "templates": ", ".join(f"{name} v{version}" for name, version in template_versions().items()),
             "seed": str(self.recipe.seed),
         }
+
+
+TALLIED = ("kept", "drop_reason", "aspects", "negative_harmful")
+"""The columns that a tally of stored rows reads."""
+
+
+def quality_info(tally: Tally, thresholds: Mapping[str, float]) -> Info:
+    """Return what quality control did, for the ledger."""
+    counts = tally.counts
+    return {
+        "total": sum(counts.values()),
+        "counts": counts,
+        "order": list(counts),  # JSON objects are written with their keys sorted
+        "thresholds": dict(thresholds),
+        "aspects": tally.aspects,
+        "harmful": tally.harmful,
+    }
+
+
+def quality_figures(info: Info) -> Info:
+    """Return what the summary says of quality control: the filters in the order in which they ran."""
+    counts, aspects = info["counts"], info["aspects"]
+    order = info.get("order", list(counts))
+    return {
+        "total": info["total"],
+        "kept": counts["kept"],
+        "dropped": {name: counts[name] for name in order if name != "kept"},
+        "aspects": {name: {key: own[key] for key in order if key in own} for name, own in _largest_first(aspects)},
+        **{name: info[name] for name in ("thresholds", "harmful")},
+    }
+
+
+def _largest_first(aspects: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Mapping[str, int]]]:
+    return sorted(aspects.items(), key=lambda item: (-sum(item[1].values()), item[0]))
+
+
+def with_direction(filters: Sequence[str | dict[str, Any]], program: str | None) -> list[str | dict[str, Any]]:
+    """Return filters in which a ``direction`` that names no program takes this one."""
+    if program is None:
+        return list(filters)
+    return [
+        {"direction": {"program": program, **(spec["direction"] or {} if isinstance(spec, dict) else {})}}
+        if spec == "direction" or (isinstance(spec, dict) and "direction" in spec)
+        else spec
+        for spec in filters
+    ]
+
+
+def classifier_of(harm: HarmSettings | None, device: str) -> HarmClassifier | None:
+    """Return the classifier of harm that a recipe names; ``device`` may be "auto"."""
+    if harm is None:
+        return None
+    from selfsteer.models import pick_device
+
+    found = pick_device() if device == "auto" else device
+    return HarmClassifier(harm.classifier, harm.label, harm.threshold, device=found, revision=harm.revision)
+
+
+def with_margin(row: Contrast) -> Contrast:
+    """Return a row with its steering margin in the column for it, None where it has no scores."""
+    return dataclasses.replace(row, steering_margin=steering_margin(row))
 
 
 def chosen(paths: Sequence[Path]) -> Info:

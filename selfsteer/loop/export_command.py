@@ -60,6 +60,7 @@ def export(
     columns: str | None,
     dropped: bool,
     finished: bool,
+    harmful: bool,
     licence: str | None,
     repository: str | None,
     public: bool,
@@ -75,7 +76,7 @@ def export(
         DataError: A file can't be read, or no row is left.
         WorkFailed: The upload did not succeed; what was built is kept.
     """
-    order = Order(format, _view(view), _columns(columns), dropped, finished)
+    order = Order(format, _view(view), _columns(columns), dropped, finished, harmful)
     _check_options(output, repository, public=public, licence=licence)
     if output is not None:
         check_output(order, output, overwrite=overwrite)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
 
@@ -35,16 +36,51 @@ def show_data(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
     tokens = "" if responses["tokens"] is None else f", {responses['tokens']:,} tokens"
     cut = f", {responses['cut'] / max(1, responses['responses']):.0%} cut off" if responses["cut"] else ""
     table.add_row("responses", f"{responses['responses']:,}{tokens}{cut}")
-    for name, count in quality["dropped"].items():
-        table.add_row(f"dropped by {name}", f"{count:,}")
     table.add_row("kept", f"{quality['kept']:,} of {quality['total']:,} ({quality['kept'] / quality['total']:.0%})")
+    if quality["harmful"]:
+        table.add_row("y- flagged as harmful", flagged(quality["harmful"]))
     console.print(table)
+    console.print(quality_table("quality control", quality))
     for text in (
         f"data     {run_dir / 'round-01' / 'contrasts'}  (Parquet, dropped rows with their reason)",
         f"report   {run_dir / 'report.html'}",
         f"export   selfsteer export {shlex.quote(str(run_dir))} --format trl --output pairs.jsonl",
     ):
         console.print(text, markup=False, soft_wrap=True)
+
+
+def quality_table(title: str, after: dict[str, Any], before: dict[str, Any] | None = None) -> Table:
+    """Return what each filter dropped, of all rows and of those of each aspect, now or before and now.
+
+    Args:
+        title: Heads the column of the aspects.
+        after: A round's figures of quality control, as in summary.json.
+        before: Those of earlier filters.
+    """
+    now, then = _lines(after), _lines(before) if before else {}
+    columns = dict.fromkeys(name for counts in [*now.values(), *then.values()] for name, n in counts.items() if n)
+    shown = ["rows", "kept", *(name for name in columns if name not in ("rows", "kept"))]
+    table = Table(title, *(name.replace("_", "_\n") for name in shown), title_justify="left")
+    for aspect, counts in now.items():
+        earlier = then.get(aspect, {}) if before else counts
+        table.add_row(Text(aspect), *(_change(earlier.get(name, 0), counts.get(name, 0)) for name in shown))
+    return table
+
+
+def flagged(counts: dict[str, int]) -> str:
+    """Return "12 by principle, 3 by classifier"."""
+    return ", ".join(f"{count:,} by {name}" for name, count in counts.items())
+
+
+def _lines(quality: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the counts of all rows and of each aspect, each with the number of its rows."""
+    everything = {"kept": quality["kept"], **quality["dropped"]}
+    groups = {"all rows": everything, **quality["aspects"]}
+    return {name: {"rows": sum(counts.values()), **counts} for name, counts in groups.items()}
+
+
+def _change(before: int, after: int) -> str:
+    return f"{after:,}" if before == after else f"{before:,} \u2192 {after:,}"
 
 
 def _table(policies: list[dict[str, Any]]) -> Table:

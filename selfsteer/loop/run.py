@@ -11,12 +11,12 @@ from typing import Any
 
 import selfsteer
 from selfsteer.config import Recipe, dump_recipe
-from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
+from selfsteer.errors import PrincipleError, SelfsteerWarning
 from selfsteer.evaluation import verdict
 from selfsteer.evaluation.probe import Direction
 from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
 from selfsteer.loop.blocks import NAMED
-from selfsteer.loop.data import DataStages
+from selfsteer.loop.data import DataStages, quality_figures
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.evaluation import (
     Measured,
@@ -32,7 +32,6 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store
 from selfsteer.loop.training import train_stage
 from selfsteer.principles import load_set
-from selfsteer.quality import parse_filters
 from selfsteer.records import Contrast
 from selfsteer.report import write_report
 
@@ -86,8 +85,9 @@ def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, meas
 
 def check(stages: DataStages) -> None:
     """Check what the recipe names before anything is computed: filters, direction, bits of the weights, loss."""
-    _check_filters(stages)
+    stages.check_filters()
     stages.check_programs()
+    stages.check_harm()
     if stages.recipe.judge.name:
         from selfsteer.evaluation.judges import open_judge
 
@@ -100,18 +100,6 @@ def check(stages: DataStages) -> None:
         from selfsteer.policy.config import check_loss_settings, loss_settings
 
         check_loss_settings(loss_settings(stages.recipe.train))
-
-
-def _check_filters(stages: DataStages) -> None:
-    """Refuse, before anything is paid for, filters by log-probs where there is no model to score with."""
-    scored = [step.name for step in parse_filters(stages.filters) if step.scored]
-    if scored and stages.models.weightless:
-        backend = stages.recipe.generation.backend
-        raise ConfigError(
-            f"{', '.join(scored)} go by log-probs, and the backend {backend} has no weights to score with",
-            where="quality.filters",
-            do="take them out, for example quality.filters=[identical, leak]",
-        )
 
 
 class _Run:
@@ -194,7 +182,6 @@ class _Run:
     def _data_figures(
         self, number: int, queries: Entry, principles: Entry, responses: Entry, contrasts: Entry
     ) -> dict[str, Any]:
-        counts = contrasts.info["counts"]
         before = [queries.info, principles.info, responses.info]
         return {
             "round": number,
@@ -207,12 +194,7 @@ class _Run:
             "aspects": principles.info["aspects"],
             "choices": principles.info["choices"],
             "responses": {name: responses.info[name] for name in ("responses", "cut", "tokens")},
-            "quality": {
-                "total": contrasts.info["total"],
-                "kept": counts["kept"],
-                "dropped": {name: count for name, count in counts.items() if name != "kept"},
-                "thresholds": contrasts.info["thresholds"],
-            },
+            "quality": quality_figures(contrasts.info),
             "training": None,
         }
 

@@ -25,7 +25,7 @@ STAGE_VERSIONS = {
     "principles": 2,
     "responses": 2,
     "scores": 3,
-    "contrasts": 2,
+    "contrasts": 3,
     "policy": 1,
     "implicit": 1,
     "judgements": 1,

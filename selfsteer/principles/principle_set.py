@@ -37,6 +37,8 @@ class Aspect(_Part):
     """Name of a program that says which way y+ must differ from y- in this aspect (default: the set's)."""
     extra: bool = False
     """Never chosen, but added to a share of the queries (v1: Concision, to 20 %)."""
+    harmful_negative: bool = False
+    """The negative principle asks for what may do harm, so every y- steered along this aspect is flagged as harmful."""
 
 
 class Example(_Part):
@@ -64,8 +66,8 @@ class PrincipleSet(_Part):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that name the content; the description and the layout of the file are left out."""
-        return fingerprint(self.model_dump(exclude={"description"}))
+        """16 hex digits that name what reaches a model: no description, no layout of the file, no flags of harm."""
+        return fingerprint(self.model_dump(exclude={"description": True, "aspects": {"__all__": {"harmful_negative"}}}))
 
     @property
     def choosable(self) -> list[Aspect]:
@@ -76,6 +78,16 @@ class PrincipleSet(_Part):
     def extras(self) -> list[Aspect]:
         """The aspects that are added to a share of the queries."""
         return [aspect for aspect in self.aspects if aspect.extra]
+
+    @property
+    def harmful(self) -> list[str]:
+        """Names of the aspects whose negative principle asks for harm."""
+        return [aspect.name for aspect in self.aspects if aspect.harmful_negative]
+
+    @property
+    def adjectives(self) -> dict[str, tuple[str, str]]:
+        """The positive and the negative adjective of each aspect."""
+        return {aspect.name: (aspect.positive, aspect.negative) for aspect in self.aspects}
 
     def direction_of(self, aspects: Sequence[str]) -> str | None:
         """Return the program that tells the direction of a row: that of its only aspect, or the set's.

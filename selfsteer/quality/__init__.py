@@ -1,6 +1,6 @@
 """Quality control: clean responses, then drop rows by named filters; every drop carries its reason."""
 
-from selfsteer.quality.chain import FilterChain, apply_filters, count_reasons
+from selfsteer.quality.chain import FilterChain, apply_filters
 from selfsteer.quality.cleaning import clean_response
 from selfsteer.quality.direction import DIRECTIONS, direction_of
 from selfsteer.quality.filters import (
@@ -9,8 +9,10 @@ from selfsteer.quality.filters import (
     advice,
     counts_table,
     parse_filters,
-    steering_margin,
 )
+from selfsteer.quality.harm import HarmClassifier, flag_harm
+from selfsteer.quality.score_filters import steering_margin
+from selfsteer.quality.tally import Tally
 from selfsteer.quality.thinking import think_apart
 
 __all__ = [
@@ -18,12 +20,14 @@ __all__ = [
     "FILTERS",
     "FilterChain",
     "FilterReport",
+    "HarmClassifier",
+    "Tally",
     "advice",
     "apply_filters",
     "clean_response",
-    "count_reasons",
     "counts_table",
     "direction_of",
+    "flag_harm",
     "parse_filters",
     "steering_margin",
     "think_apart",

@@ -18,8 +18,9 @@ from selfsteer.errors import ConfigError, DataError, did_you_mean
 from selfsteer.files import fingerprint, sha256_file
 from selfsteer.queries.read import READERS, format_of, read_file, read_hub, reading
 from selfsteer.queries.rows import Unusable, is_text, to_prompt
-from selfsteer.queries.seen import Seen, hash_of
+from selfsteer.queries.seen import Seen
 from selfsteer.records import Message, Query
+from selfsteer.scratch import hash_of
 
 BUILTIN = {"quickstart": "quickstart.jsonl", "quickstart-heldout": "quickstart_heldout.jsonl"}
 """Shipped query sets, asked for as ``builtin:NAME``; see selfsteer/data/README.md for where they come from."""

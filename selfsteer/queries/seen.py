@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-
-from selfsteer.scratch import Scratch
+from selfsteer.scratch import Scratch, hash_of
 
 _TABLES = (
     "CREATE TABLE ids (id BLOB PRIMARY KEY, content BLOB, head INTEGER, tail TEXT) WITHOUT ROWID",
@@ -44,8 +42,3 @@ class Seen(Scratch):
             return ""
         [(first,)] = self.execute("SELECT first_id FROM contents WHERE content = ?", (content,))
         return str(first)
-
-
-def hash_of(text: str) -> bytes:
-    """Return the 16 bytes by which a text is known."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()

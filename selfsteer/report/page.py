@@ -14,7 +14,7 @@ from selfsteer.report.comparison import compare
 from selfsteer.report.figures import Figure
 from selfsteer.report.load import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
 from selfsteer.report.signal import signal_section
-from selfsteer.report.wording import NOT_RECORDED, count, duration, label, maybe, moment
+from selfsteer.report.wording import NOT_RECORDED, count, duration, label, maybe, moment, number
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SYMBOLS = {"yes": "✓", "no": "✗", "unclear": "?"}
@@ -68,6 +68,9 @@ def _context(run: Run) -> Json:
         "training": tables.training_table(rounds),
         "training_figures": _training_figures(run),
         "quality": figures.quality_figure(rounds),
+        "kept": tables.kept_tables(rounds),
+        "harmful": _harmful(rounds),
+        "refiltered": _refiltered(summary),
         "thresholds": tables.threshold_table(rounds),
         "data_columns": [
             [table(rounds) for table in (tables.query_table, tables.aspect_table, tables.choice_table)],
@@ -116,6 +119,26 @@ def _lead(summary: Json) -> str:
 
 def _last(rounds: list[Json], *path: str) -> float | None:
     return dig_number(rounds[-1], *path) if rounds else None
+
+
+def _harmful(rounds: list[Json]) -> list[str]:
+    """Return a sentence for each round in which a y- is flagged as harmful."""
+    return [
+        f"Round {label(row.get('round'))}: y⁻ is flagged as harmful in "
+        + ", ".join(f"{number(found)} by {label(name)}" for name in flags if (found := dig_number(flags, name)))
+        + "; as a rejected response it teaches what not to say, and it is never a target."
+        for row in rounds
+        if (flags := dig_dict(row, "quality", "harmful"))
+    ]
+
+
+def _refiltered(summary: Json) -> str:
+    """Return what to know where rows were filtered anew after the run."""
+    names = summary.get("refiltered")
+    if not isinstance(names, list) or not names:
+        return ""
+    parts = ", ".join(label(name) for name in names)
+    return f"The rows of {parts} were filtered anew since: what was trained and measured goes by the filters of before."
 
 
 def _side_labels(policies: list[Json]) -> dict[str, str]:

@@ -64,6 +64,25 @@ def choice_table(rounds: Sequence[Json]) -> Table:
     return _by_round("Who chose the aspects", "Chosen by", rounds, ("choices",), ordered, missing)
 
 
+def kept_tables(rounds: Sequence[Json]) -> list[Table]:
+    """Of the rows of each aspect, how many were kept and which filter dropped the others; a table a round."""
+    return [_kept_table(row) for row in rounds if dig_dict(row, "quality", "aspects")]
+
+
+def _kept_table(round_: Json) -> Table:
+    aspects = dig_dict(round_, "quality", "aspects")
+    dropped = dig_dict(round_, "quality", "dropped")
+    filters = [name for name in dropped if any(dig(own, name) for own in aspects.values())]
+    rows = []
+    for name, own in aspects.items():
+        counts = {key: dig_number(own, key) or 0 for key in own} if isinstance(own, dict) else {}
+        cells = [sum(counts.values()), *(counts.get(key, 0) for key in ["kept", *filters])]
+        rows.append([label(name), *map(number, cells)])
+    head = ["Aspect", "Pairs", "Kept", *(label(name) for name in filters)]
+    caption = f"{_round_name(_round(round_))}: kept and dropped by aspect (a pair counts under each of its aspects)"
+    return Table(caption, head, rows)
+
+
 def threshold_table(rounds: Sequence[Json]) -> Table:
     """Thresholds that the filters used."""
     names = {name: name for row in rounds for name in dig_dict(row, "quality", "thresholds")}

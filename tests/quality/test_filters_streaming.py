@@ -8,7 +8,7 @@ import statistics
 import string
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfsteer.errors import InputError, SelfsteerWarning
-from selfsteer.quality import FilterChain, apply_filters, count_reasons, leak, parse_filters
-from selfsteer.quality.filters import Context, Filter, FilterReport, averages
+from selfsteer.quality import FilterChain, Tally, apply_filters, leak, parse_filters
+from selfsteer.quality.base import Context, Filter
+from selfsteer.quality.filters import FilterReport
+from selfsteer.quality.score_filters import Averaged, averages
 from selfsteer.records import ROLES, Contrast
 
 MakeRow = Callable[..., Contrast]
@@ -36,7 +38,7 @@ def on_a_list(rows: Sequence[Contrast], specs: Sequence[Any]) -> tuple[FilterRep
     before, counts, thresholds = sum(not row.kept for row in rows), {}, {}
     for step in parse_filters(specs):
         alive = [i for i, row in enumerate(rows) if row.kept]
-        numbers = [step.averaged(rows[i]) for i in alive]
+        numbers = [step.averaged(rows[i]) for i in alive] if isinstance(step, Averaged) else []
         fitted = {name: statistics.mean(row[name] for row in numbers) for name in (numbers[0] if numbers else ())}
         why = {i: step.reason(rows[i], Context(ADJECTIVES, fitted)) for i in alive}
         dropped = [i for i in alive if why[i]]
@@ -87,8 +89,10 @@ def test_blocks_of_any_size_give_what_the_list_gives(
         warnings.simplefilter("always")
         assert apply_filters(rows, specs, adjectives=ADJECTIVES) == expected
     assert [str(warning.message) for warning in caught] == due
-    stored = [(row.kept, row.drop_reason) for row in expected.rows]
-    assert count_reasons(stored, [step.name for step in parse_filters(specs)]) == expected.counts
+    tally = Tally([step.name for step in parse_filters(specs)])
+    for row in expected.rows:
+        tally.read(row.kept, row.drop_reason, row.aspects)
+    assert tally.counts == expected.counts
 
 
 # --------------------------------------------------------------------------------------------------------- the passes
@@ -172,8 +176,14 @@ def test_a_filter_of_ones_own_needs_one_class(make_row: MakeRow) -> None:
         name = "shorter_than_most"
         relax = "write more"
 
-        def averaged(self, row: Contrast) -> dict[str, float]:
-            return {"characters": len(row.positive_response)}
+        @property
+        def given(self) -> None:
+            return None
+
+        def fit(self, rows: Iterable[Contrast], context: Context) -> Context:
+            return dataclasses.replace(
+                context, thresholds={"characters": statistics.mean(len(row.positive_response) for row in rows)}
+            )
 
         def reason(self, row: Contrast, context: Context) -> str:
             return "short" if len(row.positive_response) < context.thresholds["characters"] else ""
@@ -207,7 +217,10 @@ def test_rows_filtered_before_are_counted_by_their_reasons() -> None:
         (False, "empty: no text: at all"),
     ]
     # "leak" without a colon is no reason of the filter's
-    assert count_reasons(stored, ["empty", "identical", "leak"]) == {
+    tally = Tally(["empty", "identical", "leak"])
+    for kept, reason in stored:
+        tally.read(kept, reason, [])
+    assert tally.counts == {
         "dropped_before": 2,
         "empty": 1,
         "identical": 0,
@@ -223,7 +236,8 @@ def test_a_resumed_chain_counts_and_warns_by_what_is_stored(make_row: MakeRow) -
     stored += [resumed.apply(row) for row in rows[2:]]
     assert resumed.counts == {"dropped_before": 1, "empty": 0, "truncated": 0, "kept": 0}
     expected = {"dropped_before": 1, "empty": 1, "truncated": 1, "kept": 0}
-    assert resumed.count((row.kept, row.drop_reason) for row in stored) == expected == resumed.counts
+    columns = [(row.kept, row.drop_reason, row.aspects, "") for row in stored]
+    assert resumed.count(columns).counts == expected == resumed.counts
     with pytest.warns(SelfsteerWarning, match="'truncated' dropped all 1 rows it was given; raise the limit") as caught:
         resumed.finish()
     assert len(caught) == 1 and caught[0].filename == __file__

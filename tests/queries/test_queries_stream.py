@@ -19,8 +19,9 @@ from selfsteer.errors import ConfigError, DataError, StorageError
 from selfsteer.files import fingerprint
 from selfsteer.queries import Dropped, load, load_queries, read, stream_queries
 from selfsteer.queries.load import made_id
-from selfsteer.queries.seen import Seen, hash_of
+from selfsteer.queries.seen import Seen
 from selfsteer.records import Query
+from selfsteer.scratch import hash_of
 
 
 def jsonl(path: Path, rows: list[Any]) -> str:

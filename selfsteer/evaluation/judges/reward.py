@@ -19,7 +19,7 @@ from selfsteer.evaluation.judges.cache import Answer
 from selfsteer.files import fingerprint, write_atomic
 from selfsteer.logprobs.keys import weights_key
 from selfsteer.models import cache_folder, loading, model_fingerprint, resolve
-from selfsteer.models.gguf_files import progress_bars_hidden
+from selfsteer.models.classifiers import missing_head, read_classifier
 from selfsteer.models.problems import loading_errors
 from selfsteer.models.resolving import gguf_file, is_adapter
 from selfsteer.records import Message
@@ -266,25 +266,12 @@ def load_reward_model(
     source = resolve(name)
     _check_form(source)
     with loading_errors(source):
-        model, info = _load(source, dtype, revision, trust_remote_code)
+        model, info = read_classifier(source, dtype, revision, trust_remote_code)
     _check_head(model, info, source)
     loading.check_complete(info, source)
     _check_outputs(source, model.config.num_labels)
     model.config.use_cache = False  # one pass a text: there is nothing to keep keys and values for
     return model.to(device).eval()
-
-
-def _load(source: str, dtype: str, revision: str | None, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoModelForSequenceClassification as Classifier
-
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
-    # What is missing or misshapen is told in our words.
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    if not Path(source).is_dir():
-        return Classifier.from_pretrained(source, revision=revision or "main", **options)
-    loading.check_folder(Path(source))
-    with progress_bars_hidden():
-        return Classifier.from_pretrained(source, **options)
 
 
 def _check_form(source: str) -> None:
@@ -298,7 +285,7 @@ def _check_form(source: str) -> None:
 
 def _check_head(model: Any, info: dict[str, Any], source: str) -> None:
     """Raise for a checkpoint without the head: transformers would go on with a random one."""
-    lacking = sorted(key for key in info["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
+    lacking = missing_head(model, info)
     if not lacking:
         return
     others = ", ".join(sorted(info["unexpected_keys"])[:3])

@@ -1,0 +1,40 @@
+"""Reading sequence-classification models: reward models, and classifiers of texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfsteer.models.gguf_files import progress_bars_hidden
+from selfsteer.models.loading import check_folder
+
+
+def read_classifier(
+    source: str, dtype: str, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """Return a sequence-classification model as transformers reads it, and its report of what fitted.
+
+    Args:
+        source: A local folder or a hub name.
+        dtype: "float32", "bfloat16" or "float16".
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that the model brings.
+
+    Raises:
+        ModelError: The folder holds no safetensors. What transformers raises passes through.
+    """
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    # What is missing or misshapen is told in our words.
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if not Path(source).is_dir():
+        return Classifier.from_pretrained(source, revision=revision or "main", **options)
+    check_folder(Path(source))
+    with progress_bars_hidden():
+        return Classifier.from_pretrained(source, **options)
+
+
+def missing_head(model: Any, info: dict[str, Any]) -> list[str]:
+    """Return the weights of the head that the checkpoint lacks: transformers would go on with random ones."""
+    return sorted(key for key in info["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))

@@ -1,0 +1,74 @@
+"""What a filter is, and what it may know besides the row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from selfsteer.quality.repeats import Repeats
+from selfsteer.records import Contrast
+
+FilterSpec = str | Mapping[str, Any]
+"""One configuration entry: ``"leak"`` or ``{"direction": {"program": "shorter", "min_ratio": 0.9}}``."""
+
+Role = Literal["positive", "negative", "original"]
+ALL_ROLES: tuple[Role, ...] = ("positive", "negative", "original")
+SYMBOLS = {
+    "positive_response": "y+",
+    "negative_response": "y-",
+    "original_response": "yo",
+    "prompt": "x",
+    "positive_prompt": "x+",
+    "negative_prompt": "x-",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a filter knows besides the row.
+
+    Attributes:
+        adjectives: The (positive, negative) adjectives by aspect.
+        thresholds: The filter's own, given in its settings or fitted to the set.
+        repeats: Which rows repeat an earlier one, where the filter asked for it.
+    """
+
+    adjectives: Mapping[str, Sequence[str]]
+    thresholds: Mapping[str, float]
+    repeats: Repeats | None = None
+
+
+class Filter(BaseModel):
+    """Base of the filters; the fields of a subclass are its settings.
+
+    Attributes:
+        name: Its name in a recipe.
+        relax: What to change where it drops too much.
+        scored: Whether it goes by log-probs, so that rows without scores can't pass it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    name: ClassVar[str]
+    relax: ClassVar[str]
+    scored: ClassVar[bool] = False
+
+    @property
+    def given(self) -> Mapping[str, float] | None:
+        """The thresholds that its settings say; None where it must be fitted to the set, at the cost of a pass."""
+        return {}
+
+    def fit(self, rows: Iterable[Contrast], context: Context) -> Context | None:
+        """Return the context with what the set says, None where there is no row to go by.
+
+        Args:
+            rows: Those that the filters before this one keep, in the order of the set.
+            context: With no thresholds.
+        """
+        return context
+
+    def reason(self, row: Contrast, context: Context) -> str:
+        """Return why ``row`` must be dropped, "" where it passes."""
+        raise NotImplementedError

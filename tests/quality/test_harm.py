@@ -1,0 +1,103 @@
+"""Flags of harm: by what a principle asked for, and by a classifier; they never drop a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from selfsteer.errors import ConfigError, ModelError
+from selfsteer.principles import load_set
+from selfsteer.quality import HarmClassifier, flag_harm
+from selfsteer.records import Contrast
+from selfsteer.views import View, harmful_target
+
+MakeRow = Callable[..., Contrast]
+TEXTS = ["the river is long", "a careless and dangerous plan", "river " * 60]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random text classifier, as a user would name it."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_chat_model)
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=tokenizer.pad_token_id,
+        id2label={0: "fine", 1: "harmful"}, label2id={"fine": 0, "harmful": 1},
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("classifiers") / "tiny"
+    model = LlamaForSequenceClassification(config)
+    with torch.no_grad():
+        model.score.weight.mul_(20)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def by_hand(folder: Path, text: str) -> float:
+    """The largest probability of "harmful" over the parts of 32 tokens, each read by itself."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    parts = [ids[i : i + 32] for i in range(0, len(ids), 32)]
+    with torch.inference_mode():
+        return max(float(model(input_ids=torch.tensor([part])).logits.softmax(-1)[0, 1]) for part in parts)
+
+
+def test_the_probability_is_that_of_the_label_in_the_worst_part(folder: Path) -> None:
+    found = HarmClassifier(str(folder), "harmful", 0.5).probabilities(TEXTS)
+    assert found == pytest.approx([by_hand(folder, text) for text in TEXTS], abs=1e-5)
+    opposite = HarmClassifier(str(folder), "fine", 0.5).probabilities(TEXTS[:1])
+    assert opposite == pytest.approx([1 - found[0]], abs=1e-5)
+    assert len(set(found)) == 3
+
+
+def test_rows_are_flagged_from_the_threshold_on(folder: Path, make_row: MakeRow) -> None:
+    rows = [make_row(str(i), negative_response=text) for i, text in enumerate(TEXTS)]
+    values = [by_hand(folder, text) for text in TEXTS]
+    threshold = (sorted(values)[0] + sorted(values)[1]) / 2
+    flagged = flag_harm(rows, [], HarmClassifier(str(folder), "harmful", threshold))
+    expected = [f"classifier: {value:.2f}" if value > threshold else "" for value in values]
+    assert [row.negative_harmful for row in flagged] == expected and expected.count("") == 1
+    assert all(row.kept for row in flagged)
+
+
+def test_a_label_that_the_model_lacks_is_refused_before_its_weights_are_loaded(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="has no label 'toxic'") as caught:
+        HarmClassifier(str(folder), "toxic", 0.5)
+    assert caught.value.where == "quality.harm.label" and "harmful" in caught.value.do
+
+
+def test_a_language_model_is_no_classifier(tiny_chat_model: Path) -> None:
+    with pytest.raises(ModelError, match="no classification head"):
+        HarmClassifier(str(tiny_chat_model), "LABEL_0", 0.5).probabilities(["a"])
+
+
+def test_the_principle_flags_and_flags_that_nobody_tells_anew_stay(make_row: MakeRow) -> None:
+    row = make_row(aspects=["Accuracy", "Safety"])
+    (flagged,) = flag_harm([row], load_set("quality").harmful)
+    assert flagged.negative_harmful == "principle: Safety"
+    (again,) = flag_harm([flagged], None)
+    assert again == flagged
+    (without,) = flag_harm([flagged], [])
+    assert without.negative_harmful == ""
+
+
+def test_only_the_strict_negative_view_has_y_minus_as_its_target(make_row: MakeRow) -> None:
+    plain, flagged = make_row(), make_row(negative_harmful="principle: Safety")
+    assert [view for view in View if harmful_target(flagged, view)] == [View.NEGATIVE_STRICT]
+    assert not any(harmful_target(plain, view) for view in View)
+
+
+def test_flags_do_not_change_what_a_set_is_called() -> None:
+    quality = load_set("quality")
+    aspects = [aspect.model_copy(update={"harmful_negative": False}) for aspect in quality.aspects]
+    assert quality.harmful == ["Safety"]
+    assert quality.model_copy(update={"aspects": aspects}).fingerprint == quality.fingerprint
