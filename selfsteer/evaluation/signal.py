@@ -97,7 +97,8 @@ def pairs_of(
 
     Args:
         contrasts: Rows with both responses.
-        by: "overall" leaves the criterion empty; "aspects" makes one of the row's aspects and their meanings.
+        by: "overall" leaves the criterion empty; "aspects" makes one of the row's aspects and their meanings, or of the
+            good guideline that was written in place of aspects.
         principle_set: Where the meanings stand.
 
     Raises:
@@ -130,6 +131,8 @@ def signal_quality(parts: Sequence[Part], *, program_of: ProgramOf, judge: str =
 
 
 def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
+    if not row.aspects:  # a guideline was written for this query
+        return f"keeping to this guideline: {row.positive_principle}"
     found = [principle_set.aspect(name) for name in row.aspects]
     return " and ".join(f"{aspect.name} ({aspect.meaning})" for aspect in found)
 

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -28,10 +29,17 @@ def _render(template: str, part: str, values: tuple[tuple[str, object], ...]) ->
     return text.strip()
 
 
-def template_versions() -> dict[str, str]:
-    """Return the version of each template, by its name: part of the provenance of whatever they produced."""
+def exported(template: str, name: str) -> Any:
+    """Return a value that ``templates/<template>.jinja`` sets, such as its few-shot examples."""
+    return getattr(_environment().get_template(f"{template}.jinja").module, name)
+
+
+def template_versions(*names: str) -> dict[str, str]:
+    """Return the versions of the named templates, or of all: part of the provenance of whatever they produced."""
     versions = {}
     for path in sorted(_FOLDER.glob("*.jinja")):
+        if names and path.stem not in names:
+            continue
         first = _VERSION.match(path.read_text(encoding="utf-8"))
         assert first, f"{path.name} must start with its version"
         versions[path.stem] = first[1]
