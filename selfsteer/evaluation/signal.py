@@ -137,6 +137,12 @@ def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
     return " and ".join(f"{aspect.name} ({aspect.meaning})" for aspect in found)
 
 
+def _principle_of(row: Contrast) -> str:
+    """Return a row's good principle; those written for one query each count together, by what became of the answer."""
+    writing = row.provenance.get("writing", "fixed")
+    return row.positive_principle if writing == "fixed" else f"written for the query ({writing})"
+
+
 def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
     told = _told(part.rows, program_of, part.judgements)
     return {
@@ -146,7 +152,7 @@ def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
         **_both(told, part.filtered),
         "judge_check": _judge_check(told),
         "aspects": _groups(told, part.filtered, lambda row: row.aspects),
-        "principles": _groups(told, part.filtered, lambda row: [row.positive_principle]),
+        "principles": _groups(told, part.filtered, lambda row: [_principle_of(row)]),
         "candidates": _candidates(told, part.implicit, program_of, judge),
     }
 

@@ -30,8 +30,8 @@ _PAIRS, _GUIDELINE = "write_pairs", "write_guideline"
 _DEEPEST = 5
 """Levels of JSON that are looked through for principles."""
 _CONTROL = re.compile(
-    r"<[|｜][^<>]{1,40}[|｜]>|</?(?:s|bos|eos|pad|unk|think|(?:start|end)_of_turn)>|\[/?(?:INST|THINK)\]|<</?SYS>>",
-    re.IGNORECASE,
+    r"<[|｜][^<>]{1,40}>|<[^<>]{1,40}[|｜]>|<[A-Z]+_\d+>|\[/?[A-Z]+(?:_[A-Z]+)*\]|<</?SYS>>"
+    r"|(?i:</?(?:s|bos|eos|pad|unk|think|(?:start|end)_of_turn)>)"
 )
 """Marks of chat templates. They would stay text, but what holds one is a piece of a prompt, or an attack."""
 
@@ -165,7 +165,7 @@ def _outcome(complete: bool, as_asked: bool) -> Outcome:
 
 
 def _read_json(text: str, cut: bool) -> tuple[object, bool]:
-    """Return the first JSON value in a text, repaired where it is broken, and whether it is sound and the whole text."""
+    """Return the first JSON value in a text, repaired if broken, and whether it is sound and the whole text."""
     text = text.strip()
     try:
         return json.loads(text), True
