@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -101,27 +101,9 @@ class QuerySettings(CheckSettings, SourceSettings):
         return self
 
 
-class PrincipleSettings(_Section):
-    """How each query gets its principle pair."""
+class ServerSettings(_Section):
+    """A server to ask, and what that may cost. Prices are per million tokens, in any currency."""
 
-    set: str = "quality"
-    """A shipped set or the path of a YAML file."""
-    aspects_per_query: Positive | None = None
-    """How many aspects the model picks for a query (default: what the set says)."""
-    extra_rate: Share = 0.2
-    """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
-    below_chance: Literal["refuse", "warn"] = "refuse"
-    """What a run does where y+ turns out better than y- in less than half of the pairs."""
-
-
-class EndpointSettings(_Section):
-    """The server that answers with ``backend: endpoint``, and what it may cost.
-
-    Prices are per million tokens, in any currency.
-    """
-
-    model: str | None = None
-    """The model's name on the server."""
     base_url: str | None = None
     """Where the server is (default: OPENAI_BASE_URL)."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -141,12 +123,93 @@ class EndpointSettings(_Section):
     price_prompt: Annotated[float, Field(ge=0.0)] | None = None
     price_completion: Annotated[float, Field(ge=0.0)] | None = None
 
+    @property
+    def prices(self) -> tuple[float, float]:
+        """Prices of a million prompt tokens and of a million tokens of answers; 0 where none is given."""
+        return self.price_prompt or 0.0, self.price_completion or 0.0
+
     @model_validator(mode="after")
-    def _priced(self) -> EndpointSettings:
+    def _priced(self) -> Self:
         if self.max_cost is not None and (self.price_prompt is None or self.price_completion is None):
             what = "max_cost needs the prices per million tokens: set price_prompt and price_completion"
             raise _conflict(what, "max_cost")
         return self
+
+
+class EndpointSettings(ServerSettings):
+    """The server that answers with ``backend: endpoint``."""
+
+    model: str | None = None
+    """The model's name on the server."""
+
+
+_HARDWARE = ("device", "precision", "revision", "trust_remote_code")
+
+
+class WriterSettings(ServerSettings):
+    """Who chooses the aspects and writes the principles, if not the policy.
+
+    ``principles.model: NAME`` is short for ``principles.model: {name: NAME}``. Beside an endpoint as policy, what is
+    not set about the writer's server is as in ``generation.endpoint``.
+    """
+
+    name: str | None = None
+    """A chat model (catalogue name, folder, hub name), ``endpoint:MODEL`` or ``scripted``; None is the policy."""
+    device: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def kind(self) -> Literal["policy", "local", "endpoint", "scripted"]:
+        """What the name stands for."""
+        if self.name is None:
+            return "policy"
+        if self.name.startswith(_ENDPOINT):
+            return "endpoint"
+        return "scripted" if self.name == "scripted" else "local"
+
+    @property
+    def model(self) -> str:
+        """The name without the word that says what kind it is."""
+        return (self.name or "").removeprefix(_ENDPOINT)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """The settings about a server that differ from their defaults."""
+        fields = ServerSettings.model_fields.items()
+        return {key: getattr(self, key) for key, field in fields if getattr(self, key) != field.default}
+
+    @model_validator(mode="after")
+    def _of_this_kind(self) -> WriterSettings:
+        if self.kind == "endpoint" and not self.model:
+            raise _conflict("endpoint: needs the model's name on the server, as in endpoint:my-model", "name")
+        hardware = [key for key in _HARDWARE if getattr(self, key) != type(self).model_fields[key].default]
+        idle = [*([] if self.kind == "endpoint" else self.server), *([] if self.kind == "local" else hardware)]
+        if idle:
+            whom = f"the writer {self.name!r} does not go by" if self.name else "no writer is named that goes by"
+            raise _conflict(f"{whom} {', '.join(idle)}", *idle)
+        return self
+
+
+_ENDPOINT = "endpoint:"
+
+
+class PrincipleSettings(_Section):
+    """How each query gets its principle pair."""
+
+    set: str = "quality"
+    """A shipped set or the path of a YAML file."""
+    strategy: Literal["fixed", "per_aspect", "guideline"] = "fixed"
+    """The set's own pair of each chosen aspect; a pair written for each of them and this query (the paper's v1); or one
+    good and one bad guideline written for the query, without aspects (v2)."""
+    model: WriterSettings = WriterSettings()
+    aspects_per_query: Positive | None = None
+    """How many aspects the model picks for a query (default: what the set says)."""
+    extra_rate: Share = 0.2
+    """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
+    below_chance: Literal["refuse", "warn"] = "refuse"
+    """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
 
 class GenerationSettings(_Section):
@@ -168,7 +231,11 @@ class GenerationSettings(_Section):
     @property
     def batch(self) -> int:
         """Requests that are sampled together."""
-        return self.batch_size or {"vllm": 512, "endpoint": 128}.get(self.backend, 16)
+        return self.batch_of(self.backend)
+
+    def batch_of(self, backend: str) -> int:
+        """Return how many requests are sampled together by this backend."""
+        return self.batch_size or {"vllm": 512, "endpoint": 128}.get(backend, 16)
 
     @model_validator(mode="after")
     def _of_this_backend(self) -> GenerationSettings:
@@ -324,9 +391,10 @@ class Recipe(_Section):
         if self.generation.backend == "vllm" and self.train.lora is not None and self.train.lora.bits:
             what = "vLLM would sample from whole weights, which are not the policy: take another backend, or no bits"
             raise _conflict(what, "train.lora.bits", "generation.backend")
-        if self.generation.backend == "vllm" and self.model.device not in ("auto", "cpu", "cuda"):
-            what = "vLLM chooses its device by itself: set CUDA_VISIBLE_DEVICES, and model.device to auto"
-            raise _conflict(what, "model.device", "generation.backend")
+        for key, device in (("model", self.model.device), ("principles.model", self.principles.model.device)):
+            if self.generation.backend == "vllm" and device not in ("auto", "cpu", "cuda"):
+                what = f"vLLM chooses its device by itself: set CUDA_VISIBLE_DEVICES, and {key}.device to auto"
+                raise _conflict(what, f"{key}.device", "generation.backend")
         if self.judge.name is None and self.judge != JudgeSettings():
             raise _conflict("these settings are about a judge, and none is named: set judge.name", "judge")
         return self
@@ -404,7 +472,7 @@ class Growth(_Section):
         return Recipe(mode="data-only", seed=self.seed, model=self.model, generation=self.generation)
 
 
-SHORTHAND = {"model": "name", "queries": "source", "judge": "name"}
+SHORTHAND = {"model": "name", "queries": "source", "judge": "name", "principles.model": "name"}
 """Sections that may be given as one string: it sets this key, and the section's other keys take their defaults."""
 
 
@@ -558,7 +626,8 @@ def _plain(node: yaml.Node, path: Key, lines: Lines, where: Callable[[int], str]
 
 
 def _expand(path: Key, key: str, value: Any) -> Any:
-    return {SHORTHAND[key]: value} if not path and key in SHORTHAND and isinstance(value, str) else value
+    inner = SHORTHAND.get(".".join((*path, key)))
+    return {inner: value} if inner and isinstance(value, str) else value
 
 
 def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None:

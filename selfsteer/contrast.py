@@ -44,7 +44,7 @@ def check_prompts_differ(row: Principled, chat: Chat | None) -> None:
 
 
 def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, provenance: dict[str, str]) -> Contrast:
-    """Join a query's three responses (by role) into one row."""
+    """Join a query's three responses (by role) into one row; how its principles came about goes into its provenance."""
     values: dict[str, object] = {}
     for role in ROLES:
         response = responses[role]
@@ -53,8 +53,13 @@ def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, 
         values[f"{role}_token_ids"] = response.token_ids
         values[f"{role}_thinking"] = response.thinking
         values[f"{PROMPT_OF_ROLE[role]}_token_ids"] = response.prompt_token_ids
-    shared = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name != "choice"}
-    return Contrast(**shared, **values, round=round, provenance=provenance)  # type: ignore[arg-type]
+    shared = {
+        field.name: getattr(row, field.name)
+        for field in dataclasses.fields(row)
+        if field.name not in ("choice", "writing")
+    }
+    origin = provenance | {"choice": row.choice, "writing": row.writing}
+    return Contrast(**shared, **values, round=round, provenance=origin)  # type: ignore[arg-type]
 
 
 def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:

@@ -47,11 +47,14 @@ class Principled:
     prompt: list[Message]
     split: Literal["train", "heldout"]
     aspects: list[str]
-    choice: str  # how the aspects were chosen: "model", "fallback" (the model's answer named none), "all"
+    choice: (
+        str  # how the aspects were chosen: "model", "fallback" (its answer named none), "all"; "none" without aspects
+    )
     positive_principle: str
     negative_principle: str
     positive_prompt: list[Message]
     negative_prompt: list[Message]
+    writing: str = "fixed"  # how the principles came about: "fixed" (the set's); written: "ok", "repaired", "fallback"
 
 
 @dataclasses.dataclass(frozen=True)

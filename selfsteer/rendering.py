@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -25,6 +26,10 @@ class Templates:
         Values are hashable, or lists of what is: of millions of rows most ask for one of a few texts, which are kept.
         """
         return self._kept(template, part, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
+
+    def exported(self, template: str, name: str) -> Any:
+        """Return a value that ``<template>.jinja`` sets, such as its few-shot examples."""
+        return getattr(self._environment.get_template(f"{template}.jinja").module, name)
 
     def versions(self, *names: str) -> dict[str, str]:
         """Return the version of each named template (default: of all): part of the provenance of what they produced."""

@@ -286,6 +286,44 @@ def test_an_error_of_an_override_points_at_the_command_line_and_not_at_the_file(
     assert error.where == f"command line: {override}"
 
 
+# --- who writes the principles
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "model"),
+    [
+        ("smollm2-135m", "local", "smollm2-135m"),
+        ("endpoint:org/model:free", "endpoint", "org/model:free"),
+        ("scripted", "scripted", "scripted"),
+        ("./scripted", "local", "./scripted"),
+    ],
+)
+def test_a_writer_may_be_named_in_one_word(write, name, kind, model):
+    file, override = write(f"principles:\n  model: {name}\n"), f"principles.model={name}"
+    for recipe in (load_recipe(file), load_recipe(write(""), [override])):
+        assert (recipe.principles.model.kind, recipe.principles.model.model) == (kind, model)
+        assert load_recipe(write(dump_recipe(recipe))) == recipe
+    assert load_recipe(write("")).principles.model.kind == "policy"
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ("{name: 'endpoint:'}", "needs the model's name"),
+        ("{base_url: http://x/v1}", "no writer is named that goes by base_url"),
+        ("{device: cpu}", "no writer is named that goes by device"),
+        ("{name: m, base_url: http://x/v1, max_total_tokens: 5}", "'m' does not go by base_url, max_total_tokens"),
+        ("{name: 'endpoint:m', device: cpu, precision: float32}", "'endpoint:m' does not go by device, precision"),
+        ("{name: scripted, revision: main}", "'scripted' does not go by revision"),
+        ("{name: 'endpoint:m', max_cost: 2}", "price_prompt"),
+    ],
+)
+def test_what_a_writer_does_not_go_by_is_an_error(write, settings, what):
+    file = write(f"principles:\n  model: {settings}\n")
+    error = refused(file)
+    assert what in error.what and error.where == f"{file}:2"
+
+
 # --- the judge
 
 
@@ -429,6 +467,7 @@ print("torch" in sys.modules)
         ("generation: {endpoint: {concurrency: 3}}", "about the backend endpoint"),
         ("generation: {vllm: {max_model_len: 512}}", "about the backend vllm"),
         ("mode: data-only\ngeneration: {backend: endpoint, endpoint: {model: m, max_cost: 2}}", "price_prompt"),
+        ("generation: {backend: vllm}\nprinciples: {model: {name: m, device: 'cuda:1'}}", "principles.model.device"),
     ],
 )
 def test_settings_of_a_backend_that_do_not_go_together(write, values, words):

@@ -80,7 +80,7 @@ def test_assemble_joins_three_responses_by_role():
         negative_prompt_token_ids=[11],
         prompt_token_ids=[12],
         round=2,
-        provenance={"backend": "transformers"},
+        provenance={"backend": "transformers", "choice": "all", "writing": "fixed"},
     )
 
 

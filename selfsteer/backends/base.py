@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from selfsteer.chat import Chat
 from selfsteer.errors import SelfsteerError
@@ -15,11 +15,20 @@ Prompt = Sequence[Message]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a completion is drawn. ``temperature`` 0 is greedy."""
+    """How a completion is drawn.
+
+    Attributes:
+        max_new_tokens: Where it is cut off.
+        temperature: 0 is greedy.
+        top_p: Share of the probability that is drawn from.
+        json_schema: What a completion shall be, for backends that can decode by it: vllm, scripted, and endpoints whose
+            server takes it. The others leave it to the prompt, so whoever asks must be ready for any text.
+    """
 
     max_new_tokens: int
     temperature: float
     top_p: float
+    json_schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,9 @@ _PER_MESSAGE = 16
 _PER_REQUEST = 64
 """Tokens that it adds once: an injected system message, the head of the answer."""
 _MILLION = 1_000_000
-_KEY = "generation.endpoint"
+
+Prices = tuple[float, float]
+"""Of a million prompt tokens and of a million tokens of answers."""
 
 
 class Usage(NamedTuple):
@@ -59,6 +61,9 @@ class Budget:
         max_cost: Cap on the money, in the currency of the prices; None sets none.
         price_prompt: Price of a million prompt tokens; it holds for what was spent before as well.
         price_completion: Price of a million tokens of answers.
+        model: Whose answers these are; it is noted with each.
+        others: Prices of other models whose answers stand in the same file. Where there are none, those above hold.
+        where: The recipe's section with the caps, for messages.
 
     Raises:
         StorageError: The bill can't be read.
@@ -72,9 +77,14 @@ class Budget:
         max_cost: float | None = None,
         price_prompt: float = 0.0,
         price_completion: float = 0.0,
+        model: str = "",
+        others: Mapping[str, Prices] | None = None,
+        where: str = "generation.endpoint",
     ) -> None:
         self.path, self.max_tokens, self.max_cost = path, max_tokens, max_cost
-        self._prices = price_prompt, price_completion
+        self._model, self._where, self._prices = model, where, (price_prompt, price_completion)
+        self._others = {name: prices for name, prices in (others or {}).items() if name != model}
+        self._spent_by_others, self._cost_of_others = _NOTHING, 0.0
         self._changed = threading.Condition()
         self._spent, self._reserved, self._under_way = _NOTHING, _NOTHING, 0
         self._surplus = _NOTHING  # by how much an answer has exceeded its worst case
@@ -102,7 +112,7 @@ class Budget:
     @property
     def spent_cost(self) -> float:
         """What they cost, in the currency of the prices."""
-        return self._cost(self._spent)
+        return self._cost_with_others(self._spent)
 
     @contextmanager
     def room(self, prompt: int, completion: int) -> Iterator[Callable[[Usage | None], None]]:
@@ -148,19 +158,23 @@ class Budget:
             # Whatever made it longer (a system message of the server's own?) will be in the next answers too.
             self._surplus = Usage(*map(max, self._surplus, usage.minus(asked)))
             if self.path is not None:
-                self._append(self.path, {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion})
+                line = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion}
+                self._append(self.path, line | ({"model": self._model} if self._model else {}))
 
     def _exceeded(self, worst: Usage) -> str | None:
         """Return the recipe's key of the cap that a request might exceed, None where it has room."""
         total = self._spent.plus(self._reserved).plus(worst)
         if self.max_tokens is not None and total.tokens > self.max_tokens:
             return "max_total_tokens"
-        if self.max_cost is not None and self._cost(total) > self.max_cost:
+        if self.max_cost is not None and self._cost_with_others(total) > self.max_cost:
             return "max_cost"
         return None
 
+    def _cost_with_others(self, total: Usage) -> float:
+        return self._cost(total.minus(self._spent_by_others)) + self._cost_of_others
+
     def _cost(self, usage: Usage) -> float:
-        return (usage.prompt * self._prices[0] + usage.completion * self._prices[1]) / _MILLION
+        return _price(usage, self._prices)
 
     def _reached(self, key: str, worst: Usage) -> BudgetReached:
         spent = f"{self.spent_tokens} tokens ({self.prompt_tokens} of prompts, {self.completion_tokens} of answers)"
@@ -169,26 +183,33 @@ class Budget:
         cap = f"{self.max_tokens} tokens" if key == "max_total_tokens" else f"{self.max_cost:.6g} in money"
         need = f"{worst.tokens} tokens" if key == "max_total_tokens" else f"{self._cost(worst):.6g}"
         what = f"the cap of {cap} is reached: {self.requests} answers took {spent}; the next may take up to {need}"
-        do = f"raise {_KEY}.{key}; the same command goes on where it stopped"
-        return BudgetReached(what, where=str(self.path or f"{_KEY}.{key}"), do=do)
+        do = f"raise {self._where}.{key}; the same command goes on where it stopped"
+        return BudgetReached(what, where=str(self.path or f"{self._where}.{key}"), do=do)
 
     def _check_metered(self) -> None:
         if self._unmetered and (self.max_tokens is not None or self.max_cost is not None):
             what = "the server does not say what an answer uses up (no usage in it), so a cap can't be kept"
-            do = f"ask a server that reports usage, or set {_KEY}.max_total_tokens and max_cost to null"
-            raise ModelError(what, where=_KEY, do=do)
+            do = f"ask a server that reports usage, or set {self._where}.max_total_tokens and max_cost to null"
+            raise ModelError(what, where=self._where, do=do)
 
     def _sum_up(self, path: Path) -> None:
         """Add up a bill, line by line; one that a crash tore counts nothing."""
         line = b"\n"
         with storage_errors(path), path.open("rb") as lines:
             for line in lines:
-                usage = usage_of(_parsed(line))
+                found = _parsed(line)
+                usage = usage_of(found)
                 if usage is not None:
                     self._spent, self.requests = self._spent.plus(usage), self.requests + 1
+                    self._add_to_others(found.get("model"), usage)
         self._torn = not line.endswith(b"\n")
 
-    def _append(self, path: Path, line: dict[str, int]) -> None:
+    def _add_to_others(self, model: object, usage: Usage) -> None:
+        if isinstance(model, str) and model in self._others:
+            self._spent_by_others = self._spent_by_others.plus(usage)
+            self._cost_of_others += _price(usage, self._others[model])
+
+    def _append(self, path: Path, line: dict[str, int | str]) -> None:
         """Append a line in one write, without waiting for the disk: a crash loses what was under way at most."""
         # What was torn is closed first, so that it spoils only itself.
         data = b"\n" * self._torn + json.dumps(line, separators=(",", ":")).encode() + b"\n"
@@ -202,6 +223,10 @@ class Budget:
             finally:
                 os.close(descriptor)
         self._torn = False
+
+
+def _price(usage: Usage, prices: Prices) -> float:
+    return (usage.prompt * prices[0] + usage.completion * prices[1]) / _MILLION
 
 
 def worst_prompt(prompt: Prompt) -> int:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from selfsteer.backends.answers import Answer, completion_of, label_logprob, read_answer, top_logprobs
 from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
-from selfsteer.backends.budget import Budget, worst_prompt
+from selfsteer.backends.budget import Budget, Prices, worst_prompt
 from selfsteer.backends.traffic import LONGEST_PAUSE, Traffic, Trouble, retry_after
 from selfsteer.config import EndpointSettings
-from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, WorkFailed
+from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, SelfsteerWarning, WorkFailed
 
 TOP_LOGPROBS = 20
 """As many as the interface gives for one position."""
@@ -39,12 +40,20 @@ _UNREACHED = ("ConnectError", "ConnectTimeout")
 """The client's causes where there was no connection at all."""
 
 
-def open_endpoint(settings: EndpointSettings, usage: Path | None) -> EndpointBackend:
+def open_endpoint(
+    settings: EndpointSettings,
+    usage: Path | None,
+    *,
+    others: Mapping[str, Prices] | None = None,
+    where: str = "generation.endpoint",
+) -> EndpointBackend:
     """Return the backend that a recipe asks for.
 
     Args:
         settings: What the recipe says; its ``model`` is given.
         usage: The file that keeps what the server has used up, a line an answer; None keeps none.
+        others: Prices of the other models that a run asks, by name: their answers stand in the same file.
+        where: The recipe's section with the caps, for messages.
 
     Raises:
         ModelError, ConfigError: As :class:`EndpointBackend`.
@@ -55,8 +64,11 @@ def open_endpoint(settings: EndpointSettings, usage: Path | None) -> EndpointBac
         usage,
         max_tokens=settings.max_total_tokens,
         max_cost=settings.max_cost,
-        price_prompt=settings.price_prompt or 0.0,
-        price_completion=settings.price_completion or 0.0,
+        price_prompt=settings.prices[0],
+        price_completion=settings.prices[1],
+        model=settings.model,
+        others=others,
+        where=where,
     )
     return EndpointBackend(
         settings.model,
@@ -116,6 +128,7 @@ class EndpointBackend:
         # A closure, so that the key stands in no attribute.
         self._without_key: Callable[[str], str] = lambda text: text if key == _NO_KEY else text.replace(key, "[key]")
         self._limit = "max_tokens"
+        self._takes_schema = True
 
     def __repr__(self) -> str:
         """Show the model and where it is."""
@@ -130,10 +143,16 @@ class EndpointBackend:
         would fail as well: no key that is taken, no such model or address, nothing that can be reached, the cap is
         reached or the account empty, many failures in a row. Its error is then a ModelError, DataError, BudgetReached,
         StorageError or WorkFailed; any other failure is a WorkFailed: there was no answer at the last try.
+
+        A schema goes along as ``response_format``. A server that refuses a request with it and takes the same request
+        without it is not sent it any more, with one warning.
         """
         options: dict[str, Any] = {"temperature": sampling.temperature, "seed": seed}
         if sampling.temperature > 0:  # beside temperature 0 some servers refuse it
             options["top_p"] = sampling.top_p
+        if sampling.json_schema is not None:
+            schema = {"name": "answer", "schema": dict(sampling.json_schema), "strict": True}
+            options["response_format"] = {"type": "json_schema", "json_schema": schema}
 
         def ask(prompt: Prompt, ready: Callable[[], None]) -> Completion:
             return completion_of(self._ask(prompt, ready, sampling.max_new_tokens, options))
@@ -195,6 +214,8 @@ class EndpointBackend:
         """Send one request and return the body of the answer; raises Trouble."""
         import openai
 
+        if not self._takes_schema:
+            options = _without_schema(options)
         limit = self._limit
         messages = [dict(message) for message in prompt]
         try:
@@ -205,15 +226,26 @@ class EndpointBackend:
             do = "leave that prompt out, or correct its text"
             error = DataError("a prompt holds half of a surrogate pair, which is no text", do=do)
             raise Trouble(error, refused=True) from None
-        except openai.BadRequestError as error:
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             # Some models of OpenAI's own know the limit by its newer name only, most other servers by the older one.
             if limit == "max_tokens" and "max_completion_tokens" in str(error):
                 self._limit = "max_completion_tokens"
                 return self._send(prompt, max_tokens, options)
+            if "response_format" in options:
+                return self._send_without_schema(prompt, max_tokens, options, self._said(error.body or str(error)))
             # "from None", here and below: what the client raises may quote the key.
             raise self._trouble(error) from None
         except openai.OpenAIError as error:
             raise self._trouble(error) from None
+
+    def _send_without_schema(self, prompt: Prompt, max_tokens: int, options: dict[str, Any], said: str) -> bytes:
+        """Send a refused request again without its schema: if that is taken, the server knows no schemas."""
+        body = self._send(prompt, max_tokens, _without_schema(options))
+        if self._takes_schema:
+            self._takes_schema = False
+            what = f"{self._where} takes no JSON schema (response_format), so answers are read as they come: {said}"
+            warnings.warn(what, SelfsteerWarning, stacklevel=2)
+        return body
 
     def _trouble(self, error: Exception) -> Trouble:
         """Return the trouble that one of the client's errors tells of."""
@@ -288,6 +320,10 @@ class EndpointBackend:
             body = next((body[name] for name in ("message", "error", "detail") if body.get(name)), body)
         text = self._without_key(" ".join(str(body).split()))
         return text if len(text) <= _SAID else f"{text[:_SAID]}..."
+
+
+def _without_schema(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != "response_format"}
 
 
 def _harmless(prompt: Prompt) -> Prompt:

@@ -8,9 +8,11 @@ forgets the form, refuses. What it writes depends on the prompt and the seed alo
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.records import Message
@@ -19,6 +21,7 @@ _WORDS = (
     "water light number river teacher question reason garden market letter engine music window history "
     "method answer moment example paper winter morning table language signal"
 ).split()
+_MANNERS = {"good": "Give a short answer about the", "bad": "Give a long and rambling answer about the"}
 _LENGTHS = (("concise", 1), ("short", 1), ("direct", 1), ("verbose", 6), ("long", 6), ("rambl", 6))
 
 
@@ -33,7 +36,11 @@ _SHARE_ODD = 0.1
 
 
 class ScriptedBackend:
-    """Writes sentences out of a small vocabulary; their number follows words such as "short" in the system message."""
+    """Writes sentences out of a small vocabulary; their number follows words such as "short" in the system message.
+
+    With a JSON schema it writes JSON of that form: what is to be "good" asks for something short, what is to be "bad"
+    for something long.
+    """
 
     name = "scripted"
     chat = None
@@ -51,6 +58,8 @@ class ScriptedBackend:
 
     def _complete(self, prompt: Prompt, sampling: Sampling, seed: int) -> Completion:
         source = random.Random(_digest(prompt, seed))
+        if sampling.json_schema is not None:
+            return Completion(json.dumps(_value(sampling.json_schema, "", source)), "stop")
         text = _queries(prompt[-1]["content"], source)
         if text is None:
             text = " ".join(_sentence(source) for _ in range(_wanted(prompt) + source.randint(0, 2)))
@@ -58,6 +67,16 @@ class ScriptedBackend:
         words = re.findall(r"\s*\S+", text)
         ended = len(words) <= sampling.max_new_tokens
         return Completion("".join(words[: sampling.max_new_tokens]), "stop" if ended else "length")
+
+
+def _value(schema: Mapping[str, Any], name: str, source: random.Random) -> Any:
+    """Return what a schema asks for; of a list of objects, one for each value that a key of theirs is bound to."""
+    if schema["type"] == "object":
+        return {key: _value(inner, key, source) for key, inner in schema["properties"].items()}
+    if schema["type"] == "array":
+        bound = [(key, one) for key, inner in schema["items"]["properties"].items() for one in inner.get("enum", ())]
+        return [_value(schema["items"], name, source) | {key: one} for key, one in bound]
+    return f"{_MANNERS.get(name, 'Speak of the')} {source.choice(_WORDS)}."
 
 
 def _wanted(prompt: Sequence[Message]) -> int:

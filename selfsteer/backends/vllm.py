@@ -186,6 +186,10 @@ class VllmBackend:
 
     def _params(self, sampling: Sampling, seeds: Sequence[int | None]) -> list[Any]:
         """Return how to sample: temperature and top_p alone, up to one of the chat's end tokens."""
+        constraint: dict[str, Any] = {}
+        if sampling.json_schema is not None:
+            kinds = importlib.import_module("vllm.sampling_params")
+            constraint["structured_outputs"] = kinds.StructuredOutputsParams(json=dict(sampling.json_schema))
         least, most = _TEMPERATURES
         if sampling.temperature and not least <= sampling.temperature <= most:
             what = f"vLLM can't sample at temperature {sampling.temperature:g}"
@@ -200,6 +204,7 @@ class VllmBackend:
                 ignore_eos=True,
                 stop_token_ids=list(self.chat.end_ids),
                 detokenize=False,
+                **constraint,
             )
             for seed in seeds
         ]

@@ -97,7 +97,8 @@ def pairs_of(
 
     Args:
         contrasts: Rows with both responses.
-        by: "overall" leaves the criterion empty; "aspects" makes one of the row's aspects and their meanings.
+        by: "overall" leaves the criterion empty; "aspects" makes one of the row's aspects and their meanings, or of the
+            good guideline that was written in place of aspects.
         principle_set: Where the meanings stand.
 
     Raises:
@@ -130,8 +131,16 @@ def signal_quality(parts: Sequence[Part], *, program_of: ProgramOf, judge: str =
 
 
 def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
+    if not row.aspects:  # a guideline was written for this query
+        return f"keeping to this guideline: {row.positive_principle}"
     found = [principle_set.aspect(name) for name in row.aspects]
     return " and ".join(f"{aspect.name} ({aspect.meaning})" for aspect in found)
+
+
+def _principle_of(row: Contrast) -> str:
+    """Return a row's good principle; those written for one query each count together, by what became of the answer."""
+    writing = row.provenance.get("writing", "fixed")
+    return row.positive_principle if writing == "fixed" else f"written for the query ({writing})"
 
 
 def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
@@ -143,7 +152,7 @@ def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
         **_both(told, part.filtered),
         "judge_check": _judge_check(told),
         "aspects": _groups(told, part.filtered, lambda row: row.aspects),
-        "principles": _groups(told, part.filtered, lambda row: [row.positive_principle]),
+        "principles": _groups(told, part.filtered, lambda row: [_principle_of(row)]),
         "candidates": _candidates(told, part.implicit, program_of, judge),
     }
 

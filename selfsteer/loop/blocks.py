@@ -99,7 +99,7 @@ def do_blocks(space: Workspace, count: int, work: Work[Item, Row]) -> tuple[list
             f"{still} requests still fail; everything else is there",
             where=str(failures_file(space)),
             do="run the same command again to ask for these alone, or set generation.endpoint.failed=drop to leave "
-            "their queries out",
+            "their queries out (principles.model.failed for a writer of its own)",
         )
     return [block.path for block in blocks], summed(block.left_out for block in blocks)
 

@@ -16,13 +16,13 @@ from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
-from selfsteer.loop import work
+from selfsteer.loop import work, writing
 from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.splitting import query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches
-from selfsteer.principles import PrincipleSet, template_versions
+from selfsteer.principles import PrincipleSet
 from selfsteer.quality import (
     DIRECTIONS,
     FilterChain,
@@ -53,8 +53,12 @@ class DataStages:
 
     @property
     def direction(self) -> str | None:
-        """Program that says which way y+ must differ from y-, None where neither recipe nor principle set names one."""
-        return self.recipe.evaluation.direction or self.principle_set.direction
+        """Program that says which way y+ must differ from y-, None where neither recipe nor principle set names one.
+
+        The set's says nothing of guidelines that were written without it.
+        """
+        own = None if self.recipe.principles.strategy == "guideline" else self.principle_set.direction
+        return self.recipe.evaluation.direction or own
 
     def check_harm(self) -> None:
         """Raise where the recipe names a classifier of harm that can't be used; its weights are not loaded."""
@@ -128,34 +132,41 @@ class DataStages:
         return split_queries(space, self.recipe.queries, self.recipe.seed)
 
     def principles(self, queries: Entry, split: str, round: int, policy: Policy) -> Entry:
-        """Choose aspects for each query of a split and write its two steered prompts."""
+        """Choose aspects for each query of a split, give it its principles and write its two steered prompts."""
         depends = {
             "queries": [queries.key, split],
-            "settings": self.recipe.principles.model_dump(exclude={"below_chance"}),
+            "settings": self.recipe.principles.model_dump(exclude={"below_chance", "model"}),
             "set": self.principle_set.fingerprint,
-            "templates": template_versions(),
+            "templates": writing.templates_of(self.recipe),
             "seed": self.recipe.seed,
-        } | self._engine(policy)
+        } | self._writer(policy)
         files = query_files(self.store.files(queries), split, queries.info["heldout"])
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            backend = self.models.backend(policy)
-            asks = work.choice_needs_model(self.recipe, self.principle_set)
+            backend, chat = self.models.writing_backend(policy), self.models.chat(policy)
+            asks = writing.needs_model(self.recipe, self.principle_set)
+            writer = self.models.writer
+            size = writer.batch if writer else self.recipe.generation.batch
 
             def plan(number: int) -> Plan[Query]:
                 rows = read_rows([files[number]], Query)
                 ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
-                return Plan(in_batches(ordered, self.recipe.generation.batch if asks else BLOCK))
+                return Plan(in_batches(ordered, size if asks else BLOCK))
 
             def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
-                return work.principled(self.recipe, self.principle_set, backend, batch)
+                return writing.principled(self.recipe, self.principle_set, backend, chat, batch)
 
-            paths, info = do_blocks(space, len(files), Work(Principled, plan, do, failed=self._failed))
+            failed = writer.failed if writer else self._failed
+            paths, info = do_blocks(space, len(files), Work(Principled, plan, do, failed=failed))
             return paths, info | chosen(paths)
 
+        def note(info: Info) -> str:
+            return f": {counted(info['writings'])}" if info["writings"].keys() - {"fixed"} else ""
+
+        what = "choose aspects" if self.recipe.principles.strategy == "fixed" else "write principles"
         return self.store.stage(
             "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
-            units=queries.info[split], title=stage_title("choose aspects", split, round),
+            units=queries.info[split], title=stage_title(what, split, round), note=note,
         )  # fmt: skip
 
     def responses(self, principles: Entry, split: str, round: int, policy: Policy) -> Entry:
@@ -317,6 +328,15 @@ class DataStages:
     def _failed(self) -> Literal["stop", "drop"]:
         return self.recipe.generation.endpoint.failed
 
+    def _writer(self, policy: Policy) -> dict[str, Any]:
+        """What principles depend on besides the queries: who writes them, and for which form of prompt."""
+        writer = self.models.writer
+        if writer is None:
+            return self._engine(policy)
+        chat = self.models.chat(policy)
+        role = chat.system_role if chat else "native"
+        return {"writer": [writer.backend, writer.fingerprint, writer.batch], "system_role": role}
+
     def _engine(self, policy: Policy) -> dict[str, Any]:
         settings = self.recipe.generation
         precision = None if self.models.weightless else self.models.precision(settings.precision)
@@ -340,7 +360,7 @@ class DataStages:
         )
 
     def _provenance(self, policy: Policy, tokenizer: str) -> dict[str, str]:
-        settings, principles = self.recipe.generation, self.principle_set
+        settings, principles, writer = self.recipe.generation, self.principle_set, self.models.writer
         return {
             "selfsteer": selfsteer.__version__,
             "backend": settings.backend,
@@ -349,7 +369,9 @@ class DataStages:
             "tokenizer": tokenizer,
             "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
             "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
-            "templates": ", ".join(f"{name} v{version}" for name, version in template_versions().items()),
+            "strategy": self.recipe.principles.strategy,
+            "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",
+            "templates": ", ".join(f"{name} v{version}" for name, version in writing.templates_of(self.recipe).items()),
             "seed": str(self.recipe.seed),
         }
 
@@ -416,13 +438,15 @@ def with_margin(row: Contrast) -> Contrast:
 
 
 def chosen(paths: Sequence[Path]) -> Info:
-    """Return how often each aspect was chosen, and how the choices were made."""
+    """Return how often each aspect was chosen, how the choices were made, and how the principles came about."""
     aspects: Counter[str] = Counter()
     choices: Counter[str] = Counter()
-    for names, choice in read_columns(paths, ["aspects", "choice"]):
+    writings: Counter[str] = Counter()
+    for names, choice, outcome in read_columns(paths, ["aspects", "choice", "writing"]):
         aspects.update(names)
         choices[choice] += 1
-    return {"aspects": dict(aspects), "choices": dict(choices)}
+        writings[outcome] += 1
+    return {"aspects": dict(aspects), "choices": dict(choices), "writings": dict(writings)}
 
 
 def counted_tokens(paths: Sequence[Path]) -> Info:
@@ -437,8 +461,13 @@ def counted_tokens(paths: Sequence[Path]) -> Info:
 
 def describe_counts(counts: Mapping[str, int]) -> str:
     """Return "24 kept; dropped: direction 12, leak 1"."""
-    drops = ", ".join(f"{name} {count}" for name, count in counts.items() if name != "kept" and count)
+    drops = counted({name: count for name, count in counts.items() if name != "kept" and count})
     return f"{counts['kept']} kept" + (f"; dropped: {drops}" if drops else "")
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return "direction 12, leak 1"."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def stage_folder(split: str, round: int, stage: str) -> str:

@@ -12,9 +12,14 @@ from selfsteer.backends import Backend
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
+from selfsteer.loop.writer import Writer
 
 if TYPE_CHECKING:
     from selfsteer.loop.scoring import Scorer
+
+
+USAGE = "usage.jsonl"
+"""The file of a run directory that keeps what endpoints have used up."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Models:
     def __init__(self, recipe: Recipe, run_dir: Path) -> None:
         self.recipe, self.run_dir = recipe, run_dir
         self.weightless = recipe.generation.backend in ("scripted", "endpoint")
+        self.writer = None if recipe.principles.model.kind == "policy" else Writer(recipe)
+        """The model that writes the principles, where that is not the policy."""
         self._chats: dict[str, Chat] = {}
         self._held: tuple[tuple[str, ...], Any] | None = None
 
@@ -88,9 +95,7 @@ class Models:
         if settings.backend == "scripted":
             return ScriptedBackend()
         if settings.backend == "endpoint":
-            from selfsteer.backends.endpoint import open_endpoint
-
-            return self._hold(("endpoint",), lambda: open_endpoint(settings.endpoint, self.run_dir / "usage.jsonl"))
+            return self._hold(("endpoint",), self._endpoint)
         chat = self.chat(policy)
         assert chat is not None  # only the two above have none
         dtype = self.precision(settings.precision)
@@ -99,6 +104,19 @@ class Models:
         from selfsteer.backends.transformers import TransformersBackend
 
         return TransformersBackend(self._load(policy, dtype), chat)
+
+    def _endpoint(self) -> Backend:
+        from selfsteer.backends.endpoint import open_endpoint
+
+        others = self.writer.prices if self.writer else {}
+        return open_endpoint(self.recipe.generation.endpoint, self.run_dir / USAGE, others=others)
+
+    def writing_backend(self, policy: Policy) -> Backend:
+        """Return who chooses aspects and writes principles: the model that the recipe names for it, else the policy."""
+        if self.writer is None:
+            return self.backend(policy)
+        writer = self.writer
+        return self._hold(("writer",), lambda: writer.open(self.run_dir / USAGE))
 
     def _vllm(self, policy: Policy, chat: Chat, dtype: str) -> Backend:
         from selfsteer.backends.vllm import VllmBackend

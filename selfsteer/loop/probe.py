@@ -13,14 +13,14 @@ from selfsteer.evaluation.judges import Judge, open_judge
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Probe, probe_figures
 from selfsteer.files import storage_errors, write_json
-from selfsteer.loop import work
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.judging import judge_rows, told_by
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store, Workspace
-from selfsteer.principles import Choice, load_set
+from selfsteer.loop.writing import Made, steered
+from selfsteer.principles import load_set, pair_for
 from selfsteer.queries import load_queries
 from selfsteer.records import Contrast, Principled, Query, write_rows
 
@@ -85,9 +85,9 @@ def _principles(stages: DataStages, policy: Policy, pairs: int) -> Entry:
     }
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        backend = stages.models.backend(policy)
+        chat = stages.models.chat(policy)
         rows = [
-            work.steered(query, Choice([name], "all"), stages.principle_set, backend)
+            steered(query, Made(pair_for(stages.principle_set, [name]), "all", "fixed"), chat)
             for name, query in spread(names, queries, each)
         ]
         path = space.path("principles.parquet")

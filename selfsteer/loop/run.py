@@ -38,7 +38,7 @@ from selfsteer.report import write_report
 Summary = dict[str, Any]
 
 # Expected seconds for one unit of each kind of stage with the embedded model on two cores; only their ratios matter.
-_CHOOSE, _SAMPLE, _SCORE, _TRAIN, _IMPLICIT, _KEPT = 0.3, 1.3, 1.5, 3.5, 0.4, 0.6
+_CHOOSE, _WRITE, _SAMPLE, _SCORE, _TRAIN, _IMPLICIT, _KEPT = 0.3, 1.5, 1.3, 1.5, 3.5, 0.4, 0.6
 _SCRIPTED = 3e-4
 """What the scripted backend takes of that."""
 
@@ -92,6 +92,8 @@ def check(stages: DataStages) -> None:
         from selfsteer.evaluation.judges import open_judge
 
         open_judge(stages.recipe.judge)
+    if stages.models.writer:
+        stages.models.writer.check()
     if stages.models.bits:
         from selfsteer.models import check_bits
 
@@ -193,6 +195,7 @@ class _Run:
             },
             "aspects": principles.info["aspects"],
             "choices": principles.info["choices"],
+            "writings": principles.info["writings"],
             "responses": {name: responses.info[name] for name in ("responses", "cut", "tokens")},
             "quality": quality_figures(contrasts.info),
             "training": None,
@@ -205,14 +208,15 @@ class _Run:
     def _stages(self, queries: Entry) -> list[Planned]:
         train, held = queries.info["train"], queries.info["heldout"] if self.measure else 0
         sampled = _SAMPLE * self.recipe.generation.max_new_tokens / 160
+        write = _CHOOSE if self.recipe.principles.strategy == "fixed" else _WRITE
         data = [
-            Planned("", _CHOOSE * train),
+            Planned("", write * train),
             Planned("", 3 * sampled * train),
             Planned("", _SCORE * train),
             Planned("", 1),
         ]
         measuring = [Planned("", 3 * sampled * held), Planned("", _SCORE * held)] if held else []
-        start = [Planned("", _CHOOSE * held), *measuring] if held else []
+        start = [Planned("", write * held), *measuring] if held else []
         if self.recipe.mode != "online":
             return [*start, *data]
         training = Planned("", _TRAIN * _KEPT * train * self.recipe.train.epochs)

@@ -22,7 +22,7 @@ Row = TypeVar("Row", Query, Principled, Response, Contrast)
 STAGE_VERSIONS = {
     "queries": 2,
     "probe": 1,
-    "principles": 2,
+    "principles": 3,
     "responses": 2,
     "scores": 3,
     "contrasts": 3,

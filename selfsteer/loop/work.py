@@ -1,4 +1,4 @@
-"""What the data stages compute, batch by batch: principled queries, responses, cleaned rows. No files, no ledger."""
+"""What the data stages compute, batch by batch: responses and cleaned rows. No files, no ledger."""
 
 from __future__ import annotations
 
@@ -7,27 +7,15 @@ import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import cast
 
-from selfsteer.backends import Backend, Completion, Failure, Sampling, shared_prefix
+from selfsteer.backends import Backend, Completion, Failure, Sampling
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
-from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, check_prompts_differ, requests
+from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, requests
 from selfsteer.loop.blocks import Done
-from selfsteer.principles import (
-    Choice,
-    PrincipleSet,
-    choice_without_model,
-    chooser_messages,
-    fold_system,
-    pair_for,
-    parse_choice,
-    steer,
-    steering_message,
-    with_extra,
-)
+from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import ROLES, Contrast, Principled, Query, Response, Role
+from selfsteer.records import ROLES, Contrast, Principled, Response, Role
 
-_CHOICE_TOKENS = 24
 _PROMPTS = tuple(PROMPT_OF_ROLE.items())
 
 
@@ -36,82 +24,10 @@ def batch_seed(seed: int, *parts: object) -> int:
     return int(draw(seed, *parts)[:15], 16) % 2**31
 
 
-def choice_needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
-    """Return whether a model has to be asked for the aspects of a query."""
-    return choice_without_model(principle_set, _count(recipe, principle_set)) is None
-
-
-def principled(
-    recipe: Recipe, principle_set: PrincipleSet, backend: Backend, queries: Sequence[Query]
-) -> Done[Principled]:
-    """Give each query its aspects, its principle pair and its two steered prompts; failures by query id."""
-    rate, seed = recipe.principles.extra_rate, recipe.seed
-    rows: list[Principled] = []
-    failures: dict[Hashable, Failure] = {}
-    for query, choice in zip(queries, _choose(recipe, principle_set, backend, queries), strict=True):
-        if isinstance(choice, Failure):
-            failures[query.id] = choice
-        else:
-            aspects = with_extra(choice.aspects, principle_set, query.id, rate, seed)
-            rows.append(steered(query, dataclasses.replace(choice, aspects=aspects), principle_set, backend))
-    return Done(rows, failures)
-
-
-def _count(recipe: Recipe, principle_set: PrincipleSet) -> int:
-    return recipe.principles.aspects_per_query or principle_set.aspects_per_query
-
-
-def _choose(
-    recipe: Recipe, principle_set: PrincipleSet, backend: Backend, queries: Sequence[Query]
-) -> Sequence[Choice | Failure]:
-    count = _count(recipe, principle_set)
-    settled = choice_without_model(principle_set, count)
-    if settled is not None:
-        return [settled] * len(queries)
-    role = backend.chat.system_role if backend.chat else "native"
-    # Two made-up queries differ from their first letter on, so what they share is exactly the few-shot part.
-    one, other = (chooser_messages(principle_set, text, count, role) for text in ("A", "Z"))
-    thinks = backend.chat is not None and backend.chat.thinking is not None
-    tokens = max(_CHOICE_TOKENS, recipe.generation.max_new_tokens) if thinks else _CHOICE_TOKENS
-    outcomes = backend.generate(
-        [chooser_messages(principle_set, query.prompt[-1]["content"], count, role) for query in queries],
-        Sampling(tokens, temperature=0.0, top_p=1.0),
-        seed=0,
-        shared_prefix=shared_prefix(backend.chat, one, other),
-    )
-    return [
-        outcome if isinstance(outcome, Failure) else parse_choice(_answer(outcome, backend.chat), principle_set, count)
-        for outcome in outcomes
-    ]
-
-
-def _answer(completion: Completion, chat: Chat | None) -> str:
-    """Return a completion's text without a reasoning model's thoughts."""
-    return think_apart(_response("", "original", completion), chat).text
-
-
-def _response(name: str, role: str, found: Completion) -> Response:
+def response_of(name: str, role: str, found: Completion) -> Response:
+    """Return a completion as a row: the response to a query under one of the three prompts."""
     ids = found.token_ids, found.prompt_token_ids
     return Response(name, cast(Role, role), found.text, found.finish, *ids, found.thinking)
-
-
-def steered(query: Query, choice: Choice, principle_set: PrincipleSet, backend: Backend) -> Principled:
-    """Return a query with the principle pair of the chosen aspects and its two steered prompts."""
-    pair = pair_for(principle_set, choice.aspects)
-    role = backend.chat.system_role if backend.chat else "native"
-    row = Principled(
-        id=query.id,
-        prompt=fold_system(query.prompt) if role == "folded" else query.prompt,
-        split=query.split,
-        aspects=choice.aspects,
-        choice=choice.outcome,
-        positive_principle=pair.positive_principle,
-        negative_principle=pair.negative_principle,
-        positive_prompt=steer(query.prompt, steering_message(pair, "positive"), role),
-        negative_prompt=steer(query.prompt, steering_message(pair, "negative"), role),
-    )
-    check_prompts_differ(row, backend.chat)
-    return row
 
 
 def planned(rows: Sequence[Principled], backend: Backend, recipe: Recipe) -> tuple[list[Request], dict[str, str]]:
@@ -148,7 +64,7 @@ def sample(recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int
         if isinstance(found, Failure):
             failures[request.id, request.role] = found
         else:
-            rows.append(_response(request.id, request.role, found))
+            rows.append(response_of(request.id, request.role, found))
     return Done(rows, failures)
 
 

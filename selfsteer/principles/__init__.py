@@ -6,6 +6,15 @@ from selfsteer.principles.pair import PrinciplePair, pair_for, steering_message
 from selfsteer.principles.principle_set import Aspect, Example, PrincipleSet
 from selfsteer.principles.rendering import template_versions
 from selfsteer.principles.steer import fold_system, steer
+from selfsteer.principles.write import (
+    Written,
+    guideline_messages,
+    guideline_schema,
+    pair_messages,
+    pairs_schema,
+    parse_guideline,
+    parse_pairs,
+)
 
 __all__ = [
     "Aspect",
@@ -13,13 +22,20 @@ __all__ = [
     "Example",
     "PrinciplePair",
     "PrincipleSet",
+    "Written",
     "choice_without_model",
     "chooser_messages",
     "fold_system",
+    "guideline_messages",
+    "guideline_schema",
     "list_sets",
     "load_set",
     "pair_for",
+    "pair_messages",
+    "pairs_schema",
     "parse_choice",
+    "parse_guideline",
+    "parse_pairs",
     "parse_set",
     "steer",
     "steering_message",

@@ -24,7 +24,7 @@ class Choice:
     """The aspects of one query and how they were found.
 
     ``outcome`` is "model" (its answer named them), "fallback" (its answer named none) or "all" (there are no more
-    aspects than wanted, so no model was asked).
+    aspects than wanted, so no model was asked). A row with a written guideline has no choice: "none".
     """
 
     aspects: list[str]
@@ -57,7 +57,7 @@ def chooser_messages(
     for example in principle_set.few_shot:
         messages.append(_message("user", query=example.query))
         messages.append(_message("assistant", names=example.aspects[:count]))
-    messages.append(_message("user", query=_shortened(query_text)))
+    messages.append(_message("user", query=shortened(query_text)))
     return fold_system(messages) if system_role == "folded" else messages
 
 
@@ -104,8 +104,8 @@ def _message(role: str, **values: object) -> Message:
     return {"role": role, "content": render(_TEMPLATE, role, **values)}
 
 
-def _shortened(query: str) -> str:
-    """Keep both ends of a long query: what is asked stands at its beginning or at its end."""
+def shortened(query: str) -> str:
+    """Return both ends of a long query: what is asked stands at its beginning or at its end."""
     query = query.strip()
     return query if len(query) <= _HEAD + _TAIL else f"{query[:_HEAD]}\n[...]\n{query[-_TAIL:]}"
 

@@ -92,8 +92,11 @@ class PrincipleSet(_Part):
     def direction_of(self, aspects: Sequence[str]) -> str | None:
         """Return the program that tells the direction of a row: that of its only aspect, or the set's.
 
-        A row that is steered along several aspects at once has none of a single aspect's.
+        A row that is steered along several aspects at once has none of a single aspect's. One without aspects follows
+        a guideline that was written for it, and the set knows nothing of that.
         """
+        if not aspects:
+            return None
         own = self.aspect(aspects[0]).direction if len(aspects) == 1 else None
         return own or self.direction
 

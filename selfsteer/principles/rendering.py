@@ -9,3 +9,4 @@ from selfsteer.rendering import Templates
 _TEMPLATES = Templates(Path(__file__).parent / "templates")
 render = _TEMPLATES.render
 template_versions = _TEMPLATES.versions
+exported = _TEMPLATES.exported

@@ -73,7 +73,10 @@ def _context(run: Run) -> Json:
         "refiltered": _refiltered(summary),
         "thresholds": tables.threshold_table(rounds),
         "data_columns": [
-            [table(rounds) for table in (tables.query_table, tables.aspect_table, tables.choice_table)],
+            [
+                table(rounds)
+                for table in (tables.query_table, tables.aspect_table, tables.choice_table, tables.writing_table)
+            ],
             [tables.stage_table(dig_rows(summary, "stages")), tables.dropped_table(rounds)],
         ],
         "samples": [_sample(row) for row in dig_rows(summary, "samples")],

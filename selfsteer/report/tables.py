@@ -57,11 +57,33 @@ def aspect_table(rounds: Sequence[Json]) -> Table:
 
 def choice_table(rounds: Sequence[Json]) -> Table:
     """Who chose the aspects: the model's own answer, or the fallback."""
-    words = {"model": "the model's own choice", "fallback": "the fallback: the model named none", "all": "all aspects"}
-    names = {name for row in rounds for name in dig_dict(row, "choices")}
-    ordered = {name: words.get(name, name) for name in [*words, *sorted(names - set(words))] if name in names}
+    words = {
+        "model": "the model's own choice",
+        "fallback": "the fallback: the model named none",
+        "all": "all aspects",
+        "none": "no aspects: a guideline was written",
+    }
     missing = "It wasn't recorded who chose the aspects."
-    return _by_round("Who chose the aspects", "Chosen by", rounds, ("choices",), ordered, missing)
+    return _worded("Who chose the aspects", "Chosen by", rounds, "choices", words, missing)
+
+
+def writing_table(rounds: Sequence[Json]) -> Table:
+    """Where the principles come from: the set, or what the writer answered."""
+    words = {
+        "fixed": "the set's own",
+        "ok": "written as asked",
+        "repaired": "written, read out of another form",
+        "fallback": "written in part or not at all: the set's in its place",
+    }
+    missing = "It wasn't recorded where the principles come from."
+    return _worded("Where the principles come from", "Principles", rounds, "writings", words, missing)
+
+
+def _worded(caption: str, head: str, rounds: Sequence[Json], key: str, words: dict[str, str], missing: str) -> Table:
+    """Return how often each outcome under ``key`` was met, in the order of ``words``."""
+    names = {name for row in rounds for name in dig_dict(row, key)}
+    ordered = {name: words.get(name, name) for name in [*words, *sorted(names - set(words))] if name in names}
+    return _by_round(caption, head, rounds, (key,), ordered, missing)
 
 
 def kept_tables(rounds: Sequence[Json]) -> list[Table]:

@@ -186,6 +186,41 @@ def test_a_model_that_wants_the_limits_newer_name_gets_it_once_and_for_all(serve
     assert ["max_tokens" in body for body in server.bodies] == [True, False, False, False]
 
 
+SCHEMA = {"type": "object", "properties": {"good": {"type": "string"}}}
+BY_SCHEMA = Sampling(20, temperature=0.0, top_p=1.0, json_schema=SCHEMA)
+
+
+def test_a_schema_goes_along_as_the_form_of_the_response(serve):
+    server = serve(scripted)
+    generate(server, BY_SCHEMA)
+    generate(server, GREEDY)
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+    assert [body.get("response_format") for body in server.bodies] == [form, None]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_knows_no_schemas_is_asked_without_once_and_for_all(serve, status):
+    def answer(body, count):
+        return failure(status, "unknown field") if "response_format" in body else completion("ok")
+
+    server = serve(answer)
+    backend = backend_on(server, concurrency=1)
+    with pytest.warns(SelfsteerWarning, match="takes no JSON schema .*: unknown field") as told:
+        found = backend.generate(PROMPTS, BY_SCHEMA, seed=0)
+    assert [one.text for one in found] == ["ok"] * 6 and len(told) == 1
+    assert ["response_format" in body for body in server.bodies] == [True, *[False] * 6]
+
+
+def test_a_request_that_is_refused_with_and_without_its_schema_says_nothing_of_schemas(serve):
+    def answer(body, count):
+        return failure(400, "flagged") if numbered(body) == 1 else completion("ok")
+
+    server = serve(answer)
+    found = backend_on(server, concurrency=1).generate(PROMPTS, BY_SCHEMA, seed=0)
+    assert [type(one) for one in found] == [Completion, Failure, *[Completion] * 4] and found[1].refused
+    assert sum("response_format" not in body for body in server.bodies) == 1
+
+
 def test_the_address_may_stand_in_the_environment(serve, monkeypatch):
     server = serve(scripted)
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -229,7 +264,7 @@ def test_the_key_is_in_no_file_of_the_run(serve, monkeypatch, tmp_path):
     refused, answered = backend.generate(PROMPTS[:2], SAMPLING, seed=0)
     assert isinstance(refused, Failure) and answered.text == "ok"
     written = "".join(path.read_text() for path in tmp_path.iterdir())
-    assert written == '{"prompt_tokens":3,"completion_tokens":4}\n'
+    assert written == '{"prompt_tokens":3,"completion_tokens":4,"model":"m"}\n'
     assert KEY not in written + repr(vars(backend)) + refused.error.what
 
 
@@ -587,6 +622,27 @@ def test_the_cap_on_money_is_never_exceeded(serve, tmp_path):
     assert 2.0 - worst < 0.12 * len(server.requests) <= 2.0
     assert backend.budget.spent_cost == pytest.approx(0.12 * len(server.requests))
     assert "max_cost" in found[-1].error.do and found[-1].ends
+
+
+def test_two_models_on_one_bill_each_cost_their_own_price(serve, tmp_path):
+    """6 answers of 40 tokens each at 1 a token, then the other model at 10 a token: 240 + 400 for each further one."""
+    server = serve(lambda body, count: metered(completion("ok"), *meter(body)))
+    bill, cheap, dear = tmp_path / "usage.jsonl", (1e6, 1e6), (1e7, 1e7)
+
+    def opened(model: str, own, **settings) -> EndpointBackend:
+        prices = {"price_prompt": own[0], "price_completion": own[1]}
+        values = EndpointSettings(model=model, base_url=server.url, **prices, **settings)
+        return open_endpoint(values, bill, others={"cheap": cheap, "dear": dear}, where="principles.model")
+
+    opened("cheap", cheap).generate(PROMPTS, SAMPLING, seed=0)
+    backend = opened("dear", dear, max_cost=6000.0, concurrency=1)
+    assert backend.budget.spent_cost == 240.0 and backend.budget.spent_tokens == 240
+    found = backend.generate(PROMPTS * 5, SAMPLING, seed=0)
+    answered = sum(isinstance(one, Completion) for one in found)
+    worst = 10 * (worst_prompt(PROMPTS[0]) + SAMPLING.max_new_tokens)
+    assert backend.budget.spent_cost == 240 + 400 * answered and 6000 - worst < backend.budget.spent_cost <= 6000
+    assert "raise principles.model.max_cost" in found[-1].error.do
+    assert opened("cheap", cheap).budget.spent_cost == backend.budget.spent_cost, "whoever adds it up"
 
 
 def test_what_waited_for_room_is_not_sent_after_the_end(serve):

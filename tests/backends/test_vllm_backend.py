@@ -43,6 +43,7 @@ class Params:
     ignore_eos: bool
     stop_token_ids: list[int]
     detokenize: bool
+    structured_outputs: object = None
 
 
 class StandIn(ModuleType):
@@ -104,6 +105,9 @@ def vllm(monkeypatch) -> StandIn:
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setitem(sys.modules, "vllm", package)
     monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    kinds = ModuleType("vllm.sampling_params")
+    kinds.StructuredOutputsParams = lambda json: {"json": json}
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", kinds)
     return package
 
 
@@ -111,6 +115,13 @@ def vllm(monkeypatch) -> StandIn:
 def backend(vllm, folder, chat):
     with closing(VllmBackend(folder, chat, dtype="float32", seed=11)) as backend:
         yield backend
+
+
+def test_a_schema_binds_the_requests_that_have_one(vllm, backend):
+    schema = {"type": "object"}
+    backend.generate(PROMPTS[:2], Sampling(5, 0.0, 1.0, json_schema=schema), seed=0)
+    backend.generate(PROMPTS[:1], GREEDY, seed=0)
+    assert [[one.structured_outputs for one in call] for call in vllm.calls] == [[{"json": schema}] * 2, [None]]
 
 
 def test_the_engine_gets_the_model_its_precision_and_none_of_the_models_own_defaults(vllm, folder, chat):
@@ -343,6 +354,18 @@ def test_end_token_text_and_prompt_belong_together(engine, own_chat):
         assert not set(own_chat.end_ids) & set(completion.token_ids[:-1])
         assert completion.text == own_chat.decode(completion.token_ids)
         assert completion.prompt_token_ids == own_chat.encode(prompt)
+
+
+@real
+@pytest.mark.vllm
+def test_answers_by_a_schema_are_json_of_that_form_and_end_by_themselves(engine, own_chat):
+    """The embedded model by itself writes prose here."""
+    kind = {"type": "string", "enum": ["red", "blue"]}
+    schema = {"type": "object", "properties": {"colour": kind}, "required": ["colour"], "additionalProperties": False}
+    for temperature in (0.0, 1.0):
+        found = engine.generate(PROMPTS, Sampling(60, temperature, 1.0, json_schema=schema), seed=0)
+        assert {json.loads(one.text)["colour"] for one in found} <= {"red", "blue"}
+        assert {(one.finish, one.token_ids[-1] in own_chat.end_ids) for one in found} == {("stop", True)}
 
 
 @real

@@ -33,6 +33,21 @@ def row(id: str, positive: str = "One.", negative: str = "One two.", **changes: 
     return contrast(id, positive_response=positive, negative_response=negative, **changes)
 
 
+def test_a_row_with_a_written_guideline_is_judged_by_it():
+    written = row("a", aspects=[], positive_principle="Say Rayleigh.")
+    (pair,) = pairs_of([written], by="aspects", principle_set=BRIEF)
+    assert pair.criterion == "keeping to this guideline: Say Rayleigh."
+    (pair,) = pairs_of([written], by="overall", principle_set=BRIEF)
+    assert pair.criterion == ""
+
+
+def test_principles_that_were_written_for_one_query_each_are_one_group():
+    written = [row(f"w{i}", aspects=[], positive_principle=f"P{i}", provenance={"writing": "ok"}) for i in range(3)]
+    fixed = [row("f", positive_principle="F", provenance={"writing": "fixed"}), row("o", positive_principle="F")]
+    groups = only(*written, *fixed)["principles"]
+    assert [(group["name"], group["n"]) for group in groups] == [("written for the query (ok)", 3), ("F", 2)]
+
+
 def judged(id: str, forward: Answer, backward: Answer) -> dict[str, Judgement]:
     return {id: Judgement(Pair(id, user("x"), "a", "b", label=1), forward, backward)}
 

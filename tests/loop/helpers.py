@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from selfsteer.backends import Completion
 from selfsteer.config import Recipe
 from selfsteer.files import sha256_file
-from selfsteer.records import Contrast, read_rows
+from selfsteer.records import Contrast, Query, read_rows
+
+from ..chat_templates import user
 
 QUERIES = [f"Tell me something about number {i} and the river." for i in range(10)]
 
@@ -80,3 +83,31 @@ def contrasts(run_dir: Path, round_number: int = 1) -> list[Contrast]:
 
 def policy_hash(run_dir: Path) -> str:
     return sha256_file(run_dir / "policy" / "model.safetensors")
+
+
+class Answering:
+    """A backend that gives prepared outcomes, a list for each time it is asked, and remembers what it was asked."""
+
+    name, context = "answering", None
+
+    def __init__(self, chat, *outcomes):
+        self.chat, self.outcomes = chat, list(outcomes)
+        self.samplings, self.prompts, self.prefixes = [], [], []
+
+    def generate(self, prompts, sampling, *, seed, shared_prefix=()):
+        self.samplings.append(sampling)
+        self.prompts.append(prompts)
+        self.prefixes.append(shared_prefix)
+        return self.outcomes.pop(0)
+
+    def length(self, prompt):
+        return len(prompt)
+
+
+def asked_queries(count: int) -> list[Query]:
+    return [Query(f"q{number}", user("Why is the sky blue?")) for number in range(count)]
+
+
+def said(chat, text: str, family_prompt=None) -> Completion:
+    ids = chat.tokenizer.encode(text, add_special_tokens=False)
+    return Completion(text, "stop", [*ids, chat.end_ids[0]], chat.encode(family_prompt or user("Hi")))

@@ -105,7 +105,7 @@ def test_a_second_probe_computes_nothing(tmp_path, monkeypatch):
     recipe = scripted(tmp_path, write_set(tmp_path))
     first = probe(recipe, tmp_path / "p", pairs=4)
     lines = read_json_lines(tmp_path / "p/ledger.jsonl")
-    monkeypatch.setattr(probing.work, "steered", lambda *values: pytest.fail("computed again"))
+    monkeypatch.setattr(probing, "steered", lambda *values: pytest.fail("computed again"))
     assert probe(recipe, tmp_path / "p", pairs=4) == first
     assert read_json_lines(tmp_path / "p/ledger.jsonl") == lines
 

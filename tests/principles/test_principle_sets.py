@@ -212,7 +212,8 @@ def test_unknown_aspect():
 
 def test_template_versions():
     versions = template_versions()
-    assert sorted(versions) == ["choose_aspects", "steer"]
+    assert {"choose_aspects", "steer", "write_guideline", "write_pairs"} <= versions.keys()
+    assert template_versions("steer") == {"steer": versions["steer"]}
     assert all(version.isdigit() for version in versions.values())
 
 
@@ -225,4 +226,5 @@ def test_the_direction_of_a_row_is_that_of_its_only_aspect_or_else_the_sets():
     quality, brief = load_set("quality"), load_set("brief")
     assert quality.direction_of(["Concision"]) == "shorter" and quality.direction_of(["Accuracy"]) is None
     assert quality.direction_of(["Concision", "Accuracy"]) is None, "a row that is steered two ways has neither's"
+    assert brief.direction_of([]) is None, "a guideline that was written for the query may be about anything"
     assert brief.direction_of(["Brevity"]) == brief.direction_of(["Brevity", "Focus"]) == "shorter"

@@ -94,6 +94,7 @@ def _round(number: int) -> Json:
         "queries": {"read": 40, "used": 39, "dropped": [{"where": "queries.jsonl:3", "reason": "empty query"}]},
         "aspects": {"Brevity": 20 + number, "Directness": 12},
         "choices": {"model": 30, "fallback": 9},
+        "writings": {"ok": 31, "repaired": 5, "fallback": 3},
         "quality": {
             "total": 39,
             "kept": 24,

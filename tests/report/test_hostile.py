@@ -31,7 +31,7 @@ def _poison(value: Any) -> Any:
     return value
 
 
-_NAMED = {"aspects", "choices", "dropped", "thresholds"}  # objects whose keys are names from data
+_NAMED = {"aspects", "choices", "writings", "dropped", "thresholds"}  # objects whose keys are names from data
 
 
 def _poison_keys(value: Any) -> Any:

@@ -6,19 +6,14 @@ model that was never loaded here has to be, to know under which key its answers 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from selfsteer.backends.local import LocalModel
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges.base import Judge
 from selfsteer.evaluation.judges.template import JudgeTemplate
-
-if TYPE_CHECKING:
-    from selfsteer.backends import Backend
-    from selfsteer.chat import Chat
 
 KINDS = ("reward", "endpoint", "program")
 _HARDWARE = {"device", "precision", "revision", "trust_remote_code"}
@@ -29,7 +24,6 @@ _SETTINGS = {
     "program": set[str](),
 }
 """What each kind of judge goes by, besides its name; "" is a language model on this machine."""
-_DEVICES = "take auto, cpu, or cuda, cuda:1, mps where this machine has it"
 
 
 def open_judge(settings: JudgeSettings) -> Judge:
@@ -84,82 +78,22 @@ def _place(key: str) -> str:
     return f"judge.{key} (--{key.replace('_', '-')})"
 
 
-def _usable(device: str) -> str:
-    """Return a device by its name, once something was computed on it; "auto" is the GPU where there is one."""
-    import torch
-
-    from selfsteer.models import pick_device
-    from selfsteer.models.loading import check_device
-
-    if device == "auto":
-        return pick_device()
-    try:
-        check_device(device)
-        torch.zeros(1, device=device).item()
-    except ConfigError as error:
-        raise ConfigError(error.what, where=_place("device"), do=_DEVICES) from error
-    except (RuntimeError, AssertionError) as error:  # what torch raises differs from one kind of device to another
-        what = f"torch can't compute on {device!r} here: {str(error).partition(chr(10))[0]}"
-        raise ConfigError(what, where=_place("device"), do=_DEVICES) from error
-    return device
-
-
 def _forms() -> str:
     return ", ".join(f"{kind}:{kind.upper() if kind == 'program' else 'MODEL'}" for kind in KINDS)
 
 
-@dataclass(frozen=True)
-class _Local:
-    """A model on this machine, loaded when it is needed."""
+def _local(settings: JudgeSettings, name: str) -> LocalModel:
+    from selfsteer.models import quiet, resolve
 
-    settings: JudgeSettings
-    source: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"trust_remote_code": self.settings.trust_remote_code, "revision": self.settings.revision}
-
-    @cached_property
-    def device(self) -> str:
-        return _usable(self.settings.device)
-
-    @cached_property
-    def dtype(self) -> str:
-        from selfsteer.models import pick_dtype
-
-        return pick_dtype(self.settings.precision, self.device)
-
-    @cached_property
-    def chat(self) -> Chat:
-        from selfsteer.chat import Chat
-        from selfsteer.models import end_token_ids, load_tokenizer
-
-        return Chat(load_tokenizer(self.source, **self.options), end_token_ids(self.source, **self.options))
-
-    @cached_property
-    def weights(self) -> str:
-        from selfsteer.models import model_fingerprint
-
-        return f"{model_fingerprint(self.source, self.settings.revision)} {self.dtype}"
-
-    def model(self) -> Any:
-        from selfsteer.models import load_model
-
-        return load_model(self.source, dtype=self.dtype, device=self.device, **self.options)
-
-    def backend(self) -> Backend:
-        from selfsteer.backends.transformers import TransformersBackend
-
-        return TransformersBackend(self.model(), self.chat)
+    quiet()
+    return LocalModel(settings, resolve(name), _place("device"))
 
 
 def _language_model(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.labels import LogprobJudge
     from selfsteer.evaluation.judges.text import TextJudge
-    from selfsteer.models import quiet, resolve
 
-    quiet()
-    local, template = _Local(settings, resolve(name)), _template(settings)
+    local, template = _local(settings, name), _template(settings)
     shown = Path(name).name or name
     if settings.mode == "text":
         source = f"{local.weights} {local.chat.fingerprint}"
@@ -169,10 +103,9 @@ def _language_model(settings: JudgeSettings, name: str) -> Judge:
 
 def _reward_model(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.reward import RewardJudge, load_reward_model, reward_config, weights_file
-    from selfsteer.models import load_tokenizer, quiet, resolve
+    from selfsteer.models import load_tokenizer
 
-    quiet()
-    local = _Local(settings, resolve(name))
+    local = _local(settings, name)
     config = reward_config(local.source, **local.options)
     # Scores are compared with each other, so they are computed in float32 unless told otherwise.
     dtype = "float32" if settings.precision == "auto" else settings.precision

@@ -1,0 +1,251 @@
+"""What the principles stage computes for each query of a batch: aspects, principle pair, steered prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from selfsteer.backends import Backend, Completion, Failure, Prompt, Sampling, shared_prefix
+from selfsteer.chat import Chat, SystemRole
+from selfsteer.config import Recipe
+from selfsteer.contrast import check_prompts_differ
+from selfsteer.loop.blocks import Done
+from selfsteer.loop.work import response_of
+from selfsteer.principles import (
+    Choice,
+    PrinciplePair,
+    PrincipleSet,
+    choice_without_model,
+    chooser_messages,
+    fold_system,
+    guideline_messages,
+    guideline_schema,
+    pair_for,
+    pair_messages,
+    pairs_schema,
+    parse_choice,
+    parse_guideline,
+    parse_pairs,
+    steer,
+    steering_message,
+    template_versions,
+    with_extra,
+)
+from selfsteer.quality import think_apart
+from selfsteer.records import Principled, Query
+
+_CHOICE_TOKENS = 24
+_PAIR_TOKENS = 240
+"""Room for two principles that are as long as they may be, and for the JSON around them."""
+
+_TEMPLATES = {"fixed": (), "per_aspect": ("write_pairs",), "guideline": ("write_guideline",)}
+"""What each strategy uses besides the templates of choosing and steering."""
+
+
+class Made(NamedTuple):
+    """The principle pair of a query, how its aspects were chosen, and how it was written."""
+
+    pair: PrinciplePair
+    choice: str
+    writing: str
+
+
+def templates_of(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of the templates that a recipe's principles come from."""
+    return template_versions("choose_aspects", "steer", *_TEMPLATES[recipe.principles.strategy])
+
+
+def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
+    """Return whether a model has to be asked for the principles of a query."""
+    written = recipe.principles.strategy != "fixed"
+    return written or choice_without_model(principle_set, _count(recipe, principle_set)) is None
+
+
+def principled(
+    recipe: Recipe, principle_set: PrincipleSet, writer: Backend, chat: Chat | None, queries: Sequence[Query]
+) -> Done[Principled]:
+    """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
+
+    Args:
+        recipe: Says by which strategy.
+        principle_set: Where the aspects, and the pairs to fall back on, stand.
+        writer: Who chooses the aspects and writes the principles.
+        chat: The policy's template, which the steered prompts are made for; None where it has no tokens.
+        queries: A batch.
+    """
+    made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer), queries)
+    rows: list[Principled] = []
+    failures: dict[Hashable, Failure] = {}
+    for query, found in zip(queries, made, strict=True):
+        if isinstance(found, Failure):
+            failures[query.id] = found
+        else:
+            rows.append(steered(query, found, chat))
+    return Done(rows, failures)
+
+
+def steered(query: Query, made: Made, chat: Chat | None) -> Principled:
+    """Return a query with its principle pair and its two steered prompts."""
+    pair = made.pair
+    role: SystemRole = chat.system_role if chat else "native"
+    row = Principled(
+        id=query.id,
+        prompt=fold_system(query.prompt) if role == "folded" else query.prompt,
+        split=query.split,
+        aspects=pair.aspects,
+        choice=made.choice,
+        positive_principle=pair.positive_principle,
+        negative_principle=pair.negative_principle,
+        positive_prompt=steer(query.prompt, steering_message(pair, "positive"), role),
+        negative_prompt=steer(query.prompt, steering_message(pair, "negative"), role),
+        writing=made.writing,
+    )
+    check_prompts_differ(row, chat)
+    return row
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """Whom the strategies ask, and about what."""
+
+    recipe: Recipe
+    principle_set: PrincipleSet
+    writer: Backend
+
+    def choose(self, queries: Sequence[Query]) -> list[Choice | Failure]:
+        """Return the aspects of each query, the set's extra ones included."""
+        count = _count(self.recipe, self.principle_set)
+        settled = choice_without_model(self.principle_set, count)
+        choices: list[Choice | Failure] = [settled] * len(queries) if settled else self._chosen(queries, count)
+        return [
+            choice if isinstance(choice, Failure) else self._with_extra(choice, query)
+            for query, choice in zip(queries, choices, strict=True)
+        ]
+
+    def _chosen(self, queries: Sequence[Query], count: int) -> list[Choice | Failure]:
+        outcomes = self.ask(
+            [chooser_messages(self.principle_set, text_of(query), count, self._role) for query in queries],
+            # Two made-up queries differ from their first letter on, so what they share is exactly the few-shot part.
+            [chooser_messages(self.principle_set, text, count, self._role) for text in ("A", "Z")],
+            _CHOICE_TOKENS,
+        )
+        return [
+            outcome if isinstance(outcome, Failure) else parse_choice(outcome.text, self.principle_set, count)
+            for outcome in outcomes
+        ]
+
+    def _with_extra(self, choice: Choice, query: Query) -> Choice:
+        rate, seed = self.recipe.principles.extra_rate, self.recipe.seed
+        return dataclasses.replace(choice, aspects=with_extra(choice.aspects, self.principle_set, query.id, rate, seed))
+
+    def write_pairs(self, queries: Sequence[Query], aspects: Sequence[Sequence[str]]) -> list[Completion | Failure]:
+        """Return what the writer answers when it is asked for a pair for each aspect of each query."""
+        known = self.principle_set
+        asked = [
+            pair_messages(known, names, text_of(query), self._role)
+            for query, names in zip(queries, aspects, strict=True)
+        ]
+        like = [pair_messages(known, [known.aspects[0].name], text, self._role) for text in ("A", "Z")]
+        tokens = _PAIR_TOKENS * (_count(self.recipe, known) + len(known.extras))
+        return self.ask(asked, like, tokens, pairs_schema(known))
+
+    def write_guidelines(self, queries: Sequence[Query]) -> list[Completion | Failure]:
+        """Return what the writer answers when it is asked for a good and a bad guideline for each query."""
+        asked = [guideline_messages(text_of(query), self._role) for query in queries]
+        like = [guideline_messages(text, self._role) for text in ("A", "Z")]
+        return self.ask(asked, like, _PAIR_TOKENS, guideline_schema())
+
+    def ask(
+        self,
+        prompts: Sequence[Prompt],
+        like: Sequence[Prompt],
+        tokens: int,
+        json_schema: Mapping[str, Any] | None = None,
+    ) -> list[Completion | Failure]:
+        """Ask the writer greedily; a reasoning model gets room to think, and its thoughts are left out.
+
+        Args:
+            prompts: What to ask.
+            like: Two prompts that have in common with each other what all of them have.
+            tokens: Room for an answer.
+            json_schema: What an answer shall be; a model that thinks is not held to it, as it could not think then.
+        """
+        if not prompts:
+            return []
+        chat = self.writer.chat
+        if chat is not None and chat.thinking is not None:
+            tokens, json_schema = max(tokens, self.recipe.generation.max_new_tokens), None
+        outcomes = self.writer.generate(
+            prompts,
+            Sampling(tokens, temperature=0.0, top_p=1.0, json_schema=json_schema),
+            seed=0,
+            shared_prefix=shared_prefix(chat, like[0], like[1]),
+        )
+        return [outcome if isinstance(outcome, Failure) else _without_thoughts(outcome, chat) for outcome in outcomes]
+
+    @property
+    def _role(self) -> SystemRole:
+        return self.writer.chat.system_role if self.writer.chat else "native"
+
+
+def _fixed(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
+    return [
+        choice
+        if isinstance(choice, Failure)
+        else Made(pair_for(writing.principle_set, choice.aspects), choice.outcome, "fixed")
+        for choice in writing.choose(queries)
+    ]
+
+
+def _per_aspect(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
+    """Choose, then have a pair written for each aspect that was chosen."""
+    choices = writing.choose(queries)
+    chosen = [(query, one) for query, one in zip(queries, choices, strict=True) if isinstance(one, Choice)]
+    answers = iter(writing.write_pairs([query for query, _ in chosen], [choice.aspects for _, choice in chosen]))
+    made: list[Made | Failure] = []
+    for choice in choices:
+        answer = choice if isinstance(choice, Failure) else next(answers)
+        if isinstance(choice, Failure) or isinstance(answer, Failure):
+            made.append(answer)  # type: ignore[arg-type]
+            continue
+        cut = answer.finish == "length"
+        written = parse_pairs(answer.text, writing.principle_set, choice.aspects, cut=cut)
+        made.append(Made(written.pair, choice.outcome, written.outcome))
+    return made
+
+
+def _guideline(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
+    """Have two guidelines written; a query that got none is given aspects and their pairs as with "fixed"."""
+    steering = writing.principle_set.steering
+    found = [
+        answer if isinstance(answer, Failure) else parse_guideline(answer.text, steering, cut=answer.finish == "length")
+        for answer in writing.write_guidelines(queries)
+    ]
+    without = iter(_fixed(writing, [query for query, one in zip(queries, found, strict=True) if one is None]))
+    made: list[Made | Failure] = []
+    for one in found:
+        if one is None:
+            fixed = next(without)
+            made.append(fixed if isinstance(fixed, Failure) else fixed._replace(writing="fallback"))
+        else:
+            made.append(one if isinstance(one, Failure) else Made(one.pair, "none", one.outcome))
+    return made
+
+
+Strategy = Callable[[_Writing, Sequence[Query]], list[Made | Failure]]
+_STRATEGIES: dict[str, Strategy] = {"fixed": _fixed, "per_aspect": _per_aspect, "guideline": _guideline}
+
+
+def text_of(query: Query) -> str:
+    """Return what a query asks: its last turn."""
+    return query.prompt[-1]["content"]
+
+
+def _count(recipe: Recipe, principle_set: PrincipleSet) -> int:
+    return recipe.principles.aspects_per_query or principle_set.aspects_per_query
+
+
+def _without_thoughts(completion: Completion, chat: Chat | None) -> Completion:
+    return dataclasses.replace(completion, text=think_apart(response_of("", "original", completion), chat).text)
