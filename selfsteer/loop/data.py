@@ -27,6 +27,8 @@ from selfsteer.queries import source_fingerprint
 from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, read_columns, read_rows
 
 _SCORE_BATCH = 8
+_TEMPLATES = ("choose_aspects", "steer")
+"""What a row's prompts are made with."""
 Info = dict[str, Any]
 
 
@@ -110,9 +112,9 @@ class DataStages:
             "queries": [queries.key, split],
             "settings": self.recipe.principles.model_dump(exclude={"below_chance"}),
             "set": self.principle_set.fingerprint,
-            "templates": template_versions(),
+            "templates": template_versions(*_TEMPLATES),
             "seed": self.recipe.seed,
-        } | self._engine(policy)
+        } | self.engine(policy)
         files = query_files(self.store.files(queries), split, queries.info["heldout"])
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
@@ -127,7 +129,7 @@ class DataStages:
             def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
                 return work.principled(self.recipe, self.principle_set, backend, batch)
 
-            paths, info = do_blocks(space, len(files), Work(Principled, plan, do, failed=self._failed))
+            paths, info = do_blocks(space, len(files), Work(Principled, plan, do, failed=self.failed))
             return paths, info | chosen(paths)
 
         return self.store.stage(
@@ -144,7 +146,7 @@ class DataStages:
             "limit": None if self.models.weightless else self.recipe.train.max_length,
             "seed": self.recipe.seed,
             "round": round,
-        } | self._engine(policy)
+        } | self.engine(policy)
         files = self.store.files(principles)
         rows = sum(map(count_rows, files))
 
@@ -187,7 +189,7 @@ class DataStages:
             item_key=lambda item: (item.id, item.role),
             row_key=lambda row: (row.id, row.role),
             per_block=-(-len(ROLES) * BLOCK // size),
-            failed=self._failed,
+            failed=self.failed,
         )
 
     def scores(self, principles: Entry, responses: Entry, split: str, round: int, policy: Policy) -> Entry:
@@ -263,10 +265,12 @@ class DataStages:
         return {"scorer": [policy.fingerprint, precision, self.recipe.train.max_length]}
 
     @property
-    def _failed(self) -> Literal["stop", "drop"]:
+    def failed(self) -> Literal["stop", "drop"]:
+        """What becomes of requests that fail to the last."""
         return self.recipe.generation.endpoint.failed
 
-    def _engine(self, policy: Policy) -> dict[str, Any]:
+    def engine(self, policy: Policy) -> dict[str, Any]:
+        """What sampled texts depend on besides the requests: who samples, in what precision, how many at once."""
         settings = self.recipe.generation
         precision = None if self.models.weightless else self.models.precision(settings.precision)
         return {"engine": [settings.backend, policy.fingerprint, precision, settings.batch]}
@@ -298,7 +302,7 @@ class DataStages:
             "tokenizer": tokenizer,
             "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
             "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
-            "templates": ", ".join(f"{name} v{version}" for name, version in template_versions().items()),
+            "templates": ", ".join(f"{name} v{version}" for name, version in template_versions(*_TEMPLATES).items()),
             "seed": str(self.recipe.seed),
         }
 

@@ -28,10 +28,12 @@ def _render(template: str, part: str, values: tuple[tuple[str, object], ...]) ->
     return text.strip()
 
 
-def template_versions() -> dict[str, str]:
-    """Return the version of each template, by its name: part of the provenance of whatever they produced."""
+def template_versions(*names: str) -> dict[str, str]:
+    """Return the version of each named template (default: of all): part of the provenance of what they produced."""
     versions = {}
     for path in sorted(_FOLDER.glob("*.jinja")):
+        if names and path.stem not in names:
+            continue
         first = _VERSION.match(path.read_text(encoding="utf-8"))
         assert first, f"{path.name} must start with its version"
         versions[path.stem] = first[1]
@@ -54,4 +56,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["and_list"] = and_list
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the order in which they are written
     return environment

@@ -212,7 +212,8 @@ def test_unknown_aspect():
 
 def test_template_versions():
     versions = template_versions()
-    assert sorted(versions) == ["choose_aspects", "steer"]
+    assert sorted(versions) == ["choose_aspects", "invent_aspects", "steer"]
+    assert template_versions("steer") == {"steer": versions["steer"]}
     assert all(version.isdigit() for version in versions.values())
 
 
