@@ -131,7 +131,8 @@ def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | Non
         )
         trials = list(_trials(kept, queries, order.each))
         found = probe_along(dataclasses.replace(stages, principle_set=trial_set), trials, judge) if trials else None
-        stages.models.free()
+        if not trials:
+            stages.models.free()  # else the probe did
     return Invented(
         given=stages.principle_set,
         queries=queries,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from inspect import signature
 
 import pytest
 import yaml
 from rich.console import Console
 
+from selfsteer import cli
 from selfsteer.backends import Completion, Failure
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.backends.transformers import TransformersBackend
@@ -17,7 +19,7 @@ from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived
 from selfsteer.files import read_json_lines
 from selfsteer.loop.invent_command import principles_invent
 from selfsteer.loop.inventing import Order, invent
-from selfsteer.loop.probe_command import trial_recipe
+from selfsteer.loop.probe_command import check, trial_recipe
 from selfsteer.principles import load_set
 from selfsteer.principles.proposals import read_proposals
 
@@ -223,6 +225,15 @@ def test_the_scripted_backend_proposes_what_can_be_read(tmp_path):
     found = command(tmp_path, order=Order(each=0))
     assert found.outcomes == {"ok": 3} and len(found.candidates) >= 2, "10 queries, 4 a prompt"
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["name"] == "mine"
+    settings = ["generation.backend=scripted", f"queries={write_queries(tmp_path)}"]
+    out = Console(file=io.StringIO())
+    checked = check(str(tmp_path / "mine.yaml"), "m", settings, pairs=4, folder=tmp_path / "c", out=out, examples=0)
+    assert [aspect.aspect for aspect in checked.aspects] == [one.aspect.name for one in found.candidates]
+
+
+def test_the_command_line_has_the_defaults_of_an_order():
+    parameters = signature(cli.principles_invent).parameters
+    assert {name: parameters[name].default for name in asdict(Order())} == asdict(Order())
 
 
 def test_prompts_that_do_not_fit_are_said(tmp_path, tiny_chat_model):
