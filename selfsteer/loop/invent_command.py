@@ -71,7 +71,7 @@ def principles_invent(
     named = [f"model={model}", f"queries={queries}", f"principles.set={given}"]
     recipe = _recipe([*named, *([f"judge={judge}"] if judge else [])], overrides)
     folder = folder or _own_folder(recipe)
-    written = folder / "written.yaml"
+    written = folder / "written" / f"{fingerprint(str(output.resolve()))}.yaml"
     _check_output(output, written, overwrite=overwrite)
     found = invent(recipe, order, folder, display=Display())
     made = extended_set(found, output.stem) if extend else new_set(found, output.stem)
@@ -155,7 +155,7 @@ def _own_folder(recipe: Recipe) -> Path:
 
 
 def _check_output(output: Path, written: Path | None, *, overwrite: bool) -> None:
-    """Refuse to replace a file, unless it is, unchanged, what an earlier call wrote."""
+    """Refuse to replace a file. What an earlier call wrote may turn out to be what this one writes, so it passes."""
     if output.suffix not in (".yaml", ".yml") or output.stem in list_sets():
         what = f"{output.name} can't be the name of a new set's file"
         do = "name a .yaml file, and not like a shipped set, which would be found in its place"

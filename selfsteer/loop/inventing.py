@@ -109,6 +109,7 @@ def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | Non
     """
     display = display or Display(quiet=True)
     stages = DataStages(recipe, load_set(recipe.principles.set), Store(folder, display), Models(recipe, folder))
+    stages.check_programs()
     judge = open_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
         display.plan(_planned(order))

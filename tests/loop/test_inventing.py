@@ -110,6 +110,8 @@ def test_the_same_command_again_does_nothing(tmp_path, monkeypatch):
     assert command(tmp_path) == first
     assert read_json_lines(tmp_path / "run/ledger.jsonl") == ledger
     assert (tmp_path / "mine.yaml").stat().st_mtime_ns == written.st_mtime_ns
+    command(tmp_path, output=tmp_path / "other.yaml")
+    assert command(tmp_path) == first, "each file is known by its own name"
 
 
 def test_what_a_person_changed_is_never_overwritten_unless_told_so(tmp_path, monkeypatch):
@@ -212,6 +214,12 @@ def test_nothing_new_is_a_failure_that_says_why(tmp_path, monkeypatch):
 def test_a_setting_that_has_an_option_is_not_taken_twice(tmp_path, override):
     with pytest.raises(ConfigError, match="option of its own"):
         command(tmp_path, override)
+
+
+def test_an_unknown_program_is_said_before_anything_is_sampled(tmp_path):
+    with pytest.raises(ConfigError, match="shortr"):
+        command(tmp_path, "evaluation.direction=shortr")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["mine.txt", "quality.yaml"])
