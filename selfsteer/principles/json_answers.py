@@ -34,8 +34,6 @@ def read_json_answer(text: str) -> tuple[object | None, JsonOutcome]:
 def _repaired(text: str) -> object:
     from json_repair import loads
 
-    if "{" not in text and "[" not in text:  # it would make a list or an object of some prose
-        return None
     try:
         return loads(text, skip_json_loads=True)
     except (ValueError, RecursionError):  # nested too deep

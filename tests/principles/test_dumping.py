@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from selfsteer.principles import list_sets, load_set, parse_set
@@ -25,6 +25,7 @@ def test_texts_that_yaml_would_read_otherwise_come_back(text):
 
 
 @given(st.text(), st.text())
+@example("one\x85name: x", "two\u2028  - name: x")
 def test_no_comment_gets_into_the_set(head, note):
     text = dump_set(BRIEF, head=[head], notes={"Brevity": [note, "name: x"]})
     assert parse_set(text) == BRIEF

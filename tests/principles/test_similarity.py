@@ -71,13 +71,14 @@ def test_proposals_are_taken_together_and_counted():
             proposal("Clarity", 1, ("c", "a"), positive="lucid", negative="murky"),
             proposal("Clear structure", 1, positive="clear", negative="unclear"),
             proposal("Accuracy", 2),
+            proposal("Tact", 2, ("d",), positive="kind", negative="rude"),
         ],
         KNOWN,
     )
     assert known == {"Accuracy": 2}
     assert [(one.aspect.name, one.answers, one.queries) for one in found] == [
         ("Clarity", 2, ("a", "b", "c")),
-        ("Tact", 1, ("c",)),
+        ("Tact", 2, ("c", "d")),
     ]
     assert len(found[0].proposals) == 3 and found[0].aspect.positive == "clear"
     assert found[0].nearest in {one.name for one in KNOWN} and 0 <= found[0].similarity < THRESHOLD
