@@ -12,7 +12,7 @@ from selfsteer.backends import shared_prefix
 from selfsteer.config import Recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import DataError, NothingSurvived
-from selfsteer.evaluation.judges import open_judge
+from selfsteer.evaluation.judges import Judge, open_judge
 from selfsteer.evaluation.probe import AspectProbe
 from selfsteer.files import storage_errors, write_json
 from selfsteer.loop import work
@@ -122,18 +122,8 @@ def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | Non
         kept = [one for one in candidates if one.answers >= order.support][: order.most]
         write_json(folder / "proposals.json", _account(readings, kept, known))
         if not kept:
-            raise _nothing(readings, candidates, known, order, folder)
-        trial_set = PrincipleSet(
-            name="trial",
-            version=1,
-            aspects_per_query=1,
-            steering=stages.principle_set.steering,
-            aspects=[one.aspect for one in kept],
-        )
-        trials = list(_trials(kept, queries, order.each))
-        found = probe_along(dataclasses.replace(stages, principle_set=trial_set), trials, judge) if trials else None
-        if not trials:
-            stages.models.free()  # else the probe did
+            raise _nothing(readings, candidates, known, stages.principle_set.name, order, folder)
+        probes = _probes(stages, kept, list(_trials(kept, queries, order.each)), judge)
     return Invented(
         given=stages.principle_set,
         queries=queries,
@@ -142,8 +132,21 @@ def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | Non
         candidates=kept,
         known=known,
         passed_over=[one.aspect.name for one in candidates if one not in kept],
-        probes={aspect.aspect: aspect for aspect in found.aspects} if found else {},
+        probes=probes,
     )
+
+
+def _probes(
+    stages: DataStages, kept: Sequence[Candidate], trials: Sequence[Trial], judge: Judge | None
+) -> dict[str, AspectProbe]:
+    """Steer along each new aspect alone, in the way of the given set; the model is let go of."""
+    if not trials:
+        stages.models.free()
+        return {}
+    aspects, steering = [one.aspect for one in kept], stages.principle_set.steering
+    alone = PrincipleSet(name="trial", version=1, aspects_per_query=1, steering=steering, aspects=aspects)
+    found = probe_along(dataclasses.replace(stages, principle_set=alone), trials, judge)
+    return {aspect.aspect: aspect for aspect in found.aspects}
 
 
 def _planned(order: Order) -> list[Planned]:
@@ -302,15 +305,19 @@ def _account(readings: Sequence[Reading], kept: Sequence[Candidate], known: dict
 
 
 def _nothing(
-    readings: Sequence[Reading], candidates: Sequence[Candidate], known: dict[str, int], order: Order, folder: Path
+    readings: Sequence[Reading],
+    candidates: Sequence[Candidate],
+    known: dict[str, int],
+    given: str,
+    order: Order,
+    folder: Path,
 ) -> NothingSurvived:
-    failed = sum(reading.outcome == "failed" for reading in readings)
     counts = {
-        f"of {len(readings)} answers held no JSON list or object": failed,
-        "proposals were like an aspect that is there already": sum(known.values()),
-        f"aspects were proposed by fewer than {order.support} answers": len(candidates),
-        **{f"proposals were turned down: {reason}": count for reason, count in _refused(readings).items()},
+        f"answers without a JSON list or object, of {len(readings)}": sum(one.outcome == "failed" for one in readings),
+        f"aspects that are in {given!r} already": sum(known.values()),
+        f"aspects that fewer than {order.support} answers propose": len(candidates),
+        **{f"turned down, {reason}": count for reason, count in _refused(readings).items()},
     }
-    what = "no new aspect is left: " + "; ".join(f"{count} {words}" for words, count in counts.items() if count)
-    do = "take a larger model, or more queries (--sample); lower --support, or raise --similarity"
+    what = "no new aspect is left: " + "; ".join(f"{words}: {count}" for words, count in counts.items() if count)
+    do = "lower --support" if candidates else "take a larger model, or more queries (--sample)"
     return NothingSurvived(what, where=str(folder / "proposals.json"), do=do)

@@ -194,6 +194,9 @@ def test_how_many_are_kept(tmp_path, monkeypatch):
     found = command(tmp_path, order=replace(SMALL, support=2))
     assert [one.aspect.name for one in found.candidates] == ["Wit", "Pace"] and found.passed_over == ["Tact"]
     assert "# Left out: Tact." in (tmp_path / "mine.yaml").read_text()
+    with pytest.raises(NothingSurvived, match="fewer than 4 answers propose: 3") as error:
+        command(tmp_path, order=replace(SMALL, support=4), overwrite=True)
+    assert error.value.do == "lower --support"
     found = command(tmp_path, order=replace(SMALL, most=1, each=0), overwrite=True)
     assert [one.aspect.name for one in found.candidates] == ["Wit"] and not found.probes
     assert "# Not tried." in (tmp_path / "mine.yaml").read_text()
@@ -204,8 +207,9 @@ def test_nothing_new_is_a_failure_that_says_why(tmp_path, monkeypatch):
     with pytest.raises(NothingSurvived) as error:
         command(tmp_path)
     assert error.value.exit_code == 1 and not (tmp_path / "mine.yaml").exists()
-    for words in ("2 of 3 answers held no JSON", "1 proposals were like", "1 proposals were turned down: meaning"):
+    for words in ("object, of 3: 2", "in 'quality' already: 1", "turned down, meaning is missing: 1"):
         assert words in error.value.what
+    assert "larger model" in error.value.do
     account = json.loads((tmp_path / "run/proposals.json").read_text())
     assert account["answers"][0]["refused"] == [{"name": "Tact", "reason": "meaning is missing"}]
 
