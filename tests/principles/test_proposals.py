@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from selfsteer.principles import template_versions
+from selfsteer.principles import PrincipleSet, template_versions
 from selfsteer.principles.json_answers import read_json_answer
 from selfsteer.principles.proposals import TEMPLATE, inventor_messages, read_proposals
 from selfsteer.records import Query
@@ -115,6 +117,20 @@ def test_of_an_answer_that_was_cut_off_the_last_proposal_is_lost():
 def test_an_answer_without_json_has_failed():
     found = read_proposals("I think that clarity matters.", 0, QUERIES, cut=False)
     assert (found.outcome, found.proposals, found.refused) == ("failed", (), ())
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("Clear words")
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=4)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(list(CLARITY)), VALUES)), st.text(max_size=3), st.booleans())
+def test_whatever_stands_in_an_answer_is_taken_or_turned_down(changes, tail, cut):
+    items = [{**CLARITY, **change} for change in changes]
+    found = read(*items, cut=cut, tail=tail)
+    if not tail.strip():
+        assert len(found.proposals) + len(found.refused) == len(items)
+    for proposal in found.proposals:
+        PrincipleSet(name="s", version=1, aspects_per_query=1, aspects=[proposal.aspect])
 
 
 def test_json_that_is_nested_deep_is_passed_over():
