@@ -34,11 +34,15 @@ def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple
 def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
     """Return a random sample of the queries of a source, at most ``count``, in random order; it alone is in memory.
 
+    They are drawn as held-out queries are, so which ones depends on the seed and their ids alone.
+
     Raises:
         ConfigError, DataError: As :func:`selfsteer.queries.load_queries`.
     """
-    drawn = _Sample(count, seed)
-    for found in _found(settings):
+    drawn = _HeldOut(count, seed)
+    for found in stream_queries(
+        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+    ):
         if isinstance(found, Query):
             drawn.push(found)
     return drawn.queries()
@@ -48,12 +52,6 @@ def query_files(files: Sequence[Path], split: str, heldout: int) -> Sequence[Pat
     """Return the files of a split, given all of the stage's and the number of held-out queries."""
     blocks = len(files) - (1 if heldout else 0)
     return files[:blocks] if split == "train" else files[blocks:]
-
-
-def _found(settings: QuerySettings) -> Iterator[Query | Dropped]:
-    return stream_queries(
-        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
-    )
 
 
 class _Split:
@@ -69,7 +67,7 @@ class _Split:
 
     def go(self) -> tuple[list[Path], dict[str, Any]]:
         apart = self._apart()
-        held = _Sample(self.settings.heldout if isinstance(self.settings.heldout, int) else 0, self.seed)
+        held = _HeldOut(self.settings.heldout if isinstance(self.settings.heldout, int) else 0, self.seed)
         ids = {query.id for query in apart}
         for query in self._queries():
             if query.id in ids:
@@ -98,7 +96,10 @@ class _Split:
         return loaded.queries
 
     def _queries(self) -> Iterator[Query]:
-        for found in _found(self.settings):
+        settings = self.settings
+        for found in stream_queries(
+            settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+        ):
             self._read += 1
             if isinstance(found, Dropped):
                 self._drop(found.where, found.reason)
@@ -124,8 +125,8 @@ class _Split:
             self._block = []
 
 
-class _Sample:
-    """Which ``count`` queries are drawn depends on the seed and their ids alone, not on their order."""
+class _HeldOut:
+    """Which ``count`` queries are held out depends on the seed and their ids alone, not on their order."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
