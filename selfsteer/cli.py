@@ -324,6 +324,43 @@ def principles_check(
         probe_command.check(name, model, settings, pairs=pairs, folder=run_dir, out=out, examples=examples)
 
 
+@principles_app.command("invent")
+def principles_invent(
+    output: Annotated[Path, typer.Option(help="The YAML file to write, for you to review.")],
+    queries: Annotated[str, typer.Option(help="A file of queries, a folder, a hub data set or builtin:NAME.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings, e.g. seed=1 generation.backend=vllm queries.field=text.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The chat model that proposes, and that is tried.")] = "smollm2-135m",
+    given: Annotated[str, typer.Option("--set", help="The set that is there: its aspects are not new.")] = "quality",
+    extend: Annotated[bool, typer.Option("--extend", help="Write the given set and the new aspects.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    sample: Annotated[int, typer.Option(min=1, help="Queries to draw.")] = 24,
+    per_prompt: Annotated[int, typer.Option(min=1, help="Queries that one prompt shows.")] = 4,
+    aspects: Annotated[int, typer.Option(min=1, help="Aspects that one prompt asks for.")] = 2,
+    similarity: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="From here on two aspects are the same one.")
+    ] = 0.5,
+    support: Annotated[int, typer.Option(min=1, help="Answers that have to propose an aspect.")] = 1,
+    most: Annotated[int, typer.Option(min=1, help="New aspects to keep at most.")] = 8,
+    each: Annotated[int, typer.Option(min=0, help="Queries to try each of them on; 0 tries none.")] = 4,
+    judge: Annotated[str | None, typer.Option(help="Who says which answer is better in the trials.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where everything else goes [default: the cache folder].")
+    ] = None,
+) -> None:
+    """Let a model propose aspects that a set lacks, from a sample of queries; try them; write them for review."""
+    from selfsteer.loop import invent_command
+    from selfsteer.loop.inventing import Order
+
+    order = Order(sample, per_prompt, aspects, similarity, support, most, each)
+    with _interruptible():
+        invent_command.principles_invent(
+            overrides or [], order, model=model, queries=queries, given=given, judge=judge, output=output,
+            extend=extend, overwrite=overwrite, folder=run_dir, out=out,
+        )  # fmt: skip
+
+
 def main() -> None:
     """Run the command line; every failure is one message and the right exit code (DESIGN 4.5)."""
     # torch reads this at its first allocation. Tensors in huge pages cost far fewer page faults on CPU, which on some

@@ -54,6 +54,23 @@ def test_a_runs_signal_is_evaluated_without_torch(tmp_path):
     assert "Is the data right?" in (tmp_path / "run/report.html").read_text()
 
 
+def test_aspects_are_invented_without_torch(tmp_path):
+    options = ["--queries", "builtin:quickstart", "--output", tmp_path / "mine.yaml", "--run-dir", tmp_path / "run"]
+    code = (
+        "import sys; sys.argv = ['selfsteer', 'principles', 'invent', 'generation.backend=scripted', *sys.argv[1:]]\n"
+        "import selfsteer.cli\n"
+        "selfsteer.cli.app(standalone_mode=False)\n"
+        "sys.exit('torch was imported' if 'torch' in sys.modules else 0)"
+    )
+    command = [sys.executable, "-c", code, *map(str, options)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert "8 new aspects in" in found.stdout
+    (tmp_path / "mine.yaml").write_text("name: own\n")
+    refused = selfsteer("principles", "invent", "generation.backend=scripted", *options)
+    assert refused.returncode == 2 and "--overwrite" in refused.stderr and "Traceback" not in refused.stderr
+
+
 def test_the_same_command_again_does_nothing(tmp_path):
     first = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")
     second = selfsteer("run", "scripted", "--run-dir", tmp_path / "run")

@@ -1,8 +1,9 @@
 """A deterministic backend without a model: for tests, for dry runs of a recipe and for machines without torch.
 
-It answers like a caricature of a chat model: the longer and more elaborate, the more the principle asks for it. Asked
-for new queries, as `selfsteer augment` asks, it makes some up, and now and then does what models do: talks first,
-forgets the form, refuses. What it writes depends on the prompt and the seed alone.
+It answers like a caricature of a chat model: the longer and more elaborate, the more the principle asks for it, and
+with JSON of the same form where an example of the prompt is JSON. Asked for new queries, as `selfsteer augment` asks,
+it makes some up, and now and then does what models do: talks first, forgets the form, refuses. What it writes depends
+on the prompt and the seed alone.
 """
 
 from __future__ import annotations
@@ -60,9 +61,7 @@ class ScriptedBackend:
         source = random.Random(_digest(prompt, seed))
         if sampling.json_schema is not None:
             return Completion(json.dumps(_value(sampling.json_schema, "", source)), "stop")
-        text = _queries(prompt[-1]["content"], source)
-        if text is None:
-            text = " ".join(_sentence(source) for _ in range(_wanted(prompt) + source.randint(0, 2)))
+        text = _queries(prompt[-1]["content"], source) or _like_example(prompt, source) or _prose(prompt, source)
         # Words with the white space in front of them, so that a list stays a list.
         words = re.findall(r"\s*\S+", text)
         ended = len(words) <= sampling.max_new_tokens
@@ -77,6 +76,29 @@ def _value(schema: Mapping[str, Any], name: str, source: random.Random) -> Any:
         bound = [(key, one) for key, inner in schema["items"]["properties"].items() for one in inner.get("enum", ())]
         return [_value(schema["items"], name, source) | {key: one} for key, one in bound]
     return f"{_MANNERS.get(name, 'Speak of the')} {source.choice(_WORDS)}."
+
+
+def _prose(prompt: Sequence[Message], source: random.Random) -> str:
+    return " ".join(_sentence(source) for _ in range(_wanted(prompt) + source.randint(0, 2)))
+
+
+def _like_example(prompt: Sequence[Message], source: random.Random) -> str:
+    """Return JSON of the form of the last example, the texts in it made anew; "" where no example is JSON."""
+    answers = [message["content"] for message in prompt if message["role"] == "assistant"]
+    try:
+        example = json.loads(answers[-1])
+    except (LookupError, ValueError):
+        return ""
+    return json.dumps(_like(example, source)) if isinstance(example, list | dict) else ""
+
+
+def _like(value: Any, source: random.Random) -> Any:
+    """Return a value of the same form: texts get as many words of the vocabulary, everything else stays."""
+    if isinstance(value, dict):
+        return {key: _like(item, source) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_like(item, source) for item in value]
+    return " ".join(source.choices(_WORDS, k=len(value.split()))) if isinstance(value, str) else value
 
 
 def _wanted(prompt: Sequence[Message]) -> int:

@@ -156,7 +156,7 @@ class DataStages:
             def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
                 return writing.principled(self.recipe, self.principle_set, backend, chat, batch)
 
-            failed = writer.failed if writer else self._failed
+            failed = writer.failed if writer else self.failed
             paths, info = do_blocks(space, len(files), Work(Principled, plan, do, failed=failed))
             return paths, info | chosen(paths)
 
@@ -178,7 +178,7 @@ class DataStages:
             "limit": None if self.models.weightless else self.recipe.train.max_length,
             "seed": self.recipe.seed,
             "round": round,
-        } | self._engine(policy)
+        } | self.engine(policy)
         files = self.store.files(principles)
         rows = sum(map(count_rows, files))
 
@@ -221,7 +221,7 @@ class DataStages:
             item_key=lambda item: (item.id, item.role),
             row_key=lambda row: (row.id, row.role),
             per_block=-(-len(ROLES) * BLOCK // size),
-            failed=self._failed,
+            failed=self.failed,
         )
 
     def scores(self, principles: Entry, responses: Entry, split: str, round: int, policy: Policy) -> Entry:
@@ -325,19 +325,21 @@ class DataStages:
         return {"scorer": [policy.fingerprint, precision, self.recipe.train.max_length]}
 
     @property
-    def _failed(self) -> Literal["stop", "drop"]:
+    def failed(self) -> Literal["stop", "drop"]:
+        """What becomes of requests that fail to the last."""
         return self.recipe.generation.endpoint.failed
 
     def _writer(self, policy: Policy) -> dict[str, Any]:
         """What principles depend on besides the queries: who writes them, and for which form of prompt."""
         writer = self.models.writer
         if writer is None:
-            return self._engine(policy)
+            return self.engine(policy)
         chat = self.models.chat(policy)
         role = chat.system_role if chat else "native"
         return {"writer": [writer.backend, writer.fingerprint, writer.batch], "system_role": role}
 
-    def _engine(self, policy: Policy) -> dict[str, Any]:
+    def engine(self, policy: Policy) -> dict[str, Any]:
+        """What sampled texts depend on besides the requests: who samples, in what precision, how many at once."""
         settings = self.recipe.generation
         precision = None if self.models.weightless else self.models.precision(settings.precision)
         return {"engine": [settings.backend, policy.fingerprint, precision, settings.batch]}

@@ -24,6 +24,9 @@ from selfsteer.principles import load_set, pair_for
 from selfsteer.queries import load_queries
 from selfsteer.records import Contrast, Principled, Query, write_rows
 
+Trial = tuple[str, Query]
+"""The aspect to steer along, and the query to answer."""
+
 PAIRS = 32
 """Pairs that a probe makes by default, spread over the aspects."""
 
@@ -50,15 +53,18 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
     judge = open_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
         display.plan([Planned("", 1.0), Planned("", 3.0 * pairs), Planned("", 1.5 * pairs)])
-        rows = _rows(stages, pairs)
-        found = probe_figures(rows, stages.teller(_judged(judge, stages, rows)))
+        found = probe_along(stages, _trials(stages, pairs), judge)
         write_json(folder / "probe.json", {"schema_version": 1, **asdict(found), "standing": found.standing})
         return found
 
 
-def _rows(stages: DataStages, pairs: int) -> dict[str, list[Contrast]]:
+def probe_along(stages: DataStages, trials: Sequence[Trial], judge: Judge | None) -> Probe:
+    """Steer the start along one aspect in each trial, and return what came of it, aspect by aspect.
+
+    The run directory is locked by the caller. The model is let go of at the end.
+    """
     policy = stages.models.start(stages.store.display.say)
-    principles = _principles(stages, policy, pairs)
+    principles = _principles(stages, policy, trials)
     responses = stages.responses(principles, "heldout", 0, policy)
     scores = stages.scores(principles, responses, "heldout", 0, policy)
     stages.models.free()
@@ -66,30 +72,30 @@ def _rows(stages: DataStages, pairs: int) -> dict[str, list[Contrast]]:
     for row in sorted(stages.store.read(scores, Contrast), key=lambda row: row.id):
         if is_full(row):
             rows[row.aspects[0]].append(row)
-    return rows
+    return probe_figures(rows, stages.teller(_judged(judge, stages, rows)))
 
 
-def _principles(stages: DataStages, policy: Policy, pairs: int) -> Entry:
-    """Write a row for each aspect and query: the aspect's own pair of principles, and no other."""
+def _trials(stages: DataStages, pairs: int) -> list[Trial]:
     settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
     each = -(-pairs // len(names))
     queries = load_queries(settings.source, field=settings.field, dataset_split=settings.dataset_split).queries
     if len(queries) < each:
         what = f"{len(queries)} queries are too few: each aspect is tried on {each}"
         raise DataError(what, where=settings.source, do="give more queries, or ask for fewer pairs")
+    return list(spread(names, queries, each))
+
+
+def _principles(stages: DataStages, policy: Policy, trials: Sequence[Trial]) -> Entry:
+    """Write a row for each trial: the aspect's own pair of principles, and no other."""
     depends = {
-        "queries": [(query.id, query.prompt) for query in queries],
+        "trials": [(name, query.id, query.prompt) for name, query in trials],
         "set": stages.principle_set.fingerprint,
         "policy": policy.fingerprint,
-        "pairs": pairs,
     }
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        chat = stages.models.chat(policy)
-        rows = [
-            steered(query, Made(pair_for(stages.principle_set, [name]), "all", "fixed"), chat)
-            for name, query in spread(names, queries, each)
-        ]
+        chat, principle_set = stages.models.chat(policy), stages.principle_set
+        rows = [steered(query, Made(pair_for(principle_set, [name]), "all", "fixed"), chat) for name, query in trials]
         path = space.path("principles.parquet")
         write_rows(path, Principled, rows)
         return [path], {}
@@ -98,12 +104,16 @@ def _principles(stages: DataStages, policy: Policy, pairs: int) -> Entry:
     return stages.store.stage("probe", 0, depends, write, folder=folder, units=1, title=title)
 
 
-def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterator[tuple[str, Query]]:
+def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterator[Trial]:
     """Yield ``each`` queries for every aspect, as different ones as there are; ids name query and aspect."""
     for place, name in enumerate(names):
         for number in range(each):
-            query = queries[(place * each + number) % len(queries)]
-            yield name, Query(f"{query.id} {name}", query.prompt, "heldout", query.source)
+            yield trial(name, queries[(place * each + number) % len(queries)])
+
+
+def trial(name: str, query: Query) -> Trial:
+    """Return the trial of an aspect on a query; its row is named by both."""
+    return name, Query(f"{query.id} {name}", query.prompt, "heldout", query.source)
 
 
 def _judged(judge: Judge | None, stages: DataStages, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:

@@ -23,7 +23,7 @@ from selfsteer.showing import visible
 _SHOWN = 160
 _STYLE = {"steers": "bold green", "below chance": "bold red", "unclear": "bold yellow", "unknown": "bold yellow"}
 _DEFAULTS: dict[str, Any] = {
-    "name": "probe",
+    "mode": "data-only",  # nothing is trained, so every backend serves
     "generation": {"max_new_tokens": 96, "batch_size": 24},
     "train": {"max_length": 1024},
 }
@@ -43,13 +43,18 @@ def check(
         out: Where the tables go.
         examples: How many aspects to show a pair of.
     """
-    # An aspect is tried alone, so a judge is asked about that aspect unless told otherwise.
-    keys = [override.partition("=")[0].strip() for override in overrides]
-    by = ["judge.by=aspects"] if {"judge", "judge.name"} & set(keys) and "judge.by" not in keys else []
-    recipe = recipe_from(_DEFAULTS, [f"model={model}", f"principles.set={name}", *overrides, *by])
+    recipe = trial_recipe("probe", [f"model={model}", f"principles.set={name}", *overrides])
     found = probe(recipe, folder or _own_folder(recipe, pairs), pairs=pairs, display=Display())
     show(found, recipe, out, examples)
     return found
+
+
+def trial_recipe(name: str, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe of trials along single aspects, with ``key=value`` overrides; raises :class:`ConfigError`."""
+    # A judge is asked about the row's only aspect unless told otherwise.
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    by = ["judge.by=aspects"] if {"judge", "judge.name"} & set(keys) and "judge.by" not in keys else []
+    return recipe_from({"name": name, **_DEFAULTS}, [*overrides, *by])
 
 
 def show(found: Probe, recipe: Recipe, out: Console, examples: int) -> None:
@@ -58,9 +63,9 @@ def show(found: Probe, recipe: Recipe, out: Console, examples: int) -> None:
     for column in ("aspect", "pairs", "margin,\nnats/token", "y+ is better", "told by", "verdict"):
         table.add_column(column)
     for aspect in found.aspects:
-        table.add_row(*map(Text, (aspect.aspect, str(aspect.n), *_cells(aspect.margin, aspect.direction))))
+        table.add_row(*map(Text, (aspect.aspect, str(aspect.n), *cells(aspect.margin, aspect.direction))))
     table.add_section()
-    table.add_row(*map(Text, ("all", str(found.n), *_cells(found.margin, found.direction))))
+    table.add_row(*map(Text, ("all", str(found.n), *cells(found.margin, found.direction))))
     out.print(table)
     for aspect in found.aspects[:examples]:
         _show_example(aspect, out)
@@ -68,7 +73,8 @@ def show(found: Probe, recipe: Recipe, out: Console, examples: int) -> None:
     out.print(_advice(found, recipe), markup=False, soft_wrap=True)
 
 
-def _cells(margin: Margin | None, direction: Direction | None) -> list[str]:
+def cells(margin: Margin | None, direction: Direction | None) -> list[str]:
+    """Return what a table says of margin and direction: margin, share of the right pairs, who says it, verdict."""
     told = f"{margin.mean:+.3f}\n({margin.interval[0]:+.3f} to {margin.interval[1]:+.3f})" if margin else "-"
     if direction is None:
         return [told, "-", "-", WORDS["unknown"]]

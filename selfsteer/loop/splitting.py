@@ -37,6 +37,23 @@ def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple
         return _Split(space, settings, seed, file).go()
 
 
+def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
+    """Return a random sample of the queries of a source, at most ``count``, in random order; it alone is in memory.
+
+    They are drawn as held-out queries are, so which ones depends on the seed and their ids alone.
+
+    Raises:
+        ConfigError, DataError: As :func:`selfsteer.queries.load_queries`.
+    """
+    drawn = _HeldOut(count, seed)
+    for found in stream_queries(
+        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+    ):
+        if isinstance(found, Query):
+            drawn.push(found)
+    return drawn.queries()
+
+
 def query_files(files: Sequence[Path], split: str, heldout: int) -> Sequence[Path]:
     """Return the files of a split, given all of the stage's and the number of held-out queries."""
     blocks = len(files) - (1 if heldout else 0)

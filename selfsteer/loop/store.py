@@ -21,6 +21,8 @@ Row = TypeVar("Row", Query, Principled, Response, Contrast)
 
 STAGE_VERSIONS = {
     "queries": 2,
+    "sample": 1,
+    "proposals": 1,
     "probe": 1,
     "principles": 3,
     "responses": 2,

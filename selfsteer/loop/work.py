@@ -53,11 +53,13 @@ def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
     return ""
 
 
-def sample(recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int) -> Done[Response]:
-    """Sample one response a request; failures by id and role."""
+def sample(
+    recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int, shared_prefix: Sequence[int] = ()
+) -> Done[Response]:
+    """Sample one response a request; failures by id and role. ``shared_prefix``: token ids that all begin with."""
     settings = recipe.generation
     sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
-    outcomes = backend.generate([request.prompt for request in batch], sampling, seed=seed)
+    outcomes = backend.generate([request.prompt for request in batch], sampling, seed=seed, shared_prefix=shared_prefix)
     rows: list[Response] = []
     failures: dict[Hashable, Failure] = {}
     for request, found in zip(batch, outcomes, strict=True):

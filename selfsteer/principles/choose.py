@@ -95,6 +95,12 @@ def with_extra(aspects: Sequence[str], principle_set: PrincipleSet, query_id: st
     return [*aspects, *(name for name in extras if _uniform(f"{seed}\n{name}\n{query_id}") < rate)]
 
 
+def shortened(query: str, head: int = _HEAD, tail: int = _TAIL) -> str:
+    """Keep the first ``head`` and the last ``tail`` characters of a long query: what is asked stands at either end."""
+    query = query.strip()
+    return query if len(query) <= head + tail else f"{query[:head]}\n[...]\n{query[-tail:]}"
+
+
 def _check_count(count: int) -> None:
     if count < 1:
         raise PrincipleError(f"can't choose {count} aspects", do="ask for at least 1 aspect a query")
@@ -102,12 +108,6 @@ def _check_count(count: int) -> None:
 
 def _message(role: str, **values: object) -> Message:
     return {"role": role, "content": render(_TEMPLATE, role, **values)}
-
-
-def shortened(query: str) -> str:
-    """Return both ends of a long query: what is asked stands at its beginning or at its end."""
-    query = query.strip()
-    return query if len(query) <= _HEAD + _TAIL else f"{query[:_HEAD]}\n[...]\n{query[-_TAIL:]}"
 
 
 def _pattern(names: Sequence[str]) -> re.Pattern[str]:

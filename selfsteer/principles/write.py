@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from selfsteer.chat import SystemRole
 from selfsteer.principles.choose import shortened
+from selfsteer.principles.json_answers import read_json_answer
 from selfsteer.principles.pair import PrinciplePair, pair_for
 from selfsteer.principles.principle_set import PrincipleSet, Steering
 from selfsteer.principles.rendering import exported, render
@@ -106,7 +107,7 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     Raises:
         PrincipleError: As :func:`selfsteer.principles.pair_for`.
     """
-    value, alone = _read_json(text, cut)
+    value, read = read_json_answer(text, cut=cut)
     entries = list(_entries(value))
     found: dict[str, Pair] = {}
     for name in aspects:
@@ -119,7 +120,7 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     own = [(aspect.positive_principle, aspect.negative_principle) for aspect in map(principle_set.aspect, aspects)]
     positive, negative = zip(*(found.get(name, pair) for name, pair in zip(aspects, own, strict=True)), strict=True)
     pair = dataclasses.replace(fixed, positive_principle="\n".join(positive), negative_principle="\n".join(negative))
-    return Written(pair, _outcome(len(found) == len(aspects), alone and _has_form(value, aspects)))
+    return Written(pair, _outcome(len(found) == len(aspects), read == "ok" and _has_form(value, aspects)))
 
 
 def parse_guideline(text: str, steering: Steering, *, cut: bool = False) -> Written | None:
@@ -129,13 +130,13 @@ def parse_guideline(text: str, steering: Steering, *, cut: bool = False) -> Writ
         text, cut: As for :func:`parse_pairs`.
         steering: How the principle set steers. There are no adjectives to state, as there are no aspects.
     """
-    value, alone = _read_json(text, cut)
+    value, read = read_json_answer(text, cut=cut)
     entries = list(_entries(value))
     pair = _checked(entries[0][1]) if entries else None
     if pair is None:
         return None
     as_asked = isinstance(value, dict) and {"good", "bad"} <= value.keys()
-    return Written(PrinciplePair([], [], [], *pair, steering), _outcome(True, alone and as_asked))
+    return Written(PrinciplePair([], [], [], *pair, steering), _outcome(True, read == "ok" and as_asked))
 
 
 _TEXT = {"type": "string"}
@@ -162,33 +163,6 @@ def _outcome(complete: bool, as_asked: bool) -> Outcome:
     if not complete:
         return "fallback"
     return "ok" if as_asked else "repaired"
-
-
-def _read_json(text: str, cut: bool) -> tuple[object, bool]:
-    """Return the first JSON value in a text, repaired if broken, and whether it is sound and the whole text."""
-    text = text.strip()
-    try:
-        return json.loads(text), True
-    except (ValueError, RecursionError):
-        pass
-    start = min((at for at in map(text.find, "{[") if at >= 0), default=None)
-    if start is None:
-        return None, False
-    try:
-        return json.JSONDecoder().raw_decode(text, start)[0], False
-    except (ValueError, RecursionError):
-        return _repaired(text[start:], cut), False
-
-
-def _repaired(text: str, cut: bool) -> object:
-    import json_repair
-
-    if cut and len(re.findall(r'(?<!\\)"', text)) % 2:
-        text = text[: text.rindex('"')]
-    try:
-        return json_repair.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _entries(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, Pair]]:

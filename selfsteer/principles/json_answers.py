@@ -1,0 +1,54 @@
+"""Reading the JSON that a model was asked for out of what it wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Literal
+
+JsonOutcome = Literal["ok", "repaired", "failed"]
+
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL | re.IGNORECASE)
+
+
+def read_json_answer(text: str, *, cut: bool = False) -> tuple[object | None, JsonOutcome]:
+    """Return the JSON list or object in a model's answer, and how it was found.
+
+    Args:
+        text: The answer, without a reasoning model's thoughts.
+        cut: It ran into its length limit, so a text that it leaves open is left out.
+
+    Returns:
+        The list or object with "ok" where the answer is JSON, alone or in a code fence; with "repaired" where something
+        had to be passed over or mended (words around it, quotes, commas, a missing end); None with "failed" where there
+        is no list and no object in it. A lone word or number is no answer.
+    """
+    text = text.strip()
+    fenced = _FENCED.fullmatch(text)
+    try:
+        found, outcome = json.loads(fenced[1] if fenced else text), "ok"
+    except (ValueError, RecursionError):
+        found, outcome = _first(text, cut), "repaired"
+    return (found, outcome) if found and isinstance(found, list | dict) else (None, "failed")  # type: ignore[return-value]
+
+
+def _first(text: str, cut: bool) -> object:
+    """Return the first list or object in a text, repaired where it is broken."""
+    start = min((at for at in map(text.find, "{[") if at >= 0), default=None)
+    if start is None:
+        return None
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[0]
+    except (ValueError, RecursionError):
+        return _repaired(text[start:], cut)
+
+
+def _repaired(text: str, cut: bool) -> object:
+    from json_repair import loads
+
+    if cut and len(re.findall(r'(?<!\\)"', text)) % 2:
+        text = text[: text.rindex('"')]
+    try:
+        return loads(text, skip_json_loads=True)
+    except (ValueError, RecursionError):  # nested too deep
+        return None

@@ -1,0 +1,108 @@
+"""Which of many proposed aspects are the same one, and which are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selfsteer.principles.principle_set import Aspect
+from selfsteer.principles.proposals import Proposal
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+THRESHOLD = 0.5
+"""From here on two aspects count as the same. In the shipped sets the nearest two are Concision and Brevity (0.45),
+the next ones reach 0.14; "Accuracy" and "Factual accuracy" have 0.80, "Engaging tone" and "Engagement" 0.70."""
+
+_GRAMS = (2, 4)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A new aspect.
+
+    Attributes:
+        aspect: As it was proposed first.
+        proposals: All that are taken for it, in order.
+        nearest: Name of the aspect of the given set that is most like it.
+        similarity: How much, from 0 to 1.
+    """
+
+    aspect: Aspect
+    proposals: tuple[Proposal, ...]
+    nearest: str
+    similarity: float
+
+    @property
+    def answers(self) -> int:
+        """How many answers propose it."""
+        return len({proposal.prompt for proposal in self.proposals})
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """Ids of the queries that it is said to matter for, each once."""
+        return tuple(dict.fromkeys(name for proposal in self.proposals for name in proposal.queries))
+
+
+def similarities(ones: Sequence[Aspect], others: Sequence[Aspect]) -> ndarray:
+    """Return how alike the names and adjectives of aspects are, (len(ones), len(others)), 0 to 1.
+
+    It is the cosine of the counts of their character 2- to 4-grams, within words (Cavnar and Trenkle's n-grams in the
+    vector space of Salton), and 1 for the same name. It sees "Completeness" in "Comprehensiveness", but it can't know
+    that "Correctness" is "Accuracy". Meanings and principles are left out: they share words whatever they say.
+    """
+    import numpy as np
+    from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
+
+    # Hashing needs no vocabulary, so two aspects are as alike in one company as in another.
+    vectors = HashingVectorizer(analyzer="char_wb", ngram_range=_GRAMS, norm="l2", alternate_sign=False)
+    rows, columns = (vectors.transform([_labels(aspect) for aspect in aspects]) for aspects in (ones, others))
+    same = [[one.name.casefold() == other.name.casefold() for other in others] for one in ones]
+    return np.where(same, 1.0, np.clip((rows @ columns.T).toarray(), 0.0, 1.0))
+
+
+def merged(
+    proposals: Sequence[Proposal], known: Sequence[Aspect], threshold: float = THRESHOLD
+) -> tuple[list[Candidate], dict[str, int]]:
+    """Take proposals together that are alike.
+
+    Each joins the first proposal of the aspect that it is most like, if that is at least ``threshold``, else it is an
+    aspect of its own. So no two aspects of the result have the same name.
+
+    Args:
+        proposals: In order.
+        known: The aspects of the given set, at least one.
+        threshold: From 0 to 1.
+
+    Returns:
+        The new aspects, those that most answers propose first, then those for most queries; and how many proposals
+        were like an aspect of the given set, by its name.
+    """
+    firsts: list[Proposal] = []
+    groups: list[list[Proposal]] = []
+    said: dict[str, int] = {}
+    for proposal in proposals:
+        places = [*known, *(first.aspect for first in firsts)]
+        likeness = similarities([proposal.aspect], places)[0]
+        best = int(likeness.argmax())
+        if likeness[best] < threshold:
+            firsts.append(proposal)
+            groups.append([proposal])
+        elif best < len(known):
+            said[known[best].name] = said.get(known[best].name, 0) + 1
+        else:
+            groups[best - len(known)].append(proposal)
+    candidates = [_candidate(group, known) for group in groups]
+    return sorted(candidates, key=lambda one: (-one.answers, -len(one.queries))), said
+
+
+def _candidate(group: Sequence[Proposal], known: Sequence[Aspect]) -> Candidate:
+    likeness = similarities([group[0].aspect], known)[0]
+    best = int(likeness.argmax())
+    return Candidate(group[0].aspect, tuple(group), known[best].name, float(likeness[best]))
+
+
+def _labels(aspect: Aspect) -> str:
+    return f"{aspect.name} {aspect.positive} {aspect.negative}"
