@@ -58,6 +58,7 @@ class Templates:
             lstrip_blocks=True,
         )
         environment.filters["and_list"] = and_list
+        environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the order they are written in
         return environment
 
 

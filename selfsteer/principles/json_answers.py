@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 JsonOutcome = Literal["ok", "repaired", "failed"]
@@ -33,14 +34,21 @@ def read_json_answer(text: str, *, cut: bool = False) -> tuple[object | None, Js
 
 
 def _first(text: str, cut: bool) -> object:
-    """Return the first list or object in a text, repaired where it is broken."""
-    start = min((at for at in map(text.find, "{[") if at >= 0), default=None)
-    if start is None:
-        return None
-    try:
-        return json.JSONDecoder().raw_decode(text, start)[0]
-    except (ValueError, RecursionError):
-        return _repaired(text[start:], cut)
+    """Return what stands from the first bracket on: sound values that follow each other, as a list, else one mended."""
+    start = min((at for at in map(text.find, "{[") if at >= 0), default=len(text))
+    values = list(_sound(text, start))
+    return _repaired(text[start:], cut) if not values else values[0] if len(values) == 1 else values
+
+
+def _sound(text: str, at: int) -> Iterator[object]:
+    """Yield the lists and objects from ``at`` on that have nothing but blanks and commas between them."""
+    while text[at : at + 1] in ("{", "["):
+        try:
+            value, at = json.JSONDecoder().raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return
+        yield value
+        at = len(text) - len(text[at:].lstrip(", \t\r\n"))
 
 
 def _repaired(text: str, cut: bool) -> object:

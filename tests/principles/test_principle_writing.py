@@ -116,6 +116,7 @@ def test_a_schema_binds_the_aspects_to_those_of_the_set():
 
 def test_an_answer_as_asked():
     assert pairs(ASKED) == ("Smile.\nRest.", "Frown.\nRun.", "ok")
+    assert pairs(f"```json\n{ASKED}\n```") == ("Smile.\nRest.", "Frown.\nRun.", "ok"), "a code fence is no fault"
     found = parse_pairs(ASKED, TWO, BOTH).pair
     assert (found.aspects, found.positive_adjectives) == (BOTH, ["warm", "calm"])
     assert guideline(' {"good": "Smile.", "bad": "Frown."}\n') == ("Smile.", "Frown.", "ok")
@@ -130,7 +131,6 @@ def test_other_order_and_more_aspects_than_asked_are_no_fault():
 @pytest.mark.parametrize(
     "text",
     [
-        f"```json\n{ASKED}\n```",
         f"Sure, here you are:\n\n{ASKED}\n\nI hope that helps {{you}}!",
         ASKED.replace("}]", "},]"),
         ASKED.replace('"', "'"),
