@@ -11,13 +11,18 @@ from selfsteer.backends.base import Sampling
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import Recipe
 from selfsteer.errors import BudgetReached, ConfigError, ModelError
+from selfsteer.export.dataset import Order, export_file
 from selfsteer.loop import generate, run
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
+from selfsteer.loop.export_command import open_source
+from selfsteer.loop.judging import read_pairs
 from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.signal import evaluate_signal
 from selfsteer.loop.store import Store
 from selfsteer.principles import load_set
 from selfsteer.records import Principled, read_rows
+from selfsteer.report import write_report
 
 from ..backends.chat_server import ChatServer, Reply, completion, failure, metered
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
@@ -213,7 +218,7 @@ def test_all_that_reads_a_run_reads_one_without_aspects(tmp_path, queries):
     assert part["aspects"] == [] and [group["name"] for group in part["principles"]] == ["written for the query (ok)"]
     pairs, _ = read_pairs([run_dir], by="aspects")
     assert pairs and all(pair.criterion.startswith("keeping to this guideline: Give a short answer") for pair in pairs)
-    export(run_dir, tmp_path / "pairs.jsonl", Order())
+    export_file(open_source(run_dir).rows, Order("trl"), tmp_path / "pairs.jsonl", where="run")
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert len(rows) == len(pairs) and {tuple(row["aspects"]) for row in rows} == {()}
     page = write_report(run_dir).read_text()
