@@ -272,6 +272,7 @@ def test_a_lost_output_is_written_again_from_the_answers(tmp_path, seeds, monkey
 def test_a_changed_seed_file_or_setting_is_grown_anew(tmp_path, seeds):
     _, output = grow(tmp_path, seeds, 10)
     before = output.read_bytes()
+    assert grow(tmp_path, seeds, 10, "generation.batch_size=1")[0].rounds > 1
     grow(tmp_path, seeds, 10, "generation.max_new_tokens=500")
     other = write(tmp_path / "other.jsonl", SEEDS[:2])
     grow(tmp_path, other, 10)
