@@ -134,7 +134,9 @@ class _Growing:
         queries = self.growth.queries
         sources = [queries.source, *(benchmark.source for benchmark in queries.decontaminate)]
         settings = self.growth.model_dump(exclude={"model", "generation"})
-        return [settings, [source_fingerprint(source) for source in sources], self._engine(policy)]
+        contents = [source_fingerprint(source) for source in sources]
+        plan = [self.growth.generation.batch, template_version(self.growth.augment.method)]
+        return [settings, contents, plan, self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
         """What an answer depends on besides the request."""

@@ -233,6 +233,14 @@ def test_more_patience_tries_longer(tmp_path, seeds, answers):
     assert len(asked) == 4
 
 
+def test_a_round_with_the_prompts_of_an_earlier_one_is_asked_anew(tmp_path, answers):
+    seeds = write(tmp_path / "one.jsonl", SEEDS[:1])
+    asked = answers(lambda text: "1. Why?")
+    with pytest.raises(WorkFailed, match="too_short 12"):
+        grow(tmp_path, seeds, 1, "generation.batch_size=4")
+    assert len(asked) == 3 * 4 and len(set(asked)) == 1
+
+
 # ------------------------------------------------------------------------------------------------------- going on
 def test_a_second_call_does_nothing_and_a_higher_count_goes_on(tmp_path, seeds, monkeypatch):
     calls = []
@@ -264,6 +272,7 @@ def test_a_lost_output_is_written_again_from_the_answers(tmp_path, seeds, monkey
 def test_a_changed_seed_file_or_setting_is_grown_anew(tmp_path, seeds):
     _, output = grow(tmp_path, seeds, 10)
     before = output.read_bytes()
+    assert grow(tmp_path, seeds, 10, "generation.batch_size=1")[0].rounds > 1
     grow(tmp_path, seeds, 10, "generation.max_new_tokens=500")
     other = write(tmp_path / "other.jsonl", SEEDS[:2])
     grow(tmp_path, other, 10)
