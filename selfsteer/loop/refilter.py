@@ -118,8 +118,7 @@ def _figures_of(stages: DataStages, entry: Entry) -> Figures:
     """Return a finished stage's figures, counted anew where an earlier version did not count by aspect."""
     info = entry.info
     if "aspects" not in info:
-        names = [name for name in info["counts"] if name in FILTERS]
-        tally = Tally(names)
+        tally = Tally([name for name in info["counts"] if name in FILTERS])
         for kept, reason, aspects in read_columns(stages.store.files(entry), ["kept", "drop_reason", "aspects"]):
             tally.read(kept, reason, aspects)
         info = info | {"aspects": tally.aspects, "harmful": {}}
@@ -148,7 +147,7 @@ def _update_summary(run_dir: Path, outcome: Outcome) -> None:
     after = {part.label: part.after for part in outcome.parts}
     for made in summary["rounds"]:
         made["quality"] = after.get(f"round {made['round']}", made["quality"])
-    if any(part.before != part.after for part in outcome.parts):
+    if summary["mode"] != "data-only" and any(part.before != part.after for part in outcome.parts):
         summary["refiltered"] = [part.label for part in outcome.parts]
     write_json(file, summary)
     write_report(run_dir)

@@ -102,7 +102,7 @@ def test_what_was_kept_is_shown_by_aspect_and_flags_of_harm_are_counted(tmp_path
     summary["refiltered"] = ["round 1"]
     write_run(tmp_path, summary, metrics_lines(), recipe_text())
     page = read_report(tmp_path)
-    table = page.source.split("kept and dropped by aspect")[1].split("</table>")[0]
+    table = page.source.split("kept and dropped by aspect")[2].split("</table>")[0]
     assert re.findall(r'<th scope="col" dir="auto">(.*?)</th>', table) == [
         "Aspect", "Pairs", "Kept", "identical", "direction",
     ]  # fmt: skip
