@@ -173,6 +173,16 @@ def test_a_set_brings_its_flags_and_a_folder_can_be_read_again(file, tmp_path):
     assert sum(row.kept for row in read_rows([tmp_path / "again.parquet"], Contrast)) == 4
 
 
+def test_a_plain_folder_of_files_is_read_but_not_that_of_a_stage(file, tmp_path, run_dir):
+    (tmp_path / "many").mkdir()
+    shutil.copy(file, tmp_path / "many/1.parquet")
+    write_rows(tmp_path / "many/2.parquet", Contrast, [contrast("f", negative_response="the sixth")])
+    (part,) = refilter_file(tmp_path / "many", ["quality.filters=[identical]"], None).parts
+    assert (part.after["total"], part.after["kept"]) == (6, 4)
+    with pytest.raises(InputError, match="only the run directory tells"):
+        refilter_file(run_dir / "round-01/contrasts", ["quality.filters=[identical]"], None)
+
+
 def test_nothing_is_written_where_nothing_is_kept_or_something_is_there(file, tmp_path):
     with pytest.warns(match="dropped all"), pytest.raises(NothingSurvived):
         refilter_file(file, ["quality.filters=[{length_ratio: {max_ratio: 1}}]"], tmp_path / "out.parquet")
