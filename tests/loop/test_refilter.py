@@ -23,7 +23,7 @@ from selfsteer.quality import steering_margin
 from selfsteer.records import Contrast, read_rows, write_rows
 
 from ..example_rows import contrast
-from .helpers import contrasts, small_recipe, without_reports
+from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
 
 STRICT = "quality.filters=[identical, {length_ratio: {max_ratio: 1.2}}]"
 
@@ -116,6 +116,27 @@ def test_unknown_filters_are_refused_with_a_suggestion(run_dir):
     assert "duplicates" in caught.value.do
     with pytest.raises(ConfigError, match="steering_margin go by log-probs"):
         refilter_run(run_dir, ["quality.filters=[steering_margin]"])
+
+
+def test_a_classifier_flags_and_its_threshold_names_the_result(run_dir, tiny_classifier):
+    harm = f"classifier: {tiny_classifier}, label: harmful"
+    (all_of_them,) = refilter_run(run_dir, [f"quality.harm={{{harm}, threshold: 0.000001}}"]).parts
+    rows = in_force_rows(run_dir)
+    assert all(row.negative_harmful.startswith("classifier: ") for row in rows.values())
+    assert all_of_them.after["harmful"] == {"classifier": len(rows)}
+    kept = {name for name, row in rows.items() if row.kept}
+    (none,) = refilter_run(run_dir, ["quality.harm.threshold=0.999999"]).parts
+    rows = in_force_rows(run_dir)
+    assert not any(row.negative_harmful for row in rows.values()) and none.after["harmful"] == {}
+    assert {name for name, row in rows.items() if row.kept} == kept, "a flag drops nothing"
+
+
+def test_a_label_that_the_classifier_lacks_is_refused_before_anything_is_done(tmp_path, queries, tiny_classifier):
+    harm = {"classifier": str(tiny_classifier), "label": "toxic"}
+    recipe = scripted_recipe(queries, quality={"filters": ["identical"], "harm": harm})
+    with pytest.raises(ConfigError, match="has no label 'toxic'"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_later_round_is_not_filtered_by_itself(tmp_path, queries, tiny_chat_model):
