@@ -194,11 +194,17 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
 
 
 def read_columns(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield some columns of Parquet shards, a tuple a row. A damaged shard raises :class:`StorageError`."""
+    """Yield some columns of Parquet shards, a tuple a row. A damaged shard raises :class:`StorageError`.
+
+    A column that a shard of an earlier version lacks gives None.
+    """
     for path in paths:
         with _reading(path):
             table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
-        yield from zip(*(table[name].to_pylist() for name in columns), strict=True)
+        nothing = [None] * table.num_rows
+        yield from zip(
+            *(table[name].to_pylist() if name in table.column_names else nothing for name in columns), strict=True
+        )
 
 
 def count_rows(path: Path) -> int:

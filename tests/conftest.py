@@ -77,3 +77,25 @@ def tiny_chat_model(tmp_path_factory) -> Path:
     build_model(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tiny_chat_model, tmp_path_factory) -> Path:
+    """A folder with a tiny random text classifier of the labels "fine" and "harmful", which reads 32 tokens at once."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_chat_model)
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=tokenizer.pad_token_id,
+        id2label={0: "fine", 1: "harmful"}, label2id={"fine": 0, "harmful": 1},
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("classifiers") / "tiny"
+    model = LlamaForSequenceClassification(config)
+    with torch.no_grad():
+        model.score.weight.mul_(20)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from selfsteer.evaluation.calibration import calibrate, keep_best, worth
-from selfsteer.evaluation.intervals import bootstrap
+from selfsteer.evaluation.intervals import bootstrap, wilson
 from selfsteer.evaluation.judges.base import Judgement, Outcome, Pair
 from selfsteer.evaluation.measures import counted, is_full, is_scored, onpolicyness, score
 from selfsteer.principles import PrincipleSet
@@ -49,6 +49,14 @@ class Implicit:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """How often what was chosen, before anything was sampled."""
+
+    aspects: Mapping[str, int]
+    principles: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Part:
     """Rows of one policy: a round's training rows, or a policy's held-out ones.
 
@@ -59,6 +67,7 @@ class Part:
         filtered: Whether ``kept`` says what the filters left; False where they have not run.
         judgements: By row id; a row without one was not judged.
         implicit: The implicit reward after this round, where the run has measured it.
+        chosen: How many queries each aspect, and each positive principle, was chosen for; None where nobody knows.
     """
 
     round: int
@@ -67,6 +76,7 @@ class Part:
     filtered: bool
     judgements: Mapping[str, Judgement] = field(default_factory=dict)
     implicit: Implicit | None = None
+    chosen: Chosen | None = None
 
 
 @dataclass(frozen=True)
@@ -137,22 +147,24 @@ def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
     return " and ".join(f"{aspect.name} ({aspect.meaning})" for aspect in found)
 
 
-def _principle_of(row: Contrast) -> str:
-    """Return a row's good principle; those written for one query each count together, by what became of the answer."""
-    writing = row.provenance.get("writing", "fixed")
-    return row.positive_principle if writing == "fixed" else f"written for the query ({writing})"
+def principle_of(principle: str, writing: str | None) -> str:
+    """Return the name of a row's good principle; those written for one query each count together, by their outcome."""
+    return principle if writing in (None, "fixed") else f"written for the query ({writing})"
 
 
 def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
     told = _told(part.rows, program_of, part.judgements)
+    aspects, principles = (part.chosen.aspects, part.chosen.principles) if part.chosen else (None, None)
     return {
         "round": part.round,
         "label": part.label,
         "empty": len(part.rows) - len(told),
         **_both(told, part.filtered),
         "judge_check": _judge_check(told),
-        "aspects": _groups(told, part.filtered, lambda row: row.aspects),
-        "principles": _groups(told, part.filtered, lambda row: [_principle_of(row)]),
+        "aspects": _groups(part, told, lambda row: row.aspects, aspects),
+        "principles": _groups(
+            part, told, lambda row: [principle_of(row.positive_principle, row.provenance.get("writing"))], principles
+        ),
         "candidates": _candidates(told, part.implicit, program_of, judge),
     }
 
@@ -167,16 +179,41 @@ def _both(told: Sequence[Told], filtered: bool) -> Figures:
     return {"before": _figures(told), "kept": _figures(kept) if filtered else None}
 
 
-def _groups(told: Sequence[Told], filtered: bool, names_of: Callable[[Contrast], Sequence[str]]) -> list[Figures]:
-    """Return the figures of each group, the largest first; a row of several groups counts under each."""
-    groups: dict[str, list[Told]] = {}
+def _groups(
+    part: Part, told: Sequence[Told], names_of: Callable[[Contrast], Sequence[str]], chosen: Mapping[str, int] | None
+) -> list[Figures]:
+    """Return the figures of each group, the largest first; a row of several groups counts under each.
+
+    "chosen" counts queries, "passed" all rows of the group, those with an empty response too, and which were kept.
+    """
+    groups: dict[str, list[Told]] = {name: [] for name in chosen or ()}
     for one in told:
         for name in names_of(one.row):
             groups.setdefault(name, []).append(one)
+    passed = _passed(part, names_of) if part.filtered else {}
     return [
-        {"name": name, "n": len(own), **(_both(own, filtered) if len(own) >= SMALLEST_GROUP else {})}
+        {
+            "name": name,
+            "n": len(own),
+            "chosen": None if chosen is None else chosen.get(name, 0),
+            "passed": passed.get(name),
+            **(_both(own, part.filtered) if len(own) >= SMALLEST_GROUP else {}),
+        }
         for name, own in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
+
+
+def _passed(part: Part, names_of: Callable[[Contrast], Sequence[str]]) -> dict[str, Figures]:
+    """Return how many rows of each group the filters were given and kept, with the 95 % interval of the share."""
+    given: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    for row in part.rows:
+        given.update(names_of(row))
+        kept.update(names_of(row) if row.kept else ())
+    return {
+        name: {"n": n, "kept": kept[name], "share": kept[name] / n, "interval": wilson(kept[name], n)}
+        for name, n in given.items()
+    }
 
 
 def _figures(told: Sequence[Told]) -> Figures:

@@ -112,7 +112,9 @@ def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
 
 
 def open_source(source: Path, round: int | None = None) -> Source:
-    """Return the rows of a run directory in force (all rounds, or one), of an exported folder, or of a file.
+    """Return the rows of a run directory in force (all rounds, or one), of a folder of Parquet files, or of a file.
+
+    A folder's files lie in it, or in its folder ``data`` as an export puts them.
 
     Raises:
         InputError: There is no such file, run or round, or its rows are not there.
@@ -123,7 +125,10 @@ def open_source(source: Path, round: int | None = None) -> Source:
     if round is not None:
         what = "only a run directory has rounds, and this is none"
         raise ConfigError(what, where=f"--round {round}, {source}", do="leave --round out")
-    shards = sorted((source / "data").glob("*.parquet"))
+    if (source.parent.parent / "recipe.yaml").is_file() and source.is_dir():
+        what = "results of several settings may lie here, and only the run directory tells which is in force"
+        raise InputError(what, where=str(source), do=f"name the run directory, {source.parent.parent}, or one file")
+    shards = sorted((source / "data").glob("*.parquet")) or sorted(source.glob("*.parquet"))
     if source.is_dir() and shards:
         return Source((row for shard in shards for row in read_contrasts(shard)), str(source))
     if not source.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,14 @@ from typing import Any, NamedTuple
 from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import InputError
 from selfsteer.evaluation.measures import implicit_changes
-from selfsteer.evaluation.signal import Implicit, Part
+from selfsteer.evaluation.signal import Chosen, Implicit, Part, principle_of
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
 from selfsteer.loop.ledger import Entry, Ledger, Slot
 from selfsteer.loop.models import Models
 from selfsteer.loop.store import Store
 from selfsteer.principles import load_set
-from selfsteer.records import Contrast
+from selfsteer.records import Contrast, read_columns
 
 _STORY = (
     *((name, False) for name in ("queries", "principles", "responses", "scores", "contrasts", "policy")),
@@ -76,7 +77,9 @@ class RunReader:
                 pending.append(self._pending(slots[0] if entry else slots[1]))
             if entry:
                 filtered, implicit = entry.stage == "contrasts", self._implicit(number, entries)
-                parts.append(Part(number, f"round {number}", self._rows(entry), filtered, implicit=implicit))
+                rows, chosen = self._rows(entry), self._chosen(number)
+                label = f"round {number}"
+                parts.append(Part(number, label, rows, filtered, implicit=implicit, chosen=chosen))
                 entries.append(entry)
         return self._checked(Reading(parts, entries, pending))
 
@@ -115,6 +118,19 @@ class RunReader:
         changes = implicit_changes(rows, self._rows(found))
         rewards = {name: positive - negative for name, (positive, negative) in changes.items()}
         return Implicit([row for row in rows if row.id in rewards], rewards)
+
+    def _chosen(self, number: int) -> Chosen | None:
+        """Return how often each aspect and each principle was chosen for a round; None where its file is gone."""
+        entry = self._force.get(("principles", number, False))
+        if entry is None or self.stages.store.ledger.gone(entry):
+            return None
+        aspects: Counter[str] = Counter()
+        principles: Counter[str] = Counter()
+        columns = ["aspects", "positive_principle", "writing"]
+        for names, principle, writing in read_columns(self.stages.store.files(entry), columns):
+            aspects.update(names)
+            principles[principle_of(principle, writing)] += 1
+        return Chosen(aspects, principles)
 
     def _rows(self, entry: Entry) -> list[Contrast]:
         check_files(self.stages.store.ledger, entry)

@@ -118,8 +118,7 @@ def _figures_of(stages: DataStages, entry: Entry) -> Figures:
     """Return a finished stage's figures, counted anew where an earlier version did not count by aspect."""
     info = entry.info
     if "aspects" not in info:
-        names = [name for name in info["counts"] if name in FILTERS]
-        tally = Tally(names)
+        tally = Tally([name for name in info["counts"] if name in FILTERS])
         for kept, reason, aspects in read_columns(stages.store.files(entry), ["kept", "drop_reason", "aspects"]):
             tally.read(kept, reason, aspects)
         info = info | {"aspects": tally.aspects, "harmful": {}}
@@ -148,7 +147,7 @@ def _update_summary(run_dir: Path, outcome: Outcome) -> None:
     after = {part.label: part.after for part in outcome.parts}
     for made in summary["rounds"]:
         made["quality"] = after.get(f"round {made['round']}", made["quality"])
-    if any(part.before != part.after for part in outcome.parts):
+    if summary["mode"] != "data-only" and any(part.before != part.after for part in outcome.parts):
         summary["refiltered"] = [part.label for part in outcome.parts]
     write_json(file, summary)
     write_report(run_dir)
@@ -174,21 +173,21 @@ def refilter_file(source: Path, overrides: Sequence[str], output: Path | None) -
     if not recipe.quality.clean:
         raise _fixed("quality.clean", "cleaning comes before scoring")
     named = any(override.startswith("principles.set") for override in overrides)
-    work = _FileWork(source, recipe, load_set(recipe.principles.set) if named else None)
+    principle_set = load_set(recipe.principles.set) if named else None
+    work = _FileWork(source, recipe, principle_set, dry_run=output is None)
     _write(work.rows(), output)
-    before, after = (_tallied(tally, thresholds) for tally, thresholds in work.tallies())
-    return Outcome([Refiltered(str(source), before, after)], [])
+    return Outcome([Refiltered(str(source), *work.figures())], [])
 
 
 class _FileWork:
     """Rows of a file on their way through the filters."""
 
-    def __init__(self, source: Path, recipe: Recipe, principle_set: PrincipleSet | None) -> None:
+    def __init__(self, source: Path, recipe: Recipe, principle_set: PrincipleSet | None, *, dry_run: bool) -> None:
         self._source = source
         self._harmful = principle_set.harmful if principle_set else None
         filters = with_direction(recipe.quality.filters, principle_set.direction if principle_set else None)
         self._chain = FilterChain(filters, adjectives=principle_set.adjectives if principle_set else None)
-        self._classifier = classifier_of(recipe.quality.harm, "auto")
+        self._classifier = None if dry_run else classifier_of(recipe.quality.harm, "auto")
         self._before = Tally(list(FILTERS))
 
     def rows(self) -> Iterator[Contrast]:
@@ -205,13 +204,10 @@ class _FileWork:
             what = f"quality control kept no row of {sum(self._chain.counts.values())}"
             raise NothingSurvived(what, where=str(self._source), do=advice(self._chain.counts))
 
-    def tallies(self) -> list[tuple[Tally, dict[str, float]]]:
-        """Return what earlier filters and these did, with the thresholds that are known."""
-        return [(self._before, {}), (self._chain.tally, self._chain.thresholds)]
-
-
-def _tallied(tally: Tally, thresholds: dict[str, float]) -> Figures:
-    return quality_figures(quality_info(tally, thresholds))
+    def figures(self) -> tuple[Figures, Figures]:
+        """Return what earlier filters and these did."""
+        after = quality_info(self._chain.tally, self._chain.thresholds)
+        return quality_figures(quality_info(self._before, {})), quality_figures(after)
 
 
 def _anew(row: Contrast) -> Contrast:

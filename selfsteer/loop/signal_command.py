@@ -93,11 +93,12 @@ def _by_truth(parts: Sequence[Figures]) -> dict[str, list[Figures]]:
 
 def _lines(figures: Figures, name: str) -> list[tuple[str, Figures]]:
     """Return the lines of a table: before the filters and, where they have run, of what they kept."""
+    told = {key: figures[key] for key in ("chosen", "passed") if figures.get(key) is not None}
     if "before" not in figures:
         return [(name, figures)]  # too small a group for figures
     if figures["kept"] is None:
-        return [(name, figures["before"])]
-    return [(name, figures["before"]), (f"{name}, kept", figures["kept"])]
+        return [(name, figures["before"] | told)]
+    return [(name, figures["before"] | told), (f"{name}, kept", figures["kept"])]
 
 
 def _counted(*path: str) -> Cell:
@@ -126,7 +127,9 @@ def _program(figures: Figures) -> str:
 
 
 _COLUMNS: dict[str, Cell] = {
+    "chosen": lambda figures: "-" if figures.get("chosen") is None else str(figures["chosen"]),
     "n": lambda figures: str(figures["n"]),
+    "kept": _counted("passed"),
     "by program": _program,
     "strict": _counted("judge", "strict"),
     "debiased": _counted("judge", "debiased"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -15,6 +15,8 @@ from selfsteer.quality.base import ALL_ROLES, SYMBOLS, Context, Filter, Role
 from selfsteer.quality.direction import DIRECTIONS, direction_of, pair_lengths
 from selfsteer.quality.refusals import refusal
 from selfsteer.records import Contrast
+
+_RUN, _MIN_RUNS = 12, 60  # characters in a run, and runs that a text needs before a share of them means anything
 
 
 class Empty(Filter):
@@ -131,9 +133,12 @@ class Truncated(Filter):
 class Repetition(Filter):
     """A response loops: too many of its word 4-grams are repeats of earlier ones.
 
+    Where there are too few words to judge by ("哈哈哈哈", "!!!!", scripts without spaces), its runs of 12 characters
+    are counted in their place, once there are 60 of them.
+
     Attributes:
         max_share: Largest share of repeated 4-grams (1 - distinct / all). Plain prose stays under about 0.1.
-        min_ngrams: A response with fewer 4-grams is too short to judge.
+        min_ngrams: A response with fewer 4-grams has too few words to judge by.
         roles: The responses that are looked at.
     """
 
@@ -146,11 +151,19 @@ class Repetition(Filter):
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the first response that loops."""
         for role in self.roles:
-            grams = leak.ngrams(getattr(row, f"{role}_response"), 4)
-            share = 1 - len(set(grams)) / len(grams) if grams else 0.0
-            if len(grams) >= self.min_ngrams and share > self.max_share:
-                return f"{share:.0%} of the 4-grams of {SYMBOLS[f'{role}_response']} are repeats"
+            share, unit = self._repeated(getattr(row, f"{role}_response"))
+            if share > self.max_share:
+                return f"{share:.0%} of the {unit} of {SYMBOLS[f'{role}_response']} are repeats"
         return ""
+
+    def _repeated(self, text: str) -> tuple[float, str]:
+        """Return the share of repeats, 0 where the text is too short to judge, and of what."""
+        grams: Sequence[object] = leak.ngrams(text, 4)
+        if len(grams) >= self.min_ngrams:
+            return 1 - len(set(grams)) / len(grams), "4-grams"
+        packed = "".join(text.split())
+        runs = [packed[start : start + _RUN] for start in range(len(packed) - _RUN + 1)]
+        return (1 - len(set(runs)) / len(runs) if len(runs) >= _MIN_RUNS else 0.0), f"runs of {_RUN} characters"
 
 
 class LengthRatio(Filter):

@@ -78,8 +78,8 @@ def _lines(figures_: Json, name: str) -> list[Line]:
     """Return a line before the filters and, where they have run, one of what they kept."""
     if not dig_dict(figures_, "before"):
         return [(name, figures_)]  # too small a group for figures
-    kept = dig_dict(figures_, "kept")
-    return [(name, dig_dict(figures_, "before")), *([(f"{name}, kept", kept)] if kept else [])]
+    kept, told = dig_dict(figures_, "kept"), {key: figures_.get(key) for key in ("chosen", "passed")}
+    return [(name, dig_dict(figures_, "before") | told), *([(f"{name}, kept", kept)] if kept else [])]
 
 
 def _group_table(part: Json, groups: str, word: str) -> Table:
@@ -132,7 +132,9 @@ def _outcomes(found: Json) -> str:
 
 
 _COLUMNS: dict[str, Cell] = {
+    "Chosen for queries": lambda found: _known(dig_number(found, "chosen"), [], number),
     "Pairs": lambda found: _UNKNOWN if dig_number(found, "n") is None else number(dig_number(found, "n") or 0),
+    "Kept": _share("passed"),
     "By program": _program,
     "Strict": _share("judge", "strict"),
     "Debiased": _share("judge", "debiased"),

@@ -13,6 +13,7 @@ from selfsteer.evaluation.intervals import bootstrap, wilson
 from selfsteer.evaluation.judges import Answer, Judgement, Pair
 from selfsteer.evaluation.signal import (
     IMPLICIT,
+    Chosen,
     Implicit,
     Part,
     contrastive_likelihood,
@@ -189,9 +190,28 @@ def test_a_row_counts_under_each_of_its_aspects_and_small_groups_have_a_size_onl
     rows.append(row("wrong", "One two.", "One.", aspects=["Pace"], positive_principle="Be quick.").drop("direction"))
     pace, wit = only(*rows)["aspects"]
     assert (pace["name"], pace["n"], pace["before"]["program"]["share"], pace["kept"]["n"]) == ("Pace", 5, 0.8, 4)
-    assert wit == {"name": "Wit", "n": 4}
+    assert (wit["name"], wit["n"]) == ("Wit", 4) and "before" not in wit
     assert [group["n"] for group in only(*rows)["principles"]] == [4, 1]
     assert only(*rows)["principles"][1]["name"] == "Be quick."
+
+
+def test_groups_say_how_often_they_were_chosen_and_how_much_of_them_was_kept():
+    rows = [row(str(number), aspects=["Wit"]) for number in range(3)]
+    rows.append(row("dropped", aspects=["Wit", "Pace"]).drop("leak: x"))
+    rows.append(row("empty", positive="", aspects=["Wit"]).drop("empty: x"))
+    chosen = Chosen({"Wit": 6, "Pace": 1, "Never": 2}, {rows[0].positive_principle: 7})
+    part = Part(1, "round 1", rows, True, chosen=chosen)
+    (found,) = signal_quality([part], program_of=lambda row: None)
+    wit, never, pace = (
+        next(own for own in found["aspects"] if own["name"] == name) for name in ("Wit", "Never", "Pace")
+    )
+    assert (wit["chosen"], wit["n"], wit["passed"]["kept"], wit["passed"]["n"]) == (6, 4, 3, 5)
+    assert wit["passed"]["share"] == 0.6 and wit["passed"]["interval"] == wilson(3, 5)
+    assert (never["chosen"], never["n"], never["passed"]) == (2, 0, None), "its queries gave no row"
+    assert (pace["chosen"], pace["passed"]["kept"]) == (1, 0)
+    assert found["principles"][0]["chosen"] == 7
+    (unfiltered,) = signal_quality([Part(1, "round 1", rows, False)], program_of=lambda row: None)
+    assert unfiltered["aspects"][0]["chosen"] is unfiltered["aspects"][0]["passed"] is None
 
 
 # --- candidates

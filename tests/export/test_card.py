@@ -53,6 +53,21 @@ def test_the_metadata_is_what_the_hub_reads(tmp_path, name):
     assert "answer badly" in body and "# my set" in body
 
 
+def test_flags_of_harm_are_counted_and_the_marker_named(tmp_path):
+    rows = [
+        contrast("a", negative_harmful="principle: Safety; classifier: 0.93"),
+        contrast("b", negative_harmful="classifier: 0.71"),
+        contrast("c"),
+    ]
+    card = card_of(rows, tmp_path / "full")
+    assert cells(card)["principle: Safety"] == ["1"] and cells(card)["classifier"] == ["2"]
+    assert "column `negative_harmful` marks them" in card and "chosen responses" not in card
+    assert "no column that marks them" in card_of(rows, tmp_path / "minimal", Order("trl", full=False))
+    strict = Order("trl", View.NEGATIVE_STRICT, harmful=True)
+    assert "**In this export these y- are chosen responses.**" in card_of(rows, tmp_path / "strict", strict)
+    assert "No y- is flagged" in card_of(rows[2:], tmp_path / "none")
+
+
 @pytest.mark.parametrize(
     ("rows", "name"),
     [

@@ -75,6 +75,7 @@ def test_full_columns_say_where_a_row_comes_from():
         "positive_principle": BRIEF,
         "negative_principle": LONG,
         "steering_margin": 3.5,  # (-0.5 + 2) + (-1 + 3)
+        "negative_harmful": "",
         "round": 3,
         "kept": False,
         "drop_reason": "leak: so it says",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from selfsteer.errors import DataError
-from selfsteer.export import FORMATS, Layout
+import pytest
+
+from selfsteer.errors import ConfigError, DataError
+from selfsteer.export import FORMATS, Layout, Order
 from selfsteer.export.selecting import Selection
 from selfsteer.views import View
 
@@ -74,6 +76,25 @@ def test_cut_responses_are_counted_and_left_out_on_request():
     assert (taken, selection.cut) == (["a", "c"], 0)
     assert selection.left_out == {"a response that was cut off": 1}
     assert select(rows, "authors", finished=True)[1] == ["a"]
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.one_view])
+def test_a_harmful_y_minus_is_chosen_on_request_alone(name):
+    rows = [contrast("a"), contrast("b", negative_harmful="principle: Safety")]
+    selection, taken = select(rows, name, View.NEGATIVE_STRICT)
+    assert taken == ["a"] and selection.left_out == {"a chosen y- that is flagged as harmful": 1}
+    assert select(rows, name, View.NEGATIVE_STRICT, harmful=True)[1] == ["a", "b"]
+    for view in (View.BASE, View.POSITIVE, View.NEGATIVE):
+        assert select(rows, name, view)[1] == ["a", "b"], "there it is rejected, or not held"
+    selection, _ = select(rows[1:], name, View.NEGATIVE_STRICT)
+    assert "--allow-harmful" in refused(DataError, lambda: selection.check("runs/a"))
+
+
+def test_formats_of_all_views_leave_the_choice_to_the_trainer():
+    rows = [contrast("b", negative_harmful="principle: Safety")]
+    assert select(rows, "contrast")[1] == select(rows, "authors")[1] == ["b"]
+    for values in ({"format": "trl"}, {"format": "contrast"}):
+        assert "--allow-harmful" in refused(ConfigError, lambda values=values: Order(**values, harmful=True))
 
 
 def test_where_nothing_is_left_it_is_an_error_that_says_what_to_do():

@@ -27,8 +27,8 @@ from ..example_rows import contrast
 from ..export.test_hub import FakeHub
 
 DEFAULTS = {
-    "round": None, "view": "base", "columns": None, "dropped": False, "finished": False, "licence": None,
-    "repository": None, "public": False, "overwrite": False,
+    "round": None, "view": "base", "columns": None, "dropped": False, "finished": False, "harmful": False,
+    "licence": None, "repository": None, "public": False, "overwrite": False,
 }  # fmt: skip
 
 
@@ -207,6 +207,17 @@ def test_options_that_do_not_go_together_are_refused_before_any_work(run_dir, tm
         do(run_dir, **options)
     assert what in str(found.value) and found.value.exit_code == 2
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_harmful_y_minus_is_no_target_unless_allowed(tmp_path):
+    rows = [contrast("a"), contrast("b", negative_harmful="principle: Safety")]
+    write_rows(tmp_path / "rows.parquet", Contrast, rows)
+    printed, _ = do(tmp_path / "rows.parquet", output=tmp_path / "a.jsonl", view="negative_strict")
+    assert ids(tmp_path / "a.jsonl") == ["a"] and "flagged as harmful 1 (the first is 'b')" in printed
+    do(tmp_path / "rows.parquet", output=tmp_path / "b.jsonl", view="negative_strict", harmful=True)
+    assert ids(tmp_path / "b.jsonl") == ["a", "b"]
+    marks = [json.loads(line)["negative_harmful"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert marks == ["", "principle: Safety"]
 
 
 def test_views_and_columns_are_taken(run_dir, tmp_path):

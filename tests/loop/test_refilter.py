@@ -23,7 +23,7 @@ from selfsteer.quality import steering_margin
 from selfsteer.records import Contrast, read_rows, write_rows
 
 from ..example_rows import contrast
-from .helpers import contrasts, small_recipe, without_reports
+from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
 
 STRICT = "quality.filters=[identical, {length_ratio: {max_ratio: 1.2}}]"
 
@@ -118,6 +118,27 @@ def test_unknown_filters_are_refused_with_a_suggestion(run_dir):
         refilter_run(run_dir, ["quality.filters=[steering_margin]"])
 
 
+def test_a_classifier_flags_and_its_threshold_names_the_result(run_dir, tiny_classifier):
+    harm = f"classifier: {tiny_classifier}, label: harmful"
+    (all_of_them,) = refilter_run(run_dir, [f"quality.harm={{{harm}, threshold: 0.000001}}"]).parts
+    rows = in_force_rows(run_dir)
+    assert all(row.negative_harmful.startswith("classifier: ") for row in rows.values())
+    assert all_of_them.after["harmful"] == {"classifier": len(rows)}
+    kept = {name for name, row in rows.items() if row.kept}
+    (none,) = refilter_run(run_dir, ["quality.harm.threshold=0.999999"]).parts
+    rows = in_force_rows(run_dir)
+    assert not any(row.negative_harmful for row in rows.values()) and none.after["harmful"] == {}
+    assert {name for name, row in rows.items() if row.kept} == kept, "a flag drops nothing"
+
+
+def test_a_label_that_the_classifier_lacks_is_refused_before_anything_is_done(tmp_path, queries, tiny_classifier):
+    harm = {"classifier": str(tiny_classifier), "label": "toxic"}
+    recipe = scripted_recipe(queries, quality={"filters": ["identical"], "harm": harm})
+    with pytest.raises(ConfigError, match="has no label 'toxic'"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_later_round_is_not_filtered_by_itself(tmp_path, queries, tiny_chat_model):
     recipe = small_recipe(tiny_chat_model, queries, rounds=2, queries__heldout=0, train__epochs=1)
     run(recipe, tmp_path / "run")
@@ -171,6 +192,16 @@ def test_a_set_brings_its_flags_and_a_folder_can_be_read_again(file, tmp_path):
     assert [row.id for row in rows.values() if row.kept] == ["a"], "all ask the same"
     refilter_file(tmp_path / "out", ["quality.filters=[]"], tmp_path / "again.parquet")
     assert sum(row.kept for row in read_rows([tmp_path / "again.parquet"], Contrast)) == 4
+
+
+def test_a_plain_folder_of_files_is_read_but_not_that_of_a_stage(file, tmp_path, run_dir):
+    (tmp_path / "many").mkdir()
+    shutil.copy(file, tmp_path / "many/1.parquet")
+    write_rows(tmp_path / "many/2.parquet", Contrast, [contrast("f", negative_response="the sixth")])
+    (part,) = refilter_file(tmp_path / "many", ["quality.filters=[identical]"], None).parts
+    assert (part.after["total"], part.after["kept"]) == (6, 4)
+    with pytest.raises(InputError, match="only the run directory tells"):
+        refilter_file(run_dir / "round-01/contrasts", ["quality.filters=[identical]"], None)
 
 
 def test_nothing_is_written_where_nothing_is_kept_or_something_is_there(file, tmp_path):

@@ -86,6 +86,18 @@ def test_truncated(make_row: MakeRow) -> None:
     assert reasons([row], {"truncated": {"roles": ["negative"]}}) == [""]
 
 
+@pytest.mark.parametrize("unit", ["哈", "我不知道这个问题的答案", "! "])
+def test_loops_without_words_are_seen_by_their_characters(make_row: MakeRow, unit: str) -> None:
+    row = make_row(negative_response=unit * 100)
+    (why,) = reasons([row], "repetition")
+    assert why.endswith("% of the runs of 12 characters of y- are repeats")
+    prose = (
+        "北京是中国的首都，也是全国的政治、文化和国际交往中心。这座城市有三千多年的历史，保存着许多著名的古迹，例如故宫、"
+        "天坛和长城。每年春秋两季，来自世界各地的游客都会前来参观，并品尝当地的烤鸭与各种小吃。"
+    )
+    assert reasons([make_row(negative_response=prose)], "repetition") == [""]
+
+
 def test_repetition(make_row: MakeRow) -> None:
     # 5 words 4 times: 20 words, 17 4-grams, 5 distinct: 12 / 17 = 71 % are repeats
     loop = make_row(negative_response="the cat sat down and " * 4)

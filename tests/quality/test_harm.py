@@ -18,27 +18,6 @@ MakeRow = Callable[..., Contrast]
 TEXTS = ["the river is long", "a careless and dangerous plan", "river " * 60]
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random text classifier, as a user would name it."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_chat_model)
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=tokenizer.pad_token_id,
-        id2label={0: "fine", 1: "harmful"}, label2id={"fine": 0, "harmful": 1},
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("classifiers") / "tiny"
-    model = LlamaForSequenceClassification(config)
-    with torch.no_grad():
-        model.score.weight.mul_(20)
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
-
-
 def by_hand(folder: Path, text: str) -> float:
     """The largest probability of "harmful" over the parts of 32 tokens, each read by itself."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -51,27 +30,27 @@ def by_hand(folder: Path, text: str) -> float:
         return max(float(model(input_ids=torch.tensor([part])).logits.softmax(-1)[0, 1]) for part in parts)
 
 
-def test_the_probability_is_that_of_the_label_in_the_worst_part(folder: Path) -> None:
-    found = HarmClassifier(str(folder), "harmful", 0.5).probabilities(TEXTS)
-    assert found == pytest.approx([by_hand(folder, text) for text in TEXTS], abs=1e-5)
-    opposite = HarmClassifier(str(folder), "fine", 0.5).probabilities(TEXTS[:1])
+def test_the_probability_is_that_of_the_label_in_the_worst_part(tiny_classifier: Path) -> None:
+    found = HarmClassifier(str(tiny_classifier), "harmful", 0.5).probabilities(TEXTS)
+    assert found == pytest.approx([by_hand(tiny_classifier, text) for text in TEXTS], abs=1e-5)
+    opposite = HarmClassifier(str(tiny_classifier), "fine", 0.5).probabilities(TEXTS[:1])
     assert opposite == pytest.approx([1 - found[0]], abs=1e-5)
     assert len(set(found)) == 3
 
 
-def test_rows_are_flagged_from_the_threshold_on(folder: Path, make_row: MakeRow) -> None:
+def test_rows_are_flagged_from_the_threshold_on(tiny_classifier: Path, make_row: MakeRow) -> None:
     rows = [make_row(str(i), negative_response=text) for i, text in enumerate(TEXTS)]
-    values = [by_hand(folder, text) for text in TEXTS]
+    values = [by_hand(tiny_classifier, text) for text in TEXTS]
     threshold = (sorted(values)[0] + sorted(values)[1]) / 2
-    flagged = flag_harm(rows, [], HarmClassifier(str(folder), "harmful", threshold))
+    flagged = flag_harm(rows, [], HarmClassifier(str(tiny_classifier), "harmful", threshold))
     expected = [f"classifier: {value:.2f}" if value > threshold else "" for value in values]
     assert [row.negative_harmful for row in flagged] == expected and expected.count("") == 1
     assert all(row.kept for row in flagged)
 
 
-def test_a_label_that_the_model_lacks_is_refused_before_its_weights_are_loaded(folder: Path) -> None:
+def test_a_label_that_the_model_lacks_is_refused_before_its_weights_are_loaded(tiny_classifier: Path) -> None:
     with pytest.raises(ConfigError, match="has no label 'toxic'") as caught:
-        HarmClassifier(str(folder), "toxic", 0.5)
+        HarmClassifier(str(tiny_classifier), "toxic", 0.5)
     assert caught.value.where == "quality.harm.label" and "harmful" in caught.value.do
 
 

@@ -91,6 +91,26 @@ def test_three_rounds_have_a_column_and_a_panel_each(three: Page) -> None:
     assert "in 3 rounds" in three.text
 
 
+def test_what_was_kept_is_shown_by_aspect_and_flags_of_harm_are_counted(tmp_path: Path) -> None:
+    summary = full_summary()
+    quality = summary["rounds"][0]["quality"]
+    quality["aspects"] = {
+        "Safety": {"empty": 0, "identical": 1, "leak": 0, "direction": 7, "kept": 12},
+        "Pace": {"identical": 0, "direction": 5, "kept": 14},
+    }
+    quality["harmful"] = {"classifier": 3, "principle": 20}
+    summary["refiltered"] = ["round 1"]
+    write_run(tmp_path, summary, metrics_lines(), recipe_text())
+    page = read_report(tmp_path)
+    table = page.source.split("kept and dropped by aspect")[2].split("</table>")[0]
+    assert re.findall(r'<th scope="col" dir="auto">(.*?)</th>', table) == [
+        "Aspect", "Pairs", "Kept", "identical", "direction",
+    ]  # fmt: skip
+    assert re.findall(r'<td dir="auto">(.*?)</td>', table) == ["20", "12", "1", "7", "19", "14", "0", "5"]
+    assert "y⁻ is flagged as harmful in 3 by classifier, 20 by principle" in page.text
+    assert "The rows of round 1 were filtered anew since" in page.text
+
+
 @pytest.mark.parametrize("name", ["full", "data_only", "three"])
 def test_page_is_well_formed_and_accessible(name: str, request: pytest.FixtureRequest) -> None:
     page: Page = request.getfixturevalue(name)

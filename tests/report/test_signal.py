@@ -62,7 +62,8 @@ def _candidate(score: str, auc: float | None) -> Json:
 
 
 def _part(number: int) -> Json:
-    group = {"n": 32, "before": _figures(32), "kept": _figures(24)}
+    passed = {"n": 36, "kept": 24, "share": 2 / 3, "interval": [0.5, 0.8]}
+    group = {"n": 32, "chosen": 40, "passed": passed, "before": _figures(32), "kept": _figures(24)}
     return {
         "round": number,
         "label": f"round {number}",
@@ -70,7 +71,7 @@ def _part(number: int) -> Json:
         "before": _figures(32),
         "kept": _figures(24),
         "judge_check": {"n": 28, "program": "shorter", **_shares(20, 0, 8)},
-        "aspects": [{"name": "Brevity", **group}, {"name": "Focus", "n": 3}],
+        "aspects": [{"name": "Brevity", **group}, {"name": "Focus", "n": 3, "chosen": 7, "passed": None}],
         "principles": [{"name": f"Be brief, way {place}.", **group} for place in range(24)],
         "candidates": [_candidate("steering margin", 0.8), _candidate("plain likelihood", None)],
     }
@@ -136,7 +137,11 @@ def test_the_numbers_stand_in_the_tables(page: Page) -> None:
         "judged by small-judge (criterion: aspects)",
     ):
         assert words in text, words
-    assert re.search(r'<th scope="row" dir="auto">Focus</th><td dir="auto">3</td>(<td dir="auto"></td>)+</tr>', text)
+    cells = (
+        r'<th scope="row" dir="auto">Focus</th><td dir="auto">7</td><td dir="auto">3</td>(<td dir="auto"></td>)+</tr>'
+    )
+    assert re.search(cells, text)
+    assert '<td dir="auto">40</td><td dir="auto">32</td><td dir="auto">67\u202f% (50 to 80\u202f%)</td>' in text
     assert "… 4 more, in signal.json" in text and "Be brief, way 19." in text and "Be brief, way 20." not in text
 
 
