@@ -212,6 +212,10 @@ class PrincipleSettings(_Section):
     """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
 
+_AT_ONCE = 2**15
+"""New tokens, in all rows of a batch together, for which the transformers backend keeps room by default."""
+
+
 class GenerationSettings(_Section):
     """How responses are sampled (paper defaults)."""
 
@@ -220,7 +224,11 @@ class GenerationSettings(_Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     max_new_tokens: Positive = 2048
     batch_size: Positive | None = None
-    """Requests sampled together: the unit of seeding and of going on (default: 16, vllm 512, endpoint 128)."""
+    """Requests sampled together: the unit of seeding and of going on.
+
+    Default: 512 with vllm, 128 with an endpoint, 16 scripted; with transformers 64 up to 512 new tokens, 32 up to 1,024
+    and 16 from 2,048 on, so that long responses need no more memory for keys and values.
+    """
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     thinking: Literal["apart", "response"] = "apart"
     """A reasoning model's thoughts: kept apart from the answer, or scored and trained on as part of the response."""
@@ -235,7 +243,8 @@ class GenerationSettings(_Section):
 
     def batch_of(self, backend: str) -> int:
         """Return how many requests are sampled together by this backend."""
-        return self.batch_size or {"vllm": 512, "endpoint": 128}.get(backend, 16)
+        short = min(64, max(16, _AT_ONCE // self.max_new_tokens))
+        return self.batch_size or {"transformers": short, "vllm": 512, "endpoint": 128, "scripted": 16}[backend]
 
     @model_validator(mode="after")
     def _of_this_backend(self) -> GenerationSettings:

@@ -124,7 +124,8 @@ class EndpointBackend:
         self.budget = budget or Budget()
         self._key_variable, self._has_key = key_variable, key != _NO_KEY
         self._traffic = Traffic(concurrency, max_retries)
-        self._create = _client(address, key, timeout).chat.completions.with_raw_response.create
+        client = _client(address, key, timeout)
+        self._create, self._close = client.chat.completions.with_raw_response.create, client.close
         # A closure, so that the key stands in no attribute.
         self._without_key: Callable[[str], str] = lambda text: text if key == _NO_KEY else text.replace(key, "[key]")
         self._limit = "max_tokens"
@@ -188,6 +189,10 @@ class EndpointBackend:
     def length(self, prompt: Prompt) -> int:
         """Return the number of characters of the prompt."""
         return sum(len(message["content"]) for message in prompt)
+
+    def close(self) -> None:
+        """Close the connections to the server; nothing can be asked afterwards."""
+        self._close()
 
     def _ask(
         self, prompt: Prompt, ready: Callable[[], None], max_tokens: int, options: dict[str, Any]

@@ -25,7 +25,7 @@ STAGE_VERSIONS = {
     "proposals": 1,
     "probe": 1,
     "principles": 3,
-    "responses": 2,
+    "responses": 3,
     "scores": 3,
     "contrasts": 3,
     "policy": 1,

@@ -68,6 +68,8 @@ def scripted(request: dict[str, Any], count: int) -> Reply:
 class ChatServer:
     """Serves until closed. ``requests`` holds (path, headers, body); ``most`` the requests that were under way at once.
 
+    ``connections`` are open now.
+
     Args:
         answer: Its script.
     """
@@ -75,7 +77,7 @@ class ChatServer:
     def __init__(self, answer: Answer) -> None:
         self.answer, self.lock = answer, threading.Lock()
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-        self.under_way = self.most = 0
+        self.under_way = self.most = self.connections = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -112,6 +114,13 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = 1 << 16  # head and body leave as one packet: two would wait for each other
+
+        def handle(self) -> None:
+            with server.lock:
+                server.connections += 1
+            super().handle()
+            with server.lock:
+                server.connections -= 1
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

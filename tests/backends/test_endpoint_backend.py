@@ -782,3 +782,15 @@ def test_the_client_is_imported_where_it_is_used():
     code = "import sys, selfsteer.backends.endpoint; print('openai' in sys.modules, 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_a_closed_backend_holds_no_connection(serve):
+    server = serve(scripted)
+    backend = EndpointBackend("m", base_url=server.url)
+    backend.generate(PROMPTS, SAMPLING, seed=0)
+    assert server.connections > 0, "they are kept for the next batch"
+    backend.close()
+    deadline = time.monotonic() + 10
+    while server.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.connections == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from selfsteer.backends.endpoint import EndpointBackend
 from selfsteer.config import Recipe
 from selfsteer.errors import BudgetReached, ConfigError, WorkFailed
 from selfsteer.loop import generate, run
@@ -113,6 +114,16 @@ def test_the_cap_is_never_exceeded_and_what_was_paid_for_is_kept(tmp_path, queri
     generate(endpoint_recipe(queries, second, max_total_tokens=100_000), tmp_path / "run")
     assert len(contrasts(tmp_path / "run")) == 10
     assert len(asked_of(first)) + len(asked_of(second)) == 30, "nothing is paid for twice"
+
+
+def test_connections_are_closed_when_a_stage_fails(tmp_path, queries, served, monkeypatch):
+    closed: list[EndpointBackend] = []
+    monkeypatch.setattr(EndpointBackend, "close", lambda self: closed.append(self))
+    with pytest.raises(BudgetReached):
+        generate(endpoint_recipe(queries, served(), max_total_tokens=3000), tmp_path / "run")
+    assert len(closed) == 1
+    monkeypatch.undo()
+    closed[0].close()
 
 
 def test_it_says_what_is_left_at_the_cap(tmp_path, queries, served):
