@@ -25,10 +25,16 @@ def check_criterion(stages: DataStages) -> None:
     if recipe.queries.heldout == 0:
         do = "hold some out (queries.heldout), or set guards.best=last"
         raise ConfigError("without held-out queries there is nothing to compare rounds by", where=where, do=do)
-    programs = [stages.direction, *(aspect.direction for aspect in stages.principle_set.aspects)]
-    if criterion == "signal_accuracy" and not recipe.judge.name and not any(programs):
+    if criterion == "signal_accuracy" and not recipe.judge.name and not _told_by_program(stages):
         do = "name a judge or evaluation.direction, or set guards.best=last"
         raise ConfigError("nobody says which response is better: no program and no judge", where=where, do=do)
+
+
+def _told_by_program(stages: DataStages) -> bool:
+    """Return whether a program may tell of some row whether y+ is better: an aspect's does where it stands alone."""
+    chosen = stages.principle_set.choosable
+    alone = (stages.recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
+    return bool(stages.direction) or (alone and any(aspect.direction for aspect in chosen))
 
 
 class Guards:

@@ -25,8 +25,8 @@ EXPLODED = {"lengths": [500] * N}
 def done(tmp_path_factory, tiny_chat_model, queries):
     """A run of two rounds, each begun from the one before, that tests copy and go on with."""
     run_dir = tmp_path_factory.mktemp("runs") / "done"
-    summary = run(recipe(tiny_chat_model, queries), run_dir)
-    return run_dir, summary
+    with without_reports():
+        return run_dir, run(recipe(tiny_chat_model, queries), run_dir)
 
 
 def recipe(model: Path, queries: Path, rounds: int = 2, **changes: Any):
@@ -167,16 +167,16 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
     def nothing(*arguments):
         raise NothingSurvived("quality control kept no row of 7", where="round-03")
 
-    monkeypatch.setattr("selfsteer.loop.run.train_stage", nothing)
-    with pytest.raises(NothingSurvived):
-        again({}, rounds=1, seed=3)
-    monkeypatch.undo()
     real = guarding.Guards.attempt
 
     def attempt(self, work):
-        return real(self, work if len(self._rounds) < 2 else nothing)
+        return real(self, work if len(self._rounds) < rounds else nothing)
 
     monkeypatch.setattr(guarding.Guards, "attempt", attempt)
+    rounds = 0
+    with pytest.raises(NothingSurvived):
+        again({})
+    rounds = 2
     with pytest.warns(SelfsteerWarning, match=r"round 3, guard kept: quality control kept no row of 7 \(round-03\)"):
         summary = again({}, rounds=3)
     assert (summary["guards"]["ended"], summary["guards"]["best"]) == (3, 2)
