@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -114,6 +115,40 @@ def test_resampled_figures_of_few_queries_keep_their_guards_silent():
     for guard in ("onpolicyness", "steering_margin", "divergence"):
         assert standing(guard, now, start=start) == "silent"
     assert standing("length", now, start=start) == "quiet"  # the share of cut-off answers has an exact interval
+
+
+CHANCES = 30  # of 300, signal_accuracy fires in one
+
+
+def test_chance_fires_nothing():
+    """Policies that differ from their start by nothing but what was sampled, with spreads as a small model has them."""
+    chance = random.Random(1)
+    for _ in range(CHANCES):
+        start, now = (by_chance(chance, number) for number in (0, 2))
+        found = check_round(GuardSettings(), Compared(start, start, now, (shown(chance, 32, 0.4) or 1, 32)))
+        assert [one for one in found if one.standing == "fired"] == []
+
+
+def by_chance(chance: random.Random, round: int) -> RoundFigures:
+    def normal(mean: float, deviation: float) -> list[float]:
+        return [chance.gauss(mean, deviation) for _ in range(N)]
+
+    return figures(
+        round,
+        kept=(shown(chance, 32, 0.4), 32) if round else None,
+        lengths=[min(2048, int(chance.lognormvariate(5.0, 0.8))) for _ in range(N)],
+        cut=shown(chance, N, 0.2),
+        positive=normal(-1.2, 0.4),
+        negative=normal(-1.0, 0.4),
+        margins=normal(0.16, 0.15),
+        right=shown(chance, N, 0.7),
+        looping=shown(chance, N, 0.1),
+        drops=normal(0.2, 0.3),
+    )
+
+
+def shown(chance: random.Random, n: int, share: float) -> int:
+    return sum(chance.random() < share for _ in range(n))
 
 
 SETTINGS = [
