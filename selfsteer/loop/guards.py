@@ -143,12 +143,15 @@ def stopped(summary: Mapping[str, Any], run_dir: Path) -> GuardStopped | None:
     if not guards or (guards["ended"] is None and guards["best"] is not None):
         return None
     fired = [one for one in guards["findings"] if one["standing"] == "fired" and one["action"] != "warn"]
-    last = "; ".join(f"{one['guard']}: {one['detail']}" for one in fired if one["round"] == fired[-1]["round"])
+    last = [one for one in fired if one["round"] == fired[-1]["round"]]
+    why = "; ".join(f"{one['guard']}: {one['detail']}" for one in last)
     what = f"a guard ended the run in round {guards['ended']}" if guards["ended"] else "no round's policy is good"
     policy = f"{run_dir / 'policy'} is round {guards['best']}'s" if guards["best"] else "there is no good policy"
-    keys = ", ".join(f"guards.{one['guard']}.action=warn" for one in fired if one["round"] == fired[-1]["round"])
-    do = f"look at {run_dir / 'report.html'}, then mend the recipe; {keys} would go on all the same"
-    return GuardStopped(f"{what} ({last}); {policy}", where=str(run_dir), do=do)
+    # A training that diverged left nothing to go on with.
+    keys = [f"guards.{one['guard']}.action=warn" for one in last if one["guard"] != "not_finite"]
+    past = f"; with {', '.join(keys)} the run goes on all the same" if keys else ""
+    do = f"look at {run_dir / 'report.html'}, then mend the recipe{past}"
+    return GuardStopped(f"{what} ({why}); {policy}", where=str(run_dir), do=do)
 
 
 def _kept(row: Mapping[str, Any]) -> tuple[int, int]:
