@@ -394,6 +394,7 @@ def _do_recipe(action: str, recipe: str, overrides: list[str], run_dir: Path | N
     from selfsteer import loop
     from selfsteer.config import load_recipe
     from selfsteer.loop.display import Display
+    from selfsteer.loop.guards import stopped
     from selfsteer.loop.outcome import show, show_data
 
     settings = load_recipe(recipe, overrides)
@@ -404,6 +405,9 @@ def _do_recipe(action: str, recipe: str, overrides: list[str], run_dir: Path | N
         summary = do(settings, folder, display=Display(quiet=quiet), command=command)
     if not quiet:
         tell(summary, folder, out)
+    error = stopped(summary, folder)
+    if error:
+        raise error
 
 
 @contextmanager

@@ -11,7 +11,8 @@ SelfsteerError
     ├── StorageError      disk full, read-only folder, damaged file
     ├── NothingSurvived   quality control left no row to train on
     ├── BudgetReached     the cap on tokens or on money leaves no room for a request
-    └── TrainingDiverged  a loss or a gradient is not finite
+    ├── TrainingDiverged  a loss, a gradient or a weight is not finite
+    └── GuardStopped      a guard ended the run, or no round's policy is good
 
 SelfsteerWarning          one actionable warning; the work goes on
 """
@@ -81,7 +82,11 @@ class BudgetReached(WorkFailed):
 
 
 class TrainingDiverged(WorkFailed):
-    """A loss or a gradient is not finite."""
+    """A loss, a gradient or a weight is not finite."""
+
+
+class GuardStopped(WorkFailed):
+    """A guard ended the run, or no round's policy is good; what was made is on disk and reported."""
 
 
 class SelfsteerWarning(UserWarning):

@@ -103,6 +103,11 @@ def test_further_errors_are_counted(write):
         ("train: 3", "train", 1),
         ("model: 3", "model", 1),
         ("evaluation:", "evaluation", 1),
+        ("guards:\n  action: off", "guards.action", 2),
+        ("guards:\n  best: first", "guards.best", 2),
+        ("guards:\n  length:\n    max_ratio: 1", "guards.length.max_ratio", 3),
+        ("guards:\n  kept:\n    min_ratio: 1.5", "guards.kept.min_ratio", 3),
+        ("guards:\n  divergence:\n    max_nats: 0", "guards.divergence.max_nats", 3),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_and_line(write, text, key, line):

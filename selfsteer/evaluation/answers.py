@@ -14,6 +14,8 @@ _COMMON = frozenset(
     ).split()
 )
 _STEM = 5
+LOOP = 0.5
+"""Share of repeated 4-grams above which an answer is a loop."""
 
 
 def repetition(text: str) -> float:
@@ -23,7 +25,7 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def answers(query: str, response: str, *, loop: float = 0.5) -> bool:
+def answers(query: str, response: str, *, loop: float = LOOP) -> bool:
     """Return whether a response is there, is no loop, and shares a content word with its query.
 
     Content words are words of four letters and more outside a short list of common ones, compared by their first five

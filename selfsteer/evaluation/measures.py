@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from selfsteer.evaluation.answers import answers, repetition
+from selfsteer.evaluation.answers import LOOP, answers, repetition
 from selfsteer.evaluation.intervals import bootstrap, wilson
 from selfsteer.quality import direction_of, steering_margin
 from selfsteer.records import PROMPTS, ROLES, Contrast
@@ -16,7 +16,11 @@ Measure = dict[str, Any]
 
 
 def measure(
-    contrasts: Sequence[Contrast], *, direction: str | None, implicit: Sequence[tuple[float, float]] | None
+    contrasts: Sequence[Contrast],
+    *,
+    direction: str | None,
+    implicit: Sequence[tuple[float, float]] | None,
+    drops: Sequence[float] | None = None,
 ) -> Measure:
     """Return the figures of one policy on its contrasts of the held-out queries.
 
@@ -25,6 +29,7 @@ def measure(
         direction: Program that says which way y+ must differ from y-, None where no program can.
         implicit: For each of the starting policy's held-out pairs, the change of mean log-prob under the plain prompt
             of y+ and of y-, nats per token; None for the starting policy itself.
+        drops: What :func:`answer_drops` returns; None for the starting policy itself.
     """
     full = [row for row in contrasts if is_full(row)]
     scored = [row for row in full if is_scored(row)]
@@ -35,6 +40,7 @@ def measure(
         "mean_logps": _mean_logps(scored) if scored else None,
         "onpolicyness": onpolicyness(scored) if scored else None,
         "implicit": _implicit(implicit) if implicit else None,
+        "divergence": {"mean": fmean(drops), "interval": bootstrap(drops), "n": len(drops)} if drops else None,
         "length": {role: _length(contrasts, role) for role in ("original", "positive", "negative")},
         "distinct": _distinct(contrasts),
         "answered": _answered(contrasts),
@@ -79,6 +85,19 @@ def implicit_changes(start: Sequence[Contrast], trained: Sequence[Contrast]) -> 
         )
         for row in trained
     }
+
+
+def answer_drops(start: Sequence[Contrast], trained: Sequence[Contrast]) -> list[float]:
+    """Return by how much the start's plain answers became less likely under a trained policy, nats per token.
+
+    Each is m_start(yo|x) - m_trained(yo|x). The start wrote yo under x, so their mean estimates the divergence
+    KL(start || trained) per token, as far as the start's sampling settings (temperature, top-p) let it show.
+
+    Args:
+        start, trained: As :func:`implicit_changes` takes them.
+    """
+    before = {row.id: row for row in start}
+    return [score(before[row.id], "original", "prompt") - score(row, "original", "prompt") for row in trained]
 
 
 def counted(verdicts: Sequence[int]) -> Measure:
@@ -153,7 +172,12 @@ def _length(rows: Sequence[Contrast], role: str) -> Measure:
 
 def _distinct(rows: Sequence[Contrast]) -> Measure:
     texts = [row.original_response for row in rows]
-    return {"repetition": fmean(map(repetition, texts)), "empty": sum(not text for text in texts)}
+    shares = [repetition(text) for text in texts]
+    return {
+        "repetition": fmean(shares),
+        "looping": sum(share > LOOP for share in shares),
+        "empty": sum(not text for text in texts),
+    }
 
 
 def _answered(rows: Sequence[Contrast]) -> Measure:

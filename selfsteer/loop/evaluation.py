@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from selfsteer.evaluation import Measure, measure
 from selfsteer.evaluation.judges import open_judge
 from selfsteer.evaluation.judges.agreement import agreement
-from selfsteer.evaluation.measures import implicit_changes, is_full
+from selfsteer.evaluation.measures import answer_drops, implicit_changes, is_full
 from selfsteer.evaluation.probe import Direction, direction_by
 from selfsteer.files import read_json, write_json
 from selfsteer.loop.data import DataStages, stage_folder, stage_title
@@ -89,11 +89,15 @@ class Measured(NamedTuple):
 
 
 def measured(stages: DataStages, of: Measured, start: Entry) -> Measure:
-    """Return the figures of one policy on the held-out queries."""
-    rows = stages.store.read(of.rows, Contrast)
-    changes = _changes(stages, start, of.implicit) if of.implicit else None
-    figures = measure(sorted(rows, key=lambda row: row.id), direction=stages.direction, implicit=changes)
-    return figures | {"judged": of.judged.info if of.judged else None}
+    """Return the figures of one policy on the held-out queries, those of :func:`measure` and who said y+ is better."""
+    rows = sorted(stages.store.read(of.rows, Contrast), key=lambda row: row.id)
+    changes, drops = _changes(stages, start, of.implicit) if of.implicit else (None, None)
+    signal = direction(stages, of.rows, of.judged)
+    return {
+        **measure(rows, direction=stages.direction, implicit=changes, drops=drops),
+        "judged": of.judged.info if of.judged else None,
+        "signal": asdict(signal) if signal else None,
+    }
 
 
 def samples(before: Sequence[Contrast], after: Sequence[Contrast], count: int) -> list[dict[str, Any]]:
@@ -116,7 +120,7 @@ def _texts(row: Contrast) -> dict[str, str]:
     return {role: getattr(row, f"{role}_response") for role in ROLES}
 
 
-def _changes(stages: DataStages, start: Entry, implicit: Entry) -> list[tuple[float, float]]:
-    """Return for each pair of the start how much likelier the policy finds y+ and y-, nats per token."""
-    found = implicit_changes(stages.store.read(start, Contrast), stages.store.read(implicit, Contrast))
-    return list(found.values())
+def _changes(stages: DataStages, start: Entry, implicit: Entry) -> tuple[list[tuple[float, float]], list[float]]:
+    """Return for each row of the start how much likelier a policy finds y+ and y-, and how much less likely yo."""
+    before, after = (stages.store.read(entry, Contrast) for entry in (start, implicit))
+    return list(implicit_changes(before, after).values()), answer_drops(before, after)

@@ -21,6 +21,10 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
         style = _STYLE[line["answer"]]
         console.print(f"[{style}]{line['answer']:>7}[/]  {line['question']} ", end="")
         console.print(line["detail"], markup=False, soft_wrap=True)
+    for one in (summary["guards"] or {}).get("findings", []):
+        if one["standing"] == "fired":
+            console.print(f"[bold red]{'guard':>7}[/]  ", end="")
+            console.print(_fired(one), markup=False, soft_wrap=True)
     console.print()
     for text in _pointers(summary, run_dir):
         console.print(text, markup=False, soft_wrap=True)
@@ -83,6 +87,11 @@ def _change(before: int, after: int) -> str:
     return f"{after:,}" if before == after else f"{before:,} \u2192 {after:,}"
 
 
+def _fired(one: dict[str, Any]) -> str:
+    then = {"warn": "it only warns", "stop": "the run ended", "rollback": "the round was given up"}[one["action"]]
+    return f"round {one['round']}, {one['guard']}: {one['detail']}: {then}"
+
+
 def _table(policies: list[dict[str, Any]]) -> Table:
     table = Table("held-out queries", *[policy["label"] for policy in policies], title_justify="left")
     for name, row in _rows(policies):
@@ -125,8 +134,12 @@ def _value(policy: dict[str, Any], path: str, form: str) -> str:
 
 def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
     lines = [f"report   {run_dir / 'report.html'}"]
-    if summary["mode"] == "online":
-        lines.append(f"policy   {run_dir / 'policy'}  (safetensors, tokenizer and model card: load it as any model)")
+    guards = summary["guards"]
+    if guards and guards["best"]:
+        what = f"of round {guards['best']}: safetensors, tokenizer and model card; load it as any model"
+        lines.append(f"policy   {run_dir / 'policy'}  ({what})")
+    elif guards:
+        lines.append("policy   none: no round is good (what was trained lies in the folders of the rounds)")
     rows = run_dir / f"round-{len(summary['rounds']):02d}" / "contrasts"
     lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
     lines += [

@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 import warnings
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from selfsteer.loop.evaluation import (
     measured,
     samples,
 )
+from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store
@@ -47,7 +49,8 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
     """Do whatever of a recipe is not done yet in ``run_dir`` and return the summary that the report shows.
 
     Every stage is keyed by what it depends on: a second call finds everything done, a changed setting redoes only what
-    depends on it, and a killed run goes on where it stopped.
+    depends on it, and a killed run goes on where it stopped. A run that a guard ended returns as well, and a second
+    call says the same: ``selfsteer.loop.guards.stopped`` makes an error of its summary.
 
     Raises:
         InputError: The recipe, the queries, the principle set or the model can't be used.
@@ -88,6 +91,7 @@ def check(stages: DataStages) -> None:
     stages.check_filters()
     stages.check_programs()
     stages.check_harm()
+    check_criterion(stages)
     if stages.recipe.judge.name:
         from selfsteer.evaluation.judges import open_judge
 
@@ -122,14 +126,24 @@ class _Run:
             entry = heldout_rows(self.stages, principles, policy)
             judged = self._check_direction(entry, "heldout", 0)
             self.heldout.append(Measured(policy, entry, None, judged))
+        if self.recipe.mode != "online":
+            self._round(1, queries, policy)
+            return self._summary(command, None)
+        guards = Guards(self.stages, policy, self.rounds, self.heldout)
         for number in range(1, self.recipe.rounds + 1):
-            policy = self._round(number, queries, policy)
-            if principles and self.recipe.mode == "online":
-                entry = heldout_rows(self.stages, principles, policy)
-                implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
-                judged = judged_stage(self.stages, entry, "heldout", number)
-                self.heldout.append(Measured(policy, entry, implicit, judged))
-        return self._summary(command)
+            guards.close(number, guards.attempt(partial(self._measured_round, number, queries, principles)))
+            if guards.ended:
+                break
+        return self._summary(command, guards)
+
+    def _measured_round(self, number: int, queries: Entry, principles: Entry | None, policy: Policy) -> Policy:
+        trained = self._round(number, queries, policy)
+        if principles:
+            entry = heldout_rows(self.stages, principles, trained)
+            implicit = implicit_stage(self.stages, self.heldout[0].rows, trained)
+            judged = judged_stage(self.stages, entry, "heldout", number)
+            self.heldout.append(Measured(trained, entry, implicit, judged))
+        return trained
 
     def _check_direction(self, entry: Entry, split: str, round: int) -> Entry | None:
         """Refuse to train a policy away from what its principles say; what nobody can tell is not refused.
@@ -176,9 +190,7 @@ class _Run:
             self.recipe, self.store, self.stages.models, contrasts, number, policy, self.stages.scoring(policy)
         )
         figures["training"] = entry.info
-        round_dir = self.store.run_dir / f"round-{number:02d}"
-        link_atomic(round_dir / "policy", self.store.run_dir / entry.files[0])
-        link_atomic(self.store.run_dir / "policy", self.store.run_dir / entry.files[0])
+        link_atomic(self.store.run_dir / f"round-{number:02d}" / "policy", self.store.run_dir / entry.files[0])
         return trained
 
     def _data_figures(
@@ -223,12 +235,15 @@ class _Run:
         after = [*measuring, Planned("", _IMPLICIT * held)] if held else []
         return [*start, *[*data, training, *after] * self.recipe.rounds]
 
-    def _summary(self, command: str) -> Summary:
+    def _summary(self, command: str, guards: Guards | None) -> Summary:
         policies = [
             {"round": of.policy.round, "label": f"after round {of.policy.round}" if of.policy.round else "before"}
             | measured(self.stages, of, self.heldout[0].rows)
             for of in self.heldout
         ]
+        # What is handed out is compared with the start; where no round is good, the last is.
+        best = [place for place, of in enumerate(self.heldout) if guards and of.policy.round == guards.best]
+        last = best[0] if best else -1
         shown = [self.store.read(of.rows, Contrast) for of in self.heldout]
         return {
             "schema_version": 1,
@@ -242,8 +257,9 @@ class _Run:
             "command": command or f"selfsteer run {shlex.quote(str(self.store.run_dir / 'recipe.yaml'))}",
             "rounds": self.rounds,
             "policies": policies,
-            "verdict": verdict(policies[0], policies[-1]) if len(policies) > 1 else [],
-            "samples": samples(shown[0], shown[-1], self.recipe.evaluation.samples) if len(shown) > 1 else [],
+            "verdict": verdict(policies[0], policies[last]) if len(policies) > 1 else [],
+            "samples": samples(shown[0], shown[last], self.recipe.evaluation.samples) if len(shown) > 1 else [],
+            "guards": guards.summary() if guards else None,
             "stages": self.store.stages,
         }
 

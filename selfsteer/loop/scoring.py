@@ -13,9 +13,9 @@ from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.logprobs import ALL_CELLS, Cell, score_cells
 from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_dtype, weights_key
-from selfsteer.records import Contrast
+from selfsteer.records import ROLES, Contrast
 
-PLAIN_CELLS = (Cell("positive", "prompt"), Cell("negative", "prompt"))
+PLAIN_CELLS = tuple(Cell(role, "prompt") for role in ROLES)
 
 
 class Scorer:

@@ -29,7 +29,7 @@ STAGE_VERSIONS = {
     "scores": 3,
     "contrasts": 3,
     "policy": 1,
-    "implicit": 1,
+    "implicit": 2,
     "judgements": 1,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""

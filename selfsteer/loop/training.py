@@ -8,13 +8,14 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import selfsteer
 from selfsteer.config import Recipe, TrainSettings
-from selfsteer.errors import StorageError
+from selfsteer.errors import StorageError, TrainingDiverged
 from selfsteer.files import append_json, atomic_path, read_json, read_json_lines, remove, write_atomic, write_json
 from selfsteer.loop.display import Display
 from selfsteer.loop.ledger import Entry
@@ -60,8 +61,9 @@ def _train(
     folder, checkpoints = space.folder / f"policy-{space.key}", space.folder / f"checkpoints-{space.key}"
     if not folder.exists():
         started = time.monotonic()
-        trainer = _trainer(recipe, models, rows, policy, checkpoints)
-        log = _run(trainer, checkpoints, _MetricsLog(store.run_dir / "metrics.jsonl", round), space.display)
+        with _divergence_noted(space.path("diverged.json")):
+            trainer = _trainer(recipe, models, rows, policy, checkpoints)
+            log = _run(trainer, checkpoints, _MetricsLog(store.run_dir / "metrics.jsonl", round), space.display)
         info = _info(recipe, trainer, time.monotonic() - started)
         with atomic_path(folder) as temporary:
             _save(trainer, temporary, _card(recipe, policy, rows, info, log.rows))
@@ -69,6 +71,20 @@ def _train(
     # The folder appears whole, so a run that was killed between here and the ledger does not train again.
     remove(checkpoints)
     return [folder], read_json(folder / _INFO)
+
+
+@contextmanager
+def _divergence_noted(note: Path) -> Iterator[None]:
+    """Note that a training diverged; the same one would do so again, so its next attempt fails at once and says why."""
+    found = read_json(note)
+    if found:
+        raise TrainingDiverged(**found)
+    try:
+        yield
+    except TrainingDiverged as error:
+        do = f"lower train.learning_rate; or remove {note} to go on from the last checkpoint as before"
+        write_json(note, {"what": error.what, "where": error.where, "do": do})
+        raise
 
 
 def _trainer(recipe: Recipe, models: Models, rows: Sequence[Contrast], policy: Policy, checkpoints: Path) -> SSOTrainer:

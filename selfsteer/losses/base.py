@@ -8,6 +8,7 @@ Each returns a ``PairLoss`` whose rewards are beta times the loss's own log-rati
 
     name    loss                                                     reward of a response
     dpo     -log sigmoid(chosen - rejected)                          beta * (summed policy - summed reference log-prob)
+    ln_dpo  -log sigmoid(chosen - rejected)                          beta * (mean policy - mean reference log-prob)
     hinge   max(0, 1 - (chosen - rejected))                          beta * (summed policy - summed reference log-prob)
     ipo     ((chosen - rejected) / beta - 1 / (2 beta))^2            beta * (mean policy - mean reference log-prob)
     simpo   -log sigmoid(chosen - rejected - margin)                 beta * mean policy log-prob
@@ -49,6 +50,13 @@ def dpo(policy: PairLogps, reference: PairLogps, *, beta: float, label_smoothing
     return PairLoss(_logistic(chosen - rejected, label_smoothing), chosen, rejected)  # arXiv 2305.18290, eq. 7
 
 
+def ln_dpo(policy: PairLogps, reference: PairLogps, *, beta: float) -> PairLoss:
+    """Length-normalised DPO: log-ratios are averaged over tokens, so a response weighs no more for being long."""
+    chosen = beta * (policy.chosen_mean - reference.chosen_mean)
+    rejected = beta * (policy.rejected_mean - reference.rejected_mean)
+    return PairLoss(_logistic(chosen - rejected, 0.0), chosen, rejected)  # arXiv 2411.15124 (Tulu 3), its DPO variant
+
+
 def ipo(policy: PairLogps, reference: PairLogps, *, beta: float) -> PairLoss:
     """Identity preference optimisation; beta is the paper's tau, and log-ratios are averaged over tokens."""
     chosen = policy.chosen_mean - reference.chosen_mean
@@ -80,6 +88,7 @@ def orpo(policy: PairLogps, *, beta: float) -> PairLoss:
 
 BASE_LOSSES: dict[str, Callable[..., PairLoss]] = {
     "dpo": dpo,
+    "ln_dpo": ln_dpo,
     "ipo": ipo,
     "hinge": hinge,
     "simpo": simpo,

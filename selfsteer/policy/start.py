@@ -22,6 +22,7 @@ activations int8 rounds depends on what else is in the micro-batch."""
 
 _KNOWN: dict[str, tuple[str, Callable[[float], float]]] = {
     "dpo": ("ln 2", lambda beta: math.log(2)),
+    "ln_dpo": ("ln 2", lambda beta: math.log(2)),
     "ipo": ("1/(4 beta^2)", lambda beta: 1 / (4 * beta**2)),
     "hinge": ("", lambda beta: 1.0),
 }

@@ -53,7 +53,7 @@ class SSOTrainer(Trainer):
             to get equally many micro-batches.
         DataError: No row is kept or fits, or a row's scores have the key of other weights, settings or tokens.
         WorkFailed: Before the first step the policy differs from its reference.
-        TrainingDiverged: A loss is not finite (the message names the rows), or a gradient.
+        TrainingDiverged: A loss is not finite (the message names the rows), or a gradient, or a weight at the end.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the number of examples in the whole optimiser step
@@ -92,7 +92,7 @@ class SSOTrainer(Trainer):
             **trainer_kwargs,
         )
         check_even(self.accelerator)
-        self.add_callback(_FiniteGradients)
+        self.add_callback(_Finite)
         self.add_callback(_AtStart(self))
         self._start.mixed_precision = self.accelerator.mixed_precision
         self.train_dataset = _each(train_rows, lambda rows: self._with_reference(rows, refuse=True))
@@ -297,8 +297,11 @@ def _each(data: Any, change: Callable[[Any], Any]) -> Any:
     return None if data is None else change(data)
 
 
-class _FiniteGradients(TrainerCallback):
-    """Stops before a gradient that is not finite reaches the weights: the losses of the step were finite."""
+class _Finite(TrainerCallback):
+    """Stops before a gradient that is not finite reaches the weights, and after a last step that overshot.
+
+    The losses of these steps were finite.
+    """
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
@@ -311,6 +314,17 @@ class _FiniteGradients(TrainerCallback):
                 "a gradient is not finite",
                 where=f"step {state.global_step}",
                 do="lower the learning rate or train in float32; the last checkpoint is kept",
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
+    ) -> None:
+        finite = [torch.isfinite(p.detach()).all() for p in model.parameters() if p.requires_grad]
+        if anywhere(bool(finite) and not torch.stack(finite).all()):
+            raise TrainingDiverged(
+                "the last step left weights that are not finite",
+                where=f"step {state.global_step}",
+                do="lower the learning rate",
             )
 
 

@@ -12,6 +12,7 @@ from selfsteer.files import write_atomic
 from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
 from selfsteer.report.figures import Figure
+from selfsteer.report.guards import guards_section, handed_out
 from selfsteer.report.load import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
 from selfsteer.report.signal import signal_section
 from selfsteer.report.wording import NOT_RECORDED, count, duration, label, maybe, moment, number
@@ -81,7 +82,8 @@ def _context(run: Run) -> Json:
         ],
         "samples": [_sample(row) for row in dig_rows(summary, "samples")],
         "samples_open": _SAMPLES_OPEN,
-        "side_labels": _side_labels(policies),
+        "side_labels": _side_labels(handed_out(summary) if len(policies) > 1 else None),
+        "guards": guards_section(summary),
         "recipe": run.recipe,
         "signal": signal_section(run.signal) if run.signal is not None else None,
     }
@@ -144,9 +146,9 @@ def _refiltered(summary: Json) -> str:
     return f"The rows of {parts} were filtered anew since: what was trained and measured goes by the filters of before."
 
 
-def _side_labels(policies: list[Json]) -> dict[str, str]:
-    """Return the headings of a sample's two sides: the labels of the first and the last policy."""
-    last = label(policies[-1].get("label")) if len(policies) > 1 else "after"
+def _side_labels(policy: Json | None) -> dict[str, str]:
+    """Return the headings of a sample's two sides: "Before", and the label of the trained policy that is shown."""
+    last = label(policy.get("label")) if policy else "after"
     return {"before": "Before", "after": last[:1].upper() + last[1:]}
 
 

@@ -10,7 +10,8 @@ import pytest
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation import measure, response_length
 from selfsteer.evaluation.intervals import bootstrap, wilson
-from selfsteer.records import Contrast
+from selfsteer.evaluation.measures import answer_drops
+from selfsteer.records import ROLES, Contrast
 
 from ..chat_templates import user
 from ..example_rows import contrast, scores
@@ -141,6 +142,24 @@ def test_the_start_has_no_implicit_reward():
     assert figures(contrast(), implicit=[])["implicit"] is None
 
 
+# --- divergence from the start
+
+
+def test_the_divergence_is_how_much_less_likely_the_starts_answers_became():
+    start, trained = ([contrast(id=name, scores=cells(m)) for name, m in zip("ab", logps, strict=True)]
+                      for logps in ((-1.0, -2.0), (-1.5, -1.75)))  # fmt: skip
+    drops = answer_drops(start, reversed(trained))
+    assert sorted(drops) == [-0.25, 0.5]
+    found = measure(start, direction=None, implicit=None, drops=drops)["divergence"]
+    assert found == {"mean": 0.125, "interval": bootstrap(drops), "n": 2}
+    assert measure(start, direction=None, implicit=None)["divergence"] is None, "the start itself"
+
+
+def cells(original: float) -> dict[str, Any]:
+    """Scores under the plain prompt: -9 but for yo, which is another response than y+ and y-."""
+    return {f"{role}_response": {"prompt": original if role == "original" else -9.0} for role in ROLES}
+
+
 # --- lengths and answers
 
 
@@ -160,8 +179,10 @@ def test_lengths_of_each_role():
 
 
 def test_repetition_and_empty_answers_are_counted():
-    rows = [contrast(original_response=text) for text in ("a b c d a b c d", "", "all is well")]
-    assert figures(*rows)["distinct"] == {"repetition": pytest.approx(0.2 / 3), "empty": 1}
+    texts = ("a b c d a b c d", "", "all is well", "go on and " * 5)
+    found = figures(*[contrast(original_response=text) for text in texts])["distinct"]
+    # 5 4-grams, 4 of them distinct; 12, of which 3 are
+    assert found == {"repetition": pytest.approx((1 / 5 + 9 / 12) / 4), "looping": 1, "empty": 1}
 
 
 def test_answered_counts_answers_that_speak_of_the_last_turn():

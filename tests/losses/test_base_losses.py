@@ -9,8 +9,9 @@ import torch
 from selfsteer.losses import BASE_LOSSES, PairLogps, base_loss
 from selfsteer.losses.base import PairLoss, pair_loss
 
-NAMES = ("dpo", "ipo", "hinge", "simpo", "orpo")
-WITH_REFERENCE = ("dpo", "ipo", "hinge")
+NAMES = ("dpo", "ln_dpo", "ipo", "hinge", "simpo", "orpo")
+WITH_REFERENCE = ("dpo", "ln_dpo", "ipo", "hinge")
+NORMALISED = ("ln_dpo", "ipo", "simpo", "orpo")
 
 
 def value(name, policy, reference=None, **settings):
@@ -42,7 +43,7 @@ def test_names():
 @pytest.mark.parametrize("beta", [0.1, 0.2, 2.0])
 def test_policy_equal_to_reference(pair, beta):
     same = pair([-7.0, -1.0], [-9.0, -50.0], ([3, 2], [5, 60]))
-    expected = {"dpo": math.log(2), "ipo": 1 / (4 * beta**2), "hinge": 1.0}
+    expected = {"dpo": math.log(2), "ln_dpo": math.log(2), "ipo": 1 / (4 * beta**2), "hinge": 1.0}
     for name, number in expected.items():
         assert base_loss(name, same, same, beta=beta).tolist() == pytest.approx([number, number])
 
@@ -56,6 +57,20 @@ def test_dpo_by_hand(worked):
 def test_dpo_label_smoothing_by_hand(worked):
     # -log sigmoid(-0.4) = 0.5130153 + 0.4; 0.9 * 0.5130153 + 0.1 * 0.9130153 = 0.5530153
     assert value("dpo", *worked, beta=0.1, label_smoothing=0.1) == pytest.approx(0.5530153, abs=1e-7)
+
+
+def test_ln_dpo_by_hand(worked):
+    # mean log-ratios +0.4 and -0.2: 5 * 0.6 = 3; ln(1 + e^-3) = ln 1.0497871 = 0.0485874
+    assert value("ln_dpo", *worked, beta=5.0) == pytest.approx(0.0485874, abs=1e-7)
+    assert rewards("ln_dpo", *worked, beta=5.0) == pytest.approx((2.0, -1.0))
+
+
+@pytest.mark.parametrize(("name", "counts"), [("dpo", True), ("hinge", True), *((n, False) for n in NORMALISED)])
+def test_which_losses_count_length(pair, name, counts):
+    """The same log-prob and log-ratio a token over four times as many tokens: a loss on means can't see that."""
+    short = pair([-4.0], [-9.0], ([4], [6])), pair([-5.0], [-6.0], ([4], [6]))
+    long = pair([-16.0], [-9.0], ([16], [6])), pair([-20.0], [-6.0], ([16], [6]))
+    assert (value(name, *short, beta=0.1) != pytest.approx(value(name, *long, beta=0.1))) == counts
 
 
 def test_ipo_by_hand(worked):
@@ -167,13 +182,13 @@ def test_beta_must_be_positive(worked, name, beta):
         base_loss(name, *worked, beta=beta)
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge", "orpo"])
+@pytest.mark.parametrize("name", ["dpo", "ln_dpo", "ipo", "hinge", "orpo"])
 def test_margin_is_refused_where_it_does_nothing(worked, name):
     with pytest.raises(ValueError, match=f"margin=0.5 has no effect in the base loss '{name}': it acts in simpo only"):
         base_loss(name, *worked, beta=0.1, margin=0.5)
 
 
-@pytest.mark.parametrize("name", ["ipo", "hinge", "orpo"])
+@pytest.mark.parametrize("name", ["ln_dpo", "ipo", "hinge", "orpo"])
 def test_label_smoothing_is_refused_where_it_does_nothing(worked, name):
     with pytest.raises(ValueError, match=r"label_smoothing=0.1 has no effect .* it acts in dpo, simpo only"):
         base_loss(name, *worked, beta=0.1, label_smoothing=0.1)

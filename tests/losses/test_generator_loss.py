@@ -53,7 +53,7 @@ def test_parts_by_hand(worked):
 
 
 @pytest.mark.parametrize("negative, view", [("original", View.NEGATIVE), ("negative", View.NEGATIVE_STRICT)])
-@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge", "simpo", "orpo"])
+@pytest.mark.parametrize("name", ["dpo", "ln_dpo", "ipo", "hinge", "simpo", "orpo"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_every_base_loss(random_views, batch, name, negative, view):
     policy, reference = random_views(batch)

@@ -13,7 +13,7 @@ from selfsteer.views import SSO_VIEWS, View
 
 PARTS = ("loss", "base", "steering", "weight", "sft")
 SWITCHES = list(itertools.product([True, False], [True, False], ["all", "steering"]))
-NAMES = ("dpo", "ipo", "hinge", "simpo", "orpo")
+NAMES = ("dpo", "ln_dpo", "ipo", "hinge", "simpo", "orpo")
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_reference_is_not_needed_where_it_is_not_read(random_views, name):
     assert torch.equal(outs[0], outs[2])
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "hinge"])
+@pytest.mark.parametrize("name", ["dpo", "ln_dpo", "ipo", "hinge"])
 def test_reference_is_needed_where_it_is_read(random_views, name):
     with pytest.raises(ValueError, match=f"'{name}' compares with a reference model"):
         sso_loss(random_views(2)[0], None, base=name)

@@ -36,6 +36,10 @@ def said(run) -> list[str]:
         ({"base_loss": "ipo", "beta": 0.2}, "ipo base 6.25, positive 6.25, negative 6.25 (1/(4 beta^2) = 6.25"),
         ({"base_loss": "ipo", "beta": 0.5}, "ipo base 1, positive 1, negative 1 (1/(4 beta^2) = 1 expected)"),
         ({"base_loss": "ipo", "use_steering": False}, "ipo base 6.25 (1/(4 beta^2) = 6.25 expected)"),
+        (
+            {"base_loss": "ln_dpo", "beta": 5.0},
+            f"ln_dpo base {LN2}, positive {LN2}, negative {LN2} (ln 2 = {LN2} expected)",
+        ),
         ({"base_loss": "hinge", "steering_coef": 0.7}, "hinge base 1, positive 1, negative 1 (1 expected)"),
     ],
 )

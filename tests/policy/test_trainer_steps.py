@@ -192,6 +192,13 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_rows(tmp_path, tokenizer)
     assert largest_change(before, weights(run.model)) == 0
 
 
+def test_a_last_step_that_overshoots_is_found_though_no_loss_sees_it(tmp_path, tokenizer):
+    run = trainer(tmp_path, tokenizer, contrasts(2), learning_rate=1e39, num_train_epochs=1)
+    with pytest.raises(TrainingDiverged, match="left weights that are not finite"):
+        run.train()
+    assert run.state.global_step == 1
+
+
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path, tokenizer):
     run = trainer(tmp_path, tokenizer, contrasts(2))
     run.model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))

@@ -1,0 +1,159 @@
+"""The guards of a run: rounds are judged, the next begins where the last good one ended, the best is handed out."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import ConfigError, GuardStopped, NothingSurvived, SelfsteerWarning, TrainingDiverged
+from selfsteer.evaluation.guards import Compared, Finding, RoundFigures, best_round, check_round, given_up
+from selfsteer.files import link_atomic, remove
+from selfsteer.loop.data import DataStages
+from selfsteer.loop.evaluation import Measured, measured
+from selfsteer.loop.models import Policy
+
+
+def check_criterion(stages: DataStages) -> None:
+    """Raise :class:`ConfigError` where ``guards.best`` goes by a figure that the run will not have."""
+    criterion, recipe = stages.recipe.guards.best, stages.recipe
+    if recipe.mode == "data-only" or criterion == "last":
+        return
+    where = f"guards.best={criterion}"
+    if recipe.queries.heldout == 0:
+        do = "hold some out (queries.heldout), or set guards.best=last"
+        raise ConfigError("without held-out queries there is nothing to compare rounds by", where=where, do=do)
+    if criterion == "signal_accuracy" and not recipe.judge.name and not _told_by_program(stages):
+        do = "name a judge or evaluation.direction, or set guards.best=last"
+        raise ConfigError("nobody says which response is better: no program and no judge", where=where, do=do)
+
+
+def _told_by_program(stages: DataStages) -> bool:
+    """Return whether a program may tell of some row whether y+ is better: an aspect's does where it stands alone."""
+    chosen = stages.principle_set.choosable
+    alone = (stages.recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
+    return bool(stages.direction) or (alone and any(aspect.direction for aspect in chosen))
+
+
+class Guards:
+    """Judges the rounds of one run as they end, and points RUN/policy to the best of the good ones.
+
+    Args:
+        stages: The run's stages.
+        start: The policy before any round.
+        rounds, heldout: What the run has found so far; it adds to them.
+
+    Attributes:
+        policy: Where the next round begins: the last good round's policy, or the start.
+        ended: The round in which a guard ended the run, None where none did.
+    """
+
+    def __init__(
+        self, stages: DataStages, start: Policy, rounds: Sequence[Mapping[str, Any]], heldout: Sequence[Measured]
+    ) -> None:
+        self.settings = stages.recipe.guards
+        self.policy = start
+        self.ended: int | None = None
+        self._stages, self._rounds, self._heldout = stages, rounds, heldout
+        self._good: dict[int, tuple[RoundFigures, Policy]] = {}
+        self._findings: list[Finding] = []
+        self._failures: dict[str, str] = {}
+
+    @property
+    def best(self) -> int | None:
+        """The round whose policy is handed out; None where no round is good."""
+        return best_round(self.settings.best, [figures for figures, _ in self._good.values()])
+
+    def attempt(self, work: Callable[[Policy], Policy]) -> Policy | None:
+        """Do a round's work on the policy it begins from; None where it failed in a way that a guard takes care of.
+
+        A failure that no guard is to act upon is raised: there would be no policy to go on with.
+        """
+        self._failures = {}
+        try:
+            return work(self.policy)
+        except (TrainingDiverged, NothingSurvived) as error:
+            name = "not_finite" if isinstance(error, TrainingDiverged) else "kept"
+            action = getattr(self.settings, name).action or self.settings.action
+            # Where the first round keeps no row, the recipe is to blame and not what training did.
+            if action in ("ignore", "warn") or (name == "kept" and not self._rounds):
+                raise
+            self._failures = {name: f"{error.what} ({error.where})"}
+            return None
+
+    def close(self, number: int, trained: Policy | None) -> None:
+        """Judge a round; ``trained`` is what :meth:`attempt` returned."""
+        start, now = self._figures(0), self._figures(number)
+        before = self._good[self.policy.round][0] if self.policy.round else start
+        first_kept = _kept(self._rounds[0]) if self._rounds else None
+        found = check_round(self.settings, Compared(start, before, now, first_kept))
+        self._findings += found
+        if trained is not None and not given_up(found):
+            self._good[number] = now, trained
+            self.policy = trained
+        if any(one.standing == "fired" and one.action == "stop" for one in found):
+            self.ended = number
+        self._tell(number, found)
+        self._link()
+
+    def summary(self) -> dict[str, Any]:
+        """Return what summary.json says: the best round, the good ones, where a guard ended the run, every finding."""
+        return {
+            "criterion": self.settings.best,
+            "best": self.best,
+            "good": list(self._good),
+            "ended": self.ended,
+            "findings": [dataclasses.asdict(one) for one in self._findings],
+        }
+
+    def _figures(self, number: int) -> RoundFigures:
+        found = [of for of in self._heldout if of.policy.round == number]
+        figures = measured(self._stages, found[0], self._heldout[0].rows) if found else None
+        kept = next((_kept(row) for row in self._rounds if row["round"] == number), None)
+        return RoundFigures(number, figures, kept, self._failures if number else {})
+
+    def _tell(self, number: int, found: Sequence[Finding]) -> None:
+        begins = f"round {self.policy.round}'s policy" if self.policy.round else "the start"
+        then = {
+            "warn": "",
+            "stop": "; the round is given up and the run ends",
+            "rollback": f"; the round is given up, what follows begins from {begins}",
+        }
+        for one in found:
+            if one.standing == "fired":
+                what = f"round {number}, guard {one.guard}: {one.detail}{then[one.action]}"
+                warnings.warn(what, SelfsteerWarning, stacklevel=2)
+        names = {kind: [one.guard for one in found if one.standing == kind] for kind in ("fired", "quiet", "silent")}
+        told = "; ".join(f"{kind}: {', '.join(own)}" for kind, own in names.items() if own)
+        self._stages.store.display.say(f"      guards after round {number}: {told or 'none asked'}")
+
+    def _link(self) -> None:
+        link = self._stages.store.run_dir / "policy"
+        if self.best is None:
+            remove(link)
+        else:
+            link_atomic(link, Path(self._good[self.best][1].path))
+
+
+def stopped(summary: Mapping[str, Any], run_dir: Path) -> GuardStopped | None:
+    """Return the error that a run's summary amounts to; None where the run did what was asked and has a good policy."""
+    guards = summary["guards"]
+    if not guards or (guards["ended"] is None and guards["best"] is not None):
+        return None
+    fired = [one for one in guards["findings"] if one["standing"] == "fired" and one["action"] != "warn"]
+    last = [one for one in fired if one["round"] == fired[-1]["round"]]
+    why = "; ".join(f"{one['guard']}: {one['detail']}" for one in last)
+    what = f"a guard ended the run in round {guards['ended']}" if guards["ended"] else "no round's policy is good"
+    policy = f"{run_dir / 'policy'} is round {guards['best']}'s" if guards["best"] else "there is no good policy"
+    # A training that diverged left nothing to go on with.
+    keys = [f"guards.{one['guard']}.action=warn" for one in last if one["guard"] != "not_finite"]
+    past = f"; with {', '.join(keys)} the run goes on all the same" if keys else ""
+    do = f"look at {run_dir / 'report.html'}, then mend the recipe{past}"
+    return GuardStopped(f"{what} ({why}); {policy}", where=str(run_dir), do=do)
+
+
+def _kept(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many training rows of a round the filters kept, of how many."""
+    return row["quality"]["kept"], row["quality"]["total"]

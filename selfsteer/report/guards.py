@@ -1,0 +1,78 @@
+"""The section "Guards": what was watched after each round, what fired, what followed, and which policy is the run's."""
+
+from __future__ import annotations
+
+from selfsteer.report.load import Json, dig_dict, dig_number, dig_rows
+from selfsteer.report.tables import Table
+from selfsteer.report.wording import label
+
+MEANINGS = {
+    "length": "Plain answers explode, collapse, or run into the token limit: compared query by query with those of the "
+    "start and of the policy that the round began from.",
+    "onpolicyness": "Would the policy write y⁺ and y⁻ without a principle? Less than half as likely a token as at the "
+    "start means that its own data no longer teach it much.",
+    "steering_margin": "Do the principles still matter? Near zero, y⁺ and y⁻ can't be told apart.",
+    "signal_accuracy": "Is y⁺ still the better response, by a program or else by the judge?",
+    "kept": "Do the filters still find rows to train on? Compared with the first round.",
+    "repetition": "Answers of which more than half of the word 4-grams are repeats.",
+    "divergence": "How much less likely, per token, the start's own plain answers became: an estimate of the KL "
+    "divergence from the start to the policy.",
+    "not_finite": "A loss, a gradient, a weight or a held-out figure that is no number.",
+}
+_FOLLOWED = {
+    "warn": "It only warns: the run went on.",
+    "stop": "The round was given up and the run ended.",
+    "rollback": "The round was given up; what follows began from the last good policy.",
+}
+_CRITERIA = {
+    "last": "the last good round's",
+    "signal_accuracy": "the good round's with the highest signal accuracy",
+    "implicit_accuracy": "the good round's with the highest implicit-reward accuracy",
+    "onpolicyness": "the good round's with the highest on-policyness",
+}
+
+
+def guards_section(summary: Json) -> Json | None:
+    """Return everything that the section prints; None for a run without guards."""
+    guards = dig_dict(summary, "guards")
+    if not guards:
+        return None
+    findings = dig_rows(guards, "findings")
+    return {
+        "lead": _lead(guards),
+        "fired": [_fired(row) for row in findings if row.get("standing") == "fired"],
+        "table": _table(findings),
+        "meanings": Table("What each guard looks for", ["Guard", "What it looks for"], [
+            [name, meaning] for name, meaning in MEANINGS.items()
+        ]),
+    }  # fmt: skip
+
+
+def handed_out(summary: Json) -> Json | None:
+    """Return the entry, among the policies that were measured, of the one that is the run's; else the last one."""
+    policies = dig_rows(summary, "policies")
+    best = dig_number(summary, "guards", "best")
+    found = [policy for policy in policies if best is not None and dig_number(policy, "round") == best]
+    return found[0] if found else policies[-1] if policies else None
+
+
+def _lead(guards: Json) -> str:
+    best, criterion = dig_number(guards, "best"), label(guards.get("criterion"))
+    rule = _CRITERIA.get(criterion, criterion)
+    if best is None:
+        return "No round's policy is good, so none is handed out. What was trained lies in the folders of the rounds."
+    return f"The policy handed out is that of round {best:.0f}: {rule}."
+
+
+def _fired(row: Json) -> str:
+    followed = _FOLLOWED.get(str(row.get("action")), "")
+    return f"Round {label(row.get('round'))}, {label(row.get('guard'))}: {label(row.get('detail'), 600)}. {followed}"
+
+
+def _table(findings: list[Json]) -> Table:
+    rows = [
+        [label(row.get("guard")), label(row.get("round")), label(row.get("standing")), label(row.get("detail"), 600)]
+        for row in findings
+    ]
+    missing = "" if rows else "Every guard was told to be ignored (guards.action), so nothing was watched."
+    return Table("What each guard found", ["Guard", "Round", "Says", "Figures"], rows, missing)
