@@ -60,7 +60,7 @@ def _train(
     folder, checkpoints = space.folder / f"policy-{space.key}", space.folder / f"checkpoints-{space.key}"
     if not folder.exists():
         started = time.monotonic()
-        trainer = _trainer(recipe, models, rows, policy, checkpoints)
+        trainer = open_trainer(recipe, models, rows, policy, checkpoints)
         log = _run(trainer, checkpoints, _MetricsLog(store.run_dir / "metrics.jsonl", round), space.display)
         info = _info(recipe, trainer, time.monotonic() - started)
         with atomic_path(folder) as temporary:
@@ -71,7 +71,10 @@ def _train(
     return [folder], read_json(folder / _INFO)
 
 
-def _trainer(recipe: Recipe, models: Models, rows: Sequence[Contrast], policy: Policy, checkpoints: Path) -> SSOTrainer:
+def open_trainer(
+    recipe: Recipe, models: Models, rows: Sequence[Contrast], policy: Policy, checkpoints: Path
+) -> SSOTrainer:
+    """Return the trainer of a recipe on scored rows, with a model of its own."""
     from selfsteer.policy import SSOTrainer
 
     chat = models.chat(policy)

@@ -38,7 +38,7 @@ def batch_seed(seed: int, *parts: object) -> int:
 
 def choice_needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
     """Return whether a model has to be asked for the aspects of a query."""
-    return choice_without_model(principle_set, _count(recipe, principle_set)) is None
+    return choice_without_model(principle_set, aspects_wanted(recipe, principle_set)) is None
 
 
 def principled(
@@ -57,14 +57,15 @@ def principled(
     return Done(rows, failures)
 
 
-def _count(recipe: Recipe, principle_set: PrincipleSet) -> int:
+def aspects_wanted(recipe: Recipe, principle_set: PrincipleSet) -> int:
+    """Return how many aspects a query gets."""
     return recipe.principles.aspects_per_query or principle_set.aspects_per_query
 
 
 def _choose(
     recipe: Recipe, principle_set: PrincipleSet, backend: Backend, queries: Sequence[Query]
 ) -> Sequence[Choice | Failure]:
-    count = _count(recipe, principle_set)
+    count = aspects_wanted(recipe, principle_set)
     settled = choice_without_model(principle_set, count)
     if settled is not None:
         return [settled] * len(queries)
