@@ -158,7 +158,7 @@ def _show_model(costs: Costs, stages: DataStages, out: Console) -> None:
     table.add_row(
         "training on a row",
         f"{_flops(trained.forward)} forward, {_flops(costs.training_flops - trained.forward)} backward "
-        f"({costs.example_tokens:.0f} tokens; {_parts(trained)})",
+        f"({_parts(trained)})",
     )
     out.print(table)
 
@@ -169,18 +169,18 @@ def _parts(one: Arithmetic) -> str:
 
 
 def _show_memory(costs: Costs, stages: DataStages, devices: int, out: Console) -> None:
-    shape, train = costs.shape, costs.recipe.train
+    shape = costs.shape
     assert shape is not None
     device, (generating, precision) = stages.models.device.partition(":")[0], precisions(stages.models)
-    tokens = costs.example_tokens * min(train.micro_batch_size, train.batch_size)
+    tokens, predicted = costs.micro_batch
     columns = ("weights", "copies", "grads", "Adam", "activ.", "logits", "total", "ckpt.")
     table = _table("training", *columns, right=columns)
     for one in _tunings(costs):
         for strategy in STRATEGIES if devices > 1 else STRATEGIES[:1]:
             found, again = (
                 training_memory(
-                    shape, one, strategy, devices, tokens=tokens, precision=precision, checkpointing=checkpointing,
-                    device=device,
+                    shape, one, strategy, devices, tokens=tokens, predicted=predicted, precision=precision,
+                    checkpointing=checkpointing, device=device,
                 )
                 for checkpointing in (False, True)
             )  # fmt: skip

@@ -67,11 +67,11 @@ def plan(
     """
     recipe, store = stages.recipe, _Looking(stages.store.run_dir)
     looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
-    walk(looking, start or stages.models.start(say), measure=measure)
+    _walk(looking, start or stages.models.start(say), measure=measure)
     return store.steps
 
 
-def walk(stages: DataStages, start: Policy, *, measure: bool) -> None:
+def _walk(stages: DataStages, start: Policy, *, measure: bool) -> None:
     """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work."""
     recipe, policy = stages.recipe, start
     queries = stages.queries()

@@ -138,10 +138,9 @@ def test_a_run_says_before_it_starts_what_it_redoes_and_why(queries, copied):
     assert "read queries" in said.lines[1] and not any("redone" in line for line in said.lines[1:])
 
 
-@pytest.mark.parametrize("judge", [{}, {"name": "program:shorter"}])
-def test_a_plan_has_the_stages_of_a_run_of_a_model(tiny_chat_model, queries, tmp_path, judge):
-    """Two rounds, with and without a judge: the plan's titles are those that the run's display and ledger have."""
-    recipe = small_recipe(tiny_chat_model, queries, rounds=2, train__epochs=1, judge=judge)
+def test_a_plan_has_the_stages_of_a_run_of_a_model(tiny_chat_model, queries, tmp_path):
+    """Two rounds and a judge: the plan's titles are those that the run's display and summary have."""
+    recipe = small_recipe(tiny_chat_model, queries, rounds=2, train__epochs=1, judge={"name": "program:shorter"})
     fresh = _plan(recipe, tmp_path / "run")
     with without_reports():
         summary = run(recipe, tmp_path / "run")
@@ -159,7 +158,7 @@ def test_what_waits_for_a_policy_is_after_that(tiny_chat_model, queries, tmp_pat
     assert "sample responses, round 2" in waiting and "train, round 2" in waiting
 
 
-def test_lines_of_a_change_name_each_redone_stage_and_count_the_rest(queries, scripted_run, tiny_chat_model, tmp_path):
+def test_lines_of_a_change_name_each_redone_stage(queries, scripted_run):
     generation = {"backend": "scripted", "max_new_tokens": 12}
     lines = list(changed(_plan(scripted_recipe(queries, generation=generation), scripted_run)))
     assert len(lines) == 5 and all(line.startswith("      redone: ") for line in lines)

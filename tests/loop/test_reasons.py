@@ -16,7 +16,7 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("queries", {"settings": {"limit": 8}}, {"settings": {"limit": None}}, ["queries.limit 8 -> null"]),
         ("principles", {"settings": {"set": "a"}}, {"settings": {"set": "b"}}, ["principles.set a -> b"]),
         ("policy", {"settings": {"lora": None}}, {"settings": {"lora": {"r": 4}}}, ['train.lora null -> {"r": 4}']),
-        ("responses", {"sampling": [0.7, 0.8, 64]}, {"sampling": [0.7, 0.8, 96]}, ["generation.max_new_tokens 64 -> 96"]),
+        ("responses", {"sampling": [1, 0.8, 64]}, {"sampling": [1, 0.8, 96]}, ["generation.max_new_tokens 64 -> 96"]),
         ("responses", {"engine": _ENGINE}, {"engine": [*_ENGINE[:3], 8]}, ["generation.batch_size 16 -> 8"]),
         ("scores", {"responses": "k1"}, {"responses": "k2"}, ["the responses are other ones"]),
         ("queries", {"content": ["c1"]}, {"content": ["c2"]}, ["what is in the source of the queries has changed"]),

@@ -76,7 +76,9 @@ class _Calibration:
 
     def go(self) -> tuple[Rates, Sample]:
         self.say("      sampling a batch of responses ...")
-        prefill, step, context, rows, ends = self._sample()
+        backend = self.models.backend(self.policy)
+        asking, principled = self._ask(backend)
+        prefill, step, context, rows, ends = self._sample(backend, principled)
         self.say("      scoring some rows ...")
         loading, scoring, scored = self._score(rows)
         kept = self._kept(scored if len(scored) == len(rows) else rows)
@@ -84,33 +86,36 @@ class _Calibration:
         self.say("      training on some rows ...")
         training, update = self._train(scored)
         rates = Rates(
-            prefill=prefill, step=step, context=context, scoring=scoring, training=training, update=update,
-            loading=loading, writing=self._write(),
+            prefill=prefill, step=step, context=context, asking=asking, scoring=scoring, training=training,
+            update=update, loading=loading, writing=self._write(),
         )  # fmt: skip
         return rates, Sample(ends, kept, len(rows))
 
-    def _sample(self) -> tuple[float, float, float, list[Contrast], dict[str, float]]:
+    def _ask(self, backend: Backend) -> tuple[float, list[Principled]]:
+        """Choose aspects for a batch of queries, twice: what all questions share is computed by the first."""
+        queries = first_queries(self.recipe.queries, min(self.recipe.generation.batch, _MOST))
+        work.principled(self.recipe, self.stages.principle_set, backend, queries[:1])
+        started = time.perf_counter()
+        rows = list(work.principled(self.recipe, self.stages.principle_set, backend, queries).rows)
+        return time.perf_counter() - started, rows
+
+    def _sample(
+        self, backend: Backend, principled: Sequence[Principled]
+    ) -> tuple[float, float, float, list[Contrast], dict[str, float]]:
         """Sample one batch: a token, nine, and as many as there is time for; the rows that came of it."""
-        backend = self.models.backend(self.policy)
-        rows, batch = self._requests(backend)
+        rows = principled[: math.ceil(min(self.recipe.generation.batch, _MOST) / len(ROLES))]
+        batch, _ = work.planned(rows, backend, self.recipe)
+        if not batch:
+            raise DataError("no prompt of the first queries fits", where="queries", do="raise train.max_length")
         prompt = statistics.mean(backend.length(request.prompt) for request in batch)
         self._timed(backend, batch, 1)  # warms up
         first, _ = self._timed(backend, batch, 1)
         few = _Decoding.of(*self._timed(backend, batch, 9), first)
-        limit = max(10, min(self.recipe.generation.max_new_tokens, _TOKENS, int(_SECONDS / few.each)))
+        limit = min(self.recipe.generation.max_new_tokens, _TOKENS, max(10, int(_SECONDS / few.each)))
         seconds, found = self._timed(backend, batch, limit)
         step, context = _slope(prompt, few, _Decoding.of(seconds, found, first))
         read = len(batch) * arithmetic(self.shape, [Row(prompt, [1])]).forward
         return read / first, step, context, self._joined(rows, found), _ends(found)
-
-    def _requests(self, backend: Backend) -> tuple[list[Principled], list[Request]]:
-        """Return as many rows as fill a batch, with the requests that they make."""
-        queries = first_queries(self.recipe.queries, math.ceil(min(self.recipe.generation.batch, _MOST) / len(ROLES)))
-        rows = list(work.principled(self.recipe, self.stages.principle_set, backend, queries).rows)
-        batch, _ = work.planned(rows, backend, self.recipe)
-        if not batch:
-            raise DataError("no prompt of the first queries fits", where="queries", do="raise train.max_length")
-        return rows, batch
 
     def _timed(self, backend: Backend, batch: Sequence[Request], tokens: int) -> tuple[float, Sequence[Response]]:
         generation = self.recipe.generation.model_copy(update={"max_new_tokens": tokens})

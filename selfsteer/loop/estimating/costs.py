@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from selfsteer.config import Recipe
+from selfsteer.loop.blocks import BLOCK
 from selfsteer.loop.estimating.arithmetic import Arithmetic, arithmetic, rows_for
 from selfsteer.loop.estimating.memory import Tuning, tuning
 from selfsteer.loop.estimating.rates import Rates, Sample
 from selfsteer.loop.estimating.shape import ModelShape
 from selfsteer.records import PROMPTS, ROLES
 
-_CHOICE_TOKENS = 24
-_TOKEN_BYTES, _ROW_BYTES = 4.2, 500.0
-"""Bytes on disk of a token (its text and its id, compressed), and of the rest of a row; docs/estimate.md."""
+_TOKEN_BYTES, _ROW_BYTES, _FILE_BYTES = 4.2, 800.0, 17e3
+"""Bytes on disk of a token (its text and its id, compressed), of the rest of a row, and of a file without rows."""
 _FOLDER = 4e6
 """Bytes of a tokenizer and a model card beside weights."""
 
@@ -29,12 +29,12 @@ class Sizes(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """Mean tokens of the plain, the positive and the negative prompt, and of the question for aspects (0: unasked)."""
+    """Mean tokens of the plain, the positive and the negative prompt; whether a model is asked for the aspects."""
 
     plain: float
     positive: float
     negative: float
-    asked: float = 0.0
+    asked: bool = False
 
 
 class Cost(NamedTuple):
@@ -82,7 +82,7 @@ class Costs:
         if stage == "policy":
             disk, passing = self.policy_bytes, self.checkpoint_bytes * min(3, self.checkpoints)
         else:
-            disk = count * (_ROW_BYTES + _TOKEN_BYTES * rows.get(stage, 0.0))
+            disk = math.ceil(count / BLOCK) * _FILE_BYTES + count * (_ROW_BYTES + _TOKEN_BYTES * rows.get(stage, 0.0))
         return Cost(seconds, disk, passing)
 
     # What a round does.
@@ -103,9 +103,11 @@ class Costs:
         return self._rows(self._cells)
 
     @property
-    def example_tokens(self) -> float:
-        """Packed tokens of a training example."""
-        return sum(row.tokens for row in rows_for(self._cells, self._lengths, self.responses, self._limit))
+    def micro_batch(self) -> tuple[float, float]:
+        """Packed tokens of a micro-batch, and those that are predicted."""
+        rows = rows_for(self._cells, self._lengths, self.responses, self._limit)
+        count = min(self.recipe.train.micro_batch_size, self.recipe.train.batch_size)
+        return count * sum(row.tokens for row in rows), count * sum(sum(row.responses) for row in rows)
 
     @property
     def training_flops(self) -> float:
@@ -158,7 +160,7 @@ class Costs:
         if not self.prompts.asked:
             return 0.0
         batches = math.ceil(count / self.recipe.generation.batch)
-        return self._loading() + batches * self._batch(self.prompts.asked, float(_CHOICE_TOKENS))
+        return self._loading() + batches * self.rates.asking
 
     def _sampling(self, count: int) -> float | None:
         if self.shape is None or self.rates is None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from statistics import mean
 
-from selfsteer.backends import shared_prefix
 from selfsteer.chat import Chat
 from selfsteer.config import QuerySettings, Recipe
 from selfsteer.errors import DataError
 from selfsteer.loop.estimating.costs import Prompts, Sizes
 from selfsteer.loop.work import aspects_wanted, choice_needs_model
-from selfsteer.principles import PrincipleSet, chooser_messages, pair_for, steer, steering_message
+from selfsteer.principles import PrincipleSet, pair_for, steer, steering_message
 from selfsteer.queries import load_queries, stream_queries
 from selfsteer.records import Message, Query
 
@@ -71,16 +70,4 @@ def prompt_lengths(recipe: Recipe, principle_set: PrincipleSet, chat: Chat | Non
         steered = [steer(query.prompt, steering_message(pair, sign), role) for sign in ("positive", "negative")]
         found.append([length(query.prompt), *map(length, steered)])
     plain, positive, negative = (mean(column) for column in zip(*found, strict=True))
-    asked = _asked(recipe, principle_set, chat, length) if choice_needs_model(recipe, principle_set) else 0.0
-    return Prompts(plain, positive, negative, asked)
-
-
-def _asked(
-    recipe: Recipe, principle_set: PrincipleSet, chat: Chat | None, length: Callable[[Sequence[Message]], float]
-) -> float:
-    """Tokens of the question for a query's aspects, besides those that all questions share."""
-    count, role = aspects_wanted(recipe, principle_set), chat.system_role if chat else "native"
-    texts = [query.prompt[-1]["content"] for query in first_queries(recipe.queries)]
-    questions = [chooser_messages(principle_set, text, count, role) for text in texts]
-    one, other = (chooser_messages(principle_set, text, count, role) for text in ("A", "Z"))
-    return mean(map(length, questions)) - len(shared_prefix(chat, one, other))
+    return Prompts(plain, positive, negative, choice_needs_model(recipe, principle_set))

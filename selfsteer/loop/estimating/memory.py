@@ -84,6 +84,7 @@ def training_memory(
     devices: int,
     *,
     tokens: float,
+    predicted: float,
     precision: str,
     checkpointing: bool,
     device: str,
@@ -100,6 +101,7 @@ def training_memory(
         strategy: One of :data:`STRATEGIES`.
         devices: How many share the work; each has its own micro-batch.
         tokens: Of a micro-batch, packed.
+        predicted: Tokens of its responses, for which there are logits.
         precision: Of the products: "bfloat16" (autocast) or "float32".
         checkpointing: Whether activations are recomputed.
         device: "cpu" or "cuda".
@@ -119,7 +121,7 @@ def training_memory(
         gradients=4.0 * of.trainable / by_gradients,
         optimiser=8.0 * of.trainable / by_states,
         activations=tokens * (held + 12 * shape.hidden),
-        logits=3 * 4.0 * HEAD_CHUNK[device],
+        logits=3 * 4.0 * min(HEAD_CHUNK[device], predicted * shape.vocabulary),
     )
 
 

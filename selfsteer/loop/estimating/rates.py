@@ -15,6 +15,9 @@ from selfsteer.files import fingerprint, read_json, write_json
 from selfsteer.loop.estimating.shape import ModelShape
 from selfsteer.models import cache_folder
 
+_ANSWER = 24
+"""Tokens that a model may use up to name aspects."""
+
 _FORMAT = 1
 """Raised where a file of rates would be read as something else than it was written."""
 
@@ -29,6 +32,7 @@ class Rates:
         prefill: FLOP/s of reading prompts.
         step: Seconds of one decoding step of a whole batch over an empty cache.
         context: Seconds more for each token in the cache of a sequence.
+        asking: Seconds of asking for the aspects of a whole batch of queries.
         scoring: FLOP/s without gradients.
         training: FLOP/s of forward and backward.
         update: Seconds of an optimiser step for each trained weight.
@@ -40,6 +44,7 @@ class Rates:
     prefill: float
     step: float
     context: float
+    asking: float
     scoring: float
     training: float
     update: float
@@ -91,10 +96,12 @@ def guessed_rates(shape: ModelShape, recipe: Recipe, device: str, precision: str
     batch = recipe.generation.batch
     needed = 2.0 * (shape.active + shape.head) * batch
     cache = 2.0 * size * shape.key_width * shape.layers * batch
+    step = max(size * shape.parameters / memory, needed / (flops / 4))
     return Rates(
         prefill=flops / 2,
-        step=max(size * shape.parameters / memory, needed / (flops / 4)),
+        step=step,
         context=2 * cache / memory,
+        asking=_ANSWER * step,
         scoring=flops / 2,
         training=flops / 2,
         update=28 / memory,

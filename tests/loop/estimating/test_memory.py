@@ -24,7 +24,13 @@ from .shapes import paper_shape
 
 def _training(strategy="ddp", devices=1, lora=None, bits=None, **changes):
     shape = paper_shape()
-    settings = {"tokens": 10, "precision": "float32", "checkpointing": False, "device": "cpu"} | changes
+    settings = {
+        "tokens": 10,
+        "predicted": 10**9,
+        "precision": "float32",
+        "checkpointing": False,
+        "device": "cpu",
+    } | changes
     return training_memory(shape, tuning(shape, lora, bits), strategy, devices, **settings)
 
 
@@ -32,6 +38,7 @@ def test_full_training_holds_sixteen_bytes_a_parameter():
     found = _training()
     assert found[:4] == (4 * 1080, 0, 4 * 1080, 8 * 1080)
     assert found.logits == 12 * HEAD_CHUNK["cpu"]
+    assert _training(predicted=5).logits == 12 * 5 * 10
     assert found.total == sum(found)
 
 
@@ -119,9 +126,7 @@ def _kept_bytes(model, rows, *, bf16: bool) -> int:
 def test_a_layers_activations_are_what_autograd_keeps(name, within, bf16):
     """The difference of two depths is one layer. Qwen 3 norms its heads too, Phi-3 multiplies joined matrices."""
     rows = [PromptRow(list(range(3, 40)), [list(range(3, 33)), list(range(5, 30))])]
-    models = [
-        tiny_model(name, torch.float32, num_hidden_layers=depth, sliding_window=None).train() for depth in (2, 3)
-    ]
+    models = [tiny_model(name, torch.float32, num_hidden_layers=depth, sliding_window=None).train() for depth in (2, 3)]
     two, three = (_kept_bytes(model, rows, bf16=bf16) for model in models)
     tokens = 37 + 29 + 24
     expected = layer_activations(shape_of(models[0]), "bfloat16" if bf16 else "float32", full=True)
