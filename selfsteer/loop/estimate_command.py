@@ -220,7 +220,7 @@ def _show_stages(costs: Costs, steps: Sequence[Step], out: Console) -> None:
     table = _table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
     for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
         one = costs.of(stage, heldout=heldout)
-        label = _LABELS[stage] + (", held-out" if heldout and stage != "implicit" else "")
+        label = _LABELS.get(stage, stage) + (", held-out" if heldout and stage != "implicit" else "")
         whole = None if one.seconds is None else times * one.seconds
         table.add_row(label, str(times), _time(one.seconds), _time(whole), _size(times * one.disk))
     table.add_section()

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from selfsteer.loop.data import DataStages
+from selfsteer.loop.data import DataStages, stage_title
 from selfsteer.loop.display import Display
 from selfsteer.loop.evaluation import heldout_rows, implicit_stage, judged_stage
 from selfsteer.loop.ledger import Entry, Slot
@@ -101,14 +101,14 @@ def _held(stages: DataStages, principles: Entry, policy: Policy, round: int, bef
 
 
 def _judged(stages: DataStages, entry: Entry, split: str, round: int) -> None:
-    """The key of a reward model's stage needs its weights, unless it judged before: it is left open."""
-    name = stages.recipe.judge.name or ""
-    if name.startswith("reward:") and isinstance(stages.store, _Looking):
-        title = f"ask {name.partition(':')[2]}"
-        slot = ("judgements", round, split == "heldout")
-        stages.store.steps.append(Step(slot, title, State.AFTER, "its key needs the judge's weights"))
-    else:
+    """The key of a reward model's stage may need its weights, so it is left open."""
+    kind, _, name = (stages.recipe.judge.name or "").partition(":")
+    if kind != "reward":
         judged_stage(stages, entry, split, round)
+        return
+    assert isinstance(stages.store, _Looking)
+    slot, title = ("judgements", round, split == "heldout"), stage_title(f"ask {name}", split, round)
+    stages.store.steps.append(Step(slot, title, State.AFTER, "its key needs the judge's weights"))
 
 
 def changed(steps: Sequence[Step]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from selfsteer.config import Recipe
 from selfsteer.loop.blocks import BLOCK
-from selfsteer.loop.estimating.arithmetic import Arithmetic, arithmetic, rows_for
+from selfsteer.loop.estimating.arithmetic import Arithmetic, Row, arithmetic, rows_for
 from selfsteer.loop.estimating.memory import Tuning, tuning
 from selfsteer.loop.estimating.rates import Rates, Sample
 from selfsteer.loop.estimating.shape import ModelShape
@@ -29,12 +29,15 @@ class Sizes(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """Mean tokens of the plain, the positive and the negative prompt; whether a model is asked for the aspects."""
+    """Mean tokens of the plain, the positive and the negative prompt; whether a model is asked for the aspects, and how
+    many tokens all those questions share.
+    """
 
     plain: float
     positive: float
     negative: float
     asked: bool = False
+    shared: float = 0.0
 
 
 class Cost(NamedTuple):
@@ -64,7 +67,7 @@ class Costs:
     prompts: Prompts
 
     def of(self, stage: str, *, heldout: bool) -> Cost:
-        """Return the cost of one stage, by its name in the ledger."""
+        """Return the cost of one stage, by its name in the ledger; of one that is not known here time is None."""
         count = self.sizes.heldout if heldout else self.sizes.train
         seconds = {
             "queries": lambda: 0.0,
@@ -74,8 +77,7 @@ class Costs:
             "contrasts": lambda: 0.0,
             "policy": self._training,
             "implicit": lambda: self._loading() + self._scoring(self.compared, count),
-            "judgements": lambda: None,
-        }[stage]()
+        }.get(stage, lambda: None)()
         rows = {"queries": self.prompts.plain, "principles": sum(self.prompts[:3]), "responses": self._told}
         rows |= dict.fromkeys(("scores", "contrasts", "implicit"), sum(self.prompts[:3]) + self._told)
         passing = 0.0
@@ -160,7 +162,8 @@ class Costs:
         if not self.prompts.asked:
             return 0.0
         batches = math.ceil(count / self.recipe.generation.batch)
-        return self._loading() + batches * self.rates.asking
+        once = self._reading(self.prompts.shared) if self.prompts.shared else 0.0
+        return self._loading() + once + batches * self.rates.asking
 
     def _sampling(self, count: int) -> float | None:
         if self.shape is None or self.rates is None:
@@ -172,10 +175,14 @@ class Costs:
 
     def _batch(self, prompt: float, steps: float) -> float:
         """Seconds of a batch: its prompts are read, then each step sees what came before it."""
-        assert self.shape is not None and self.rates is not None
-        read = arithmetic(self.shape, rows_for([("", "")], {"": prompt}, {"": 1}, math.inf)).forward
+        assert self.rates is not None
         each = self.rates.step + self.rates.context * (prompt + steps / 2)
-        return self.recipe.generation.batch * read / self.rates.prefill + steps * each
+        return self.recipe.generation.batch * self._reading(prompt) + steps * each
+
+    def _reading(self, prompt: float) -> float:
+        """Seconds of reading one prompt, up to its first new token."""
+        assert self.shape is not None and self.rates is not None
+        return arithmetic(self.shape, [Row(prompt, [1])]).forward / self.rates.prefill
 
     def _scoring(self, one: Arithmetic, count: int) -> float:
         return count * one.forward / self.rates.scoring if self.rates else 0.0

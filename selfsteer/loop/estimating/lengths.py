@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from statistics import mean
 
+from selfsteer.backends import shared_prefix
 from selfsteer.chat import Chat
 from selfsteer.config import QuerySettings, Recipe
 from selfsteer.errors import DataError
 from selfsteer.loop.estimating.costs import Prompts, Sizes
 from selfsteer.loop.work import aspects_wanted, choice_needs_model
-from selfsteer.principles import PrincipleSet, pair_for, steer, steering_message
+from selfsteer.principles import PrincipleSet, chooser_messages, pair_for, steer, steering_message
 from selfsteer.queries import load_queries, stream_queries
 from selfsteer.records import Message, Query
 
@@ -70,4 +71,7 @@ def prompt_lengths(recipe: Recipe, principle_set: PrincipleSet, chat: Chat | Non
         steered = [steer(query.prompt, steering_message(pair, sign), role) for sign in ("positive", "negative")]
         found.append([length(query.prompt), *map(length, steered)])
     plain, positive, negative = (mean(column) for column in zip(*found, strict=True))
-    return Prompts(plain, positive, negative, choice_needs_model(recipe, principle_set))
+    if not choice_needs_model(recipe, principle_set):
+        return Prompts(plain, positive, negative)
+    one, other = (chooser_messages(principle_set, text, count, role) for text in ("A", "Z"))
+    return Prompts(plain, positive, negative, asked=True, shared=len(shared_prefix(chat, one, other)))
