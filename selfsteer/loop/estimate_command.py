@@ -258,7 +258,7 @@ def _show_grounds(costs: Costs, stages: DataStages, out: Console, errors: Consol
     out.print(
         f"for {costs.sizes.train:,} queries a round and {costs.sizes.heldout:,} held out; prompts of "
         f"{costs.prompts.plain:.0f} / {costs.prompts.positive:.0f} / {costs.prompts.negative:.0f} tokens (x, x+, x-); "
-        f"responses of {lengths} tokens; {sample.kept:.0%} of the rows kept",
+        f"responses of {lengths} tokens; {costs.kept / costs.sizes.train:.0%} of the rows kept",
         soft_wrap=True,
     )
     guesses = []
@@ -266,6 +266,8 @@ def _show_grounds(costs: Costs, stages: DataStages, out: Console, errors: Consol
         guesses.append(f"times are guesses for {machine(stages.models.device)}: --calibrate measures it (about 40 s)")
     if costs.shape and not sample.rows:
         guesses.append(f"nothing was sampled, so every response is taken for {limit} tokens and every row for kept")
+    if costs.shape and sample.rows and not sample.kept:
+        guesses.append(f"none of the {sample.rows} rows sampled was kept, so every row is taken for kept")
     for text in guesses:
         errors.print("[bold yellow]warning:[/] ", end="")
         errors.print(text, markup=False, soft_wrap=True)

@@ -67,10 +67,14 @@ def test_what_was_measured_is_used_and_nothing_is_called_a_guess(tiny_chat_model
     recipe = small_recipe(tiny_chat_model, queries)
     stages = open_stages(recipe, Path("none"), Display(quiet=True))
     write_rates(rates_file(read_shape(recipe.model), recipe, "cpu", ("float32", "float32")), RATES, {})
-    write_sample(sample_file(recipe, stages.principle_set.fingerprint), Sample({"positive": 0.5}, 0.5, 4))
+    name = sample_file(recipe, stages.principle_set.fingerprint)
+    write_sample(name, Sample({"positive": 0.5}, 4 / 7, 4))
     costs, out, errors = _estimate(recipe)
     assert costs.rates == RATES and "guess" not in errors and "taken for" not in errors
-    assert "responses of y+ 2, y- 6, yo 6 tokens; 50% of the rows kept" in out
+    assert "responses of y+ 2, y- 6, yo 6 tokens; 57% of the rows kept" in out
+    write_sample(name, Sample({}, 0.0, 4))
+    costs, out, errors = _estimate(recipe)
+    assert "100% of the rows kept" in out and "none of the 4 rows sampled was kept" in errors
 
 
 def test_calibrating_keeps_what_it_measured_for_the_next_time(tiny_chat_model, queries, monkeypatch):

@@ -120,8 +120,8 @@ class Costs:
 
     @property
     def kept(self) -> int:
-        """Rows that are trained on."""
-        return round(self.sample.kept * self.sizes.train)
+        """Rows that are trained on; all of them where none of a sample was kept, which tells too little to go by."""
+        return round((self.sample.kept or 1.0) * self.sizes.train)
 
     @property
     def steps(self) -> int:

@@ -105,6 +105,7 @@ def test_rows_are_files_of_a_block_each():
 def test_what_quality_control_drops_is_not_trained_on():
     found = dataclasses.replace(_costs(), sample=Sample({}, 0.4, 10))
     assert (found.kept, found.steps) == (3, 1)
+    assert dataclasses.replace(_costs(), sample=Sample({}, 0.0, 4)).kept == 8
 
 
 def test_a_response_that_ends_early_is_shorter_in_the_mean_and_at_most():
