@@ -28,7 +28,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, 
 
 import torch
 from examples import made_examples, read_examples
-from measuring import Arithmetic, arithmetic, matmul_rate, peak_gb
+from measuring import Arithmetic, matmul_rate, needed, peak_gb
 from ways import WAYS, Plain, Rows
 
 from selfsteer.chat import Chat
@@ -104,7 +104,7 @@ def table(settings: argparse.Namespace) -> None:
         for way in ways:
             way.prepare()
         seconds, losses, rates = interleaved(ways, policy, len(rows), DTYPES[precision])
-        report(precision, [arithmetic(policy, row) for row in rows[1:]], prepared, seconds, rates)
+        report(precision, [needed(policy, row) for row in rows[1:]], prepared, seconds, rates)
         agreement(ways, losses)
 
 
@@ -130,15 +130,15 @@ def interleaved(
 
 def report(
     precision: str,
-    needed: Sequence[Arithmetic],
+    floors: Sequence[Arithmetic],
     prepared: dict[str, float],
     seconds: dict[str, list[float]],
     rates: Sequence[float],
 ) -> None:
     """One line a way: seconds an example, what is done once a round included, against the floor and the others."""
     rate = statistics.median(rates)
-    flops = statistics.mean(one.training + one.forward for one in needed)
-    once = statistics.mean(one.forward for one in needed)
+    flops = statistics.mean(one.training + one.forward for one in floors)
+    once = statistics.mean(one.forward for one in floors)
     total = {name: statistics.mean(values) + prepared[name] for name, values in seconds.items()}
     print(f"\n{precision}: matrix product {rate / 1e9:.0f} GFLOP/s, {flops / 1e12:.2f} TFLOP an example at least")
     print(f"  floor {flops / rate:6.2f} s an example, {once / rate:.2f} s of it the reference")

@@ -57,10 +57,13 @@ def run(
         list[str] | None, typer.Argument(help="Settings, e.g. train.beta=0.1 model=./my-model.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: runs/NAME].")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which stages are done, to do or redone, and why; do nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Do the whole story of a recipe, from queries to the report. The same command again goes on or does nothing."""
-    _do_recipe("run", recipe, overrides or [], run_dir, quiet)
+    _do_recipe("run", recipe, overrides or [], run_dir, quiet, dry_run)
 
 
 @app.command()
@@ -99,10 +102,36 @@ def generate(
         list[str] | None, typer.Argument(help="Settings, e.g. queries=my.jsonl generation.backend=vllm.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: runs/NAME].")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which stages are done, to do or redone, and why; do nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Make the preference data of a recipe, and nothing else. Killed anywhere, the same command goes on."""
-    _do_recipe("generate", recipe, overrides or [], run_dir, quiet)
+    _do_recipe("generate", recipe, overrides or [], run_dir, quiet, dry_run)
+
+
+@app.command()
+def estimate(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings, e.g. model=./my-model train.lora.r=16.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Devices that share the training, for memory.")] = 1,
+    queries: Annotated[int | None, typer.Option(min=1, help="How many queries [default: they are counted].")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine with the recipe's model first, some 40 s.")
+    ] = False,
+) -> None:
+    """What will a recipe cost? Parameters, arithmetic, memory, time and disk, from the model's configuration."""
+    from selfsteer.config import load_recipe
+    from selfsteer.loop import estimate_command
+
+    with _interruptible():
+        estimate_command.estimate(
+            load_recipe(recipe, overrides or []), devices=devices, queries=queries, calibrate=calibrate, out=out,
+            errors=errors,
+        )  # fmt: skip
 
 
 @app.command("filter")
@@ -389,8 +418,10 @@ def _show_warning(
     errors.print(f"{message}{place}", markup=False, soft_wrap=True)
 
 
-def _do_recipe(action: str, recipe: str, overrides: list[str], run_dir: Path | None, quiet: bool) -> None:
-    """Run a recipe, or generate its data, and show what came of it."""
+def _do_recipe(
+    action: str, recipe: str, overrides: list[str], run_dir: Path | None, quiet: bool, dry_run: bool
+) -> None:
+    """Run a recipe, or generate its data, and show what came of it; or show what it would do."""
     from selfsteer import loop
     from selfsteer.config import load_recipe
     from selfsteer.loop.display import Display
@@ -399,6 +430,15 @@ def _do_recipe(action: str, recipe: str, overrides: list[str], run_dir: Path | N
 
     settings = load_recipe(recipe, overrides)
     folder = run_dir or Path("runs") / settings.name
+    if dry_run:
+        from selfsteer.loop import estimate_command
+        from selfsteer.loop.run import data_only
+
+        measure = action == "run"
+        wanted = settings if measure else data_only(settings)
+        with _interruptible():
+            estimate_command.dry_run(wanted, folder, measure=measure, out=out, errors=errors)
+        return
     command = shlex.join(["selfsteer", action, recipe, *overrides, "--run-dir", str(folder)])
     do, tell = (loop.run, show) if action == "run" else (loop.generate, show_data)
     with _interruptible():

@@ -14,7 +14,8 @@ from selfsteer.files import append_json, read_json_lines
 class Entry:
     """One finished stage. ``files`` are relative to the run directory; ``info`` is what later stages and reports need.
 
-    ``key`` names everything the stage depends on, so a second run with the same key finds it done.
+    ``key`` names everything the stage depends on, so a second run with the same key finds it done. ``depends`` is that
+    everything, so that a plan can say what has changed; None in ledgers of versions that kept the key alone.
     """
 
     stage: str
@@ -24,6 +25,7 @@ class Entry:
     seconds: float
     info: dict[str, Any]
     finished: str = ""
+    depends: dict[str, Any] | None = None
 
     @property
     def heldout(self) -> bool:
@@ -40,7 +42,7 @@ Slot = tuple[str, int, bool]
 """Stage, round, whether held-out."""
 
 _FIELDS = {field.name for field in dataclasses.fields(Entry)}
-_NEEDED = _FIELDS - {"finished"}
+_NEEDED = _FIELDS - {"finished", "depends"}
 
 
 class Ledger:
@@ -66,9 +68,13 @@ class Ledger:
         """Return which files of an entry are not there any more."""
         return [name for name in entry.files if not (self.run_dir / name).exists()]
 
+    def newest(self, slot: Slot) -> Entry | None:
+        """Return the entry that was written last for a slot, whether its files are there or not."""
+        return next((found for found in reversed(self.entries()) if found.slot == slot), None)
+
     def is_newest(self, entry: Entry) -> bool:
         """Return whether no other entry of the same slot was written after this one."""
-        return next((found == entry for found in reversed(self.entries()) if found.slot == entry.slot), False)
+        return self.newest(entry.slot) == entry
 
     def add(self, entry: Entry) -> Entry:
         """Record a stage as finished; call it after its files are in place."""

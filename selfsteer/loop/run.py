@@ -19,6 +19,8 @@ from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic
 from selfsteer.loop.blocks import NAMED
 from selfsteer.loop.data import DataStages, quality_figures
 from selfsteer.loop.display import Display, Planned
+from selfsteer.loop.estimating.costs import Sizes
+from selfsteer.loop.estimating.foretelling import warn_of_disk
 from selfsteer.loop.evaluation import (
     Measured,
     direction,
@@ -31,6 +33,7 @@ from selfsteer.loop.evaluation import (
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.store import Store
 from selfsteer.loop.training import train_stage
 from selfsteer.principles import load_set
@@ -67,15 +70,23 @@ def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, c
     Raises:
         InputError, WorkFailed: As :func:`run`.
     """
-    values = recipe.model_dump() | {"mode": "data-only", "rounds": 1}
-    return _work(Recipe.model_validate(values), run_dir, display or Display(quiet=True), command, measure=False)
+    return _work(data_only(recipe), run_dir, display or Display(quiet=True), command, measure=False)
+
+
+def data_only(recipe: Recipe) -> Recipe:
+    """Return the recipe of :func:`generate`: one round, no training."""
+    return Recipe.model_validate(recipe.model_dump() | {"mode": "data-only", "rounds": 1})
+
+
+def open_stages(recipe: Recipe, run_dir: Path, display: Display) -> DataStages:
+    """Return the stages of a recipe over a run directory; nothing is written or loaded yet."""
+    return DataStages(recipe, load_set(recipe.principles.set), Store(run_dir, display), Models(recipe, run_dir))
 
 
 def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, measure: bool) -> Summary:
-    store = Store(run_dir, display)
-    stages = DataStages(recipe, load_set(recipe.principles.set), store, Models(recipe, run_dir))
+    stages = open_stages(recipe, run_dir, display)
     check(stages)
-    with display, storage_errors(run_dir), store.locked():
+    with display, storage_errors(run_dir), stages.store.locked():
         write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
         try:
             summary = _Run(recipe, stages, measure).go(command)
@@ -118,7 +129,9 @@ class _Run:
         self.heldout: list[Measured] = []
 
     def go(self, command: str) -> Summary:
+        steps = self._announce()
         queries = self.stages.queries()
+        warn_of_disk(self.stages, steps, Sizes(queries.info["train"], queries.info["heldout"] if self.measure else 0))
         self.display.plan([Planned("", 1.0), *self._plan(queries)])
         policy = self.stages.models.start(self.display.say)
         principles = self._heldout_principles(queries, policy)
@@ -144,6 +157,13 @@ class _Run:
             judged = judged_stage(self.stages, entry, "heldout", number)
             self.heldout.append(Measured(trained, entry, implicit, judged))
         return trained
+
+    def _announce(self) -> list[Step]:
+        """Tell which stages a change has to redo, and why, before any is done."""
+        steps = plan(self.stages, measure=self.measure, say=self.display.say)
+        for line in changed(steps):
+            self.display.say(line)
+        return steps
 
     def _check_direction(self, entry: Entry, split: str, round: int) -> Entry | None:
         """Refuse to train a policy away from what its principles say; what nobody can tell is not refused.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,21 @@ STAGE_VERSIONS = {
     "judgements": 1,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
+
+_LONG = 4096
+"""Characters of a dependency from which on the ledger keeps its fingerprint in its place."""
+
+
+def stage_key(name: str, depends: dict[str, Any]) -> str:
+    """Return the name of everything that a stage's result depends on."""
+    return fingerprint([name, STAGE_VERSIONS[name], depends])
+
+
+def kept(name: str, depends: dict[str, Any]) -> dict[str, Any]:
+    """Return what the ledger keeps of it: plain JSON (of a long value its fingerprint), the version of the code too."""
+    texts = {key: json.dumps(value, default=str) for key, value in depends.items()}
+    plain = {key: json.loads(text) if len(text) < _LONG else fingerprint(depends[key]) for key, text in texts.items()}
+    return {"version": STAGE_VERSIONS[name], **plain}
 
 
 class Workspace:
@@ -114,7 +130,7 @@ class Store:
         that is found done gets its line again, and from then on every later stage does: in the ledger, the results in
         force stand in the order of the story.
         """
-        key = fingerprint([name, STAGE_VERSIONS[name], depends])
+        key = stage_key(name, depends)
         entry = self.ledger.find(name, round_number, key)
         reused = entry is not None
         if entry is None:
@@ -125,7 +141,7 @@ class Store:
             files, info = work(space)
             seconds = round(time.monotonic() - started, 1)
             names = [str(file.relative_to(self.run_dir)) for file in files]
-            entry = self.ledger.add(Entry(name, round_number, key, names, seconds, info))
+            entry = self.ledger.add(Entry(name, round_number, key, names, seconds, info, depends=kept(name, depends)))
             self._written = True
         elif self._written or not self.ledger.is_newest(entry):
             self.ledger.repeat(entry)

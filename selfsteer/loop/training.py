@@ -62,7 +62,7 @@ def _train(
     if not folder.exists():
         started = time.monotonic()
         with _divergence_noted(space.path("diverged.json")):
-            trainer = _trainer(recipe, models, rows, policy, checkpoints)
+            trainer = open_trainer(recipe, models, rows, policy, checkpoints)
             log = _run(trainer, checkpoints, _MetricsLog(store.run_dir / "metrics.jsonl", round), space.display)
         info = _info(recipe, trainer, time.monotonic() - started)
         with atomic_path(folder) as temporary:
@@ -87,7 +87,10 @@ def _divergence_noted(note: Path) -> Iterator[None]:
         raise
 
 
-def _trainer(recipe: Recipe, models: Models, rows: Sequence[Contrast], policy: Policy, checkpoints: Path) -> SSOTrainer:
+def open_trainer(
+    recipe: Recipe, models: Models, rows: Sequence[Contrast], policy: Policy, checkpoints: Path
+) -> SSOTrainer:
+    """Return the trainer of a recipe on scored rows, with a model of its own."""
     from selfsteer.policy import SSOTrainer
 
     chat = models.chat(policy)

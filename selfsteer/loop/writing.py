@@ -60,7 +60,7 @@ def templates_of(recipe: Recipe) -> dict[str, str]:
 def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
     """Return whether a model has to be asked for the principles of a query."""
     written = recipe.principles.strategy != "fixed"
-    return written or choice_without_model(principle_set, _count(recipe, principle_set)) is None
+    return written or choice_without_model(principle_set, aspects_wanted(recipe, principle_set)) is None
 
 
 def principled(
@@ -116,7 +116,7 @@ class _Writing:
 
     def choose(self, queries: Sequence[Query]) -> list[Choice | Failure]:
         """Return the aspects of each query, the set's extra ones included."""
-        count = _count(self.recipe, self.principle_set)
+        count = aspects_wanted(self.recipe, self.principle_set)
         settled = choice_without_model(self.principle_set, count)
         choices: list[Choice | Failure] = [settled] * len(queries) if settled else self._chosen(queries, count)
         return [
@@ -148,7 +148,7 @@ class _Writing:
             for query, names in zip(queries, aspects, strict=True)
         ]
         like = [pair_messages(known, [known.aspects[0].name], text, self._role) for text in ("A", "Z")]
-        tokens = _PAIR_TOKENS * (_count(self.recipe, known) + len(known.extras))
+        tokens = _PAIR_TOKENS * (aspects_wanted(self.recipe, known) + len(known.extras))
         return self.ask(asked, like, tokens, pairs_schema(known))
 
     def write_guidelines(self, queries: Sequence[Query]) -> list[Completion | Failure]:
@@ -243,7 +243,8 @@ def text_of(query: Query) -> str:
     return query.prompt[-1]["content"]
 
 
-def _count(recipe: Recipe, principle_set: PrincipleSet) -> int:
+def aspects_wanted(recipe: Recipe, principle_set: PrincipleSet) -> int:
+    """Return how many aspects a query gets, besides the set's extra ones."""
     return recipe.principles.aspects_per_query or principle_set.aspects_per_query
 
 

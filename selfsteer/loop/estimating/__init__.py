@@ -1,0 +1,1 @@
+"""What a recipe will cost: parameters, arithmetic, memory, time and disk, before anything is computed."""

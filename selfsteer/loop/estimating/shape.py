@@ -1,0 +1,226 @@
+"""The shape of a model: what its configuration (and the headers of its weights) say about its cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.config import LoraSettings, ModelSettings
+from selfsteer.errors import ModelError
+from selfsteer.models import CATALOGUE, list_models, resolve
+from selfsteer.models.problems import loading_errors
+from selfsteer.models.resolving import adapter_base, gguf_file, is_adapter
+
+_ATTENDS = {"full_attention", "sliding_attention"}
+
+
+class Linear(NamedTuple):
+    """A linear layer: its name in the model, and its width on either side."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the costs of a decoder-only transformer follow from.
+
+    Attributes:
+        architecture: Its class in transformers.
+        parameters: Of the whole model; what is tied counts once.
+        tied: Whether the language-model head is the embedding.
+        hidden, query_width, key_width, intermediate: Widths D, H * d, H' * d (of keys, and of values) and of the MLP.
+        heads, norms: Query heads; norms of width D in a layer.
+        vocabulary: K.
+        windows: For each layer how many positions a token attends to, None where to all before it.
+        active: Weights that a token meets in the layers: in matrix products, the head's not among them. Of a mixture of
+            experts, those of the experts that a token is sent to.
+        linears: The linear layers without the head; experts that are one tensor are not among them.
+        experts: How many experts a token is sent to, and of how many; (1, 1) for a dense model.
+    """
+
+    architecture: str
+    parameters: int
+    tied: bool
+    hidden: int
+    query_width: int
+    key_width: int
+    intermediate: int
+    heads: int
+    norms: int
+    vocabulary: int
+    windows: tuple[int | None, ...]
+    active: int
+    linears: tuple[Linear, ...]
+    experts: tuple[int, int] = (1, 1)
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return len(self.windows)
+
+    @property
+    def head(self) -> int:
+        """Weights of the language-model head."""
+        return self.hidden * self.vocabulary
+
+    def lora(self, settings: LoraSettings) -> int:
+        """Return the parameters of an adapter: r * (inputs + outputs) for each linear layer it is put on.
+
+        Raises:
+            ModelError: It is put on none.
+        """
+        chosen = [linear for linear in self.linears if _targets(settings.target_modules, linear.name)]
+        if not chosen:
+            what = f"no linear layer of {self.architecture} is one of {settings.target_modules!r}"
+            raise ModelError(what, where="train.lora.target_modules", do="take all-linear, or names of its layers")
+        return sum(settings.r * (linear.inputs + linear.outputs) for linear in chosen)
+
+
+def _targets(asked: str | Sequence[str], name: str) -> bool:
+    """Whether peft would put an adapter on that layer."""
+    if asked == "all-linear":
+        return True
+    if isinstance(asked, str):
+        return re.fullmatch(asked, name) is not None
+    return any(name == one or name.endswith(f".{one}") for one in asked)
+
+
+def shape_of(model: Any) -> ModelShape:
+    """Return the shape of a transformers model; it may be on the meta device, without weights.
+
+    Raises:
+        ModelError: Its costs are not those of a plain decoder-only transformer.
+    """
+    import torch
+
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    kind = type(model).__name__
+    windows, experts = _windows(config, kind), _experts(model, config, kind)
+    linears = tuple(
+        Linear(name, module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    routed = sum(weight.numel() for name, weight in model.named_parameters() if _of_expert(name))
+    plain = sum(linear.inputs * linear.outputs for linear in linears if not _of_expert(linear.name + "."))
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layer = re.compile(r".*layers\.0\.[^.]*norm[^.]*")
+    return ModelShape(
+        architecture=kind,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        tied=head.weight is model.get_input_embeddings().weight,
+        hidden=config.hidden_size,
+        query_width=config.num_attention_heads * head_width,
+        key_width=(getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head_width,
+        intermediate=config.intermediate_size,
+        heads=config.num_attention_heads,
+        norms=sum(layer.fullmatch(name) is not None for name, _ in model.named_modules()),
+        vocabulary=head.weight.shape[0],
+        windows=windows,
+        active=plain + routed * experts[0] // experts[1],
+        linears=linears,
+        experts=experts,
+    )
+
+
+def _of_expert(name: str) -> bool:
+    return ".experts." in name
+
+
+def _windows(config: Any, kind: str) -> tuple[int | None, ...]:
+    window = getattr(config, "sliding_window", None)
+    every = "sliding_attention" if window else "full_attention"
+    types = getattr(config, "layer_types", None) or [every] * config.num_hidden_layers
+    odd = sorted(set(types) - _ATTENDS)
+    if odd or not getattr(config, "num_attention_heads", None) or getattr(config, "kv_lora_rank", None):
+        what = f"{kind} has layers ({', '.join(odd) or 'latent attention'}) whose cost is not known here"
+        raise ModelError(what, where="model", do="estimates are for transformers with full or sliding attention")
+    return tuple(window if one == "sliding_attention" else None for one in types)
+
+
+def _experts(model: Any, config: Any, kind: str) -> tuple[int, int]:
+    if not any(_of_expert(name) for name, _ in model.named_parameters()):
+        return 1, 1
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    total = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
+    used = getattr(config, "num_experts_per_tok", None)
+    if not total or not used:
+        what = f"{kind} is a mixture of experts, and its configuration does not say how many a token is sent to"
+        raise ModelError(what, where="model: num_experts_per_tok", do="estimates need that number")
+    return used, total
+
+
+class Stored(NamedTuple):
+    """What the headers of a folder's safetensors say: numbers, and bytes."""
+
+    numbers: int
+    size: int
+
+
+def source_of(name: str) -> str:
+    """Return what ``name`` stands for, as the loader finds it, but without fetching anything.
+
+    Raises:
+        ModelError: There is no such model, or it is one of the catalogue that is not here yet.
+    """
+    if name in CATALOGUE and not next(row.fetched for row in list_models() if row.name == name):
+        do = f"fetch it first: selfsteer models fetch {name}"
+        raise ModelError(f"{name} is not on this machine yet, and looking ahead fetches nothing", where="model", do=do)
+    return resolve(name)
+
+
+def read_shape(settings: ModelSettings) -> ModelShape:
+    """Return the shape of a recipe's model, from its configuration: no weight is read, or even allocated.
+
+    Raises:
+        ModelError: There is no such model, it is not here yet, or its costs are not known.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source, revision = source_of(settings.name), settings.revision
+    if is_adapter(source):
+        source, revision = adapter_base(source)
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    where, gguf = source, gguf_file(source)
+    if gguf is not None:
+        where, options = str(gguf.parent), {**options, "gguf_file": gguf.name}
+    elif not Path(source).is_dir():
+        options |= {"revision": revision or "main"}
+    with loading_errors(source):
+        config = AutoConfig.from_pretrained(where, **options)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    return shape_of(model)
+
+
+def stored_weights(source: str) -> Stored | None:
+    """Return what the headers of a local folder's safetensors hold, None where there are none.
+
+    Raises:
+        ModelError: A header can't be read.
+    """
+    files = sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []
+    tensors = [entry for file in files for entry in _header(file)]
+    if not tensors:
+        return None
+    return Stored(sum(math.prod(one["shape"]) for one in tensors), sum(file.stat().st_size for file in files))
+
+
+def _header(file: Path) -> list[dict[str, Any]]:
+    """Return the entries of a safetensors header: 8 bytes that say how long it is, then JSON."""
+    try:
+        with file.open("rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            header: dict[str, dict[str, Any]] = json.loads(stream.read(min(size, file.stat().st_size)))
+    except (ValueError, struct.error) as error:
+        raise ModelError("not a safetensors file", where=str(file), do="copy the model again") from error
+    return [entry for name, entry in header.items() if name != "__metadata__"]

@@ -1,0 +1,183 @@
+"""What a run would do: each stage done, to do or to be redone, and which setting or input makes it so.
+
+The stages themselves are asked for their keys, by a store that looks them up in the ledger and does no work. So nothing
+is written, no weights are loaded, and a plan can't key a stage in another way than the run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from selfsteer.loop.data import DataStages, stage_title
+from selfsteer.loop.display import Display
+from selfsteer.loop.evaluation import heldout_rows, implicit_stage, judged_stage
+from selfsteer.loop.ledger import Entry, Slot
+from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.reasons import reasons
+from selfsteer.loop.store import Row, Store, Workspace, kept, stage_key
+from selfsteer.loop.training import train_stage
+from selfsteer.showing import visible
+
+
+class State(StrEnum):
+    """Where a stage stands. ``AFTER`` depends on a result that does not exist yet."""
+
+    DONE = "done"
+    TODO = "to do"
+    REDO = "redo"
+    AFTER = "after that"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        slot: Which stage.
+        title: What the run calls it.
+        state: Where it stands.
+        why: What has changed, or what of it is on disk already; "" where there is nothing to tell.
+        entry: What the ledger has of a finished stage.
+    """
+
+    slot: Slot
+    title: str
+    state: State
+    why: str = ""
+    entry: Entry | None = None
+
+
+def plan(
+    stages: DataStages, *, measure: bool, start: Policy | None = None, say: Callable[[str], None] = lambda text: None
+) -> list[Step]:
+    """Return the stages of a run in their order, given its stages over the run directory (which may be missing).
+
+    Args:
+        stages: As a run opens them; they are left alone.
+        measure: Whether the run measures on held-out queries (``generate`` does not).
+        start: The start, where it is known; its weights' name is part of the keys.
+        say: Is told how far a download of the model is.
+
+    Raises:
+        InputError, FetchError: The queries or the model can't be used, as in a run.
+    """
+    recipe, store = stages.recipe, _Looking(stages.store.run_dir)
+    looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
+    _walk(looking, start or stages.models.start(say), measure=measure)
+    return store.steps
+
+
+def _walk(stages: DataStages, start: Policy, *, measure: bool) -> None:
+    """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work."""
+    recipe, policy = stages.recipe, start
+    queries = stages.queries()
+    held = stages.principles(queries, "heldout", 0, policy) if measure and queries.info["heldout"] else None
+    before = _held(stages, held, policy, 0) if held else None
+    for number in range(1, recipe.rounds + 1):
+        principles = stages.principles(queries, "train", number, policy)
+        responses = stages.responses(principles, "train", number, policy)
+        scores = stages.scores(principles, responses, "train", number, policy)
+        if measure and number == 1 and not held:
+            _judged(stages, scores, "train", number)
+        contrasts = stages.contrasts(scores, number)
+        if recipe.mode != "online":
+            continue
+        scoring = stages.scoring(policy)
+        _, policy = train_stage(recipe, stages.store, stages.models, contrasts, number, policy, scoring)
+        if held and before:
+            _held(stages, held, policy, number, before)
+
+
+def _held(stages: DataStages, principles: Entry, policy: Policy, round: int, before: Entry | None = None) -> Entry:
+    entry = heldout_rows(stages, principles, policy)
+    if before:
+        implicit_stage(stages, before, policy)
+    _judged(stages, entry, "heldout", round)
+    return entry
+
+
+def _judged(stages: DataStages, entry: Entry, split: str, round: int) -> None:
+    """The key of a reward model's stage may need its weights, so it is left open."""
+    kind, _, name = (stages.recipe.judge.name or "").partition(":")
+    if kind != "reward":
+        judged_stage(stages, entry, split, round)
+        return
+    assert isinstance(stages.store, _Looking)
+    slot, title = ("judgements", round, split == "heldout"), stage_title(f"ask {name}", split, round)
+    stages.store.steps.append(Step(slot, title, State.AFTER, "its key needs the judge's weights"))
+
+
+def changed(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield a line for each stage that is redone, with the reason, and one for all that wait for those."""
+    for step in steps:
+        if step.state is State.REDO:
+            yield f"      redone: {step.title}: {step.why}"
+    if any(step.state is State.REDO for step in steps):
+        waiting = sum(step.state is State.AFTER for step in steps)
+        if waiting:
+            yield f"      and the {waiting} stages that depend on the policy trained then"
+
+
+_STAND_INS: dict[str, dict[str, Any]] = {"contrasts": {"counts": {"kept": 1}}}
+"""What the code between two stages reads of the first one, where that is not done yet; nothing is concluded from it."""
+
+
+class _Looking(Store):
+    """A store that looks stages up and notes where they stand, in place of doing them."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir, Display(quiet=True))
+        self.steps: list[Step] = []
+        self._entries = self.ledger.entries()
+        self._policy_is_missing = False
+
+    def stage(
+        self,
+        name: str,
+        round_number: int,
+        depends: dict[str, Any],
+        work: Callable[[Workspace], tuple[list[Path], dict[str, Any]]],
+        *,
+        folder: str,
+        units: float,
+        title: str,
+        note: Callable[[dict[str, Any]], str] = lambda info: "",
+    ) -> Entry:
+        """Note where a stage stands; return what the ledger has of it, else an entry with its key and no result."""
+        key, slot = stage_key(name, depends), (name, round_number, "heldout" in Path(folder).parts)
+        entry = self.ledger.find(name, round_number, key)
+        if self._policy_is_missing:
+            self.steps.append(Step(slot, title, State.AFTER))
+        elif entry is not None:
+            self.steps.append(Step(slot, title, State.DONE, entry=entry))
+        else:
+            self.steps.append(self._undone(slot, title, key, kept(name, depends), self.run_dir / folder))
+        if name == "policy" and entry is None:
+            self._policy_is_missing = True
+        return entry or Entry(name, round_number, key, [f"{folder}/{key}"], 0.0, self._stand_in(name, depends))
+
+    def _undone(self, slot: Slot, title: str, key: str, depends: dict[str, Any], folder: Path) -> Step:
+        begun = folder.is_dir() and any(folder.glob(f"*{key}*"))
+        before = next((entry for entry in reversed(self._entries) if entry.slot == slot), None)
+        if begun or before is None:
+            return Step(slot, title, State.TODO, "goes on: a part of it is on disk" if begun else "")
+        if before.key == key:
+            return Step(slot, title, State.REDO, visible(f"its files are gone: {self.ledger.gone(before)[0]}"))
+        return Step(slot, title, State.REDO, visible("; ".join(reasons(slot[0], before.depends, depends))))
+
+    def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
+        if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key
+            return {"train": 0, "heldout": 1 if depends["settings"]["heldout"] else 0}
+        return _STAND_INS.get(name, {})
+
+    def files(self, entry: Entry) -> list[Path]:
+        """Return none: a plan reads no rows."""
+        return []
+
+    def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
+        """Return none: a plan reads no rows."""
+        return []

@@ -1,0 +1,101 @@
+"""Why a stage has to be done again: what it depended on, against what it depends on now, in words of the recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_NAMES: dict[str, str | dict[str, str]] = {
+    "version": "selfsteer's code of this stage",
+    "content": "what is in the source of the queries",
+    "settings": {"queries": "queries", "principles": "principles", "policy": "train"},
+    "set": "the text of the principle set",
+    "templates": "prompt template",
+    "engine.0": "generation.backend",
+    "engine.1": "weights",
+    "engine.2": "generation.precision",
+    "engine.3": "generation.batch_size",
+    "scorer.0": "weights",
+    "scorer.1": "train.precision",
+    "scorer.2": "train.max_length",
+    "scorer": "weights to score with",
+    "sampling.0": "generation.temperature",
+    "sampling.1": "generation.top_p",
+    "sampling.2": "generation.max_new_tokens",
+    "limit": "train.max_length",
+    "clean": "quality.clean",
+    "thinking": "generation.thinking",
+    "filters": "quality.filters",
+    "judge": "the judge",
+    "by": "judge.by",
+}
+"""What a dependency (a path of keys and places) is called; what is not here has its own name."""
+
+_INPUTS = {
+    "queries.0": "the queries",
+    "principles": "the aspects",
+    "responses": "the responses",
+    "scores": "the scores",
+    "contrasts": "the filtered rows",
+    "start": "the start's held-out rows",
+    "rows": "the rows to judge",
+}
+"""Dependencies that are the key of an earlier stage."""
+
+_SHOWN = 60
+
+
+def reasons(stage: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """Return what has changed, one phrase each, settings first; ``before`` is None where nobody noted it.
+
+    Args:
+        stage: The stage's name.
+        before, now: What the ledger keeps of its dependencies (:func:`selfsteer.loop.store.kept`).
+    """
+    if before is None:
+        return ["reason unknown: the ledger is of a version that did not note what a stage depended on"]
+    found = list(dict.fromkeys(_phrases(stage, before, now)))
+    return sorted(found, key=lambda phrase: phrase.endswith(_CHANGED)) or ["reason unknown: it has another key"]
+
+
+_CHANGED = " are other ones"
+
+
+def _phrases(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for path, old, new in _differences(before, now, ""):
+        if path in _INPUTS:
+            yield f"{_INPUTS[path]}{_CHANGED}"
+        elif path.startswith("content"):
+            yield f"{_NAMES['content']} has changed"
+        elif path == "set":
+            yield f"{_NAMES['set']} has changed"
+        else:
+            yield f"{_named(stage, path)} {_short(old)} -> {_short(new)}"
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path, old and new value wherever two trees of plain values differ; filters are compared as a whole."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and path != "filters":
+        for place, pair in enumerate(zip(old, new, strict=True)):
+            yield from _differences(*pair, f"{path}.{place}")
+    elif old != new:
+        yield path, old, new
+
+
+def _named(stage: str, path: str) -> str:
+    head, _, rest = path.partition(".")
+    own = _NAMES.get(path) or _NAMES.get(head)
+    if own is None:
+        return path
+    if isinstance(own, str):
+        return own if path in _NAMES or not rest else f"{own} {rest}"
+    return f"{own.get(stage, head)}.{rest}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

@@ -1,0 +1,52 @@
+"""Why a stage is redone, in words of the recipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfsteer.loop.reasons import reasons
+
+_ENGINE = ["transformers", "w1", "float32", 16]
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "now", "said"),
+    [
+        ("policy", {"settings": {"beta": 0.2}}, {"settings": {"beta": 0.1}}, ["train.beta 0.2 -> 0.1"]),
+        ("queries", {"settings": {"limit": 8}}, {"settings": {"limit": None}}, ["queries.limit 8 -> null"]),
+        ("principles", {"settings": {"set": "a"}}, {"settings": {"set": "b"}}, ["principles.set a -> b"]),
+        ("policy", {"settings": {"lora": None}}, {"settings": {"lora": {"r": 4}}}, ['train.lora null -> {"r": 4}']),
+        ("responses", {"sampling": [1, 0.8, 64]}, {"sampling": [1, 0.8, 96]}, ["generation.max_new_tokens 64 -> 96"]),
+        ("responses", {"engine": _ENGINE}, {"engine": [*_ENGINE[:3], 8]}, ["generation.batch_size 16 -> 8"]),
+        ("scores", {"responses": "k1"}, {"responses": "k2"}, ["the responses are other ones"]),
+        ("queries", {"content": ["c1"]}, {"content": ["c2"]}, ["what is in the source of the queries has changed"]),
+        ("contrasts", {"filters": ["leak"]}, {"filters": ["identical"]}, ['quality.filters ["leak"] -> ["identical"]']),
+        ("contrasts", {"set": "s1"}, {"set": "s2"}, ["the text of the principle set has changed"]),
+        ("principles", {"templates": {"steer": 1}}, {"templates": {"steer": 2}}, ["prompt template steer 1 -> 2"]),
+        ("scores", {"version": 2}, {"version": 3}, ["selfsteer's code of this stage 2 -> 3"]),
+        ("policy", {"seed": 0}, {"seed": 1}, ["seed 0 -> 1"]),
+        ("policy", {"scorer": ["w1", "float32", 9]}, {"scorer": ["w2", "float32", 9]}, ["weights w1 -> w2"]),
+    ],
+)  # fmt: skip
+def test_a_changed_dependency_is_named_with_both_values(stage, before, now, said):
+    assert reasons(stage, before, now) == said
+
+
+def test_settings_are_told_before_the_inputs_they_have_changed():
+    before = {"contrasts": "k1", "settings": {"beta": 0.2, "epochs": 1}, "seed": 0}
+    now = {"contrasts": "k2", "settings": {"beta": 0.1, "epochs": 1}, "seed": 0}
+    assert reasons("policy", before, now) == ["train.beta 0.2 -> 0.1", "the filtered rows are other ones"]
+
+
+def test_what_nobody_noted_is_not_guessed():
+    (said,) = reasons("policy", None, {"seed": 0})
+    assert said.startswith("reason unknown: the ledger is of a version that did not note")
+
+
+def test_a_key_that_changed_without_a_difference_is_not_explained_away():
+    assert reasons("policy", {"seed": 0}, {"seed": 0}) == ["reason unknown: it has another key"]
+
+
+def test_a_long_value_is_shortened():
+    (said,) = reasons("contrasts", {"filters": ["leak"] * 40}, {"filters": []})
+    assert len(said) < 100 and said.endswith("... -> []")
