@@ -83,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=128, help="new tokens of a response at most")
     parser.add_argument("--set", default="quality", help="principle set; of this one the model chooses the aspects")
     parser.add_argument("--batch", type=int, default=16, help="requests in a batch of (a) and (b)")
+    parser.add_argument("--precision", default="auto", help='"auto" is what this machine is fast at')
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--ways", default="abcd")
     parser.add_argument("--engine", nargs="*", default=ENGINE, metavar="KEY=VALUE", help="arguments of vllm.LLM")
@@ -315,7 +316,7 @@ def _recipe(settings: argparse.Namespace, backend: str) -> Recipe:
         "model": {"name": settings.model},
         "queries": {"source": settings.source, "limit": settings.queries, "heldout": 0},
         "principles": {"set": settings.set},
-        "generation": {"backend": backend, "max_new_tokens": settings.tokens, "precision": "bfloat16"},
+        "generation": {"backend": backend, "max_new_tokens": settings.tokens, "precision": settings.precision},
     }
     if backend == "vllm":
         return recipe_from(values, [f"generation.vllm.{option}" for option in settings.engine])
@@ -340,9 +341,13 @@ def report(
     """Print a line a way, then the ratios."""
     import torch
 
+    from selfsteer.models import pick_device, pick_dtype
+
     print(
-        f"{settings.queries} queries of {settings.source}, {settings.model} in bfloat16, set {settings.set}, responses "
-        f"of up to {settings.tokens} tokens, {torch.get_num_threads()} threads; medians of {settings.repeats} passes\n"
+        f"{settings.queries} queries of {settings.source}, {settings.model} in "
+        f"{pick_dtype(settings.precision, pick_device())}, set {settings.set}, responses of up to {settings.tokens} "
+        f"tokens, {torch.get_num_threads()} threads, batches of {settings.batch} in (a) and (b); medians of "
+        f"{settings.repeats} passes\n"
     )
     print("| | queries/s | tokens/s | choosing | responding | tokens | on top of the engine's time |")
     print("|---|---|---|---|---|---|---|")

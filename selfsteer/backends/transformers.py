@@ -1,4 +1,4 @@
-"""Generation with transformers' own ``generate``: batched, sorted, seeded, with the shared prefix computed once."""
+"""Generation with transformers' own ``generate``: batched, seeded, a shared prefix computed once, ended rows let go."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import DynamicCache, StoppingCriteria
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.backends.nucleus import NucleusSampler
 from selfsteer.chat import Chat
+
+_LETS_GO = 4
+"""Ended rows leave the batch when they are one in so many: each time the others' cache is copied once."""
 
 
 class TransformersBackend:
@@ -51,15 +56,46 @@ class TransformersBackend:
             return []
         encoded = [self.chat.encode(prompt) for prompt in prompts]
         prefix = list(shared_prefix) if self._can_share(shared_prefix, encoded, sampling) else []
-        inputs = self._batch(encoded, len(prefix))
-        if prefix:
-            inputs["past_key_values"] = self._prefix_cache(prefix, len(encoded))
+        ids, mask = self._batch(encoded, len(prefix))
+        cache = self._prefix_cache(prefix, len(encoded)) if prefix else self._empty_cache()
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
             torch.manual_seed(seed)
             with self._without_own_defaults():
-                output = self.model.generate(**inputs, **self._drawing(sampling))
-        sampled = output[:, inputs["input_ids"].shape[1] :].tolist()
+                sampled = self._sample(ids, mask, cache, sampling)
         return [self._completion(ids, prompt_ids) for ids, prompt_ids in zip(sampled, encoded, strict=True)]
+
+    def _sample(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any, sampling: Sampling) -> list[list[int]]:
+        """Return the sampled ids of each row, padding after an end token included.
+
+        ``generate`` computes every row until the last one has ended. So it is stopped when enough of them have, and
+        goes on with the others where it stopped.
+
+        Args:
+            ids: Prompts (B, T).
+            mask: 0 at their padding (B, T).
+            cache: What is computed of them already; None leaves it to the model.
+            sampling: How tokens are drawn.
+        """
+        thins = _selectable(cache)
+        sampled: list[list[int]] = [[] for _ in ids]
+        rows, left = list(range(len(ids))), sampling.max_new_tokens
+        while rows and left:
+            ended = _Ended(self.chat.end_ids, len(rows) / _LETS_GO if thins else len(rows), ids)
+            inputs = {"input_ids": ids, "attention_mask": mask} | (
+                {"past_key_values": cache} if cache is not None else {}
+            )
+            output = self.model.generate(**inputs, **self._drawing(sampling, left), stopping_criteria=[ended])
+            new = output.sequences[:, ids.shape[1] :]
+            for row, found in zip(rows, new.tolist(), strict=True):
+                sampled[row] += found
+            left -= new.shape[1]
+            going = (~ended.rows).nonzero()[:, 0]
+            rows = [rows[place] for place in going.tolist()]
+            if rows and left:
+                ids, mask = output.sequences[going], torch.cat([mask, torch.ones_like(new)], dim=1)[going]
+                cache = output.past_key_values  # some models begin a new one on their way
+                cache.batch_select_indices(going)
+        return sampled
 
     def _can_share(self, prefix: Sequence[int], encoded: Sequence[list[int]], sampling: Sampling) -> bool:
         """Whether all prompts go on from ``prefix``, and the padding after it leaves a sliding window as it is.
@@ -75,13 +111,18 @@ class TransformersBackend:
         padded = any(len(ids) < width for ids in encoded)
         return window is None or not padded or width + sampling.max_new_tokens <= window
 
+    @property
+    def _owner(self) -> Any:
+        """The model itself where adapters are wrapped around it."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
     @contextmanager
     def _without_own_defaults(self) -> Iterator[None]:
         """Hide the model's own defaults from ``generate``, which fills in from them what our configuration leaves open.
 
         With its top_k, repetition_penalty and the like the samples would come from something other than the policy.
         """
-        owner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        owner = self._owner
         own = owner.generation_config
         owner.generation_config = type(own)()
         try:
@@ -89,17 +130,21 @@ class TransformersBackend:
         finally:
             owner.generation_config = own
 
-    def _batch(self, encoded: Sequence[list[int]], prefix: int) -> dict[str, Any]:
-        """Pad between the shared prefix and the rest, so that the prefix stays where its cache is."""
+    def _batch(self, encoded: Sequence[list[int]], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask (B, T), padded between shared prefix and rest: the prefix stays where its cache is."""
         width = max(map(len, encoded))
         pad = self._config.pad_token_id
         rows = [ids[:prefix] + [pad] * (width - len(ids)) + ids[prefix:] for ids in encoded]
         mask = [[1] * prefix + [0] * (width - len(ids)) + [1] * (len(ids) - prefix) for ids in encoded]
         device = self.model.device
-        return {
-            "input_ids": torch.tensor(rows, device=device),
-            "attention_mask": torch.tensor(mask, device=device),
-        }
+        return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+    def _empty_cache(self) -> Any:
+        """Return the cache that ``generate`` would make; None where no row could be taken out of it."""
+        if not self._owner._supports_default_dynamic_cache():
+            return None
+        cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
+        return cache if _selectable(cache) else None  # a recurrent model's own code makes what it needs
 
     def _prefix_cache(self, prefix: list[int], batch: int) -> Any:
         """Return the key-value cache of ``prefix``, kept from call to call, repeated over the batch."""
@@ -111,10 +156,11 @@ class TransformersBackend:
         cache.batch_repeat_interleave(batch)
         return cache
 
-    def _drawing(self, sampling: Sampling) -> dict[str, Any]:
-        """Return the arguments of ``generate`` that say how tokens are drawn."""
+    def _drawing(self, sampling: Sampling, tokens: int) -> dict[str, Any]:
+        """Return the arguments of ``generate`` that say how tokens are drawn, and how many at most."""
         config = copy.deepcopy(self._config)
-        config.max_new_tokens = sampling.max_new_tokens
+        config.max_new_tokens = tokens
+        config.return_dict_in_generate = True
         config.do_sample = sampling.temperature > 0 and sampling.top_p == 1
         if config.do_sample:
             config.temperature, config.top_k = sampling.temperature, 0
@@ -126,3 +172,32 @@ class TransformersBackend:
         end = next((i for i, token in enumerate(ids) if token in self.chat.end_ids), None)
         kept = ids if end is None else ids[: end + 1]
         return Completion(self.chat.decode(kept), "length" if end is None else "stop", kept, prompt_ids)
+
+
+class _Ended(StoppingCriteria):
+    """Stops ``generate`` when enough rows have ended.
+
+    Args:
+        end_ids: Any of them ends a row.
+        enough: So many.
+        ids: The prompts (B, T).
+
+    Attributes:
+        rows: Which have ended (B,).
+    """
+
+    def __init__(self, end_ids: Sequence[int], enough: float, ids: torch.Tensor) -> None:
+        self.enough = enough
+        self.rows = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+        self._ends = torch.tensor(end_ids, device=ids.device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return, for every row (B,), whether to stop."""
+        self.rows |= torch.isin(input_ids[:, -1], self._ends)
+        return torch.full_like(self.rows, int(self.rows.sum()) >= self.enough)
+
+
+def _selectable(cache: Any) -> bool:
+    """Whether rows can be taken out of a cache. Recurrent states can't be, their class leaves them as they are."""
+    plain = (DynamicLayer, DynamicSlidingWindowLayer)
+    return cache is not None and all(type(layer) in plain for layer in cache.layers)

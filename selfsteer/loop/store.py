@@ -23,7 +23,7 @@ STAGE_VERSIONS = {
     "queries": 2,
     "probe": 1,
     "principles": 2,
-    "responses": 2,
+    "responses": 3,
     "scores": 3,
     "contrasts": 2,
     "policy": 1,

@@ -75,6 +75,41 @@ def test_a_completion_is_cut_after_its_end_token_whatever_the_others_do(chat):
     assert len({len(ids) for ids in cut}) > 1
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "shared prefix"])
+def test_rows_that_have_ended_are_computed_no_further(chat, forwards, backend, sampling, shared):
+    free = tokens(backend.generate(PROMPTS, sampling, seed=0))
+    backend = TransformersBackend(backend.model, Chat(chat.tokenizer, [free[0][2]]))
+    del forwards[:]
+    prefix = shared_prefix(chat, PROMPTS[0], PROMPTS[1]) if shared else []
+    found = tokens(backend.generate(PROMPTS, sampling, seed=0, shared_prefix=prefix))
+    rows = [size for size, width in forwards if width == 1]
+    # The first token comes of the prompt; a row is then computed once for every further token.
+    assert sum(rows) == sum(len(ids) - 1 for ids in found) < len(PROMPTS) * 7
+    assert found == tokens(backend.generate(PROMPTS, sampling, seed=0, shared_prefix=prefix))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "mistral"])
+def test_what_the_others_say_does_not_depend_on_rows_that_have_ended(chat, architecture):
+    """Under a sliding window as well, and beyond it."""
+    changes = {} if architecture == "llama" else {"sliding_window": 24}
+    model = tiny_model(architecture, chat.tokenizer, **changes)
+    free = tokens(TransformersBackend(model, chat).generate(PROMPTS, Sampling(40, 0.0, 1.0), seed=0))
+    for end in (free[0][1], free[1][3], free[2][6]):
+        backend = TransformersBackend(model, Chat(chat.tokenizer, [end]))
+        found = tokens(backend.generate(PROMPTS, Sampling(40, 0.0, 1.0), seed=0))
+        assert found == [ids[: ids.index(end) + 1] if end in ids else ids for ids in free]
+
+
+def test_a_recurrent_model_keeps_its_ended_rows(chat):
+    """Its states can't be taken apart by row here; what it says must be right all the same."""
+    model = tiny_model("mamba", chat.tokenizer, intermediate_size=64, state_size=4)
+    free = TransformersBackend(model, chat).generate(PROMPTS, GREEDY, seed=0)
+    end = free[0].token_ids[2]
+    found = TransformersBackend(model, Chat(chat.tokenizer, [end])).generate(PROMPTS, GREEDY, seed=0)
+    assert tokens(found) == [ids[: ids.index(end) + 1] if end in ids else ids for ids in tokens(free)]
+
+
 def test_temperature_and_top_p_have_their_say(backend):
     greedy = tokens(backend.generate(PROMPTS, GREEDY, seed=0))
     assert tokens(backend.generate(PROMPTS, Sampling(8, temperature=1e-4, top_p=1.0), seed=0)) == greedy
