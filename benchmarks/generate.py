@@ -82,11 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=128, help="new tokens of a response at most")
     parser.add_argument("--set", default="quality", help="principle set; of this one the model chooses the aspects")
-<<<<<<< HEAD
-    parser.add_argument("--batch", type=int, help="requests in a batch of (a) and (b); default: that of a recipe")
-=======
     parser.add_argument("--batch", type=int, default=16, help="requests in a batch of (a) and (b)")
->>>>>>> speed
     parser.add_argument("--precision", default="auto", help='"auto" is what this machine is fast at')
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--ways", default="abcd")
@@ -324,7 +320,7 @@ def _recipe(settings: argparse.Namespace, backend: str) -> Recipe:
     }
     if backend == "vllm":
         return recipe_from(values, [f"generation.vllm.{option}" for option in settings.engine])
-    return recipe_from(values, [f"generation.batch_size={settings.batch}"] if settings.batch else [])
+    return recipe_from(values, [f"generation.batch_size={settings.batch}"])
 
 
 def interleaved(runners: dict[str, Ours | ByHand], queries: int, repeats: int) -> dict[str, list[Made]]:
@@ -347,20 +343,11 @@ def report(
 
     from selfsteer.models import pick_device, pick_dtype
 
-<<<<<<< HEAD
-    batch = _recipe(settings, "transformers").generation.batch
-    print(
-        f"{settings.queries} queries of {settings.source}, {settings.model} in "
-        f"{pick_dtype(settings.precision, pick_device())}, set {settings.set}, responses of up to {settings.tokens} "
-        f"tokens, {torch.get_num_threads()} threads; batches of {batch} in (a) and (b); medians of {settings.repeats} "
-        "passes\n"
-=======
     print(
         f"{settings.queries} queries of {settings.source}, {settings.model} in "
         f"{pick_dtype(settings.precision, pick_device())}, set {settings.set}, responses of up to {settings.tokens} "
         f"tokens, {torch.get_num_threads()} threads, batches of {settings.batch} in (a) and (b); medians of "
         f"{settings.repeats} passes\n"
->>>>>>> speed
     )
     print("| | queries/s | tokens/s | choosing | responding | tokens | on top of the engine's time |")
     print("|---|---|---|---|---|---|---|")

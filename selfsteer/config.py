@@ -213,10 +213,6 @@ class PrincipleSettings(_Section):
     """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
 
-_AT_ONCE = 2**15
-"""New tokens, in all rows of a batch together, for which the transformers backend keeps room by default."""
-
-
 class GenerationSettings(_Section):
     """How responses are sampled (paper defaults)."""
 
@@ -244,8 +240,7 @@ class GenerationSettings(_Section):
 
     def batch_of(self, backend: str) -> int:
         """Return how many requests are sampled together by this backend."""
-        short = min(64, max(16, _AT_ONCE // self.max_new_tokens))
-        return self.batch_size or {"transformers": short, "vllm": 512, "endpoint": 128, "scripted": 16}[backend]
+        return self.batch_size or {"vllm": 512, "endpoint": 128}.get(backend, 16)
 
     @model_validator(mode="after")
     def _of_this_backend(self) -> GenerationSettings:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from selfsteer.config import (
-    GenerationSettings,
     Recipe,
     dump_recipe,
     find_recipe,
@@ -486,20 +485,3 @@ print("torch" in sys.modules)
 def test_settings_of_a_backend_that_do_not_go_together(write, values, words):
     with pytest.raises(ConfigError, match=words):
         load_recipe(write(values))
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"max_new_tokens": 128}, 64),
-        ({"max_new_tokens": 512}, 64),
-        ({"max_new_tokens": 1000}, 32),
-        ({"max_new_tokens": 2048}, 16),
-        ({"max_new_tokens": 8192}, 16),
-        ({"max_new_tokens": 128, "batch_size": 5}, 5),
-        ({"max_new_tokens": 128, "backend": "scripted"}, 16),
-        ({"max_new_tokens": 128, "backend": "vllm"}, 512),
-    ],
-)
-def test_batches_of_long_responses_are_smaller(settings, expected):
-    assert GenerationSettings(**settings).batch == expected
