@@ -71,7 +71,7 @@ def test_further_errors_are_counted(write):
         ("seed: -1", "seed", 1),
         ("name: a/b", "name", 1),
         ("name: .hidden", "name", 1),
-        ("mode: offline", "mode", 1),
+        ("mode: ofline", "mode", 1),
         ("train:\n  beta: 0", "train.beta", 2),
         ("train:\n  beta: big", "train.beta", 2),
         ("train:\n  beta: .nan", "train.beta", 2),

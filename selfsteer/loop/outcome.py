@@ -89,7 +89,7 @@ def _value(policy: dict[str, Any], path: str, form: str) -> str:
 
 def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
     lines = [f"report   {run_dir / 'report.html'}"]
-    if summary["mode"] == "online":
+    if summary["mode"] != "data-only":
         lines.append(f"policy   {run_dir / 'policy'}  (safetensors, tokenizer and model card: load it as any model)")
     rows = run_dir / f"round-{len(summary['rounds']):02d}" / "contrasts"
     lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
@@ -104,6 +104,6 @@ def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
 
 
 def _own_command(summary: dict[str, Any]) -> str:
-    if summary["mode"] == "online":
+    if summary["mode"] != "data-only":
         return "selfsteer run recipes/quickstart.yaml model=org/name queries=my_queries.jsonl --run-dir runs/mine"
     return "selfsteer run recipes/scripted.yaml queries=my_queries.jsonl --run-dir runs/mine"

@@ -18,9 +18,9 @@ from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.judging import judge_rows, told_by
 from selfsteer.loop.ledger import Entry
-from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.models import Policy
 from selfsteer.loop.store import Store, Workspace
-from selfsteer.principles import Choice, load_set
+from selfsteer.principles import Choice
 from selfsteer.queries import load_queries
 from selfsteer.records import Contrast, Principled, Query, write_rows
 
@@ -45,7 +45,7 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = DataStages(recipe, load_set(recipe.principles.set), Store(folder, display), Models(recipe, folder))
+    stages = DataStages.of(recipe, Store(folder, display))
     stages.check_programs()
     judge = open_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
@@ -85,9 +85,9 @@ def _principles(stages: DataStages, policy: Policy, pairs: int) -> Entry:
     }
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        backend = stages.models.backend(policy)
+        chat = stages.models.chat(policy)
         rows = [
-            work.steered(query, Choice([name], "all"), stages.principle_set, backend)
+            work.steered(query, Choice([name], "all"), stages.principle_set, [chat] if chat else [])
             for name, query in spread(names, queries, each)
         ]
         path = space.path("principles.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
 from selfsteer.evaluation import verdict
 from selfsteer.evaluation.probe import Direction
 from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
-from selfsteer.loop.blocks import NAMED
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.evaluation import (
@@ -27,21 +27,19 @@ from selfsteer.loop.evaluation import (
     measured,
     samples,
 )
+from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.ledger import Entry
-from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.models import Policy
+from selfsteer.loop.plan import planned
+from selfsteer.loop.preferences import preferences_stage, scored_preferences
+from selfsteer.loop.references import Made, References, training_rows
 from selfsteer.loop.store import Store
-from selfsteer.loop.training import train_stage
-from selfsteer.principles import load_set
+from selfsteer.loop.training import Training, discard, train_stage
 from selfsteer.quality import parse_filters
-from selfsteer.records import Contrast
+from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 
 Summary = dict[str, Any]
-
-# Expected seconds for one unit of each kind of stage with the embedded model on two cores; only their ratios matter.
-_CHOOSE, _SAMPLE, _SCORE, _TRAIN, _IMPLICIT, _KEPT = 0.3, 1.3, 1.5, 3.5, 0.4, 0.6
-_SCRIPTED = 3e-4
-"""What the scripted backend takes of that."""
 
 
 def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
@@ -54,29 +52,28 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
         InputError: The recipe, the queries, the principle set or the model can't be used.
         WorkFailed: A stage failed; what was finished stays.
     """
-    return _work(recipe, run_dir, display or Display(quiet=True), command, measure=True)
+    return _work(recipe, run_dir, display or Display(quiet=True), command, whole=True)
 
 
 def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
-    """Make the preference data of a recipe's first round and nothing else: no training, no held-out measurement.
+    """Make the preference data of a recipe's first round and nothing else: no policy is trained, nothing is measured.
 
     Memory does not grow with the number of queries. :func:`run` with the same recipe finds these stages done.
 
     Raises:
         InputError, WorkFailed: As :func:`run`.
     """
-    values = recipe.model_dump() | {"mode": "data-only", "rounds": 1}
-    return _work(Recipe.model_validate(values), run_dir, display or Display(quiet=True), command, measure=False)
+    return _work(recipe, run_dir, display or Display(quiet=True), command, whole=False)
 
 
-def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, measure: bool) -> Summary:
+def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, whole: bool) -> Summary:
     store = Store(run_dir, display)
-    stages = DataStages(recipe, load_set(recipe.principles.set), store, Models(recipe, run_dir))
+    stages = DataStages.of(recipe, store)
     check(stages)
     with display, storage_errors(run_dir), store.locked():
         write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
         try:
-            summary = _Run(recipe, stages, measure).go(command)
+            summary = _Run(recipe, stages, whole).go(command)
         finally:
             stages.models.free()
         write_json(run_dir / "summary.json", summary)
@@ -85,7 +82,7 @@ def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, meas
 
 
 def check(stages: DataStages) -> None:
-    """Check what the recipe names before anything is computed: filters, direction, bits of the weights, loss."""
+    """Check what the recipe names before anything is computed: filters, direction, judge, bits of weights, losses."""
     _check_filters(stages)
     stages.check_programs()
     if stages.recipe.judge.name:
@@ -96,19 +93,33 @@ def check(stages: DataStages) -> None:
         from selfsteer.models import check_bits
 
         check_bits(stages.models.bits, stages.models.device, where="train.lora.bits")
-    if stages.recipe.mode == "online":
-        from selfsteer.policy.config import check_loss_settings, loss_settings
+    if stages.recipe.trains:
+        _check_losses(stages.recipe)
 
-        check_loss_settings(loss_settings(stages.recipe.train))
+
+def _check_losses(recipe: Recipe) -> None:
+    from selfsteer.policy.objective import objective_of
+
+    objective = objective_of(recipe.train)
+    if recipe.train.reference != "round-start" and not objective.compares:
+        what = f"{recipe.train.base_loss} compares with no reference, so train.reference has no effect"
+        raise ConfigError(what, where="train.reference", do="leave it out, or take another base_loss")
+    if recipe.mode == "generator":
+        objective_of(recipe.generator)
 
 
 def _check_filters(stages: DataStages) -> None:
-    """Refuse, before anything is paid for, filters by log-probs where there is no model to score with."""
+    """Refuse, before anything is paid for, filters by log-probs that the rows won't have."""
     scored = [step.name for step in parse_filters(stages.filters) if step.scored]
-    if scored and stages.models.weightless:
-        backend = stages.recipe.generation.backend
+    if stages.models.weightless:
+        what = f"the backend {stages.recipe.generation.backend} has no weights to score with"
+    elif stages.recipe.preferences.source:
+        what = "annotated preferences have no principles to score under"
+    else:
+        return
+    if scored:
         raise ConfigError(
-            f"{', '.join(scored)} go by log-probs, and the backend {backend} has no weights to score with",
+            f"{', '.join(scored)} go by log-probs, and {what}",
             where="quality.filters",
             do="take them out, for example quality.filters=[identical, leak]",
         )
@@ -117,36 +128,55 @@ def _check_filters(stages: DataStages) -> None:
 class _Run:
     """The stages of one run in their order, and the figures they leave for the summary."""
 
-    def __init__(self, recipe: Recipe, stages: DataStages, measure: bool) -> None:
-        self.recipe, self.stages, self.measure = recipe, stages, measure
+    def __init__(self, recipe: Recipe, stages: DataStages, whole: bool) -> None:
+        self.recipe, self.stages, self.whole = recipe, stages, whole
+        self.trains = whole and recipe.trains
         self.store, self.display = stages.store, stages.store.display
         self.rounds: list[dict[str, Any]] = []
+        self.made: list[Made] = []
         self.heldout: list[Measured] = []
 
     def go(self, command: str) -> Summary:
         queries = self.stages.queries()
-        self.display.plan([Planned("", 1.0), *self._plan(queries)])
+        held = queries.info["heldout"] if self.whole else 0
+        self.display.plan([Planned("", 1.0), *planned(self.recipe, queries.info["train"], held, trains=self.trains)])
         policy = self.stages.models.start(self.display.say)
-        principles = self._heldout_principles(queries, policy)
+        references = References(self.stages, policy)
+        principles = self._measure_start(queries, policy)
+        for number in range(1, self.recipe.rounds + 1 if self.whole else 2):
+            self._make(number, queries, policy)
+            if self.trains:
+                policy = self._train(number, policy, references.of(policy))
+                self._measure(principles, policy)
+        return self._summary(command)
+
+    def _measure_start(self, queries: Entry, policy: Policy) -> Entry | None:
+        """The start chooses the held-out principles for all policies, so that these stay comparable."""
+        if not (self.whole and queries.info["heldout"]):
+            return None
+        principles = self.stages.principles(queries, "heldout", 0, policy)
+        entry = heldout_rows(self.stages, principles, policy)
+        # What annotated preferences teach is not what the principles say.
+        steered = not self.recipe.preferences.source
+        judged = (self._check_direction if steered else self._judged)(entry, "heldout", 0)
+        self.heldout.append(Measured(policy, entry, None, judged))
+        return principles
+
+    def _measure(self, principles: Entry | None, policy: Policy) -> None:
         if principles:
             entry = heldout_rows(self.stages, principles, policy)
-            judged = self._check_direction(entry, "heldout", 0)
-            self.heldout.append(Measured(policy, entry, None, judged))
-        for number in range(1, self.recipe.rounds + 1):
-            policy = self._round(number, queries, policy)
-            if principles and self.recipe.mode == "online":
-                entry = heldout_rows(self.stages, principles, policy)
-                implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
-                judged = judged_stage(self.stages, entry, "heldout", number)
-                self.heldout.append(Measured(policy, entry, implicit, judged))
-        return self._summary(command)
+            implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
+            self.heldout.append(Measured(policy, entry, implicit, self._judged(entry, "heldout", policy.round)))
+
+    def _judged(self, entry: Entry, split: str, round: int) -> Entry | None:
+        return judged_stage(self.stages, entry, split, round)
 
     def _check_direction(self, entry: Entry, split: str, round: int) -> Entry | None:
         """Refuse to train a policy away from what its principles say; what nobody can tell is not refused.
 
         Returns the stage in which the recipe's judge was asked, None where it names none.
         """
-        judged = judged_stage(self.stages, entry, split, round)
+        judged = self._judged(entry, split, round)
         found = direction(self.stages, entry, judged)
         if found is not None and found.refused:
             self._refuse(found, "held-out" if split == "heldout" else "training")
@@ -164,78 +194,77 @@ class _Run:
             raise PrincipleError(what, where=where, do=do)
         warnings.warn(what, SelfsteerWarning, stacklevel=2)
 
-    def _heldout_principles(self, queries: Entry, policy: Policy) -> Entry | None:
-        """The start chooses the held-out principles for all policies, so that these stay comparable."""
-        wanted = self.measure and queries.info["heldout"]
-        return self.stages.principles(queries, "heldout", 0, policy) if wanted else None
-
-    def _round(self, number: int, queries: Entry, policy: Policy) -> Policy:
-        """One round: data from the newest policy, which is also its reference; then training."""
-        principles = self.stages.principles(queries, "train", number, policy)
-        responses = self.stages.responses(principles, "train", number, policy)
-        scores = self.stages.scores(principles, responses, "train", number, policy)
-        if self.measure and number == 1 and not self.heldout:
+    def _check_unmeasured(self, scores: Entry, number: int) -> None:
+        """Without held-out pairs the first training pairs tell whether the policy follows its principles."""
+        if self.whole and number == 1 and not self.heldout:
             # The first block of rows is enough to tell, however many there are.
             self._check_direction(dataclasses.replace(scores, files=scores.files[:1]), "train", number)
-        contrasts = self.stages.contrasts(scores, number)
-        figures = self._data_figures(number, queries, principles, responses, contrasts)
-        self.rounds.append(figures)
-        if self.recipe.mode != "online":
-            return policy
-        entry, trained = train_stage(
-            self.recipe, self.store, self.stages.models, contrasts, number, policy, self.stages.scoring(policy)
-        )
-        figures["training"] = entry.info
-        round_dir = self.store.run_dir / f"round-{number:02d}"
-        link_atomic(round_dir / "policy", self.store.run_dir / entry.files[0])
-        link_atomic(self.store.run_dir / "policy", self.store.run_dir / entry.files[0])
+
+    def _make(self, number: int, queries: Entry, policy: Policy) -> None:
+        """Make a round's data, each row scored by the policy that is to be trained."""
+        if self.recipe.preferences.source:
+            made = self._read_preferences(queries, policy)
+        elif self.recipe.mode == "generator":
+            made = self._make_by_generator(number, queries, policy)
+        else:
+            made = self._make_by_writer(number, queries, policy)
+        self.made.append(Made(made.contrasts, policy))
+        self.rounds.append(round_figures(number, made))
+
+    def _make_by_writer(self, number: int, queries: Entry, policy: Policy) -> Stages:
+        """The newest policy answers, or in mode offline whom the recipe names."""
+        writer = self.stages.models.writer(policy, self.display.say)
+        principles = self.stages.principles(queries, "train", number, writer, reader=policy)
+        return self._answered(number, queries, principles, writer, policy, ROLES)
+
+    def _make_by_generator(self, number: int, queries: Entry, policy: Policy) -> Stages:
+        """v2: a generator is trained from the policy on part of the queries; it answers all of them under x+ and x-."""
+        principles = self.stages.principles(queries, "train", number, policy)
+        generator, figures = self._generator(number, principles, policy)
+        made = self._answered(number, queries, principles, generator, policy, ROLES[:2])
+        return made._replace(generator=figures)
+
+    def _generator(self, number: int, principles: Entry, policy: Policy) -> tuple[Policy, dict[str, Any]]:
+        """Train the generator on what the policy answers to the first queries."""
+        stages, limit = self.stages, self.recipe.generator.queries
+        responses = stages.responses(principles, "generator", number, policy, limit=limit)
+        scores = stages.scores(principles, responses, "generator", number, policy)
+        self._check_unmeasured(scores, number)
+        contrasts = stages.contrasts(scores, number, "generator")
+        entry, generator = train_stage(stages, Training("generator", number, [contrasts], policy, policy))
+        figures = {"quality": quality_figures(contrasts), "data": scores.info["figures"], "training": entry.info}
+        return generator, figures
+
+    def _answered(
+        self, number: int, queries: Entry, principles: Entry, writer: Policy, policy: Policy, roles: Sequence[str]
+    ) -> Stages:
+        """Let ``writer`` answer, and ``policy`` score the answers."""
+        stages = self.stages
+        responses = stages.responses(principles, "train", number, writer, roles=roles)
+        if self.recipe.mode == "generator" and not self.recipe.generator.keep:
+            discard(writer)
+        scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
+        self._check_unmeasured(scores, number)
+        contrasts = stages.contrasts(scores, number)
+        asked = len(stages.asked(queries, "train", number))
+        return Stages([queries, principles, responses], asked, scores, contrasts, principles, responses)
+
+    def _read_preferences(self, queries: Entry, policy: Policy) -> Stages:
+        preferences = preferences_stage(self.stages, queries)
+        scores = scored_preferences(self.stages, preferences, policy)
+        contrasts = self.stages.contrasts(scores, 1)
+        return Stages([preferences, scores], preferences.info["pairs"], scores, contrasts)
+
+    def _train(self, number: int, policy: Policy, reference: Policy) -> Policy:
+        """Train the policy on the round's data, and on those of older rounds where the recipe says so."""
+        older = self.recipe.train.older_rounds
+        made = self.made if older == "all" else self.made[-1 - older :]
+        rows = training_rows(self.stages, number, made, reference)
+        entry, trained = train_stage(self.stages, Training("policy", number, rows, policy, reference))
+        self.rounds[-1]["training"] = entry.info
+        for link in (self.store.run_dir / f"round-{number:02d}" / "policy", self.store.run_dir / "policy"):
+            link_atomic(link, self.store.run_dir / entry.files[0])
         return trained
-
-    def _data_figures(
-        self, number: int, queries: Entry, principles: Entry, responses: Entry, contrasts: Entry
-    ) -> dict[str, Any]:
-        counts = contrasts.info["counts"]
-        before = [queries.info, principles.info, responses.info]
-        return {
-            "round": number,
-            "queries": {
-                "read": queries.info["read"],
-                "used": queries.info["train"] - sum(info["left_out"] for info in before[1:]),
-                "left_out": sum(info["left_out"] for info in before),
-                "dropped": [drop for info in before for drop in info["dropped"]][:NAMED],
-            },
-            "aspects": principles.info["aspects"],
-            "choices": principles.info["choices"],
-            "responses": {name: responses.info[name] for name in ("responses", "cut", "tokens")},
-            "quality": {
-                "total": contrasts.info["total"],
-                "kept": counts["kept"],
-                "dropped": {name: count for name, count in counts.items() if name != "kept"},
-                "thresholds": contrasts.info["thresholds"],
-            },
-            "training": None,
-        }
-
-    def _plan(self, queries: Entry) -> list[Planned]:
-        factor = _SCRIPTED if self.recipe.generation.backend == "scripted" else 1.0
-        return [Planned(stage.title, factor * stage.cost) for stage in self._stages(queries)]
-
-    def _stages(self, queries: Entry) -> list[Planned]:
-        train, held = queries.info["train"], queries.info["heldout"] if self.measure else 0
-        sampled = _SAMPLE * self.recipe.generation.max_new_tokens / 160
-        data = [
-            Planned("", _CHOOSE * train),
-            Planned("", 3 * sampled * train),
-            Planned("", _SCORE * train),
-            Planned("", 1),
-        ]
-        measuring = [Planned("", 3 * sampled * held), Planned("", _SCORE * held)] if held else []
-        start = [Planned("", _CHOOSE * held), *measuring] if held else []
-        if self.recipe.mode != "online":
-            return [*start, *data]
-        training = Planned("", _TRAIN * _KEPT * train * self.recipe.train.epochs)
-        after = [*measuring, Planned("", _IMPLICIT * held)] if held else []
-        return [*start, *[*data, training, *after] * self.recipe.rounds]
 
     def _summary(self, command: str) -> Summary:
         policies = [
@@ -247,7 +276,7 @@ class _Run:
         return {
             "schema_version": 1,
             "name": self.recipe.name,
-            "mode": self.recipe.mode,
+            "mode": self.recipe.mode if self.trains else "data-only",
             "model": self.stages.models.name,
             "principle_set": self.stages.principle_set.name,
             "version": selfsteer.__version__,

@@ -23,10 +23,14 @@ STAGE_VERSIONS = {
     "queries": 2,
     "probe": 1,
     "principles": 2,
-    "responses": 2,
-    "scores": 3,
+    "responses": 3,
+    "scores": 4,
     "contrasts": 2,
-    "policy": 1,
+    "preferences": 1,
+    "generator": 1,
+    "average": 1,
+    "reference": 1,
+    "policy": 2,
     "implicit": 1,
     "judgements": 1,
 }
@@ -112,13 +116,13 @@ class Store:
         that is found done gets its line again, and from then on every later stage does: in the ledger, the results in
         force stand in the order of the story.
         """
-        key = fingerprint([name, STAGE_VERSIONS[name], depends])
+        key = fingerprint([name, STAGE_VERSIONS[name.removeprefix("generator-")], depends])
         entry = self.ledger.find(name, round_number, key)
         reused = entry is not None
         if entry is None:
             self.display.begin(title, units)
             started = time.monotonic()
-            space = Workspace(self.run_dir, folder, key, self.display)
+            space = self.workspace(folder, key)
             space.sweep()
             files, info = work(space)
             seconds = round(time.monotonic() - started, 1)
@@ -131,6 +135,10 @@ class Store:
         self.display.finish(title, reused=reused, note=note(entry.info))
         self.stages.append({"round": round_number, "stage": title, "seconds": entry.seconds, "reused": reused})
         return entry
+
+    def workspace(self, folder: str, key: str) -> Workspace:
+        """Return where a stage with that key works; ``folder`` is relative to the run directory."""
+        return Workspace(self.run_dir, folder, key, self.display)
 
     def files(self, entry: Entry) -> list[Path]:
         """Return the files that a stage wrote, one a block."""

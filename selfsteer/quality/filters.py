@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -82,7 +82,7 @@ class Empty(Filter):
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the empty responses."""
-        empty = [f"{role} response" for role in _ALL_ROLES if not getattr(row, f"{role}_response").strip()]
+        empty = [f"{role} response" for role in row.roles if not getattr(row, f"{role}_response").strip()]
         return f"no text in the {' and the '.join(empty)}" if empty else ""
 
 
@@ -94,8 +94,8 @@ class Identical(Filter):
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the first pair that is equal."""
-        texts: dict[str, list[str]] = {role: getattr(row, f"{role}_response").split() for role in _ALL_ROLES}
-        for one, other in (("positive", "negative"), ("positive", "original"), ("negative", "original")):
+        texts: dict[str, list[str]] = {role: getattr(row, f"{role}_response").split() for role in row.roles}
+        for one, other in combinations(row.roles, 2):
             if texts[one] == texts[other]:
                 return f"{_SYMBOLS[f'{one}_response']} equals {_SYMBOLS[f'{other}_response']}"
         return ""

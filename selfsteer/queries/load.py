@@ -128,7 +128,7 @@ def _stream(
     source: str, field: str | None, split: Literal["train", "heldout"], limit: int | None, dataset_split: str
 ) -> Generator[Query | Dropped, None, None]:
     tally, taken = _Tally(), 0
-    with Seen() as seen, closing(_rows(source, dataset_split)) as rows:
+    with Seen() as seen, closing(stream_rows(source, dataset_split)) as rows:
         reader = _Reader(split, field, seen)
         for where, row, origin in rows:
             found = reader.read(where, row, origin)
@@ -205,8 +205,12 @@ def _check(source: str, split: str, limit: int | None, dataset_split: str) -> No
         )
 
 
-def _rows(source: str, dataset_split: str) -> Generator[tuple[str, Any, str], None, None]:
-    """Yield (where, row, origin): origin becomes ``Query.source`` unless the row names its own."""
+def stream_rows(source: str, dataset_split: str = "train") -> Generator[tuple[str, Any, str], None, None]:
+    """Yield (where, row, origin) of a source's rows as they stand; origin is a file's name or the hub data set's.
+
+    Raises:
+        DataError: The source is not there, or a row can't be parsed.
+    """
     if _is_hub(source):
         yield from ((where, row, source) for where, row in read_hub(source, dataset_split))
         return

@@ -1,0 +1,92 @@
+"""What is told of each round: its data in flat memory, and the one place where a round's figures are put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from selfsteer.evaluation.measures import has_score, response_length, score
+from selfsteer.export.figures import Mean
+from selfsteer.loop.blocks import NAMED
+from selfsteer.loop.ledger import Entry
+from selfsteer.quality import steering_margin
+from selfsteer.records import ROLES, Contrast
+
+Figures = dict[str, Any]
+
+
+class Stages(NamedTuple):
+    """The stages that made a round's data.
+
+    Attributes:
+        before: Those in which queries were left out, in their order: queries, principles, responses; or preferences.
+        asked: How many queries were to be answered, or pairs to be read.
+        scores, contrasts: The rows before and after the filters.
+        principles, responses: None where the data are annotated preferences.
+        generator: The figures of the data that the round's generator was trained on, and of its training; else None.
+    """
+
+    before: Sequence[Entry]
+    asked: int
+    scores: Entry
+    contrasts: Entry
+    principles: Entry | None = None
+    responses: Entry | None = None
+    generator: Figures | None = None
+
+
+def data_figures(rows: Iterable[Contrast]) -> Figures:
+    """Return means over rows after cleaning and before the filters; None where no row has what it takes.
+
+    ``length``: tokens (words where there are no tokens) by role; ``onpolicyness``: exp(mean log-prob under the plain
+    prompt) of y+, of y- and of both (v2, figure 3); ``steering_margin``: nats per token.
+    """
+    lengths, chances = {role: Mean() for role in ROLES}, {role: Mean() for role in ROLES[:2]}
+    margin = Mean()
+    for row in rows:
+        for role in row.roles:
+            lengths[role].add(response_length(row, role))
+        for role, mean in chances.items():
+            mean.add(math.exp(score(row, role, "prompt")) if has_score(row, role, "prompt") else None)
+        margin.add(steering_margin(row))
+    both = [mean.value for mean in chances.values() if mean.value is not None]
+    return {
+        "length": {role: mean.value for role, mean in lengths.items()},
+        "onpolicyness": {f"{role}_response": mean.value for role, mean in chances.items()}
+        | {"mean": sum(both) / len(both) if both else None},
+        "steering_margin": margin.value,
+    }
+
+
+def round_figures(number: int, stages: Stages) -> Figures:
+    """Return what summary and report show of a round; ``training`` is filled in when the round has trained."""
+    left_out = [entry.info["left_out"] for entry in stages.before]
+    principles, responses = stages.principles, stages.responses
+    return {
+        "round": number,
+        "queries": {
+            "read": stages.before[0].info["read"],
+            "used": stages.asked - sum(left_out[1:]),
+            "left_out": sum(left_out),
+            "dropped": [drop for entry in stages.before for drop in entry.info["dropped"]][:NAMED],
+        },
+        "aspects": principles.info["aspects"] if principles else {},
+        "choices": principles.info["choices"] if principles else {},
+        "responses": {name: responses.info[name] for name in ("responses", "cut", "tokens")} if responses else None,
+        "data": stages.scores.info["figures"],
+        "quality": quality_figures(stages.contrasts),
+        "generator": stages.generator,
+        "training": None,
+    }
+
+
+def quality_figures(contrasts: Entry) -> Figures:
+    """Return what quality control kept and dropped."""
+    counts = contrasts.info["counts"]
+    return {
+        "total": contrasts.info["total"],
+        "kept": counts["kept"],
+        "dropped": {name: count for name, count in counts.items() if name != "kept"},
+        "thresholds": contrasts.info["thresholds"],
+    }
