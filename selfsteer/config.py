@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -446,16 +446,44 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise _explain(error.errors(), file, lines) from error
 
 
-def recipe_from(values: dict[str, Any], overrides: Sequence[str]) -> Recipe:
-    """Return a recipe of given values, without a file, with ``key=value`` overrides; raises :class:`ConfigError`."""
-    values = copy.deepcopy(values)
+def recipe_from(
+    values: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = (), source: str = "command line"
+) -> Recipe:
+    """Return a recipe of given values, without a file, with overrides; raises :class:`ConfigError`.
+
+    Args:
+        values: As a recipe file has them, short forms too.
+        overrides: "key=value", or values by dotted key.
+        source: Where the values come from, for messages.
+    """
+    values = {key: _expand((), key, value) for key, value in copy.deepcopy(dict(values)).items()}
     lines: Lines = {}
-    for override in overrides:
+    for override in overrides if not isinstance(overrides, Mapping) else ():
         _apply_override(values, lines, override)
+    for key, value in overrides.items() if isinstance(overrides, Mapping) else ():
+        _set(values, lines, tuple(key.split(".")), value, f"override {key!r}")
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors(), Path("command line"), lines) from error
+        raise _explain(error.errors(), Path(source), lines) from error
+
+
+def read_recipe(
+    recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """Return a recipe given in any form, with overrides; raises :class:`ConfigError`.
+
+    Args:
+        recipe: A recipe, a file or the name of a shipped one, or values.
+        overrides: "key=value", or values by dotted key.
+    """
+    if isinstance(recipe, str | Path):
+        if not isinstance(overrides, Mapping):
+            return load_recipe(recipe, overrides)
+        values, _ = _read_file(find_recipe(recipe))
+        return recipe_from(values, overrides, str(recipe))
+    values = recipe.model_dump() if isinstance(recipe, Recipe) else dict(recipe)
+    return recipe_from(values, overrides, "the recipe given")
 
 
 def judge_settings(values: dict[str, Any]) -> JudgeSettings:
@@ -578,7 +606,11 @@ def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None
     path, where = tuple(key.strip().split(".")), _COMMAND_LINE + override
     if not separator or not all(path):
         raise ConfigError("an override has the form key=value", where=where, do="for example train.beta=0.1")
-    value = _parse_yaml(text, path, lines, lambda line: where)
+    _set(values, lines, path, _parse_yaml(text, path, lines, lambda line: where), where)
+
+
+def _set(values: dict[str, Any], lines: Lines, path: Key, value: Any, where: str) -> None:
+    """Put a value where a dotted key says."""
     target = values
     for depth, part in enumerate(path[:-1], start=1):
         if not isinstance(target.get(part), dict):

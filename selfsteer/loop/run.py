@@ -27,6 +27,7 @@ from selfsteer.loop.evaluation import (
     measured,
     samples,
 )
+from selfsteer.loop.events import Callback
 from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
@@ -42,7 +43,14 @@ from selfsteer.report import write_report
 Summary = dict[str, Any]
 
 
-def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
+def run(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    display: Display | None = None,
+    command: str = "",
+    callbacks: Sequence[Callback] = (),
+) -> Summary:
     """Do whatever of a recipe is not done yet in ``run_dir`` and return the summary that the report shows.
 
     Every stage is keyed by what it depends on: a second call finds everything done, a changed setting redoes only what
@@ -52,7 +60,7 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
         InputError: The recipe, the queries, the principle set or the model can't be used.
         WorkFailed: A stage failed; what was finished stays.
     """
-    return _work(recipe, run_dir, display or Display(quiet=True), command, whole=True)
+    return _work(recipe, run_dir, display or Display(quiet=True), command, callbacks)
 
 
 def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
@@ -66,8 +74,16 @@ def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, c
     return _work(recipe, run_dir, display or Display(quiet=True), command, whole=False)
 
 
-def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, whole: bool) -> Summary:
-    store = Store(run_dir, display)
+def _work(
+    recipe: Recipe,
+    run_dir: Path,
+    display: Display,
+    command: str,
+    callbacks: Sequence[Callback] = (),
+    *,
+    whole: bool = True,
+) -> Summary:
+    store = Store(run_dir, display, callbacks)
     stages = DataStages.of(recipe, store)
     check(stages)
     with display, storage_errors(run_dir), store.locked():

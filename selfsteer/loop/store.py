@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from selfsteer.errors import WorkFailed
 from selfsteer.files import fingerprint, remove, storage_errors
 from selfsteer.loop.display import Display
+from selfsteer.loop.events import Callback, StageEvent, tell
 from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.records import Contrast, Principled, Query, Response, read_rows, write_rows
 
@@ -73,8 +74,8 @@ class Workspace:
 class Store:
     """The run directory: stages by key, and the one process that may write to it."""
 
-    def __init__(self, run_dir: Path, display: Display) -> None:
-        self.run_dir, self.display = run_dir, display
+    def __init__(self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = ()) -> None:
+        self.run_dir, self.display, self._callbacks = run_dir, display, tuple(callbacks)
         self.ledger = Ledger(run_dir)
         self.stages: list[dict[str, Any]] = []
         self._written = False
@@ -121,6 +122,7 @@ class Store:
         reused = entry is not None
         if entry is None:
             self.display.begin(title, units)
+            tell(self._callbacks, StageEvent("begin", name, round_number, title, {}, []))
             started = time.monotonic()
             space = self.workspace(folder, key)
             space.sweep()
@@ -134,6 +136,7 @@ class Store:
             self._written = True
         self.display.finish(title, reused=reused, note=note(entry.info))
         self.stages.append({"round": round_number, "stage": title, "seconds": entry.seconds, "reused": reused})
+        tell(self._callbacks, StageEvent("end", name, round_number, title, entry.info, entry.files, reused))
         return entry
 
     def workspace(self, folder: str, key: str) -> Workspace:
