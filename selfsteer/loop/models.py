@@ -60,7 +60,7 @@ class Models:
         self.recipe, self.run_dir = recipe, run_dir
         self._chats: dict[str, Chat] = {}
         self._held: tuple[tuple[str, ...], Any] | None = None
-        self._makers: dict[str, Callable[[], None]] = {}
+        self._made_again: dict[str, tuple[Policy, Callable[[], None]]] = {}
 
     @property
     def weightless(self) -> bool:
@@ -116,10 +116,11 @@ class Models:
         """Return the policy's chat template; None where there are no tokens."""
         if policy.weightless:
             return None
+        if policy.path in self._made_again:
+            return self.chat(self._made_again[policy.path][0])
         if policy.path not in self._chats:
             from selfsteer.models import end_token_ids, load_tokenizer
 
-            self._make(policy)
             tokenizer = load_tokenizer(policy.path, **policy.options)
             self._chats[policy.path] = Chat(tokenizer, end_token_ids(policy.path, **policy.options))
         return self._chats[policy.path]
@@ -145,20 +146,24 @@ class Models:
     def _vllm(self, policy: Policy, chat: Chat, dtype: str) -> Backend:
         from selfsteer.backends.vllm import VllmBackend
 
-        self._make(policy)
+        self.make(policy)
         settings = self.recipe.generation
         return VllmBackend(
             policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **policy.options
         )
 
-    def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
-        """Say how a policy's folder is made again, should it be needed when it is not there any more."""
-        self._makers[policy.path] = make
+    def when_gone(self, policy: Policy, start: Policy, make: Callable[[], None]) -> None:
+        """Say how a policy's weights are made again, should they be needed when they are not there any more.
 
-    def _make(self, policy: Policy) -> None:
-        if policy.path in self._makers and not Path(policy.path).exists():
+        Its chat template is that of ``start``, which it was trained from and which stays.
+        """
+        self._made_again[policy.path] = (start, make)
+
+    def make(self, policy: Policy) -> None:
+        """Make a policy's weights again where they are gone and :meth:`when_gone` said how."""
+        if policy.path in self._made_again and not Path(policy.path).exists():
             self.free()
-            self._makers[policy.path]()
+            self._made_again[policy.path][1]()
 
     def scorer(self, policy: Policy) -> Scorer | None:
         """Return what scores responses under the policy, in the precision it is trained in; None without weights."""
@@ -207,7 +212,7 @@ class Models:
         def load() -> Any:
             from selfsteer.models import load_model
 
-            self._make(policy)
+            self.make(policy)
             bits: dict[str, Any] = {"bits": self.bits} if self.bits and not policy.foreign else {}
             return load_model(policy.path, dtype=dtype, device=self.device, **policy.options, **bits)
 

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from selfsteer.report.tables import round_table
+
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
 
 
@@ -16,6 +18,8 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
     """Print the outcome of a run."""
     if summary["policies"]:
         console.print(_table(summary["policies"]))
+    if len(summary["rounds"]) > 1 or summary["mode"] == "generator":
+        console.print(_rounds(summary))
     for line in summary["verdict"]:
         style = _STYLE[line["answer"]]
         console.print(f"[{style}]{line['answer']:>7}[/]  {line['question']} ", end="")
@@ -51,6 +55,15 @@ def _table(policies: list[dict[str, Any]]) -> Table:
     table = Table("held-out queries", *[policy["label"] for policy in policies], title_justify="left")
     for name, row in _rows(policies):
         table.add_row(name, *row)
+    return table
+
+
+def _rounds(summary: dict[str, Any]) -> Table:
+    """What each round trained on, next to what the policy it made of that has learnt."""
+    found = round_table(summary["rounds"], summary["policies"])
+    table = Table(*found.head, title_justify="left")
+    for row in found.rows:
+        table.add_row(*row)
     return table
 
 

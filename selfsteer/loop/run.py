@@ -160,9 +160,10 @@ class _Run:
         references = References(self.stages, policy)
         principles = self._measure_start(queries, policy)
         for number in range(1, self.recipe.rounds + 1 if self.whole else 2):
+            reference = references.of(policy)
             self._make(number, queries, policy)
             if self.trains:
-                policy = self._train(number, policy, references.of(policy))
+                policy = self._train(number, policy, reference)
                 self._measure(principles, policy)
         return self._summary(command)
 
@@ -238,6 +239,11 @@ class _Run:
         principles = self.stages.principles(queries, "train", number, policy)
         generator, figures = self._generator(number, principles, policy)
         made = self._answered(number, queries, principles, generator, policy, ROLES[:2])
+        if self.recipe.generator.keep:
+            self.stages.models.make(generator)
+            link_atomic(Path(generator.path).parent / "policy", Path(generator.path))
+        else:
+            discard(generator)
         return made._replace(generator=figures)
 
     def _generator(self, number: int, principles: Entry, policy: Policy) -> tuple[Policy, dict[str, Any]]:
@@ -257,8 +263,6 @@ class _Run:
         """Let ``writer`` answer, and ``policy`` score the answers."""
         stages = self.stages
         responses = stages.responses(principles, "train", number, writer, roles=roles)
-        if self.recipe.mode == "generator" and not self.recipe.generator.keep:
-            discard(writer)
         scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
         self._check_unmeasured(scores, number)
         contrasts = stages.contrasts(scores, number)
@@ -294,6 +298,8 @@ class _Run:
             "name": self.recipe.name,
             "mode": self.recipe.mode if self.trains else "data-only",
             "model": self.stages.models.name,
+            "annotated": self.recipe.preferences.source,
+            "writer": self._writer_name(),
             "principle_set": self.stages.principle_set.name,
             "version": selfsteer.__version__,
             "seed": self.recipe.seed,
@@ -305,6 +311,15 @@ class _Run:
             "samples": samples(shown[0], shown[-1], self.recipe.evaluation.samples) if len(shown) > 1 else [],
             "stages": self.store.stages,
         }
+
+    def _writer_name(self) -> str | None:
+        """Return who wrote the responses where that was not a policy of the run."""
+        generation = self.recipe.generation
+        if self.recipe.mode != "offline" or self.recipe.preferences.source:
+            return None
+        return generation.model or (
+            str(generation.endpoint.model or generation.backend) if generation.weightless else None
+        )
 
     def _created(self) -> str:
         """Return when the results were made: a run that finds everything done keeps the time of the first."""
