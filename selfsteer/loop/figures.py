@@ -20,7 +20,7 @@ class Stages(NamedTuple):
     """The stages that made a round's data.
 
     Attributes:
-        before: Those in which queries were left out, in their order: queries, principles, responses; or preferences.
+        before: Those that may leave queries out, in their order.
         asked: How many queries were to be answered, or pairs to be read.
         scores, contrasts: The rows before and after the filters.
         principles, responses: None where the data are annotated preferences.

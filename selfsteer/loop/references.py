@@ -48,8 +48,9 @@ def average_stage(stages: DataStages, average: Policy, policy: Policy, decay: fl
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         stages.models.free()
         folder = space.folder / f"average-{space.key}"
-        with atomic_path(folder) as temporary:
-            _write_average(average, policy, decay, temporary)
+        if not folder.exists():
+            with atomic_path(folder) as temporary:
+                _write_average(average, policy, decay, temporary)
         return [folder], {}
 
     round = policy.round

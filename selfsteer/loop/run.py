@@ -267,7 +267,7 @@ class _Run:
         self._check_unmeasured(scores, number)
         contrasts = stages.contrasts(scores, number)
         asked = len(stages.asked(queries, "train", number))
-        return Stages([queries, principles, responses], asked, scores, contrasts, principles, responses)
+        return Stages([queries, principles, responses, scores], asked, scores, contrasts, principles, responses)
 
     def _read_preferences(self, queries: Entry, policy: Policy) -> Stages:
         preferences = preferences_stage(self.stages, queries)

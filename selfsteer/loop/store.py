@@ -49,7 +49,7 @@ class Workspace:
 
     def sweep(self) -> None:
         """Remove what a killed process was writing here; the run directory's lock is held, so none is at work."""
-        for path in self.folder.rglob(f".{self.key}-*.tmp") if self.folder.is_dir() else []:
+        for path in self.folder.rglob(f".*{self.key}*.tmp") if self.folder.is_dir() else []:
             remove(path)
 
     def path(self, suffix: str) -> Path:

@@ -266,4 +266,3 @@ def test_a_generator_has_rows_of_its_own(tmp_path: Path) -> None:
     assert [row[0] for row in page.rows("What was trained")[1:]] == ["1, the generator", "1"]
     assert "a generator trained from the model wrote" in page.text
     assert "The generator's training: what each view has learned" in page.text
-
