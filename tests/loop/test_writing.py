@@ -40,7 +40,7 @@ def test_aspects_that_a_model_merely_thought_of_are_not_chosen():
         said(chat, "Safety, Engagement, and then I ran out of tok"),
     ]
     backend = Answering(chat, answers)
-    done = writing.principled(Recipe(), QUALITY, backend, [], asked_queries(2))
+    done = writing.principled(Recipe(), QUALITY, backend, [chat], asked_queries(2))
     assert [(row.aspects[:2], row.choice) for row in done.rows] == [
         (["Accuracy", "Logicality"], "model"),
         ([*QUALITY.fallback][:2], "fallback"),
@@ -51,7 +51,7 @@ def test_aspects_that_a_model_merely_thought_of_are_not_chosen():
 def test_a_model_that_does_not_think_gets_few_tokens_to_choose():
     chat = Chat(tokenizer_of("chatml"))
     backend = Answering(chat, [said(chat, "Accuracy, Safety")])
-    assert writing.principled(Recipe(), QUALITY, backend, [backend.chat], asked_queries(1)).rows[0].aspects[:2] == [
+    assert writing.principled(Recipe(), QUALITY, backend, [chat], asked_queries(1)).rows[0].aspects[:2] == [
         "Accuracy",
         "Safety",
     ]
