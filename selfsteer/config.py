@@ -309,6 +309,12 @@ class Recipe(_Section):
         """Whether the run trains a policy."""
         return self.mode != "data-only"
 
+    @property
+    def writes_itself(self) -> bool:
+        """Whether the policy, or a generator made of it, writes what it is trained on."""
+        foreign = self.generation.model is not None or self.generation.weightless or self.preferences.source is not None
+        return self.mode != "offline" or not foreign
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_v2(cls, values: Any) -> Any:

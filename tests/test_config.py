@@ -514,3 +514,18 @@ def test_a_wrong_override_of_values_is_named(write):
     with pytest.raises(ConfigError, match=r"unknown key 'train\.bta'") as caught:
         read_recipe({"rounds": 1}, {"train.bta": 1})
     assert caught.value.where == "override 'train.bta'"
+
+
+@pytest.mark.parametrize(
+    ("text", "itself"),
+    [
+        ("mode: generator", True),
+        ("mode: offline", True),
+        ("mode: offline\ngeneration: {model: b}", False),
+        ("mode: offline\ngeneration: {backend: scripted}", False),
+        ("mode: offline\npreferences: a\ntrain: {objective: base}", False),
+        ("mode: data-only\ngeneration: {backend: scripted}", True),
+    ],
+)
+def test_whose_held_out_pairs_tell_whether_the_data_follow_the_principles(write, text, itself):
+    assert load_recipe(write(text)).writes_itself is itself
