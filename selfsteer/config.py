@@ -361,7 +361,8 @@ def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         yield f"generation.model has no effect with the backend {generation.backend}", "generation.model"
     if mode != "generator" and recipe.generator != GeneratorSettings():
         yield f"these settings are about mode generator, and mode is {mode}", "generator", "mode"
-    if recipe.generator.batch_size % min(recipe.train.micro_batch_size, recipe.generator.batch_size):
+    size = recipe.generator.batch_size
+    if mode == "generator" and size % min(recipe.train.micro_batch_size, size):
         what = f"train.micro_batch_size {recipe.train.micro_batch_size} must divide the generator's batch_size"
         yield what, "generator.batch_size", "train.micro_batch_size"
     if mode == "generator" and recipe.train.objective == "sso":

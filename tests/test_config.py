@@ -493,6 +493,10 @@ def test_what_does_not_go_together_is_one_message(write, text, words):
     assert words in error.what and error.exit_code == 2 and "more)" not in error.what
 
 
+def test_the_generators_batches_matter_in_its_mode_only(write):
+    assert load_recipe(write("train: {micro_batch_size: 3, batch_size: 3}")).train.batch_size == 3
+
+
 def test_mode_generator_has_the_policys_settings_of_v2_where_the_recipe_says_nothing_else(write):
     recipe = load_recipe(write("mode: generator\ntrain: {beta: 0.3}"))
     train = recipe.train

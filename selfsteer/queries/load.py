@@ -197,10 +197,15 @@ def _check(source: str, split: str, limit: int | None, dataset_split: str) -> No
         raise ConfigError(f"unknown split {split!r}", where="queries.split", do=did_you_mean(split, _SPLITS))
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}", where="queries.limit", do="ask for 1 or more, or leave it out for all")
+    check_split(source, dataset_split, "queries.dataset_split")
+
+
+def check_split(source: str, dataset_split: str, where: str) -> None:
+    """Raise :class:`ConfigError`, about the key ``where``, for a split of what is no hub data set."""
     if dataset_split != "train" and not _is_hub(source):
         raise ConfigError(
             f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
-            where="queries.dataset_split",
+            where=where,
             do="leave it out, or give a hub data set (org/name)",
         )
 
