@@ -546,6 +546,12 @@ class Recipe(_Section):
         """Whether the run trains a policy."""
         return self.mode != "data-only"
 
+    @property
+    def writes_itself(self) -> bool:
+        """Whether the policy, or a generator made of it, writes what it is trained on."""
+        foreign = self.generation.model is not None or self.generation.weightless or self.preferences.source is not None
+        return self.mode != "offline" or not foreign
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_v2(cls, values: Any) -> Any:
@@ -668,7 +674,8 @@ def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     if recipe.generator.allow_harmful_targets and not taught:
         what = "allow_harmful_targets needs y- as a target: set generator.negative to negative, and L- among the terms"
         yield what, "generator.allow_harmful_targets", "generator.negative"
-    if recipe.generator.batch_size % min(recipe.train.micro_batch_size, recipe.generator.batch_size):
+    size = recipe.generator.batch_size
+    if mode == "generator" and size % min(recipe.train.micro_batch_size, size):
         what = f"train.micro_batch_size {recipe.train.micro_batch_size} must divide the generator's batch_size"
         yield what, "generator.batch_size", "train.micro_batch_size"
     if mode == "generator" and recipe.train.objective == "sso":

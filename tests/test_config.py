@@ -555,6 +555,10 @@ def test_what_does_not_go_together_is_one_message(write, text, words):
     assert words in error.what and error.exit_code == 2 and "more)" not in error.what
 
 
+def test_the_generators_batches_matter_in_its_mode_only(write):
+    assert load_recipe(write("train: {micro_batch_size: 3, batch_size: 3}")).train.batch_size == 3
+
+
 def test_mode_generator_has_the_policys_settings_of_v2_where_the_recipe_says_nothing_else(write):
     recipe = load_recipe(write("mode: generator\ntrain: {beta: 0.3}"))
     train = recipe.train
@@ -576,3 +580,18 @@ def test_a_wrong_override_of_values_is_named(write):
     with pytest.raises(ConfigError, match=r"unknown key 'train\.bta'") as caught:
         read_recipe({"rounds": 1}, {"train.bta": 1})
     assert caught.value.where == "override 'train.bta'"
+
+
+@pytest.mark.parametrize(
+    ("text", "itself"),
+    [
+        ("mode: generator", True),
+        ("mode: offline", True),
+        ("mode: offline\ngeneration: {model: b}", False),
+        ("mode: offline\ngeneration: {backend: scripted}", False),
+        ("mode: offline\npreferences: a\ntrain: {objective: base}", False),
+        ("mode: data-only\ngeneration: {backend: scripted}", True),
+    ],
+)
+def test_whose_held_out_pairs_tell_whether_the_data_follow_the_principles(write, text, itself):
+    assert load_recipe(write(text)).writes_itself is itself

@@ -84,7 +84,7 @@ def _walk(stages: DataStages, start: Policy, *, measure: bool, say: Callable[[st
     trains, references, made = measure and recipe.trains, References(stages, start), list[Made]()
     for number in range(1, recipe.rounds + 1 if trains else 2):
         reference = references.of(policy)
-        judges = measure and number == 1 and not held
+        judges = measure and number == 1 and not (held and recipe.writes_itself)
         made.append(Made(_data(stages, queries, number, policy, say, judges=judges), policy))
         if not trains:
             return

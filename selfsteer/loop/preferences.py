@@ -17,7 +17,7 @@ from selfsteer.loop.models import Policy
 from selfsteer.loop.splitting import query_files
 from selfsteer.loop.store import Workspace, in_batches
 from selfsteer.loop.work import fitting
-from selfsteer.queries import source_fingerprint, source_rows
+from selfsteer.queries import check_dataset_split, source_fingerprint, source_rows
 from selfsteer.queries.rows import Unusable
 from selfsteer.records import Contrast, Message, Query, count_rows, read_rows, write_rows
 
@@ -32,6 +32,7 @@ def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
     """
     settings = stages.recipe.preferences
     source = str(settings.source)
+    check_dataset_split(source, settings.dataset_split, "preferences.dataset_split")
     depends = {
         "settings": settings.model_dump(),
         "content": source_fingerprint(source),

@@ -16,7 +16,7 @@ from selfsteer.config import Recipe, dump_recipe
 from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
 from selfsteer.evaluation import verdict
 from selfsteer.evaluation.probe import Direction
-from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
+from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_atomic, write_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.estimating.costs import Sizes
@@ -40,7 +40,7 @@ from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.references import Made, References, trained_on, training_rows
 from selfsteer.loop.store import Store
-from selfsteer.loop.training import Training, discard, train_stage
+from selfsteer.loop.training import Training, train_stage
 from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 
@@ -187,9 +187,8 @@ class _Run:
             return None
         principles = self.stages.principles(queries, "heldout", 0, policy)
         entry = heldout_rows(self.stages, principles, policy)
-        # What annotated preferences teach is not what the principles say.
-        steered = not self.recipe.preferences.source
-        judged = (self._check_direction if steered else self._judged)(entry, "heldout", 0)
+        check = self._check_direction if self.recipe.writes_itself else self._judged
+        judged = check(entry, "heldout", 0)
         self.heldout.append(Measured(policy, entry, None, judged))
         return principles
 
@@ -233,8 +232,9 @@ class _Run:
         warnings.warn(what, SelfsteerWarning, stacklevel=2)
 
     def _check_unmeasured(self, scores: Entry, number: int) -> None:
-        """Without held-out pairs the first training pairs tell whether the policy follows its principles."""
-        if self.whole and number == 1 and not self.heldout:
+        """Without held-out pairs of who writes the data, the first training pairs tell whether it follows them."""
+        measured = self.heldout and self.recipe.writes_itself
+        if self.whole and number == 1 and not measured:
             # The first block of rows is enough to tell, however many there are.
             self._check_direction(dataclasses.replace(scores, files=scores.files[:1]), "train", number)
 
@@ -260,12 +260,19 @@ class _Run:
         principles = self.stages.principles(queries, "train", number, policy)
         generator, figures = self._generator(number, principles, policy)
         made = self._answered(number, queries, principles, generator, policy, ROLES[:2])
+        self._keep_or_discard(generator)
+        return made._replace(generator=figures)
+
+    def _keep_or_discard(self, generator: Policy) -> None:
+        """A generator has answered: its weights go, unless the recipe wants them."""
+        weights = Path(generator.path)
+        link = weights.parent / "policy"
         if self.recipe.generator.keep:
             self.stages.models.make(generator)
-            link_atomic(Path(generator.path).parent / "policy", Path(generator.path))
+            link_atomic(link, weights)
         else:
-            discard(generator)
-        return made._replace(generator=figures)
+            remove(link)
+            remove(weights)
 
     def _generator(self, number: int, principles: Entry, policy: Policy) -> tuple[Policy, dict[str, Any]]:
         """Train the generator on what the policy answers to the first queries."""
@@ -285,7 +292,8 @@ class _Run:
         stages = self.stages
         responses = stages.responses(principles, "train", number, writer, roles=roles)
         scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
-        self._check_unmeasured(scores, number)
+        if self.recipe.mode != "generator":  # there the policy's own answers have told
+            self._check_unmeasured(scores, number)
         contrasts = stages.contrasts(scores, number)
         asked = len(stages.asked(queries, "train", number))
         return Stages([queries, principles, responses, scores], asked, scores, contrasts, principles, responses)

@@ -131,11 +131,6 @@ def kept_rows(entry: Entry) -> int:
     return int(counts["kept"] if counts else entry.info["rows"])
 
 
-def discard(policy: Policy) -> None:
-    """Remove the weights of a policy that are not needed any more."""
-    remove(Path(policy.path))
-
-
 def _train_again(stages: DataStages, training: Training, space: Workspace) -> None:
     stages.store.display.say("      the generator's weights were removed after it had answered: training it again")
     _train(stages, training, space)

@@ -306,6 +306,15 @@ def test_annotated_preferences_have_no_principles_to_filter_by(tmp_path, tiny_ch
         run(recipe, tmp_path / "run")
 
 
+def test_a_file_of_annotated_preferences_has_no_splits(tmp_path, tiny_chat_model, queries):
+    changes = {"mode": "offline", "train__objective": "base", "queries__heldout": 0}
+    recipe = small_recipe(
+        tiny_chat_model, queries, **changes, preferences={"source": str(queries), "dataset_split": "test"}
+    )
+    with pytest.raises(ConfigError, match="no hub data set"):
+        run(recipe, tmp_path / "run")
+
+
 def test_adjectives_alone_steer(tmp_path, tiny_chat_model, queries):
     recipe = small_recipe(
         tiny_chat_model, queries, mode="data-only", queries__heldout=0, queries__limit=2,
