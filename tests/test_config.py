@@ -535,6 +535,7 @@ def test_batches_of_long_responses_are_smaller(settings, expected):
         ("generator: {keep: true}", "about mode generator, and mode is online"),
         ("mode: generator\ntrain: {objective: sso}", "base view"),
         ("mode: generator\ntrain: {micro_batch_size: 3, batch_size: 3}", "must divide the generator's batch_size"),
+        ("mode: generator\ngenerator: {allow_harmful_targets: true}", "needs y- as a target"),
         ("preferences: a.jsonl", "in mode offline, not in online"),
         ("mode: offline\npreferences: a.jsonl", "no principles to steer by"),
         ("mode: offline\npreferences: {limit: 3}", "set preferences.source"),

@@ -8,10 +8,15 @@ import shutil
 import pytest
 import torch
 
-from selfsteer.errors import ConfigError, DataError
+from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.files import read_json_lines
 from selfsteer.logprobs.keys import ScoreKey
 from selfsteer.loop import generate, run
+from selfsteer.loop.display import Display
+from selfsteer.loop.models import Policy
+from selfsteer.loop.planning import plan
+from selfsteer.loop.references import References
+from selfsteer.loop.run import open_stages
 from selfsteer.loop.splitting import of_round
 from selfsteer.records import Contrast, Query, read_rows
 
@@ -30,6 +35,11 @@ GENERATOR = {
 
 def stages(run_dir):
     return [(row["stage"], row["round"]) for row in read_json_lines(run_dir / "ledger.jsonl")]
+
+
+def planned(recipe, run_dir):
+    steps = plan(open_stages(recipe, run_dir, Display(quiet=True)), measure=True)
+    return [(step.title, str(step.state)) for step in steps]
 
 
 def rows_of(run_dir, pattern):
@@ -91,6 +101,37 @@ def test_its_weights_are_removed_and_a_second_run_does_nothing(generated, tmp_pa
     summary = run(small_recipe(tiny_chat_model, queries, **GENERATOR), run_dir)
     assert all(stage["reused"] for stage in summary["stages"])
     assert not list(run_dir.glob("round-01/generator/**/*.safetensors"))
+
+
+def test_a_plan_of_a_generators_run_has_its_stages(generated, tmp_path, tiny_chat_model, queries):
+    run_dir, summary = generated
+    recipe, titles = small_recipe(tiny_chat_model, queries, **GENERATOR), [s["stage"] for s in summary["stages"]]
+    assert planned(recipe, run_dir) == [(title, "done") for title in titles]
+    fresh = planned(recipe, tmp_path / "none")
+    assert [title for title, _ in fresh] == titles
+    assert [title for title, state in fresh if state == "to do"][-1] == "train the generator, round 1"
+    assert {state for _, state in fresh} == {"to do", "after that"}
+
+
+def test_a_harmful_y_minus_is_left_out_of_formula_3_and_counted(tmp_path, tiny_chat_model, queries):
+    aspects = [
+        {"name": name, "positive": "short", "negative": "long", "meaning": "is short", "extra": name == "Care",
+         "positive_principle": f"{name}: answer shortly.", "negative_principle": f"{name}: answer at length.",
+         "harmful_negative": name == "Care"}
+        for name in ("Brevity", "Care")
+    ]  # fmt: skip
+    own = {"name": "own", "version": 1, "direction": "shorter", "aspects_per_query": 1, "aspects": aspects}
+    (tmp_path / "own.yaml").write_text(json.dumps(own), encoding="utf-8")
+    changes = GENERATOR | {"generator__queries": 10, "queries__heldout": 0, "generator__negative": "negative"}
+    steer = {"principles__set": str(tmp_path / "own.yaml"), "principles__extra_rate": 0.5}
+    recipe = small_recipe(tiny_chat_model, queries, **changes, **steer)
+    with pytest.warns(SelfsteerWarning, match="flagged as harmful"):
+        summary = generate(recipe, tmp_path / "run")
+    rows = [row for row in rows_of(tmp_path / "run", "round-01/generator/contrasts") if row.kept]
+    harmful = sum(bool(row.negative_harmful) for row in rows)
+    trained = summary["rounds"][0]["generator"]["training"]
+    assert 0 < harmful < len(rows)
+    assert (trained["harmful_left_out"], trained["examples"]) == (harmful, len(rows) - harmful)
 
 
 @pytest.mark.slow
@@ -164,6 +205,31 @@ def averaged(tmp_path_factory, tiny_chat_model, queries):
 def test_rounds_have_disjoint_queries(averaged):
     ids = [{row.id for row in contrasts(averaged[0], number)} for number in (1, 2, 3)]
     assert len(set.union(*ids)) == sum(map(len, ids)) == len(QUERIES)
+
+
+def test_a_plan_of_rounds_has_their_references(averaged, tiny_chat_model, queries):
+    run_dir, summary = averaged
+    recipe = small_recipe(tiny_chat_model, queries, **ROUNDS, train__reference="ema", train__ema_decay=0.75)
+    assert planned(recipe, run_dir) == [(stage["stage"], "done") for stage in summary["stages"]]
+    fresh = [title for title, _ in planned(recipe, run_dir / "none")]
+    assert fresh == [stage["stage"] for stage in summary["stages"]]
+
+
+def test_a_round_that_is_given_up_does_not_weigh_twice(monkeypatch, tiny_chat_model, queries, tmp_path):
+    """Rounds 2 and 3 both start from round 1's policy, which enters the average once."""
+    recipe = small_recipe(tiny_chat_model, queries, rounds=3, train__reference="ema")
+    start = Policy(0, "start", "start")
+    averages = []
+
+    def average(stages, mean, policy, decay):
+        averages.append((mean.path, policy.path))
+        return policy.trained(policy.round, f"average {policy.round}", "", "")
+
+    monkeypatch.setattr("selfsteer.loop.references.average_stage", average)
+    references = References(open_stages(recipe, tmp_path, Display(quiet=True)), start)
+    first = start.trained(1, "first", "first", "")
+    assert [references.of(policy).path for policy in (start, first, first)] == ["start", "average 1", "average 1"]
+    assert averages == [("start", "first")]
 
 
 def test_the_average_moves_between_rounds_only(averaged, tiny_chat_model):

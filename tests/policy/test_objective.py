@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from selfsteer.config import GeneratorSettings, TrainSettings
-from selfsteer.errors import ConfigError, DataError
+from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.losses import generator_loss
 from selfsteer.policy import SSOTrainer
 from selfsteer.policy.objective import loss_fields, objective_of
@@ -38,6 +40,17 @@ def test_the_generators_first_loss_is_that_of_its_formulas(tmp_path, tokenizer, 
 def test_formula_3_prefers_y_minus_under_the_negative_prompt(tmp_path, tokenizer):
     run = trainer(tmp_path, tokenizer, contrasts(2), negative="negative", **GENERATOR)
     assert run.views == (View.POSITIVE, View.NEGATIVE_STRICT)
+
+
+def test_a_harmful_y_minus_is_no_target_of_formula_3_unless_that_is_allowed(tmp_path, tokenizer):
+    rows = contrasts(3)
+    rows[1] = dataclasses.replace(rows[1], negative_harmful="principle: Safety")
+    options = GENERATOR | {"negative": "negative"}
+    with pytest.warns(SelfsteerWarning, match="1 of 3 rows .* y-, is flagged as harmful \\(principle: Safety\\)"):
+        run = trainer(tmp_path, tokenizer, rows, **options)
+    assert [row.id for row in run.train_dataset.contrasts] == [rows[0].id, rows[2].id]
+    assert trainer(tmp_path, tokenizer, rows, **options, allow_harmful_targets=True).examples == 3
+    assert trainer(tmp_path, tokenizer, rows, **GENERATOR).examples == 3, "as the rejected response it stays"
 
 
 def test_fine_tuning_moves_y_plus_up_and_needs_no_reference(tmp_path, tokenizer, monkeypatch):

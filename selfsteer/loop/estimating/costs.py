@@ -83,6 +83,11 @@ class Costs:
         passing = 0.0
         if stage == "policy":
             disk, passing = self.policy_bytes, self.checkpoint_bytes * min(3, self.checkpoints)
+        elif stage == "generator":  # its weights go when it has answered, unless the recipe keeps them
+            disk = self.policy_bytes if self.recipe.generator.keep else 0.0
+            passing = self.policy_bytes - disk + self.checkpoint_bytes * min(3, self.checkpoints)
+        elif stage == "average":
+            disk = self.policy_bytes
         else:
             disk = math.ceil(count / BLOCK) * _FILE_BYTES + count * (_ROW_BYTES + _TOKEN_BYTES * rows.get(stage, 0.0))
         return Cost(seconds, disk, passing)
