@@ -1,3 +1,18 @@
 """Align a chat model with no human labels, by Self-Steering Optimization (arXiv 2410.17131)."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfsteer.loop.api import RunResult, run
+
 __version__ = "0.1.0"
+__all__ = ["RunResult", "__version__", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what runs recipes when it is first asked for: ``import selfsteer`` stays light."""
+    if name in ("run", "RunResult"):
+        from selfsteer.loop import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -432,12 +432,9 @@ def _do_recipe(
     folder = run_dir or Path("runs") / settings.name
     if dry_run:
         from selfsteer.loop import estimate_command
-        from selfsteer.loop.run import data_only
 
-        measure = action == "run"
-        wanted = settings if measure else data_only(settings)
         with _interruptible():
-            estimate_command.dry_run(wanted, folder, measure=measure, out=out, errors=errors)
+            estimate_command.dry_run(settings, folder, measure=action == "run", out=out, errors=errors)
         return
     command = shlex.join(["selfsteer", action, recipe, *overrides, "--run-dir", str(folder)])
     do, tell = (loop.run, show) if action == "run" else (loop.generate, show_data)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -94,6 +94,16 @@ class QuerySettings(CheckSettings, SourceSettings):
     """
     heldout_limit: Positive | None = None
     """Take the first so many of a held-out source."""
+    per_round: Literal["all", "split", "stream"] = "all"
+    """Which training queries a round answers: all; one of ``rounds`` disjoint parts; the next ``round_size``."""
+    round_size: Positive | None = None
+    """Queries of a round with ``per_round: stream``."""
+
+    @model_validator(mode="after")
+    def _stream_has_a_size(self) -> QuerySettings:
+        if (self.round_size is not None) != (self.per_round == "stream"):
+            raise _conflict("round_size goes with per_round: stream, and that with it", "round_size", "per_round")
+        return self
 
     @model_validator(mode="after")
     def _limited_source(self) -> QuerySettings:
@@ -207,6 +217,9 @@ class PrincipleSettings(_Section):
     model: WriterSettings = WriterSettings()
     aspects_per_query: Positive | None = None
     """How many aspects the model picks for a query (default: what the set says)."""
+    steering: Literal["full", "direct", "adjectives"] | None = None
+    """What the steering message says: adjectives, principles and discretion; the principles alone; the adjectives alone
+    (default: what the set says)."""
     extra_rate: Share = 0.2
     """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
     below_chance: Literal["refuse", "warn"] = "refuse"
@@ -217,6 +230,8 @@ class GenerationSettings(_Section):
     """How responses are sampled (paper defaults)."""
 
     backend: Literal["transformers", "vllm", "endpoint", "scripted"] = "transformers"
+    model: str | None = None
+    """Mode offline: who writes the responses, a catalogue name, a local folder or a hub name (default: ``model``)."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     max_new_tokens: Positive = 2048
@@ -232,6 +247,11 @@ class GenerationSettings(_Section):
     vllm: dict[str, Any] = {}
     """Further arguments of vllm.LLM, e.g. {tensor_parallel_size: 8}."""
     endpoint: EndpointSettings = EndpointSettings()
+
+    @property
+    def weightless(self) -> bool:
+        """Whether who writes the responses has no weights that could score them."""
+        return self.backend in ("scripted", "endpoint")
 
     @property
     def batch(self) -> int:
@@ -297,8 +317,19 @@ class LoraSettings(_Section):
 
 
 class TrainSettings(_Section):
-    """The loss (paper v1 defaults) and the optimiser."""
+    """What is minimised, against which reference, on which rounds' data (v1 defaults), and the optimiser.
 
+    ``mode: generator`` has v2's defaults: objective base, base_loss dpo, beta 0.1, batch_size 256.
+    """
+
+    objective: Literal["sso", "base", "sft"] = "sso"
+    """SSO's loss; the base view's preference loss alone (PBAA); or fine-tuning on y+, without preferences."""
+    reference: Literal["round-start", "first", "ema"] = "round-start"
+    """What a round is compared with: the policy it starts from (v1), the run's start, or an average of the weights."""
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """With ``reference: ema``: after a round the average is decay * average + (1 - decay) * new policy."""
+    older_rounds: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """Of how many rounds before it a round trains on the data again."""
     base_loss: str = "ipo"
     beta: Annotated[float, Field(gt=0.0)] = 0.2
     steering_coef: Annotated[float, Field(ge=0.0)] = 0.1
@@ -337,6 +368,39 @@ class TrainSettings(_Section):
             what = f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}"
             raise _conflict(what, "micro_batch_size", "batch_size")
         return self
+
+
+class GeneratorSettings(_Section):
+    """``mode: generator``: how the data generator is trained (v2, Formulas 1 to 4). The rest is as in ``train``."""
+
+    objective: ClassVar[str] = "generator"
+    queries: Positive = 8000
+    """It is trained on so many of a round's queries, the first ones; on all where there are fewer."""
+    keep: bool = False
+    """Keep its weights; else they are removed when it has answered."""
+    terms: Annotated[list[Literal["positive", "negative"]], Field(min_length=1)] = ["positive", "negative"]
+    """L+ and L-, or one of them."""
+    negative: Literal["original", "negative"] = "original"
+    """What L- prefers to y+ under x-: yo (Formula 4), or y- itself (Formula 3, the weaker one)."""
+    allow_harmful_targets: bool = False
+    """With ``negative: negative``: also train towards y- that are flagged as harmful; else such rows are left out."""
+    base_loss: str = "dpo"
+    beta: Annotated[float, Field(gt=0.0)] = 0.1
+    sft_coef: Annotated[float, Field(ge=0.0)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    margin: float = 0.0
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-7
+    epochs: Positive = 1
+    batch_size: Positive = 32
+
+
+class PreferenceSettings(_Section):
+    """Annotated preferences in place of generated ones; ``preferences: FILE`` is short for its ``source``."""
+
+    source: str | None = None
+    """A file or a hub data set in TRL's preference format: prompt, chosen, rejected; texts or messages."""
+    dataset_split: str = "train"
+    limit: Positive | None = None
 
 
 class JudgeSettings(_Section):
@@ -456,36 +520,49 @@ class Recipe(_Section):
     """Everything a run depends on."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
-    mode: Literal["online", "data-only"] = "online"
+    mode: Literal["online", "generator", "offline", "data-only"] = "online"
+    """Who writes the data: the newest policy (v1); a generator trained from it (v2); any model, once; no training."""
     rounds: Positive = 1
     seed: Annotated[int, Field(ge=0)] = 0
     model: ModelSettings = ModelSettings()
     queries: QuerySettings = QuerySettings()
+    preferences: PreferenceSettings = PreferenceSettings()
     principles: PrincipleSettings = PrincipleSettings()
     generation: GenerationSettings = GenerationSettings()
     quality: QualitySettings = QualitySettings()
+    generator: GeneratorSettings = GeneratorSettings()
     train: TrainSettings = TrainSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     judge: JudgeSettings = JudgeSettings()
     guards: GuardSettings = GuardSettings()
 
+    @property
+    def trains(self) -> bool:
+        """Whether the run trains a policy."""
+        return self.mode != "data-only"
+
+    @property
+    def writes_itself(self) -> bool:
+        """Whether the policy, or a generator made of it, writes what it is trained on."""
+        foreign = self.generation.model is not None or self.generation.weightless or self.preferences.source is not None
+        return self.mode != "offline" or not foreign
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_v2(cls, values: Any) -> Any:
+        """Give ``mode: generator`` the policy's settings of v2 where the recipe says nothing else."""
+        if not isinstance(values, dict) or values.get("mode") != "generator":
+            return values
+        given = values.get("train", {})
+        if not isinstance(given, dict):
+            return values
+        sft = given.get("objective") == "sft"
+        return {**values, "train": _V2_POLICY | ({} if sft else _V2_PREFERENCE) | given}
+
     @model_validator(mode="after")
-    def _trainable(self) -> Recipe:
-        if self.generation.backend in ("scripted", "endpoint") and self.mode != "data-only":
-            what = f"the {self.generation.backend} backend has no weights to train: set mode: data-only"
-            raise _conflict(what, "generation.backend", "mode")
-        if self.mode == "data-only" and self.rounds > 1:
-            what = "data-only never changes the policy, so more than one round repeats itself: set rounds: 1"
-            raise _conflict(what, "rounds", "mode")
-        if self.generation.backend == "vllm" and self.train.lora is not None and self.train.lora.bits:
-            what = "vLLM would sample from whole weights, which are not the policy: take another backend, or no bits"
-            raise _conflict(what, "train.lora.bits", "generation.backend")
-        for key, device in (("model", self.model.device), ("principles.model", self.principles.model.device)):
-            if self.generation.backend == "vllm" and device not in ("auto", "cpu", "cuda"):
-                what = f"vLLM chooses its device by itself: set CUDA_VISIBLE_DEVICES, and {key}.device to auto"
-                raise _conflict(what, f"{key}.device", "generation.backend")
-        if self.judge.name is None and self.judge != JudgeSettings():
-            raise _conflict("these settings are about a judge, and none is named: set judge.name", "judge")
+    def _consistent(self) -> Recipe:
+        for what, *keys in _inconsistencies(self):
+            raise _conflict(what, *keys)
         return self
 
 
@@ -561,7 +638,111 @@ class Growth(_Section):
         return Recipe(mode="data-only", seed=self.seed, model=self.model, generation=self.generation)
 
 
-SHORTHAND = {"model": "name", "queries": "source", "judge": "name", "principles.model": "name"}
+_V2_POLICY: dict[str, Any] = {"objective": "base", "batch_size": 256}
+_V2_PREFERENCE: dict[str, Any] = {"base_loss": "dpo", "beta": 0.1}
+
+
+def _inconsistencies(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    """Yield what does not go together, each as a sentence and the dotted keys it is about."""
+    yield from _of_the_mode(recipe)
+    yield from _of_the_rounds(recipe)
+    yield from _of_the_backend(recipe)
+    if recipe.judge.name is None and recipe.judge != JudgeSettings():
+        yield "these settings are about a judge, and none is named: set judge.name", "judge"
+
+
+def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    mode, generation = recipe.mode, recipe.generation
+    if generation.weightless and mode in ("online", "generator"):
+        what = f"the {generation.backend} backend has no weights to train: set mode: data-only (or offline)"
+        yield what, "generation.backend", "mode"
+    if generation.model is not None and mode != "offline":
+        yield (
+            f"another model than the policy writes the responses in mode offline only, not in {mode}",
+            "generation.model",
+        )
+    if generation.model is not None and generation.weightless:
+        yield f"generation.model has no effect with the backend {generation.backend}", "generation.model"
+    if mode != "generator" and recipe.generator != GeneratorSettings():
+        yield f"these settings are about mode generator, and mode is {mode}", "generator", "mode"
+    taught = recipe.generator.negative == "negative" and "negative" in recipe.generator.terms
+    if recipe.generator.allow_harmful_targets and not taught:
+        what = "allow_harmful_targets needs y- as a target: set generator.negative to negative, and L- among the terms"
+        yield what, "generator.allow_harmful_targets", "generator.negative"
+    size = recipe.generator.batch_size
+    if mode == "generator" and size % min(recipe.train.micro_batch_size, size):
+        what = f"train.micro_batch_size {recipe.train.micro_batch_size} must divide the generator's batch_size"
+        yield what, "generator.batch_size", "train.micro_batch_size"
+    if mode == "generator" and recipe.train.objective == "sso":
+        what = "mode generator trains the policy on the base view (v2): set train.objective to base or sft"
+        yield what, "train.objective", "mode"
+    yield from _of_preferences(recipe)
+
+
+def _of_preferences(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    settings = recipe.preferences
+    if settings.source is None and settings != PreferenceSettings():
+        yield (
+            "these settings are about annotated preferences, and there are none: set preferences.source",
+            "preferences",
+        )
+    if settings.source is None:
+        return
+    if recipe.mode != "offline":
+        yield f"annotated preferences are trained on in mode offline, not in {recipe.mode}", "preferences", "mode"
+    if recipe.train.objective == "sso":
+        what = "annotated preferences have no principles to steer by: set train.objective to base or sft"
+        yield what, "train.objective", "preferences"
+    if recipe.generation.model is not None or recipe.generation.weightless:
+        yield "with annotated preferences nobody writes responses", "generation.model", "generation.backend"
+    if recipe.queries.per_round != "all":
+        yield "with annotated preferences no queries are answered", "queries.per_round"
+
+
+def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    train = recipe.train
+    if recipe.mode == "data-only" and recipe.rounds > 1:
+        yield (
+            "data-only never changes the policy, so more than one round repeats itself: set rounds: 1",
+            "rounds",
+            "mode",
+        )
+    if recipe.mode == "offline" and recipe.rounds > 1:
+        yield "offline data are made once: set rounds: 1 (train.epochs passes over them again)", "rounds", "mode"
+    later = {"train.reference": train.reference != "round-start", "train.older_rounds": train.older_rounds != 0}
+    for key in (key for key, given in later.items() if given):
+        if recipe.rounds == 1:
+            yield f"{key} makes a difference from the second round on, and rounds is 1", key, "rounds"
+    if train.reference != "ema" and train.ema_decay != TrainSettings().ema_decay:
+        yield "ema_decay goes with train.reference: ema", "train.ema_decay", "train.reference"
+    if train.reference != "round-start" and train.objective == "sft":
+        yield "sft compares with no reference", "train.reference", "train.objective"
+    if train.reference == "ema" and train.lora is not None:
+        what = (
+            "an average of adapters is not the adapter of the average: train whole weights, or take another reference"
+        )
+        yield what, "train.reference", "train.lora"
+    if train.older_rounds != "all" and train.older_rounds >= recipe.rounds > 1:
+        yield (
+            f"of {recipe.rounds} rounds none has {train.older_rounds} before it: set all",
+            "train.older_rounds",
+            "rounds",
+        )
+
+
+def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    if recipe.generation.backend != "vllm":
+        return
+    if recipe.train.lora is not None and recipe.train.lora.bits:
+        what = "vLLM would sample from whole weights, which are not the policy: take another backend, or no bits"
+        yield what, "train.lora.bits", "generation.backend"
+    for key, device in (("model", recipe.model.device), ("principles.model", recipe.principles.model.device)):
+        if device not in ("auto", "cpu", "cuda"):
+            what = f"vLLM chooses its device by itself: set CUDA_VISIBLE_DEVICES, and {key}.device to auto"
+            yield what, f"{key}.device", "generation.backend"
+
+
+SHORTHAND = {"model": "name", "queries": "source", "preferences": "source", "judge": "name", "principles.model": "name"}
 """Sections that may be given as one string: it sets this key, and the section's other keys take their defaults."""
 
 
@@ -581,9 +762,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise _explain(error.errors(), file, lines) from error
 
 
-def recipe_from(values: dict[str, Any], overrides: Sequence[str]) -> Recipe:
-    """Return a recipe of given values, without a file, with ``key=value`` overrides; raises :class:`ConfigError`."""
-    return _from_values(Recipe, values, overrides)
+def recipe_from(
+    values: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = (), source: str = "command line"
+) -> Recipe:
+    """Return a recipe of given values, without a file, with overrides; raises :class:`ConfigError`.
+
+    Args:
+        values: As a recipe file has them, short forms too.
+        overrides: "key=value", or values by dotted key.
+        source: Where the values come from, for messages.
+    """
+    return _from_values(Recipe, values, overrides, source)
 
 
 def growth_from(overrides: Sequence[str]) -> Growth:
@@ -591,15 +780,40 @@ def growth_from(overrides: Sequence[str]) -> Growth:
     return _from_values(Growth, {"generation": {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 512}}, overrides)
 
 
-def _from_values(kind: type[Tree], values: dict[str, Any], overrides: Sequence[str]) -> Tree:
-    values = copy.deepcopy(values)
+def _from_values(
+    kind: type[Tree],
+    values: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    source: str = "command line",
+) -> Tree:
+    values = _expanded(copy.deepcopy(dict(values)), ())
     lines: Lines = {}
-    for override in overrides:
+    for override in overrides if not isinstance(overrides, Mapping) else ():
         _apply_override(values, lines, override)
+    for key, value in overrides.items() if isinstance(overrides, Mapping) else ():
+        _set(values, lines, tuple(key.split(".")), value, f"override {key!r}")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors(), Path("command line"), lines, kind) from error
+        raise _explain(error.errors(), Path(source), lines, kind) from error
+
+
+def read_recipe(
+    recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """Return a recipe given in any form, with overrides; raises :class:`ConfigError`.
+
+    Args:
+        recipe: A recipe, a file or the name of a shipped one, or values.
+        overrides: "key=value", or values by dotted key.
+    """
+    if isinstance(recipe, str | Path):
+        if not isinstance(overrides, Mapping):
+            return load_recipe(recipe, overrides)
+        values, _ = _read_file(find_recipe(recipe))
+        return recipe_from(values, overrides, str(recipe))
+    values = recipe.model_dump() if isinstance(recipe, Recipe) else dict(recipe)
+    return recipe_from(values, overrides, "the recipe given")
 
 
 def judge_settings(values: dict[str, Any]) -> JudgeSettings:
@@ -719,12 +933,22 @@ def _expand(path: Key, key: str, value: Any) -> Any:
     return {inner: value} if inner and isinstance(value, str) else value
 
 
+def _expanded(values: dict[str, Any], path: Key) -> dict[str, Any]:
+    """Return values with every short form written out."""
+    inner = {key: _expanded(value, (*path, key)) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: _expand(path, key, value) for key, value in inner.items()}
+
+
 def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None:
     key, separator, text = override.partition("=")
     path, where = tuple(key.strip().split(".")), _COMMAND_LINE + override
     if not separator or not all(path):
         raise ConfigError("an override has the form key=value", where=where, do="for example train.beta=0.1")
-    value = _parse_yaml(text, path, lines, lambda line: where)
+    _set(values, lines, path, _parse_yaml(text, path, lines, lambda line: where), where)
+
+
+def _set(values: dict[str, Any], lines: Lines, path: Key, value: Any, where: str) -> None:
+    """Put a value where a dotted key says."""
     target = values
     for depth, part in enumerate(path[:-1], start=1):
         if not isinstance(target.get(part), dict):

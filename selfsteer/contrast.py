@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 from selfsteer.chat import Chat
 from selfsteer.errors import ModelError
-from selfsteer.records import PROMPTS, ROLES, Contrast, Finish, Message, Principled, Response
+from selfsteer.records import PROMPTS, ROLES, Contrast, Finish, Message, Principled, Response, Role
 
 PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
 """Which prompt each response is sampled under: y+ under x+, y- under x-, yo under x."""
@@ -22,9 +22,9 @@ class Request(NamedTuple):
     prompt: list[Message]
 
 
-def requests(rows: Sequence[Principled]) -> list[Request]:
-    """Return the three requests of each row."""
-    return [Request(row.id, role, getattr(row, PROMPT_OF_ROLE[role])) for row in rows for role in ROLES]
+def requests(rows: Sequence[Principled], roles: Sequence[str] = ROLES) -> list[Request]:
+    """Return the requests of each row, one a role."""
+    return [Request(row.id, role, getattr(row, PROMPT_OF_ROLE[role])) for row in rows for role in roles]
 
 
 def check_prompts_differ(row: Principled, chat: Chat | None) -> None:
@@ -44,10 +44,13 @@ def check_prompts_differ(row: Principled, chat: Chat | None) -> None:
 
 
 def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, provenance: dict[str, str]) -> Contrast:
-    """Join a query's three responses (by role) into one row; how its principles came about goes into its provenance."""
+    """Join a query's responses (by role) into one row; how its principles came about goes into its provenance.
+
+    A response that was not sampled is marked as absent.
+    """
     values: dict[str, object] = {}
     for role in ROLES:
-        response = responses[role]
+        response = responses.get(role) or Response(row.id, cast(Role, role), "", "absent", [])
         values[f"{role}_response"] = response.text
         values[f"{role}_finish"] = response.finish
         values[f"{role}_token_ids"] = response.token_ids
@@ -74,8 +77,8 @@ def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:
             made[f"{prompt}_token_ids"] = chat.encode(getattr(contrast, prompt))
     for role in ROLES:
         if not own or getattr(contrast, f"{role}_token_ids") is None:
-            ended = cast(Finish, getattr(contrast, f"{role}_finish")) == "stop"
-            made[f"{role}_token_ids"] = chat.encode_response(getattr(contrast, f"{role}_response"), ended)
+            finish, text = cast(Finish, getattr(contrast, f"{role}_finish")), getattr(contrast, f"{role}_response")
+            made[f"{role}_token_ids"] = [] if finish == "absent" else chat.encode_response(text, finish == "stop")
     if not made:
         return contrast
     provenance = {**contrast.provenance, "tokenizer": chat.fingerprint, "tokenised": ",".join(sorted(made))}

@@ -23,7 +23,8 @@ SCHEMA_VERSION = 1
 Message = dict[str, str]
 """One chat message: ``{"role": ..., "content": ...}``."""
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "absent"]
+"""How a response ended; "absent": none was sampled, as no yo is where only y+ and y- are needed."""
 Role = Literal["positive", "negative", "original"]
 ROLES = ("positive", "negative", "original")
 PROMPTS = ("prompt", "positive_prompt", "negative_prompt")
@@ -113,6 +114,11 @@ class Contrast:
     drop_reason: str = ""
     provenance: dict[str, str] = dataclasses.field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the responses that were sampled."""
+        return tuple(role for role in ROLES if getattr(self, f"{role}_finish") != "absent")
 
     def response_ids(self, role: str) -> list[int]:
         """Token ids of a response; raises :class:`DataError` where the row carries none."""

@@ -17,6 +17,7 @@ from selfsteer.config import (
     find_recipe,
     judge_settings,
     load_recipe,
+    read_recipe,
     shipped_recipes,
 )
 from selfsteer.errors import ConfigError
@@ -78,7 +79,7 @@ def test_further_errors_are_counted(write):
         ("seed: -1", "seed", 1),
         ("name: a/b", "name", 1),
         ("name: .hidden", "name", 1),
-        ("mode: offline", "mode", 1),
+        ("mode: ofline", "mode", 1),
         ("train:\n  beta: 0", "train.beta", 2),
         ("train:\n  beta: big", "train.beta", 2),
         ("train:\n  beta: .nan", "train.beta", 2),
@@ -406,6 +407,22 @@ def test_a_shipped_recipe_loads_and_its_header_holds_the_command_that_runs_it(na
     assert load_recipe(command[2], command[3:]) == recipe
 
 
+@pytest.mark.parametrize("name", ["sso-v1", "pbaa-v1", "sso-v2", "generator"])
+def test_the_ablations_in_a_header_load(name):
+    """Settings between blanks of three or more stand for one ablation; of ``a | b`` each is one."""
+    header = [line for line in shipped_recipes()[name].read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    settings = [part.strip(" .,()") for line in header for part in re.split(r"\s{3,}|, |: |\(", line[1:])]
+    found = [part.split() for part in settings if re.fullmatch(r"([\w.]+=\S+ ?)+( \| \w+)*", part)]
+    assert len(found) >= 2
+    for overrides in found:
+        first, *others = [word for word in overrides if "=" in word]
+        values = [first] + [
+            f"{first.partition('=')[0]}={word}" for word in overrides if "=" not in word and word != "|"
+        ]
+        for value in values:
+            assert load_recipe(name, [value, *others]) != load_recipe(name), value
+
+
 def test_the_recipes_that_the_readme_builds_on_are_shipped():
     assert {"quickstart", "scripted"} <= set(shipped_recipes())
 
@@ -485,3 +502,79 @@ print("torch" in sys.modules)
 def test_settings_of_a_backend_that_do_not_go_together(write, values, words):
     with pytest.raises(ConfigError, match=words):
         load_recipe(write(values))
+
+
+# --- modes, rounds, baselines
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mode: offline\nrounds: 2", "offline data are made once"),
+        ("generation: {model: a/b}", "in mode offline only"),
+        ("mode: offline\ngeneration: {model: a/b, backend: scripted}", "no effect with the backend scripted"),
+        ("mode: generator\ngeneration: {backend: scripted}", "no weights to train"),
+        ("generator: {keep: true}", "about mode generator, and mode is online"),
+        ("mode: generator\ntrain: {objective: sso}", "base view"),
+        ("mode: generator\ntrain: {micro_batch_size: 3, batch_size: 3}", "must divide the generator's batch_size"),
+        ("mode: generator\ngenerator: {allow_harmful_targets: true}", "needs y- as a target"),
+        ("preferences: a.jsonl", "in mode offline, not in online"),
+        ("mode: offline\npreferences: a.jsonl", "no principles to steer by"),
+        ("mode: offline\npreferences: {limit: 3}", "set preferences.source"),
+        ("mode: offline\npreferences: a.jsonl\ntrain: {objective: base}\ngeneration: {model: b}", "nobody writes"),
+        ("mode: offline\npreferences: a\ntrain: {objective: base}\nqueries: {per_round: split}", "no queries are"),
+        ("queries: {per_round: stream}", "round_size goes with per_round: stream"),
+        ("queries: {round_size: 3}", "round_size goes with per_round: stream"),
+        ("train: {reference: first}", "from the second round on"),
+        ("train: {older_rounds: 1}", "from the second round on"),
+        ("rounds: 2\ntrain: {older_rounds: 2}", "of 2 rounds none has 2 before it"),
+        ("rounds: 2\ntrain: {ema_decay: 0.9}", "goes with train.reference: ema"),
+        ("rounds: 2\ntrain: {reference: first, objective: sft}", "no reference"),
+        ("rounds: 2\ntrain: {reference: ema, lora: {r: 2}}", "average of adapters"),
+    ],
+)
+def test_what_does_not_go_together_is_one_message(write, text, words):
+    error = refused(write(text))
+    assert words in error.what and error.exit_code == 2 and "more)" not in error.what
+
+
+def test_the_generators_batches_matter_in_its_mode_only(write):
+    assert load_recipe(write("train: {micro_batch_size: 3, batch_size: 3}")).train.batch_size == 3
+
+
+def test_mode_generator_has_the_policys_settings_of_v2_where_the_recipe_says_nothing_else(write):
+    recipe = load_recipe(write("mode: generator\ntrain: {beta: 0.3}"))
+    train = recipe.train
+    assert (train.objective, train.base_loss, train.beta, train.batch_size) == ("base", "dpo", 0.3, 256)
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+    sft = load_recipe(write("mode: generator\ntrain: {objective: sft}")).train
+    assert (sft.objective, sft.base_loss, sft.beta) == ("sft", "ipo", 0.2), "what does not act stays at its default"
+
+
+@pytest.mark.parametrize("overrides", [["train.beta=0.5", "queries=a.txt"], {"train.beta": 0.5, "queries": "a.txt"}])
+def test_a_recipe_is_read_in_any_form(write, overrides):
+    file = write("model: b\nrounds: 2\n")
+    found = [read_recipe(form, overrides) for form in (file, {"model": "b", "rounds": 2}, load_recipe(file))]
+    assert found[0] == found[1] == found[2]
+    assert found[0].queries.source == "a.txt" and found[0].train.beta == 0.5 and found[0].model.name == "b"
+
+
+def test_a_wrong_override_of_values_is_named(write):
+    with pytest.raises(ConfigError, match=r"unknown key 'train\.bta'") as caught:
+        read_recipe({"rounds": 1}, {"train.bta": 1})
+    assert caught.value.where == "override 'train.bta'"
+
+
+@pytest.mark.parametrize(
+    ("text", "itself"),
+    [
+        ("mode: generator", True),
+        ("mode: offline", True),
+        ("mode: offline\ngeneration: {model: b}", False),
+        ("mode: offline\ngeneration: {backend: scripted}", False),
+        ("mode: offline\npreferences: a\ntrain: {objective: base}", False),
+        ("mode: data-only\ngeneration: {backend: scripted}", True),
+    ],
+)
+def test_whose_held_out_pairs_tell_whether_the_data_follow_the_principles(write, text, itself):
+    assert load_recipe(write(text)).writes_itself is itself

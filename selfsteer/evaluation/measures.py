@@ -60,14 +60,18 @@ def response_length(row: Contrast, role: str) -> int:
 
 
 def is_full(row: Contrast) -> bool:
-    """Return whether none of the three responses is empty."""
-    return all(getattr(row, f"{role}_response") for role in ROLES)
+    """Return whether none of the responses that were sampled is empty."""
+    return all(getattr(row, f"{role}_response") for role in row.roles)
 
 
 def is_scored(row: Contrast) -> bool:
     """Return whether each response was scored under each prompt; Parquet gives None for a cell that was not."""
-    cells = row.scores or {}
-    return all((cells.get(f"{role}_response") or {}).get(prompt) is not None for role in ROLES for prompt in PROMPTS)
+    return all(has_score(row, role, prompt) for role in row.roles for prompt in PROMPTS)
+
+
+def has_score(row: Contrast, role: str, prompt: str) -> bool:
+    """Return whether a response was scored under a prompt."""
+    return ((row.scores or {}).get(f"{role}_response") or {}).get(prompt) is not None
 
 
 def implicit_changes(start: Sequence[Contrast], trained: Sequence[Contrast]) -> dict[str, tuple[float, float]]:

@@ -266,7 +266,9 @@ def _programs(told: Iterable[Told]) -> str:
 def _logps(rows: Sequence[Contrast]) -> Figures:
     """Return the distribution of the mean log-prob of each response under each prompt, nats per token."""
     return {
-        f"{role}_response": {prompt: _distribution([score(row, role, prompt) for row in rows]) for prompt in PROMPTS}
+        f"{role}_response": {
+            prompt: _distribution([score(row, role, prompt) for row in rows if role in row.roles]) for prompt in PROMPTS
+        }
         for role in ROLES
     }
 

@@ -36,6 +36,8 @@ def authors_problem(row: Contrast) -> str:
     The instruction is one text, the same under all three system messages. Their rows may have a ``history``, but their
     code neither samples nor trains with it.
     """
+    if "original" not in row.roles:
+        return "no original response (yo)"
     if any(_turns(prompt)[1:] for prompt in (row.prompt, row.positive_prompt, row.negative_prompt)):
         return "a prompt of several turns"
     if not (_system(row.positive_prompt) and _system(row.negative_prompt)):

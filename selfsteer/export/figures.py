@@ -60,7 +60,7 @@ class Figures:
         self.harmful.update(map(_flagger, filter(None, row.negative_harmful.split("; "))))
         self.margin.add(steering_margin(row))
         self.onpolicyness.add(_onpolicyness(row))
-        for role in ROLES:
+        for role in row.roles:
             ids = getattr(row, f"{role}_token_ids")
             self.characters[role].add(len(getattr(row, f"{role}_response")))
             self.tokens[role].add(None if ids is None else len(ids))

@@ -79,7 +79,9 @@ class Selection:
             return HELD_OUT
         if not (row.kept or self._dropped):
             return DROPPED
-        if any(not getattr(row, f"{role}_response").strip() for role in self._roles):
+        # A format of one view needs both of its responses; the others may carry a row without yo.
+        roles = self._roles if self._form.one_view else row.roles
+        if any(not getattr(row, f"{role}_response").strip() for role in roles):
             return EMPTY
         if self._form.one_view and harmful_target(row, self._layout.view) and not self._harmful:
             return HARMFUL

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import selfsteer
-from selfsteer.backends import Backend
 from selfsteer.config import HarmSettings, Recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, did_you_mean
@@ -18,11 +17,12 @@ from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
 from selfsteer.loop import work, writing
 from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.figures import data_figures
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
-from selfsteer.loop.splitting import query_files, split_queries
+from selfsteer.loop.splitting import Part, of_round, parts_of, query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches
-from selfsteer.principles import PrincipleSet
+from selfsteer.principles import PrincipleSet, load_set
 from selfsteer.quality import (
     DIRECTIONS,
     FilterChain,
@@ -50,6 +50,14 @@ class DataStages:
     principle_set: PrincipleSet
     store: Store
     models: Models
+
+    @classmethod
+    def of(cls, recipe: Recipe, store: Store) -> DataStages:
+        """Return the stages of a recipe in a run directory, with the principle set as the recipe steers by it."""
+        found = load_set(recipe.principles.set)
+        steering = recipe.principles.steering
+        principle_set = found.model_copy(update={"steering": steering}) if steering else found
+        return cls(recipe, principle_set, store, Models(recipe, store.run_dir))
 
     @property
     def direction(self) -> str | None:
@@ -97,12 +105,17 @@ class DataStages:
         return with_direction(self.recipe.quality.filters, self.direction)
 
     def check_filters(self) -> None:
-        """Refuse, before anything is paid for, filters by log-probs where there is no model to score with."""
+        """Refuse, before anything is paid for, filters by log-probs that the rows won't have."""
         scored = [step.name for step in parse_filters(self.filters) if step.scored]
-        if scored and self.models.weightless:
-            backend = self.recipe.generation.backend
+        if self.models.weightless:
+            what = f"the backend {self.recipe.generation.backend} has no weights to score with"
+        elif self.recipe.preferences.source:
+            what = "annotated preferences have no principles to score under"
+        else:
+            return
+        if scored:
             raise ConfigError(
-                f"{', '.join(scored)} go by log-probs, and the backend {backend} has no weights to score with",
+                f"{', '.join(scored)} go by log-probs, and {what}",
                 where="quality.filters",
                 do="take them out, for example quality.filters=[identical, leak]",
             )
@@ -113,7 +126,7 @@ class DataStages:
         sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
         sources += [benchmark.source for benchmark in settings.decontaminate]
         depends = {
-            "settings": settings.model_dump(),
+            "settings": settings.model_dump(exclude={"per_round", "round_size"}),
             "content": [source_fingerprint(source) for source in sources],
             "seed": self.recipe.seed,
         }
@@ -131,8 +144,29 @@ class DataStages:
     def _load(self, space: Workspace) -> tuple[list[Path], Info]:
         return split_queries(space, self.recipe.queries, self.recipe.seed)
 
-    def principles(self, queries: Entry, split: str, round: int, policy: Policy) -> Entry:
-        """Choose aspects for each query of a split, give it its principles and write its two steered prompts."""
+    def asked(self, queries: Entry, split: str, round: int) -> range:
+        """Return which queries of a split are answered: of the training split, those of the round, by their positions.
+
+        Raises:
+            DataError: There are too few for the rounds of the recipe.
+        """
+        total = queries.info[split]
+        train = split == "train"
+        return of_round(self.recipe.queries, total, round, self.recipe.rounds) if train else range(total)
+
+    def principles(
+        self, queries: Entry, split: str, round: int, policy: Policy, *, reader: Policy | None = None
+    ) -> Entry:
+        """Choose aspects for each query of a split, give it its principles and write its two steered prompts.
+
+        Args:
+            queries: The stage before.
+            split: "train" or "heldout".
+            round: Where it belongs.
+            policy: Who chooses, and answers the prompts.
+            reader: Who is trained on them where that is another: they have to suit its template too.
+        """
+        asked = self.asked(queries, split, round)
         depends = {
             "queries": [queries.key, split],
             "settings": self.recipe.principles.model_dump(exclude={"below_chance", "model"}),
@@ -140,24 +174,30 @@ class DataStages:
             "templates": writing.templates_of(self.recipe),
             "seed": self.recipe.seed,
         } | self._writer(policy)
-        files = query_files(self.store.files(queries), split, queries.info["heldout"])
+        if split == "train" and self.recipe.queries.per_round != "all":
+            depends["asked"] = [self.recipe.queries.per_round, asked.start, asked.step, self.recipe.queries.round_size]
+        readers = [policy, reader] if reader is not None and reader != policy else [policy]
+        if len(readers) > 1:
+            depends["reader"] = readers[1].fingerprint
+        parts = parts_of(query_files(self.store.files(queries), split, queries.info["heldout"]), asked)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            backend, chat = self.models.writing_backend(policy), self.models.chat(policy)
+            chats = [chat for chat in map(self.models.chat, readers) if chat]
+            backend = self.models.writing_backend(policy)
             asks = writing.needs_model(self.recipe, self.principle_set)
             writer = self.models.writer
-            size = writer.batch if writer else self.recipe.generation.batch
+            size = writer.batch if writer else self._batch(policy)
 
             def plan(number: int) -> Plan[Query]:
-                rows = read_rows([files[number]], Query)
+                rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
                 ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
                 return Plan(in_batches(ordered, size if asks else BLOCK))
 
             def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
-                return writing.principled(self.recipe, self.principle_set, backend, chat, batch)
+                return writing.principled(self.recipe, self.principle_set, backend, chats, batch)
 
             failed = writer.failed if writer else self.failed
-            paths, info = do_blocks(space, len(files), Work(Principled, plan, do, failed=failed))
+            paths, info = do_blocks(space, len(parts), Work(Principled, plan, do, failed=failed))
             return paths, info | chosen(paths)
 
         def note(info: Info) -> str:
@@ -166,25 +206,46 @@ class DataStages:
         what = "choose aspects" if self.recipe.principles.strategy == "fixed" else "write principles"
         return self.store.stage(
             "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
-            units=queries.info[split], title=stage_title(what, split, round), note=note,
+            units=len(asked), title=stage_title(what, split, round), note=note,
         )  # fmt: skip
 
-    def responses(self, principles: Entry, split: str, round: int, policy: Policy) -> Entry:
-        """Sample y+, y- and yo for each row; rows whose prompts don't fit are left out and named."""
+    def responses(
+        self,
+        principles: Entry,
+        split: str,
+        round: int,
+        policy: Policy,
+        *,
+        roles: Sequence[str] = ROLES,
+        limit: int | None = None,
+    ) -> Entry:
+        """Sample responses for each row; rows whose prompts don't fit are left out and named.
+
+        Args:
+            principles: The stage before.
+            split: "train", "heldout", or "generator" for what a generator is trained on.
+            round: Where it belongs.
+            policy: Who answers.
+            roles: Which responses: y+, y- and yo, or y+ and y- alone.
+            limit: Answer the first so many rows.
+        """
         settings = self.recipe.generation
         depends = {
             "principles": principles.key,
             "sampling": [settings.temperature, settings.top_p, settings.max_new_tokens],
-            "limit": None if self.models.weightless else self.recipe.train.max_length,
+            "limit": None if policy.weightless else self.recipe.train.max_length,
             "seed": self.recipe.seed,
             "round": round,
+            "roles": list(roles),
+            "rows": limit,
         } | self.engine(policy)
         files = self.store.files(principles)
-        rows = sum(map(count_rows, files))
+        parts = parts_of(files, range(sum(map(count_rows, files)) if limit is None else limit))
+        rows = sum(part.size for part in parts)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            sampling = self._sampling(files, self.models.backend(policy), split, round)
-            paths, info = do_blocks(space, len(files), sampling)
+            sampling = self._sampling(parts, policy, roles, split, round)
+            paths, info = do_blocks(space, len(parts), sampling)
             if info["left_out"] == rows:
                 raise DataError(
                     f"no prompt fits: {info['dropped'][0]['reason']}",
@@ -197,17 +258,21 @@ class DataStages:
             return f": {info['left_out']} queries do not fit and are left out" if info["left_out"] else ""
 
         return self.store.stage(
-            "responses", round, depends, write, folder=stage_folder(split, round, "responses"),
-            units=len(ROLES) * rows, title=stage_title("sample responses", split, round), note=note,
+            stage_name("responses", split), round, depends, write, folder=stage_folder(split, round, "responses"),
+            units=len(roles) * rows, title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
 
-    def _sampling(self, files: Sequence[Path], backend: Backend, split: str, round: int) -> Work[Request, Response]:
+    def _sampling(
+        self, parts: Sequence[Part], policy: Policy, roles: Sequence[str], split: str, round: int
+    ) -> Work[Request, Response]:
         """Return how the requests of blocks of rows are planned and done."""
-        size = self.recipe.generation.batch
+        size = self._batch(policy)
+        backend = self.models.backend(policy)
 
         def plan(number: int) -> Plan[Request]:
-            items, reasons = work.planned(list(read_rows([files[number]], Principled)), backend, self.recipe)
-            self.store.display.advance(len(ROLES) * len(reasons))
+            rows = list(read_rows([parts[number].path], Principled))[parts[number].rows]
+            items, reasons = work.planned(rows, backend, self.recipe, roles)
+            self.store.display.advance(len(roles) * len(reasons))
             return Plan(in_batches(items, size), [LeftOut(*reason) for reason in reasons.items()])
 
         def do(number: int, batch: Sequence[Request]) -> Done[Response]:
@@ -220,39 +285,66 @@ class DataStages:
             do,
             item_key=lambda item: (item.id, item.role),
             row_key=lambda row: (row.id, row.role),
-            per_block=-(-len(ROLES) * BLOCK // size),
+            per_block=-(-len(roles) * BLOCK // size),
             failed=self.failed,
         )
 
-    def scores(self, principles: Entry, responses: Entry, split: str, round: int, policy: Policy) -> Entry:
-        """Join, clean and score the rows: every response under every prompt, by the policy that wrote them."""
+    def scores(
+        self,
+        principles: Entry,
+        responses: Entry,
+        split: str,
+        round: int,
+        policy: Policy,
+        *,
+        roles: Sequence[str] = ROLES,
+        scorer: Policy | None = None,
+    ) -> Entry:
+        """Join, clean and score the rows: every response under every prompt.
+
+        Args:
+            principles, responses: The stages before.
+            split, round: As for the responses.
+            policy: Who wrote the responses.
+            roles: Which responses a row has.
+            scorer: Who scores them: the policy that is to be trained (default: who wrote them).
+        """
+        judge = scorer or policy
         depends = {
             "responses": responses.key,
             "clean": self.recipe.quality.clean,
             "thinking": self.recipe.generation.thinking,
-        } | self.scoring(policy)
-        sources = list(zip(self.store.files(principles), self.store.files(responses), strict=True))
+        } | self.scoring(judge)
+        # Where the last rows were not asked for, there are more files of principles than of responses.
+        sources = list(zip(self.store.files(principles), self.store.files(responses), strict=False))
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            scorer = self.models.scorer(policy)
+            scorer = self.models.scorer(judge)
 
             def plan(number: int) -> Plan[Contrast]:
-                rows = self._joined(*sources[number], round, policy)
-                return Plan(in_batches(rows, _SCORE_BATCH if scorer else BLOCK))
+                rows = self._joined(*sources[number], round, policy, roles)
+                fits, left_out = (rows, []) if scorer is None else work.fitting(rows, scorer.chat, self.recipe)
+                return Plan(in_batches(fits, _SCORE_BATCH if scorer else BLOCK), left_out)
 
             def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
                 scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
                 return Done([scored.get(row.id, row) for row in batch])
 
-            return do_blocks(space, len(sources), Work(Contrast, plan, do))[0], {}
+            paths, info = do_blocks(space, len(sources), Work(Contrast, plan, do))
+            return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
         return self.store.stage(
-            "scores", round, depends, write, folder=stage_folder(split, round, "scores"),
-            units=sum(count_rows(path) for path, _ in sources), title=stage_title("clean and score", split, round),
+            stage_name("scores", split), round, depends, write, folder=stage_folder(split, round, "scores"),
+            units=responses.info["responses"] // len(roles), title=stage_title("clean and score", split, round),
         )  # fmt: skip
 
-    def contrasts(self, scores: Entry, round: int) -> Entry:
+    def contrasts(self, scores: Entry, round: int, split: str = "train") -> Entry:
         """Filter the scored rows; every dropped row is kept with its reason.
+
+        Args:
+            scores: The stage before.
+            round: Where it belongs.
+            split: "train", or "generator" for what a generator is trained on.
 
         Raises:
             NothingSurvived: No row is kept. The rows are on disk, and no result of the stage is recorded.
@@ -282,8 +374,8 @@ class DataStages:
             return paths, self._checked(chain, paths[0])
 
         return self.store.stage(
-            "contrasts", round, depends, write, folder=f"round-{round:02d}/contrasts",
-            units=sum(map(count_rows, files)), title=stage_title("quality control", "train", round),
+            stage_name("contrasts", split), round, depends, write, folder=stage_folder(split, round, "contrasts"),
+            units=sum(map(count_rows, files)), title=stage_title("quality control", split, round),
             note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
 
@@ -319,7 +411,7 @@ class DataStages:
 
     def scoring(self, policy: Policy) -> dict[str, Any]:
         """What scores depend on besides the rows: weights, precision, length limit; None without weights."""
-        if self.models.weightless:
+        if policy.weightless:
             return {"scorer": None}
         precision = self.models.precision(self.recipe.train.precision)
         return {"scorer": [policy.fingerprint, precision, self.recipe.train.max_length]}
@@ -340,20 +432,25 @@ class DataStages:
 
     def engine(self, policy: Policy) -> dict[str, Any]:
         """What sampled texts depend on besides the requests: who samples, in what precision, how many at once."""
-        settings = self.recipe.generation
-        precision = None if self.models.weightless else self.models.precision(settings.precision)
-        return {"engine": [settings.backend, policy.fingerprint, precision, settings.batch]}
+        precision = None if policy.weightless else self.models.precision(self.recipe.generation.precision)
+        return {"engine": [policy.backend, policy.fingerprint, precision, self._batch(policy)]}
 
-    def _joined(self, principles: Path, responses: Path, round: int, policy: Policy) -> list[Contrast]:
-        """Return the rows of a block that have all three responses."""
+    def _batch(self, policy: Policy) -> int:
+        return self.recipe.generation.batch_of(policy.backend)
+
+    def _joined(
+        self, principles: Path, responses: Path, round: int, policy: Policy, roles: Sequence[str]
+    ) -> list[Contrast]:
+        """Return the rows of a block that have all their responses."""
         found: Mapping[tuple[str, str], Response] = {
             (response.id, response.role): response for response in read_rows([responses], Response)
         }
         rows = read_rows([principles], Principled)
         chat = self.models.chat(policy)
         return work.joined(
-            [row for row in rows if all((row.id, role) in found for role in ROLES)],
+            [row for row in rows if all((row.id, role) in found for role in roles)],
             found,
+            roles=roles,
             principle_set=self.principle_set if self.recipe.quality.clean else None,
             chat=chat,
             thinking_apart=self.recipe.generation.thinking == "apart",
@@ -365,8 +462,8 @@ class DataStages:
         settings, principles, writer = self.recipe.generation, self.principle_set, self.models.writer
         return {
             "selfsteer": selfsteer.__version__,
-            "backend": settings.backend,
-            "model": self.models.name if policy.round == 0 else f"{self.recipe.name}, round {policy.round}",
+            "backend": policy.backend,
+            "model": policy.name,
             "weights": policy.fingerprint,
             "tokenizer": tokenizer,
             "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
@@ -393,23 +490,6 @@ def quality_info(tally: Tally, thresholds: Mapping[str, float]) -> Info:
         "aspects": tally.aspects,
         "harmful": tally.harmful,
     }
-
-
-def quality_figures(info: Info) -> Info:
-    """Return what the summary says of quality control: the filters in the order in which they ran."""
-    counts, aspects = info["counts"], info["aspects"]
-    order = info.get("order", list(counts))
-    return {
-        "total": info["total"],
-        "kept": counts["kept"],
-        "dropped": {name: counts[name] for name in order if name != "kept"},
-        "aspects": {name: {key: own[key] for key in order if key in own} for name, own in _largest_first(aspects)},
-        **{name: info[name] for name in ("thresholds", "harmful")},
-    }
-
-
-def _largest_first(aspects: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Mapping[str, int]]]:
-    return sorted(aspects.items(), key=lambda item: (-sum(item[1].values()), item[0]))
 
 
 def with_direction(filters: Sequence[str | dict[str, Any]], program: str | None) -> list[str | dict[str, Any]]:
@@ -472,13 +552,18 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
+def stage_name(stage: str, split: str) -> str:
+    """Return a stage's name in the ledger; the data that a generator is trained on have names of their own."""
+    return f"generator-{stage}" if split == "generator" else stage
+
+
 def stage_folder(split: str, round: int, stage: str) -> str:
     """Return where a stage writes, relative to the run directory."""
-    return f"round-{round:02d}/{'' if split == 'train' else 'heldout/'}{stage}"
+    return f"round-{round:02d}/{'' if split == 'train' else f'{split}/'}{stage}"
 
 
 def stage_title(what: str, split: str, round: int) -> str:
     """Return what a stage is called while it works."""
-    if split == "train":
-        return f"{what}, round {round}"
+    if split != "heldout":
+        return f"{what}{' for the generator' if split == 'generator' else ''}, round {round}"
     return f"{what}, held-out, {'before' if round == 0 else f'after round {round}'}"

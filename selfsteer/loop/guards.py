@@ -19,7 +19,7 @@ from selfsteer.loop.models import Policy
 def check_criterion(stages: DataStages) -> None:
     """Raise :class:`ConfigError` where ``guards.best`` goes by a figure that the run will not have."""
     criterion, recipe = stages.recipe.guards.best, stages.recipe
-    if recipe.mode == "data-only" or criterion == "last":
+    if not recipe.trains or criterion == "last":
         return
     where = f"guards.best={criterion}"
     if recipe.queries.heldout == 0:
@@ -60,6 +60,11 @@ class Guards:
         self._good: dict[int, tuple[RoundFigures, Policy]] = {}
         self._findings: list[Finding] = []
         self._failures: dict[str, str] = {}
+
+    @property
+    def good(self) -> list[int]:
+        """The rounds that were not given up."""
+        return list(self._good)
 
     @property
     def best(self) -> int | None:
@@ -103,7 +108,7 @@ class Guards:
         return {
             "criterion": self.settings.best,
             "best": self.best,
-            "good": list(self._good),
+            "good": self.good,
             "ended": self.ended,
             "findings": [dataclasses.asdict(one) for one in self._findings],
         }

@@ -20,11 +20,11 @@ from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.ledger import Entry
-from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.models import Policy
 from selfsteer.loop.probe import Trial, probe_along, trial
 from selfsteer.loop.splitting import draw_queries
 from selfsteer.loop.store import Store, Workspace, in_batches
-from selfsteer.principles import PrincipleSet, load_set, template_versions
+from selfsteer.principles import PrincipleSet, template_versions
 from selfsteer.principles.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
 from selfsteer.principles.similarity import THRESHOLD, Candidate, merged
 from selfsteer.quality import think_apart
@@ -108,7 +108,7 @@ def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | Non
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = DataStages(recipe, load_set(recipe.principles.set), Store(folder, display), Models(recipe, folder))
+    stages = DataStages.of(recipe, Store(folder, display))
     stages.check_programs()
     judge = open_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,34 @@ USAGE = "usage.jsonl"
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy of the run: the start (round 0) or what a round trained.
+    """A model of the run: the start (round 0), what a round trained, or another that writes responses.
 
-    ``fingerprint`` names its weights: stages that use it depend on that. ``path`` is a folder or a hub name.
+    Attributes:
+        round: The round that trained it.
+        path: A folder or a hub name; says nothing of one without weights.
+        fingerprint: Names its weights: stages that use it depend on that.
+        backend: Who samples from it.
+        name: What rows' provenance calls it.
+        options: How it is loaded, for a start that is not in the run directory.
+        foreign: Whether it is none of the run's own models, so that its weights stay whole whatever ``train`` says.
     """
 
     round: int
     path: str
     fingerprint: str
+    backend: str = "transformers"
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    foreign: bool = False
+
+    @property
+    def weightless(self) -> bool:
+        """Whether it has no weights here: nothing can be scored or trained."""
+        return self.backend in ("scripted", "endpoint")
+
+    def trained(self, round: int, path: str, fingerprint: str, name: str) -> Policy:
+        """Return what training made of this one; it lies in the run directory."""
+        return replace(self, round=round, path=path, fingerprint=fingerprint, name=name, options={})
 
 
 class Models:
@@ -43,25 +63,50 @@ class Models:
 
     def __init__(self, recipe: Recipe, run_dir: Path) -> None:
         self.recipe, self.run_dir = recipe, run_dir
-        self.weightless = recipe.generation.backend in ("scripted", "endpoint")
         self.writer = None if recipe.principles.model.kind == "policy" else Writer(recipe)
         """The model that writes the principles, where that is not the policy."""
         self._chats: dict[str, Chat] = {}
         self._held: tuple[tuple[str, ...], Any] | None = None
+        self._made_again: dict[str, tuple[Policy, Callable[[], None]]] = {}
+
+    @property
+    def weightless(self) -> bool:
+        """Whether the run has no model of its own: it makes data, and a backend without weights writes them."""
+        return not self.recipe.trains and self.recipe.generation.weightless
 
     @property
     def name(self) -> str:
         """What the start is called: the recipe's model, or who answers in its place."""
-        settings = self.recipe.generation
-        if settings.backend == "endpoint":
-            return str(settings.endpoint.model)
-        return "scripted" if settings.backend == "scripted" else self.recipe.model.name
+        return self.stand_in().name if self.weightless else self.recipe.model.name
 
     def start(self, say: Callable[[str], None]) -> Policy:
         """Fetch the recipe's model where it has to be fetched, telling how far, and name its weights."""
         if self.weightless:
-            backend = self.recipe.generation.backend
-            return Policy(0, backend, "scripted" if backend == "scripted" else f"endpoint:{self.name}")
+            return self.stand_in()
+        settings, generation = self.recipe.model, self.recipe.generation
+        options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
+        backend = "transformers" if generation.weightless else generation.backend
+        found = self._fetched(settings.name, backend, options, say)
+        return replace(found, fingerprint=f"{found.fingerprint} in {self.bits} bits") if self.bits else found
+
+    def responder(self, policy: Policy, say: Callable[[str], None]) -> Policy:
+        """Return who writes the training responses: ``policy``, or in mode offline whom the recipe names."""
+        settings = self.recipe.generation
+        if settings.weightless and not policy.weightless:
+            return self.stand_in()
+        if settings.model is None:
+            return policy
+        return replace(self._fetched(settings.model, settings.backend, {}, say), foreign=True)
+
+    def stand_in(self) -> Policy:
+        """Return the backend without weights that answers in a model's place."""
+        backend = self.recipe.generation.backend
+        if backend == "scripted":
+            return Policy(0, backend, "scripted", backend, "scripted")
+        model = str(self.recipe.generation.endpoint.model)
+        return Policy(0, backend, f"endpoint:{model}", backend, model)
+
+    def _fetched(self, name: str, backend: str, options: dict[str, Any], say: Callable[[str], None]) -> Policy:
         from selfsteer.models import model_fingerprint, quiet, resolve
 
         quiet()
@@ -72,34 +117,33 @@ class Models:
                 told.add(phrase)
                 say(f"      {phrase} ({share:.0%})")
 
-        settings = self.recipe.model
-        path = resolve(settings.name, progress=progress)
-        weights = model_fingerprint(path, settings.revision)
-        return Policy(0, path, f"{weights} in {self.bits} bits" if self.bits else weights)
+        path = resolve(name, progress=progress)
+        return Policy(0, path, model_fingerprint(path, options.get("revision")), backend, name, options)
 
     def chat(self, policy: Policy) -> Chat | None:
         """Return the policy's chat template; None where there are no tokens."""
-        if self.weightless:
+        if policy.weightless:
             return None
+        if policy.path in self._made_again:
+            return self.chat(self._made_again[policy.path][0])
         if policy.path not in self._chats:
             from selfsteer.models import end_token_ids, load_tokenizer
 
-            options = self._options(policy)
-            tokenizer = load_tokenizer(policy.path, **options)
-            self._chats[policy.path] = Chat(tokenizer, end_token_ids(policy.path, **options))
+            tokenizer = load_tokenizer(policy.path, **policy.options)
+            self._chats[policy.path] = Chat(tokenizer, end_token_ids(policy.path, **policy.options))
         return self._chats[policy.path]
 
     def backend(self, policy: Policy) -> Backend:
         """Return a backend that samples from the policy, or that stands for it."""
         settings = self.recipe.generation
-        if settings.backend == "scripted":
+        if policy.backend == "scripted":
             return ScriptedBackend()
-        if settings.backend == "endpoint":
+        if policy.backend == "endpoint":
             return self._hold(("endpoint",), self._endpoint)
         chat = self.chat(policy)
         assert chat is not None  # only the two above have none
         dtype = self.precision(settings.precision)
-        if settings.backend == "vllm":
+        if policy.backend == "vllm":
             return self._hold(("vllm", policy.path, dtype), lambda: self._vllm(policy, chat, dtype))
         from selfsteer.backends.transformers import TransformersBackend
 
@@ -121,10 +165,24 @@ class Models:
     def _vllm(self, policy: Policy, chat: Chat, dtype: str) -> Backend:
         from selfsteer.backends.vllm import VllmBackend
 
+        self.make(policy)
         settings = self.recipe.generation
         return VllmBackend(
-            policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **self._options(policy)
+            policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **policy.options
         )
+
+    def when_gone(self, policy: Policy, start: Policy, make: Callable[[], None]) -> None:
+        """Say how a policy's weights are made again, should they be needed when they are not there any more.
+
+        Its chat template is that of ``start``, which it was trained from and which stays.
+        """
+        self._made_again[policy.path] = (start, make)
+
+    def make(self, policy: Policy) -> None:
+        """Make a policy's weights again where they are gone and :meth:`when_gone` said how."""
+        if policy.path in self._made_again and not Path(policy.path).exists():
+            self.free()
+            self._made_again[policy.path][1]()
 
     def scorer(self, policy: Policy) -> Scorer | None:
         """Return what scores responses under the policy, in the precision it is trained in; None without weights."""
@@ -173,8 +231,9 @@ class Models:
         def load() -> Any:
             from selfsteer.models import load_model
 
-            options = self._options(policy) | ({"bits": self.bits} if self.bits else {})
-            return load_model(policy.path, dtype=dtype, device=self.device, **options)
+            self.make(policy)
+            bits: dict[str, Any] = {"bits": self.bits} if self.bits and not policy.foreign else {}
+            return load_model(policy.path, dtype=dtype, device=self.device, **policy.options, **bits)
 
         return self._hold(("transformers", policy.path, dtype), load)
 
@@ -184,9 +243,3 @@ class Models:
             self.free()
             self._held = (wanted, load())
         return self._held[1]
-
-    def _options(self, policy: Policy) -> dict[str, Any]:
-        """A trained policy lies in the run directory: revision and remote code concern the start alone."""
-        if policy.round:
-            return {}
-        return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfsteer.report.tables import round_table
+
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
 
 
@@ -17,6 +19,8 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
     """Print the outcome of a run."""
     if summary["policies"]:
         console.print(_table(summary["policies"]))
+    if len(summary["rounds"]) > 1 or summary["mode"] == "generator":
+        console.print(_rounds(summary))
     for line in summary["verdict"]:
         style = _STYLE[line["answer"]]
         console.print(f"[{style}]{line['answer']:>7}[/]  {line['question']} ", end="")
@@ -99,6 +103,15 @@ def _table(policies: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _rounds(summary: dict[str, Any]) -> Table:
+    """What each round trained on, next to what the policy it made of that has learnt."""
+    found = round_table(summary["rounds"], summary["policies"])
+    table = Table(*found.head, title_justify="left")
+    for row in found.rows:
+        table.add_row(*row)
+    return table
+
+
 def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     def each(path: str, form: str) -> list[str]:
         return [_value(policy, path, form) for policy in policies]
@@ -153,6 +166,6 @@ def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
 
 
 def _own_command(summary: dict[str, Any]) -> str:
-    if summary["mode"] == "online":
+    if summary["mode"] != "data-only":
         return "selfsteer run recipes/quickstart.yaml model=org/name queries=my_queries.jsonl --run-dir runs/mine"
     return "selfsteer run recipes/scripted.yaml queries=my_queries.jsonl --run-dir runs/mine"

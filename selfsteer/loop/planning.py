@@ -6,6 +6,7 @@ is written, no weights are loaded, and a plan can't key a stage in another way t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,9 +18,12 @@ from selfsteer.loop.display import Display
 from selfsteer.loop.evaluation import heldout_rows, implicit_stage, judged_stage
 from selfsteer.loop.ledger import Entry, Slot
 from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.reasons import reasons
+from selfsteer.loop.references import Made, References, trained_on, training_rows
 from selfsteer.loop.store import Row, Store, Workspace, kept, stage_key
-from selfsteer.loop.training import train_stage
+from selfsteer.loop.training import Training, train_stage
+from selfsteer.records import ROLES
 from selfsteer.showing import visible
 
 
@@ -67,29 +71,67 @@ def plan(
     """
     recipe, store = stages.recipe, _Looking(stages.store.run_dir)
     looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
-    _walk(looking, start or stages.models.start(say), measure=measure)
+    _walk(looking, start or stages.models.start(say), measure=measure, say=say)
     return store.steps
 
 
-def _walk(stages: DataStages, start: Policy, *, measure: bool) -> None:
+def _walk(stages: DataStages, start: Policy, *, measure: bool, say: Callable[[str], None]) -> None:
     """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work."""
     recipe, policy = stages.recipe, start
     queries = stages.queries()
     held = stages.principles(queries, "heldout", 0, policy) if measure and queries.info["heldout"] else None
     before = _held(stages, held, policy, 0) if held else None
-    for number in range(1, recipe.rounds + 1):
-        principles = stages.principles(queries, "train", number, policy)
-        responses = stages.responses(principles, "train", number, policy)
-        scores = stages.scores(principles, responses, "train", number, policy)
-        if measure and number == 1 and not held:
-            _judged(stages, scores, "train", number)
-        contrasts = stages.contrasts(scores, number)
-        if recipe.mode != "online":
-            continue
-        scoring = stages.scoring(policy)
-        _, policy = train_stage(recipe, stages.store, stages.models, contrasts, number, policy, scoring)
+    trains, references, made = measure and recipe.trains, References(stages, start), list[Made]()
+    for number in range(1, recipe.rounds + 1 if trains else 2):
+        reference = references.of(policy)
+        judges = measure and number == 1 and not (held and recipe.writes_itself)
+        made.append(Made(_data(stages, queries, number, policy, say, judges=judges), policy))
+        if not trains:
+            return
+        rows = training_rows(stages, number, trained_on(recipe, made), reference)
+        _, policy = train_stage(stages, Training("policy", number, rows, policy, reference))
         if held and before:
             _held(stages, held, policy, number, before)
+
+
+def _data(
+    stages: DataStages, queries: Entry, number: int, policy: Policy, say: Callable[[str], None], *, judges: bool
+) -> Entry:
+    """Go through the stages of a round's data; ``judges``: its first pairs tell whether principles are followed."""
+    recipe, roles = stages.recipe, tuple[str, ...](ROLES)
+    if recipe.preferences.source:
+        scores = scored_preferences(stages, preferences_stage(stages, queries), policy)
+        return stages.contrasts(scores, number)
+    if recipe.mode == "generator":
+        principles = stages.principles(queries, "train", number, policy)
+        writer, roles = _generator(stages, principles, number, policy, judges=judges), ROLES[:2]
+        judges = False
+    else:
+        writer = _responder(stages, policy, say)
+        principles = stages.principles(queries, "train", number, writer, reader=policy)
+    responses = stages.responses(principles, "train", number, writer, roles=roles)
+    scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
+    if judges:
+        _judged(stages, scores, "train", number)
+    return stages.contrasts(scores, number)
+
+
+def _responder(stages: DataStages, policy: Policy, say: Callable[[str], None]) -> Policy:
+    """Return who writes the responses, without a name for its weights where the start has none."""
+    name = stages.recipe.generation.model
+    if name is None or policy.fingerprint:
+        return stages.models.responder(policy, say)
+    return Policy(0, name, "", stages.recipe.generation.backend, name, foreign=True)
+
+
+def _generator(stages: DataStages, principles: Entry, number: int, policy: Policy, *, judges: bool) -> Policy:
+    limit = stages.recipe.generator.queries
+    responses = stages.responses(principles, "generator", number, policy, limit=limit)
+    scores = stages.scores(principles, responses, "generator", number, policy)
+    if judges:
+        _judged(stages, scores, "train", number)
+    contrasts = stages.contrasts(scores, number, "generator")
+    return train_stage(stages, Training("generator", number, [contrasts], policy, policy))[1]
 
 
 def _held(stages: DataStages, principles: Entry, policy: Policy, round: int, before: Entry | None = None) -> Entry:
@@ -122,8 +164,18 @@ def changed(steps: Sequence[Step]) -> Iterator[str]:
             yield f"      and the {waiting} stages that depend on the policy trained then"
 
 
-_STAND_INS: dict[str, dict[str, Any]] = {"contrasts": {"counts": {"kept": 1}}}
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "responses": {"responses": 0},
+    "generator-responses": {"responses": 0},
+    "contrasts": {"counts": {"kept": 1}},
+    "generator-contrasts": {"counts": {"kept": 1}},
+    "reference": {"rows": 1},
+}
 """What the code between two stages reads of the first one, where that is not done yet; nothing is concluded from it."""
+
+
+_WEIGHTS = ("policy", "generator", "average")
+"""Stages that make weights: what follows is named by them."""
 
 
 class _Looking(Store):
@@ -156,7 +208,7 @@ class _Looking(Store):
             self.steps.append(Step(slot, title, State.DONE, entry=entry))
         else:
             self.steps.append(self._undone(slot, title, key, kept(name, depends), self.run_dir / folder))
-        if name == "policy" and entry is None:
+        if name in _WEIGHTS and entry is None:
             self._policy_is_missing = True
         return entry or Entry(name, round_number, key, [f"{folder}/{key}"], 0.0, self._stand_in(name, depends))
 
@@ -171,7 +223,7 @@ class _Looking(Store):
 
     def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
         if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key
-            return {"train": 0, "heldout": 1 if depends["settings"]["heldout"] else 0}
+            return {"train": sys.maxsize, "heldout": 1 if depends["settings"]["heldout"] else 0}
         return _STAND_INS.get(name, {})
 
     def files(self, entry: Entry) -> list[Path]:

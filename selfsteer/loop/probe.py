@@ -17,10 +17,10 @@ from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.judging import judge_rows, told_by
 from selfsteer.loop.ledger import Entry
-from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.models import Policy
 from selfsteer.loop.store import Store, Workspace
 from selfsteer.loop.writing import Made, steered
-from selfsteer.principles import load_set, pair_for
+from selfsteer.principles import pair_for
 from selfsteer.queries import load_queries
 from selfsteer.records import Contrast, Principled, Query, write_rows
 
@@ -48,7 +48,7 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = DataStages(recipe, load_set(recipe.principles.set), Store(folder, display), Models(recipe, folder))
+    stages = DataStages.of(recipe, Store(folder, display))
     stages.check_programs()
     judge = open_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
@@ -95,7 +95,8 @@ def _principles(stages: DataStages, policy: Policy, trials: Sequence[Trial]) -> 
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         chat, principle_set = stages.models.chat(policy), stages.principle_set
-        rows = [steered(query, Made(pair_for(principle_set, [name]), "all", "fixed"), chat) for name, query in trials]
+        chats = [chat] if chat else []
+        rows = [steered(query, Made(pair_for(principle_set, [name]), "all", "fixed"), chats) for name, query in trials]
         path = space.path("principles.parquet")
         write_rows(path, Principled, rows)
         return [path], {}

@@ -15,14 +15,17 @@ from selfsteer.evaluation.signal import Chosen, Implicit, Part, principle_of
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
 from selfsteer.loop.ledger import Entry, Ledger, Slot
-from selfsteer.loop.models import Models
 from selfsteer.loop.store import Store
-from selfsteer.principles import load_set
 from selfsteer.records import Contrast, read_columns
 
+_TRAINING = (
+    "queries preferences principles generator-responses generator-scores generator-contrasts generator "
+    "responses scores contrasts reference policy"
+).split()
 _STORY = (
-    *((name, False) for name in ("queries", "principles", "responses", "scores", "contrasts", "policy")),
+    *((name, False) for name in _TRAINING),
     *((name, True) for name in ("principles", "responses", "scores", "implicit", "judgements")),
+    ("average", False),
 )
 """The stages of a round in their order, with whether they are held-out; the start's held-out ones are of round 0."""
 
@@ -57,7 +60,7 @@ class RunReader:
         self.run_dir = run_dir
         self.recipe = _recipe(run_dir)
         store = Store(run_dir, Display(quiet=True))
-        self.stages = DataStages(self.recipe, load_set(self.recipe.principles.set), store, Models(self.recipe, run_dir))
+        self.stages = DataStages.of(self.recipe, store)
         self._entries = store.ledger.entries()
         self._force = in_force(self._entries)
 
@@ -92,7 +95,7 @@ class RunReader:
         parts: list[Part] = []
         entries: list[Entry] = []
         pending: list[str] = []
-        rounds = self.recipe.rounds if self.recipe.mode == "online" else 0
+        rounds = self.recipe.rounds if self.recipe.trains else 0
         for number in range(rounds + 1):
             slot = ("scores", number, True)
             entry = self._force.get(slot)
@@ -111,7 +114,7 @@ class RunReader:
     def _implicit(self, number: int, entries: list[Entry]) -> Implicit | None:
         """Return the implicit rewards after a round, and add the entries they come from."""
         found, start = self._force.get(("implicit", number, True)), self._force.get(("scores", 0, True))
-        if not found or not start or self.recipe.mode != "online":
+        if not found or not start or not self.recipe.trains:
             return None
         entries += [found, start]
         rows = self._rows(start)

@@ -9,7 +9,18 @@ from typing import Any
 _NAMES: dict[str, str | dict[str, str]] = {
     "version": "selfsteer's code of this stage",
     "content": "what is in the source of the queries",
-    "settings": {"queries": "queries", "principles": "principles", "policy": "train"},
+    "settings": {
+        "queries": "queries",
+        "principles": "principles",
+        "preferences": "preferences",
+        "generator": "generator",
+        "policy": "train",
+    },
+    "asked": "the queries of the round",
+    "reader": "weights to train",
+    "roles": "the responses asked for",
+    "decay": "train.ema_decay",
+    "views": "the views trained on",
     "set": "the text of the principle set",
     "templates": "prompt template",
     "engine.0": "generation.backend",
@@ -39,6 +50,8 @@ _INPUTS = {
     "scores": "the scores",
     "contrasts": "the filtered rows",
     "start": "the start's held-out rows",
+    "preferences": "the preferences",
+    "heldout": "the held-out queries",
     "rows": "the rows to judge",
 }
 """Dependencies that are the key of an earlier stage."""

@@ -13,11 +13,11 @@ from selfsteer.errors import ConfigError, InputError, NothingSurvived
 from selfsteer.export.formats import FORMATS, Layout
 from selfsteer.export.writing import WRITERS, write_shards
 from selfsteer.files import atomic_path, read_json, storage_errors, write_atomic, write_json
-from selfsteer.loop.data import DataStages, classifier_of, quality_figures, quality_info, with_direction, with_margin
+from selfsteer.loop.data import DataStages, classifier_of, quality_info, with_direction, with_margin
 from selfsteer.loop.display import Display
 from selfsteer.loop.export_command import open_source
+from selfsteer.loop.figures import quality_figures
 from selfsteer.loop.ledger import Entry
-from selfsteer.loop.models import Models
 from selfsteer.loop.reading import again, check_files, in_force
 from selfsteer.loop.store import Store
 from selfsteer.principles import PrincipleSet, load_set
@@ -73,7 +73,7 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     if recipe.quality.clean != old.quality.clean:
         raise _fixed("quality.clean", "cleaning comes before scoring")
     store = Store(run_dir, Display(quiet=True))
-    stages = DataStages(recipe, load_set(recipe.principles.set), store, Models(recipe, run_dir))
+    stages = DataStages.of(recipe, store)
     stages.check_filters()
     if dry_run:
         return _rounds(stages, lambda scores, _: (stages.try_filters(scores), recipe.quality != old.quality))
@@ -108,9 +108,9 @@ def _rounds(stages: DataStages, do: Callable[[Entry, Entry | None], tuple[Figure
         info, changed = do(scores, earlier)
         before = _figures_of(stages, earlier) if earlier else None
         parts.append(Refiltered(f"round {scores.round}", before, quality_figures(info)))
-        if changed and recipe.mode != "data-only":
+        if changed and recipe.trains:
             break
-    trains = changed and recipe.mode != "data-only"
+    trains = changed and recipe.trains
     return Outcome(parts, _notes(ledger.run_dir, rounds, len(parts)) if trains else [])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import warnings
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,11 @@ from typing import Any
 
 import selfsteer
 from selfsteer.config import Recipe, dump_recipe
-from selfsteer.errors import PrincipleError, SelfsteerWarning
+from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
 from selfsteer.evaluation import verdict
 from selfsteer.evaluation.probe import Direction
-from selfsteer.files import link_atomic, read_json, storage_errors, write_atomic, write_json
-from selfsteer.loop.blocks import NAMED
-from selfsteer.loop.data import DataStages, quality_figures
+from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_atomic, write_json
+from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.estimating.costs import Sizes
 from selfsteer.loop.estimating.foretelling import warn_of_disk
@@ -30,25 +30,31 @@ from selfsteer.loop.evaluation import (
     measured,
     samples,
 )
+from selfsteer.loop.events import Callback
+from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.ledger import Entry
-from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.models import Policy
+from selfsteer.loop.plan import planned
 from selfsteer.loop.planning import Step, changed, plan
+from selfsteer.loop.preferences import preferences_stage, scored_preferences
+from selfsteer.loop.references import Made, References, trained_on, training_rows
 from selfsteer.loop.store import Store
-from selfsteer.loop.training import train_stage
-from selfsteer.principles import load_set
-from selfsteer.records import Contrast
+from selfsteer.loop.training import Training, train_stage
+from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 
 Summary = dict[str, Any]
 
-# Expected seconds for one unit of each kind of stage with the embedded model on two cores; only their ratios matter.
-_CHOOSE, _WRITE, _SAMPLE, _SCORE, _TRAIN, _IMPLICIT, _KEPT = 0.3, 1.5, 1.3, 1.5, 3.5, 0.4, 0.6
-_SCRIPTED = 3e-4
-"""What the scripted backend takes of that."""
 
-
-def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
+def run(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    display: Display | None = None,
+    command: str = "",
+    callbacks: Sequence[Callback] = (),
+) -> Summary:
     """Do whatever of a recipe is not done yet in ``run_dir`` and return the summary that the report shows.
 
     Every stage is keyed by what it depends on: a second call finds everything done, a changed setting redoes only what
@@ -59,37 +65,40 @@ def run(recipe: Recipe, run_dir: Path, *, display: Display | None = None, comman
         InputError: The recipe, the queries, the principle set or the model can't be used.
         WorkFailed: A stage failed; what was finished stays.
     """
-    return _work(recipe, run_dir, display or Display(quiet=True), command, measure=True)
+    return _work(recipe, run_dir, display or Display(quiet=True), command, callbacks)
 
 
 def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
-    """Make the preference data of a recipe's first round and nothing else: no training, no held-out measurement.
+    """Make the preference data of a recipe's first round and nothing else: no policy is trained, nothing is measured.
 
     Memory does not grow with the number of queries. :func:`run` with the same recipe finds these stages done.
 
     Raises:
         InputError, WorkFailed: As :func:`run`.
     """
-    return _work(data_only(recipe), run_dir, display or Display(quiet=True), command, measure=False)
+    return _work(recipe, run_dir, display or Display(quiet=True), command, whole=False)
 
 
-def data_only(recipe: Recipe) -> Recipe:
-    """Return the recipe of :func:`generate`: one round, no training."""
-    return Recipe.model_validate(recipe.model_dump() | {"mode": "data-only", "rounds": 1})
-
-
-def open_stages(recipe: Recipe, run_dir: Path, display: Display) -> DataStages:
+def open_stages(recipe: Recipe, run_dir: Path, display: Display, callbacks: Sequence[Callback] = ()) -> DataStages:
     """Return the stages of a recipe over a run directory; nothing is written or loaded yet."""
-    return DataStages(recipe, load_set(recipe.principles.set), Store(run_dir, display), Models(recipe, run_dir))
+    return DataStages.of(recipe, Store(run_dir, display, callbacks))
 
 
-def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, measure: bool) -> Summary:
-    stages = open_stages(recipe, run_dir, display)
+def _work(
+    recipe: Recipe,
+    run_dir: Path,
+    display: Display,
+    command: str,
+    callbacks: Sequence[Callback] = (),
+    *,
+    whole: bool = True,
+) -> Summary:
+    stages = open_stages(recipe, run_dir, display, callbacks)
     check(stages)
     with display, storage_errors(run_dir), stages.store.locked():
         write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
         try:
-            summary = _Run(recipe, stages, measure).go(command)
+            summary = _Run(recipe, stages, whole).go(command)
         finally:
             stages.models.free()
         write_json(run_dir / "summary.json", summary)
@@ -98,11 +107,14 @@ def _work(recipe: Recipe, run_dir: Path, display: Display, command: str, *, meas
 
 
 def check(stages: DataStages) -> None:
-    """Check what the recipe names before anything is computed: filters, direction, bits of the weights, loss."""
+    """Check what the recipe names before anything is computed: filters, direction, judge, bits of weights, losses."""
     stages.check_filters()
     stages.check_programs()
     stages.check_harm()
     check_criterion(stages)
+    if stages.principle_set.steering == "adjectives" and stages.recipe.principles.strategy != "fixed":
+        what = "adjectives alone would steer, so the principles that are written would have no effect"
+        raise ConfigError(what, where="principles.steering", do="set principles.strategy=fixed, or another steering")
     if stages.recipe.judge.name:
         from selfsteer.evaluation.judges import open_judge
 
@@ -113,64 +125,95 @@ def check(stages: DataStages) -> None:
         from selfsteer.models import check_bits
 
         check_bits(stages.models.bits, stages.models.device, where="train.lora.bits")
-    if stages.recipe.mode == "online":
-        from selfsteer.policy.config import check_loss_settings, loss_settings
+    if stages.recipe.trains:
+        _check_losses(stages.recipe)
 
-        check_loss_settings(loss_settings(stages.recipe.train))
+
+def _check_losses(recipe: Recipe) -> None:
+    from selfsteer.policy.objective import objective_of
+
+    objective = objective_of(recipe.train)
+    if recipe.train.reference != "round-start" and not objective.compares:
+        what = f"{recipe.train.base_loss} compares with no reference, so train.reference has no effect"
+        raise ConfigError(what, where="train.reference", do="leave it out, or take another base_loss")
+    if recipe.mode == "generator":
+        objective_of(recipe.generator)
 
 
 class _Run:
     """The stages of one run in their order, and the figures they leave for the summary."""
 
-    def __init__(self, recipe: Recipe, stages: DataStages, measure: bool) -> None:
-        self.recipe, self.stages, self.measure = recipe, stages, measure
+    def __init__(self, recipe: Recipe, stages: DataStages, whole: bool) -> None:
+        self.recipe, self.stages, self.whole = recipe, stages, whole
+        self.trains = whole and recipe.trains
         self.store, self.display = stages.store, stages.store.display
         self.rounds: list[dict[str, Any]] = []
+        self.made: list[Made] = []
         self.heldout: list[Measured] = []
 
     def go(self, command: str) -> Summary:
         steps = self._announce()
         queries = self.stages.queries()
-        warn_of_disk(self.stages, steps, Sizes(queries.info["train"], queries.info["heldout"] if self.measure else 0))
-        self.display.plan([Planned("", 1.0), *self._plan(queries)])
+        held = queries.info["heldout"] if self.whole else 0
+        warn_of_disk(self.stages, steps, Sizes(queries.info["train"], held))
+        self.display.plan([Planned("", 1.0), *planned(self.recipe, queries.info["train"], held, trains=self.trains)])
         policy = self.stages.models.start(self.display.say)
-        principles = self._heldout_principles(queries, policy)
-        if principles:
-            entry = heldout_rows(self.stages, principles, policy)
-            judged = self._check_direction(entry, "heldout", 0)
-            self.heldout.append(Measured(policy, entry, None, judged))
-        if self.recipe.mode != "online":
-            self._round(1, queries, policy)
+        references = References(self.stages, policy)
+        principles = self._measure_start(queries, policy)
+        if not self.trains:
+            self._make(1, queries, policy)
             return self._summary(command, None)
         guards = Guards(self.stages, policy, self.rounds, self.heldout)
         for number in range(1, self.recipe.rounds + 1):
-            guards.close(number, guards.attempt(partial(self._measured_round, number, queries, principles)))
+            guards.close(number, guards.attempt(partial(self._round, number, queries, principles, references)))
+            # What a round that is given up was trained on is not trained on again.
+            self.made = [one for one in self.made if one.contrasts.round in guards.good]
             if guards.ended:
                 break
         return self._summary(command, guards)
 
-    def _measured_round(self, number: int, queries: Entry, principles: Entry | None, policy: Policy) -> Policy:
-        trained = self._round(number, queries, policy)
-        if principles:
-            entry = heldout_rows(self.stages, principles, trained)
-            implicit = implicit_stage(self.stages, self.heldout[0].rows, trained)
-            judged = judged_stage(self.stages, entry, "heldout", number)
-            self.heldout.append(Measured(trained, entry, implicit, judged))
+    def _round(
+        self, number: int, queries: Entry, principles: Entry | None, references: References, policy: Policy
+    ) -> Policy:
+        reference = references.of(policy)
+        self._make(number, queries, policy)
+        trained = self._train(number, policy, reference)
+        self._measure(principles, trained)
         return trained
+
+    def _measure_start(self, queries: Entry, policy: Policy) -> Entry | None:
+        """The start chooses the held-out principles for all policies, so that these stay comparable."""
+        if not (self.whole and queries.info["heldout"]):
+            return None
+        principles = self.stages.principles(queries, "heldout", 0, policy)
+        entry = heldout_rows(self.stages, principles, policy)
+        check = self._check_direction if self.recipe.writes_itself else self._judged
+        judged = check(entry, "heldout", 0)
+        self.heldout.append(Measured(policy, entry, None, judged))
+        return principles
+
+    def _measure(self, principles: Entry | None, policy: Policy) -> None:
+        if principles:
+            entry = heldout_rows(self.stages, principles, policy)
+            implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
+            self.heldout.append(Measured(policy, entry, implicit, self._judged(entry, "heldout", policy.round)))
 
     def _announce(self) -> list[Step]:
         """Tell which stages a change has to redo, and why, before any is done."""
-        steps = plan(self.stages, measure=self.measure, say=self.display.say)
+        steps = plan(self.stages, measure=self.whole, say=self.display.say)
         for line in changed(steps):
             self.display.say(line)
         return steps
+
+    def _judged(self, entry: Entry, split: str, round: int) -> Entry | None:
+        return judged_stage(self.stages, entry, split, round)
 
     def _check_direction(self, entry: Entry, split: str, round: int) -> Entry | None:
         """Refuse to train a policy away from what its principles say; what nobody can tell is not refused.
 
         Returns the stage in which the recipe's judge was asked, None where it names none.
         """
-        judged = judged_stage(self.stages, entry, split, round)
+        judged = self._judged(entry, split, round)
         found = direction(self.stages, entry, judged)
         if found is not None and found.refused:
             self._refuse(found, "held-out" if split == "heldout" else "training")
@@ -188,72 +231,86 @@ class _Run:
             raise PrincipleError(what, where=where, do=do)
         warnings.warn(what, SelfsteerWarning, stacklevel=2)
 
-    def _heldout_principles(self, queries: Entry, policy: Policy) -> Entry | None:
-        """The start chooses the held-out principles for all policies, so that these stay comparable."""
-        wanted = self.measure and queries.info["heldout"]
-        return self.stages.principles(queries, "heldout", 0, policy) if wanted else None
-
-    def _round(self, number: int, queries: Entry, policy: Policy) -> Policy:
-        """One round: data from the newest policy, which is also its reference; then training."""
-        principles = self.stages.principles(queries, "train", number, policy)
-        responses = self.stages.responses(principles, "train", number, policy)
-        scores = self.stages.scores(principles, responses, "train", number, policy)
-        if self.measure and number == 1 and not self.heldout:
+    def _check_unmeasured(self, scores: Entry, number: int) -> None:
+        """Without held-out pairs of who writes the data, the first training pairs tell whether it follows them."""
+        measured = self.heldout and self.recipe.writes_itself
+        if self.whole and number == 1 and not measured:
             # The first block of rows is enough to tell, however many there are.
             self._check_direction(dataclasses.replace(scores, files=scores.files[:1]), "train", number)
-        contrasts = self.stages.contrasts(scores, number)
-        figures = self._data_figures(number, queries, principles, responses, contrasts)
-        self.rounds.append(figures)
-        if self.recipe.mode != "online":
-            return policy
-        entry, trained = train_stage(
-            self.recipe, self.store, self.stages.models, contrasts, number, policy, self.stages.scoring(policy)
-        )
-        figures["training"] = entry.info
+
+    def _make(self, number: int, queries: Entry, policy: Policy) -> None:
+        """Make a round's data, each row scored by the policy that is to be trained."""
+        if self.recipe.preferences.source:
+            made = self._read_preferences(queries, policy)
+        elif self.recipe.mode == "generator":
+            made = self._make_by_generator(number, queries, policy)
+        else:
+            made = self._make_by_writer(number, queries, policy)
+        self.made.append(Made(made.contrasts, policy))
+        self.rounds.append(round_figures(number, made))
+
+    def _make_by_writer(self, number: int, queries: Entry, policy: Policy) -> Stages:
+        """The newest policy answers, or in mode offline whom the recipe names."""
+        writer = self.stages.models.responder(policy, self.display.say)
+        principles = self.stages.principles(queries, "train", number, writer, reader=policy)
+        return self._answered(number, queries, principles, writer, policy, ROLES)
+
+    def _make_by_generator(self, number: int, queries: Entry, policy: Policy) -> Stages:
+        """v2: a generator is trained from the policy on part of the queries; it answers all of them under x+ and x-."""
+        principles = self.stages.principles(queries, "train", number, policy)
+        generator, figures = self._generator(number, principles, policy)
+        made = self._answered(number, queries, principles, generator, policy, ROLES[:2])
+        self._keep_or_discard(generator)
+        return made._replace(generator=figures)
+
+    def _keep_or_discard(self, generator: Policy) -> None:
+        """A generator has answered: its weights go, unless the recipe wants them."""
+        weights = Path(generator.path)
+        link = weights.parent / "policy"
+        if self.recipe.generator.keep:
+            self.stages.models.make(generator)
+            link_atomic(link, weights)
+        else:
+            remove(link)
+            remove(weights)
+
+    def _generator(self, number: int, principles: Entry, policy: Policy) -> tuple[Policy, dict[str, Any]]:
+        """Train the generator on what the policy answers to the first queries."""
+        stages, limit = self.stages, self.recipe.generator.queries
+        responses = stages.responses(principles, "generator", number, policy, limit=limit)
+        scores = stages.scores(principles, responses, "generator", number, policy)
+        self._check_unmeasured(scores, number)
+        contrasts = stages.contrasts(scores, number, "generator")
+        entry, generator = train_stage(stages, Training("generator", number, [contrasts], policy, policy))
+        figures = {"quality": quality_figures(contrasts.info), "data": scores.info["figures"], "training": entry.info}
+        return generator, figures
+
+    def _answered(
+        self, number: int, queries: Entry, principles: Entry, writer: Policy, policy: Policy, roles: Sequence[str]
+    ) -> Stages:
+        """Let ``writer`` answer, and ``policy`` score the answers."""
+        stages = self.stages
+        responses = stages.responses(principles, "train", number, writer, roles=roles)
+        scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
+        if self.recipe.mode != "generator":  # there the policy's own answers have told
+            self._check_unmeasured(scores, number)
+        contrasts = stages.contrasts(scores, number)
+        asked = len(stages.asked(queries, "train", number))
+        return Stages([queries, principles, responses, scores], asked, scores, contrasts, principles, responses)
+
+    def _read_preferences(self, queries: Entry, policy: Policy) -> Stages:
+        preferences = preferences_stage(self.stages, queries)
+        scores = scored_preferences(self.stages, preferences, policy)
+        contrasts = self.stages.contrasts(scores, 1)
+        return Stages([preferences, scores], preferences.info["pairs"], scores, contrasts)
+
+    def _train(self, number: int, policy: Policy, reference: Policy) -> Policy:
+        """Train the policy on the round's data, and on those of older rounds where the recipe says so."""
+        rows = training_rows(self.stages, number, trained_on(self.recipe, self.made), reference)
+        entry, trained = train_stage(self.stages, Training("policy", number, rows, policy, reference))
+        self.rounds[-1]["training"] = entry.info
         link_atomic(self.store.run_dir / f"round-{number:02d}" / "policy", self.store.run_dir / entry.files[0])
         return trained
-
-    def _data_figures(
-        self, number: int, queries: Entry, principles: Entry, responses: Entry, contrasts: Entry
-    ) -> dict[str, Any]:
-        before = [queries.info, principles.info, responses.info]
-        return {
-            "round": number,
-            "queries": {
-                "read": queries.info["read"],
-                "used": queries.info["train"] - sum(info["left_out"] for info in before[1:]),
-                "left_out": sum(info["left_out"] for info in before),
-                "dropped": [drop for info in before for drop in info["dropped"]][:NAMED],
-            },
-            "aspects": principles.info["aspects"],
-            "choices": principles.info["choices"],
-            "writings": principles.info["writings"],
-            "responses": {name: responses.info[name] for name in ("responses", "cut", "tokens")},
-            "quality": quality_figures(contrasts.info),
-            "training": None,
-        }
-
-    def _plan(self, queries: Entry) -> list[Planned]:
-        factor = _SCRIPTED if self.recipe.generation.backend == "scripted" else 1.0
-        return [Planned(stage.title, factor * stage.cost) for stage in self._stages(queries)]
-
-    def _stages(self, queries: Entry) -> list[Planned]:
-        train, held = queries.info["train"], queries.info["heldout"] if self.measure else 0
-        sampled = _SAMPLE * self.recipe.generation.max_new_tokens / 160
-        write = _CHOOSE if self.recipe.principles.strategy == "fixed" else _WRITE
-        data = [
-            Planned("", write * train),
-            Planned("", 3 * sampled * train),
-            Planned("", _SCORE * train),
-            Planned("", 1),
-        ]
-        measuring = [Planned("", 3 * sampled * held), Planned("", _SCORE * held)] if held else []
-        start = [Planned("", write * held), *measuring] if held else []
-        if self.recipe.mode != "online":
-            return [*start, *data]
-        training = Planned("", _TRAIN * _KEPT * train * self.recipe.train.epochs)
-        after = [*measuring, Planned("", _IMPLICIT * held)] if held else []
-        return [*start, *[*data, training, *after] * self.recipe.rounds]
 
     def _summary(self, command: str, guards: Guards | None) -> Summary:
         policies = [
@@ -268,8 +325,10 @@ class _Run:
         return {
             "schema_version": 1,
             "name": self.recipe.name,
-            "mode": self.recipe.mode,
+            "mode": self.recipe.mode if self.trains else "data-only",
             "model": self.stages.models.name,
+            "annotated": self.recipe.preferences.source,
+            "writer": self._writer_name(),
             "principle_set": self.stages.principle_set.name,
             "version": selfsteer.__version__,
             "seed": self.recipe.seed,
@@ -282,6 +341,15 @@ class _Run:
             "guards": guards.summary() if guards else None,
             "stages": self.store.stages,
         }
+
+    def _writer_name(self) -> str | None:
+        """Return who wrote the responses where that was not a policy of the run."""
+        generation = self.recipe.generation
+        if self.recipe.mode != "offline" or self.recipe.preferences.source:
+            return None
+        return generation.model or (
+            str(generation.endpoint.model or generation.backend) if generation.weightless else None
+        )
 
     def _created(self) -> str:
         """Return when the results were made: a run that finds everything done keeps the time of the first."""

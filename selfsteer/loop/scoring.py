@@ -36,9 +36,10 @@ class Scorer:
             return [self._score(with_token_ids(row, self.chat), cells) for row in rows]
 
     def _score(self, row: Contrast, cells: Sequence[Cell]) -> Contrast:
-        sums, counts = score_cells(self.model, [row], cells, max_length=self.max_length)
+        own = [cell for cell in cells if cell.role in row.roles]
+        sums, counts = score_cells(self.model, [row], own, max_length=self.max_length)
         scores: dict[str, dict[str, float]] = {}
-        for cell, mean in zip(cells, (sums.double() / counts)[0].tolist(), strict=True):
+        for cell, mean in zip(own, (sums.double() / counts)[0].tolist(), strict=True):
             scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = mean
         key = ScoreKey.of(row, self._weights, self._settings)
         return key.put(dataclasses.replace(row, scores=scores))

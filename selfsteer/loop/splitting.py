@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
@@ -20,7 +20,7 @@ from selfsteer.loop.blocks import BLOCK, NAMED
 from selfsteer.loop.store import Workspace
 from selfsteer.loop.work import draw
 from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
-from selfsteer.records import Query, write_rows
+from selfsteer.records import Query, count_rows, write_rows
 
 
 def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple[list[Path], dict[str, Any]]:
@@ -58,6 +58,53 @@ def query_files(files: Sequence[Path], split: str, heldout: int) -> Sequence[Pat
     """Return the files of a split, given all of the stage's and the number of held-out queries."""
     blocks = len(files) - (1 if heldout else 0)
     return files[:blocks] if split == "train" else files[blocks:]
+
+
+class Part(NamedTuple):
+    """Some rows of a file: the file, which of its rows, and how many."""
+
+    path: Path
+    rows: slice
+    size: int
+
+
+def parts_of(files: Sequence[Path], wanted: range) -> list[Part]:
+    """Return where rows stand, given their positions over all files; a file without any is left out.
+
+    Args:
+        files: Parquet files, whose rows are counted through.
+        wanted: Positions, ascending; those behind the last row are passed over.
+    """
+    found = []
+    offset = 0
+    for path in files:
+        count = count_rows(path)
+        first = wanted.start + max(0, -(-(offset - wanted.start) // wanted.step)) * wanted.step
+        own = range(first - offset, min(wanted.stop - offset, count), wanted.step)
+        if own:
+            found.append(Part(path, slice(own.start, own.stop, own.step), len(own)))
+        offset += count
+    return found
+
+
+def of_round(settings: QuerySettings, total: int, round: int, rounds: int) -> range:
+    """Return the positions of the training queries that a round answers.
+
+    Raises:
+        DataError: There are too few for every round to have its own.
+    """
+    if settings.per_round == "all":
+        return range(total)
+    size = settings.round_size or 1
+    if total < rounds * size:
+        raise DataError(
+            f"{total} training queries are too few for {rounds} rounds of {size}",
+            where=f"queries.per_round={settings.per_round}",
+            do="give more queries, or set queries.per_round to all",
+        )
+    if settings.per_round == "split":
+        return range(round - 1, total, rounds)
+    return range((round - 1) * size, round * size)
 
 
 class _Split:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from selfsteer.errors import WorkFailed
 from selfsteer.files import fingerprint, remove, storage_errors
 from selfsteer.loop.display import Display
+from selfsteer.loop.events import Callback, StageEvent, tell
 from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.records import Contrast, Principled, Query, Response, read_rows, write_rows
 
@@ -26,10 +27,14 @@ STAGE_VERSIONS = {
     "proposals": 1,
     "probe": 1,
     "principles": 3,
-    "responses": 3,
-    "scores": 3,
+    "responses": 4,
+    "scores": 4,
     "contrasts": 3,
-    "policy": 1,
+    "preferences": 1,
+    "generator": 1,
+    "average": 1,
+    "reference": 1,
+    "policy": 2,
     "implicit": 2,
     "judgements": 1,
 }
@@ -41,14 +46,19 @@ _LONG = 4096
 
 def stage_key(name: str, depends: dict[str, Any]) -> str:
     """Return the name of everything that a stage's result depends on."""
-    return fingerprint([name, STAGE_VERSIONS[name], depends])
+    return fingerprint([name, _version(name), depends])
 
 
 def kept(name: str, depends: dict[str, Any]) -> dict[str, Any]:
     """Return what the ledger keeps of it: plain JSON (of a long value its fingerprint), the version of the code too."""
     texts = {key: json.dumps(value, default=str) for key, value in depends.items()}
     plain = {key: json.loads(text) if len(text) < _LONG else fingerprint(depends[key]) for key, text in texts.items()}
-    return {"version": STAGE_VERSIONS[name], **plain}
+    return {"version": _version(name), **plain}
+
+
+def _version(name: str) -> int:
+    """Return the number of a stage's code; a generator's data are made by that of the policy's."""
+    return STAGE_VERSIONS[name.removeprefix("generator-")]
 
 
 class Workspace:
@@ -62,7 +72,7 @@ class Workspace:
 
     def sweep(self) -> None:
         """Remove what a killed process was writing here; the run directory's lock is held, so none is at work."""
-        for path in self.folder.rglob(f".{self.key}-*.tmp") if self.folder.is_dir() else []:
+        for path in self.folder.rglob(f".*{self.key}*.tmp") if self.folder.is_dir() else []:
             remove(path)
 
     def path(self, suffix: str) -> Path:
@@ -87,8 +97,8 @@ class Workspace:
 class Store:
     """The run directory: stages by key, and the one process that may write to it."""
 
-    def __init__(self, run_dir: Path, display: Display) -> None:
-        self.run_dir, self.display = run_dir, display
+    def __init__(self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = ()) -> None:
+        self.run_dir, self.display, self._callbacks = run_dir, display, tuple(callbacks)
         self.ledger = Ledger(run_dir)
         self.stages: list[dict[str, Any]] = []
         self._written = False
@@ -135,8 +145,9 @@ class Store:
         reused = entry is not None
         if entry is None:
             self.display.begin(title, units)
+            tell(self._callbacks, StageEvent("begin", name, round_number, title, {}, []))
             started = time.monotonic()
-            space = Workspace(self.run_dir, folder, key, self.display)
+            space = self.workspace(folder, key)
             space.sweep()
             files, info = work(space)
             seconds = round(time.monotonic() - started, 1)
@@ -148,7 +159,12 @@ class Store:
             self._written = True
         self.display.finish(title, reused=reused, note=note(entry.info))
         self.stages.append({"round": round_number, "stage": title, "seconds": entry.seconds, "reused": reused})
+        tell(self._callbacks, StageEvent("end", name, round_number, title, entry.info, entry.files, reused))
         return entry
+
+    def workspace(self, folder: str, key: str) -> Workspace:
+        """Return where a stage with that key works; ``folder`` is relative to the run directory."""
+        return Workspace(self.run_dir, folder, key, self.display)
 
     def files(self, entry: Entry) -> list[Path]:
         """Return the files that a stage wrote, one a block."""

@@ -11,66 +11,153 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import selfsteer
-from selfsteer.config import Recipe, TrainSettings
+from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.errors import StorageError, TrainingDiverged
 from selfsteer.files import append_json, atomic_path, read_json, read_json_lines, remove, write_atomic, write_json
+from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
 from selfsteer.loop.ledger import Entry
-from selfsteer.loop.models import Models, Policy
-from selfsteer.loop.store import Store, Workspace
-from selfsteer.records import Contrast
+from selfsteer.loop.models import Policy
+from selfsteer.loop.store import Workspace
+from selfsteer.records import Contrast, read_rows
+from selfsteer.views import harmful_target
 
 if TYPE_CHECKING:
     from selfsteer.policy import SSOConfig, SSOTrainer
 
 _INFO = "selfsteer.json"
-_SAME_NAMES = "max_length learning_rate weight_decay max_grad_norm base_loss show_examples".split()
+_SAME_NAMES = "max_length weight_decay max_grad_norm show_examples".split()
 _CHANGES_NO_WEIGHT = {"save_steps", "show_examples"}
+_SAID_BY_DATA = {"reference", "ema_decay", "older_rounds"}
+"""They act through the rows and their scores, which the stages before name."""
+_SHARED = (
+    "max_length micro_batch_size warmup_ratio weight_decay adam_betas max_grad_norm precision gradient_checkpointing "
+    "lora"
+).split()
+"""Settings of the section train that hold for the generator's training too."""
 
 
-def train_stage(
-    recipe: Recipe, store: Store, models: Models, contrasts: Entry, round: int, policy: Policy, depends: dict[str, Any]
-) -> tuple[Entry, Policy]:
-    """Train ``policy`` on the kept rows; return the ledger entry and the trained policy."""
-    settings = recipe.train
-    everything = {
-        "contrasts": contrasts.key,
-        "settings": settings.model_dump(exclude=_CHANGES_NO_WEIGHT),
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training of a run.
+
+    Attributes:
+        kind: "policy", or "generator" for v2's data generator.
+        round: Of which round.
+        rows: The stages whose kept rows are trained on.
+        start: The weights it starts from.
+        reference: The weights that gave the rows' scores.
+    """
+
+    kind: Literal["policy", "generator"]
+    round: int
+    rows: Sequence[Entry]
+    start: Policy
+    reference: Policy
+
+    @property
+    def stage(self) -> str:
+        """The stage's name in metrics.jsonl."""
+        return "train" if self.kind == "policy" else self.kind
+
+    def loss(self, recipe: Recipe) -> TrainSettings | GeneratorSettings:
+        """Return the section of the recipe with its loss, learning rate, epochs and batch size."""
+        return recipe.train if self.kind == "policy" else recipe.generator
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """Return all settings that its weights depend on."""
+        if self.kind == "policy":
+            return recipe.train.model_dump(exclude=_CHANGES_NO_WEIGHT | _SAID_BY_DATA)
+        return recipe.train.model_dump(include=set(_SHARED)) | recipe.generator.model_dump(exclude={"queries", "keep"})
+
+
+def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
+    """Train a policy or a generator on the kept rows; return the ledger entry and what was trained.
+
+    A generator's weights may be removed when it has answered: its entry is about the record of its training, and where
+    the weights are asked for and gone, they are trained again.
+    """
+    recipe, store, round = stages.recipe, stages.store, training.round
+    depends = {
+        "contrasts": [entry.key for entry in training.rows],
+        "settings": training.settings(recipe),
         "seed": recipe.seed,
         "round": round,
-    } | depends
-    examples = contrasts.info["counts"]["kept"]
+    } | stages.scoring(training.start)
+    if training.reference != training.start:
+        depends |= {"reference": training.reference.fingerprint}
+    examples = sum(kept_rows(entry) for entry in training.rows)
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        rows = store.read(contrasts, Contrast)
-        return _train(recipe, store, models, rows, round, policy, space)
+        folder = _train(stages, training, space)
+        info = read_json(folder / _INFO)
+        if training.kind == "policy":
+            return [folder], info
+        record = space.path("training.json")
+        write_json(record, info)
+        return [record], info
 
     entry = store.stage(
-        "policy", round, everything, write, folder=f"round-{round:02d}", units=examples * settings.epochs,
-        title=f"train, round {round}", note=lambda info: f": {info['steps']} steps on {info['examples']} examples",
+        training.kind, round, depends, write, folder=training_folder(training),
+        units=examples * training.loss(recipe).epochs,
+        title=f"train{'' if training.kind == 'policy' else ' the generator'}, round {round}",
+        note=_told,
     )  # fmt: skip
-    return entry, Policy(round, str(store.run_dir / entry.files[0]), f"policy:{entry.key}")
+    space = store.workspace(training_folder(training), entry.key)
+    name = f"{recipe.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
+    trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
+    if training.kind == "generator":
+        stages.models.when_gone(trained, training.start, lambda: _train_again(stages, training, space))
+    return entry, trained
 
 
-def _train(
-    recipe: Recipe, store: Store, models: Models, rows: Sequence[Contrast], round: int, policy: Policy, space: Workspace
-) -> tuple[list[Path], dict[str, Any]]:
-    folder, checkpoints = space.folder / f"policy-{space.key}", space.folder / f"checkpoints-{space.key}"
+def _told(info: dict[str, Any]) -> str:
+    harmful = info["harmful_left_out"]
+    left_out = f"; {harmful} rows left out, whose target is flagged as harmful" if harmful else ""
+    return f": {info['steps']} steps on {info['examples']} examples{left_out}"
+
+
+def training_folder(training: Training) -> str:
+    """Return where a training works, relative to the run directory."""
+    return f"round-{training.round:02d}{'/generator' if training.kind == 'generator' else ''}"
+
+
+def kept_rows(entry: Entry) -> int:
+    """Return how many rows of a stage are trained on: those that its filters kept, or all."""
+    counts = entry.info.get("counts")
+    return int(counts["kept"] if counts else entry.info["rows"])
+
+
+def _train_again(stages: DataStages, training: Training, space: Workspace) -> None:
+    stages.store.display.say("      the generator's weights were removed after it had answered: training it again")
+    _train(stages, training, space)
+
+
+def _weights(space: Workspace) -> Path:
+    return space.folder / f"policy-{space.key}"
+
+
+def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
+    """Return the folder with the trained weights; what a killed training left behind is gone on with."""
+    folder, checkpoints = _weights(space), space.folder / f"checkpoints-{space.key}"
     if not folder.exists():
+        store = stages.store
+        rows = [row for entry in training.rows for row in read_rows(store.files(entry), Contrast) if row.kept]
         started = time.monotonic()
         with _divergence_noted(space.path("diverged.json")):
-            trainer = open_trainer(recipe, models, rows, policy, checkpoints)
-            log = _run(trainer, checkpoints, _MetricsLog(store.run_dir / "metrics.jsonl", round), space.display)
-        info = _info(recipe, trainer, time.monotonic() - started)
+            trainer = open_trainer(stages, training, rows, checkpoints)
+            log = _MetricsLog(store.run_dir / "metrics.jsonl", training.round, training.stage)
+            _run(trainer, checkpoints, log, space.display)
+        info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
-            _save(trainer, temporary, _card(recipe, policy, rows, info, log.rows))
+            _save(trainer, temporary, _card(stages.recipe, training, rows, info, log.rows))
             write_json(temporary / _INFO, info)
     # The folder appears whole, so a run that was killed between here and the ledger does not train again.
     remove(checkpoints)
-    return [folder], read_json(folder / _INFO)
+    return folder
 
 
 @contextmanager
@@ -87,43 +174,67 @@ def _divergence_noted(note: Path) -> Iterator[None]:
         raise
 
 
-def open_trainer(
-    recipe: Recipe, models: Models, rows: Sequence[Contrast], policy: Policy, checkpoints: Path
-) -> SSOTrainer:
-    """Return the trainer of a recipe on scored rows, with a model of its own."""
+def open_trainer(stages: DataStages, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
+    """Return the trainer of a training on scored rows, with a model of its own."""
     from selfsteer.policy import SSOTrainer
 
-    chat = models.chat(policy)
+    recipe, models = stages.recipe, stages.models
+    chat = models.chat(training.start)
     assert chat is not None  # the configuration lets only backends with weights train
+    args = sso_config(
+        recipe.train, checkpoints, seed=recipe.seed, precision=models.precision(recipe.train.precision),
+        device=models.device, loss=training.loss(recipe), stored=training.reference != training.start,
+    )  # fmt: skip
     return SSOTrainer(
-        model=models.trainable(policy),
-        args=sso_config(recipe.train, checkpoints, seed=recipe.seed, precision=models.precision(recipe.train.precision),
-                        device=models.device),
+        model=models.trainable(training.start),
+        args=args,
         train_dataset=rows,
         processing_class=chat.tokenizer,
         peft_config=_peft_config(recipe.train),
-    )  # fmt: skip
+    )
 
 
-def sso_config(settings: TrainSettings, folder: Path, *, seed: int, precision: str, device: str) -> SSOConfig:
-    """Return the trainer's configuration for a recipe's train section."""
+def sso_config(
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    seed: int,
+    precision: str,
+    device: str,
+    loss: TrainSettings | GeneratorSettings | None = None,
+    stored: bool = False,
+) -> SSOConfig:
+    """Return the trainer's configuration for a recipe's train section.
+
+    Args:
+        settings: The section.
+        folder: Where checkpoints go.
+        seed: The run's.
+        precision: "bfloat16" or "float32".
+        device: The models'.
+        loss: The section with the loss, learning rate, epochs and batch size (default: ``settings``).
+        stored: Whether the reference is that of the rows' scores and not the start.
+    """
     from selfsteer.policy import SSOConfig
-    from selfsteer.policy.config import loss_settings
+    from selfsteer.policy.objective import loss_fields
 
-    losses = {name: value for name, value in loss_settings(settings).items() if name != "base"}
-    options: dict[str, Any] = losses | {name: getattr(settings, name) for name in _SAME_NAMES}
+    own = loss or settings
+    options: dict[str, Any] = loss_fields(own) | {name: getattr(settings, name) for name in _SAME_NAMES}
+    options["allow_harmful_targets"] = isinstance(own, GeneratorSettings) and own.allow_harmful_targets
     if settings.gradient_checkpointing:
         # transformers 5.2x renames the argument and warns at the old name.
         known = {field.name for field in dataclasses.fields(SSOConfig)}
         options["activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"] = True
     # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
     options["check_start"] = settings.lora is None or settings.lora.dropout == 0
-    micro = min(settings.micro_batch_size, settings.batch_size)
+    micro = min(settings.micro_batch_size, own.batch_size)
     return SSOConfig(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
+        reference="stored" if stored else "start",
+        learning_rate=own.learning_rate,
+        num_train_epochs=own.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // micro,
+        gradient_accumulation_steps=own.batch_size // micro,
         warmup_steps=settings.warmup_ratio,
         adam_beta1=settings.adam_betas[0],
         adam_beta2=settings.adam_betas[1],
@@ -181,15 +292,23 @@ def _run(trainer: SSOTrainer, checkpoints: Path, log: _MetricsLog, display: Disp
     return log
 
 
-def _info(recipe: Recipe, trainer: SSOTrainer, seconds: float) -> dict[str, Any]:
+def _info(
+    recipe: Recipe, training: Training, trainer: SSOTrainer, rows: Sequence[Contrast], seconds: float
+) -> dict[str, Any]:
+    loss = training.loss(recipe)
+    views = () if trainer.args.allow_harmful_targets else trainer.views
+    harmful = sum(any(harmful_target(row, view) for view in views) for row in rows)
     bits = recipe.train.lora.bits if recipe.train.lora else None
     precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
     return {
         "examples": trainer.examples,
+        "harmful_left_out": harmful,
         "steps": trainer.state.global_step,
-        "epochs": recipe.train.epochs,
-        "base_loss": recipe.train.base_loss,
-        "learning_rate": recipe.train.learning_rate,
+        "epochs": loss.epochs,
+        "objective": loss.objective,
+        "base_loss": None if loss.objective == "sft" else loss.base_loss,
+        "reference": training.reference.name,
+        "learning_rate": loss.learning_rate,
         "precision": f"{precision}, base in {bits} bits" if bits else precision,
         "seconds": round(seconds, 1),
         "peak_memory_gb": peak_memory_gb(),
@@ -219,41 +338,55 @@ def _unsaved(error: Exception, where: str) -> StorageError:
 
 
 def _card(
-    recipe: Recipe, policy: Policy, rows: Sequence[Contrast], info: dict[str, Any], metrics: Sequence[dict[str, Any]]
+    recipe: Recipe,
+    training: Training,
+    rows: Sequence[Contrast],
+    info: dict[str, Any],
+    metrics: Sequence[dict[str, Any]],
 ) -> str:
     from selfsteer.policy.card import model_card
 
     provenance = rows[0].provenance
-    data = {
-        "queries": recipe.queries.source,
-        "principle set": provenance["principle_set"],
-        "rows": f"{info['examples']} kept of {len(rows)}",
-        "responses by": f"{provenance['model']} ({provenance['sampling']})",
-    }
-    settings = recipe.train.model_dump(mode="json") | {"steps": info["steps"], "seed": recipe.seed}
+    annotated = recipe.preferences.source
+    total = sum(int(entry.info.get("total", kept_rows(entry))) for entry in training.rows)
+    data = {"rows": f"{info['examples']} kept of {total}"}
+    if annotated:
+        data = {"annotated preferences": annotated} | data
+    else:
+        made = {"queries": recipe.queries.source, "principle set": provenance["principle_set"]}
+        data = made | data | {"responses by": f"{provenance['model']} ({provenance['sampling']})"}
+    settings = training.settings(recipe) | {"steps": info["steps"], "seed": recipe.seed}
     return model_card(
-        base_model=recipe.model.name, data=data, settings=settings, figures=metrics, version=selfsteer.__version__
+        base_model=recipe.model.name,
+        data=data,
+        settings=settings,
+        figures=metrics,
+        version=selfsteer.__version__,
+        annotated=bool(annotated),
     )
 
 
 class _MetricsLog:
     """RUN/metrics.jsonl: one line an optimiser step, read back so that a resumed training goes on in it."""
 
-    def __init__(self, path: Path, round: int) -> None:
-        self.path, self.round = path, round
+    def __init__(self, path: Path, round: int, stage: str) -> None:
+        self.path, self._own = path, {"round": round, "stage": stage}
         self.rows: list[dict[str, Any]] = []
 
     def cut(self, done: int) -> None:
-        """Drop the round's lines behind step ``done``: they will be written again."""
+        """Drop this training's lines behind step ``done``: they will be written again."""
         lines = read_json_lines(self.path)
-        kept = [row for row in lines if row.get("round") != self.round or row.get("step", 0) <= done]
+        kept = [row for row in lines if not self._is_own(row) or row.get("step", 0) <= done]
         write_atomic(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept))
-        self.rows = [row for row in kept if row.get("round") == self.round]
+        self.rows = [row for row in kept if self._is_own(row)]
+
+    def _is_own(self, row: dict[str, Any]) -> bool:
+        return {"round": row.get("round"), "stage": row.get("stage")} == self._own
 
     def add(self, step: int, logs: dict[str, float]) -> None:
         """Append one step's figures; the summary line at the end of training has no loss and is left out."""
         if "loss" in logs:
-            row = {"round": self.round, "stage": "train", "step": step, **logs}
+            row = {**self._own, "step": step, **logs}
             self.rows.append(row)
             append_json(self.path, row)
 

@@ -10,11 +10,11 @@ from typing import cast
 from selfsteer.backends import Backend, Completion, Failure, Sampling
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
-from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, requests
-from selfsteer.loop.blocks import Done
+from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, requests, with_token_ids
+from selfsteer.loop.blocks import Done, LeftOut
 from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import ROLES, Contrast, Principled, Response, Role
+from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Response, Role
 
 _PROMPTS = tuple(PROMPT_OF_ROLE.items())
 
@@ -30,15 +30,17 @@ def response_of(name: str, role: str, found: Completion) -> Response:
     return Response(name, cast(Role, role), found.text, found.finish, *ids, found.thinking)
 
 
-def planned(rows: Sequence[Principled], backend: Backend, recipe: Recipe) -> tuple[list[Request], dict[str, str]]:
-    """Return the requests of the rows that fit, and by id why the others don't.
+def planned(
+    rows: Sequence[Principled], backend: Backend, recipe: Recipe, roles: Sequence[str] = ROLES
+) -> tuple[list[Request], dict[str, str]]:
+    """Return the requests of the rows that fit, one for each of ``roles``, and by id why the others don't.
 
     Requests of one batch shall be alike: they stand in the order of role, prompt length and id.
     """
     lengths = {(row.id, role): backend.length(getattr(row, name)) for row in rows for role, name in _PROMPTS}
     found = {row.id: _too_long(max(lengths[row.id, role] for role in ROLES), backend, recipe) for row in rows}
     reasons = {name: reason for name, reason in found.items() if reason}
-    items = requests([row for row in rows if row.id not in reasons])
+    items = requests([row for row in rows if row.id not in reasons], roles)
     items.sort(key=lambda item: (ROLES.index(item.role), lengths[item.id, item.role], item.id))
     return items, reasons
 
@@ -49,7 +51,7 @@ def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
     if backend.context is not None and longest + new > backend.context:
         return f"prompt of {longest} tokens + {new} new ones exceed the model's context of {backend.context}"
     if backend.chat is not None and longest >= recipe.train.max_length:  # scoring keeps to training's limit
-        return f"prompt of {longest} tokens leaves no room for a response within train.max_length"
+        return _no_room(longest)
     return ""
 
 
@@ -79,14 +81,15 @@ def joined(
     thinking_apart: bool,
     round: int,
     provenance: dict[str, str],
+    roles: Sequence[str] = ROLES,
 ) -> list[Contrast]:
-    """Join each row with its three responses, cleaned where ``principle_set`` (whose labels may leak) is given.
+    """Join each row with its responses of ``roles``, cleaned where ``principle_set`` (whose labels may leak) is given.
 
     ``thinking_apart`` takes a reasoning model's thoughts out of the responses, and closes what a prompt opens.
     """
     contrasts = []
     for row in rows:
-        own = {role: responses[row.id, role] for role in ROLES}
+        own = {role: responses[row.id, role] for role in roles}
         if thinking_apart:
             own = {role: _thinking_apart(found, chat) for role, found in own.items()}
         if principle_set is not None:
@@ -94,6 +97,26 @@ def joined(
             own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
         contrasts.append(assemble(row, own, round=round, provenance=provenance))
     return contrasts
+
+
+def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[Contrast], list[LeftOut]]:
+    """Return the rows, with token ids, whose prompts leave room for a response, and why the others don't.
+
+    Who wrote the responses may have counted in other tokens than ``chat``.
+    """
+    fits: list[Contrast] = []
+    left_out: list[LeftOut] = []
+    for row in (with_token_ids(row, chat) for row in rows):
+        longest = max(len(row.prompt_ids(prompt)) for prompt in PROMPTS)
+        if longest < recipe.train.max_length:
+            fits.append(row)
+        else:
+            left_out.append(LeftOut(row.id, _no_room(longest)))
+    return fits, left_out
+
+
+def _no_room(longest: int) -> str:
+    return f"prompt of {longest} tokens leaves no room for a response within train.max_length"
 
 
 def _thinking_apart(response: Response, chat: Chat | None) -> Response:

@@ -64,7 +64,7 @@ def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
 
 
 def principled(
-    recipe: Recipe, principle_set: PrincipleSet, writer: Backend, chat: Chat | None, queries: Sequence[Query]
+    recipe: Recipe, principle_set: PrincipleSet, writer: Backend, chats: Sequence[Chat], queries: Sequence[Query]
 ) -> Done[Principled]:
     """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
 
@@ -72,7 +72,7 @@ def principled(
         recipe: Says by which strategy.
         principle_set: Where the aspects, and the pairs to fall back on, stand.
         writer: Who chooses the aspects and writes the principles.
-        chat: The policy's template, which the steered prompts are made for; None where it has no tokens.
+        chats: The templates of all models that read the steered prompts; none where these have no tokens.
         queries: A batch.
     """
     made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer), queries)
@@ -82,14 +82,17 @@ def principled(
         if isinstance(found, Failure):
             failures[query.id] = found
         else:
-            rows.append(steered(query, found, chat))
+            rows.append(steered(query, found, chats))
     return Done(rows, failures)
 
 
-def steered(query: Query, made: Made, chat: Chat | None) -> Principled:
-    """Return a query with its principle pair and its two steered prompts."""
+def steered(query: Query, made: Made, chats: Sequence[Chat]) -> Principled:
+    """Return a query with its principle pair and its two steered prompts.
+
+    One model that reads them without a system role is enough for the principle to go into the user turn.
+    """
     pair = made.pair
-    role: SystemRole = chat.system_role if chat else "native"
+    role: SystemRole = "folded" if any(chat.system_role == "folded" for chat in chats) else "native"
     row = Principled(
         id=query.id,
         prompt=fold_system(query.prompt) if role == "folded" else query.prompt,
@@ -102,7 +105,8 @@ def steered(query: Query, made: Made, chat: Chat | None) -> Principled:
         negative_prompt=steer(query.prompt, steering_message(pair, "negative"), role),
         writing=made.writing,
     )
-    check_prompts_differ(row, chat)
+    for chat in chats or (None,):
+        check_prompts_differ(row, chat)
     return row
 
 

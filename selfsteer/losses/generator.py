@@ -48,13 +48,13 @@ def generator_loss(
         ValueError: As ``base_loss``; or a view is missing, views differ in shape or dtype, a setting has no effect.
     """
     check_coefs(sft_coef=sft_coef)
-    views = _views(negative, terms)
+    views = generator_views(negative, terms)
     scored = score_views(policy, reference, views, base=base, beta=beta, label_smoothing=label_smoothing, margin=margin)
     sft = torch.stack([sft_loss(policy[view]) for view in views]).sum(dim=0)
     return combine(scored, torch.ones_like(sft), sft, steering_coef=1.0, sft_coef=sft_coef, weigh_base=True)
 
 
-def _views(negative: str, terms: Sequence[str]) -> list[View]:
+def generator_views(negative: str, terms: Sequence[str]) -> list[View]:
     """Return the views of ``terms``, or raise ValueError if the two settings don't say which."""
     check_choice("negative", negative, NEGATIVE_VIEWS)
     for term in terms:

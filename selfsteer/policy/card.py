@@ -18,6 +18,7 @@ def model_card(
     settings: Mapping[str, Any],
     figures: Sequence[Mapping[str, Any]],
     version: str,
+    annotated: bool = False,
 ) -> str:
     """Return a Hugging Face model card.
 
@@ -27,6 +28,7 @@ def model_card(
         settings: The resolved training settings, name to value.
         figures: One row per logged optimiser step, as in metrics.jsonl; the first and the last are shown.
         version: Of this package.
+        annotated: Whether the preferences were annotated, and not made by the model itself.
     """
     # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
@@ -34,5 +36,11 @@ def model_card(
     shown = [figures[0], figures[-1]] if figures else []
     names = [name for name in shown[0] if name.startswith(("loss", "rewards/", "weight"))] if shown else []
     return template.render(
-        base_model=base_model, data=data, settings=settings, shown=shown, names=names, version=version
+        base_model=base_model,
+        data=data,
+        settings=settings,
+        shown=shown,
+        names=names,
+        version=version,
+        annotated=annotated,
     )

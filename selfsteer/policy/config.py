@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from transformers import TrainingArguments
 
 from selfsteer.errors import ConfigError
-from selfsteer.logprobs import PairLogps
-from selfsteer.losses import sso_loss
-from selfsteer.views import SSO_VIEWS
+from selfsteer.policy.objective import objective_of
 
 
 @dataclass
 class SSOConfig(TrainingArguments):
-    """Settings of :class:`SSOTrainer`: those of :func:`selfsteer.losses.sso_loss`, and all of TrainingArguments.
+    """Settings of :class:`SSOTrainer`: those of the losses in :mod:`selfsteer.losses`, and all of TrainingArguments.
 
     The defaults of the loss are those of the paper's v1 (arXiv 2410.17131, section 2 of its method): IPO, beta 0.2,
     g 0.1, alpha 0.66. ``max_length`` counts prompt + response tokens; a longer response is cut without an end label.
+
+    ``objective`` says what is minimised: "sso" (``sso_loss``), "base" (the base view's preference loss alone: PBAA),
+    "generator" (``generator_loss``: ``terms`` and ``negative`` are its own) or "sft" (y+ alone, no preference). A
+    setting that does not act in it is refused where it is not at its default.
+
+    ``reference`` says whose log-probs those stored with the rows are: "start" takes them for the starting weights' and
+    refuses others; "stored" takes those of any weights, which then are the reference, if all rows have them of the
+    same.
     """
 
+    objective: Literal["sso", "base", "generator", "sft"] = "sso"
     base_loss: str = "ipo"
     beta: float = 0.2
     steering_coef: float = 0.1
@@ -33,6 +39,12 @@ class SSOConfig(TrainingArguments):
     sft_coef: float = 0.0
     label_smoothing: float = 0.0
     margin: float = 0.0
+    terms: list[str] = field(default_factory=lambda: ["positive", "negative"])
+    negative: Literal["original", "negative"] = "original"
+    allow_harmful_targets: bool = field(
+        default=False, metadata={"help": "Also train towards y- that are flagged as harmful (negative='negative')."}
+    )
+    reference: Literal["start", "stored"] = "start"
     max_length: int | None = 2048
     check_start: bool = field(
         default=True, metadata={"help": "Stop if the policy does not equal its reference before the first step."}
@@ -51,7 +63,9 @@ class SSOConfig(TrainingArguments):
     def __post_init__(self) -> None:
         """Check the loss settings together with those of TrainingArguments."""
         super().__post_init__()
-        check_loss_settings(loss_settings(self))
+        objective_of(self)
+        if self.reference not in ("start", "stored"):
+            raise ConfigError(f"reference is {self.reference!r}", where="SSOConfig", do="give 'start' or 'stored'")
         if self.use_liger_kernel:
             raise ConfigError(
                 "transformers would swap the model's kernels after its reference is scored",
@@ -66,24 +80,3 @@ class SSOConfig(TrainingArguments):
     def n_gpu(self) -> int:
         """GPUs of this process, at most one: DataParallel would cut packed rows up, so each GPU takes a process."""
         return min(int(super().n_gpu), 1)
-
-
-_LOSS_SETTINGS = (
-    "beta steering_coef onpolicy_alpha use_weight use_steering weight_scope detach_weight sft_coef label_smoothing "
-    "margin"
-).split()
-
-
-def loss_settings(settings: Any) -> dict[str, Any]:
-    """Return the keyword arguments of :func:`selfsteer.losses.sso_loss`, from an SSOConfig or a recipe's section."""
-    return {"base": settings.base_loss, **{name: getattr(settings, name) for name in _LOSS_SETTINGS}}
-
-
-def check_loss_settings(settings: dict[str, Any]) -> None:
-    """Raise :class:`ConfigError` where the loss refuses these settings, before anything is computed with them."""
-    one = PairLogps(torch.tensor([-1.0]), torch.tensor([-2.0]), torch.tensor([1]), torch.tensor([1]))
-    pairs = dict.fromkeys(SSO_VIEWS, one)
-    try:
-        sso_loss(pairs, pairs, **settings)
-    except ValueError as error:
-        raise ConfigError(str(error), where="the settings of the loss (recipe section train)") from error

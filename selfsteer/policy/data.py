@@ -17,6 +17,7 @@ from selfsteer.contrast import with_token_ids
 from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.logprobs import Cell
 from selfsteer.records import Contrast
+from selfsteer.views import PAIRINGS, View, harmful_target
 
 _COLUMNS = {field.name for field in fields(Contrast)}
 _REQUIRED = [field.name for field in fields(Contrast) if field.default is MISSING and field.default_factory is MISSING]
@@ -39,6 +40,37 @@ def kept_contrasts(rows: Iterable[Contrast | Mapping[str, Any]], chat: Chat) -> 
     """Return the rows with ``kept`` set, as :class:`Contrast` with token ids of this tokenizer."""
     contrasts = (row if isinstance(row, Contrast) else _from_columns(row) for row in rows)
     return [with_token_ids(row, chat) for row in contrasts if row.kept]
+
+
+def untrainable(row: Contrast, view: View, *, allow_harmful: bool = False) -> str:
+    """Return why a row must not be trained on in a view, "" where it may be: the one place that says so."""
+    pairing = PAIRINGS[view]
+    absent = [role for role in (pairing.chosen, pairing.rejected) if role not in row.roles]
+    if absent:
+        return f"no {absent[0]} response was sampled"
+    harmful = not allow_harmful and harmful_target(row, view)
+    return f"its target, y-, is flagged as harmful ({row.negative_harmful})" if harmful else ""
+
+
+def trainable(contrasts: list[Contrast], views: Sequence[View], *, allow_harmful: bool = False) -> list[Contrast]:
+    """Return the rows that may be trained on in all of ``views``; one warning where some may not.
+
+    Raises:
+        DataError: No row is left.
+    """
+    reasons = [
+        next(filter(None, (untrainable(row, view, allow_harmful=allow_harmful) for view in views)), "")
+        for row in contrasts
+    ]
+    if not any(reasons):
+        return contrasts
+    first = next(place for place, reason in enumerate(reasons) if reason)
+    what = f"{len(reasons) - reasons.count('')} of {len(reasons)} rows can't be trained on in these views"
+    where = f"row {contrasts[first].id!r}: {reasons[first]}"
+    if all(reasons):
+        raise DataError(what, where=where, do="take an objective that needs other views, or other rows")
+    warnings.warn(f"{what} and are left out, the first is {where}", SelfsteerWarning, stacklevel=2)
+    return [row for row, reason in zip(contrasts, reasons, strict=True) if not reason]
 
 
 def without_over_long(contrasts: list[Contrast], cells: Sequence[Cell], max_length: int | None) -> list[Contrast]:

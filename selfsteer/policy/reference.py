@@ -25,20 +25,23 @@ class StartKey:
         model: The model as given, before an adapter is added: some ways to initialise one rewrite what is under it.
         cells: The C cells whose scores make the reference.
         max_length: Prompt + response tokens.
+        stored: Take the scores that rows bring for the reference whatever weights gave them, if all are of the same:
+            not of the start then, and never scored here.
 
     Attributes:
         mixed_precision: Accelerate's name of the precision.
     """
 
-    def __init__(self, model: Any, cells: Sequence[Cell], max_length: int | None) -> None:
-        self._cells, self._max_length = cells, max_length
+    def __init__(self, model: Any, cells: Sequence[Cell], max_length: int | None, *, stored: bool = False) -> None:
+        self._cells, self._max_length, self._takes_stored = cells, max_length, stored
         self._dtype, self._weights = weights_dtype(model), ""
         self.mixed_precision = "no"
 
     def read_weights(self, model: Any, rows: Sequence[Contrast]) -> None:
         """Name the weights, once, where a row asks for that: it brings scores with a key."""
-        if not self._weights and any(map(self._stored, rows)):
-            self._weights = weights_key(model)
+        keys = filter(None, map(self._stored, rows))
+        if not self._weights and (key := next(keys, None)):
+            self._weights = key.weights if self._takes_stored else weights_key(model)
 
     def reference(self, rows: Sequence[Contrast], *, refuse: bool) -> list[Tensor | None]:
         """Return each row's (C,) summed log-probs, nats, out of its scores, None where these are not the start's.
@@ -48,8 +51,15 @@ class StartKey:
             refuse: Whether scores of another start are refused, or told as None.
 
         Raises:
-            DataError: A row brings scores of other weights, settings or tokens.
+            DataError: A row brings scores of other weights, settings or tokens; or, with ``stored``, none.
         """
+        lacking = [row for row in rows if not self._stored(row)] if self._takes_stored else []
+        if lacking:
+            raise DataError(
+                "the reference is to be that of the stored scores, and there are none with a key",
+                where=f"row {lacking[0].id!r}, one of {len(lacking)} such rows",
+                do="score these rows under the reference first, or take reference='start'",
+            )
         found: list[Tensor | None] = []
         others: list[tuple[Contrast, ScoreKey, ScoreKey]] = []
         for row in rows:
@@ -58,8 +68,10 @@ class StartKey:
             found.append(_sums(row, self._cells, self._max_length) if stored and stored == own else None)
             if stored and own and stored != own:
                 others.append((row, stored, own))
-        if refuse and others:
-            raise _refusal(*others[0], len(others))
+        if others and (refuse or self._takes_stored):
+            raise _refusal(
+                *others[0], len(others), "the first row's came of" if self._takes_stored else "training starts from"
+            )
         return found
 
     def warn_of_rescoring(self, rows: Sequence[Contrast]) -> None:
@@ -93,19 +105,19 @@ class StartKey:
         return settings_key(max_length=self._max_length, dtype=self._dtype, autocast=autocast)
 
 
-def _refusal(row: Contrast, stored: ScoreKey, own: ScoreKey, count: int) -> DataError:
+def _refusal(row: Contrast, stored: ScoreKey, own: ScoreKey, count: int, whose: str) -> DataError:
     return DataError(
-        f"the stored scores are not the reference of this start: {'; '.join(_differences(stored, own))}",
+        f"the stored scores are not the reference of this start: {'; '.join(_differences(stored, own, whose))}",
         where=f"row {row.id!r}, one of {count} such rows",
         do="drop the column scores to have the reference scored anew, or start from the weights and with the settings "
         "that scored them",
     )
 
 
-def _differences(stored: ScoreKey, own: ScoreKey) -> list[str]:
+def _differences(stored: ScoreKey, own: ScoreKey, whose: str) -> list[str]:
     found = []
     if stored.weights != own.weights:
-        found.append(f"weights {stored.weights[:8]} gave them, and training starts from weights {own.weights[:8]}")
+        found.append(f"weights {stored.weights[:8]} gave them, and {whose} weights {own.weights[:8]}")
     if stored.settings != own.settings:
         found.append(f"they were computed with {stored.settings}, and training is set to {own.settings}")
     if stored.tokens != own.tokens:

@@ -14,21 +14,22 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from selfsteer.chat import Chat
 from selfsteer.errors import DataError, TrainingDiverged, WorkFailed
 from selfsteer.logprobs import PairLogps, pair_views, row_attention_on, score_cells, shares_prompts, view_cells
-from selfsteer.losses import SSOLoss, sso_loss
+from selfsteer.losses import SSOLoss
 from selfsteer.models import load_model
 from selfsteer.policy.adapters import check_trainable, with_adapter
-from selfsteer.policy.config import SSOConfig, loss_settings
-from selfsteer.policy.data import ContrastDataset, collate, kept_contrasts, without_over_long
+from selfsteer.policy.config import SSOConfig
+from selfsteer.policy.data import ContrastDataset, collate, kept_contrasts, trainable, without_over_long
+from selfsteer.policy.objective import objective_of
 from selfsteer.policy.preview import preview
 from selfsteer.policy.processes import anywhere, check_even, first_time, gathered, summed
 from selfsteer.policy.reference import StartKey
 from selfsteer.policy.start import start_gaps, start_line, start_tolerance
 from selfsteer.records import Contrast
-from selfsteer.views import SSO_VIEWS, View
+from selfsteer.views import View
 
 
 class SSOTrainer(Trainer):
-    """Train a policy on contrasts: three views, a steering loss and an on-policy weight (arXiv 2410.17131).
+    """Train a policy on contrasts (arXiv 2410.17131): with SSO's three views, or another ``objective`` of its settings.
 
     Args:
         model: A causal language model with float32 weights, or the name of one.
@@ -37,7 +38,7 @@ class SSOTrainer(Trainer):
             Rows that are not ``kept`` are left out, and so are those with a prompt of ``max_length`` tokens or more.
             Stored ``scores`` with the key of the model as given, the settings and the row's tokens are the reference
             log-probs. Other rows' reference is scored once, before the first step, with the model as given, adapters
-            active.
+            active. (An objective without a reference takes any rows; ``reference="stored"`` takes any one weights'.)
         eval_dataset: The same, for ``evaluate``; or a dictionary of such data sets. ``evaluate`` and ``predict`` also
             take new ones: before the first step any, after that such as bring scores with the start's key.
         processing_class: The model's tokenizer.
@@ -69,14 +70,16 @@ class SSOTrainer(Trainer):
         **trainer_kwargs: Any,
     ) -> None:
         model = load_model(model) if isinstance(model, str) else model
-        self.views = SSO_VIEWS if args.use_steering else SSO_VIEWS[:1]
+        self._objective = objective_of(args)
+        self.views = self._objective.views
         self.cells = view_cells(self.views)
         self._chat = Chat(processing_class)
-        self._start, self._moved = StartKey(model, self.cells, args.max_length), False
+        self._start = StartKey(model, self.cells, args.max_length, stored=args.reference == "stored")
+        self._moved = False
         train_rows, eval_rows = (
             _each(data, lambda rows: self._read(rows, args)) for data in (train_dataset, eval_dataset)
         )
-        for data in (train_rows, eval_rows):
+        for data in (train_rows, eval_rows) if self._objective.compares else ():
             _each(data, lambda rows: self._start.read_weights(model, rows))
         self._metrics: dict[str, dict[str, float]] = {split: defaultdict(float) for split in ("start", "train", "eval")}
         self.say: Callable[[str], None] = print
@@ -102,19 +105,22 @@ class SSOTrainer(Trainer):
         contrasts = kept_contrasts(rows, self._chat)
         if not contrasts:
             raise DataError("no row is kept, so there is nothing to train on", do="relax the quality filters")
-        return without_over_long(contrasts, self.cells, args.max_length)
+        rows = trainable(contrasts, self.views, allow_harmful=args.allow_harmful_targets)
+        return without_over_long(rows, self.cells, args.max_length)
 
     def _later(self, data: Any) -> Any:
         """Prepare rows that evaluate or predict is given; None, and what is prepared already, pass."""
         if data is None or isinstance(data, str | ContrastDataset):
             return data
         rows = self._read(data, self.args)
-        if not self._has_moved:
+        if not self._has_moved and self._objective.compares:
             self._start.read_weights(self.model, rows)
         return self._with_reference(rows, refuse=False)
 
     def _with_reference(self, rows: Sequence[Contrast], *, refuse: bool) -> ContrastDataset:
         """Take each row's stored scores where they are the start's, and score the others while the start is there."""
+        if not self._objective.compares:
+            return ContrastDataset(rows, torch.zeros(len(rows), len(self.cells)))
         reference = self._start.reference(rows, refuse=refuse)
         lacking = [row for row, sums in zip(rows, reference, strict=True) if sums is None]
         if lacking and self._has_moved:
@@ -189,7 +195,7 @@ class SSOTrainer(Trainer):
         reference = pair_views(inputs["reference"].to(sums.device), counts, self.cells, self.views)
         if self._starts:
             self._check_start(policy, reference)
-        bundle = sso_loss(policy, reference, **loss_settings(self.args))
+        bundle = self._objective.loss(policy, reference)
         self._check_finite(bundle.loss, contrasts)
         self._record(bundle, policy, counted)
         # Gradients are averaged over processes, while the normaliser counts the examples of all of them.
@@ -238,8 +244,9 @@ class SSOTrainer(Trainer):
             figures[f"rewards/{view}/chosen"], figures[f"rewards/{view}/rejected"] = chosen, rejected
             figures[f"rewards/{view}/accuracy"] = (chosen > rejected).float()
             figures[f"rewards/{view}/margin"] = chosen - rejected
-            figures[f"mean_logps/{view}/chosen"] = policy[view].chosen_mean
-            figures[f"mean_logps/{view}/rejected"] = policy[view].rejected_mean
+        for view, pair in policy.items():
+            figures[f"mean_logps/{view}/chosen"] = pair.chosen_mean
+            figures[f"mean_logps/{view}/rejected"] = pair.rejected_mean
         self._add("train" if self.model.training else "eval", figures, counted)
         if self._starts:
             self._add("start", bundle.terms, counted)
@@ -253,7 +260,8 @@ class SSOTrainer(Trainer):
     @property
     def _starts(self) -> bool:
         """Whether the policy has to equal its reference: before the first step, unless another one is meant."""
-        return bool(self.args.check_start and self.model.training and self.state.global_step == 0)
+        own = self.args.check_start and self.args.reference == "start" and self._objective.compares
+        return bool(own and self.model.training and self.state.global_step == 0)
 
     def _say_start(self) -> None:
         means = self._means("start", "")

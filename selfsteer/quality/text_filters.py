@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -27,20 +28,20 @@ class Empty(Filter):
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the empty responses."""
-        empty = [f"{role} response" for role in ALL_ROLES if not getattr(row, f"{role}_response").strip()]
+        empty = [f"{role} response" for role in row.roles if not getattr(row, f"{role}_response").strip()]
         return f"no text in the {' and the '.join(empty)}" if empty else ""
 
 
 class Identical(Filter):
-    """Two of the three responses are equal but for white space (paper, section 4, cleaning)."""
+    """Two of the responses are equal but for white space (paper, section 4, cleaning)."""
 
     name = "identical"
     relax = "sample at a higher temperature, or use principles that differ more"
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the first pair that is equal."""
-        texts: dict[str, list[str]] = {role: getattr(row, f"{role}_response").split() for role in ALL_ROLES}
-        for one, other in (("positive", "negative"), ("positive", "original"), ("negative", "original")):
+        texts: dict[str, list[str]] = {role: getattr(row, f"{role}_response").split() for role in row.roles}
+        for one, other in combinations(row.roles, 2):
             if texts[one] == texts[other]:
                 return f"{SYMBOLS[f'{one}_response']} equals {SYMBOLS[f'{other}_response']}"
         return ""

@@ -1,6 +1,24 @@
 """Queries: the prompts to align on, read from the forms people keep them in, cleaned, and grown from a seed set."""
 
 from selfsteer.queries.checks import Checks, Fault
-from selfsteer.queries.load import Dropped, Loaded, load_queries, source_fingerprint, stream_queries
+from selfsteer.queries.load import (
+    Dropped,
+    Loaded,
+    check_dataset_split,
+    load_queries,
+    source_fingerprint,
+    source_rows,
+    stream_queries,
+)
 
-__all__ = ["Checks", "Dropped", "Fault", "Loaded", "load_queries", "source_fingerprint", "stream_queries"]
+__all__ = [
+    "Checks",
+    "Dropped",
+    "Fault",
+    "Loaded",
+    "check_dataset_split",
+    "load_queries",
+    "source_fingerprint",
+    "source_rows",
+    "stream_queries",
+]

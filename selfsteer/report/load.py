@@ -83,9 +83,14 @@ def dig_numbers(value: Any, *path: str) -> list[float | None]:
     return [dig_number({"item": item}, "item") for item in found] if isinstance(found, list) else []
 
 
-def train_steps(metrics: list[Json]) -> list[Json]:
-    """Return the training log in order, one row a (round, step): the newest, since a resumed run repeats steps."""
-    rows = [row for row in metrics if row.get("stage") == "train" and dig_number(row, "step") is not None]
+def train_steps(metrics: list[Json], stage: str = "train") -> list[Json]:
+    """Return the training log in order, one row a (round, step): the newest, since a resumed run repeats steps.
+
+    Args:
+        metrics: The lines of metrics.jsonl.
+        stage: "train" for the policy's training, "generator" for the generator's.
+    """
+    rows = [row for row in metrics if row.get("stage") == stage and dig_number(row, "step") is not None]
     newest = {(dig_number(row, "round") or 0, row["step"]): row for row in rows}
     return [newest[key] for key in sorted(newest)]
 

@@ -66,6 +66,7 @@ def _context(run: Run) -> Json:
         "lengths": figures.length_figure(policies),
         "logps": figures.logps_figure(policies),
         "logps_table": tables.logps_table(policies),
+        "rounds": tables.round_table(rounds, policies),
         "training": tables.training_table(rounds),
         "training_figures": _training_figures(run),
         "quality": figures.quality_figure(rounds),
@@ -113,8 +114,12 @@ def _head(summary: Json) -> Json:
 def _lead(summary: Json) -> str:
     rounds = dig_rows(summary, "rounds")
     used, kept = (_last(rounds, *path) for path in (("queries", "used"), ("quality", "kept")))
-    start = f"From {count(used, 'query', 'queries')} and no labels, the model wrote contrasting answers"
     pairs = f"{count(kept, 'pair')} passed quality control"
+    if summary.get("annotated"):
+        return f"The model was trained on annotated preferences ({label(summary['annotated'], 120)}); {pairs}."
+    who = "a generator trained from the model" if summary.get("mode") == "generator" else "the model"
+    who = label(summary["writer"], 120) if summary.get("writer") else who
+    start = f"From {count(used, 'query', 'queries')} and no labels, {who} wrote contrasting answers"
     if summary.get("mode") == "data-only":
         return f"{start}; {pairs}. This run made the data only: nothing was trained."
     if len(rounds) == 1:
@@ -172,10 +177,11 @@ def _training_figures(run: Run) -> list[Figure]:
         return []
     if run.metrics is None:
         return [Figure(title, "", [], "The training curves are left out: the run directory has no metrics.jsonl.")]
-    steps = train_steps(run.metrics)
+    steps, generator = train_steps(run.metrics), train_steps(run.metrics, "generator")
     if not steps:
         return [Figure(title, "", [], "The training curves are left out: metrics.jsonl holds no training step.")]
-    return [figures.loss_figure(steps), figures.rewards_figure(steps)]
+    of_generator = [figures.rewards_figure(generator, "The generator's training")] if generator else []
+    return [figures.loss_figure(steps), figures.rewards_figure(steps), *of_generator]
 
 
 def _sample(row: Json) -> Json:

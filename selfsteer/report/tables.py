@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfsteer.report.load import Json, dig, dig_dict, dig_number, dig_rows
-from selfsteer.report.wording import Form, duration, label, maybe, number, plain, rate
+from selfsteer.report.wording import Form, duration, label, maybe, number, percent, plain, rate
 
 MOST_DROPS = 20
 
@@ -113,6 +113,38 @@ def threshold_table(rounds: Sequence[Json]) -> Table:
     return dataclasses.replace(table, rows=rows)
 
 
+def round_table(rounds: Sequence[Json], policies: Sequence[Json]) -> Table:
+    """What each round's data are like, before the filters, and what the policy trained on them has learnt.
+
+    A generator's data stand in a row of their own, before those that it made.
+    """
+    accuracy = {_round(policy): dig_number(policy, "implicit", "accuracy") for policy in policies}
+    rows = []
+    for row in rounds:
+        if dig_dict(row, "generator"):
+            rows.append([f"{_round(row)}, for the generator", *_data_cells(dig_dict(row, "generator")), ""])
+        rows.append([_round(row), *_data_cells(row), maybe(accuracy.get(_round(row)), percent)])
+    head = ["Round", "Pairs kept", "Length of y⁺", "of y⁻", "On-policyness of y⁺", "of y⁻", "Steering margin",
+            "Implicit accuracy"]  # fmt: skip
+    known = [row for row in rounds if dig_dict(row, "data")]
+    return _table("What each round trained on", head, rows if known else [], "The rounds' data were not measured.")
+
+
+def _data_cells(made: Json) -> list[str]:
+    kept, total = (dig_number(made, "quality", name) for name in ("kept", "total"))
+    share = None if kept is None or not total else kept / total
+    lengths = [maybe(dig_number(made, "data", "length", role), lambda n: number(n, 1)) for role in _PAIR]
+    chances = [_nats(made, "data", "onpolicyness", f"{role}_response") for role in _PAIR]
+    return [
+        f"{maybe(kept, number)} ({maybe(share, percent)})",
+        *lengths,
+        *chances,
+        _nats(made, "data", "steering_margin"),
+    ]
+
+
+_PAIR = ("positive", "negative")
+
 _TRAINING: dict[str, Form] = {
     "examples": number,
     "steps": number,
@@ -124,17 +156,22 @@ _TRAINING: dict[str, Form] = {
 
 
 def training_table(rounds: Sequence[Json]) -> Table:
-    """Settings and cost of training, a round a row."""
+    """Settings and cost of training, a round a row; a generator's training has a row of its own."""
     rows = []
     for row in rounds:
-        if dig_dict(row, "training"):
-            cells = {key: maybe(dig_number(row, "training", key), form) for key, form in _TRAINING.items()}
-            loss, precision = (label(dig(row, "training", key)) for key in ("base_loss", "precision"))
-            first, last = ("examples", "steps", "epochs"), ("seconds", "peak_memory_gb")
-            start = [_round(row), *(cells[key] for key in first), loss, cells["learning_rate"], precision]
-            rows.append(start + [cells[key] for key in last])
+        for made, name in ((dig_dict(row, "generator"), f"{_round(row)}, the generator"), (row, _round(row))):
+            if dig_dict(made, "training"):
+                rows.append([name, *_training_cells(dig_dict(made, "training"))])
     head = ["Round", "Examples", "Steps", "Epochs", "Base loss", "Learning rate", "Precision", "Time", "Peak memory"]
     return _table("What was trained", head, rows, "Nothing was trained in this run.")
+
+
+def _training_cells(training: Json) -> list[str]:
+    cells = {key: maybe(dig_number(training, key), form) for key, form in _TRAINING.items()}
+    loss, precision = (label(training.get(key)) for key in ("base_loss", "precision"))
+    first, last = ("examples", "steps", "epochs"), ("seconds", "peak_memory_gb")
+    start = [*(cells[key] for key in first), loss, cells["learning_rate"], precision]
+    return start + [cells[key] for key in last]
 
 
 def stage_table(stages: Sequence[Json]) -> Table:

@@ -12,7 +12,7 @@ from selfsteer.files import read_json_lines
 from selfsteer.loop import generate, run
 from selfsteer.loop.display import Display
 from selfsteer.loop.planning import State, changed, plan
-from selfsteer.loop.run import data_only, open_stages
+from selfsteer.loop.run import open_stages
 from selfsteer.loop.store import kept, stage_key
 
 from .helpers import scripted_recipe, small_recipe, without_reports
@@ -113,7 +113,7 @@ def test_a_setting_taken_back_finds_the_first_result(queries, copied):
 
 
 def test_generating_plans_no_held_out_stage(queries, tmp_path):
-    recipe = data_only(scripted_recipe(queries))
+    recipe = scripted_recipe(queries)
     with without_reports():
         generate(recipe, tmp_path / "run")
     steps = _plan(recipe, tmp_path / "run", measure=False)

@@ -20,7 +20,7 @@ QUALITY = load_set("quality")
 def test_thoughts_are_kept_apart_from_the_answer_and_their_opening_is_closed(apart):
     chat = Chat(tokenizer_of("deepseek-r1"))
     writer = Answering(chat, [said(chat, "Accuracy, Safety")])
-    (row,) = writing.principled(Recipe(), QUALITY, writer, chat, asked_queries(1)).rows
+    (row,) = writing.principled(Recipe(), QUALITY, writer, [chat], asked_queries(1)).rows
     found = said(chat, "It scatters.</think>\n\nBlue light scatters most.")
     responses = {
         (row.id, role): Response(row.id, role, found.text, "stop", found.token_ids, found.prompt_token_ids)

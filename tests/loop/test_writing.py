@@ -40,7 +40,7 @@ def test_aspects_that_a_model_merely_thought_of_are_not_chosen():
         said(chat, "Safety, Engagement, and then I ran out of tok"),
     ]
     backend = Answering(chat, answers)
-    done = writing.principled(Recipe(), QUALITY, backend, backend.chat, asked_queries(2))
+    done = writing.principled(Recipe(), QUALITY, backend, [chat], asked_queries(2))
     assert [(row.aspects[:2], row.choice) for row in done.rows] == [
         (["Accuracy", "Logicality"], "model"),
         ([*QUALITY.fallback][:2], "fallback"),
@@ -51,7 +51,7 @@ def test_aspects_that_a_model_merely_thought_of_are_not_chosen():
 def test_a_model_that_does_not_think_gets_few_tokens_to_choose():
     chat = Chat(tokenizer_of("chatml"))
     backend = Answering(chat, [said(chat, "Accuracy, Safety")])
-    assert writing.principled(Recipe(), QUALITY, backend, backend.chat, asked_queries(1)).rows[0].aspects[:2] == [
+    assert writing.principled(Recipe(), QUALITY, backend, [chat], asked_queries(1)).rows[0].aspects[:2] == [
         "Accuracy",
         "Safety",
     ]
@@ -61,14 +61,14 @@ def test_a_model_that_does_not_think_gets_few_tokens_to_choose():
 def test_a_choice_that_failed_is_a_failure_of_its_query():
     failure = Failure(WorkFailed("the server answers with status 500"))
     backend = Answering(None, [failure, Completion("Accuracy, Safety", "stop")])
-    done = writing.principled(Recipe(), QUALITY, backend, backend.chat, asked_queries(2))
+    done = writing.principled(Recipe(), QUALITY, backend, [], asked_queries(2))
     assert [row.id for row in done.rows] == ["q1"] and done.failures == {"q0": failure}
 
 
 def test_a_pair_is_written_for_each_chosen_aspect_and_the_adjectives_are_still_stated():
     written = answer(Safety=("Warn of the sun.", "Stare at it."), Accuracy=("Say Rayleigh.", "Say it is paint."))
     writer = Answering(None, [done("Accuracy, Safety")], [done(written)])
-    (row,) = writing.principled(recipe("per_aspect"), QUALITY, writer, None, asked_queries(1)).rows
+    (row,) = writing.principled(recipe("per_aspect"), QUALITY, writer, [], asked_queries(1)).rows
     assert (row.aspects, row.choice, row.writing) == (["Accuracy", "Safety"], "model", "ok")
     assert row.positive_principle == "Say Rayleigh.\nWarn of the sun."
     assert row.negative_principle == "Say it is paint.\nStare at it."
@@ -81,7 +81,7 @@ def test_what_was_not_written_is_the_sets_own():
     one, other = answer(Accuracy=("Say Rayleigh.", "Say it is paint.")), "I can't do that."
     chosen = [done("Accuracy, Safety")] * 2
     writer = Answering(None, chosen, [done(one), done(other)])
-    rows = writing.principled(recipe("per_aspect"), QUALITY, writer, None, asked_queries(2)).rows
+    rows = writing.principled(recipe("per_aspect"), QUALITY, writer, [], asked_queries(2)).rows
     safety, accuracy = QUALITY.aspect("Safety"), QUALITY.aspect("Accuracy")
     assert [row.writing for row in rows] == ["fallback", "fallback"]
     assert rows[0].positive_principle == f"Say Rayleigh.\n{safety.positive_principle}"
@@ -92,7 +92,7 @@ def test_extra_aspects_are_written_for_too():
     written = answer(Accuracy=("A.", "B."), Concision=("C.", "D."))
     writer = Answering(None, [done("Accuracy")], [done(written)])
     (row,) = writing.principled(
-        recipe("per_aspect", extra_rate=1.0, aspects_per_query=1), QUALITY, writer, None, asked_queries(1)
+        recipe("per_aspect", extra_rate=1.0, aspects_per_query=1), QUALITY, writer, [], asked_queries(1)
     ).rows
     assert (row.aspects, row.positive_principle, row.writing) == (["Accuracy", "Concision"], "A.\nC.", "ok")
     assert "- Concision (" in writer.prompts[1][0][-1]["content"]
@@ -103,13 +103,13 @@ def test_a_failure_to_choose_or_to_write_is_one_of_its_query():
     chosen = [done("Accuracy, Safety"), lost, done("Accuracy, Safety")]
     written = answer(Accuracy=("A.", "B."), Safety=("C.", "D."))
     writer = Answering(None, chosen, [late, done(written)])
-    found = writing.principled(recipe("per_aspect"), QUALITY, writer, None, asked_queries(3))
+    found = writing.principled(recipe("per_aspect"), QUALITY, writer, [], asked_queries(3))
     assert [row.id for row in found.rows] == ["q2"] and found.failures == {"q0": late, "q1": lost}
 
 
 def test_a_guideline_stands_alone():
     writer = Answering(None, [done('{"good": "Say Rayleigh.", "bad": "Say it is paint."}')])
-    (row,) = writing.principled(recipe("guideline"), BRIEF, writer, None, asked_queries(1)).rows
+    (row,) = writing.principled(recipe("guideline"), BRIEF, writer, [], asked_queries(1)).rows
     assert (row.aspects, row.choice, row.writing) == ([], "none", "ok")
     assert row.positive_prompt[0] == {"role": "system", "content": "Say Rayleigh."}
     assert row.negative_prompt[0] == {"role": "system", "content": "Say it is paint."}
@@ -117,7 +117,7 @@ def test_a_guideline_stands_alone():
 
 def test_with_full_steering_a_guideline_is_to_be_kept_to_and_not_told():
     writer = Answering(None, [done('{"good": "Say Rayleigh.", "bad": "Say it is paint."}')])
-    (row,) = writing.principled(recipe("guideline"), QUALITY, writer, None, asked_queries(1)).rows
+    (row,) = writing.principled(recipe("guideline"), QUALITY, writer, [], asked_queries(1)).rows
     said_to = row.positive_prompt[0]["content"]
     assert said_to.splitlines()[:2] == ["Keep to the following:", "Say Rayleigh."] and "Do not mention" in said_to
 
@@ -125,7 +125,7 @@ def test_with_full_steering_a_guideline_is_to_be_kept_to_and_not_told():
 def test_a_query_without_a_guideline_is_made_as_with_fixed_principles():
     answers = [done("Blue light scatters."), done('{"good": "Say Rayleigh.", "bad": "Say it is paint."}')]
     writer = Answering(None, answers, [done("Logicality, Safety")])
-    fallen, written = writing.principled(recipe("guideline"), QUALITY, writer, None, asked_queries(2)).rows
+    fallen, written = writing.principled(recipe("guideline"), QUALITY, writer, [], asked_queries(2)).rows
     assert (fallen.id, fallen.aspects, fallen.choice) == ("q0", ["Logicality", "Safety"], "model")
     assert fallen.positive_principle.splitlines()[0] == QUALITY.aspect("Logicality").positive_principle
     assert (fallen.writing, written.writing, written.aspects) == ("fallback", "ok", [])
@@ -134,13 +134,13 @@ def test_a_query_without_a_guideline_is_made_as_with_fixed_principles():
 def test_a_failed_guideline_is_a_failure_and_so_is_a_failed_choice_in_its_place():
     lost, late = Failure(WorkFailed("no guideline")), Failure(WorkFailed("no choice"))
     writer = Answering(None, [lost, done("nothing")], [late])
-    found = writing.principled(recipe("guideline"), QUALITY, writer, None, asked_queries(2))
+    found = writing.principled(recipe("guideline"), QUALITY, writer, [], asked_queries(2))
     assert found.rows == [] and found.failures == {"q0": lost, "q1": late}
 
 
 def test_what_an_answer_that_was_cut_off_leaves_open_is_no_guideline():
     writer = Answering(None, [done('{"good": "Say Rayleigh.", "bad": "Say it is', "length")], [done("Safety")])
-    (row,) = writing.principled(recipe("guideline"), QUALITY, writer, None, asked_queries(1)).rows
+    (row,) = writing.principled(recipe("guideline"), QUALITY, writer, [], asked_queries(1)).rows
     assert row.writing == "fallback" and "Say it is" not in row.negative_principle
 
 
@@ -148,7 +148,7 @@ def test_a_reasoning_models_thoughts_are_no_principles_and_it_is_held_to_no_sche
     chat = Chat(tokenizer_of("deepseek-r1"))
     text = '{"good": "A draft.", "bad": "B."} no</think>{"good": "Say Rayleigh.", "bad": "Say it is paint."}'
     writer = Answering(chat, [said(chat, text)])
-    (row,) = writing.principled(recipe("guideline"), QUALITY, writer, chat, asked_queries(1)).rows
+    (row,) = writing.principled(recipe("guideline"), QUALITY, writer, [chat], asked_queries(1)).rows
     assert row.positive_principle == "Say Rayleigh."
     assert writer.samplings[0].json_schema is None
     assert writer.samplings[0].max_new_tokens == Recipe().generation.max_new_tokens, "room to think"
@@ -158,7 +158,7 @@ def test_a_reasoning_models_thoughts_are_no_principles_and_it_is_held_to_no_sche
 def test_all_that_prompts_have_in_common_is_computed_once(strategy):
     chat = Chat(tokenizer_of("chatml"))
     writer = Answering(chat, *[[said(chat, "Safety")] * 2 for _ in range(2)])
-    writing.principled(recipe(strategy), QUALITY, writer, chat, asked_queries(2))
+    writing.principled(recipe(strategy), QUALITY, writer, [chat], asked_queries(2))
     asked = 1 if strategy == "per_aspect" else 0
     prompt, prefix = chat.encode(writer.prompts[asked][0]), writer.prefixes[asked]
     assert prompt[: len(prefix)] == prefix
@@ -169,12 +169,12 @@ def test_all_that_prompts_have_in_common_is_computed_once(strategy):
 def test_steered_prompts_have_the_form_of_the_policy_and_not_of_the_writer():
     policy, writer = Chat(tokenizer_of("gemma")), Answering(None, [done('{"good": "A.", "bad": "B."}')])
     assert policy.system_role == "folded"
-    (row,) = writing.principled(recipe("guideline"), BRIEF, writer, policy, asked_queries(1)).rows
+    (row,) = writing.principled(recipe("guideline"), BRIEF, writer, [policy], asked_queries(1)).rows
     assert [message["role"] for message in row.positive_prompt] == ["user"]
 
 
 @pytest.mark.parametrize("strategy", ["per_aspect", "guideline"])
 def test_the_scripted_backend_writes_what_is_asked_for(strategy):
-    found = writing.principled(recipe(strategy), QUALITY, ScriptedBackend(), None, asked_queries(3))
+    found = writing.principled(recipe(strategy), QUALITY, ScriptedBackend(), [], asked_queries(3))
     assert [row.writing for row in found.rows] == ["ok"] * 3
     assert all("short" in row.positive_principle and "long" in row.negative_principle for row in found.rows)

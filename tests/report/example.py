@@ -95,6 +95,11 @@ def _round(number: int) -> Json:
         "aspects": {"Brevity": 20 + number, "Directness": 12},
         "choices": {"model": 30, "fallback": 9},
         "writings": {"ok": 31, "repaired": 5, "fallback": 3},
+        "data": {
+            "length": {"positive": 61.5, "negative": 101.25, "original": 80.0},
+            "onpolicyness": {"positive_response": 0.291, "negative_response": 0.382, "mean": 0.3365},
+            "steering_margin": 0.15 + number / 100,
+        },
         "quality": {
             "total": 39,
             "kept": 24,

@@ -49,6 +49,20 @@ class Page(HTMLParser):
         wanted = attributes.items()
         return [found for found in self.elements if found.tag == tag and wanted <= found.attributes.items()]
 
+    def rows(self, caption: str) -> list[list[str]]:
+        """Return the cells of the table of that caption, row by row, its head first."""
+        captions = [place for place, found in enumerate(self.elements) if found.tag == "caption"]
+        (start,) = [place for place in captions if self.elements[place].text.strip() == caption]
+        rows: list[list[str]] = []
+        for found in self.elements[start + 1 :]:
+            if found.tag == "caption":
+                break
+            if found.tag == "tr":
+                rows.append([])
+            elif found.tag in ("th", "td"):
+                rows[-1].append(found.text.strip())
+        return rows
+
     def unclosed(self) -> list[str]:
         return self._open
 

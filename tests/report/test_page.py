@@ -263,3 +263,26 @@ def test_many_queries_and_rounds(tmp_path: Path) -> None:
     assert path.stat().st_size < 4_000_000
     assert "Of 500 queries 200 or fewer are drawn; the means are over all." in page.text
     assert "35 more" in page.text
+
+
+def test_rounds_are_told_side_by_side(three: Page) -> None:
+    _, *rows = three.rows("What each round trained on")
+    assert [row[0] for row in rows] == ["1", "2", "3"]
+    for number, row in enumerate(rows, 1):
+        assert row[1:6] == ["24 (62\u202f%)", "61.5", "101.2", "0.291", "0.382"]
+        assert row[6] == f"{0.15 + number / 100:.3f}"
+
+
+def test_a_generator_has_rows_of_its_own(tmp_path: Path) -> None:
+    summary = full_summary()
+    summary["mode"] = "generator"
+    made = summary["rounds"][0]
+    made["generator"] = {"quality": {"total": 8, "kept": 4}, "data": made["data"], "training": made["training"]}
+    lines = metrics_lines()
+    lines += [line | {"stage": "generator"} for line in lines]
+    page = read_report(write_run(tmp_path / "run", summary, lines, recipe_text()))
+    data = page.rows("What each round trained on")[1:]
+    assert [row[:2] for row in data] == [["1, for the generator", "4 (50\u202f%)"], ["1", "24 (62\u202f%)"]]
+    assert [row[0] for row in page.rows("What was trained")[1:]] == ["1, the generator", "1"]
+    assert "a generator trained from the model wrote" in page.text
+    assert "The generator's training: what each view has learned" in page.text

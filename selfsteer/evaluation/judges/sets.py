@@ -58,7 +58,7 @@ def load_pairs(path: Path, *, limit: int | None = None, seed: int = 0) -> PairSe
     for number, (where, row) in enumerate(read_file(path), 1):
         own_id = f"{name}-{number}"
         try:
-            pairs.append(_pair(row, where, own_id, name))
+            pairs.append(pair_of(row, where, own_id, name))
         except Unusable as unusable:
             dropped.append(Dropped(own_id, where, str(unusable)))
     if not pairs:
@@ -227,7 +227,19 @@ _FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[_Row], _Content]]] = {
 """Forms by name: the keys that a row of that form has, and what reads it. The first that fits is taken."""
 
 
-def _pair(row: Any, where: str, own_id: str, name: str) -> Pair:
+def pair_of(row: Any, where: str, own_id: str, name: str) -> Pair:
+    """Return the pair of a row in any of the known forms.
+
+    Args:
+        row: As it was read.
+        where: File and line, for messages.
+        own_id: The pair's id.
+        name: Its subset, where the row names none.
+
+    Raises:
+        DataError: The row has no known form or a wrong cell.
+        Unusable: It is well-formed and holds no two answers to one conversation.
+    """
     cells = row if isinstance(row, dict) else {}
     for keys, read in _FORMS.values():
         if set(keys) <= cells.keys():

@@ -25,7 +25,7 @@ from selfsteer.loop.estimating.arithmetic import Arithmetic, Row, arithmetic
 from selfsteer.loop.estimating.lengths import first_queries
 from selfsteer.loop.estimating.rates import Rates, Sample
 from selfsteer.loop.estimating.shape import ModelShape
-from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.models import Policy
 from selfsteer.loop.store import Store
 from selfsteer.quality import FilterChain, parse_filters
 from selfsteer.records import ROLES, Contrast, Principled, Response
@@ -59,10 +59,7 @@ def calibrate(
         InputError, WorkFailed: As in a run.
     """
     with TemporaryDirectory() as folder:
-        own = DataStages(
-            stages.recipe, stages.principle_set, Store(Path(folder), Display(quiet=True)),
-            Models(stages.recipe, Path(folder)),
-        )  # fmt: skip
+        own = DataStages.of(stages.recipe, Store(Path(folder), Display(quiet=True)))
         try:
             return _Calibration(own, shape, say).go()
         finally:
@@ -94,7 +91,8 @@ class _Calibration:
     def _ask(self, backend: Backend) -> tuple[float, list[Principled]]:
         """Choose aspects for a batch of queries, twice: what all questions share is computed by the first."""
         queries = first_queries(self.recipe.queries, min(self.recipe.generation.batch, _MOST))
-        asked = self.recipe, self.stages.principle_set, backend, self.models.chat(self.policy)
+        chat = self.models.chat(self.policy)
+        asked = self.recipe, self.stages.principle_set, backend, [chat] if chat else []
         writing.principled(*asked, queries[:1])
         started = time.perf_counter()
         rows = list(writing.principled(*asked, queries).rows)
@@ -171,10 +169,11 @@ class _Calibration:
 
         from selfsteer.logprobs import row_attention_on
         from selfsteer.logprobs.rows import rows_of
-        from selfsteer.loop.training import open_trainer
+        from selfsteer.loop.training import Training, open_trainer
         from selfsteer.policy.data import collate
 
-        trainer = open_trainer(self.recipe, self.models, rows, self.policy, self.models.run_dir / "checkpoints")
+        training = Training("policy", 1, [], self.policy, self.policy)
+        trainer = open_trainer(self.stages, training, rows, self.models.run_dir / "checkpoints")
         trainer.state.global_step = 1  # after the first of the steps the policy is not its reference any more
         model = trainer.model.train()
         micro = min(self.recipe.train.micro_batch_size, self.recipe.train.batch_size, trainer.examples)

@@ -72,7 +72,7 @@ class Costs:
         seconds = {
             "queries": lambda: 0.0,
             "principles": lambda: self._asking(count),
-            "responses": lambda: self._sampling(count),
+            "responses": lambda: self._sampling(count, heldout=heldout),
             "scores": lambda: self._loading() + self._scoring(self.scored, count),
             "contrasts": lambda: 0.0,
             "policy": self._training,
@@ -83,6 +83,11 @@ class Costs:
         passing = 0.0
         if stage == "policy":
             disk, passing = self.policy_bytes, self.checkpoint_bytes * min(3, self.checkpoints)
+        elif stage == "generator":  # its weights go when it has answered, unless the recipe keeps them
+            disk = self.policy_bytes if self.recipe.generator.keep else 0.0
+            passing = self.policy_bytes - disk + self.checkpoint_bytes * min(3, self.checkpoints)
+        elif stage == "average":
+            disk = self.policy_bytes
         else:
             disk = math.ceil(count / BLOCK) * _FILE_BYTES + count * (_ROW_BYTES + _TOKEN_BYTES * rows.get(stage, 0.0))
         return Cost(seconds, disk, passing)
@@ -167,13 +172,17 @@ class Costs:
         once = self._reading(self.prompts.shared) if self.prompts.shared else 0.0
         return self._loading() + once + batches * self.rates.asking
 
-    def _sampling(self, count: int) -> float | None:
+    def _sampling(self, count: int, *, heldout: bool) -> float | None:
+        generation = self.recipe.generation
+        if not heldout and (generation.model or (self.shape and generation.weightless)):
+            return None  # whoever writes in the policy's place was not measured
         if self.shape is None or self.rates is None:
             return None if self.recipe.generation.backend == "endpoint" else 0.0
         batch, limit = self.recipe.generation.batch, self.recipe.generation.max_new_tokens
         lengths = dict(zip(("original", "positive", "negative"), self.prompts[:3], strict=True))
-        one = sum(self._batch(lengths[role], self.sample.longest(role, limit, batch)) for role in ROLES) / len(ROLES)
-        return self._loading() + math.ceil(len(ROLES) * count / batch) * one
+        roles = ROLES if heldout or self.recipe.mode != "generator" else ROLES[:2]
+        one = sum(self._batch(lengths[role], self.sample.longest(role, limit, batch)) for role in roles) / len(roles)
+        return self._loading() + math.ceil(len(roles) * count / batch) * one
 
     def _batch(self, prompt: float, steps: float) -> float:
         """Seconds of a batch: its prompts are read, then each step sees what came before it."""
@@ -209,9 +218,9 @@ class Costs:
     @property
     def _cells(self) -> list[tuple[str, str]]:
         from selfsteer.logprobs import view_cells
-        from selfsteer.views import SSO_VIEWS
+        from selfsteer.policy.objective import objective_of
 
-        return list(view_cells(SSO_VIEWS if self.recipe.train.use_steering else SSO_VIEWS[:1]))
+        return list(view_cells(objective_of(self.recipe.train).views))
 
     @property
     def _lengths(self) -> Mapping[str, float]:

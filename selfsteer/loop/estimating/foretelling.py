@@ -38,7 +38,12 @@ def start_of(models: Models) -> Policy:
     Raises:
         ModelError: There is no such model, or it is not on this machine yet.
     """
-    return Policy(0, models.name if models.weightless else source_of(models.name), "")
+    if models.weightless:
+        return dataclasses.replace(models.stand_in(), fingerprint="")
+    settings, generation = models.recipe.model, models.recipe.generation
+    backend = "transformers" if generation.weightless else generation.backend
+    options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
+    return Policy(0, source_of(models.name), "", backend, models.name, options)
 
 
 def rates_of(models: Models, shape: ModelShape) -> Rates:

@@ -124,7 +124,7 @@ def machine(device: str) -> str:
 def rates_file(shape: ModelShape, recipe: Recipe, device: str, precisions: tuple[str, str]) -> Path:
     """Return where the rates of a machine, an architecture, a precision, a batch and a way of training are kept."""
     train = recipe.train
-    way = [train.lora and train.lora.model_dump(), train.gradient_checkpointing, train.use_steering]
+    way = [train.lora and train.lora.model_dump(), train.gradient_checkpointing, train.use_steering, train.objective]
     backend = [recipe.generation.backend, recipe.generation.batch]
     named = [_FORMAT, machine(device), dataclasses.asdict(shape), precisions, backend, way]
     return cache_folder() / "rates" / f"{fingerprint(named)}.json"

@@ -36,9 +36,9 @@ _CAPTION = (
 )
 
 
-def rewards_figure(steps: Sequence[Json]) -> Figure:
-    """Figure: rewards of chosen and rejected and their margin by step, one panel a view."""
-    title = "Training: what each view has learned"
+def rewards_figure(steps: Sequence[Json], what: str = "Training") -> Figure:
+    """Figure: rewards of chosen and rejected and their margin by step, one panel a view; ``what`` heads it."""
+    title = f"{what}: what each view has learned"
     found = {match[1] for row in steps for key in row if (match := re.fullmatch(r"rewards/(\w+)/margin", key))}
     order = [str(view) for view in PAIRINGS]
     views = sorted(found, key=lambda view: (order.index(view) if view in order else len(order), view))

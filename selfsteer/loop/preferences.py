@@ -1,0 +1,164 @@
+"""Annotated preferences in place of generated ones: a data set in TRL's form becomes rows for the base view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import DataError
+from selfsteer.evaluation.judges.base import Pair
+from selfsteer.evaluation.judges.sets import pair_of
+from selfsteer.loop.blocks import BLOCK, NAMED, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.data import DataStages, stage_folder
+from selfsteer.loop.figures import data_figures
+from selfsteer.loop.ledger import Entry
+from selfsteer.loop.models import Policy
+from selfsteer.loop.splitting import query_files
+from selfsteer.loop.store import Workspace, in_batches
+from selfsteer.loop.work import fitting
+from selfsteer.queries import check_dataset_split, source_fingerprint, source_rows
+from selfsteer.queries.rows import Unusable
+from selfsteer.records import Contrast, Message, Query, count_rows, read_rows, write_rows
+
+_SCORE_BATCH = 8
+
+
+def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
+    """Read the recipe's preference data set, whose labels are taken for true: chosen is y+, rejected y-, and no yo.
+
+    Raises:
+        DataError: The source is not there, a row has no known form, or no pair is left.
+    """
+    settings = stages.recipe.preferences
+    source = str(settings.source)
+    check_dataset_split(source, settings.dataset_split, "preferences.dataset_split")
+    depends = {
+        "settings": settings.model_dump(),
+        "content": source_fingerprint(source),
+        "heldout": queries.key,
+    }
+    held = query_files(stages.store.files(queries), "heldout", queries.info["heldout"])
+    heldout = [query.prompt for query in read_rows(held, Query)]
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        return _Reading(space, heldout).go(_numbered(source, settings.dataset_split), settings.limit, source)
+
+    def note(info: dict[str, Any]) -> str:
+        left_out = f", {info['left_out']} left out" if info["left_out"] else ""
+        return f": {info['pairs']} pairs to train on{left_out}"
+
+    return stages.store.stage(
+        "preferences", 1, depends, write, folder="round-01/preferences", units=1, title="read preferences", note=note
+    )
+
+
+def scored_preferences(stages: DataStages, preferences: Entry, policy: Policy) -> Entry:
+    """Score the pairs under the plain prompt by the policy that is to be trained: its reference."""
+    depends = {"preferences": preferences.key} | stages.scoring(policy)
+    files = stages.store.files(preferences)
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        from selfsteer.loop.scoring import PLAIN_CELLS
+
+        scorer = stages.models.scorer(policy)
+        assert scorer is not None  # whoever is trained has weights
+
+        def plan(number: int) -> Plan[Contrast]:
+            fits, left_out = fitting(list(read_rows([files[number]], Contrast)), scorer.chat, stages.recipe)
+            return Plan(in_batches(fits, _SCORE_BATCH), left_out)
+
+        def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
+            return Done(scorer.score(batch, PLAIN_CELLS))
+
+        paths, info = do_blocks(space, len(files), Work(Contrast, plan, do))
+        return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
+
+    return stages.store.stage(
+        "scores", 1, depends, write, folder=stage_folder("train", 1, "scores"), units=sum(map(count_rows, files)),
+        title="score preferences, round 1",
+    )  # fmt: skip
+
+
+def _numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield (id, where, row, origin); an id is the origin's name and the row's number in it."""
+    numbers: dict[str, int] = {}
+    for where, row, origin in source_rows(source, split):
+        numbers[origin] = numbers.get(origin, 0) + 1
+        yield f"{origin}-{numbers[origin]}", where, row, origin
+
+
+class _Reading:
+    """The pairs so far: one block in memory."""
+
+    def __init__(self, space: Workspace, heldout: Sequence[list[Message]]) -> None:
+        self._space, self._heldout = space, heldout
+        self._read = self._pairs = self._dropped = 0
+        self._named: list[LeftOut] = []
+        self._block: list[Contrast] = []
+        self._paths: list[Path] = []
+
+    def go(
+        self, rows: Iterator[tuple[str, str, Any, str]], limit: int | None, source: str
+    ) -> tuple[list[Path], dict[str, Any]]:
+        for own_id, where, row, origin in rows:
+            if self._pairs == limit:
+                break
+            self._read += 1
+            self._take(own_id, where, row, origin)
+        if self._block:
+            self._flush()
+        if not self._paths:
+            reason = self._named[0].reason if self._named else "the source is empty"
+            raise DataError(f"no pair is left of {self._read} rows: {reason}", where=source, do="give preference pairs")
+        left_out = {"left_out": self._dropped, "dropped": [one._asdict() for one in self._named]}
+        return self._paths, {"read": self._read, "pairs": self._pairs, **left_out}
+
+    def _take(self, own_id: str, where: str, row: Any, origin: str) -> None:
+        try:
+            found = _contrast(pair_of(row, where, own_id, origin))
+        except Unusable as unusable:
+            self._drop(where, str(unusable))
+            return
+        if found.prompt in self._heldout:
+            self._drop(where, "is a held-out query too")
+            return
+        self._pairs += 1
+        self._block.append(found)
+        if len(self._block) == BLOCK:
+            self._flush()
+
+    def _drop(self, where: str, reason: str) -> None:
+        self._dropped += 1
+        self._named += [LeftOut(where, reason)] if len(self._named) < NAMED else []
+
+    def _flush(self) -> None:
+        self._paths.append(self._space.path(f"{len(self._paths):05d}.parquet"))
+        write_rows(self._paths[-1], Contrast, self._block)
+        self._block = []
+
+
+def _contrast(pair: Pair) -> Contrast:
+    """Return a pair as a row without principles: all three prompts are the plain one."""
+    if pair.label not in (1, -1):
+        raise Unusable("says of neither answer that it is better")
+    better, worse = (pair.first, pair.second) if pair.label == 1 else (pair.second, pair.first)
+    if not (better.strip() and worse.strip()):
+        raise Unusable("an empty answer")
+    return Contrast(
+        id=pair.id,
+        prompt=pair.prompt,
+        split="train",
+        aspects=[],
+        positive_principle="",
+        negative_principle="",
+        positive_prompt=pair.prompt,
+        negative_prompt=pair.prompt,
+        positive_response=better,
+        negative_response=worse,
+        original_response="",
+        positive_finish="stop",
+        negative_finish="stop",
+        original_finish="absent",
+        provenance={"source": f"annotated preferences: {pair.subset}"},
+    )

@@ -1,0 +1,114 @@
+"""What a training minimises: one of the pure losses with its settings, and the views that it reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.logprobs import PairLogps
+from selfsteer.losses import SSOLoss, base_view_loss, generator_loss, sso_loss, supervised_loss
+from selfsteer.losses.base import reads
+from selfsteer.losses.generator import generator_views
+from selfsteer.views import SSO_VIEWS, View
+
+OBJECTIVES: dict[str, Callable[..., SSOLoss]] = {
+    "sso": sso_loss,
+    "base": base_view_loss,
+    "generator": generator_loss,
+    "sft": supervised_loss,
+}
+"""Objectives by name; a loss's keyword-only parameters are the settings that act in it."""
+
+_WHERE = "the settings of the loss (sections train and generator of a recipe)"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss ready to be called.
+
+    Attributes:
+        views: The views whose log-probs it reads.
+        loss: From policy and reference log-probs by view to the loss of each example.
+        compares: Whether it reads the reference.
+    """
+
+    views: tuple[View, ...]
+    loss: Callable[..., SSOLoss]
+    compares: bool
+
+
+def objective_of(settings: Any) -> Objective:
+    """Return the objective that an SSOConfig, or a section of a recipe, describes.
+
+    Raises:
+        ConfigError: The objective is unknown, its loss refuses the settings, or one is set that does not act in it.
+    """
+    name = settings.objective
+    if name not in OBJECTIVES:
+        raise ConfigError(f"unknown objective {name!r}", where=_WHERE, do=did_you_mean(str(name), OBJECTIVES))
+    _check_idle(settings)
+    loss = partial(OBJECTIVES[name], **{key: _value(settings, key) for key in _keywords(OBJECTIVES[name])})
+    try:
+        views = _views(settings)
+        pairs = dict.fromkeys(views, _PAIR)
+        loss(pairs, pairs)
+        compares = name != "sft" and reads(settings.base_loss, "reference")
+    except ValueError as error:
+        raise ConfigError(str(error), where=_WHERE) from error
+    return Objective(views, loss, compares)
+
+
+_PAIR = PairLogps(torch.tensor([-1.0]), torch.tensor([-2.0]), torch.tensor([1]), torch.tensor([1]))
+"""Made-up log-probs: what a loss refuses shows before anything is computed with it."""
+
+
+def _views(settings: Any) -> tuple[View, ...]:
+    if settings.objective == "generator":
+        return tuple(generator_views(_value(settings, "negative"), _value(settings, "terms")))
+    steers = settings.objective == "sso" and settings.use_steering
+    return SSO_VIEWS if steers else (View.BASE,)
+
+
+def loss_fields(settings: Any) -> dict[str, Any]:
+    """Return the objective and the settings of the losses that a section of a recipe has, as SSOConfig names them."""
+    names = ["objective", *map(_field, _DEFAULTS)]
+    return {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+
+
+def _check_idle(settings: Any) -> None:
+    """Raise where a setting of another objective's loss is not at its default: it would not act."""
+    acting = _keywords(OBJECTIVES[settings.objective])
+    for key, default in _DEFAULTS.items():
+        if key not in acting and _value(settings, key) != default:
+            users = [name for name, loss in OBJECTIVES.items() if key in _keywords(loss)]
+            raise ConfigError(
+                f"{_field(key)}={_value(settings, key)!r} has no effect with objective {settings.objective!r}: it acts "
+                f"in {', '.join(users)} only",
+                where=_WHERE,
+                do="leave it out, or choose another objective",
+            )
+
+
+def _keywords(loss: Callable[..., SSOLoss]) -> dict[str, Any]:
+    """Return a loss's keyword-only parameters with their defaults."""
+    parameters = inspect.signature(loss).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+
+def _field(key: str) -> str:
+    return "base_loss" if key == "base" else key
+
+
+def _value(settings: Any, key: str) -> Any:
+    """Return a setting, its default where the section has no such key."""
+    value = getattr(settings, _field(key), _DEFAULTS[key])
+    return tuple(value) if key == "terms" else value
+
+
+_DEFAULTS = _keywords(generator_loss) | _keywords(sso_loss)
