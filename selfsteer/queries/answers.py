@@ -13,6 +13,7 @@ Outcome = Literal["ok", "repaired", "failed"]
 _ITEM = re.compile(r"^[ \t]*(?:#+[ \t]*)?(?:\*\*|__)?(?:request[ \t]+)?(\d{1,3})[ \t]*[.):][ \t]*(.*)$", re.I | re.M)
 _ASKED = re.compile(r"\d+\. \S")
 _TAGGED = re.compile(r"<request>(.*?)</request>", re.DOTALL | re.IGNORECASE)
+_OPEN = re.compile(r"<request>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:request|original)>", re.IGNORECASE)
 _LEAD = re.compile(
     r"\A(?:sure|certainly|of course|okay|ok)?[!,.:\s]*"
@@ -68,7 +69,8 @@ def read_list(text: str, finish: Finish) -> Reading:
 def read_one(text: str, finish: Finish) -> Reading:
     """Read a query that should stand between <request> and </request>.
 
-    An answer without tags counts as the query itself, without a line such as "Here is the rewritten request:".
+    Without an opening tag, what follows a line such as "Here is the rewritten request:" counts. Anything else fails: a
+    model that forgets the form has mostly forgotten the task, too.
 
     Args:
         text: The answer, without a reasoning model's thoughts.
@@ -80,7 +82,10 @@ def read_one(text: str, finish: Finish) -> Reading:
         return Reading("ok" if whole else "repaired", (found[0],), "" if whole else "text outside of the tags")
     if finish == "length":
         return Reading("failed", why="cut off")
-    query = _plain(_LEAD.sub("", _TAG.sub("", text).strip()))
+    opened = _OPEN.search(text) or _LEAD.search(text.strip())
+    if opened is None:
+        return Reading("failed", why="no tags" if text.strip() else "empty answer")
+    query = _plain(opened.string[opened.end() :])
     if not query:
         return Reading("failed", why="empty answer")
     return Reading("repaired", (query,), "no pair of tags")

@@ -54,11 +54,16 @@ def test_a_list_that_was_cut_off_loses_its_last_entry():
         ("<request>Why?</request> <request>How?</request>", "repaired", "Why?", "text outside of the tags"),
         ("<request>Why?", "repaired", "Why?", "no pair of tags"),
         ('Here is the rewritten request:\n\n"Why?"', "repaired", "Why?", "no pair of tags"),
-        ("Why is it so?", "repaired", "Why is it so?", "no pair of tags"),
+        ("Well then: <request>Why?", "repaired", "Why?", "no pair of tags"),
     ],
 )
 def test_single_queries(text, outcome, query, why):
     assert read_one(text, "stop") == Reading(outcome, (query,), why)
+
+
+@pytest.mark.parametrize("text", ["Why is it so?", "I am ready to engage.", "</request>", "Why?</request>"])
+def test_a_single_query_without_any_sign_of_it_fails(text):
+    assert read_one(text, "stop") == Reading("failed", (), "no tags")
 
 
 @pytest.mark.parametrize("text", ["", "<request></request>", "<request> ", "Here is the request:\n"])
