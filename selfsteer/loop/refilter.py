@@ -111,7 +111,10 @@ def _rounds(stages: DataStages, do: Callable[[Entry, Entry | None], tuple[Figure
         if changed and recipe.trains:
             break
     trains = changed and recipe.trains
-    return Outcome(parts, _notes(ledger.run_dir, rounds, len(parts)) if trains else [])
+    notes = _notes(ledger.run_dir, rounds, len(parts)) if trains else []
+    if trains and recipe.mode == "generator":
+        notes.insert(0, "the generator's own data are as they were: a run filters them too, and trains it anew")
+    return Outcome(parts, notes)
 
 
 def _figures_of(stages: DataStages, entry: Entry) -> Figures:

@@ -44,6 +44,16 @@ def test_empty_names_every_empty_response(make_row: MakeRow) -> None:
     assert reasons([row]) == ["empty: no text in the positive response and the original response"]
 
 
+def test_a_yo_that_was_not_sampled_passes_every_filter(make_row: MakeRow) -> None:
+    """A generator answers under x+ and x- alone."""
+    rows = [make_row(id, query=f"Name {id}?", original_response="", original_finish="absent") for id in ("a", "b")]
+    rows[1] = dataclasses.replace(rows[1], positive_response="Bern.", negative_response="It is, after all, Bern.")
+    unscored = [name for name, kind in FILTERS.items() if not kind.scored and name not in ("direction", "empty")]
+    assert {"identical", "refusal_mismatch", "duplicates", "language_mismatch", "repetition"} < set(unscored)
+    filters = [name for name in unscored if not name.startswith("length")]  # those are about y+ and y- alone
+    assert reasons(rows, *filters) == ["", ""]
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
