@@ -200,7 +200,7 @@ def test_a_set_travels_with_every_row_and_so_does_how_it_was_used(tmp_path, quer
     brief = load_set("brief")
     for row in contrasts(tmp_path / "run"):
         assert row.provenance["principle_set"] == f"brief v1 {brief.fingerprint}"
-        assert row.provenance["templates"] == "choose_aspects v1, steer v1, write_guideline v1"
+        assert row.provenance["templates"] == "choose_aspects v1, steer v2, write_guideline v1"
 
 
 def test_the_sets_direction_says_nothing_of_guidelines(tmp_path, queries):
