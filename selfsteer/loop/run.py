@@ -35,7 +35,7 @@ from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
-from selfsteer.loop.plan import planned
+from selfsteer.loop.expected import planned
 from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.references import Made, References, trained_on, training_rows
