@@ -31,11 +31,11 @@ from selfsteer.loop.evaluation import (
     samples,
 )
 from selfsteer.loop.events import Callback
+from selfsteer.loop.expected import planned
 from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
-from selfsteer.loop.expected import planned
 from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.references import Made, References, trained_on, training_rows
