@@ -9,7 +9,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LIGHT = ["filelock", "jinja2", "matplotlib", "pyarrow", "pydantic", "pyyaml", "rich", "typer"]
+LIGHT = ["filelock", "jinja2", "matplotlib", "pyarrow", "pydantic", "pyyaml", "rich", "typer", "xxhash"]
 
 
 def call(*command, **options):
