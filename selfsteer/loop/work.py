@@ -46,12 +46,13 @@ def principled(
     principle_set: PrincipleSet,
     backend: Backend,
     queries: Sequence[Query],
-    chats: Sequence[Chat],
+    chats: Sequence[Chat] | None = None,
 ) -> Done[Principled]:
     """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
 
-    ``chats`` are the templates of all models that read the prompts.
+    ``chats`` are the templates of all models that read the prompts (default: the backend's own).
     """
+    readers = chats if chats is not None else [backend.chat] if backend.chat else []
     rate, seed = recipe.principles.extra_rate, recipe.seed
     rows: list[Principled] = []
     failures: dict[Hashable, Failure] = {}
@@ -60,7 +61,7 @@ def principled(
             failures[query.id] = choice
         else:
             aspects = with_extra(choice.aspects, principle_set, query.id, rate, seed)
-            rows.append(steered(query, dataclasses.replace(choice, aspects=aspects), principle_set, chats))
+            rows.append(steered(query, dataclasses.replace(choice, aspects=aspects), principle_set, readers))
     return Done(rows, failures)
 
 
