@@ -106,8 +106,10 @@ def _table(policies: list[dict[str, Any]]) -> Table:
 def _rounds(summary: dict[str, Any]) -> Table:
     """What each round trained on, next to what the policy it made of that has learnt."""
     found = round_table(summary["rounds"], summary["policies"])
-    table = Table(*found.head, title_justify="left")
-    for row in found.rows:
+    # Few rounds and many figures: they stand the other way round than on the report.
+    head, *rows = zip(found.head, *found.rows, strict=True)
+    table = Table(*(name.lower() for name in head), title_justify="left")
+    for row in rows:
         table.add_row(*row)
     return table
 

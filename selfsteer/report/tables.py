@@ -124,8 +124,8 @@ def round_table(rounds: Sequence[Json], policies: Sequence[Json]) -> Table:
         if dig_dict(row, "generator"):
             rows.append([f"{_round(row)}, for the generator", *_data_cells(dig_dict(row, "generator")), ""])
         rows.append([_round(row), *_data_cells(row), maybe(accuracy.get(_round(row)), percent)])
-    head = ["Round", "Pairs kept", "Length of y⁺", "of y⁻", "On-policyness of y⁺", "of y⁻", "Steering margin",
-            "Implicit accuracy"]  # fmt: skip
+    head = ["Round", "Pairs kept", "Length of y⁺", "Length of y⁻", "On-policyness of y⁺", "On-policyness of y⁻",
+            "Steering margin", "Implicit accuracy, held-out"]  # fmt: skip
     known = [row for row in rounds if dig_dict(row, "data")]
     return _table("What each round trained on", head, rows if known else [], "The rounds' data were not measured.")
 
