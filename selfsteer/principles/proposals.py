@@ -44,7 +44,7 @@ _THIS = re.compile(
     re.IGNORECASE,
 )
 _RUN = 5
-"""So many words in a row that also stand in a query make a proposal one about that query."""
+"""So many words in a row that also stand in a query, or in an example, make a proposal a copy."""
 _WORD = re.compile(r"[^\W_]+(?:['’+#-]+[^\W_]*)*")
 _INSIDE = re.compile(r"\w[A-Z]|[A-Za-z]\d|\d[A-Za-z]")
 _SENTENCE = re.compile(r"[.!?:;\n\"“(]+\s*")
@@ -199,18 +199,20 @@ def _set_fault(texts: dict[str, str]) -> str:
 
 
 def _copy_fault(texts: dict[str, str]) -> str:
-    copied = any(_bare(texts[key]) in _example_texts() for key in ("name", *_LEAST_WORDS))
+    own, runs = _example_texts()
+    copied = any(_bare(texts[key]) in own or _runs(texts[key]) & runs for key in ("name", *_LEAST_WORDS))
     return "it copies an example of the prompt" if copied else ""
 
 
 @functools.cache
-def _example_texts() -> frozenset[str]:
-    """Return the texts of the prompt's own examples, and those that the prompt explains the keys with."""
+def _example_texts() -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
+    """Return the texts of the prompt's examples and explanations of the keys, and what stands in a row in them."""
     answers = [read_json_answer(render(TEMPLATE, "example_answer", number=n, count=9))[0] for n in range(_EXAMPLES)]
     prompt = render(TEMPLATE, "system", known=[], count=1)
     explained = re.findall(r"^- \w+: (.*)$", prompt, re.MULTILINE)
     own = [item[key] for answer in answers for item in _items(answer) for key in ("name", *_LEAST_WORDS)]
-    return frozenset(map(_bare, (*own, *explained)))
+    texts = [*own, *explained]
+    return frozenset(map(_bare, texts)), frozenset(run for text in texts for run in _runs(text))
 
 
 def _topic_fault(texts: dict[str, str], queries: Sequence[Query]) -> str:

@@ -86,6 +86,8 @@ def test_proposals_are_found_wherever_they_stand(found):
         ({"name": "Clarity (1)"}, "'Clarity (1)' can't be an aspect's name"),
         ({"name": "Warmth"}, "copies an example"),
         ({"positive_principle": FRUGAL}, "copies an example"),
+        ({"negative_principle": "Write of means that most people have at home only."}, "copies an example"),
+        ({"negative_principle": "Write of means that most people know."}, ""),
         ({"meaning": "what a good answer does, in a few words"}, "copies an example"),
         ({"meaning": "answers this question plainly"}, "speaks of one query"),
         ({"positive_principle": "Do what request 2 asks for, and do it well."}, "speaks of one query"),
