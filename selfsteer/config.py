@@ -226,6 +226,10 @@ class PrincipleSettings(_Section):
     """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
 
+WEIGHTLESS = ("scripted", "endpoint")
+"""Backends that hold no weights here: what they write can't be scored by them."""
+
+
 class GenerationSettings(_Section):
     """How responses are sampled (paper defaults)."""
 
@@ -251,7 +255,7 @@ class GenerationSettings(_Section):
     @property
     def weightless(self) -> bool:
         """Whether who writes the responses has no weights that could score them."""
-        return self.backend in ("scripted", "endpoint")
+        return self.backend in WEIGHTLESS
 
     @property
     def batch(self) -> int:

@@ -27,7 +27,7 @@ from selfsteer.loop.blocks import Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store, Workspace
-from selfsteer.loop.work import batch_seed, sample
+from selfsteer.loop.work import batch_seed, key_of, sample
 from selfsteer.quality import think_apart
 from selfsteer.queries import Checks, Fault, load_queries, source_fingerprint
 from selfsteer.queries.answers import Reading, read_list, read_one
@@ -135,15 +135,12 @@ class _Growing:
         sources = [queries.source, *(benchmark.source for benchmark in queries.decontaminate)]
         settings = self.growth.model_dump(exclude={"model", "generation"})
         contents = [source_fingerprint(source) for source in sources]
-        plan = [self.growth.generation.batch, template_version(self.growth.augment.method)]
-        return [settings, contents, plan, self._engine(policy)]
+        return [settings, contents, template_version(self.growth.augment.method), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
         """What an answer depends on besides the request."""
         settings = self.growth.generation
-        precision = None if self.models.weightless else self.models.precision(settings.precision)
-        sampling = [settings.temperature, settings.top_p, settings.max_new_tokens]
-        return [settings.backend, policy.fingerprint, precision, sampling]
+        return [*self.models.engine(policy), settings.temperature, settings.top_p, settings.max_new_tokens]
 
     def _done(self, key: str) -> Grown | None:
         """Return what an earlier call with the same key brought, if all of it is there as it was."""
@@ -245,8 +242,8 @@ class _Growing:
             Response,
             plan,
             do,
-            item_key=lambda item: (item.id, item.role),
-            row_key=lambda row: (row.id, row.role),
+            item_key=key_of,
+            row_key=key_of,
             failed=growth.generation.endpoint.failed,
         )
 

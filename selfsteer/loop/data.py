@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -182,22 +182,7 @@ class DataStages:
         parts = parts_of(query_files(self.store.files(queries), split, queries.info["heldout"]), asked)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            chats = [chat for chat in map(self.models.chat, readers) if chat]
-            backend = self.models.writing_backend(policy)
-            asks = writing.needs_model(self.recipe, self.principle_set)
-            writer = self.models.writer
-            size = writer.batch if writer else self._batch(policy)
-
-            def plan(number: int) -> Plan[Query]:
-                rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
-                ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
-                return Plan(in_batches(ordered, size if asks else BLOCK))
-
-            def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
-                return writing.principled(self.recipe, self.principle_set, backend, chats, batch)
-
-            failed = writer.failed if writer else self.failed
-            paths, info = do_blocks(space, len(parts), Work(Principled, plan, do, failed=failed))
+            paths, info = do_blocks(space, len(parts), self._writing(parts, policy, readers))
             return paths, info | chosen(paths)
 
         def note(info: Info) -> str:
@@ -208,6 +193,23 @@ class DataStages:
             "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
             units=len(asked), title=stage_title(what, split, round), note=note,
         )  # fmt: skip
+
+    def _writing(self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy]) -> Work[Query, Principled]:
+        """Return how the aspects and principles of blocks of queries are planned and done."""
+        chats = [chat for chat in map(self.models.chat, readers) if chat]
+        backend, writer = self.models.writing_backend(policy), self.models.writer
+        asked = writer.batch if writer else self._batch(policy)
+        size = asked if writing.needs_model(self.recipe, self.principle_set) else BLOCK
+
+        def plan(number: int) -> Plan[Query]:
+            rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
+            ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
+            return Plan(in_batches(ordered, size))
+
+        def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
+            return writing.principled(self.recipe, self.principle_set, backend, chats, batch)
+
+        return Work(Principled, plan, do, failed=writer.failed if writer else self.failed)
 
     def responses(
         self,
@@ -283,8 +285,8 @@ class DataStages:
             Response,
             plan,
             do,
-            item_key=lambda item: (item.id, item.role),
-            row_key=lambda row: (row.id, row.role),
+            item_key=work.key_of,
+            row_key=work.key_of,
             per_block=-(-len(roles) * BLOCK // size),
             failed=self.failed,
         )
@@ -318,25 +320,32 @@ class DataStages:
         # Where the last rows were not asked for, there are more files of principles than of responses.
         sources = list(zip(self.store.files(principles), self.store.files(responses), strict=False))
 
+        def join(number: int) -> list[Contrast]:
+            return self._joined(*sources[number], round, policy, roles)
+
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            scorer = self.models.scorer(judge)
-
-            def plan(number: int) -> Plan[Contrast]:
-                rows = self._joined(*sources[number], round, policy, roles)
-                fits, left_out = (rows, []) if scorer is None else work.fitting(rows, scorer.chat, self.recipe)
-                return Plan(in_batches(fits, _SCORE_BATCH if scorer else BLOCK), left_out)
-
-            def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
-                scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
-                return Done([scored.get(row.id, row) for row in batch])
-
-            paths, info = do_blocks(space, len(sources), Work(Contrast, plan, do))
+            paths, info = do_blocks(space, len(sources), self._scoring(join, judge))
             return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
         return self.store.stage(
             stage_name("scores", split), round, depends, write, folder=stage_folder(split, round, "scores"),
             units=responses.info["responses"] // len(roles), title=stage_title("clean and score", split, round),
         )  # fmt: skip
+
+    def _scoring(self, join: Callable[[int], list[Contrast]], judge: Policy) -> Work[Contrast, Contrast]:
+        """Return how blocks of rows are scored: ``join`` gives the rows of a block, ``judge`` their log-probs."""
+        scorer = self.models.scorer(judge)
+
+        def plan(number: int) -> Plan[Contrast]:
+            rows = join(number)
+            fits, left_out = (rows, []) if scorer is None else work.fitting(rows, scorer.chat, self.recipe)
+            return Plan(in_batches(fits, _SCORE_BATCH if scorer else BLOCK), left_out)
+
+        def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
+            scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
+            return Done([scored.get(row.id, row) for row in batch])
+
+        return Work(Contrast, plan, do)
 
     def contrasts(self, scores: Entry, round: int, split: str = "train") -> Entry:
         """Filter the scored rows; every dropped row is kept with its reason.
@@ -431,9 +440,8 @@ class DataStages:
         return {"writer": [writer.backend, writer.fingerprint, writer.batch], "system_role": role}
 
     def engine(self, policy: Policy) -> dict[str, Any]:
-        """What sampled texts depend on besides the requests: who samples, in what precision, how many at once."""
-        precision = None if policy.weightless else self.models.precision(self.recipe.generation.precision)
-        return {"engine": [policy.backend, policy.fingerprint, precision, self._batch(policy)]}
+        """What sampled texts depend on besides the requests."""
+        return {"engine": self.models.engine(policy)}
 
     def _batch(self, policy: Policy) -> int:
         return self.recipe.generation.batch_of(policy.backend)

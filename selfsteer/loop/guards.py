@@ -113,6 +113,13 @@ class Guards:
             "findings": [dataclasses.asdict(one) for one in self._findings],
         }
 
+    def verdict(self) -> list[dict[str, str]]:
+        """Return what stands before all other lines where no round is good: they tell of no policy to use."""
+        if self.best is not None:
+            return []
+        detail = "every round was given up: what follows tells of the last one that was measured"
+        return [{"question": "Is there a policy to hand out?", "answer": "no", "detail": detail}]
+
     def _figures(self, number: int) -> RoundFigures:
         found = [of for of in self._heldout if of.policy.round == number]
         figures = measured(self._stages, found[0], self._heldout[0].rows) if found else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from selfsteer.backends import Backend
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
-from selfsteer.config import Recipe
+from selfsteer.config import WEIGHTLESS, Recipe
 from selfsteer.loop.writer import Writer
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Policy:
     @property
     def weightless(self) -> bool:
         """Whether it has no weights here: nothing can be scored or trained."""
-        return self.backend in ("scripted", "endpoint")
+        return self.backend in WEIGHTLESS
 
     def trained(self, round: int, path: str, fingerprint: str, name: str) -> Policy:
         """Return what training made of this one; it lies in the run directory."""
@@ -199,6 +199,12 @@ class Models:
         model = self._load(policy, "float32")
         self._held = None
         return model
+
+    def engine(self, policy: Policy) -> list[Any]:
+        """Return what texts depend on besides the requests: who samples, in what precision, how many at once."""
+        settings = self.recipe.generation
+        precision = None if policy.weightless else self.precision(settings.precision)
+        return [policy.backend, policy.fingerprint, precision, settings.batch_of(policy.backend)]
 
     def precision(self, asked: str) -> str:
         """Return "bfloat16" or "float32" for a recipe's "auto"."""

@@ -12,6 +12,7 @@ from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import InputError
 from selfsteer.evaluation.measures import implicit_changes
 from selfsteer.evaluation.signal import Chosen, Implicit, Part, principle_of
+from selfsteer.files import read_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
 from selfsteer.loop.ledger import Entry, Ledger, Slot
@@ -144,6 +145,10 @@ class RunReader:
         what = f"the stage {stage!r} of {'the held-out queries, ' if heldout else ''}round {number}"
         if any(entry.slot == slot for entry in self._entries):
             return f"{what} is there for an earlier setting only"
+        summary = read_json(self.run_dir / "summary.json")
+        ended = ((summary.get("guards") if isinstance(summary, dict) else None) or {}).get("ended")
+        if ended and number > ended:
+            return f"{what} was not made: a guard ended the run in round {ended}"
         return f"{what} is not finished yet"
 
     def _checked(self, reading: Reading) -> Reading:

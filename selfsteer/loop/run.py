@@ -336,7 +336,10 @@ class _Run:
             "command": command or f"selfsteer run {shlex.quote(str(self.store.run_dir / 'recipe.yaml'))}",
             "rounds": self.rounds,
             "policies": policies,
-            "verdict": verdict(policies[0], policies[last]) if len(policies) > 1 else [],
+            "verdict": [
+                *(guards.verdict() if guards else []),
+                *(verdict(policies[0], policies[last]) if len(policies) > 1 else []),
+            ],
             "samples": samples(shown[0], shown[last], self.recipe.evaluation.samples) if len(shown) > 1 else [],
             "guards": guards.summary() if guards else None,
             "stages": self.store.stages,

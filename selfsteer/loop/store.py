@@ -29,7 +29,7 @@ STAGE_VERSIONS = {
     "principles": 3,
     "responses": 4,
     "scores": 4,
-    "contrasts": 3,
+    "contrasts": 4,
     "preferences": 1,
     "generator": 1,
     "average": 1,

@@ -24,6 +24,11 @@ def batch_seed(seed: int, *parts: object) -> int:
     return int(draw(seed, *parts)[:15], 16) % 2**31
 
 
+def key_of(one: Request | Response) -> tuple[str, str]:
+    """Return what a request and the response to it have in common."""
+    return one.id, one.role
+
+
 def response_of(name: str, role: str, found: Completion) -> Response:
     """Return a completion as a row: the response to a query under one of the three prompts."""
     ids = found.token_ids, found.prompt_token_ids

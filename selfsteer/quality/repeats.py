@@ -22,6 +22,7 @@ import numpy as np
 import xxhash
 
 from selfsteer.errors import InputError
+from selfsteer.queries.near import minhash
 from selfsteer.records import Contrast
 from selfsteer.scratch import Scratch, hash_of
 
@@ -35,8 +36,6 @@ _TABLES = (
     "CREATE TABLE alike (key INTEGER, number INTEGER, PRIMARY KEY (key, number)) WITHOUT ROWID",
     "CREATE TABLE queries (number INTEGER PRIMARY KEY, id TEXT, pairs BLOB)",
 )
-_ODD = np.array([xxhash.xxh3_64_intdigest(b"factor %d" % i) | 1 for i in range(_BANDS * _MINIMA)], dtype=np.uint64)
-_ADD = np.array([xxhash.xxh3_64_intdigest(b"addend %d" % i) for i in range(_BANDS * _MINIMA)], dtype=np.uint64)
 
 
 class Repeats(Scratch):
@@ -136,8 +135,7 @@ def _pairs(tokens: Sequence[str]) -> np.ndarray:
 
 def _keys(pairs: np.ndarray, exact: str) -> list[int]:
     """Return the keys of a query: two that share most pairs share a key, if what must be ``exact`` is the same."""
-    mixed = pairs.astype(np.uint64)[:, None] * _ODD + _ADD  # (P, 64), modulo 2**64
-    minima = (mixed >> np.uint64(32)).min(axis=0).astype(np.uint32)
+    minima = minhash(pairs.tolist(), _BANDS * _MINIMA).hashvalues.astype(np.uint32)
     rest = exact.encode()
     found = (
         xxhash.xxh3_64_intdigest(b"%d\n%s\n%s" % (band, values.tobytes(), rest)) - 2**63  # as SQLite has integers

@@ -8,6 +8,8 @@ from array import array
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from selfsteer.queries.words import words_of
 
 if TYPE_CHECKING:
@@ -78,21 +80,28 @@ class NearDuplicates:
 
 
 @functools.cache
-def _permutations() -> Any:
+def _permutations(count: int) -> Any:
     from datasketch import MinHash
 
-    return MinHash(PERMUTATIONS, _SEED, scheme=_SCHEME).permutations
+    return MinHash(count, _SEED, scheme=_SCHEME).permutations
+
+
+def minhash(hashes: Iterable[int], permutations: int) -> MinHash:
+    """Return the signature of a set: two sets agree in each of its places with the probability of their Jaccard index.
+
+    Args:
+        hashes: The members of the set, each as a 32-bit hash.
+        permutations: The number of places.
+    """
+    from datasketch import MinHash
+
+    signature = MinHash(permutations, _SEED, hashfunc=int, permutations=_permutations(permutations), scheme=_SCHEME)
+    signature.update_batch(hashes)
+    return signature
 
 
 def _signature(text: str) -> MinHash:
-    import xxhash
-    from datasketch import MinHash
-
-    signature = MinHash(
-        PERMUTATIONS, _SEED, hashfunc=xxhash.xxh32_intdigest, permutations=_permutations(), scheme=_SCHEME
-    )
-    signature.update_batch([piece.encode() for piece in pieces(text)])
-    return signature
+    return minhash([xxhash.xxh32_intdigest(piece.encode()) for piece in pieces(text)], PERMUTATIONS)
 
 
 def pieces(text: str) -> set[str]:

@@ -14,6 +14,7 @@ from selfsteer.files import read_json_lines
 from selfsteer.loop import guards as guarding
 from selfsteer.loop import run
 from selfsteer.loop.guards import stopped
+from selfsteer.loop.reading import RunReader
 
 from ..guard_figures import N, measures
 from .helpers import contrasts, small_recipe, without_reports
@@ -84,6 +85,9 @@ def test_a_stop_ends_the_run_and_hands_out_the_last_good_round(again):
     assert (summary["guards"]["ended"], summary["guards"]["best"]) == (2, 1)
     assert len(summary["rounds"]) == 2 and ledger(again.run_dir) == before, "no third round"
     assert policy_of(again.run_dir) == "round-01"
+    assert all(line["question"] != "Is there a policy to hand out?" for line in summary["verdict"])
+    pending = RunReader(again.run_dir).train().pending
+    assert pending == ["the stage 'scores' of round 3 was not made: a guard ended the run in round 2"]
     error = stopped(summary, again.run_dir)
     assert isinstance(error, GuardStopped) and error.exit_code == 1
     assert "a guard ended the run in round 2 (length: answers are 5.00 times" in error.what
@@ -123,6 +127,10 @@ def test_rounds_that_are_all_rolled_back_leave_no_policy(again):
     with pytest.warns(SelfsteerWarning, match="what follows begins from the start"):
         summary = again({1: EXPLODED, 2: EXPLODED}, guards__action="rollback")
     assert summary["guards"]["good"] == [] and policy_of(again.run_dir) is None
+    assert (summary["verdict"][0]["question"], summary["verdict"][0]["answer"]) == (
+        "Is there a policy to hand out?",
+        "no",
+    )
     assert "no round's policy is good" in str(stopped(summary, again.run_dir))
     assert weights(again.run_dir, 1) < weights(again.run_dir, 2), "round 2 began from the start as well"
 
