@@ -5,6 +5,9 @@ STAMP := $(VENV)/.selfsteer-setup
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.selfsteer-setup
 
+# A file's tests stay together: they share what it made once. Each worker holds a torch of its own.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: setup demo test test-slow lint types bench bench-generate vllm clean
 
 # The stamp is rewritten only when the dependencies change, so every target below sets up once.
@@ -19,10 +22,10 @@ demo: $(STAMP)
 	$(BIN)/selfsteer run recipes/quickstart.yaml
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "(slow or not slow) and not vllm"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

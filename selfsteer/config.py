@@ -240,11 +240,7 @@ class GenerationSettings(_Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     max_new_tokens: Positive = 2048
     batch_size: Positive | None = None
-    """Requests sampled together: the unit of seeding and of going on.
-
-    Default: 512 with vllm, 128 with an endpoint, 16 scripted; with transformers 64 up to 512 new tokens, 32 up to 1,024
-    and 16 from 2,048 on, so that long responses need no more memory for keys and values.
-    """
+    """Requests sampled together: the unit of seeding and of going on (default: vllm 512, endpoint 128, others 16)."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     thinking: Literal["apart", "response"] = "apart"
     """A reasoning model's thoughts: kept apart from the answer, or scored and trained on as part of the response."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from selfsteer.errors import InputError
 from selfsteer.quality import FilterChain, apply_filters
-from selfsteer.quality.repeats import Repeats
+from selfsteer.quality.repeats import Repeats, _keys, _pairs
 from selfsteer.records import Contrast
 
 MakeRow = Callable[..., Contrast]
@@ -96,3 +97,19 @@ def test_a_key_that_many_queries_share_costs_a_bounded_number_of_comparisons(mak
     for row in asking(make_row, *(f"{LONG} called {chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200))):
         repeats.add(row)
     assert 32 <= max(compared[150:]) < 150, "not with all that came before"
+
+
+@pytest.mark.parametrize(("share", "missed"), [(0.8, 0), (0.7, 15)])
+def test_few_near_repeats_share_no_key(share: float, missed: int) -> None:
+    """1,850 made-up pairs of 20 to 80 words that share ``share`` to ``share`` + 0.05 of their word pairs."""
+    made, found = random.Random(1), []
+    while len(found) < 1850:
+        words = [f"w{made.randrange(5000)}" for _ in range(made.randint(20, 80))]
+        other = list(words)
+        for place in made.sample(range(len(words)), max(1, round(len(words) * (1 - share) / (1 + share) / 2))):
+            other[place] = f"w{made.randrange(5000)}"
+        pairs = [_pairs(text) for text in (words, other)]
+        both, each = (len(set.intersection(*map(set, pairs))), len(set.union(*map(set, pairs))))
+        if share <= both / each < share + 0.05:
+            found.append(bool(set(_keys(pairs[0], "")) & set(_keys(pairs[1], ""))))
+    assert found.count(False) == missed
