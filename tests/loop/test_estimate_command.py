@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import warnings
 from collections import namedtuple
@@ -149,6 +150,12 @@ def test_rows_that_were_kept_are_known_where_quality_control_is_done(queries, sc
     info = next(step.entry.info for step in steps if step.slot[0] == "contrasts")
     found = foretelling.knowing(foretelling.costs_of(stages, Sizes(7, 3)), steps)
     assert found.sample.kept == info["counts"]["kept"] / info["total"] < 1
+
+
+def test_a_round_of_a_split_answers_its_part(tiny_chat_model, queries):
+    recipe = small_recipe(tiny_chat_model, queries, rounds=2, queries__per_round="split")
+    stages = open_stages(recipe, Path(os.devnull), Display(quiet=True))
+    assert foretelling.costs_of(stages, Sizes(7, 3)).sizes == Sizes(4, 3)
 
 
 _Usage = namedtuple("_Usage", "total used free")

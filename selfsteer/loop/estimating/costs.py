@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from selfsteer.config import Recipe
+from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.loop.blocks import BLOCK
 from selfsteer.loop.estimating.arithmetic import Arithmetic, Row, arithmetic, rows_for
 from selfsteer.loop.estimating.memory import Tuning, tuning
@@ -19,6 +19,10 @@ _TOKEN_BYTES, _ROW_BYTES, _FILE_BYTES = 4.2, 800.0, 17e3
 """Bytes on disk of a token (its text and its id, compressed), of the rest of a row, and of a file without rows."""
 _FOLDER = 4e6
 """Bytes of a tokenizer and a model card beside weights."""
+
+
+Loss = TrainSettings | GeneratorSettings
+"""A section of the recipe that says how something is trained."""
 
 
 class Sizes(NamedTuple):
@@ -68,36 +72,46 @@ class Costs:
 
     def of(self, stage: str, *, heldout: bool) -> Cost:
         """Return the cost of one stage, by its name in the ledger; of one that is not known here time is None."""
-        count = self.sizes.heldout if heldout else self.sizes.train
+        what, count = stage.removeprefix("generator-"), self._count(stage, heldout)
+        # A generator leaves out the plain answers.
+        roles = ROLES[:2] if self.recipe.mode == "generator" and what == stage and not heldout else ROLES
         seconds = {
             "queries": lambda: 0.0,
             "principles": lambda: self._asking(count),
-            "responses": lambda: self._sampling(count, heldout=heldout),
-            "scores": lambda: self._loading() + self._scoring(self.scored, count),
+            "responses": lambda: self._sampling(count, roles, heldout=heldout),
+            "scores": lambda: self._loading() + self._scoring(self._scored(roles), count),
             "contrasts": lambda: 0.0,
-            "policy": self._training,
+            "generator": lambda: self._training(self.recipe.generator, count),
+            "policy": lambda: self._training(self.recipe.train, count),
             "implicit": lambda: self._loading() + self._scoring(self.compared, count),
-        }.get(stage, lambda: None)()
+        }.get(what, lambda: None)()
         rows = {"queries": self.prompts.plain, "principles": sum(self.prompts[:3]), "responses": self._told}
         rows |= dict.fromkeys(("scores", "contrasts", "implicit"), sum(self.prompts[:3]) + self._told)
         passing = 0.0
         if stage == "policy":
-            disk, passing = self.policy_bytes, self.checkpoint_bytes * min(3, self.checkpoints)
+            disk, passing = self.policy_bytes, self._passing(self.recipe.train, count)
         elif stage == "generator":  # its weights go when it has answered, unless the recipe keeps them
             disk = self.policy_bytes if self.recipe.generator.keep else 0.0
-            passing = self.policy_bytes - disk + self.checkpoint_bytes * min(3, self.checkpoints)
+            passing = self.policy_bytes - disk + self._passing(self.recipe.generator, count)
         elif stage == "average":
             disk = self.policy_bytes
         else:
-            disk = math.ceil(count / BLOCK) * _FILE_BYTES + count * (_ROW_BYTES + _TOKEN_BYTES * rows.get(stage, 0.0))
+            disk = math.ceil(count / BLOCK) * _FILE_BYTES + count * (_ROW_BYTES + _TOKEN_BYTES * rows.get(what, 0.0))
         return Cost(seconds, disk, passing)
+
+    def _count(self, stage: str, heldout: bool) -> int:
+        if heldout:
+            return self.sizes.heldout
+        if stage.startswith("generator"):
+            return min(self.recipe.generator.queries, self.sizes.train)
+        return self.sizes.train
 
     # What a round does.
 
     @property
     def scored(self) -> Arithmetic:
         """A row's nine cells: three responses under each of three prompts."""
-        return self._rows([(role, prompt) for role in ROLES for prompt in PROMPTS])
+        return self._scored(ROLES)
 
     @property
     def compared(self) -> Arithmetic:
@@ -106,37 +120,52 @@ class Costs:
 
     @property
     def trained(self) -> Arithmetic:
-        """A row's cells in the loss."""
-        return self._rows(self._cells)
+        """A row's cells in the policy's loss."""
+        return self._rows(self._cells(self.recipe.train))
 
     @property
     def micro_batch(self) -> tuple[float, float]:
         """Packed tokens of a micro-batch, and those that are predicted."""
-        rows = rows_for(self._cells, self._lengths, self.responses, self._limit)
+        rows = rows_for(self._cells(self.recipe.train), self._lengths, self.responses, self._limit)
         count = min(self.recipe.train.micro_batch_size, self.recipe.train.batch_size)
         return count * sum(row.tokens for row in rows), count * sum(sum(row.responses) for row in rows)
 
     @property
     def training_flops(self) -> float:
-        """Forward and backward of an example, recomputation included where the recipe asks for it."""
-        one = self.trained
+        """Forward and backward of an example of the policy, recomputation included where the recipe asks for it."""
+        return self._training_flops(self.recipe.train)
+
+    def _training_flops(self, loss: Loss) -> float:
+        one = self._rows(self._cells(loss))
         again = one.again if self.recipe.train.gradient_checkpointing else 0.0
         return (one.training if self.tuning.full else one.adapting) + again
 
     @property
     def kept(self) -> int:
         """Rows that are trained on; all of them where none of a sample was kept, which tells too little to go by."""
-        return round((self.sample.kept or 1.0) * self.sizes.train)
+        return self._kept(self.sizes.train)
 
     @property
     def steps(self) -> int:
         """Optimiser steps of a round."""
-        return math.ceil(self.kept / self.recipe.train.batch_size) * self.recipe.train.epochs
+        return self._steps(self.recipe.train, self.sizes.train)
 
     @property
     def checkpoints(self) -> int:
         """Checkpoints that a round's training writes: every ``save_steps``, and one at its end."""
-        return math.ceil(self.steps / self.recipe.train.save_steps)
+        return self._checkpoints(self.recipe.train, self.sizes.train)
+
+    def _kept(self, count: int) -> int:
+        return round((self.sample.kept or 1.0) * count)
+
+    def _steps(self, loss: Loss, count: int) -> int:
+        return math.ceil(self._kept(count) / loss.batch_size) * loss.epochs
+
+    def _checkpoints(self, loss: Loss, count: int) -> int:
+        return math.ceil(self._steps(loss, count) / self.recipe.train.save_steps)
+
+    def _passing(self, loss: Loss, count: int) -> float:
+        return self.checkpoint_bytes * min(3, self._checkpoints(loss, count))
 
     @property
     def responses(self) -> Mapping[str, float]:
@@ -172,7 +201,7 @@ class Costs:
         once = self._reading(self.prompts.shared) if self.prompts.shared else 0.0
         return self._loading() + once + batches * self.rates.asking
 
-    def _sampling(self, count: int, *, heldout: bool) -> float | None:
+    def _sampling(self, count: int, roles: Sequence[str], *, heldout: bool) -> float | None:
         generation = self.recipe.generation
         if not heldout and (generation.model or (self.shape and generation.weightless)):
             return None  # whoever writes in the policy's place was not measured
@@ -180,7 +209,6 @@ class Costs:
             return None if self.recipe.generation.backend == "endpoint" else 0.0
         batch, limit = self.recipe.generation.batch, self.recipe.generation.max_new_tokens
         lengths = dict(zip(("original", "positive", "negative"), self.prompts[:3], strict=True))
-        roles = ROLES if heldout or self.recipe.mode != "generator" else ROLES[:2]
         one = sum(self._batch(lengths[role], self.sample.longest(role, limit, batch)) for role in roles) / len(roles)
         return self._loading() + math.ceil(len(roles) * count / batch) * one
 
@@ -198,12 +226,13 @@ class Costs:
     def _scoring(self, one: Arithmetic, count: int) -> float:
         return count * one.forward / self.rates.scoring if self.rates else 0.0
 
-    def _training(self) -> float:
+    def _training(self, loss: Loss, count: int) -> float:
+        """Seconds of training on what is kept of ``count`` rows."""
         if self.rates is None or self.shape is None:
             return 0.0
-        examples = self.kept * self.recipe.train.epochs * self.training_flops / self.rates.training
-        updates = self.steps * self.tuning.trainable * self.rates.update
-        written = self.checkpoints * self.checkpoint_bytes + self.policy_bytes
+        examples = self._kept(count) * loss.epochs * self._training_flops(loss) / self.rates.training
+        updates = self._steps(loss, count) * self.tuning.trainable * self.rates.update
+        written = self._checkpoints(loss, count) * self.checkpoint_bytes + self.policy_bytes
         return self._loading() + examples + updates + written / self.rates.writing
 
     def _loading(self) -> float:
@@ -215,12 +244,14 @@ class Costs:
             return Arithmetic(0.0, 0.0, 0.0)
         return arithmetic(self.shape, rows_for(cells, self._lengths, self.responses, self._limit))
 
-    @property
-    def _cells(self) -> list[tuple[str, str]]:
+    def _scored(self, roles: Sequence[str]) -> Arithmetic:
+        return self._rows([(role, prompt) for role in roles for prompt in PROMPTS])
+
+    def _cells(self, loss: Loss) -> list[tuple[str, str]]:
         from selfsteer.logprobs import view_cells
         from selfsteer.policy.objective import objective_of
 
-        return list(view_cells(objective_of(self.recipe.train).views))
+        return list(view_cells(objective_of(loss).views))
 
     @property
     def _lengths(self) -> Mapping[str, float]:

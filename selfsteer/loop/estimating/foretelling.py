@@ -24,6 +24,7 @@ from selfsteer.loop.estimating.rates import (
 from selfsteer.loop.estimating.shape import ModelShape, read_shape, source_of
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.planning import State, Step
+from selfsteer.loop.splitting import of_round
 
 
 def precisions(models: Models) -> tuple[str, str]:
@@ -58,9 +59,10 @@ def costs_of(stages: DataStages, sizes: Sizes) -> Costs:
 
     Args:
         stages: Those of the recipe.
-        sizes: How many rows.
+        sizes: How many queries there are in all.
 
     Raises:
+        DataError: There are too few for the rounds of the recipe.
         ModelError: The model is not here, or its costs are not known.
     """
     recipe, models, principle_set = stages.recipe, stages.models, stages.principle_set
@@ -70,7 +72,7 @@ def costs_of(stages: DataStages, sizes: Sizes) -> Costs:
         shape=shape,
         rates=rates_of(models, shape) if shape else None,
         sample=read_sample(sample_file(recipe, principle_set.fingerprint)) or NOT_SAMPLED,
-        sizes=sizes,
+        sizes=sizes._replace(train=len(of_round(recipe.queries, sizes.train, 1, recipe.rounds))),
         prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))),
     )
 

@@ -21,7 +21,7 @@ _LOOKED_AT = 64
 
 
 def sizes_of(settings: QuerySettings, queries: int | None = None) -> Sizes:
-    """Return how many queries a round aligns on and how many are held out; reads the source once.
+    """Return how many queries there are to align on and how many are held out; reads the source once.
 
     Args:
         settings: The recipe's.

@@ -25,7 +25,7 @@ def _costs(**changes) -> Costs:
         "train": {"batch_size": 4, "micro_batch_size": 2, "save_steps": 1, "max_length": 1000},
     }
     for section, settings in changes.items():
-        values[section] = values.get(section, {}) | settings
+        values[section] = values.get(section, {}) | settings if isinstance(settings, dict) else settings
     recipe = Recipe.model_validate(values)
     return Costs(recipe, paper_shape(), RATES, NOT_SAMPLED, Sizes(8, 2), Prompts(3, 5, 7))
 
@@ -132,3 +132,23 @@ def test_a_server_takes_what_it_takes_and_a_script_nothing():
         found = Costs(recipe, None, None, NOT_SAMPLED, Sizes(8, 2), Prompts(3, 5, 7))
         assert found.of("responses", heldout=False).seconds == seconds
         assert found.of("responses", heldout=False).disk > 8 * 500
+
+
+def test_a_generator_is_trained_on_part_of_the_queries_and_leaves_out_the_plain_answers():
+    """Its rows: x+ of 5 and x- of 7, two responses each: 5 + 7 + 2 * 6 = 24 tokens, 16 predictions, 57 + 82 pairs.
+
+    4 of the 8 queries are 2 steps of 2. What it answers itself: 16 requests in 3 batches, prompts of 5 and 7.
+    """
+    found = _costs(mode="generator", generator={"queries": 4, "batch_size": 2})
+    forward = 2 * 960 * 24 + 4 * 8 * 139 * 2 + 2 * 80 * 16
+    written = 2 * (12 * 1080 + 4e6) + 4 * 1080 + 4e6
+    cost = found.of("generator", heldout=False)
+    assert cost.seconds == pytest.approx(1 + 4 * 3 * forward / 1e6 + 2 * 1080 * 1e-3 + written / 1e6)
+    assert (cost.disk, cost.passing) == (0.0, 4 * 1080 + 4e6 + 2 * (12 * 1080 + 4e6))
+    assert found.of("generator-responses", heldout=False).seconds == pytest.approx(1 + 2 * (0.064832 + 2.28))
+    reading = 6 * (10720 + 15392) / 2 / 1e6
+    steps = 4 * (0.5 + 0.01 * (6 + 2))
+    assert found.of("responses", heldout=False).seconds == pytest.approx(1 + 3 * (reading + steps))
+    assert found.of("generator-scores", heldout=False).seconds == pytest.approx(1 + 4 * found.scored.forward / 2e6)
+    assert found.of("scores", heldout=False).seconds < 1 + 8 * found.scored.forward / 2e6
+    assert found.of("generator-contrasts", heldout=False).seconds == 0.0
