@@ -745,7 +745,7 @@ def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
 
 
 SHORTHAND = {"model": "name", "queries": "source", "preferences": "source", "judge": "name", "principles.model": "name"}
-"""Sections that may be given as one string: it sets this key, and the section's other keys take their defaults."""
+"""Sections that may be given as one string: it sets this key, and all others (but see below) take their defaults."""
 
 _OF_THE_SOURCE = {"queries": ("field", "dataset_split", "limit")}
 """Of these sections an override by one string changes the source alone; only settings about the old one go with it."""
