@@ -112,6 +112,25 @@ def generate(
 
 
 @app.command()
+def sweep(
+    source: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings of every variant, e.g. queries.limit=8 model=./my-model.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: runs/NAME].")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say of each variant which stages are done, to do or shared; do nothing.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Run variants of one recipe; what they have in common is computed once. Ends with one table of all."""
+    from selfsteer.loop import sweep_command
+
+    with _interruptible():
+        sweep_command.do_sweep(source, overrides or [], run_dir, only_plan=dry_run, quiet=quiet, out=out, errors=errors)
+
+
+@app.command()
 def estimate(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
     overrides: Annotated[

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +18,8 @@ from selfsteer.errors import ConfigError, did_you_mean
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 GuardAction = Literal["ignore", "warn", "stop", "rollback"]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""A name that can be a folder's, everywhere."""
 
 
 class _Section(BaseModel):
@@ -519,7 +521,7 @@ class GuardSettings(_Section):
 class Recipe(_Section):
     """Everything a run depends on."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Annotated[str, Field(pattern=_NAME)] = "run"
     mode: Literal["online", "generator", "offline", "data-only"] = "online"
     """Who writes the data: the newest policy (v1); a generator trained from it (v2); any model, once; no training."""
     rounds: Positive = 1
@@ -743,23 +745,72 @@ def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
 
 
 SHORTHAND = {"model": "name", "queries": "source", "preferences": "source", "judge": "name", "principles.model": "name"}
-"""Sections that may be given as one string: it sets this key, and the section's other keys take their defaults."""
+"""Sections that may be given as one string: it sets this key, and all others take their defaults; but an override by
+other queries leaves what is not about the old ones."""
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+class Setting(NamedTuple):
+    """A value for a dotted key, and where it was given."""
+
+    key: str
+    value: Any
+    where: str
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()) -> Recipe:
     """Read a recipe file (or the name of a shipped recipe) and apply ``key=value`` overrides.
+
+    Args:
+        path: The file or the name.
+        overrides: As on the command line.
+        settings: Values by dotted key that act before the overrides do: what makes a variant of a sweep.
 
     Raises:
         ConfigError: The file is missing or is no YAML mapping; a key is unknown or given twice; a value is wrong.
     """
     file = find_recipe(path)
     values, lines = _read_file(file)
+    for setting in settings:
+        _set(values, lines, tuple(setting.key.split(".")), setting.value, setting.where)
     for override in overrides:
         _apply_override(values, lines, override)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _explain(error.errors(), file, lines) from error
+
+
+class SweepSettings(_Section):
+    """A sweep file: one recipe, and in what its variants differ."""
+
+    name: Annotated[str, Field(pattern=_NAME)] = "sweep"
+    recipe: str
+    """A shipped recipe, or a file, relative to the sweep file."""
+    variants: dict[str, dict[str, Any] | None] = {}
+    """By name, settings as of a recipe, nested or by dotted keys; without any it is the recipe as it is."""
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """By dotted key, values: each variant under each combination of them."""
+    seeds: list[Annotated[int, Field(ge=0)]] = []
+    """Each variant under each of these seeds."""
+
+
+class SweepFile(NamedTuple):
+    """A sweep file that was read."""
+
+    settings: SweepSettings
+    file: Path
+    lines: dict[tuple[str, ...], str]
+    """Where each key was given."""
+
+
+def load_sweep(path: str | Path) -> SweepFile:
+    """Read a sweep file, or the shipped sweep of that name; raises :class:`ConfigError`."""
+    file = _find(path, shipped_sweeps(), Path("recipes/sweeps"), "sweep")
+    values, lines = _read_file(file)
+    try:
+        return SweepFile(SweepSettings.model_validate(values), file, lines)
+    except ValidationError as error:
+        raise _explain(error.errors(), file, lines, SweepSettings) from error
 
 
 def recipe_from(
@@ -833,21 +884,33 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def find_recipe(path: str | Path) -> Path:
     """Return the file itself, else the shipped recipe of that name; raises :class:`ConfigError` where neither is."""
+    return _find(path, shipped_recipes(), Path("recipes"), "recipe")
+
+
+def _find(path: str | Path, shipped: Mapping[str, Path], folder: Path, what: str) -> Path:
+    """Return the file itself, else the shipped one of that name, which may be given with the ``folder`` it comes in."""
     file = Path(path)
     if file.is_file():
         return file
-    shipped = shipped_recipes()
     name = file.name.removesuffix(".yaml")
-    if name in shipped and file.parent in (Path(), Path("recipes")):
+    if name in shipped and file.parent in (Path(), folder):
         return shipped[name]
-    raise ConfigError("no such recipe", where=str(path), do=did_you_mean(name, shipped))
+    raise ConfigError(f"no such {what}", where=str(path), do=did_you_mean(name, shipped))
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Names and files of the recipes that come with the package."""
+    return {file.stem: file for file in sorted(_shipped().glob("*.yaml"))}
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Names and files of the sweeps that come with the package."""
+    return {file.stem: file for file in sorted(_shipped().glob("sweeps/*.yaml"))}
+
+
+def _shipped() -> Path:
     package = Path(str(files("selfsteer")))
-    folder = next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
 
 
 Tree = TypeVar("Tree", bound=_Section)
@@ -955,8 +1018,21 @@ def _set(values: dict[str, Any], lines: Lines, path: Key, value: Any, where: str
             target[part] = {}
             lines[path[:depth]] = where
         target = target[part]
-    target[path[-1]] = _expand(path[:-1], path[-1], value)
+    before, given = target.get(path[-1]), _expand(path[:-1], path[-1], value)
+    if path == ("queries",) and isinstance(value, str) and isinstance(before, dict):
+        given = _kept_for_other_queries(before) | given
+    target[path[-1]] = given
     lines[path] = where
+
+
+def _kept_for_other_queries(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that stay where another source of queries is named: those that are not about the old one.
+
+    Held-out queries from a file of the old source's kind would measure something else than what is aligned on.
+    """
+    apart = isinstance(before.get("heldout"), str)
+    gone = {"field", "dataset_split", "limit", *(("heldout", "heldout_limit") if apart else ())}
+    return {key: value for key, value in before.items() if key not in gone}
 
 
 def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type[BaseModel] = Recipe) -> ConfigError:

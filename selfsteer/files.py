@@ -116,6 +116,25 @@ def link_atomic(link: Path, target: Path) -> None:
         _fsync(link.parent)
 
 
+def clone(source: Path, target: Path) -> None:
+    """Put a file or a folder at ``target`` too, atomically: hard links where the file system has them, else copies.
+
+    Only for what is never written again in place.
+    """
+    with atomic_path(target) as temporary:
+        if source.is_dir():
+            shutil.copytree(source, temporary, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(source, temporary)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -230,10 +230,27 @@ def test_the_last_override_of_a_key_wins(write):
 
 
 def test_an_override_of_a_whole_section_replaces_it(write):
-    file = write("queries:\n  source: a.jsonl\n  field: text\n  limit: 5\nmodel: {name: a, revision: r}\n")
-    recipe = load_recipe(file, ["queries=b.csv", "model=./b"])
-    assert recipe.queries == Recipe.model_validate({"queries": {"source": "b.csv"}}).queries
+    file = write("model: {name: a, revision: r}\n")
+    recipe = load_recipe(file, ["model=./b"])
     assert (recipe.model.name, recipe.model.revision) == ("./b", None)
+
+
+@pytest.mark.parametrize("overrides", [["queries=b.csv"], {"queries": "b.csv"}])
+def test_other_queries_leave_the_recipes_query_settings_but_those_about_the_old_source(write, overrides):
+    kept = "heldout: 3\n  min_chars: 3\n  per_round: stream\n  round_size: 2\n"
+    gone = "field: text\n  dataset_split: test\n  limit: 5\n"
+    file = write(f"queries:\n  source: a.jsonl\n  {gone}  {kept}")
+    found = read_recipe(file, overrides).queries
+    assert found == load_recipe(write(f"queries:\n  source: b.csv\n  {kept}")).queries
+    assert load_recipe(write("queries: a.jsonl"), ["queries=b.csv"]).queries.source == "b.csv"
+
+
+def test_held_out_queries_of_a_source_of_their_own_go_with_the_old_source(write):
+    file = write("queries:\n  source: a.jsonl\n  heldout: h.jsonl\n  heldout_limit: 4\n  min_chars: 3\n")
+    assert (
+        load_recipe(file, ["queries=b.csv"]).queries
+        == load_recipe(write("queries: {source: b.csv, min_chars: 3}")).queries
+    )
 
 
 def test_an_override_may_go_into_a_section_that_was_given_as_a_string(write):

@@ -86,15 +86,16 @@ class Display:
         left = max(0.0, self._units - self._advanced)
         self.say(f"{self._number()} stopped: {left:,.0f} of {self._units:,.0f} are left, the others are on disk")
 
-    def finish(self, title: str, *, reused: bool, note: str = "") -> None:
-        """A stage is done, or was found done."""
+    def finish(self, title: str, *, reused: bool, note: str = "", taken_from: str = "") -> None:
+        """A stage is done, or was found done, here or where it was taken from."""
         seconds = 0.0 if reused else time.monotonic() - self._started
         if not reused and self._done < len(self._plan):  # what was not planned tells nothing about the plan
             self._spent, self._spent_cost = self._spent + seconds, self._spent_cost + self._plan[self._done].cost
         if self._stage_bar is not None:
             self._bars.remove_task(self._stage_bar)
             self._stage_bar = None
-        self.say(f"{self._number()} {title}: {'done before' if reused else f'done in {clock(seconds)}'}{note}")
+        found = f"taken from {taken_from}" if taken_from else "done before"
+        self.say(f"{self._number()} {title}: {found if reused else f'done in {clock(seconds)}'}{note}")
         self._done += 1
         if self._run_bar is not None:
             self._bars.update(self._run_bar, completed=self._done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -38,10 +38,10 @@ from selfsteer.loop.estimating.memory import (
 )
 from selfsteer.loop.estimating.rates import machine, rates_file, sample_file, write_rates, write_sample
 from selfsteer.loop.estimating.shape import read_shape, source_of, stored_weights
-from selfsteer.loop.planning import State, Step, plan
+from selfsteer.loop.planning import Claim, State, Step, plan
 from selfsteer.loop.run import check, open_stages
 
-_STYLE = {State.DONE: "green", State.TODO: "", State.REDO: "yellow", State.AFTER: "dim"}
+_STYLE = {State.DONE: "green", State.SHARED: "cyan", State.TODO: "", State.REDO: "yellow", State.AFTER: "dim"}
 _LABELS = {
     "queries": "read queries",
     "principles": "choose aspects",
@@ -89,7 +89,16 @@ def estimate(
     return costs
 
 
-def dry_run(recipe: Recipe, run_dir: Path, *, measure: bool, out: Console, errors: Console) -> list[Step]:
+def dry_run(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    measure: bool,
+    out: Console,
+    errors: Console,
+    shelf: Path | None = None,
+    claims: Mapping[Claim, str] | None = None,
+) -> list[Step]:
     """Print what a run would do in a run directory, and why; writes nothing and loads no weights.
 
     Args:
@@ -98,14 +107,16 @@ def dry_run(recipe: Recipe, run_dir: Path, *, measure: bool, out: Console, error
         measure: Whether the run measures on held-out queries.
         out: Where the plan goes.
         errors: Where warnings go.
+        shelf: Of a run in a sweep, the sweep's folder.
+        claims: Of a run in a sweep, the stages that the runs before it will have done, with their names.
 
     Raises:
         InputError, WorkFailed: As the run would, where it can be told beforehand.
     """
-    stages = open_stages(recipe, run_dir, Display(quiet=True))
+    stages = open_stages(recipe, run_dir, Display(quiet=True), shelf=shelf)
     check(stages)
     start_of(stages.models)  # says so where the model would have to be fetched
-    steps = plan(stages, measure=measure)
+    steps = plan(stages, measure=measure, claims=claims)
     known = next((step.entry.info for step in steps if step.slot[0] == "queries" and step.entry), None)
     sizes = Sizes(known["train"], known["heldout"] if measure else 0) if known else sizes_of(recipe.queries)
     costs = knowing(costs_of(stages, sizes), steps)
@@ -241,11 +252,10 @@ def _show_plan(costs: Costs, steps: Sequence[Step], run_dir: Path, out: Console)
     table = _table("stage", "", "time", "disk", "why", right=("time", "disk"))
     for step in steps:
         one = costs.of(step.slot[0], heldout=step.slot[2])
-        done = step.state is State.DONE
-        cells = ("-", "-") if done else (_time(one.seconds), _size(one.disk))
+        cells = (_time(one.seconds), _size(one.disk)) if step.todo else ("-", "-")
         table.add_row(step.title, Text(step.state, _STYLE[step.state]), *cells, Text(step.why))
     table.add_section()
-    todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.state is not State.DONE]
+    todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
     table.add_row(f"{len(todo)} to do", "", _time(_sum(todo)), _size(sum(one.disk for one in todo)))
     out.print(table)
     _show_disk(costs, steps, run_dir, out)

@@ -16,6 +16,7 @@ class Entry:
 
     ``key`` names everything the stage depends on, so a second run with the same key finds it done. ``depends`` is that
     everything, so that a plan can say what has changed; None in ledgers of versions that kept the key alone.
+    ``taken_from`` names the run of the same sweep that did the stage, "" where this one did.
     """
 
     stage: str
@@ -26,6 +27,7 @@ class Entry:
     info: dict[str, Any]
     finished: str = ""
     depends: dict[str, Any] | None = None
+    taken_from: str = ""
 
     @property
     def heldout(self) -> bool:
@@ -42,7 +44,7 @@ Slot = tuple[str, int, bool]
 """Stage, round, whether held-out."""
 
 _FIELDS = {field.name for field in dataclasses.fields(Entry)}
-_NEEDED = _FIELDS - {"finished", "depends"}
+_NEEDED = _FIELDS - {"finished", "depends", "taken_from"}
 
 
 class Ledger:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from selfsteer.report.tables import round_table
+from selfsteer.report.tables import Table as ReportTable
+from selfsteer.report.tables import round_table, turned
 
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
 
@@ -105,13 +106,16 @@ def _table(policies: list[dict[str, Any]]) -> Table:
 
 def _rounds(summary: dict[str, Any]) -> Table:
     """What each round trained on, next to what the policy it made of that has learnt."""
-    found = round_table(summary["rounds"], summary["policies"])
     # Few rounds and many figures: they stand the other way round than on the report.
-    head, *rows = zip(found.head, *found.rows, strict=True)
-    table = Table(*(name.lower() for name in head), title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return as_rich(turned(round_table(summary["rounds"], summary["policies"])))
+
+
+def as_rich(table: ReportTable) -> Table:
+    """Return a table of the report for the terminal."""
+    shown = Table(*(Column(Text(name.lower())) for name in table.head), title_justify="left")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
 
 
 def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -7,7 +7,7 @@ is written, no weights are loaded, and a plan can't key a stage in another way t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,16 +21,20 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.reasons import reasons
 from selfsteer.loop.references import Made, References, trained_on, training_rows
-from selfsteer.loop.store import Row, Store, Workspace, kept, stage_key
+from selfsteer.loop.store import Asked, Row, Store, kept
 from selfsteer.loop.training import Training, train_stage
 from selfsteer.records import ROLES
 from selfsteer.showing import visible
 
+Claim = tuple[str, int, str]
+"""A stage by its name, its round and its key."""
+
 
 class State(StrEnum):
-    """Where a stage stands. ``AFTER`` depends on a result that does not exist yet."""
+    """Where a stage stands. ``SHARED`` is another run's of the sweep; ``AFTER`` depends on a result not there yet."""
 
     DONE = "done"
+    SHARED = "shared"
     TODO = "to do"
     REDO = "redo"
     AFTER = "after that"
@@ -46,6 +50,7 @@ class Step:
         state: Where it stands.
         why: What has changed, or what of it is on disk already; "" where there is nothing to tell.
         entry: What the ledger has of a finished stage.
+        key: The stage's key, "" where it is left open.
     """
 
     slot: Slot
@@ -53,10 +58,26 @@ class Step:
     state: State
     why: str = ""
     entry: Entry | None = None
+    key: str = ""
+
+    @property
+    def todo(self) -> bool:
+        """Whether this run has to do it."""
+        return self.state not in (State.DONE, State.SHARED)
+
+    @property
+    def claim(self) -> Claim:
+        """What another run of a sweep takes it by."""
+        return self.slot[0], self.slot[1], self.key
 
 
 def plan(
-    stages: DataStages, *, measure: bool, start: Policy | None = None, say: Callable[[str], None] = lambda text: None
+    stages: DataStages,
+    *,
+    measure: bool,
+    start: Policy | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    claims: Mapping[Claim, str] | None = None,
 ) -> list[Step]:
     """Return the stages of a run in their order, given its stages over the run directory (which may be missing).
 
@@ -65,11 +86,12 @@ def plan(
         measure: Whether the run measures on held-out queries (``generate`` does not).
         start: The start, where it is known; its weights' name is part of the keys.
         say: Is told how far a download of the model is.
+        claims: Stages that another run of the sweep will have done before this one, with its name.
 
     Raises:
         InputError, FetchError: The queries or the model can't be used, as in a run.
     """
-    recipe, store = stages.recipe, _Looking(stages.store.run_dir)
+    recipe, store = stages.recipe, _Looking(stages.store, claims or {})
     looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
     _walk(looking, start or stages.models.start(say), measure=measure, say=say)
     return store.steps
@@ -181,45 +203,48 @@ _WEIGHTS = ("policy", "generator", "average")
 class _Looking(Store):
     """A store that looks stages up and notes where they stand, in place of doing them."""
 
-    def __init__(self, run_dir: Path) -> None:
-        super().__init__(run_dir, Display(quiet=True))
+    def __init__(self, store: Store, claims: Mapping[Claim, str]) -> None:
+        super().__init__(store.run_dir, Display(quiet=True), shelf=store.shelf)
         self.steps: list[Step] = []
         self._entries = self.ledger.entries()
+        self._claims = claims
         self._policy_is_missing = False
 
-    def stage(
-        self,
-        name: str,
-        round_number: int,
-        depends: dict[str, Any],
-        work: Callable[[Workspace], tuple[list[Path], dict[str, Any]]],
-        *,
-        folder: str,
-        units: float,
-        title: str,
-        note: Callable[[dict[str, Any]], str] = lambda info: "",
-    ) -> Entry:
-        """Note where a stage stands; return what the ledger has of it, else an entry with its key and no result."""
-        key, slot = stage_key(name, depends), (name, round_number, "heldout" in Path(folder).parts)
-        entry = self.ledger.find(name, round_number, key)
-        if self._policy_is_missing:
-            self.steps.append(Step(slot, title, State.AFTER))
-        elif entry is not None:
-            self.steps.append(Step(slot, title, State.DONE, entry=entry))
-        else:
-            self.steps.append(self._undone(slot, title, key, kept(name, depends), self.run_dir / folder))
-        if name in _WEIGHTS and entry is None:
+    def _settle(self, asked: Asked) -> Entry:
+        """Note where a stage stands; return what a ledger has of it, else an entry with its key and no result."""
+        own = self.ledger.find(asked.name, asked.round, asked.key)
+        sibling = None if own else self.sibling(asked)
+        entry = own or (sibling[1] if sibling else None)
+        claimed = self._claims.get((asked.name, asked.round, asked.key), "")
+        whose = "" if own else sibling[1].taken_from if sibling else claimed
+        self.steps.append(self._step(asked, entry, whose))
+        if asked.name in _WEIGHTS and entry is None:
             self._policy_is_missing = True
-        return entry or Entry(name, round_number, key, [f"{folder}/{key}"], 0.0, self._stand_in(name, depends))
+        stand_in = self._stand_in(asked.name, asked.depends)
+        return entry or Entry(asked.name, asked.round, asked.key, [f"{asked.folder}/{asked.key}"], 0.0, stand_in)
 
-    def _undone(self, slot: Slot, title: str, key: str, depends: dict[str, Any], folder: Path) -> Step:
+    def _step(self, asked: Asked, entry: Entry | None, whose: str) -> Step:
+        """Return where a stage stands; ``whose`` names the run of the sweep that it is taken from, "" where none."""
+        slot = (asked.name, asked.round, "heldout" in Path(asked.folder).parts)
+        if whose:
+            return Step(slot, asked.title, State.SHARED, f"with {whose}", entry, asked.key)
+        if self._policy_is_missing:
+            return Step(slot, asked.title, State.AFTER, key=asked.key)
+        if entry is not None:
+            return Step(slot, asked.title, State.DONE, entry=entry, key=asked.key)
+        return self._undone(slot, asked)
+
+    def _undone(self, slot: Slot, asked: Asked) -> Step:
+        folder, key = self.run_dir / asked.folder, asked.key
         begun = folder.is_dir() and any(folder.glob(f"*{key}*"))
         before = next((entry for entry in reversed(self._entries) if entry.slot == slot), None)
         if begun or before is None:
-            return Step(slot, title, State.TODO, "goes on: a part of it is on disk" if begun else "")
+            return Step(slot, asked.title, State.TODO, "goes on: a part of it is on disk" if begun else "", key=key)
         if before.key == key:
-            return Step(slot, title, State.REDO, visible(f"its files are gone: {self.ledger.gone(before)[0]}"))
-        return Step(slot, title, State.REDO, visible("; ".join(reasons(slot[0], before.depends, depends))))
+            why = f"its files are gone: {self.ledger.gone(before)[0]}"
+        else:
+            why = "; ".join(reasons(slot[0], before.depends, kept(asked.name, asked.depends)))
+        return Step(slot, asked.title, State.REDO, visible(why), key=key)
 
     def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
         if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key

@@ -40,7 +40,7 @@ from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.references import Made, References, trained_on, training_rows
 from selfsteer.loop.store import Store
-from selfsteer.loop.training import Training, train_stage
+from selfsteer.loop.training import Training, restore_log, train_stage
 from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 
@@ -54,6 +54,7 @@ def run(
     display: Display | None = None,
     command: str = "",
     callbacks: Sequence[Callback] = (),
+    shelf: Path | None = None,
 ) -> Summary:
     """Do whatever of a recipe is not done yet in ``run_dir`` and return the summary that the report shows.
 
@@ -61,11 +62,14 @@ def run(
     depends on it, and a killed run goes on where it stopped. A run that a guard ended returns as well, and a second
     call says the same: ``selfsteer.loop.guards.stopped`` makes an error of its summary.
 
+    With ``shelf``, the folder of a sweep, stages that another run in it has done are taken from there.
+
     Raises:
         InputError: The recipe, the queries, the principle set or the model can't be used.
         WorkFailed: A stage failed; what was finished stays.
     """
-    return _work(recipe, run_dir, display or Display(quiet=True), command, callbacks)
+    stages = open_stages(recipe, run_dir, display or Display(quiet=True), callbacks, shelf)
+    return _work(stages, command)
 
 
 def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Summary:
@@ -76,29 +80,27 @@ def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, c
     Raises:
         InputError, WorkFailed: As :func:`run`.
     """
-    return _work(recipe, run_dir, display or Display(quiet=True), command, whole=False)
+    return _work(open_stages(recipe, run_dir, display or Display(quiet=True)), command, whole=False)
 
 
-def open_stages(recipe: Recipe, run_dir: Path, display: Display, callbacks: Sequence[Callback] = ()) -> DataStages:
-    """Return the stages of a recipe over a run directory; nothing is written or loaded yet."""
-    return DataStages.of(recipe, Store(run_dir, display, callbacks))
-
-
-def _work(
+def open_stages(
     recipe: Recipe,
     run_dir: Path,
     display: Display,
-    command: str,
     callbacks: Sequence[Callback] = (),
-    *,
-    whole: bool = True,
-) -> Summary:
-    stages = open_stages(recipe, run_dir, display, callbacks)
+    shelf: Path | None = None,
+) -> DataStages:
+    """Return the stages of a recipe over a run directory; nothing is written or loaded yet."""
+    return DataStages.of(recipe, Store(run_dir, display, callbacks, shelf))
+
+
+def _work(stages: DataStages, command: str, *, whole: bool = True) -> Summary:
+    run_dir = stages.store.run_dir
     check(stages)
-    with display, storage_errors(run_dir), stages.store.locked():
-        write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
+    with stages.store.display, storage_errors(run_dir), stages.store.locked():
+        write_atomic(run_dir / "recipe.yaml", dump_recipe(stages.recipe))
         try:
-            summary = _Run(recipe, stages, whole).go(command)
+            summary = _Run(stages.recipe, stages, whole).go(command)
         finally:
             stages.models.free()
         write_json(run_dir / "summary.json", summary)
@@ -281,7 +283,9 @@ class _Run:
         scores = stages.scores(principles, responses, "generator", number, policy)
         self._check_unmeasured(scores, number)
         contrasts = stages.contrasts(scores, number, "generator")
-        entry, generator = train_stage(stages, Training("generator", number, [contrasts], policy, policy))
+        training = Training("generator", number, [contrasts], policy, policy)
+        entry, generator = train_stage(stages, training)
+        restore_log(stages, training, entry)
         figures = {"quality": quality_figures(contrasts.info), "data": scores.info["figures"], "training": entry.info}
         return generator, figures
 
@@ -307,7 +311,9 @@ class _Run:
     def _train(self, number: int, policy: Policy, reference: Policy) -> Policy:
         """Train the policy on the round's data, and on those of older rounds where the recipe says so."""
         rows = training_rows(self.stages, number, trained_on(self.recipe, self.made), reference)
-        entry, trained = train_stage(self.stages, Training("policy", number, rows, policy, reference))
+        training = Training("policy", number, rows, policy, reference)
+        entry, trained = train_stage(self.stages, training)
+        restore_log(self.stages, training, entry)
         self.rounds[-1]["training"] = entry.info
         link_atomic(self.store.run_dir / f"round-{number:02d}" / "policy", self.store.run_dir / entry.files[0])
         return trained

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from selfsteer.errors import WorkFailed
-from selfsteer.files import fingerprint, remove, storage_errors
+from selfsteer.files import clone, fingerprint, remove, storage_errors
 from selfsteer.loop.display import Display
 from selfsteer.loop.events import Callback, StageEvent, tell
 from selfsteer.loop.ledger import Entry, Ledger
@@ -94,40 +97,66 @@ class Workspace:
         return paths
 
 
-class Store:
-    """The run directory: stages by key, and the one process that may write to it."""
+Work = Callable[[Workspace], tuple[list[Path], dict[str, Any]]]
 
-    def __init__(self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = ()) -> None:
-        self.run_dir, self.display, self._callbacks = run_dir, display, tuple(callbacks)
+
+@dataclass(frozen=True)
+class Asked:
+    """A stage that is asked for.
+
+    Attributes:
+        name, round: Its place in the story.
+        depends: Everything that its result depends on.
+        work: Does it, and returns its files and the ledger's ``info``.
+        folder: Where it writes, relative to the run directory.
+        units: How many steps its progress will count.
+        title: What it is called while it works.
+        note: What the display adds about a finished one.
+    """
+
+    name: str
+    round: int
+    depends: dict[str, Any]
+    work: Work
+    folder: str
+    units: float
+    title: str
+    note: Callable[[dict[str, Any]], str]
+
+    @cached_property
+    def key(self) -> str:
+        """The name of everything that its result depends on."""
+        return stage_key(self.name, self.depends)
+
+
+class Store:
+    """The run directory: stages by key, and the one process that may write to it.
+
+    Args:
+        run_dir: The run directory.
+        display: Is told of each stage.
+        callbacks: Are told of each stage.
+        shelf: The folder of a sweep, whose runs take finished stages from each other.
+    """
+
+    def __init__(
+        self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = (), shelf: Path | None = None
+    ) -> None:
+        self.run_dir, self.display, self.shelf, self._callbacks = run_dir, display, shelf, tuple(callbacks)
         self.ledger = Ledger(run_dir)
         self.stages: list[dict[str, Any]] = []
         self._written = False
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the run directory; a second process gets a :class:`WorkFailed`."""
-        with storage_errors(self.run_dir):
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.run_dir / ".lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout as error:
-                raise WorkFailed(
-                    "another process works in this run directory",
-                    where=str(self.run_dir),
-                    do="wait for it, stop it, or choose another --run-dir",
-                ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return locked(self.run_dir, "run directory")
 
     def stage(
         self,
         name: str,
         round_number: int,
         depends: dict[str, Any],
-        work: Callable[[Workspace], tuple[list[Path], dict[str, Any]]],
+        work: Work,
         *,
         folder: str,
         units: float,
@@ -136,31 +165,71 @@ class Store:
     ) -> Entry:
         """Find a stage done, or do it and record it. ``depends`` is everything that its result depends on.
 
+        What it needs else is as of :class:`Asked`.
+        """
+        return self._settle(Asked(name, round_number, depends, work, folder, units, title, note))
+
+    def _settle(self, asked: Asked) -> Entry:
+        """Find a stage done here, else take it from a sibling, else do it.
+
         The newest ledger line of a stage tells which of several results is in force. So a result of an earlier setting
         that is found done gets its line again, and from then on every later stage does: in the ledger, the results in
         force stand in the order of the story.
         """
-        key = stage_key(name, depends)
-        entry = self.ledger.find(name, round_number, key)
-        reused = entry is not None
-        if entry is None:
-            self.display.begin(title, units)
-            tell(self._callbacks, StageEvent("begin", name, round_number, title, {}, []))
-            started = time.monotonic()
-            space = self.workspace(folder, key)
-            space.sweep()
-            files, info = work(space)
-            seconds = round(time.monotonic() - started, 1)
-            names = [str(file.relative_to(self.run_dir)) for file in files]
-            entry = self.ledger.add(Entry(name, round_number, key, names, seconds, info, depends=kept(name, depends)))
+        found = self.ledger.find(asked.name, asked.round, asked.key)
+        entry = found or self._take(asked) or self._do(asked)
+        if found is None:
             self._written = True
-        elif self._written or not self.ledger.is_newest(entry):
-            self.ledger.repeat(entry)
+        elif self._written or not self.ledger.is_newest(found):
+            self.ledger.repeat(found)
             self._written = True
-        self.display.finish(title, reused=reused, note=note(entry.info))
-        self.stages.append({"round": round_number, "stage": title, "seconds": entry.seconds, "reused": reused})
-        tell(self._callbacks, StageEvent("end", name, round_number, title, entry.info, entry.files, reused))
+        taken_from = "" if found else entry.taken_from
+        self._tell_end(asked, entry, reused=bool(found or taken_from), taken_from=taken_from)
         return entry
+
+    def sibling(self, asked: Asked) -> tuple[Path, Entry] | None:
+        """Return a run of the same sweep that has done a stage, and its ledger's entry."""
+        others = sorted(path.parent for path in self.shelf.glob("*/ledger.jsonl")) if self.shelf else []
+        for other in others:
+            entry = None if other == self.run_dir else Ledger(other).find(asked.name, asked.round, asked.key)
+            if entry:
+                return other, dataclasses.replace(entry, taken_from=entry.taken_from or other.name)
+        return None
+
+    def _take(self, asked: Asked) -> Entry | None:
+        """Take a stage from a sibling, as a whole and in place of what was begun here; None where none has it."""
+        found = self.sibling(asked)
+        if found is None:
+            return None
+        folder = self.run_dir / asked.folder
+        for path in _of_key(folder, asked.key):
+            remove(path)
+        try:
+            for path in _of_key(found[0] / asked.folder, asked.key):
+                if not _is_passing(path):
+                    clone(path, folder / path.name)
+        except FileNotFoundError:  # the sibling was removed at this moment
+            return None
+        return None if self.ledger.gone(found[1]) else self.ledger.add(found[1])
+
+    def _do(self, asked: Asked) -> Entry:
+        self.display.begin(asked.title, asked.units)
+        tell(self._callbacks, StageEvent("begin", asked.name, asked.round, asked.title, {}, []))
+        started = time.monotonic()
+        space = self.workspace(asked.folder, asked.key)
+        space.sweep()
+        files, info = asked.work(space)
+        seconds = round(time.monotonic() - started, 1)
+        names = [str(file.relative_to(self.run_dir)) for file in files]
+        depends = kept(asked.name, asked.depends)
+        return self.ledger.add(Entry(asked.name, asked.round, asked.key, names, seconds, info, depends=depends))
+
+    def _tell_end(self, asked: Asked, entry: Entry, *, reused: bool, taken_from: str) -> None:
+        self.display.finish(asked.title, reused=reused, note=asked.note(entry.info), taken_from=taken_from)
+        told = {"round": asked.round, "stage": asked.title, "seconds": entry.seconds, "reused": reused}
+        self.stages.append(told | ({"taken_from": entry.taken_from} if entry.taken_from else {}))
+        event = StageEvent("end", asked.name, asked.round, asked.title, entry.info, entry.files, reused)
+        tell(self._callbacks, event)
 
     def workspace(self, folder: str, key: str) -> Workspace:
         """Return where a stage with that key works; ``folder`` is relative to the run directory."""
@@ -173,6 +242,36 @@ class Store:
     def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
         """Return all rows that a stage wrote: for held-out rows and other small numbers."""
         return list(read_rows(self.files(entry), kind))
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what``."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise WorkFailed(
+                f"another process works in this {what}",
+                where=str(folder),
+                do="wait for it, stop it, or choose another --run-dir",
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _of_key(folder: Path, key: str) -> list[Path]:
+    """Return everything in a stage's folder that carries its key."""
+    return sorted(folder.glob(f"*{key}*")) if folder.is_dir() else []
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether it serves only a stage that is still at work."""
+    return path.name.startswith((".", "checkpoints-")) or path.suffix == ".pieces"
 
 
 def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

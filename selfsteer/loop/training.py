@@ -107,7 +107,8 @@ def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
         note=_told,
     )  # fmt: skip
     space = store.workspace(training_folder(training), entry.key)
-    name = f"{recipe.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
+    # Not by the run's name: the runs of a sweep share what they make of the same policy.
+    name = f"{recipe.model.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
     trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
     if training.kind == "generator":
         stages.models.when_gone(trained, training.start, lambda: _train_again(stages, training, space))
@@ -131,6 +132,17 @@ def kept_rows(entry: Entry) -> int:
     return int(counts["kept"] if counts else entry.info["rows"])
 
 
+def restore_log(stages: DataStages, training: Training, entry: Entry) -> None:
+    """Let metrics.jsonl tell of the training in force, where it was done by another run or under an earlier setting."""
+    space = stages.store.workspace(training_folder(training), entry.key)
+    log = _MetricsLog(stages.store.run_dir / "metrics.jsonl", training.round, training.stage)
+    log.restore(_log_file(space))
+
+
+def _log_file(space: Workspace) -> Path:
+    return space.path("metrics.jsonl")
+
+
 def _train_again(stages: DataStages, training: Training, space: Workspace) -> None:
     stages.store.display.say("      the generator's weights were removed after it had answered: training it again")
     _train(stages, training, space)
@@ -151,6 +163,7 @@ def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
             trainer = open_trainer(stages, training, rows, checkpoints)
             log = _MetricsLog(store.run_dir / "metrics.jsonl", training.round, training.stage)
             _run(trainer, checkpoints, log, space.display)
+        log.keep(_log_file(space))
         info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
             _save(trainer, temporary, _card(stages.recipe, training, rows, info, log.rows))
@@ -377,8 +390,18 @@ class _MetricsLog:
         """Drop this training's lines behind step ``done``: they will be written again."""
         lines = read_json_lines(self.path)
         kept = [row for row in lines if not self._is_own(row) or row.get("step", 0) <= done]
-        write_atomic(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in kept))
+        _write_lines(self.path, kept)
         self.rows = [row for row in kept if self._is_own(row)]
+
+    def keep(self, file: Path) -> None:
+        """Write this training's lines into a file of its own, which stays with its result."""
+        _write_lines(file, self.rows)
+
+    def restore(self, file: Path) -> None:
+        """Put the lines that :meth:`keep` wrote in place of what another training of the same round left."""
+        kept, lines = read_json_lines(file), read_json_lines(self.path)
+        if kept and kept != [row for row in lines if self._is_own(row)]:
+            _write_lines(self.path, [*(row for row in lines if not self._is_own(row)), *kept])
 
     def _is_own(self, row: dict[str, Any]) -> bool:
         return {"round": row.get("round"), "stage": row.get("stage")} == self._own
@@ -389,6 +412,10 @@ class _MetricsLog:
             row = {**self._own, "step": step, **logs}
             self.rows.append(row)
             append_json(self.path, row)
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 
 def _progress(log: _MetricsLog, display: Display) -> Any:

@@ -39,11 +39,12 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: Run) -> str:
     """Return the page of a run."""
-    return _environment().get_template("report.html.jinja").render(_context(run))
+    return environment().get_template("report.html.jinja").render(_context(run))
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates of the pages; whatever is put into them is escaped."""
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -24,6 +24,12 @@ class Table:
     foot: list[str] = dataclasses.field(default_factory=list)
 
 
+def turned(table: Table) -> Table:
+    """Return a table with its rows as columns, for few rows of many figures."""
+    head, *rows = (list(cells) for cells in zip(table.head, *table.rows, strict=True))
+    return dataclasses.replace(table, head=head, rows=rows)
+
+
 def query_table(rounds: Sequence[Json]) -> Table:
     """Queries read, used and dropped, a round a row."""
     rows = [

@@ -63,14 +63,14 @@ def generated(tmp_path_factory, tiny_chat_model, queries):
     return run_dir, run(small_recipe(tiny_chat_model, queries, **GENERATOR), run_dir)
 
 
-def test_a_generator_is_trained_on_part_of_the_queries_and_answers_all(generated):
+def test_a_generator_is_trained_on_part_of_the_queries_and_answers_all(generated, tiny_chat_model):
     run_dir, summary = generated
     trained, answered = rows_of(run_dir, "round-01/generator/contrasts"), contrasts(run_dir)
     assert len(trained) == 4 and len(answered) == 8
     assert {row.id for row in trained} < {row.id for row in answered}
     assert all(row.original_response and row.original_token_ids for row in trained)
     assert {row.original_finish for row in answered} == {"absent"}, "only x+ and x- are answered"
-    assert {row.provenance["model"] for row in answered} == {"small, generator of round 1"}
+    assert {row.provenance["model"] for row in answered} == {f"{tiny_chat_model}, generator of round 1"}
     figures = summary["rounds"][0]
     kept = sum(row.kept for row in answered)
     assert figures["generator"]["training"]["examples"] == 4 and figures["training"]["examples"] == kept >= 6
@@ -310,7 +310,9 @@ def test_offline_another_model_writes_and_the_policy_scores(tmp_path, tiny_chat_
     assert {ScoreKey.stored(row).weights for row in rows} == {key_of(tiny_chat_model)}
     assert not any("tokenised" in row.provenance for row in rows), "both have one tokenizer, so ids travel"
     held = rows_of(tmp_path / "run", "round-01/heldout/scores")
-    assert {row.provenance["model"] for row in held} == {"small, round 1"}, "what is measured is the policy"
+    assert {row.provenance["model"] for row in held} == {f"{tiny_chat_model}, round 1"}, (
+        "what is measured is the policy"
+    )
 
 
 def test_offline_without_ids_rows_are_tokenised_once_and_that_is_recorded(tmp_path, tiny_chat_model, queries):

@@ -23,7 +23,7 @@ from selfsteer.loop.estimating.rates import (
 )
 from selfsteer.loop.estimating.shape import ModelShape, read_shape, source_of
 from selfsteer.loop.models import Models, Policy
-from selfsteer.loop.planning import State, Step
+from selfsteer.loop.planning import Step
 from selfsteer.loop.splitting import of_round
 
 
@@ -88,7 +88,7 @@ def knowing(costs: Costs, steps: Iterable[Step]) -> Costs:
 
 def disk_needed(costs: Costs, steps: Iterable[Step]) -> float:
     """Return the bytes that the stages to do will need at their worst moment: what stays, and the most that passes."""
-    todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.state is not State.DONE]
+    todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
     return sum(one.disk for one in todo) + max((one.passing for one in todo), default=0.0)
 
 
@@ -100,7 +100,7 @@ def free_disk(folder: Path) -> int:
 
 def warn_of_disk(stages: DataStages, steps: Sequence[Step], sizes: Sizes) -> None:
     """Warn where a run is about to need more disk than is free; says nothing of a model whose costs are not known."""
-    if all(step.state is State.DONE for step in steps):
+    if not any(step.todo for step in steps):
         return
     try:
         needed = disk_needed(knowing(costs_of(stages, sizes), steps), steps)

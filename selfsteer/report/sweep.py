@@ -1,0 +1,175 @@
+"""The table of a sweep: a run a row, from the summaries of its runs; as JSON, as Markdown and as a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfsteer.files import write_atomic, write_json
+from selfsteer.report.comparison import CHANCE, NATS, SHARE, TOKENS, Kind
+from selfsteer.report.guards import handed_out
+from selfsteer.report.load import Json, clean, dig, dig_dict, dig_number, dig_rows
+from selfsteer.report.page import environment
+from selfsteer.report.tables import Table
+from selfsteer.report.wording import count, maybe, number
+
+SWEEP_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A figure: its name, its form, and where it stands in a policy's entry of a summary, or else in a round's data."""
+
+    head: str
+    kind: Kind
+    path: tuple[str, ...]
+    of_data: tuple[str, ...] = ()
+
+
+COLUMNS = {
+    "length_positive": Column("Length of y⁺", TOKENS, ("length", "positive", "mean_tokens"), ("length", "positive")),
+    "length_negative": Column("Length of y⁻", TOKENS, ("length", "negative", "mean_tokens"), ("length", "negative")),
+    "onpolicyness": Column("On-policyness", CHANCE, ("onpolicyness", "mean"), ("onpolicyness", "mean")),
+    "steering_margin": Column("Steering margin", NATS, ("steering_margin", "mean"), ("steering_margin",)),
+    "implicit_accuracy": Column("Implicit accuracy", SHARE, ("implicit", "accuracy")),
+    "implicit_margin": Column("Implicit margin", NATS, ("implicit", "margin")),
+    "direction": Column("y⁺ right, by program", SHARE, ("direction", "share")),
+}
+"""Figures of the policy that a run hands out, on the held-out queries; without these, of its last round's data."""
+
+_KEPT = Column("Kept", SHARE, ())
+_BEFORE = Column("Plain length before", TOKENS, ("length", "original", "mean_tokens"))
+_AFTER = dataclasses.replace(_BEFORE, head="Plain length after")
+_ALL = {"kept": _KEPT, **COLUMNS, "plain_before": _BEFORE, "plain_after": _AFTER}
+
+
+def sweep_record(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Json:
+    """Return what sweep.json says.
+
+    Args:
+        about: Name, recipe, command and version.
+        runs: Each with name, variant (without the seed), seed, settings, outcome, reason, stages and summary, which is
+            None where there is none.
+    """
+    rows = [
+        {key: value for key, value in run.items() if key != "summary"}
+        | {"figures": _figures(clean(run["summary"]) or {}), "guards": _fired(run["summary"] or {})}
+        for run in runs
+    ]
+    shared = {key: sum(run["stages"][key] for run in rows) for key in ("taken", "total")}
+    return {"schema_version": SWEEP_VERSION, **about, "runs": rows, "means": _means(rows), "shared": shared}
+
+
+def write_sweep(folder: Path, record: Json) -> None:
+    """Write sweep.json, sweep.md and sweep.html; the page stands alone and links the report of each run."""
+    write_json(folder / "sweep.json", record)
+    shown = clean(record)
+    write_atomic(folder / "sweep.md", _markdown(shown))
+    reports = [run["name"] for run in shown["runs"] if (folder / run["name"] / "report.html").exists()]
+    page = environment().get_template("sweep.html.jinja")
+    context = {"table": sweep_table(shown), "notes": sweep_notes(shown), "reports": reports}
+    write_atomic(folder / "sweep.html", page.render(context | {key: shown[key] for key in _SHOWN}))
+
+
+_SHOWN = ("name", "recipe", "command", "version")
+
+
+def sweep_table(record: Json) -> Table:
+    """Return the table: a row a run, then one a variant of several seeds; figures that no run has are left out."""
+    known = [key for key in _ALL if any(run["figures"].get(key) is not None for run in record["runs"])]
+    rows = [
+        [run["name"], *(_cell(_ALL[key], run["figures"].get(key)) for key in known), _guards(run), run["outcome"]]
+        for run in record["runs"]
+    ]
+    for mean in record["means"]:
+        cells = [_spread(_ALL[key], mean["figures"].get(key)) for key in known]
+        rows.append([f"{mean['variant']}, mean of {count(mean['runs'], 'run')}", *cells, "", ""])
+    return Table("The variants", ["Variant", *(_ALL[key].head for key in known), "Guards", "Outcome"], rows)
+
+
+def sweep_notes(record: Json) -> list[str]:
+    """Return what was shared, and why a variant is not done."""
+    taken, total = record["shared"]["taken"], record["shared"]["total"]
+    notes = [f"{number(taken)} of {number(total)} stages taken from a sibling."]
+    return notes + [f"{run['name']} {run['outcome']}: {run['reason']}" for run in record["runs"] if run["reason"]]
+
+
+def _figures(summary: Json) -> Json:
+    """Return a run's figures by the names of :data:`COLUMNS`; None for what was not measured."""
+    policies, rounds = dig_rows(summary, "policies"), dig_rows(summary, "rounds")
+    last: Json = rounds[-1] if rounds else {}
+    policy = _policy(summary, policies)
+    found: Json = {"kept": _share(last)}
+    for key, column in COLUMNS.items():
+        own = dig_number(policy, *column.path)
+        found[key] = dig_number(last, "data", *column.of_data) if not policies and column.of_data else own
+    found["plain_before"] = dig_number(policies[0], *_BEFORE.path) if policies else None
+    found["plain_after"] = dig_number(policy, *_BEFORE.path) if len(policies) > 1 else None
+    return found
+
+
+def _policy(summary: Json, policies: Sequence[Json]) -> Json:
+    """Return the entry of the policy handed out; of a training that left none, nothing, and of data alone the start."""
+    if len(policies) < 2 and dig(summary, "mode") != "data-only":
+        return {}
+    return handed_out(summary) or {}
+
+
+def _share(made: Json) -> float | None:
+    kept, total = (dig_number(made, "quality", name) for name in ("kept", "total"))
+    return kept / total if kept is not None and total else None
+
+
+def _fired(summary: Json) -> list[str] | None:
+    """Return the guards that fired, "length (round 2)"; None for a run without guards."""
+    guards = dig_dict(summary, "guards")
+    findings = [row for row in dig_rows(guards, "findings") if row.get("standing") == "fired"]
+    return [f"{row['guard']} (round {row['round']})" for row in findings] if guards else None
+
+
+def _means(runs: Sequence[Json]) -> list[Json]:
+    """Return mean and sample standard deviation over the seeds of each variant that has several finished runs."""
+    groups: dict[str, list[Json]] = {}
+    for run in runs:
+        if run["outcome"] == "done":
+            groups.setdefault(run["variant"], []).append(run)
+    return [
+        {"variant": name, "runs": len(group), "figures": {key: _mean(group, key) for key in _ALL}}
+        for name, group in groups.items()
+        if len(group) > 1
+    ]
+
+
+def _mean(runs: Sequence[Json], key: str) -> Json | None:
+    values = [run["figures"][key] for run in runs if run["figures"][key] is not None]
+    if not values:
+        return None
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
+
+
+def _cell(column: Column, value: float | None) -> str:
+    return maybe(value, column.kind.show)
+
+
+def _spread(column: Column, mean: Json | None) -> str:
+    shown = _cell(column, mean["mean"] if mean else None)
+    return f"{shown} ± {column.kind.show(mean['deviation'])}" if mean and mean["deviation"] is not None else shown
+
+
+def _guards(run: Json) -> str:
+    return "none" if run["guards"] is None else "; ".join(run["guards"]) or "quiet"
+
+
+def _markdown(record: Json) -> str:
+    table = sweep_table(record)
+    lines = [_row(table.head), _row(["---"] * len(table.head)), *map(_row, table.rows)]
+    notes = "\n".join(f"- {note}" for note in sweep_notes(record))
+    return f"# {record['name']}\n\n    {record['command']}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.replace("|", r"\|").split()) for cell in cells) + " |"
