@@ -407,7 +407,10 @@ class JudgeSettings(_Section):
     """Who says which of two responses is better. ``judge: NAME`` is short for ``judge: {name: NAME}``."""
 
     name: str | None = None
-    """A chat model (catalogue name, folder, hub name), ``reward:MODEL``, ``endpoint:MODEL`` or ``program:PROGRAM``."""
+    """A chat model (catalogue name, folder, hub name), ``reward:MODEL``, ``implicit:POLICY@REFERENCE``,
+    ``endpoint:MODEL`` or ``program:PROGRAM``."""
+    per_token: bool = False
+    """``implicit:`` compares means per token, as IPO trains them, in place of sums."""
     mode: Literal["logprobs", "text"] = "logprobs"
     """How a language model answers: by the log-probs of the two labels, or by what it writes."""
     template: str | None = None
