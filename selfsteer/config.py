@@ -284,6 +284,14 @@ class HarmSettings(_Section):
     revision: str | None = None
 
 
+class RewardFilterSettings(_Section):
+    """The reward model that the filter ``reward_margin`` goes by; it computes in float32."""
+
+    model: str
+    """A local folder or a hub name: a sequence-classification model with one output."""
+    revision: str | None = None
+
+
 class QualitySettings(_Section):
     """What happens to the sampled responses before they are trained on."""
 
@@ -303,6 +311,8 @@ class QualitySettings(_Section):
     """In the order in which they run; docs/quality.md has them all. The last three are the paper's."""
     harm: HarmSettings | None = None
     """Flag harmful y- by a classifier too, besides those that an aspect of the principle set flags."""
+    reward: RewardFilterSettings | None = None
+    """Whose margin the filter ``reward_margin`` goes by."""
 
 
 class LoraSettings(_Section):

@@ -29,6 +29,7 @@ STAGE_VERSIONS = {
     "principles": 3,
     "responses": 4,
     "scores": 4,
+    "rewards": 1,
     "contrasts": 3,
     "preferences": 1,
     "generator": 1,
