@@ -203,7 +203,7 @@ def evaluate_signal(
 def evaluate_reward(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SETS...", help="Files of labelled preference pairs, or folders of such files."),
+        typer.Argument(metavar="SETS", help="Files of labelled preference pairs, or folders of such files."),
     ],
     names: _Judges = None,
     mode: _Mode = "logprobs",

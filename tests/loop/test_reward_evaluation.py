@@ -15,6 +15,7 @@ from selfsteer import cli
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.judges import judge_pairs
 from selfsteer.evaluation.judges.agreement import agreement
+from selfsteer.evaluation.judges.sets import load_pairs
 from selfsteer.loop.reward_evaluation import groups, in_order, length_baseline, read_sets
 
 from ..conftest import build_model, build_tokenizer
@@ -93,7 +94,10 @@ def test_subsets_sets_and_all_of_them_have_figures_and_a_folder_tells_what_it_le
 def test_a_sample_says_so_and_is_the_sample_of_judge(evaluate, folder):
     code, shown, _ = evaluate("pairs.json", "--judge", "program:longer", "--limit", 2, "--seed", 1)
     assert code == 0 and "pairs: a sample of 2 of 4 labelled pairs" in shown
-    assert evaluate("pairs.json", "--judge", "program:longer", "--limit", "0")[0] == 2
+    (folder / "all.json").write_text(json.dumps([{**ROWS[0], "input": f"q{i}"} for i in range(20)]))
+    for seed in (0, 1):
+        (drawn,) = read_sets([folder / "all.json"], limit=5, seed=seed)
+        assert drawn.pairs == load_pairs(folder / "all.json", limit=5, seed=seed).pairs
 
 
 def test_a_reward_model_an_implicit_reward_and_a_chat_model_share_the_table_and_are_asked_once(
