@@ -70,7 +70,8 @@ def _sets_of(source: Path, limit: int | None, seed: int) -> Iterator[LabelledSet
     if (source / "ledger.jsonl").is_file():
         do = "put a run's own pairs before judges with `selfsteer judge` or `selfsteer evaluate signal`"
         raise DataError("a run directory holds pairs that nobody labelled", where=str(source), do=do)
-    files = sorted(path for path in source.rglob("*") if path.is_file() and format_of(path))
+    found = (path for path in source.rglob("*") if path.is_file() and format_of(path))
+    files = sorted(path for path in found if not path.name.startswith("."))
     if not files:
         do = "give a folder that holds files of preference pairs"
         raise DataError("the folder holds no file of a known format", where=str(source), do=do)
@@ -80,7 +81,8 @@ def _sets_of(source: Path, limit: int | None, seed: int) -> Iterator[LabelledSet
         try:
             yield _labelled(path, load_pairs(path, name=name), name, limit, seed)
         except DataError as error:
-            yield LabelledSet(name, [], 0, {error.what: _count(path)})
+            where = error.where.replace(str(path), path.name)
+            yield LabelledSet(name, [], 0, {f"{where}: {error.what}": _count(path)})
 
 
 def _count(path: Path) -> int:

@@ -79,6 +79,7 @@ def test_subsets_sets_and_all_of_them_have_figures_and_a_folder_tells_what_it_le
     (folder / "sets/deep/mine.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     (folder / "sets/queries.json").write_text('[{"query": "Hi"}, {"query": "Ho"}]')
     (folder / "sets/readme.md").write_text("not data")
+    (folder / "sets/.half-written.json").write_text("[{")
     code, shown, _ = evaluate("pairs.json", "sets", "--judge", "program:longer")
     assert code == 0
     names = [line.split("  ")[0] for line in shown.splitlines() if line and not line.startswith((" ", "─"))]
@@ -88,7 +89,7 @@ def test_subsets_sets_and_all_of_them_have_figures_and_a_folder_tells_what_it_le
     assert [row[0] for row in cells(shown, "longer")] == [
         "50 % (15-85)", "100 % (34-100)", "100 % (34-100)", "100 % (51-100)", "75 % (41-93)",
     ]  # fmt: skip
-    assert "queries: 2 rows left out: a row has the keys query, which is no known form" in shown
+    assert "queries: 2 rows left out: queries.json: row 1: a row has the keys query, which is no known form" in shown
 
 
 def test_a_sample_says_so_and_is_the_sample_of_judge(evaluate, folder):
