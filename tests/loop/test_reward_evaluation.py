@@ -5,13 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
 
-from selfsteer import cli
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.judges import judge_pairs
 from selfsteer.evaluation.judges.agreement import agreement
@@ -36,21 +33,15 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("selfsteer.evaluation.intervals._RESAMPLES", 20)  # for kappas, which are not looked at here
     (tmp_path / "pairs.json").write_text(json.dumps(ROWS))
     return tmp_path
 
 
 @pytest.fixture
-def evaluate(folder, monkeypatch, capsys):
-    def run(*arguments, program=("evaluate", "reward")) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["selfsteer", *program, *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+def evaluate(folder, command_line):
+    """Run the command in the working folder."""
+    return lambda *arguments, program=("evaluate", "reward"): command_line(*program, *arguments)
 
 
 def cells(shown: str, judge: str) -> list[list[str]]:
