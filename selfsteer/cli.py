@@ -31,6 +31,28 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
 app.add_typer(principles_app, name="principles")
 
+_Judges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge",
+        help="A chat model, reward:MODEL, implicit:POLICY@REFERENCE, endpoint:MODEL or program:NAME; "
+        "several may be given.",
+    ),
+]
+_Mode = Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")]
+_Template = Annotated[str | None, typer.Option(help="A Jinja file of your own for the question.")]
+_PerToken = Annotated[bool, typer.Option("--per-token", help="implicit: compares means per token in place of sums.")]
+_Limit = Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")]
+_Seed = Annotated[int, typer.Option(help="Chooses the sample.")]
+_Device = Annotated[str, typer.Option(help="Where a model on this machine computes: auto, cpu, cuda, cuda:1, mps.")]
+_Precision = Annotated[str, typer.Option(help="What it computes in: auto, bfloat16 or float32.")]
+_Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+_TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that a model brings.")]
+_BaseUrl = Annotated[str | None, typer.Option(help="Where the endpoint is.", show_default="what OPENAI_BASE_URL holds")]
+_ApiKeyEnv = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
+_Answers = Annotated[Path | None, typer.Option(help="Where answers are kept.", show_default="the cache folder")]
+_Json = Annotated[Path | None, typer.Option("--json", help="Write figures and verdicts here.")]
+
 out = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
@@ -176,7 +198,10 @@ def evaluate_signal(
     run_dir: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],
     judge: Annotated[
         str | None,
-        typer.Option(help="A chat model, reward:MODEL, endpoint:MODEL or program:NAME (default: the recipe's)."),
+        typer.Option(
+            help="A chat model, reward:MODEL, implicit:POLICY@REFERENCE, endpoint:MODEL or program:NAME "
+            "(default: the recipe's)."
+        ),
     ] = None,
     mode: Annotated[str | None, typer.Option(help="How a language model answers: logprobs or text.")] = None,
     by: Annotated[str | None, typer.Option(help="What it judges by: overall or aspects.")] = None,
@@ -193,6 +218,41 @@ def evaluate_signal(
         signal_command.signal(run_dir, overrides, split=split, limit=limit, out=out, errors=errors)
 
 
+@evaluate_app.command("reward")
+def evaluate_reward(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SETS", help="Files of labelled preference pairs, or folders of such files."),
+    ],
+    names: _Judges = None,
+    mode: _Mode = "logprobs",
+    template: _Template = None,
+    per_token: _PerToken = False,
+    limit: _Limit = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    precision: _Precision = "auto",
+    revision: _Revision = None,
+    trust_remote_code: _TrustRemoteCode = False,
+    base_url: _BaseUrl = None,
+    api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
+    answers: _Answers = None,
+    json_file: _Json = None,
+) -> None:
+    """How often do reward models, implicit rewards and judges rank labelled pairs right? Beside "longer is better"."""
+    from selfsteer.loop import reward_evaluation_command
+
+    settings = {
+        "mode": mode, "template": template, "per_token": per_token, "device": device, "precision": precision,
+        "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+    }  # fmt: skip
+    with _interruptible():
+        reward_evaluation_command.evaluate(
+            sources, names or [], settings, limit=limit, seed=seed, answers=answers, json_file=json_file, out=out,
+            errors=errors,
+        )  # fmt: skip
+
+
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
     """Write a run's report.html again from what the run directory holds."""
@@ -206,46 +266,32 @@ def judge(
     sources: Annotated[
         list[Path], typer.Argument(help="Files of preference pairs, labelled or not; or run directories.")
     ],
-    names: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--judge", help="A chat model, reward:MODEL, endpoint:MODEL or program:NAME; several may be given."
-        ),
-    ] = None,
-    mode: Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")] = "logprobs",
+    names: _Judges = None,
+    mode: _Mode = "logprobs",
     by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall",
-    template: Annotated[str | None, typer.Option(help="A Jinja file of your own for the question.")] = None,
+    template: _Template = None,
+    per_token: _PerToken = False,
     human: Annotated[
         str | None, typer.Option(help="Judge yourself, under this name; stop when you like, and go on another time.")
     ] = None,
     page: Annotated[bool, typer.Option("--page", help="With --human: on a local web page.")] = False,
-    limit: Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")] = None,
-    seed: Annotated[int, typer.Option(help="Chooses the sample.")] = 0,
-    device: Annotated[
-        str, typer.Option(help="Where a model on this machine computes: auto, cpu, cuda, cuda:1, mps.")
-    ] = "auto",
-    precision: Annotated[str, typer.Option(help="What it computes in: auto, bfloat16 or float32.")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that a model brings.")
-    ] = False,
-    base_url: Annotated[
-        str | None, typer.Option(help="Where the endpoint is.", show_default="what OPENAI_BASE_URL holds")
-    ] = None,
-    api_key_env: Annotated[
-        str, typer.Option(help="The environment variable that holds the endpoint's key.")
-    ] = "OPENAI_API_KEY",
-    answers: Annotated[
-        Path | None, typer.Option(help="Where answers are kept.", show_default="the cache folder")
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures and verdicts here.")] = None,
+    limit: _Limit = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    precision: _Precision = "auto",
+    revision: _Revision = None,
+    trust_remote_code: _TrustRemoteCode = False,
+    base_url: _BaseUrl = None,
+    api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
+    answers: _Answers = None,
+    json_file: _Json = None,
 ) -> None:
     """Put pairs before judges, in both orders, and compare them with the labels and with each other."""
     from selfsteer.loop import judging_command
 
     settings = {
-        "mode": mode, "by": by, "template": template, "device": device, "precision": precision, "revision": revision,
-        "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+        "mode": mode, "by": by, "template": template, "per_token": per_token, "device": device, "precision": precision,
+        "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
     }  # fmt: skip
     with _interruptible():
         judging_command.judge(

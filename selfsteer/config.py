@@ -286,6 +286,14 @@ class HarmSettings(_Section):
     revision: str | None = None
 
 
+class RewardFilterSettings(_Section):
+    """The reward model that the filter ``reward_margin`` goes by; it computes in float32."""
+
+    model: str
+    """A local folder or a hub name: a sequence-classification model with one output."""
+    revision: str | None = None
+
+
 class QualitySettings(_Section):
     """What happens to the sampled responses before they are trained on."""
 
@@ -305,6 +313,8 @@ class QualitySettings(_Section):
     """In the order in which they run; docs/quality.md has them all. The last three are the paper's."""
     harm: HarmSettings | None = None
     """Flag harmful y- by a classifier too, besides those that an aspect of the principle set flags."""
+    reward: RewardFilterSettings | None = None
+    """Whose margin the filter ``reward_margin`` goes by."""
 
 
 class LoraSettings(_Section):
@@ -409,7 +419,10 @@ class JudgeSettings(_Section):
     """Who says which of two responses is better. ``judge: NAME`` is short for ``judge: {name: NAME}``."""
 
     name: str | None = None
-    """A chat model (catalogue name, folder, hub name), ``reward:MODEL``, ``endpoint:MODEL`` or ``program:PROGRAM``."""
+    """A chat model (catalogue name, folder, hub name), ``reward:MODEL``, ``implicit:POLICY@REFERENCE``,
+    ``endpoint:MODEL`` or ``program:PROGRAM``."""
+    per_token: bool = False
+    """``implicit:`` compares means per token, as IPO trains them, in place of sums."""
     mode: Literal["logprobs", "text"] = "logprobs"
     """How a language model answers: by the log-probs of the two labels, or by what it writes."""
     template: str | None = None

@@ -13,8 +13,8 @@ _RESAMPLES = 2000
 _MOST_RESAMPLED = 5000  # values; times _RESAMPLES, 80 MB of indices
 
 
-def wilson(successes: float, n: int) -> Interval:
-    """Return Wilson's score interval of a share; n must be positive."""
+def wilson(successes: float, n: float) -> Interval:
+    """Return Wilson's score interval of a share; n must be positive, and may be an effective number of trials."""
     share = successes / n
     centre = share + _Z**2 / (2 * n)
     half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))

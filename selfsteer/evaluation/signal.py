@@ -20,7 +20,7 @@ from selfsteer.evaluation.intervals import bootstrap, wilson
 from selfsteer.evaluation.judges.base import Judgement, Outcome, Pair
 from selfsteer.evaluation.measures import counted, is_full, is_scored, onpolicyness, score
 from selfsteer.principles import PrincipleSet
-from selfsteer.quality import direction_of, steering_margin
+from selfsteer.quality import contrastive_likelihood, direction_of, steering_margin
 from selfsteer.records import PROMPTS, ROLES, Contrast
 
 Figures = dict[str, Any]
@@ -289,20 +289,6 @@ def _distribution(values: Sequence[float]) -> Figures | None:
 
 Score = Callable[[Contrast], float | None]
 """Higher should mean more likely right; None where the row can't be scored."""
-
-
-def contrastive_likelihood(row: Contrast) -> float | None:
-    """Return the steering contrast of summed log-probs (DLMA), nats; None without scores or token ids.
-
-    log p(y+|x+) - log p(y+|x-) - (log p(y-|x+) - log p(y-|x-)), each the stored mean times the response's tokens.
-    """
-    if not is_scored(row) or row.positive_token_ids is None or row.negative_token_ids is None:
-        return None
-    lengths = {"positive": len(row.positive_token_ids), "negative": len(row.negative_token_ids)}
-    positive, negative = (
-        lengths[role] * (score(row, role, "positive_prompt") - score(row, role, "negative_prompt")) for role in lengths
-    )
-    return positive - negative
 
 
 def plain_likelihood(row: Contrast) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import selfsteer
 from selfsteer.config import HarmSettings, Recipe
 from selfsteer.contrast import Request
-from selfsteer.errors import ConfigError, DataError, NothingSurvived, did_you_mean
+from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
 from selfsteer.loop import work, writing
@@ -20,8 +20,9 @@ from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.figures import data_figures
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
+from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
 from selfsteer.loop.splitting import Part, of_round, parts_of, query_files, split_queries
-from selfsteer.loop.store import Store, Workspace, in_batches
+from selfsteer.loop.store import Store, Workspace, in_batches, stage_key
 from selfsteer.principles import PrincipleSet, load_set
 from selfsteer.quality import (
     DIRECTIONS,
@@ -68,9 +69,9 @@ class DataStages:
         own = None if self.recipe.principles.strategy == "guideline" else self.principle_set.direction
         return self.recipe.evaluation.direction or own
 
-    def check_harm(self) -> None:
-        """Raise where the recipe names a classifier of harm that can't be used; its weights are not loaded."""
-        _ = self._classifier
+    def check_models(self) -> None:
+        """Raise where a classifier of harm or a reward model to filter by can't be used; no weights are loaded."""
+        _ = self._classifier, self._margins
 
     def check_programs(self) -> None:
         """Raise :class:`ConfigError` where recipe or principle set name a direction program that there is not."""
@@ -358,14 +359,15 @@ class DataStages:
         Raises:
             NothingSurvived: No row is kept. The rows are on disk, and no result of the stage is recorded.
         """
-        files, classifier = self.store.files(scores), self._classifier
+        judged = self.rewards(scores, round, split)
+        files, classifier = self.store.files(judged), self._classifier
         depends = {
             "scores": scores.key,
             "filters": self.filters,
             "set": self.principle_set.fingerprint,
             "harmful": self.principle_set.harmful,
             "classifier": classifier and classifier.key,
-        }
+        } | ({} if judged is scores else {"rewards": judged.key})
         size = _CLASSIFIED if classifier else BLOCK
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
@@ -388,9 +390,47 @@ class DataStages:
             note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
 
+    def rewards(self, scores: Entry, round: int, split: str) -> Entry:
+        """Put the margin of the filters' reward model into the rows; ``scores`` itself where no filter goes by one."""
+        margins, files = self._margins, self.store.files(scores)
+        if margins is None:
+            return scores
+
+        def write(space: Workspace) -> tuple[list[Path], Info]:
+            self.models.free()
+
+            def plan(number: int) -> Plan[Contrast]:
+                return Plan(in_batches(list(read_rows([files[number]], Contrast)), BATCH))
+
+            paths, info = do_blocks(space, len(files), Work(Contrast, plan, lambda _, batch: Done(margins.put(batch))))
+            margins.free()
+            return paths, info
+
+        return self.store.stage(
+            stage_name("rewards", split), round, self._reward_depends(scores, margins), write,
+            folder=stage_folder(split, round, "rewards"), units=sum(map(count_rows, files)),
+            title=stage_title("ask the reward model", split, round),
+        )  # fmt: skip
+
+    def _reward_depends(self, scores: Entry, margins: RewardMargins) -> dict[str, Any]:
+        return {"scores": scores.key, "reward": margins.key}
+
     def try_filters(self, scores: Entry) -> Info:
-        """Return what :meth:`contrasts` would record, and write nothing; no classifier is asked."""
-        files = self.store.files(scores)
+        """Return what :meth:`contrasts` would record, and write nothing; no classifier and no reward model is asked.
+
+        Raises:
+            InputError: A filter goes by a reward model that was not asked about these rows yet.
+        """
+        entry = scores
+        if self._margins:
+            key = stage_key("rewards", self._reward_depends(scores, self._margins))
+            found = self.store.ledger.find("rewards", scores.round, key)
+            if found is None:
+                what = "a dry run asks no model, and the reward model of reward_margin was not asked about these rows"
+                do = "leave --dry-run out; its margins are kept, so that every later filter run finds them"
+                raise InputError(what, where=f"round {scores.round}", do=do)
+            entry = found
+        files = self.store.files(entry)
         chain = self._fitted(files)
         for row in read_rows(files, Contrast):
             chain.apply(*flag_harm([row], self.principle_set.harmful))
@@ -417,6 +457,10 @@ class DataStages:
     @cached_property
     def _classifier(self) -> HarmClassifier | None:
         return classifier_of(self.recipe.quality.harm, self.recipe.model.device)
+
+    @cached_property
+    def _margins(self) -> RewardMargins | None:
+        return margins_of(self.filters, self.recipe.quality.reward, self.recipe.model.device)
 
     def scoring(self, policy: Policy) -> dict[str, Any]:
         """What scores depend on besides the rows: weights, precision, length limit; None without weights."""

@@ -53,11 +53,16 @@ def read_pairs(
         if found.dropped:
             first = found.dropped[0]
             notes.append(f"{source.name}: {len(found.dropped)} rows left out, e.g. {first.where}: {first.reason}")
+    check_ids(pairs, sources)
+    return pairs, notes
+
+
+def check_ids(pairs: Sequence[Pair], sources: Sequence[Path]) -> None:
+    """Raise :class:`DataError` where two pairs of some sources have the same id."""
     twice = len(pairs) - len({pair.id for pair in pairs})
     if twice:
         do = "give each file once, and files of different names: a pair's id is the file's name and the row's number"
         raise DataError(f"{twice} pairs have the id of another", where=", ".join(map(str, sources)), do=do)
-    return pairs, notes
 
 
 def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair]:

@@ -67,14 +67,23 @@ def judge(
     for note in notes:
         errors.print(note, markup=False, soft_wrap=True)
     folder = answers or cache_folder() / "judgements"
-    judged = []
-    while judges:  # taken out, so that its weights are let go before the next one loads its own
-        judged.append(_judge_by_machine(judges.pop(0), pairs, folder, errors))
+    judged = ask_in_turn(judges, pairs, folder, errors)
     if human:
         judged.append(_judge_by_hand(human, pairs, folder, page))
     _show(judged, out)
     if json_file:
         write_json(json_file, as_json(judged))
+
+
+def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path, errors: Console) -> list[Judged]:
+    """Put the pairs before one judge after the other, with progress; ``judges`` is empty afterwards.
+
+    Each is taken out, so that its weights are let go before the next one loads its own.
+    """
+    judged = []
+    while judges:
+        judged.append(_judge_by_machine(judges.pop(0), pairs, answers, errors))
+    return judged
 
 
 def _judge_by_machine(judge: Judge, pairs: Sequence[Pair], answers: Path, errors: Console) -> Judged:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import WEIGHTLESS, Recipe
 from selfsteer.loop.writer import Writer
+from selfsteer.models.holding import OneHeld
 
 if TYPE_CHECKING:
     from selfsteer.loop.scoring import Scorer
@@ -66,7 +66,7 @@ class Models:
         self.writer = None if recipe.principles.model.kind == "policy" else Writer(recipe)
         """The model that writes the principles, where that is not the policy."""
         self._chats: dict[str, Chat] = {}
-        self._held: tuple[tuple[str, ...], Any] | None = None
+        self._held = OneHeld()
         self._made_again: dict[str, tuple[Policy, Callable[[], None]]] = {}
 
     @property
@@ -139,12 +139,12 @@ class Models:
         if policy.backend == "scripted":
             return ScriptedBackend()
         if policy.backend == "endpoint":
-            return self._hold(("endpoint",), self._endpoint)
+            return self._held.hold(("endpoint",), self._endpoint)
         chat = self.chat(policy)
         assert chat is not None  # only the two above have none
         dtype = self.precision(settings.precision)
         if policy.backend == "vllm":
-            return self._hold(("vllm", policy.path, dtype), lambda: self._vllm(policy, chat, dtype))
+            return self._held.hold(("vllm", policy.path, dtype), lambda: self._vllm(policy, chat, dtype))
         from selfsteer.backends.transformers import TransformersBackend
 
         return TransformersBackend(self._load(policy, dtype), chat)
@@ -160,7 +160,7 @@ class Models:
         if self.writer is None:
             return self.backend(policy)
         writer = self.writer
-        return self._hold(("writer",), lambda: writer.open(self.run_dir / USAGE))
+        return self._held.hold(("writer",), lambda: writer.open(self.run_dir / USAGE))
 
     def _vllm(self, policy: Policy, chat: Chat, dtype: str) -> Backend:
         from selfsteer.backends.vllm import VllmBackend
@@ -197,7 +197,7 @@ class Models:
     def trainable(self, policy: Policy) -> Any:
         """Return the policy with float32 weights, to be trained; it is not held here any more afterwards."""
         model = self._load(policy, "float32")
-        self._held = None
+        self._held.give_away()
         return model
 
     def engine(self, policy: Policy) -> list[Any]:
@@ -228,10 +228,7 @@ class Models:
 
     def free(self) -> None:
         """Let go of the model in memory."""
-        if self._held is not None and hasattr(self._held[1], "close"):
-            self._held[1].close()
-        self._held = None
-        gc.collect()
+        self._held.free()
 
     def _load(self, policy: Policy, dtype: str) -> Any:
         def load() -> Any:
@@ -241,11 +238,4 @@ class Models:
             bits: dict[str, Any] = {"bits": self.bits} if self.bits and not policy.foreign else {}
             return load_model(policy.path, dtype=dtype, device=self.device, **policy.options, **bits)
 
-        return self._hold(("transformers", policy.path, dtype), load)
-
-    def _hold(self, wanted: tuple[str, ...], load: Callable[[], Any]) -> Any:
-        """Return what is held under that name, in place of whatever else is."""
-        if self._held is None or self._held[0] != wanted:
-            self.free()
-            self._held = (wanted, load())
-        return self._held[1]
+        return self._held.hold(("transformers", policy.path, dtype), load)

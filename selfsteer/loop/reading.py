@@ -20,8 +20,8 @@ from selfsteer.loop.store import Store
 from selfsteer.records import Contrast, read_columns
 
 _TRAINING = (
-    "queries preferences principles generator-responses generator-scores generator-contrasts generator "
-    "responses scores contrasts reference policy"
+    "queries preferences principles generator-responses generator-scores generator-rewards generator-contrasts "
+    "generator responses scores rewards contrasts reference policy"
 ).split()
 _STORY = (
     *((name, False) for name in _TRAINING),

@@ -39,6 +39,7 @@ _NAMES: dict[str, str | dict[str, str]] = {
     "thinking": "generation.thinking",
     "filters": "quality.filters",
     "judge": "the judge",
+    "reward": "the model of quality.reward",
     "by": "judge.by",
 }
 """What a dependency (a path of keys and places) is called; what is not here has its own name."""
@@ -49,6 +50,7 @@ _INPUTS = {
     "responses": "the responses",
     "scores": "the scores",
     "contrasts": "the filtered rows",
+    "rewards": "the margins of the reward model",
     "start": "the start's held-out rows",
     "preferences": "the preferences",
     "heldout": "the held-out queries",

@@ -19,6 +19,7 @@ from selfsteer.loop.export_command import open_source
 from selfsteer.loop.figures import quality_figures
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.reading import again, check_files, in_force
+from selfsteer.loop.rewards import margins_of
 from selfsteer.loop.store import Store
 from selfsteer.principles import PrincipleSet, load_set
 from selfsteer.quality import FILTERS, FilterChain, Tally, advice, flag_harm
@@ -77,7 +78,7 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     stages.check_filters()
     if dry_run:
         return _rounds(stages, lambda scores, _: (stages.try_filters(scores), recipe.quality != old.quality))
-    stages.check_harm()
+    stages.check_models()
     with storage_errors(run_dir), store.locked():
         outcome = _rounds(stages, lambda scores, earlier: _filtered(stages, scores, earlier))
         write_atomic(recipe_file, dump_recipe(recipe))
@@ -191,12 +192,13 @@ class _FileWork:
         filters = with_direction(recipe.quality.filters, principle_set.direction if principle_set else None)
         self._chain = FilterChain(filters, adjectives=principle_set.adjectives if principle_set else None)
         self._classifier = None if dry_run else classifier_of(recipe.quality.harm, "auto")
+        self._margins = margins_of(filters, recipe.quality.reward, "auto")
         self._before = Tally(list(FILTERS))
 
     def rows(self) -> Iterator[Contrast]:
         """Yield all rows, filtered."""
-        self._chain.fit(lambda: map(_anew, open_source(self._source).rows))
-        rows = open_source(self._source).rows
+        self._chain.fit(lambda: map(_anew, self._given()))
+        rows = self._given()
         while batch := list(itertools.islice(rows, _BATCH)):
             for row in batch:
                 self._before.read(row.kept, row.drop_reason, row.aspects, row.negative_harmful)
@@ -206,6 +208,11 @@ class _FileWork:
         if not self._chain.counts["kept"]:
             what = f"quality control kept no row of {sum(self._chain.counts.values())}"
             raise NothingSurvived(what, where=str(self._source), do=advice(self._chain.counts))
+
+    def _given(self) -> Iterator[Contrast]:
+        """Yield the rows of the source, with the margins of a reward model where a filter goes by one."""
+        rows = iter(open_source(self._source).rows)
+        return self._margins.put_all(rows) if self._margins else rows
 
     def figures(self) -> tuple[Figures, Figures]:
         """Return what earlier filters and these did."""

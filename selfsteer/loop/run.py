@@ -112,7 +112,7 @@ def check(stages: DataStages) -> None:
     """Check what the recipe names before anything is computed: filters, direction, judge, bits of weights, losses."""
     stages.check_filters()
     stages.check_programs()
-    stages.check_harm()
+    stages.check_models()
     check_criterion(stages)
     if stages.principle_set.steering == "adjectives" and stages.recipe.principles.strategy != "fixed":
         what = "adjectives alone would steer, so the principles that are written would have no effect"

@@ -32,6 +32,7 @@ STAGE_VERSIONS = {
     "principles": 3,
     "responses": 4,
     "scores": 4,
+    "rewards": 1,
     "contrasts": 4,
     "preferences": 1,
     "generator": 1,

@@ -71,6 +71,29 @@ def is_adapter(source: str) -> bool:
     return (Path(source) / ADAPTER_CONFIG).is_file()
 
 
+def recorded_base(source: str) -> str | None:
+    """Return what a model was trained from, as its folder tells: ``base_model`` of its card, else an adapter's base.
+
+    Of a run's policy that is the model which the run began from, whatever the round. None where nothing tells.
+
+    Raises:
+        ModelError: An adapter's base is nowhere.
+    """
+    import yaml
+    from huggingface_hub import metadata_load
+
+    card = Path(source) / "README.md"
+    try:
+        base = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
+    except (ValueError, OSError, yaml.YAMLError):  # front matter that is no YAML tells nothing
+        base = None
+    if isinstance(base, list) and len(base) == 1:  # cards of merged models name several
+        base = base[0]
+    if isinstance(base, str) and base:
+        return base
+    return adapter_base(source)[0] if is_adapter(source) else None
+
+
 def adapter_base(folder: str) -> tuple[str, str | None]:
     """Return what to load under the adapter in ``folder``, and its revision.
 

@@ -11,7 +11,8 @@ from selfsteer.quality.filters import (
     parse_filters,
 )
 from selfsteer.quality.harm import HarmClassifier, flag_harm
-from selfsteer.quality.score_filters import steering_margin
+from selfsteer.quality.reward import RewardMargin, put_margin, stored_margin
+from selfsteer.quality.score_filters import contrastive_likelihood, steering_margin
 from selfsteer.quality.tally import Tally
 from selfsteer.quality.thinking import think_apart
 
@@ -21,14 +22,18 @@ __all__ = [
     "FilterChain",
     "FilterReport",
     "HarmClassifier",
+    "RewardMargin",
     "Tally",
     "advice",
     "apply_filters",
     "clean_response",
+    "contrastive_likelihood",
     "counts_table",
     "direction_of",
     "flag_harm",
     "parse_filters",
+    "put_margin",
     "steering_margin",
+    "stored_margin",
     "think_apart",
 ]

@@ -1,20 +1,42 @@
 """Run filters over a set of any size, row by row. A dropped row stays in the set, with the reason in it.
 
 Filters run in the order given, ``empty`` always first; a row that one filter dropped is not seen by the next, and
-averages are taken over the rows still kept when a filter starts, and so is what counts as an earlier row.
+averages are taken over the rows still kept when a filter starts, and so is what counts as an earlier row. For filters
+that go by the set rows are read several times, but each filter looks at a row once: its verdict is kept on disk.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.quality.base import Context, Filter, FilterSpec
 from selfsteer.quality.filters import FilterReport, parse_filters
 from selfsteer.quality.tally import DROPPED_BEFORE, KEPT, Tally
 from selfsteer.records import Contrast
+from selfsteer.scratch import Scratch, hash_of
+
+_WRITTEN_HERE = {"steering_margin", "negative_harmful"}
+"""Columns that quality control fills between fitting and filtering; no filter goes by them."""
+_LOOKED_AT = tuple(field.name for field in dataclasses.fields(Contrast) if field.name not in _WRITTEN_HERE)
+
+
+class _Seen(Scratch):
+    """How many filters have let each row pass, and why the next one drops it; a row is known by its content."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["CREATE TABLE seen (row BLOB PRIMARY KEY, passed INTEGER, why TEXT) WITHOUT ROWID"], "verdicts"
+        )
+
+    def of(self, name: bytes) -> tuple[int, str]:
+        found = self.execute("SELECT passed, why FROM seen WHERE row = ?", (name,)).fetchone()
+        return found or (0, "")
+
+    def put(self, name: bytes, passed: int, why: str) -> None:
+        self.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (name, passed, why))
 
 
 class FilterChain:
@@ -43,6 +65,7 @@ class FilterChain:
         self._contexts = [
             None if step.given is None else Context(self._adjectives, step.given) for step in self.filters
         ]
+        self._seen: _Seen | None = None
 
     def fit(self, rows: Callable[[], Iterable[Contrast]]) -> None:
         """Fit the filters that depend on the set, in order: one pass over ``rows()`` for each, else none.
@@ -53,6 +76,9 @@ class FilterChain:
         Raises:
             InputError: A filter needs scores that a row doesn't carry.
         """
+        if self._seen:
+            self._seen.close()
+        self._seen = _Seen() if any(step.given is None for step in self.filters) else None
         for place, step in enumerate(self.filters):
             if step.given is None:
                 self._contexts[place] = step.fit(self._left(rows(), place), Context(self._adjectives, {}))
@@ -107,19 +133,38 @@ class FilterChain:
 
     def _verdict(self, row: Contrast, end: int) -> tuple[str, str] | None:
         """Return the first of the first ``end`` filters that drops ``row``, and why."""
-        for step, context in islice(self._steps(), end):
+        if self._seen is None:
+            passed, why = self._asked(row, 0, end)
+        else:
+            name = hash_of(repr([getattr(row, column) for column in _LOOKED_AT]))
+            before = passed, why = self._seen.of(name)
+            if not why and passed < end:
+                passed, why = self._asked(row, passed, end)
+            if (passed, why) != before:
+                self._seen.put(name, passed, why)
+        return (self.filters[passed].name, why) if why and passed < end else None
+
+    def _asked(self, row: Contrast, start: int, end: int) -> tuple[int, str]:
+        """Return how many of the first ``end`` filters let ``row`` pass, and why the next one drops it.
+
+        Those before ``start`` are known to let it pass.
+        """
+        for place in range(start, end):
+            context = self._contexts[place]
             if context is None:
                 raise RuntimeError(
-                    f"filter {step.name!r} has no thresholds: call FilterChain.fit with these rows first"
+                    f"filter {self.filters[place].name!r} has no thresholds: call FilterChain.fit with these rows first"
                 )
-            if why := step.reason(row, context):
-                return step.name, why
-        return None
+            if why := self.filters[place].reason(row, context):
+                return place, why
+        return end, ""
 
     def _close(self, stacklevel: int) -> None:
         for _, context in self._steps():
             if context and context.repeats:
                 context.repeats.close()
+        if self._seen:
+            self._seen.close()
         counts = self.counts
         left = sum(counts.values()) - counts.get(DROPPED_BEFORE, 0)
         for step in self.filters:

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from selfsteer.errors import ConfigError, did_you_mean
 from selfsteer.quality.base import Filter, FilterSpec
-from selfsteer.quality.score_filters import NearOnpolicy, PreferenceOrder, SteeringGap, SteeringMargin
+from selfsteer.quality.reward import RewardMargin
+from selfsteer.quality.score_filters import NearOnpolicy, PreferenceOrder, SelfReward, SteeringGap, SteeringMargin
 from selfsteer.quality.set_filters import Duplicates, LengthBias
 from selfsteer.quality.tally import DROPPED_BEFORE, KEPT
 from selfsteer.quality.text_filters import (
@@ -45,6 +46,8 @@ FILTERS: dict[str, type[Filter]] = {
     "near_onpolicy": NearOnpolicy,
     "steering_gap": SteeringGap,
     "steering_margin": SteeringMargin,
+    "self_reward": SelfReward,
+    "reward_margin": RewardMargin,
 }
 
 

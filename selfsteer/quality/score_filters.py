@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import pairwise
+from typing import ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -121,27 +122,23 @@ class SteeringGap(Averaged):
         return ""
 
 
-class SteeringMargin(Filter):
-    """The steering margin is too small: the two principles hardly pull the responses apart.
-
-    It says that the prompts matter, not that y+ is better; docs/judging.md found no evidence that it tells right pairs.
+class Margin(Filter):
+    """Base of the filters by one number a row: a margin of y+ over y-.
 
     Attributes:
-        min: Least margin, nats per token; 0 where neither this nor ``top`` is given.
+        min: Least margin; 0 where neither this nor ``top`` is given.
         top: Share of the rows still kept to keep, those with the largest margins; ties at the end are kept.
     """
 
-    name = "steering_margin"
-    scored = True
-    relax = "lower steering_margin.min, or raise steering_margin.top"
+    what: ClassVar[str]
     min: float | None = None
     top: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
-    def _is_one(self) -> SteeringMargin:
+    def _is_one(self) -> Self:
         if self.min is not None and self.top is not None:
-            where = "steering_margin.top"
-            raise ConfigError("steering_margin takes min or top, not both", where=where, do="leave one of them out")
+            where = f"{self.name}.top"
+            raise ConfigError(f"{self.name} takes min or top, not both", where=where, do="leave one of them out")
         return self
 
     @property
@@ -153,7 +150,7 @@ class SteeringMargin(Filter):
         """Return the margin of the last row that is kept."""
         with Ranked() as margins:
             for row in rows:
-                margins.add(_margin(row, self.name))
+                margins.add(self.margin(row))
             if not margins.count:
                 return None
             last = math.ceil(round((self.top or 0) * margins.count, 9)) - 1  # 0.07 * 100 is above 7
@@ -161,8 +158,47 @@ class SteeringMargin(Filter):
 
     def reason(self, row: Contrast, context: Context) -> str:
         """State the margin."""
-        margin, least = _margin(row, self.name), context.thresholds["margin"]
-        return f"the steering margin, {margin:.4g}, is below {least:.4g}" if margin < least else ""
+        margin, least = self.margin(row), context.thresholds["margin"]
+        return f"{self.what}, {margin:.4g}, is below {least:.4g}" if margin < least else ""
+
+    def margin(self, row: Contrast) -> float:
+        """Return the finite number that is compared; a row that lacks it raises :class:`InputError`."""
+        raise NotImplementedError
+
+
+class SteeringMargin(Margin):
+    """The steering margin, in nats per token, is too small: the two principles hardly pull the responses apart.
+
+    It says that the prompts matter, not that y+ is better; docs/judging.md found no evidence that it tells right pairs.
+    """
+
+    name = "steering_margin"
+    what = "the steering margin"
+    scored = True
+    relax = "lower steering_margin.min, or raise steering_margin.top"
+
+    def margin(self, row: Contrast) -> float:
+        """Return the sum of the two gaps."""
+        return sum(_gap(row, self.name, response) for response in _STEERED)
+
+
+class SelfReward(Margin):
+    """DLMA's self-reward margin (arXiv 2402.11907) is too small: the steering margin of summed log-probs, in nats."""
+
+    name = "self_reward"
+    what = "the self-reward margin"
+    scored = True
+    relax = "lower self_reward.min, or raise self_reward.top"
+
+    def margin(self, row: Contrast) -> float:
+        """Return the sum of the two gaps, each times its response's tokens."""
+        for response in _STEERED:
+            _gap(row, self.name, response)  # a score that is missing is told by its name
+        found = contrastive_likelihood(row)
+        if found is None:
+            do = "score the rows first (the scores stage keeps the ids), or take steering_margin, which needs no ids"
+            raise InputError("filter 'self_reward' needs token ids, to count them", where=f"row {row.id!r}", do=do)
+        return found
 
 
 def averages(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -184,10 +220,6 @@ def averages(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(sum(map(Fraction, parts.values(), parts)) / count) for name, parts in sums.items()}
 
 
-def _margin(row: Contrast, name: str) -> float:
-    return sum(_gap(row, name, response) for response in _STEERED)
-
-
 def steering_margin(contrast: Contrast) -> float | None:
     """Return m(y+|x+) - m(y+|x-) + m(y-|x-) - m(y-|x+), nats per token; None where the row lacks these scores.
 
@@ -199,6 +231,23 @@ def steering_margin(contrast: Contrast) -> float | None:
     ]
     gaps = [own - opposite for own, opposite in cells if own is not None and opposite is not None]
     return sum(gaps) if len(gaps) == len(cells) else None
+
+
+def contrastive_likelihood(contrast: Contrast) -> float | None:
+    """Return DLMA's self-reward margin (arXiv 2402.11907), nats; None where the row lacks scores or token ids.
+
+    log p(y+|x+) - log p(y+|x-) - (log p(y-|x+) - log p(y-|x-)), each the stored mean times the response's tokens. With
+    responses of n+ and n- tokens that is n+ (m(y+|x+) - m(y+|x-)) + n- (m(y-|x-) - m(y-|x+)), where the steering margin
+    has 1 in the place of n+ and n-.
+    """
+    total = 0.0
+    for response, (own, _, opposite) in _STEERED.items():
+        scores = _find_score(contrast, response, own), _find_score(contrast, response, opposite)
+        ids = getattr(contrast, f"{response.removesuffix('_response')}_token_ids")
+        if ids is None or scores[0] is None or scores[1] is None:
+            return None
+        total += len(ids) * (scores[0] - scores[1])
+    return total
 
 
 def _find_score(row: Contrast, response: str, prompt: str) -> float | None:

@@ -16,12 +16,12 @@ from selfsteer.evaluation.signal import (
     Chosen,
     Implicit,
     Part,
-    contrastive_likelihood,
     pairs_of,
     plain_likelihood,
     signal_quality,
 )
 from selfsteer.principles import load_set
+from selfsteer.quality import contrastive_likelihood
 from selfsteer.records import Contrast
 
 from ..chat_templates import user

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+from selfsteer import cli
 from selfsteer.loop import run
 
 from .helpers import scripted_recipe, without_reports, write_queries
@@ -20,3 +26,18 @@ def scripted_run(tmp_path_factory, queries):
     with without_reports():
         run(scripted_recipe(queries), run_dir)
     return run_dir
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; returns exit code, output and errors."""
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selfsteer", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from urllib.request import urlopen
 import pytest
 
 import selfsteer.models
-from selfsteer import cli
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, InputError
 from selfsteer.evaluation.judges import Answer, AnswerCache, Judgement
@@ -59,18 +57,9 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def judge(folder, monkeypatch, capsys):
-    """Run the command in this process; returns exit code, output and errors."""
-
-    def run(*arguments: Any, program: str = "judge") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["selfsteer", program, *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
+def judge(folder, command_line):
+    """Run the command in the working folder."""
+    return lambda *arguments, program="judge": command_line(program, *arguments)
 
 
 def calls(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfsteer.errors import ConfigError, InputError, SelfsteerWarning
-from selfsteer.quality import FILTERS, advice, apply_filters, counts_table, parse_filters, steering_margin
+from selfsteer.quality import FILTERS, advice, apply_filters, counts_table, parse_filters, put_margin, steering_margin
 from selfsteer.quality.filters import FilterReport
 from selfsteer.records import ROLES, Contrast
 
@@ -48,6 +48,7 @@ def test_a_yo_that_was_not_sampled_passes_every_filter(make_row: MakeRow) -> Non
     """A generator answers under x+ and x- alone."""
     rows = [make_row(id, query=f"Name {id}?", original_response="", original_finish="absent") for id in ("a", "b")]
     rows[1] = dataclasses.replace(rows[1], positive_response="Bern.", negative_response="It is, after all, Bern.")
+    rows = [put_margin(row, 1.0, "key") for row in rows]
     unscored = [name for name, kind in FILTERS.items() if not kind.scored and name not in ("direction", "empty")]
     assert {"identical", "refusal_mismatch", "duplicates", "language_mismatch", "repetition"} < set(unscored)
     filters = [name for name in unscored if not name.startswith("length")]  # those are about y+ and y- alone

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfsteer.errors import InputError, SelfsteerWarning
-from selfsteer.quality import FilterChain, Tally, apply_filters, leak, parse_filters
+from selfsteer.quality import FILTERS, FilterChain, Tally, apply_filters, leak, parse_filters
 from selfsteer.quality.base import Context, Filter
 from selfsteer.quality.filters import FilterReport
 from selfsteer.quality.score_filters import Averaged, averages
@@ -119,6 +119,60 @@ def test_one_pass_for_each_filter_with_averages(
 
     FilterChain(specs).fit(rows)
     assert len(started) == passes
+
+
+def test_each_filter_looks_at_each_row_once(make_row: MakeRow, scores: Scores, monkeypatch: Any) -> None:
+    """Two filters by averages and duplicates: four passes over the rows, one look of each other filter."""
+    looked: list[str] = []
+
+    def count(kind: type[Filter], method: str) -> None:
+        real = getattr(kind, method)
+
+        def counting(self: Any, row: Contrast, *context: Context) -> str:
+            looked.append(f"{self.name} {row.id}")
+            return str(real(self, row, *context))
+
+        monkeypatch.setattr(kind, method, counting)
+
+    rows = [
+        make_row(str(i), query=f"What is the {name} number?", positive_response=f"The {name} one.",
+                 scores=scores((-1, -2, -3 - i), (-1, -2, -3 - i)), positive_finish="length" if i == 2 else "stop")
+        for i, name in enumerate(["first", "second", "third", "fourth"])
+    ]  # fmt: skip
+    specs = ["truncated", "duplicates", "leak", "near_onpolicy", "repetition", "steering_gap"]
+    expected, _ = on_a_list_with_repeats(rows, specs)
+    for name in (*specs, "empty"):
+        count(FILTERS[name], "reason")
+    chain = FilterChain(specs, adjectives=ADJECTIVES)
+    chain.fit(lambda: rows)
+    # quality control fills these columns between fitting and filtering
+    found = [chain.apply(dataclasses.replace(row, steering_margin=1.0, negative_harmful="x")) for row in rows[::-1]]
+    assert [row.drop_reason for row in found[::-1]] == expected
+    kept = [row.id for row in rows if row.id != "2"]
+    wanted = [f"{name} {row.id}" for name in ("empty", "truncated") for row in rows]
+    wanted += [f"{name} {id}" for name in specs[1:] for id in kept]
+    assert sorted(looked) == sorted(wanted)
+    looked.clear()
+    chain.fit(lambda: rows)
+    assert looked, "another set is looked at anew"
+
+
+def on_a_list_with_repeats(rows: Sequence[Contrast], specs: Sequence[str]) -> tuple[list[str], FilterReport]:
+    """Drop reasons by one chain a filter, over what the filters before it left."""
+    left: list[Contrast] = list(rows)
+    for spec in specs:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            report = apply_filters(left, [spec], adjectives=ADJECTIVES)
+        left = report.rows
+    return [row.drop_reason for row in left], report
+
+
+def test_rows_that_differ_have_verdicts_of_their_own_whatever_they_are_called(make_row: MakeRow) -> None:
+    rows = [make_row("same"), make_row("same", positive_response=""), make_row("same", positive_finish="length")]
+    rows.append(make_row("same", positive_response="Paris, " * 30))
+    report = apply_filters(rows, ["truncated", {"length_bias": {"max_share": 0.9}}])
+    assert [row.drop_reason.partition(":")[0] for row in report.rows] == ["", "empty", "truncated", ""]
 
 
 def test_no_row_is_held(make_row: MakeRow, scores: Scores) -> None:

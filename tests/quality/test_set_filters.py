@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from selfsteer.errors import ConfigError, InputError
-from selfsteer.quality import FilterChain, Tally, apply_filters
+from selfsteer.quality import FilterChain, Tally, apply_filters, put_margin, stored_margin
 from selfsteer.records import Contrast
 
 MakeRow = Callable[..., Contrast]
@@ -96,6 +97,70 @@ def test_the_margin_takes_one_setting_and_needs_scores(make_row: MakeRow) -> Non
         FilterChain([{"steering_margin": {"min": 0.0, "top": 0.5}}])
     with pytest.raises(InputError, match="'steering_margin' needs log-probs"):
         apply_filters([make_row()], ["steering_margin"])
+
+
+SELF_REWARDS = {"r1": (3, 2, 0.5, 0.0), "r2": (1, 10, 0.5, 0.4), "r3": (20, 1, -0.1, 0.5)}
+"""Tokens of y+ and y-, m(y+|x+) - m(y+|x-), m(y-|x-) - m(y-|x+); summed: 1.5, 4.5, -1.5; per token: 0.5, 0.9, 0.4."""
+
+
+def with_ids(make_row: MakeRow, scores: Scores) -> list[Contrast]:
+    return [
+        make_row(id, positive_token_ids=[1] * n, negative_token_ids=[2] * m,
+                 scores=scores((up - 1, -1, -1), (down - 1, -1, -1)))
+        for id, (n, m, up, down) in SELF_REWARDS.items()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("self_reward", ["r1", "r2"]),
+        ({"self_reward": {"min": 2.0}}, ["r2"]),
+        ({"self_reward": {"top": 0.6}}, ["r1", "r2"]),
+        ("steering_margin", ["r1", "r2", "r3"]),
+    ],
+)
+def test_the_self_reward_sums_where_the_steering_margin_takes_means(
+    make_row: MakeRow, scores: Scores, spec: Any, expected: list[str]
+) -> None:
+    assert [row.id for row in apply_filters(with_ids(make_row, scores), [spec]).kept] == expected
+
+
+def test_a_row_is_dropped_with_its_self_reward_and_one_without_ids_is_no_row_for_it(
+    make_row: MakeRow, scores: Scores
+) -> None:
+    rows = with_ids(make_row, scores)
+    found = apply_filters(rows, ["self_reward"]).rows[2]
+    assert found.drop_reason == "self_reward: the self-reward margin, -1.5, is below 0"
+    bare = dataclasses.replace(rows[0], positive_token_ids=None)
+    with pytest.raises(InputError, match="needs token ids"):
+        apply_filters([bare], ["self_reward"])
+    with pytest.raises(InputError, match="'self_reward' needs log-probs"):
+        apply_filters([make_row()], ["self_reward"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [("reward_margin", "ac"), ({"reward_margin": {"min": 1.0}}, "c"), ({"reward_margin": {"top": 0.5}}, "ac")],
+)
+def test_pairs_that_a_reward_model_ranks_the_other_way_are_dropped(make_row: MakeRow, spec: Any, expected: str) -> None:
+    rows = [
+        put_margin(make_row(name), margin, "key") for name, margin in zip("abcd", (0.25, -0.5, 3.0, None), strict=True)
+    ]
+    report = apply_filters(rows, [spec])
+    assert "".join(row.id for row in report.kept) == expected
+    assert report.rows[3].drop_reason == "reward_margin: the pair does not fit into the reward model's context"
+
+
+def test_the_reward_margin_stands_in_the_reason_and_is_asked_for_where_it_lacks(make_row: MakeRow) -> None:
+    row = FilterChain([{"reward_margin": {"min": 0.25}}]).apply(put_margin(make_row(), -0.5, "key"))
+    assert row.drop_reason == "reward_margin: the reward margin, r(y+|x) - r(y-|x), -0.5, is below 0.25"
+    with pytest.raises(InputError, match=r"quality.reward=\{model: MODEL\}"):
+        apply_filters([make_row()], ["reward_margin"])
+    with pytest.raises(InputError, match="this row has nan"):
+        apply_filters([put_margin(make_row(), float("nan"), "key")], ["reward_margin"])
+    assert stored_margin(put_margin(make_row(), 1.5, "key"), "other key") is None
+    assert stored_margin(put_margin(make_row(), 1.5, "key"), "key") == "1.5"
 
 
 # ----------------------------------------------------------------------------------------------------------- languages

@@ -65,8 +65,13 @@ class Figures:
     debiased: Verdicts
 
 
-def agreement(judgements: Sequence[Judgement]) -> Figures:
-    """Return the figures of a judge's judgements, over all of them; every pair is counted."""
+def agreement(judgements: Sequence[Judgement], *, kappas: bool = True) -> Figures:
+    """Return the figures of a judge's judgements, over all of them; every pair is counted.
+
+    Args:
+        judgements: Of one judge.
+        kappas: Without them no resample is drawn; they are None then.
+    """
     outcomes = Counter(judgement.outcome for judgement in judgements)
     votes = [answer.vote for j in judgements for answer in (j.forward, j.backward) if answer.vote]
     labels = [judgement.pair.label for judgement in judgements]
@@ -80,8 +85,8 @@ def agreement(judgements: Sequence[Judgement]) -> Figures:
         n_labelled=len(decided),
         n_tied_labels=labels.count(0),
         per_order_share=sum(rights) / len(rights) if rights else None,
-        strict=_verdicts(labels, [judgement.strict for judgement in judgements]),
-        debiased=_verdicts(labels, [judgement.debiased for judgement in judgements]),
+        strict=_verdicts(labels, [judgement.strict for judgement in judgements], kappas),
+        debiased=_verdicts(labels, [judgement.debiased for judgement in judgements], kappas),
     )
 
 
@@ -123,12 +128,12 @@ def _kappa(one: np.ndarray, other: np.ndarray) -> float:
     return float((agreed - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
-def _verdicts(labels: Sequence[int | None], verdicts: Sequence[int]) -> Verdicts:
+def _verdicts(labels: Sequence[int | None], verdicts: Sequence[int], kappas: bool) -> Verdicts:
     """Compare verdicts with the labels of the same pairs."""
     known = [(label, verdict) for label, verdict in zip(labels, verdicts, strict=True) if label is not None]
     products = [label * verdict for label, verdict in known if label]  # 1 right, -1 wrong, 0 none
     right, n = products.count(1), len(products)
-    agreed = kappa([label for label, _ in known], [verdict for _, verdict in known])
+    agreed = kappa([label for label, _ in known], [verdict for _, verdict in known]) if kappas else None
     return Verdicts(
         right=right,
         wrong=products.count(-1),

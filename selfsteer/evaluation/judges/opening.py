@@ -15,11 +15,12 @@ from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges.base import Judge
 from selfsteer.evaluation.judges.template import JudgeTemplate
 
-KINDS = ("reward", "endpoint", "program")
+KINDS = ("reward", "implicit", "endpoint", "program")
 _HARDWARE = {"device", "precision", "revision", "trust_remote_code"}
 _SETTINGS = {
     "": {"mode", "template", *_HARDWARE},
     "reward": _HARDWARE,
+    "implicit": {"per_token", *_HARDWARE} - {"revision"},  # of which of its two models?
     "endpoint": {"mode", "template", "base_url", "api_key_env"},
     "program": set[str](),
 }
@@ -43,7 +44,13 @@ def open_judge(settings: JudgeSettings) -> Judge:
     if idle:
         what = f"the judge {settings.name!r} does not go by {', '.join(idle)}"
         raise ConfigError(what, where=", ".join(f"judge.{key}" for key in idle), do="leave it out")
-    kinds = {"": _language_model, "reward": _reward_model, "endpoint": _endpoint, "program": _program}
+    kinds = {
+        "": _language_model,
+        "reward": _reward_model,
+        "implicit": _implicit,
+        "endpoint": _endpoint,
+        "program": _program,
+    }
     return kinds[kind](settings, rest)
 
 
@@ -79,7 +86,8 @@ def _place(key: str) -> str:
 
 
 def _forms() -> str:
-    return ", ".join(f"{kind}:{kind.upper() if kind == 'program' else 'MODEL'}" for kind in KINDS)
+    names = {"implicit": "POLICY@REFERENCE", "program": "PROGRAM"}
+    return ", ".join(f"{kind}:{names.get(kind, 'MODEL')}" for kind in KINDS)
 
 
 def _local(settings: JudgeSettings, name: str) -> LocalModel:
@@ -117,6 +125,35 @@ def _reward_model(settings: JudgeSettings, name: str) -> Judge:
         name=Path(name).name or name,
         kept=weights_file(local.source, dtype=dtype, **local.options),
     )
+
+
+def _implicit(settings: JudgeSettings, name: str) -> Judge:
+    from selfsteer.evaluation.judges.implicit import ImplicitJudge, Side
+
+    # Differences between two models that are nearly the same: as for reward models, float32 unless told otherwise.
+    precise = settings.model_copy(update={"precision": "float32"}) if settings.precision == "auto" else settings
+    policy, reference = _policy_and_reference(name)
+
+    def side(model: str) -> Side:
+        local = _local(precise, model)
+        return Side(local.model, local.chat, Path(model).name or model, local.weights)
+
+    return ImplicitJudge(side(policy), side(reference), per_token=settings.per_token)
+
+
+def _policy_and_reference(name: str) -> tuple[str, str]:
+    """Split POLICY@REFERENCE; where no reference is given, the policy's folder has to tell what it was trained from."""
+    from selfsteer.models.resolving import recorded_base
+
+    policy, at, reference = ("", "", "") if Path(name).expanduser().exists() else name.rpartition("@")
+    if at and policy and reference:
+        return policy, reference
+    base = recorded_base(str(Path(name).expanduser())) if not at else None
+    if base is None:
+        what = f"nothing tells which model {(policy or name)!r} was trained from"
+        do = f"name it: implicit:{policy or name}@REFERENCE"
+        raise ConfigError(what, where=f"judge implicit:{name}", do=do)
+    return name, base
 
 
 def _endpoint(settings: JudgeSettings, name: str) -> Judge:

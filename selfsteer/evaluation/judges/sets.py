@@ -31,7 +31,7 @@ class PairSet:
     dropped: list[Dropped]
 
 
-def load_pairs(path: Path, *, limit: int | None = None, seed: int = 0) -> PairSet:
+def load_pairs(path: Path, *, limit: int | None = None, seed: int = 0, name: str | None = None) -> PairSet:
     """Load a file of preference pairs; the form of each row is told by its keys (:data:`_FORMS`).
 
     Labels are in the numbering of the pair. Where a form only says "chosen" and "rejected", a hash of the content
@@ -43,6 +43,7 @@ def load_pairs(path: Path, *, limit: int | None = None, seed: int = 0) -> PairSe
         path: A .json, .jsonl, .parquet, .csv or .tsv file, the text forms also with .gz.
         limit: Take a random sample of so many pairs, in the order of the file; None takes all.
         seed: Chooses the sample.
+        name: The set's, in place of the file's.
 
     Returns:
         The pairs, and all rows of the file that are not two answers to one conversation, whatever the limit.
@@ -51,9 +52,8 @@ def load_pairs(path: Path, *, limit: int | None = None, seed: int = 0) -> PairSe
         ConfigError: ``limit`` is not positive.
         DataError: The file can't be read, a row has no known form or a wrong cell, or no pair is left.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}", where="limit", do="ask for 1 or more, or leave it out for all")
-    name = Path(path.name.removesuffix(".gz")).stem
+    _check_limit(limit)
+    name = name or Path(path.name.removesuffix(".gz")).stem
     pairs, dropped = [], []
     for number, (where, row) in enumerate(read_file(path), 1):
         own_id = f"{name}-{number}"
@@ -63,13 +63,24 @@ def load_pairs(path: Path, *, limit: int | None = None, seed: int = 0) -> PairSe
             dropped.append(Dropped(own_id, where, str(unusable)))
     if not pairs:
         raise _nothing_left(path, dropped)
-    return PairSet(_sample(pairs, limit, seed), dropped)
+    return PairSet(sample_pairs(pairs, limit, seed), dropped)
 
 
-def _sample(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
+def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
+    """Return a random sample of so many pairs, in their order; all where ``limit`` is None.
+
+    Raises:
+        ConfigError: ``limit`` is not positive.
+    """
+    _check_limit(limit)
     if limit is None or limit >= len(pairs):
         return pairs
     return [pairs[index] for index in sorted(random.Random(seed).sample(range(len(pairs)), limit))]
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}", where="limit", do="ask for 1 or more, or leave it out for all")
 
 
 class _Content(NamedTuple):

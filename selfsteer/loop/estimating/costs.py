@@ -86,7 +86,7 @@ class Costs:
             "implicit": lambda: self._loading() + self._scoring(self.compared, count),
         }.get(what, lambda: None)()
         rows = {"queries": self.prompts.plain, "principles": sum(self.prompts[:3]), "responses": self._told}
-        rows |= dict.fromkeys(("scores", "contrasts", "implicit"), sum(self.prompts[:3]) + self._told)
+        rows |= dict.fromkeys(("scores", "rewards", "contrasts", "implicit"), sum(self.prompts[:3]) + self._told)
         passing = 0.0
         if stage == "policy":
             disk, passing = self.policy_bytes, self._passing(self.recipe.train, count)

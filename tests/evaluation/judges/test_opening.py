@@ -226,5 +226,5 @@ def test_a_folder_without_a_chat_template_is_refused(tiny_chat_model, tmp_path):
 
 def test_every_setting_belongs_to_some_kind():
     """A new key would else be refused by all."""
-    kinds = [settings_of(name) for name in ("m", "reward:m", "endpoint:m", "program:p")]
+    kinds = [settings_of(name) for name in ("m", "reward:m", "implicit:m", "endpoint:m", "program:p")]
     assert set().union(*kinds) == set(JudgeSettings.model_fields) - {"name", "by"}

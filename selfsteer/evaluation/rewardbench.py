@@ -1,0 +1,109 @@
+"""RewardBench's averages: subsets into sections by their weights, sections into a score. No torch here.
+
+A section is averaged over the subsets that are there, and says which share of it that is. There is a score only where
+every section is whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from selfsteer.evaluation.intervals import Interval, wilson
+
+_TABLE = Path(__file__).with_name("rewardbench.yaml")
+
+
+@dataclass(frozen=True)
+class Right:
+    """How many pairs of a subset were judged right, of how many."""
+
+    right: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of RewardBench.
+
+    Attributes:
+        name: Of the section.
+        found: Its subsets that are there, in its order.
+        missing: Those that are not.
+        n: Pairs that are there.
+        expected: Pairs that the subsets that are there have in RewardBench.
+        share: Mean of the subsets' shares by their weights; None where no subset is there.
+        interval: Wilson's, for the effective number of pairs under these weights (Kish).
+    """
+
+    name: str
+    found: tuple[str, ...]
+    missing: tuple[str, ...]
+    n: int
+    expected: int
+    share: float | None
+    interval: Interval | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether each of its pairs is there, once."""
+        return not self.missing and self.n == self.expected
+
+    @property
+    def state(self) -> str:
+        """How much of it there is, in words."""
+        if not self.found:
+            return "not run"
+        total = len(self.found) + len(self.missing)
+        subsets = f"all {total} subsets" if not self.missing else f"partial: {len(self.found)} of {total} subsets"
+        return subsets if self.n == self.expected else f"{subsets}, {self.n} pairs in place of {self.expected}"
+
+
+def sections(subsets: Mapping[str, Right]) -> list[Section]:
+    """Return all sections, those without a pair too; subsets of other names take no part.
+
+    Args:
+        subsets: By RewardBench's name.
+    """
+    return [_section(name, weights, subsets) for name, weights in _table()["sections"].items()]
+
+
+def score(found: list[Section]) -> float | None:
+    """Return the mean of the sections, None where one is not whole."""
+    shares = [section.share for section in found if section.whole and section.share is not None]
+    return fmean(shares) if len(shares) == len(found) else None
+
+
+def is_subset(name: str) -> bool:
+    """Return whether RewardBench has a subset of that name."""
+    return any(name in weights for weights in _table()["sections"].values())
+
+
+def _section(name: str, weights: Mapping[str, int], subsets: Mapping[str, Right]) -> Section:
+    found = tuple(subset for subset in weights if subset in subsets and subsets[subset].n)
+    pairs: Mapping[str, int] = _table()["pairs"]
+    total = sum(weights[subset] for subset in found)
+    parts = [(weights[subset] / total, subsets[subset]) for subset in found]
+    share = sum(weight * own.right / own.n for weight, own in parts) if parts else None
+    effective = 1 / sum(weight**2 / own.n for weight, own in parts) if parts else 0.0
+    return Section(
+        name=name,
+        found=found,
+        missing=tuple(subset for subset in weights if subset not in found),
+        n=sum(own.n for _, own in parts),
+        expected=sum(pairs.get(subset, weights[subset]) for subset in found),
+        share=share,
+        interval=None if share is None else wilson(share * effective, effective),
+    )
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    table: dict[str, Any] = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
+    return table
