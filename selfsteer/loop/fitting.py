@@ -6,7 +6,7 @@ import json
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,11 @@ class MetricsLog:
     Args:
         path: The file.
         own: What names this training's lines, e.g. {"round": 1, "stage": "train"}.
+        without: Names of figures that are left out.
     """
 
-    def __init__(self, path: Path, own: dict[str, Any]) -> None:
-        self.path, self._own = path, own
+    def __init__(self, path: Path, own: dict[str, Any], without: Collection[str] = ()) -> None:
+        self.path, self._own, self._without = path, own, without
         self.rows: list[dict[str, Any]] = []
 
     def cut(self, done: int) -> None:
@@ -68,7 +69,8 @@ class MetricsLog:
     def add(self, step: int, logs: dict[str, float]) -> None:
         """Append one step's figures; the summary line at the end of training has no loss and is left out."""
         if "loss" in logs:
-            row = {**self._own, "step": step, **logs}
+            figures = {name: value for name, value in logs.items() if name not in self._without}
+            row = {**self._own, "step": step, **figures}
             self.rows.append(row)
             append_json(self.path, row)
 
