@@ -18,7 +18,7 @@ Results = dict[str, Any]
 
 NOTES = (
     "A pair counts as right where the chosen answer gets the higher reward; equal rewards, and pairs that don't fit "
-    "into the model's context, count as not right. One seed: share of pairs with its 95 % interval (Wilson, over pairs). "
+    "into the model's context, count as not right. One seed: share of pairs with its 95 % interval (Wilson). "
     "Several: mean and standard deviation over seeds, which says nothing of the pairs; the interval of each seed is in "
     "results.md. 'longer answer' is what counting words gets right."
 )

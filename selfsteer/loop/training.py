@@ -198,15 +198,13 @@ def sso_config(
         stored: Whether the reference is that of the rows' scores and not the start.
     """
     from selfsteer.policy import SSOConfig
+    from selfsteer.policy.config import checkpointing_argument
     from selfsteer.policy.objective import loss_fields
 
     own = loss or settings
     options: dict[str, Any] = loss_fields(own) | {name: getattr(settings, name) for name in _SAME_NAMES}
     options["allow_harmful_targets"] = isinstance(own, GeneratorSettings) and own.allow_harmful_targets
-    if settings.gradient_checkpointing:
-        # transformers 5.2x renames the argument and warns at the old name.
-        known = {field.name for field in dataclasses.fields(SSOConfig)}
-        options["activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"] = True
+    options[checkpointing_argument()] = settings.gradient_checkpointing
     # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
     options["check_start"] = settings.lora is None or settings.lora.dropout == 0
     micro = min(settings.micro_batch_size, own.batch_size)

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import set_seed
 from trl import RewardConfig, RewardTrainer
 
 from selfsteer.errors import ModelError
-from selfsteer.policy.adapters import lora_config
+from selfsteer.policy.adapters import lora_config, with_adapter
+from selfsteer.policy.config import checkpointing_argument
 from selfsteer.policy.finite import Finite
 from selfsteer.reward.data import Example
 from selfsteer.reward.recipe import RewardOptions
@@ -48,19 +50,19 @@ def reward_trainer(
     set_pad_token(tokenizer, {ids[-1] for one in examples for ids in (one.chosen_ids, one.rejected_ids)})
     names = ["chosen_ids", "rejected_ids", *(["margin"] if any(one.margin is not None for one in examples) else [])]
     rows = Dataset.from_dict({name: [getattr(one, name) for one in examples] for name in names})
-    adapter = options.lora and lora_config(options.lora, "SEQ_CLS")
+    set_seed(seed)
     with _no_telemetry():
         return RewardTrainer(
-            model=model,
+            model=with_adapter(model, options.lora and lora_config(options.lora, "SEQ_CLS")),
             args=_arguments(options, folder, seed=seed, precision=precision, device=device),
             train_dataset=rows,
             processing_class=tokenizer,
-            peft_config=adapter,
             callbacks=[Finite()],
         )
 
 
 def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: str, device: str) -> RewardConfig:
+    checkpointing: dict[str, Any] = {checkpointing_argument(): options.gradient_checkpointing}
     micro = min(options.micro_batch_size, options.batch_size)
     return RewardConfig(
         output_dir=str(folder),
@@ -71,7 +73,6 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
         warmup_steps=options.warmup_ratio,
         max_length=None,  # over-long pairs are left out before, and counted
         center_rewards_coefficient=options.center_rewards,
-        gradient_checkpointing=options.gradient_checkpointing,
         bf16=precision == "bfloat16",
         logging_steps=1,
         save_strategy="steps",
@@ -82,6 +83,7 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
         seed=seed,
         report_to="none",
         disable_tqdm=True,
+        **checkpointing,
     )
 
 
