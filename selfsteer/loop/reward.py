@@ -29,7 +29,7 @@ from selfsteer.files import (
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.fitting import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
 from selfsteer.loop.judging import judge_with_cache
-from selfsteer.loop.ledger import Entry
+from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.loop.reward_results import Results, accuracy, as_markdown
 from selfsteer.loop.reward_sets import open_source
 from selfsteer.loop.store import Store, Workspace
@@ -64,10 +64,12 @@ def reward(recipe: RewardRecipe, run_dir: Path, *, display: Display | None = Non
     depends on it, and a killed training goes on from its last whole checkpoint, to the same weights.
 
     Raises:
-        InputError: The recipe, a source, a file to evaluate on or the base can't be used.
+        InputError: The recipe, a source, a file to evaluate on or the base can't be used; or ``run_dir`` holds
+            something else.
         NothingSurvived: No pair is left to train on.
         WorkFailed: A training failed, or another process works in ``run_dir``; what was finished stays.
     """
+    _check_place(run_dir)
     work = _Reward(recipe, Store(run_dir, display or Display(quiet=True)))
     with work.store.display, storage_errors(run_dir), work.store.locked():
         write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
@@ -101,14 +103,14 @@ class _Reward:
         return {name: load_pairs(Path(name)) for name in self.recipe.evaluate}
 
     def go(self, command: str) -> Results:
-        trainings = self.recipe.trainings
-        costs = {"data": 1.0, "train": 60.0} | {f"score {name}": 10.0 for name in self.recipe.evaluate}
-        baselines = [Planned(f"score {name}", 1.0) for name in self.recipe.evaluate]
-        self.store.display.plan([*(Planned(*one) for _ in trainings for one in costs.items()), *baselines])
+        trainings, files = self.recipe.trainings, self.recipe.evaluate
+        each = [Planned("train", 60.0), *(Planned(f"score {name}", 10.0) for name in files)]
+        first, last = [Planned("pairs", 1.0)] * len(trainings), [Planned("length", 1.0)] * len(files)
+        self.store.display.plan([*first, *each * len(trainings), *last])
         data = {one: self._data_stage(one) for one in trainings}
         self._check_margins(data)
         made = [self._train_and_score(one, data[one]) for one in trainings]
-        length = {name: self._length_stage(name).info for name in self.recipe.evaluate}
+        length = {name: self._length_stage(name).info for name in files}
         return {
             "schema_version": 1,
             "name": self.recipe.name,
@@ -286,18 +288,22 @@ class _Reward:
 
     def _score_stage(self, one: Trained, entry: Entry, name: str) -> Entry:
         """Score a file's pairs by a trained model, as `selfsteer judge FILE --judge reward:FOLDER` does."""
-        folder = self.store.files(entry)[0]
+        folder = str(self.store.files(entry)[0])
+        trusted: dict[str, Any] = {"trust_remote_code": self.recipe.model.trust_remote_code}
 
         def judge() -> Judge:
             from selfsteer.evaluation.judges.reward import RewardJudge
             from selfsteer.models import load_tokenizer
             from selfsteer.reward.loading import load_reward_model, reward_config
 
-            load = partial(load_reward_model, str(folder), device=self.local.device)
-            tokenizer = load_tokenizer(str(folder))
-            return RewardJudge(load, tokenizer, config=reward_config(str(folder)), name=str(one))  # type: ignore[return-value]
+            return RewardJudge(  # type: ignore[return-value]  # its key is computed, the protocol's could be set
+                partial(load_reward_model, folder, device=self.local.device, **trusted),
+                load_tokenizer(folder, **trusted),
+                config=reward_config(folder, **trusted),
+                name=str(one),
+            )
 
-        return self._scored(f"{one}", {"model": entry.key}, name, judge, f"score {name} by {one}")
+        return self._scored(str(one), {"model": entry.key}, name, judge, f"score {name} by {one}")
 
     def _length_stage(self, name: str) -> Entry:
         judge = partial(ProgramJudge, find_program("longer"))
@@ -326,6 +332,13 @@ class _Reward:
             f"reward-scores:{who}:{name}", 0, depends | {"pairs": self.files[name]}, write, folder="scores", units=1,
             title=title,
         )  # fmt: skip
+
+
+def _check_place(run_dir: Path) -> None:
+    """Refuse the run directory of a recipe of another kind, which this one's would replace."""
+    if any(not entry.stage.startswith("reward") for entry in Ledger(run_dir).entries()):
+        what = "this run directory holds a run of `selfsteer run`"
+        raise ConfigError(what, where=str(run_dir), do="choose another --run-dir")
 
 
 def _file(name: str) -> Path:

@@ -111,7 +111,7 @@ def encoded(
     rows = list(pairs)
     order = list(range(len(rows)))
     if limit is not None:
-        random.Random(f"limit {name}").shuffle(order)
+        random.Random(0).shuffle(order)
     found: dict[int, Example] = {}
     dropped: dict[int, Dropped] = {}
     for number in order:

@@ -179,6 +179,13 @@ def test_bad_input_is_one_message(tmp_path, tiny_chat_model, files):
         assert message in str(result.exception) and result.exception.exit_code == 2, result
 
 
+def test_the_directory_of_a_run_is_not_taken(scripted_run, tiny_chat_model, files):
+    before = (scripted_run / "recipe.yaml").read_text()
+    with pytest.raises(ConfigError, match="holds a run of `selfsteer run`"):
+        reward(reward_recipe(tiny_chat_model, files[0]), scripted_run)
+    assert (scripted_run / "recipe.yaml").read_text() == before
+
+
 def test_a_second_process_is_told_to_wait(tmp_path, tiny_chat_model, files):
     with (
         Store(tmp_path / "run", Display(quiet=True)).locked(),
