@@ -12,7 +12,7 @@ from typing import Any
 
 from selfsteer.config import dump_recipe
 from selfsteer.errors import ConfigError, NothingSurvived
-from selfsteer.evaluation.judges import Judge, Pair
+from selfsteer.evaluation.judges import Judge
 from selfsteer.evaluation.judges.program import ProgramJudge, find_program
 from selfsteer.evaluation.judges.sets import PairSet, load_pairs
 from selfsteer.files import (
@@ -99,7 +99,7 @@ class _Reward:
 
     @cached_property
     def evaluated(self) -> dict[str, PairSet]:
-        """What is scored, by file."""
+        """All pairs of the files to evaluate on, and what is none."""
         return {name: load_pairs(Path(name)) for name in self.recipe.evaluate}
 
     def go(self, command: str) -> Results:
@@ -310,8 +310,10 @@ class _Reward:
         return self._scored("longer", {}, name, judge, f"score {name} by length")
 
     def _scored(self, who: str, depends: dict[str, Any], name: str, judge: Any, title: str) -> Entry:
+        pairs = {"pairs": self.files[name], "limit": self.recipe.evaluate_limit}
+
         def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-            found = self.evaluated[name]
+            found = load_pairs(Path(name), limit=self.recipe.evaluate_limit)
             done = 0
 
             def progress(_: str, answered: int, total: int) -> None:
@@ -319,8 +321,7 @@ class _Reward:
                 space.display.advance((answered - done) / total)
                 done = answered
 
-            pairs: Sequence[Pair] = found.pairs
-            judged = judge_with_cache(judge(), pairs, self.store.run_dir / "answers", progress)
+            judged = judge_with_cache(judge(), found.pairs, self.store.run_dir / "answers", progress)
             path = space.path("scores.jsonl")
             lines = ({"id": j.pair.id, "subset": j.pair.subset, "label": j.pair.label, "difference": j.log_odds,
                       "outcome": j.outcome} for j in judged.judgements)  # fmt: skip
@@ -329,7 +330,7 @@ class _Reward:
             return [path], {"subsets": accuracy(judged.judgements), "left_out": dict(left_out)}
 
         return self.store.stage(
-            f"reward-scores:{who}:{name}", 0, depends | {"pairs": self.files[name]}, write, folder="scores", units=1,
+            f"reward-scores:{who}:{name}", 0, depends | pairs, write, folder="scores", units=1,
             title=title,
         )  # fmt: skip
 

@@ -112,6 +112,8 @@ class RewardRecipe(Section):
     evaluate: list[str] = Field([])
     """Files of labelled pairs that every model is scored on. Pairs to train on that have one of their prompts are
     left out."""
+    evaluate_limit: Positive | None = None
+    """Score a random sample of so many pairs of each file, the same for all models."""
 
     @property
     def of_variant(self) -> dict[str, list[str]]:
@@ -150,6 +152,8 @@ class RewardRecipe(Section):
             yield f"seeds {self.seeds} holds one twice, which would train the same model", "seeds"
         if len(set(self.evaluate)) < len(self.evaluate):
             yield "evaluate names a file twice", "evaluate"
+        if self.evaluate_limit is not None and not self.evaluate:
+            yield "evaluate_limit is about files, and evaluate names none", "evaluate_limit"
 
 
 def load_reward_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RewardRecipe:

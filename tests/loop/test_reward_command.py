@@ -125,7 +125,9 @@ def test_what_changes_no_weight_trains_nothing_anew(tmp_path, tiny_chat_model, f
 def test_pairs_with_an_evaluated_prompt_are_not_trained_on(tmp_path, tiny_chat_model, files):
     train, _ = files
     overlapping = write_pairs(tmp_path / "overlapping.jsonl", 6, start=20)
-    (model,) = reward(reward_recipe(tiny_chat_model, train, overlapping), tmp_path / "run")["models"]
+    recipe = reward_recipe(tiny_chat_model, train, overlapping, evaluate_limit=2)
+    (model,) = reward(recipe, tmp_path / "run")["models"]
+    assert model["accuracy"][str(overlapping)]["subsets"]["overlapping"]["n"] == 2
     assert model["data"]["examples"] == 20
     assert model["data"]["left_out"] == {"its prompt is also in a file of evaluate": 4}
     rows = [json.loads(line) for path in (tmp_path / "run/data").glob("*left_out.jsonl") for line in path.open()]

@@ -52,6 +52,7 @@ def test_variants_and_seeds_give_the_trainings_in_their_order(write):
         ("variants: {v: [a, a]}\n", "'a' stands there 2 times", "recipe.yaml:2"),
         ("variants: {v: [a]}\n", "no variant takes the set 'b'", "recipe.yaml:2"),
         ("seeds: [1, 1]\n", "holds one twice", "recipe.yaml:2"),
+        ("evaluate_limit: 3\n", "evaluate names none", "recipe.yaml:2"),
         ("evaluate: [x, x]\n", "names a file twice", "recipe.yaml:2"),
     ],
 )
