@@ -53,8 +53,6 @@ _SAID_BY_DATA = {"margin", "margin_scale", "length_balance", "max_length"}
 """They act through the examples."""
 _OF_THE_PROCESS = ("num_tokens",)
 """Figures of TRL's that begin again where a killed training goes on."""
-LENGTH = "longer answer"
-"""The row of the table that a model has to beat: what length alone says."""
 
 
 def reward(recipe: RewardRecipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Results:
@@ -98,6 +96,18 @@ class _Reward:
         return LocalModel(self.recipe.hardware, resolve(self.recipe.model.name), "model.device")
 
     @cached_property
+    def max_length(self) -> int:
+        """Tokens of a conversation: what the recipe allows, and the base's context."""
+        from transformers import AutoConfig
+
+        from selfsteer.models.problems import loading_errors
+        from selfsteer.reward.scoring import context_of
+
+        with loading_errors(self.local.source):
+            config = AutoConfig.from_pretrained(self.local.source, **self.local.options)
+        return min(self.recipe.options.max_length, context_of(config) or self.recipe.options.max_length)
+
+    @cached_property
     def evaluated(self) -> dict[str, PairSet]:
         """All pairs of the files to evaluate on, and what is none."""
         return {name: load_pairs(Path(name)) for name in self.recipe.evaluate}
@@ -126,9 +136,7 @@ class _Reward:
         entry = self._train_stage(one, data)
         folder = self.store.files(entry)[0]
         scores = {name: self._score_stage(one, entry, name).info for name in self.recipe.evaluate}
-        card = self._card(one, data.info, entry.info, scores)
-        if (folder / "README.md").read_text(encoding="utf-8") != card:
-            write_atomic(folder / "README.md", card)
+        write_atomic(folder / "README.md", self._card(one, data.info, entry.info, scores))
         link = folder.parent / str(one)
         if not link.is_symlink() or link.resolve() != folder.resolve():
             link_atomic(link, folder)
@@ -144,7 +152,8 @@ class _Reward:
             "sets": {name: self._set_key(name) for name in names},
             "evaluate": self.files,
             "chat": self.local.chat.fingerprint,
-            "options": options.model_dump(include=_SAID_BY_DATA),
+            "options": options.model_dump(include=_SAID_BY_DATA - {"max_length"}),
+            "max_length": self.max_length,
             "seed": one.seed,
         }
 
@@ -192,7 +201,7 @@ class _Reward:
             prompts = frozenset(prompt_key(pair.prompt) for found in self.evaluated.values() for pair in found.pairs)
             self._encoded[name] = encoded(
                 name, self.sources[name].pairs(), self.local.chat.template,
-                max_length=self.recipe.options.max_length, evaluated=prompts, limit=self.recipe.sets[name].limit,
+                max_length=self.max_length, evaluated=prompts, limit=self.recipe.sets[name].limit,
                 model=self.recipe.model.name,
             )  # fmt: skip
         return self._encoded[name]
@@ -232,12 +241,13 @@ class _Reward:
         folder, checkpoints = space.folder / f"{one}-{space.key}", space.folder / f"checkpoints-{space.key}"
         if not folder.exists():
             started = time.monotonic()
-            trainer, log = self._trained(one, data, space, checkpoints)
+            trainer = self._trained(one, data, space, checkpoints)
+            steps = [row for row in trainer.state.log_history if "loss" in row]
             info = {
                 "steps": trainer.state.global_step,
                 "precision": "bfloat16 autocast" if trainer.args.bf16 else "float32",
-                "first": log.rows[0],
-                "last": log.rows[-1],
+                "first": steps[0],
+                "last": steps[-1],
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gb": peak_memory_gb(),
             }
@@ -249,8 +259,8 @@ class _Reward:
         remove(checkpoints)
         return [folder], read_json(folder / _INFO)
 
-    def _trained(self, one: Trained, data: Entry, space: Workspace, checkpoints: Path) -> tuple[Any, MetricsLog]:
-        """Return the trainer after its last step, and what it logged."""
+    def _trained(self, one: Trained, data: Entry, space: Workspace, checkpoints: Path) -> Any:
+        """Return the trainer after its last step."""
         from selfsteer.models import load_tokenizer
         from selfsteer.reward.loading import new_reward_model
         from selfsteer.reward.training import reward_trainer
@@ -269,7 +279,7 @@ class _Reward:
                 device=local.device,
             )
             fit(trainer, checkpoints, log, space.display)
-        return trainer, log
+        return trainer
 
     def _card(self, one: Trained, data: Any, training: Any, scores: Any) -> str:
         recipe = self.recipe

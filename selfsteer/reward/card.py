@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 import selfsteer
+from selfsteer.rendering import markdown
 
 _TEMPLATE = Path(__file__).parent / "card.md.jinja"
 
@@ -35,9 +34,8 @@ def reward_card(
         scores: By file: its subsets' accuracies; empty before anything was scored.
     """
     # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return markdown(
+        _TEMPLATE,
         base_model=base_model,
         title=title,
         sets=sets,

@@ -131,7 +131,7 @@ def encoded(
 def _example(
     name: str, pair: LabelledPair, template: ChatTemplate, max_length: int, evaluated: frozenset[str], model: str
 ) -> Example | Dropped:
-    if prompt_key(pair.prompt) in evaluated:
+    if evaluated and prompt_key(pair.prompt) in evaluated:
         return pair.without(EVALUATED)
     try:
         chosen, rejected = (
@@ -143,7 +143,7 @@ def _example(
     if chosen == rejected:
         return pair.without("both answers are the same")
     if max(len(chosen), len(rejected)) > max_length:
-        return pair.without(f"longer than max_length ({max_length} tokens)")
+        return pair.without(f"longer than {max_length} tokens")
     return Example(name, pair.id, pair.where, chosen, rejected, pair.margin)
 
 

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from selfsteer.config import LoraSettings, ModelSettings, Positive, Section, Share, conflict, load_tree
+from selfsteer.config import (
+    LoraSettings,
+    ModelSettings,
+    Positive,
+    Section,
+    Share,
+    conflict,
+    load_tree,
+    whole_micro_batches,
+)
 from selfsteer.errors import did_you_mean
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -59,7 +68,7 @@ class RewardOptions(Section):
     warmup_ratio: Share = 0.1
     """Share of the steps over which the learning rate rises; after that it falls linearly."""
     max_length: Positive = 2048
-    """Tokens of a prompt with one answer; a pair with a longer one is left out."""
+    """Tokens of a prompt with one answer; a pair with a longer one, or beyond the model's context, is left out."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     gradient_checkpointing: bool = False
     save_steps: Positive = 50
@@ -67,9 +76,7 @@ class RewardOptions(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> RewardOptions:
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            what = f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}"
-            raise conflict(what, "micro_batch_size", "batch_size")
+        whole_micro_batches(self.batch_size, self.micro_batch_size)
         if self.margin_scale is not None and self.margin == "none":
             raise conflict("margin_scale goes with margin: steering", "margin_scale", "margin")
         if self.lora is not None and self.lora.bits is not None:

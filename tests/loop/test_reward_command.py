@@ -101,7 +101,7 @@ def test_a_second_run_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*") if path.is_file() and path.name[0] != "."}
     result = CliRunner().invoke(app, ["reward", str(recipe), "--run-dir", str(run_dir)])
     assert result.exit_code == 0
-    written = {"recipe.yaml", "results.json", "results.md"}
+    written = {"recipe.yaml", "results.json", "results.md", "README.md"}  # anew, with the same content
     assert {path.name for path, stamp in before.items() if path.stat().st_mtime_ns != stamp} <= written
     assert "done in" not in result.stderr and result.stderr.count("done before") == 13
 
@@ -149,6 +149,15 @@ def test_steering_margins_act_and_sets_without_them_get_0(tmp_path, tiny_chat_mo
     assert {(one.set, one.margin) for one in read_examples(file)} == {("a", 0.0), ("b", 2.0)}
     with pytest.raises(ConfigError, match="no pair of any set has a steering margin"):
         reward(reward_recipe(tiny_chat_model, train, options={"margin": "steering"}), tmp_path / "none")
+
+
+def test_pairs_beyond_the_models_context_are_left_out(tmp_path, tiny_chat_model, files):
+    rows = [json.loads(line) for line in files[0].read_text().splitlines()]
+    long = tmp_path / "long.jsonl"
+    long.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"rejected": "No. " * 600}]))
+    recipe = reward_recipe(tiny_chat_model, long, options={"max_length": 4096})
+    (model,) = reward(recipe, tmp_path / "run")["models"]
+    assert model["data"]["left_out"] == {"longer than 512 tokens": 1} and model["data"]["examples"] == 24
 
 
 def test_length_balance_says_what_is_left(tmp_path, tiny_chat_model, files):

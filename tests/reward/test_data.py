@@ -62,7 +62,7 @@ def test_what_is_left_out_has_its_reason(template):
     found = encoded("s", pairs, template, max_length=longest, evaluated=keys)
     assert [one.id for one in found.kept] == [first.id]
     assert [(item.id, item.reason) for item in found.left_out] == [
-        (second.id, f"longer than max_length ({longest} tokens)"),
+        (second.id, f"longer than {longest} tokens"),
         (third.id, "both answers are the same"),
         (fourth.id, EVALUATED),
         ("d", "an empty answer"),
