@@ -26,6 +26,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def whole_micro_batches(batch_size: int, micro_batch_size: int) -> None:
+    """Raise where an optimiser step is no whole number of micro-batches."""
+    if batch_size % min(micro_batch_size, batch_size):
+        what = f"micro_batch_size {micro_batch_size} must divide batch_size {batch_size}"
+        raise conflict(what, "micro_batch_size", "batch_size")
+
+
 class ModelSettings(Section):
     """The chat model to align. ``model: NAME`` is short for ``model: {name: NAME}``."""
 
@@ -980,13 +987,6 @@ def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: typ
     message = "; or: ".join(other["msg"] for other in same)
     given = "" if error["type"] == "conflict" else f", got {error['input']!r}"
     return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="mend that value")
-
-
-def whole_micro_batches(batch_size: int, micro_batch_size: int) -> None:
-    """Raise where an optimiser step is no whole number of micro-batches."""
-    if batch_size % min(micro_batch_size, batch_size):
-        what = f"micro_batch_size {micro_batch_size} must divide batch_size {batch_size}"
-        raise conflict(what, "micro_batch_size", "batch_size")
 
 
 def conflict(what: str, *keys: str) -> PydanticCustomError:
