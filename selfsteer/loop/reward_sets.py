@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.evaluation.judges.sets import pair_of
 from selfsteer.evaluation.measures import is_full
-from selfsteer.export.selecting import DROPPED, EMPTY
+from selfsteer.export.selecting import CUT, DROPPED, EMPTY
 from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.loop.preferences import better_and_worse, numbered
 from selfsteer.loop.reading import again, check_files, in_force
@@ -47,15 +47,16 @@ def open_source(name: str, settings: SetSettings) -> Source:
         settings: The set's.
 
     Raises:
-        ConfigError: ``rounds`` is given of what has none, or of rounds that are not there.
+        ConfigError: ``rounds`` or ``finished`` is given of what has none, or of rounds that are not there.
         InputError: The source is not there, or a run directory has no filtered rows yet.
     """
     path = Path(settings.source)
     if (path / "recipe.yaml").is_file():
-        return _open_run(name, path, settings.rounds)
-    if settings.rounds is not None:
-        what = f"{settings.source} is no run directory, so it has no rounds"
-        raise ConfigError(what, where=f"sets.{name}.rounds", do="leave it out")
+        return _open_run(name, path, settings)
+    for key in ("rounds", "finished"):
+        if getattr(settings, key):
+            what = f"{key} is about run directories, and {settings.source} is none"
+            raise ConfigError(what, where=f"sets.{name}.{key}", do="leave it out")
     return Source(source_fingerprint(settings.source), lambda: _annotated(settings.source), False, "labelled pairs")
 
 
@@ -76,8 +77,8 @@ def _margin(row: Any) -> float | None:
     return float(margin) if isinstance(margin, int | float) and margin == margin else None
 
 
-def _open_run(name: str, run_dir: Path, rounds: list[int] | None) -> Source:
-    ledger = Ledger(run_dir)
+def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
+    ledger, rounds = Ledger(run_dir), settings.rounds
     there = {entry.round: entry for (stage, _, held), entry in in_force(ledger.entries()).items()
              if stage == "contrasts" and not held}  # fmt: skip
     if not there:
@@ -90,13 +91,13 @@ def _open_run(name: str, run_dir: Path, rounds: list[int] | None) -> Source:
     for entry in entries:
         check_files(ledger, entry)
     told = f"self-made pairs of round {', '.join(str(entry.round) for entry in entries)}"
-    content = [[entry.round, entry.key] for entry in entries]
-    return Source(content, lambda: _self_made(run_dir, entries), True, told)
+    content = [[entry.round, entry.key, settings.finished] for entry in entries]
+    return Source(content, lambda: _self_made(run_dir, entries, settings.finished), True, told)
 
 
-def _self_made(run_dir: Path, entries: list[Entry]) -> Pairs:
+def _self_made(run_dir: Path, entries: list[Entry], finished: bool) -> Pairs:
     """Yield the base view of a run's rows."""
-    chosen, rejected = (f"{role}_response" for role in PAIRINGS[View.BASE][1:])
+    roles = PAIRINGS[View.BASE][1:]
     for entry in entries:
         for name in entry.files:
             for row in read_rows([run_dir / name], Contrast):
@@ -105,6 +106,8 @@ def _self_made(run_dir: Path, entries: list[Entry]) -> Pairs:
                     yield Dropped(own_id, name, DROPPED)
                 elif not is_full(row):
                     yield Dropped(own_id, name, EMPTY)
+                elif finished and any(getattr(row, f"{role}_finish") == "length" for role in roles):
+                    yield Dropped(own_id, name, CUT)
                 else:
-                    texts = getattr(row, chosen), getattr(row, rejected)
-                    yield LabelledPair(own_id, name, row.prompt, *texts, row.steering_margin)
+                    chosen, rejected = (getattr(row, f"{role}_response") for role in roles)
+                    yield LabelledPair(own_id, name, row.prompt, chosen, rejected, row.steering_margin)

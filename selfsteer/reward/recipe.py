@@ -37,6 +37,8 @@ class SetSettings(Section):
     """Take so many pairs that can be used, drawn at random, the same for every seed and variant."""
     rounds: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Of a run directory: these rounds (default: all)."""
+    finished: bool = False
+    """Of a run directory: leave out pairs with an answer that was cut off. It gets the end of a whole one else."""
     licence: str | None = None
     """What the model card says of the set."""
 

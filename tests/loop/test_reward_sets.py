@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from selfsteer.errors import ConfigError, InputError
-from selfsteer.export.selecting import DROPPED
+from selfsteer.export.selecting import CUT, DROPPED
 from selfsteer.files import read_json_lines
 from selfsteer.loop.ledger import Ledger
 from selfsteer.loop.reward_sets import open_source
@@ -97,10 +97,29 @@ def test_rounds_are_chosen_and_named(two_rounds):
     run_dir, _, made = two_rounds
     chosen = source_of(run_dir, rounds=[2])
     assert [one.id for one in chosen.pairs() if isinstance(one, LabelledPair)] == [f"round 2: {made[0].id}"]
-    assert chosen.content == [[2, "new"]] and source_of(run_dir).content != chosen.content
+    assert chosen.content == [[2, "new", False]] and source_of(run_dir).content != chosen.content
     with pytest.raises(ConfigError, match="has no rows of round 3") as caught:
         source_of(run_dir, rounds=[1, 3])
     assert caught.value.where == "sets.s.rounds" and "round 1, 2" in caught.value.do
+
+
+def test_pairs_with_a_cut_answer_can_be_left_out(two_rounds):
+    run_dir, _, made = two_rounds
+    cut = dataclasses.replace(made[0], negative_finish="length", positive_finish="stop")
+    both = [cut, dataclasses.replace(cut, negative_finish="stop")]
+    write_rows(run_dir / "round-02/contrasts/new.parquet", Contrast, both)
+    whole, finished = source_of(run_dir, rounds=[2]), source_of(run_dir, rounds=[2], finished=True)
+    assert all(isinstance(one, LabelledPair) for one in whole.pairs()) and whole.content != finished.content
+    first, second = finished.pairs()
+    assert isinstance(first, Dropped) and first.reason == CUT and isinstance(second, LabelledPair)
+
+
+def test_what_is_about_runs_is_refused_of_files(tmp_path):
+    path = write_pairs(tmp_path / "pairs.jsonl", 2)
+    for key, value in (("rounds", [1]), ("finished", True)):
+        with pytest.raises(ConfigError, match=f"{key} is about run directories") as caught:
+            source_of(path, **{key: value})
+        assert caught.value.where == f"sets.s.{key}"
 
 
 def test_a_run_without_rows_or_without_its_files_says_how_to_go_on(two_rounds, tmp_path):
