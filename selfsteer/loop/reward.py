@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -134,6 +135,7 @@ class _Reward:
 
     def _train_and_score(self, one: Trained, data: Entry) -> dict[str, Any]:
         entry = self._train_stage(one, data)
+        gc.collect()  # a trainer refers to itself, and holds weights, gradients and the optimiser's moments
         folder = self.store.files(entry)[0]
         scores = {name: self._score_stage(one, entry, name).info for name in self.recipe.evaluate}
         write_atomic(folder / "README.md", self._card(one, data.info, entry.info, scores))
