@@ -19,7 +19,7 @@ Results = dict[str, Any]
 NOTES = (
     "A pair counts as right where the chosen answer gets the higher reward; equal rewards, and pairs that don't fit "
     "into the model's context, count as not right. One seed: share of pairs with its 95 % interval (Wilson). "
-    "Several: mean and standard deviation over seeds, which says nothing of the pairs; the interval of each seed is in "
+    "Several: mean and standard deviation over seeds, which says nothing of the pairs; each model's interval is in "
     "results.md. 'longer answer' is what counting words gets right."
 )
 
@@ -99,17 +99,16 @@ def _columns(results: Results) -> list[str]:
 
 
 def _rows(results: Results) -> list[list[str]]:
+    return [
+        [name, str(row.n), summary([row.length]), *map(summary, row.variants.values())] for name, row in _named(results)
+    ]
+
+
+def _named(results: Results) -> list[tuple[str, Subset]]:
+    """Return the subsets with what they are called: by their file too where another has the same name."""
     rows = list(subsets(results))
     names = [row.name for row in rows]
-    return [
-        [
-            row.name if names.count(row.name) == 1 else f"{row.file}: {row.name}",
-            str(row.n),
-            summary([row.length]),
-            *map(summary, row.variants.values()),
-        ]
-        for row in rows
-    ]
+    return [(row.name if names.count(row.name) == 1 else f"{row.file}: {row.name}", row) for row in rows]
 
 
 def as_markdown(results: Results) -> str:
@@ -142,8 +141,8 @@ def _left_out(results: Results) -> list[str]:
 def _each_model(results: Results) -> str:
     columns = ["pairs", *(model["folder"].removeprefix("models/") for model in results["models"])]
     rows = [
-        [row.name, *(percent(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
-        for row in subsets(results)
+        [name, *(percent(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
+        for name, row in _named(results)
     ]
     return _markdown(columns, rows)
 
