@@ -193,6 +193,52 @@ def filter_rows(
         filter_command.filter_rows(source, overrides or [], output, dry_run=dry_run, out=out)
 
 
+@app.command()
+def reward(
+    recipe: Annotated[str, typer.Argument(help="A reward recipe, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings, e.g. sets.annotated.source=FILE options.learning_rate=1e-5.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: runs/NAME].")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+) -> None:
+    """Train reward models on preference pairs, self-made or annotated, and compare them. The same command goes on."""
+    from selfsteer.loop import reward_command
+
+    folder = [] if run_dir is None else ["--run-dir", str(run_dir)]
+    command = shlex.join(["selfsteer", "reward", recipe, *(overrides or []), *folder])
+    with _interruptible():
+        reward_command.train_rewards(recipe, overrides or [], run_dir, quiet=quiet, command=command, out=out)
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Argument(help="A reward model: a folder or a hub name.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Rows with messages; prompt and response or responses; or any form of pairs."),
+    ],
+    output: Annotated[Path, typer.Option("--output", help="The .jsonl file that gets the rows with their rewards.")],
+    batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8,
+    device: Annotated[str, typer.Option(help="Where it computes: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto (float32).")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
+) -> None:
+    """Score responses with a reward model, one reward each. A row that can't be scored is named and stays."""
+    from selfsteer.loop import score_command
+    from selfsteer.reward.recipe import Hardware
+
+    hardware = Hardware(device, precision, revision, trust_remote_code)
+    with _interruptible():
+        score_command.score_file(
+            model, file, output, hardware=hardware, batch_size=batch_size, overwrite=overwrite, out=out, errors=errors
+        )
+
+
 @evaluate_app.command("signal")
 def evaluate_signal(
     run_dir: Annotated[Path, typer.Argument(help="A run directory; the run may be going on.")],

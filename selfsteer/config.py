@@ -22,11 +22,20 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """A name that can be a folder's, everywhere."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a recipe: an unknown key is an error, and nothing is changed after it was read."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelSettings(_Section):
+def whole_micro_batches(batch_size: int, micro_batch_size: int) -> None:
+    """Raise where an optimiser step is no whole number of micro-batches."""
+    if batch_size % min(micro_batch_size, batch_size):
+        what = f"micro_batch_size {micro_batch_size} must divide batch_size {batch_size}"
+        raise conflict(what, "micro_batch_size", "batch_size")
+
+
+class ModelSettings(Section):
     """The chat model to align. ``model: NAME`` is short for ``model: {name: NAME}``."""
 
     name: str = "smollm2-135m"
@@ -36,7 +45,7 @@ class ModelSettings(_Section):
     device: str = "auto"
 
 
-class BenchmarkSettings(_Section):
+class BenchmarkSettings(Section):
     """A benchmark whose questions no query may repeat. A string is short for ``{source: STRING}``."""
 
     source: str
@@ -52,7 +61,7 @@ class BenchmarkSettings(_Section):
         return {"source": value} if isinstance(value, str) else value
 
 
-class SourceSettings(_Section):
+class SourceSettings(Section):
     """Where queries come from."""
 
     source: str = "builtin:quickstart"
@@ -63,7 +72,7 @@ class SourceSettings(_Section):
     """Take the first so many that are there; the checks come after that."""
 
 
-class CheckSettings(_Section):
+class CheckSettings(Section):
     """Which queries are left out of those to train on (or to grow from)."""
 
     min_chars: Positive | None = None
@@ -78,9 +87,9 @@ class CheckSettings(_Section):
     @model_validator(mode="after")
     def _acting(self) -> CheckSettings:
         if self.min_chars and self.max_chars and self.min_chars > self.max_chars:
-            raise _conflict(f"min_chars {self.min_chars} is more than max_chars {self.max_chars}", "min_chars")
+            raise conflict(f"min_chars {self.min_chars} is more than max_chars {self.max_chars}", "min_chars")
         if self.decontaminate_ngram and not self.decontaminate:
-            raise _conflict("decontaminate_ngram needs benchmarks: set decontaminate", "decontaminate_ngram")
+            raise conflict("decontaminate_ngram needs benchmarks: set decontaminate", "decontaminate_ngram")
         return self
 
 
@@ -104,7 +113,7 @@ class QuerySettings(CheckSettings, SourceSettings):
     @model_validator(mode="after")
     def _stream_has_a_size(self) -> QuerySettings:
         if (self.round_size is not None) != (self.per_round == "stream"):
-            raise _conflict("round_size goes with per_round: stream, and that with it", "round_size", "per_round")
+            raise conflict("round_size goes with per_round: stream, and that with it", "round_size", "per_round")
         return self
 
     @model_validator(mode="after")
@@ -114,7 +123,7 @@ class QuerySettings(CheckSettings, SourceSettings):
         return self
 
 
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """A server to ask, and what that may cost. Prices are per million tokens, in any currency."""
 
     base_url: str | None = None
@@ -145,7 +154,7 @@ class ServerSettings(_Section):
     def _priced(self) -> Self:
         if self.max_cost is not None and (self.price_prompt is None or self.price_completion is None):
             what = "max_cost needs the prices per million tokens: set price_prompt and price_completion"
-            raise _conflict(what, "max_cost")
+            raise conflict(what, "max_cost")
         return self
 
 
@@ -196,19 +205,19 @@ class WriterSettings(ServerSettings):
     @model_validator(mode="after")
     def _of_this_kind(self) -> WriterSettings:
         if self.kind == "endpoint" and not self.model:
-            raise _conflict("endpoint: needs the model's name on the server, as in endpoint:my-model", "name")
+            raise conflict("endpoint: needs the model's name on the server, as in endpoint:my-model", "name")
         hardware = [key for key in _HARDWARE if getattr(self, key) != type(self).model_fields[key].default]
         idle = [*([] if self.kind == "endpoint" else self.server), *([] if self.kind == "local" else hardware)]
         if idle:
             whom = f"the writer {self.name!r} does not go by" if self.name else "no writer is named that goes by"
-            raise _conflict(f"{whom} {', '.join(idle)}", *idle)
+            raise conflict(f"{whom} {', '.join(idle)}", *idle)
         return self
 
 
 _ENDPOINT = "endpoint:"
 
 
-class PrincipleSettings(_Section):
+class PrincipleSettings(Section):
     """How each query gets its principle pair."""
 
     set: str = "quality"
@@ -232,7 +241,7 @@ WEIGHTLESS = ("scripted", "endpoint")
 """Backends that hold no weights here: what they write can't be scored by them."""
 
 
-class GenerationSettings(_Section):
+class GenerationSettings(Section):
     """How responses are sampled (paper defaults)."""
 
     backend: Literal["transformers", "vllm", "endpoint", "scripted"] = "transformers"
@@ -267,14 +276,14 @@ class GenerationSettings(_Section):
     @model_validator(mode="after")
     def _of_this_backend(self) -> GenerationSettings:
         if self.backend == "endpoint" and not self.endpoint.model:
-            raise _conflict("backend: endpoint needs the model's name on the server: set endpoint.model", "backend")
+            raise conflict("backend: endpoint needs the model's name on the server: set endpoint.model", "backend")
         for name, settings in (("vllm", self.vllm), ("endpoint", self.endpoint != EndpointSettings())):
             if settings and self.backend != name:
-                raise _conflict(f"these settings are about the backend {name}, and backend is {self.backend}", name)
+                raise conflict(f"these settings are about the backend {name}, and backend is {self.backend}", name)
         return self
 
 
-class HarmSettings(_Section):
+class HarmSettings(Section):
     """A text-classification model that says which y- are harmful; they are flagged, not dropped."""
 
     classifier: str
@@ -286,7 +295,7 @@ class HarmSettings(_Section):
     revision: str | None = None
 
 
-class RewardFilterSettings(_Section):
+class RewardFilterSettings(Section):
     """The reward model that the filter ``reward_margin`` goes by; it computes in float32."""
 
     model: str
@@ -294,7 +303,7 @@ class RewardFilterSettings(_Section):
     revision: str | None = None
 
 
-class QualitySettings(_Section):
+class QualitySettings(Section):
     """What happens to the sampled responses before they are trained on."""
 
     clean: bool = True
@@ -317,7 +326,7 @@ class QualitySettings(_Section):
     """Whose margin the filter ``reward_margin`` goes by."""
 
 
-class LoraSettings(_Section):
+class LoraSettings(Section):
     """LoRA in place of full fine-tuning."""
 
     r: Positive = 16
@@ -328,7 +337,7 @@ class LoraSettings(_Section):
     """QLoRA: hold the base's weights in 4 bits (NF4) or 8 (int8). Needs a CUDA GPU and the extra ``qlora``."""
 
 
-class TrainSettings(_Section):
+class TrainSettings(Section):
     """What is minimised, against which reference, on which rounds' data (v1 defaults), and the optimiser.
 
     ``mode: generator`` has v2's defaults: objective base, base_loss dpo, beta 0.1, batch_size 256.
@@ -376,13 +385,11 @@ class TrainSettings(_Section):
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainSettings:
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            what = f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}"
-            raise _conflict(what, "micro_batch_size", "batch_size")
+        whole_micro_batches(self.batch_size, self.micro_batch_size)
         return self
 
 
-class GeneratorSettings(_Section):
+class GeneratorSettings(Section):
     """``mode: generator``: how the data generator is trained (v2, Formulas 1 to 4). The rest is as in ``train``."""
 
     objective: ClassVar[str] = "generator"
@@ -406,7 +413,7 @@ class GeneratorSettings(_Section):
     batch_size: Positive = 32
 
 
-class PreferenceSettings(_Section):
+class PreferenceSettings(Section):
     """Annotated preferences in place of generated ones; ``preferences: FILE`` is short for its ``source``."""
 
     source: str | None = None
@@ -415,7 +422,7 @@ class PreferenceSettings(_Section):
     limit: Positive | None = None
 
 
-class JudgeSettings(_Section):
+class JudgeSettings(Section):
     """Who says which of two responses is better. ``judge: NAME`` is short for ``judge: {name: NAME}``."""
 
     name: str | None = None
@@ -439,7 +446,7 @@ class JudgeSettings(_Section):
     trust_remote_code: bool = False
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """What is measured on the held-out queries, before and after."""
 
     direction: str | None = None
@@ -448,7 +455,7 @@ class EvaluationSettings(_Section):
     """How many queries the report shows side by side."""
 
 
-class _Guard(_Section):
+class _Guard(Section):
     """One guard. It fires where the 95 % interval of its figure lies beyond a threshold as a whole."""
 
     action: GuardAction | None = None
@@ -511,7 +518,7 @@ class DivergenceGuard(_Guard):
     max_nats: Annotated[float, Field(gt=0.0)] = 1.0
 
 
-class GuardSettings(_Section):
+class GuardSettings(Section):
     """What is watched after every round, what happens where something fires, and which policy the run hands out.
 
     ``ignore``: not looked at; ``warn``: said; ``stop``: the round is given up and the run ends; ``rollback``: the round
@@ -531,7 +538,7 @@ class GuardSettings(_Section):
     not_finite: _Guard = _Guard()
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything a run depends on."""
 
     name: Annotated[str, Field(pattern=_NAME)] = "run"
@@ -577,7 +584,7 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         for what, *keys in _inconsistencies(self):
-            raise _conflict(what, *keys)
+            raise conflict(what, *keys)
         return self
 
 
@@ -591,7 +598,7 @@ class SeedSettings(CheckSettings, SourceSettings):
     """Keep the languages of the seeds, those that are named, or any."""
 
 
-class AugmentSettings(_Section):
+class AugmentSettings(Section):
     """How a query set is grown."""
 
     method: Literal["self-instruct", "evolve"] = "self-instruct"
@@ -619,7 +626,7 @@ class AugmentSettings(_Section):
     @model_validator(mode="after")
     def _of_this_method(self) -> AugmentSettings:
         if self.in_context_grown >= self.in_context:
-            raise _conflict("in_context_grown leaves no room for seeds within in_context", "in_context_grown")
+            raise conflict("in_context_grown leaves no room for seeds within in_context", "in_context_grown")
         ours = {
             "evolve": {"operations", "max_depth"},
             "self-instruct": {"in_context", "in_context_grown", "per_request"},
@@ -627,11 +634,11 @@ class AugmentSettings(_Section):
         for method, names in ours.items():
             foreign = sorted(names & self.model_fields_set)
             if foreign and method != self.method:
-                raise _conflict(f"{foreign[0]} is about {method}, and method is {self.method}", foreign[0])
+                raise conflict(f"{foreign[0]} is about {method}, and method is {self.method}", foreign[0])
         return self
 
 
-class Growth(_Section):
+class Growth(Section):
     """Everything that ``selfsteer augment`` depends on, but how many queries are wanted."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -643,7 +650,7 @@ class Growth(_Section):
     @model_validator(mode="after")
     def _thoughts_apart(self) -> Growth:
         if self.generation.thinking != "apart":
-            raise _conflict("thoughts are no part of a query: leave generation.thinking out", "generation.thinking")
+            raise conflict("thoughts are no part of a query: leave generation.thinking out", "generation.thinking")
         self.recipe  # noqa: B018  (what a recipe refuses is refused here)
         return self
 
@@ -781,6 +788,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Seque
     Raises:
         ConfigError: The file is missing or is no YAML mapping; a key is unknown or given twice; a value is wrong.
     """
+    return load_tree(Recipe, path, overrides, settings)
+
+
+def load_tree(
+    kind: type[Tree], path: str | Path, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()
+) -> Tree:
+    """Read a file (or a shipped one by name) of any kind of recipe, as :func:`load_recipe` does."""
     file = find_recipe(path)
     values, lines = _read_file(file)
     for setting in settings:
@@ -788,12 +802,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Seque
     for override in overrides:
         _apply_override(values, lines, override)
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors(), file, lines) from error
+        raise _explain(error.errors(), file, lines, kind) from error
 
 
-class SweepSettings(_Section):
+class SweepSettings(Section):
     """A sweep file: one recipe, and in what its variants differ."""
 
     name: Annotated[str, Field(pattern=_NAME)] = "sweep"
@@ -890,8 +904,8 @@ def judge_settings(values: dict[str, Any]) -> JudgeSettings:
         raise ConfigError(f"{first['msg']}, got {first['input']!r}", where=where, do="mend that value") from error
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """Return the resolved recipe as YAML that :func:`load_recipe` reads back."""
+def dump_recipe(recipe: Section) -> str:
+    """Return the resolved recipe as YAML that :func:`load_recipe` (or :func:`load_tree`) reads back."""
     return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -926,7 +940,7 @@ def _shipped() -> Path:
     return next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
 
 
-Tree = TypeVar("Tree", bound=_Section)
+Tree = TypeVar("Tree", bound=Section)
 Key = tuple[str, ...]
 Lines = dict[Key, str]
 """Where each key was given: "file:line" or "command line: key=value"."""
@@ -1066,7 +1080,7 @@ def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: typ
     return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="mend that value")
 
 
-def _conflict(what: str, *keys: str) -> PydanticCustomError:
+def conflict(what: str, *keys: str) -> PydanticCustomError:
     """An error about several ``keys`` of a section (dotted) that don't go together."""
     return PydanticCustomError("conflict", "{what}", {"what": what, "keys": keys})
 
@@ -1089,10 +1103,13 @@ def _is_branch(part: str) -> bool:
 
 
 def _keys_at(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    named = False
     for part in path:
-        if part.isdigit():  # a place in a list, whose kind the step before has found
+        if part.isdigit() or named:  # a place in a list, or a name in a mapping, whose kind the step before has found
+            named = False
             continue
         annotation = section.model_fields[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
         section = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        named = getattr(annotation, "__origin__", None) is dict
     return list(section.model_fields)

@@ -62,6 +62,12 @@ class Templates:
         return environment
 
 
+def markdown(template: Path, **values: object) -> str:
+    """Return a Markdown document from a template of plain text: nothing is escaped, so values must be harmless."""
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+
+
 def and_list(words: Sequence[str]) -> str:
     """Join words the English way: "A", "A and B", "A, B and C"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

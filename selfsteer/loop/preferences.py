@@ -42,7 +42,7 @@ def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
     heldout = [query.prompt for query in read_rows(held, Query)]
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        return _Reading(space, heldout).go(_numbered(source, settings.dataset_split), settings.limit, source)
+        return _Reading(space, heldout).go(numbered(source, settings.dataset_split), settings.limit, source)
 
     def note(info: dict[str, Any]) -> str:
         left_out = f", {info['left_out']} left out" if info["left_out"] else ""
@@ -80,8 +80,8 @@ def scored_preferences(stages: DataStages, preferences: Entry, policy: Policy) -
     )  # fmt: skip
 
 
-def _numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:
-    """Yield (id, where, row, origin); an id is the origin's name and the row's number in it."""
+def numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:
+    """Yield each row of a source of pairs as (id, where, row, origin); an id is the origin's name and a row number."""
     numbers: dict[str, int] = {}
     for where, row, origin in source_rows(source, split):
         numbers[origin] = numbers.get(origin, 0) + 1
@@ -138,13 +138,19 @@ class _Reading:
         self._block = []
 
 
-def _contrast(pair: Pair) -> Contrast:
-    """Return a pair as a row without principles: all three prompts are the plain one."""
+def better_and_worse(pair: Pair) -> tuple[str, str]:
+    """Return the two answers of a pair by its label; :class:`Unusable` where they can't be trained on."""
     if pair.label not in (1, -1):
         raise Unusable("says of neither answer that it is better")
     better, worse = (pair.first, pair.second) if pair.label == 1 else (pair.second, pair.first)
     if not (better.strip() and worse.strip()):
         raise Unusable("an empty answer")
+    return better, worse
+
+
+def _contrast(pair: Pair) -> Contrast:
+    """Return a pair as a row without principles: all three prompts are the plain one."""
+    better, worse = better_and_worse(pair)
     return Contrast(
         id=pair.id,
         prompt=pair.prompt,

@@ -41,6 +41,9 @@ STAGE_VERSIONS = {
     "policy": 2,
     "implicit": 2,
     "judgements": 1,
+    "reward-data": 1,
+    "reward": 1,
+    "reward-scores": 1,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
 
@@ -61,8 +64,11 @@ def kept(name: str, depends: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(name: str) -> int:
-    """Return the number of a stage's code; a generator's data are made by that of the policy's."""
-    return STAGE_VERSIONS[name.removeprefix("generator-")]
+    """Return the number of a stage's code; a generator's data are made by that of the policy's.
+
+    What stands behind a colon says which of several alike it is.
+    """
+    return STAGE_VERSIONS[name.partition(":")[0].removeprefix("generator-")]
 
 
 class Workspace:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import resource
-import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import selfsteer
 from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
-from selfsteer.errors import StorageError, TrainingDiverged
-from selfsteer.files import append_json, atomic_path, read_json, read_json_lines, remove, write_atomic, write_json
+from selfsteer.files import atomic_path, read_json, remove, write_atomic, write_json
 from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display
+from selfsteer.loop.fitting import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
 from selfsteer.loop.store import Workspace
@@ -135,8 +129,11 @@ def kept_rows(entry: Entry) -> int:
 def restore_log(stages: DataStages, training: Training, entry: Entry) -> None:
     """Let metrics.jsonl tell of the training in force, where it was done by another run or under an earlier setting."""
     space = stages.store.workspace(training_folder(training), entry.key)
-    log = _MetricsLog(stages.store.run_dir / "metrics.jsonl", training.round, training.stage)
-    log.restore(_log_file(space))
+    _log(stages, training).restore(_log_file(space))
+
+
+def _log(stages: DataStages, training: Training) -> MetricsLog:
+    return MetricsLog(stages.store.run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
 
 
 def _log_file(space: Workspace) -> Path:
@@ -159,10 +156,11 @@ def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
         store = stages.store
         rows = [row for entry in training.rows for row in read_rows(store.files(entry), Contrast) if row.kept]
         started = time.monotonic()
-        with _divergence_noted(space.path("diverged.json")):
+        with divergence_noted(space.path("diverged.json"), "train.learning_rate"):
             trainer = open_trainer(stages, training, rows, checkpoints)
-            log = _MetricsLog(store.run_dir / "metrics.jsonl", training.round, training.stage)
-            _run(trainer, checkpoints, log, space.display)
+            log = _log(stages, training)
+            trainer.say = space.display.say
+            fit(trainer, checkpoints, log, space.display)
         log.keep(_log_file(space))
         info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
@@ -173,23 +171,10 @@ def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
     return folder
 
 
-@contextmanager
-def _divergence_noted(note: Path) -> Iterator[None]:
-    """Note that a training diverged; the same one would do so again, so its next attempt fails at once and says why."""
-    found = read_json(note)
-    if found:
-        raise TrainingDiverged(**found)
-    try:
-        yield
-    except TrainingDiverged as error:
-        do = f"lower train.learning_rate; or remove {note} to go on from the last checkpoint as before"
-        write_json(note, {"what": error.what, "where": error.where, "do": do})
-        raise
-
-
 def open_trainer(stages: DataStages, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
     """Return the trainer of a training on scored rows, with a model of its own."""
     from selfsteer.policy import SSOTrainer
+    from selfsteer.policy.adapters import lora_config
 
     recipe, models = stages.recipe, stages.models
     chat = models.chat(training.start)
@@ -203,7 +188,7 @@ def open_trainer(stages: DataStages, training: Training, rows: Sequence[Contrast
         args=args,
         train_dataset=rows,
         processing_class=chat.tokenizer,
-        peft_config=_peft_config(recipe.train),
+        peft_config=recipe.train.lora and lora_config(recipe.train.lora),
     )
 
 
@@ -229,15 +214,13 @@ def sso_config(
         stored: Whether the reference is that of the rows' scores and not the start.
     """
     from selfsteer.policy import SSOConfig
+    from selfsteer.policy.config import checkpointing_argument
     from selfsteer.policy.objective import loss_fields
 
     own = loss or settings
     options: dict[str, Any] = loss_fields(own) | {name: getattr(settings, name) for name in _SAME_NAMES}
     options["allow_harmful_targets"] = isinstance(own, GeneratorSettings) and own.allow_harmful_targets
-    if settings.gradient_checkpointing:
-        # transformers 5.2x renames the argument and warns at the old name.
-        known = {field.name for field in dataclasses.fields(SSOConfig)}
-        options["activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"] = True
+    options[checkpointing_argument()] = settings.gradient_checkpointing
     # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
     options["check_start"] = settings.lora is None or settings.lora.dropout == 0
     micro = min(settings.micro_batch_size, own.batch_size)
@@ -264,47 +247,6 @@ def sso_config(
     )
 
 
-def _peft_config(settings: TrainSettings) -> Any:
-    if settings.lora is None:
-        return None
-    from peft import LoraConfig
-
-    lora = settings.lora
-    return LoraConfig(
-        task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-    )  # fmt: skip
-
-
-def _run(trainer: SSOTrainer, checkpoints: Path, log: _MetricsLog, display: Display) -> _MetricsLog:
-    """Train from the newest checkpoint that verifies; Ctrl-C leaves one behind and raises KeyboardInterrupt."""
-    from safetensors import SafetensorError
-    from transformers import PrinterCallback
-
-    from selfsteer.policy.checkpoints import InterruptCallback, ManifestCallback, last_checkpoint
-
-    resume = last_checkpoint(checkpoints)
-    steps = int(resume.name.rpartition("-")[2]) if resume else 0
-    log.cut(steps)
-    display.advance(steps * trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps)
-    interrupt = InterruptCallback(display.say)
-    trainer.say = display.say
-    trainer.remove_callback(PrinterCallback)
-    for callback in (ManifestCallback(), interrupt, _progress(log, display)):
-        trainer.add_callback(callback)
-    try:
-        with interrupt:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except (SafetensorError, RuntimeError) as error:
-        # torch.save says "no space" with a RuntimeError of its own.
-        if isinstance(error, SafetensorError) or _is_full(log.path.parent):
-            raise _unsaved(error, trainer.args.output_dir) from error
-        raise
-    if interrupt.asked:
-        raise KeyboardInterrupt
-    return log
-
-
 def _info(
     recipe: Recipe, training: Training, trainer: SSOTrainer, rows: Sequence[Contrast], seconds: float
 ) -> dict[str, Any]:
@@ -329,25 +271,11 @@ def _info(
 
 
 def _save(trainer: SSOTrainer, folder: Path, card: str) -> None:
-    from safetensors import SafetensorError
-
-    try:
+    with unsaved_told(folder):
         trainer.save_model(str(folder))
-    except SafetensorError as error:
-        raise _unsaved(error, str(folder)) from error
     # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
     remove(folder / "training_args.bin")
     write_atomic(folder / "README.md", card)
-
-
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < 1 << 26
-
-
-def _unsaved(error: Exception, where: str) -> StorageError:
-    return StorageError(
-        f"can't write the weights: {error}", where=where, do="free some space and run the same command again"
-    )
 
 
 def _card(
@@ -377,72 +305,3 @@ def _card(
         version=selfsteer.__version__,
         annotated=bool(annotated),
     )
-
-
-class _MetricsLog:
-    """RUN/metrics.jsonl: one line an optimiser step, read back so that a resumed training goes on in it."""
-
-    def __init__(self, path: Path, round: int, stage: str) -> None:
-        self.path, self._own = path, {"round": round, "stage": stage}
-        self.rows: list[dict[str, Any]] = []
-
-    def cut(self, done: int) -> None:
-        """Drop this training's lines behind step ``done``: they will be written again."""
-        lines = read_json_lines(self.path)
-        kept = [row for row in lines if not self._is_own(row) or row.get("step", 0) <= done]
-        _write_lines(self.path, kept)
-        self.rows = [row for row in kept if self._is_own(row)]
-
-    def keep(self, file: Path) -> None:
-        """Write this training's lines into a file of its own, which stays with its result."""
-        _write_lines(file, self.rows)
-
-    def restore(self, file: Path) -> None:
-        """Put the lines that :meth:`keep` wrote in place of what another training of the same round left."""
-        kept, lines = read_json_lines(file), read_json_lines(self.path)
-        if kept and kept != [row for row in lines if self._is_own(row)]:
-            _write_lines(self.path, [*(row for row in lines if not self._is_own(row)), *kept])
-
-    def _is_own(self, row: dict[str, Any]) -> bool:
-        return {"round": row.get("round"), "stage": row.get("stage")} == self._own
-
-    def add(self, step: int, logs: dict[str, float]) -> None:
-        """Append one step's figures; the summary line at the end of training has no loss and is left out."""
-        if "loss" in logs:
-            row = {**self._own, "step": step, **logs}
-            self.rows.append(row)
-            append_json(self.path, row)
-
-
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-
-
-def _progress(log: _MetricsLog, display: Display) -> Any:
-    from transformers import TrainerCallback
-
-    class Progress(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            log.add(state.global_step, logs)
-
-        def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            display.advance(args.per_device_train_batch_size)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            display.advance(args.per_device_train_batch_size)
-
-    return Progress()
-
-
-def peak_memory_gb() -> float:
-    """Return the largest resident memory of this process so far, in 10^9 bytes.
-
-    Linux has it in /proc; ``ru_maxrss`` also counts what the process that started this one held at that moment.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        kib = status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()
-        if kib:
-            return round(int(kib[0]) * 1024 / 1e9, 2)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 2)

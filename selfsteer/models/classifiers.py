@@ -10,7 +10,12 @@ from selfsteer.models.loading import check_folder
 
 
 def read_classifier(
-    source: str, dtype: str, revision: str | None = None, trust_remote_code: bool = False
+    source: str,
+    dtype: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    *,
+    outputs: int | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return a sequence-classification model as transformers reads it, and its report of what fitted.
 
@@ -19,15 +24,17 @@ def read_classifier(
         dtype: "float32", "bfloat16" or "float16".
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that the model brings.
+        outputs: Of the head; None takes what the configuration says.
 
     Raises:
         ModelError: The folder holds no safetensors. What transformers raises passes through.
     """
     from transformers import AutoModelForSequenceClassification as Classifier
 
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
     # What is missing or misshapen is told in our words.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    options |= {} if outputs is None else {"num_labels": outputs}
     if not Path(source).is_dir():
         return Classifier.from_pretrained(source, revision=revision or "main", **options)
     check_folder(Path(source))

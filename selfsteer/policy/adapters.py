@@ -5,9 +5,19 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from selfsteer.config import LoraSettings
 from selfsteer.errors import ConfigError
 
 _COMPARED = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules")
+
+
+def lora_config(lora: LoraSettings, task: str = "CAUSAL_LM") -> Any:
+    """Return peft's configuration for a recipe's ``lora``; ``task`` is peft's name of what the model is for."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type=task, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules
+    )
 
 
 def with_adapter(model: Any, peft_config: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from selfsteer.rendering import markdown
 
 _TEMPLATE = Path(__file__).parent / "card.md.jinja"
 
@@ -31,11 +31,10 @@ def model_card(
         annotated: Whether the preferences were annotated, and not made by the model itself.
     """
     # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     shown = [figures[0], figures[-1]] if figures else []
     names = [name for name in shown[0] if name.startswith(("loss", "rewards/", "weight"))] if shown else []
-    return template.render(
+    return markdown(
+        _TEMPLATE,
         base_model=base_model,
         data=data,
         settings=settings,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from transformers import TrainingArguments
@@ -80,3 +80,9 @@ class SSOConfig(TrainingArguments):
     def n_gpu(self) -> int:
         """GPUs of this process, at most one: DataParallel would cut packed rows up, so each GPU takes a process."""
         return min(int(super().n_gpu), 1)
+
+
+def checkpointing_argument() -> str:
+    """Return the name under which TrainingArguments take gradient checkpointing: a deprecated name is warned about."""
+    known = {field.name for field in fields(TrainingArguments)}
+    return "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 
 from selfsteer.chat import Chat
 from selfsteer.errors import DataError, TrainingDiverged, WorkFailed
@@ -19,6 +19,7 @@ from selfsteer.models import load_model
 from selfsteer.policy.adapters import check_trainable, with_adapter
 from selfsteer.policy.config import SSOConfig
 from selfsteer.policy.data import ContrastDataset, collate, kept_contrasts, trainable, without_over_long
+from selfsteer.policy.finite import Finite
 from selfsteer.policy.objective import objective_of
 from selfsteer.policy.preview import preview
 from selfsteer.policy.processes import anywhere, check_even, first_time, gathered, summed
@@ -95,7 +96,7 @@ class SSOTrainer(Trainer):
             **trainer_kwargs,
         )
         check_even(self.accelerator)
-        self.add_callback(_Finite)
+        self.add_callback(Finite)
         self.add_callback(_AtStart(self))
         self._start.mixed_precision = self.accelerator.mixed_precision
         self.train_dataset = _each(train_rows, lambda rows: self._with_reference(rows, refuse=True))
@@ -303,37 +304,6 @@ def _each(data: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(data, dict):
         return {name: change(rows) for name, rows in data.items()}
     return None if data is None else change(data)
-
-
-class _Finite(TrainerCallback):
-    """Stops before a gradient that is not finite reaches the weights, and after a last step that overshot.
-
-    The losses of these steps were finite.
-    """
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
-        if args.fp16:  # the loss scaler looks for itself, skips such a step and lowers its scale
-            return
-        finite = [torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None]
-        if anywhere(bool(finite) and not torch.stack(finite).all()):  # sharded, it may be in one process alone
-            raise TrainingDiverged(
-                "a gradient is not finite",
-                where=f"step {state.global_step}",
-                do="lower the learning rate or train in float32; the last checkpoint is kept",
-            )
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
-        finite = [torch.isfinite(p.detach()).all() for p in model.parameters() if p.requires_grad]
-        if anywhere(bool(finite) and not torch.stack(finite).all()):
-            raise TrainingDiverged(
-                "the last step left weights that are not finite",
-                where=f"step {state.global_step}",
-                do="lower the learning rate",
-            )
 
 
 class _AtStart(TrainerCallback):

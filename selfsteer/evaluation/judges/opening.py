@@ -110,8 +110,9 @@ def _language_model(settings: JudgeSettings, name: str) -> Judge:
 
 
 def _reward_model(settings: JudgeSettings, name: str) -> Judge:
-    from selfsteer.evaluation.judges.reward import RewardJudge, load_reward_model, reward_config, weights_file
+    from selfsteer.evaluation.judges.reward import RewardJudge
     from selfsteer.models import load_tokenizer
+    from selfsteer.reward.loading import load_reward_model, reward_config, weights_file
 
     local = _local(settings, name)
     config = reward_config(local.source, **local.options)

@@ -11,12 +11,13 @@ import pytest
 import selfsteer.models
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, InputError, ModelError
-from selfsteer.evaluation.judges import AnswerCache, Pair, judge_pairs, open_judge, reward
+from selfsteer.evaluation.judges import AnswerCache, Pair, judge_pairs, open_judge
 from selfsteer.evaluation.judges.labels import EndpointLogprobJudge, LogprobJudge
 from selfsteer.evaluation.judges.opening import settings_of
 from selfsteer.evaluation.judges.program import ProgramJudge
 from selfsteer.evaluation.judges.reward import RewardJudge
 from selfsteer.evaluation.judges.text import TextJudge
+from selfsteer.reward import loading
 
 from ...chat_templates import user
 from ...conftest import build_model, build_tokenizer
@@ -108,13 +109,13 @@ def test_a_reward_model_is_opened_in_float32_unless_told_otherwise(reward_folder
 
 
 def test_a_reward_model_is_loaded_once_and_not_at_all_where_its_answers_are_kept(reward_folder, tmp_path, monkeypatch):
-    real, loads = reward.load_reward_model, []
+    real, loads = loading.load_reward_model, []
 
     def load(source: str, **options: Any) -> Any:
         loads.append((source, options["device"], options["dtype"]))
         return real(source, **options)
 
-    monkeypatch.setattr(reward, "load_reward_model", load)
+    monkeypatch.setattr(loading, "load_reward_model", load)
     first = opened(f"reward:{reward_folder}", device="cpu")
     assert loads == []
     found = judge_pairs(first, PAIRS, AnswerCache(tmp_path / "answers.jsonl"))

@@ -1,0 +1,225 @@
+"""What `selfsteer score` does: rows of a file in, the same rows with their rewards out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from selfsteer.errors import ConfigError, DataError, ModelError
+from selfsteer.evaluation.judges.sets import pair_of
+from selfsteer.files import atomic_path
+from selfsteer.loop.preferences import better_and_worse
+from selfsteer.queries.read import read_file
+from selfsteer.queries.rows import Unusable, is_text
+from selfsteer.records import Message
+from selfsteer.reward.recipe import Hardware
+from selfsteer.reward.scoring import TokenIds
+
+_AT_ONCE = 256
+"""Rows in memory at once."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A row, and the conversations that its rewards go by, by the name of the reward; or why it has none."""
+
+    row: Any
+    where: str
+    conversations: dict[str, list[list[Message]]]
+    problem: str = ""
+
+
+def score_file(
+    model: str,
+    file: Path,
+    output: Path,
+    *,
+    hardware: Hardware,
+    batch_size: int,
+    overwrite: bool,
+    out: Console,
+    errors: Console,
+) -> None:
+    """Write each row of ``file`` to ``output`` with its rewards, in the same order; memory stays flat.
+
+    A row has ``messages`` (the last one the assistant's) or ``prompt`` and ``response``, and gets ``reward``; or
+    ``prompt`` and ``responses``, and gets ``rewards``; or any form of a preference pair that `selfsteer judge` reads,
+    and gets ``reward_chosen`` and ``reward_rejected`` (``rewards`` where it has no winner). A row that can't be scored
+    gets ``error`` and is counted.
+
+    Args:
+        model: A reward model's folder or hub name.
+        file: A .json, .jsonl, .parquet, .csv or .tsv file.
+        output: The .jsonl file; it appears whole.
+        hardware: Where and in what the model computes.
+        batch_size: Conversations in one forward pass.
+        overwrite: Replace a file that is there.
+        out, errors: Where it is told what was done, and what was not.
+
+    Raises:
+        ConfigError: ``output`` is there, or is no .jsonl file.
+        DataError: ``file`` can't be read, or no row can be scored.
+        ModelError, FetchError: The model can't be used.
+    """
+    if output.suffix != ".jsonl":
+        raise ConfigError(f"{output} is no .jsonl file", where="--output", do="give a name that ends in .jsonl")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} is there already", where="--output", do="choose another name, or add --overwrite")
+    scorer = _Scorer(model, hardware, batch_size)
+    problems: Counter[str] = Counter()
+    first, count = "", 0
+    with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for row in _scored(file, scorer):
+            count += 1
+            stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
+            if row.problem:
+                problems[row.problem] += 1
+                first = first or f"{row.where}: {row.problem}"
+        if not count or problems.total() == count:
+            raise DataError(f"none of {count} rows can be scored: {first or 'the file is empty'}", where=str(file),
+                            do="see `selfsteer score --help` for the forms of rows")  # fmt: skip
+    out.print(f"{count - problems.total()} of {count} rows scored: {output}", markup=False, soft_wrap=True)
+    if problems:
+        told = "; ".join(f"{why} ({number})" for why, number in problems.most_common(3))
+        errors.print(f"{problems.total()} rows have no reward, first {first}; in all: {told}",
+                     markup=False, soft_wrap=True)  # fmt: skip
+
+
+class _Scorer:
+    """A reward model, loaded when the first row is scored."""
+
+    def __init__(self, model: str, hardware: Hardware, batch_size: int) -> None:
+        from selfsteer.backends.local import LocalModel
+        from selfsteer.chat import ChatTemplate
+        from selfsteer.models import load_tokenizer, quiet, resolve
+        from selfsteer.reward.loading import reward_config
+        from selfsteer.reward.scoring import context_of
+
+        quiet()
+        self._batch_size, self._precision = batch_size, hardware.precision
+        self._local = LocalModel(hardware, resolve(model), "--device")
+        self.longest = context_of(reward_config(self._local.source, **self._local.options))
+        self.template = ChatTemplate(load_tokenizer(self._local.source, **self._local.options))
+        self.where = model
+
+    @cached_property
+    def _model(self) -> Any:
+        from selfsteer.reward.loading import load_reward_model
+
+        dtype = "float32" if self._precision == "auto" else self._precision
+        return load_reward_model(self._local.source, device=self._local.device, dtype=dtype, **self._local.options)
+
+    def score(self, conversations: Sequence[TokenIds]) -> dict[TokenIds, float]:
+        """Return rewards by the ids of the conversation."""
+        from selfsteer.reward.scoring import score_ids
+
+        return score_ids(self._model, conversations, batch_size=self._batch_size) if conversations else {}
+
+
+def _scored(file: Path, scorer: _Scorer) -> Iterator[_Read]:
+    rows = read_file(file)
+    while chunk := list(itertools.islice(rows, _AT_ONCE)):
+        yield from _with_rewards([_read(row, where) for where, row in chunk], scorer)
+
+
+def _with_rewards(rows: Sequence[_Read], scorer: _Scorer) -> Iterator[_Read]:
+    """Yield rows with rewards; each is rendered first, so that one that can't be stops no other."""
+    rendered = [_rendered(row, scorer) for row in rows]
+    scores = scorer.score([ids for own in rendered if isinstance(own, dict) for many in own.values() for ids in many])
+    for row, own in zip(rows, rendered, strict=True):
+        if isinstance(own, str):
+            yield _failed(row, own)
+            continue
+        rewards = {name: [scores[ids] for ids in many] for name, many in own.items()}
+        if not all(math.isfinite(value) for values in rewards.values() for value in values):
+            yield _failed(row, "its reward is not finite: half precision may overflow")
+            continue
+        told = {name: values if name == "rewards" else values[0] for name, values in rewards.items()}
+        yield _Read({**row.row, **told}, row.where, row.conversations)
+
+
+def _failed(row: _Read, problem: str) -> _Read:
+    cells = row.row if isinstance(row.row, dict) else {"row": row.row}
+    return _Read({**cells, "error": f"{row.where}: {problem}"}, row.where, {}, problem)
+
+
+def _rendered(row: _Read, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
+    """Return the token ids of a row's conversations by the name of their reward, or why there are none."""
+    from selfsteer.reward.scoring import conversation_ids
+
+    if row.problem:
+        return row.problem
+    try:
+        found = {
+            name: [conversation_ids(scorer.template, one, scorer.where) for one in many]
+            for name, many in row.conversations.items()
+        }
+    except ModelError as error:
+        return error.what
+    longest = max(len(ids) for many in found.values() for ids in many)
+    if scorer.longest is not None and longest > scorer.longest:
+        return f"longer than the model's context of {scorer.longest} tokens"
+    return found
+
+
+def _read(row: Any, where: str) -> _Read:
+    try:
+        return _Read(row, where, _conversations(row, where))
+    except Unusable as unusable:
+        return _Read(row, where, {}, str(unusable))
+    except DataError as error:
+        return _Read(row, where, {}, error.what)
+
+
+def _conversations(row: Any, where: str) -> dict[str, list[list[Message]]]:
+    cells = row if isinstance(row, dict) else {}
+    if "messages" in cells:
+        return {"reward": [_messages(cells["messages"], "messages")]}
+    if "prompt" in cells and "response" in cells:
+        return {"reward": [_answered(cells["prompt"], cells["response"])]}
+    if "prompt" in cells and "responses" in cells:
+        if not isinstance(cells["responses"], list) or not cells["responses"]:
+            raise Unusable("'responses' is no list of texts")
+        return {"rewards": [_answered(cells["prompt"], text) for text in cells["responses"]]}
+    pair = pair_of(row, where, "", "")
+    if pair.label in (1, -1):
+        chosen, rejected = better_and_worse(pair)
+        return {
+            "reward_chosen": [_answered(pair.prompt, chosen)],
+            "reward_rejected": [_answered(pair.prompt, rejected)],
+        }
+    return {"rewards": [_answered(pair.prompt, text) for text in (pair.first, pair.second)]}
+
+
+def _answered(prompt: Any, response: Any) -> list[Message]:
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    answer = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
+    if not (isinstance(turns, list) and isinstance(answer, list)):
+        raise Unusable("prompt and response are no texts and no messages")
+    return _messages([*turns, *answer], "prompt and response")
+
+
+def _messages(value: Any, key: str) -> list[Message]:
+    """Return a conversation that ends with the assistant's turn."""
+    messages = [_message(one, key) for one in value] if isinstance(value, list) else []
+    if not messages or messages[-1]["role"] != "assistant":
+        raise Unusable(f"{key}: no conversation that ends with a message of the assistant")
+    return messages
+
+
+def _message(item: Any, key: str) -> Message:
+    role, content = (item.get("role"), item.get("content")) if isinstance(item, dict) else (None, None)
+    if not (isinstance(role, str) and isinstance(content, str)):
+        raise Unusable(f"{key}: a message without the texts role and content")
+    if not is_text(content):
+        raise Unusable(f"{key}: broken text (half of a surrogate pair)")
+    return {"role": role, "content": content}

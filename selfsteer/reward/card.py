@@ -1,0 +1,49 @@
+"""The model card of a reward model: its pairs, its settings, its figures, and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import selfsteer
+from selfsteer.rendering import markdown
+
+_TEMPLATE = Path(__file__).parent / "card.md.jinja"
+
+
+def reward_card(
+    *,
+    base_model: str,
+    title: str,
+    sets: Sequence[tuple[str, Any, Any, int]],
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
+    scores: Mapping[str, Any],
+) -> str:
+    """Return a Hugging Face model card.
+
+    Args:
+        base_model: What was trained.
+        title: Names the training.
+        sets: Of each set its name, its settings, its source and how many of its pairs were trained on.
+        data: What the stage of the pairs left: examples, left_out, longer_chosen.
+        settings: Name to value.
+        training: What the stage of the training left: steps, first and last row of metrics.jsonl.
+        scores: By file: its subsets' accuracies; empty before anything was scored.
+    """
+    # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
+    return markdown(
+        _TEMPLATE,
+        base_model=base_model,
+        title=title,
+        sets=sets,
+        data=data,
+        settings=settings,
+        training=training,
+        names=[name for name in ("loss", "accuracy", "margin", "mean_reward") if name in training["first"]],
+        scores=scores,
+        self_made=any(source.self_made for _, _, source, _ in sets),
+        version=selfsteer.__version__,
+    )

@@ -1,0 +1,160 @@
+"""Loading reward models, and making one of a base; nothing is taken for a reward model that is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import ModelError
+from selfsteer.files import fingerprint
+from selfsteer.models import cache_folder, loading, model_fingerprint, resolve
+from selfsteer.models.classifiers import missing_head, read_classifier
+from selfsteer.models.problems import loading_errors
+from selfsteer.models.resolving import gguf_file, is_adapter
+
+_OUTPUTS = 1
+
+
+def weights_file(source: str, *, dtype: str, trust_remote_code: bool = False, revision: str | None = None) -> Path:
+    """Return the file in the cache folder that keeps the :func:`weights_key` of a reward model once it was loaded.
+
+    Its name goes by all that the key goes by: the content of the model's files, the precision, and what makes modules
+    and their names of them: the release of transformers, or the model's own code.
+
+    Args:
+        source: A local folder or a hub name.
+        dtype: What the weights are loaded in.
+        trust_remote_code: Whether Python code that the model brings is run.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: There are no weights.
+        FetchError: The hub can't be asked.
+    """
+    import transformers
+
+    made = [model_fingerprint(source, revision), dtype, trust_remote_code, transformers.__version__]
+    return cache_folder() / "reward_weights" / fingerprint(made)
+
+
+def reward_config(source: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
+    """Return a reward model's configuration, once everything is checked that can be told without its weights.
+
+    Args:
+        source: A local folder or a hub name.
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: It is no reward model, or can't be used as it is.
+        FetchError: It can't be fetched.
+    """
+    from transformers import AutoConfig
+
+    _check_form(source)
+    if Path(source).is_dir():
+        loading.check_folder(Path(source))
+    with loading_errors(source):
+        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
+    # A model of texts and images has two configurations, and only loading tells which of them counts.
+    _check_outputs(source, config.num_labels, config.get_text_config().num_labels)
+    return config
+
+
+def load_reward_model(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Any:
+    """Return a reward model in eval mode on ``device``: a sequence-classification model with one output.
+
+    Args:
+        name: A catalogue name, a local folder or a hub name.
+        device: "cpu", "cuda", "cuda:1", ...
+        dtype: "float32", "bfloat16" or "float16".
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: It is no reward model, or can't be used as it is.
+        FetchError: It can't be fetched.
+        ConfigError: No such dtype or device.
+    """
+    loading.check_dtype(dtype)
+    loading.check_device(device)
+    source = resolve(name)
+    _check_form(source)
+    with loading_errors(source):
+        model, info = read_classifier(source, dtype, revision, trust_remote_code)
+    _check_head(model, info, source)
+    loading.check_complete(info, source)
+    _check_outputs(source, model.config.num_labels)
+    model.config.use_cache = False  # one pass a text: there is nothing to keep keys and values for
+    return model.to(device).eval()
+
+
+def new_reward_model(
+    name: str, *, seed: int, device: str = "cpu", trust_remote_code: bool = False, revision: str | None = None
+) -> Any:
+    """Return a model in float32 to train as a reward model: a base's layers under a score head of one output.
+
+    Args:
+        name: A catalogue name, a local folder or a hub name, of a language model or of a reward model.
+        seed: Draws the head; a reward model's own head stays.
+        device: "cpu", "cuda", "cuda:1", ...
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: It can't be used as a base.
+        FetchError: It can't be fetched.
+        ConfigError: No such device.
+    """
+    from transformers import set_seed
+
+    loading.check_device(device)
+    source = resolve(name)
+    _check_form(source)
+    set_seed(seed)
+    with loading_errors(source):
+        model, info = read_classifier(source, "float32", revision, trust_remote_code, outputs=_OUTPUTS)
+    head = set(missing_head(model, info))
+    if any(key[0].startswith("score.") for key in info["mismatched_keys"]):
+        do = "give a language model, or a reward model, which has one output"
+        raise ModelError(f"{source} has a score head of several outputs", where=source, do=do)
+    loading.check_complete(info | {"missing_keys": set(info["missing_keys"]) - head}, source)
+    model.config.use_cache = False
+    return model.to(device)
+
+
+def _check_form(source: str) -> None:
+    if is_adapter(source):
+        do = "merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
+        raise ModelError("a reward model can't be loaded from an adapter", where=source, do=do)
+    if gguf_file(source) is not None:
+        do = "give the reward model's folder with *.safetensors"
+        raise ModelError("a GGUF file holds a language model, not a reward model", where=source, do=do)
+
+
+def _check_head(model: Any, info: dict[str, Any], source: str) -> None:
+    """Raise for a checkpoint without the head: transformers would go on with a random one."""
+    lacking = missing_head(model, info)
+    if not lacking:
+        return
+    others = ", ".join(sorted(info["unexpected_keys"])[:3])
+    held = f"; what it has besides its layers: {others}" if others else ""
+    raise ModelError(
+        f"{source} has no score head ({', '.join(lacking)}), so it is no reward model{held}",
+        where=source,
+        do="give a sequence-classification model with one output; a language model can judge by its log-probs",
+    )
+
+
+def _check_outputs(source: str, *outputs: int) -> None:
+    if _OUTPUTS not in outputs:
+        what = f"{source} gives {outputs[0]} numbers a text; a reward model gives one"
+        do = "give a reward model; a language model can judge without reward:, by its log-probs"
+        raise ModelError(what, where=f"{source}: config.json: num_labels (id2label)", do=do)

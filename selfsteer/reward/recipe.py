@@ -1,0 +1,174 @@
+"""The recipe of `selfsteer reward`: named sets of preference pairs, variants made of them, and how they are trained on.
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from selfsteer.config import (
+    LoraSettings,
+    ModelSettings,
+    Positive,
+    Section,
+    Share,
+    conflict,
+    load_tree,
+    whole_micro_batches,
+)
+from selfsteer.errors import did_you_mean
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class SetSettings(Section):
+    """A named set of preference pairs. A string is short for ``{source: STRING}``."""
+
+    source: str
+    """A file of pairs in any form that `selfsteer judge` reads, a folder of such files, or a run directory."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Share of the set's pairs that is taken: 0.5 is half of them, drawn by the seed; 2 is each of them twice."""
+    limit: Positive | None = None
+    """Take so many pairs that can be used, drawn at random, the same for every seed and variant."""
+    rounds: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Of a run directory: these rounds (default: all)."""
+    finished: bool = False
+    """Of a run directory: leave out pairs with an answer that was cut off. It gets the end of a whole one else."""
+    licence: str | None = None
+    """What the model card says of the set."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+class RewardOptions(Section):
+    """How a reward model is trained."""
+
+    margin: Literal["none", "steering"] = "none"
+    """With "steering" the chosen reward has to exceed the rejected one by the pair's stored steering margin."""
+    margin_scale: Annotated[float, Field(gt=0.0)] | None = None
+    """What the steering margin (nats per token) is multiplied by (default: 1)."""
+    length_balance: bool = False
+    """Leave pairs out until, among pairs of like length difference, the chosen answer is as often the longer one."""
+    center_rewards: Annotated[float, Field(gt=0.0)] | None = None
+    """Coefficient of the mean squared sum of both rewards, which keeps rewards around zero (TRL recommends 0.01)."""
+    lora: LoraSettings | None = None
+    """Train an adapter in place of the whole model; it is merged before the model is saved."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    epochs: Positive = 1
+    batch_size: Positive = 32
+    """Pairs an optimiser step."""
+    micro_batch_size: Positive = 8
+    """Pairs computed at once."""
+    warmup_ratio: Share = 0.1
+    """Share of the steps over which the learning rate rises; after that it falls linearly."""
+    max_length: Positive = 2048
+    """Tokens of a prompt with one answer; a pair with a longer one, or beyond the model's context, is left out."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    gradient_checkpointing: bool = False
+    save_steps: Positive = 50
+    """Optimiser steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> RewardOptions:
+        whole_micro_batches(self.batch_size, self.micro_batch_size)
+        if self.margin_scale is not None and self.margin == "none":
+            raise conflict("margin_scale goes with margin: steering", "margin_scale", "margin")
+        if self.lora is not None and self.lora.bits is not None:
+            what = "an adapter over weights in 4 or 8 bits can't be merged into them exactly: leave bits out"
+            raise conflict(what, "lora.bits")
+        return self
+
+
+class Hardware(NamedTuple):
+    """What :class:`selfsteer.backends.local.LocalModel` goes by."""
+
+    device: str
+    precision: str
+    revision: str | None
+    trust_remote_code: bool
+
+
+class Trained(NamedTuple):
+    """One training of a recipe; ``str`` of it is the name of its model's folder."""
+
+    variant: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.variant}-seed-{self.seed}"
+
+
+class RewardRecipe(Section):
+    """Everything that `selfsteer reward` depends on."""
+
+    name: Name = "reward"
+    model: ModelSettings = ModelSettings()
+    """The base: a chat model, or a reward model whose training goes on."""
+    sets: Annotated[dict[Name, SetSettings], Field(min_length=1)]
+    variants: Annotated[dict[Name, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)] | None = None
+    """Lists of sets, by name; each is trained on by itself (default: one variant, "all")."""
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    """Each variant is trained once for each: it draws the head, the order and what a weight or a balance takes."""
+    options: RewardOptions = RewardOptions()
+    evaluate: list[str] = Field([])
+    """Files of labelled pairs that every model is scored on. Pairs to train on that have one of their prompts are
+    left out."""
+    evaluate_limit: Positive | None = None
+    """Score a random sample of so many pairs of each file, the same for all models."""
+
+    @property
+    def of_variant(self) -> dict[str, list[str]]:
+        """Names of the sets by variant."""
+        return self.variants or {"all": list(self.sets)}
+
+    @property
+    def trainings(self) -> list[Trained]:
+        """All trainings, in order."""
+        return [Trained(variant, seed) for variant in self.of_variant for seed in self.seeds]
+
+    @property
+    def hardware(self) -> Hardware:
+        """Where and in what the model is trained."""
+        model = self.model
+        return Hardware(model.device, self.options.precision, model.revision, model.trust_remote_code)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RewardRecipe:
+        for what, key in self._inconsistencies():
+            raise conflict(what, key)
+        return self
+
+    def _inconsistencies(self) -> Iterator[tuple[str, str]]:
+        for variant, names in self.of_variant.items():
+            for name in names:
+                if name not in self.sets:
+                    yield f"no set is called {name!r}. {did_you_mean(name, self.sets)}", f"variants.{variant}"
+                if names.count(name) > 1:
+                    what = f"{name!r} stands there {names.count(name)} times; sets.{name}.weight takes pairs more often"
+                    yield what, f"variants.{variant}"
+        idle = self.sets.keys() - {name for names in self.of_variant.values() for name in names}
+        if idle:
+            yield f"no variant takes the set {min(idle)!r}", "variants"
+        if len(set(self.seeds)) < len(self.seeds):
+            yield f"seeds {self.seeds} holds one twice, which would train the same model", "seeds"
+        if len(set(self.evaluate)) < len(self.evaluate):
+            yield "evaluate names a file twice", "evaluate"
+        if self.evaluate_limit is not None and not self.evaluate:
+            yield "evaluate_limit is about files, and evaluate names none", "evaluate_limit"
+
+
+def load_reward_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RewardRecipe:
+    """Read a recipe file (or the name of a shipped recipe) and apply ``key=value`` overrides.
+
+    Raises:
+        ConfigError: The file is missing or is no YAML mapping; a key is unknown or given twice; a value is wrong.
+    """
+    return load_tree(RewardRecipe, path, overrides)

@@ -1,0 +1,125 @@
+"""Rewards of whole conversations. The ids that are scored are made by the function that makes those to train on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from selfsteer.chat import ChatTemplate
+from selfsteer.errors import DataError, ModelError
+from selfsteer.records import Message
+
+TokenIds = tuple[int, ...]
+
+_LENGTH_BOUND_ROPE = ("dynamic", "longrope")
+"""Rotary embeddings that change with the length of the whole (padded) sequence."""
+
+
+def score(
+    model: Any, tokenizer: Any, conversations: Sequence[Sequence[Message]], *, batch_size: int = 8
+) -> list[float]:
+    """Return the reward of each conversation; it does not depend on what else is scored (to 1e-5, in float32).
+
+    Args:
+        model: A sequence-classification model with one output, in eval mode (:func:`load_reward_model`).
+        tokenizer: Its tokenizer; the chat template renders each conversation.
+        conversations: (B,) lists of messages; the last one is the response that is scored.
+        batch_size: Conversations in one forward pass; it bounds memory, not the result.
+
+    Raises:
+        DataError: A conversation is longer than the model's context.
+        ModelError: The chat template refuses a conversation.
+    """
+    template, longest = ChatTemplate(tokenizer), context_of(model.config)
+    where = str(getattr(tokenizer, "name_or_path", ""))
+    rendered = [conversation_ids(template, messages, where) for messages in conversations]
+    for number, ids in enumerate(rendered):
+        if longest is not None and len(ids) > longest:
+            what = f"a conversation of {len(ids)} tokens does not fit into the model's context of {longest}"
+            raise DataError(what, where=f"conversations[{number}]", do="leave it out, or shorten it yourself")
+    scores = score_ids(model, rendered, batch_size=batch_size)
+    return [scores[ids] for ids in rendered]
+
+
+def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where: str) -> TokenIds:
+    """Return the token ids of a whole conversation, with the end that the template gives its last turn.
+
+    Args:
+        template: In which a message that holds the text of a control token does not end its turn.
+        messages: The last one is the assistant's.
+        where: Names the model, for messages.
+
+    Raises:
+        ModelError: The template refuses the roles, or a character is a control token by itself.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return tuple(template.encode(messages, cue=False))
+    except (TemplateError, TypeError) as error:
+        what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
+        raise ModelError(what, where=where, do="bring the prompts into the form this model's template takes") from error
+
+
+def context_of(config: Any) -> int | None:
+    """Return how many tokens a model of this configuration takes; None where it does not say."""
+    longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest
+
+
+def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int) -> dict[TokenIds, float]:
+    """Return the reward of each distinct rendered conversation; those of one batch are about as long as each other."""
+    ordered = sorted(dict.fromkeys(conversations), key=len)
+    scores: dict[TokenIds, float] = {}
+    for batch in _batches(model, ordered, batch_size):
+        scores |= zip(batch, _forward(model, batch), strict=True)
+    return scores
+
+
+def _batches(model: Any, ordered: Sequence[TokenIds], batch_size: int) -> Iterator[list[TokenIds]]:
+    ropes = str(getattr(model.config.get_text_config(), "rope_parameters", None))
+    unpadded = any(kind in ropes for kind in _LENGTH_BOUND_ROPE)
+    batch: list[TokenIds] = []
+    for ids in ordered:
+        if len(batch) == batch_size or (unpadded and batch and len(ids) != len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(ids)
+    if batch:
+        yield batch
+
+
+def _forward(model: Any, batch: Sequence[TokenIds]) -> list[float]:
+    """Return the rewards of right-padded conversations."""
+    import torch
+
+    width, device = max(map(len, batch)), model.device
+    mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in batch]
+    with torch.inference_mode(), _pad_id(model.config.get_text_config(), batch) as pad:
+        rows = [[*ids, *[pad] * (width - len(ids))] for ids in batch]
+        logits = model(
+            input_ids=torch.tensor(rows, device=device), attention_mask=torch.tensor(mask, device=device)
+        ).logits
+    rewards: list[float] = logits.float().reshape(len(batch)).tolist()
+    return rewards
+
+
+@contextlib.contextmanager
+def _pad_id(config: Any, batch: Sequence[TokenIds]) -> Iterator[int]:
+    """Yield an id to pad with, under which the model finds the same last token as in each row without padding.
+
+    transformers takes the last token that is not the configuration's padding, even in a row that has none. So a
+    configured id stays, and where there is none the stand-in must end no row: the tokenizer's own is often the end
+    token, and would take the score from the token before it.
+    """
+    own = config.pad_token_id
+    if own is not None and 0 <= own < config.vocab_size:
+        yield own
+        return
+    last = {ids[-1] for ids in batch}
+    config.pad_token_id = next(id for id in range(config.vocab_size) if id not in last)
+    try:
+        yield config.pad_token_id
+    finally:
+        config.pad_token_id = own

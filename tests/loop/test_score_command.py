@@ -1,0 +1,91 @@
+"""`selfsteer score`: each row comes back in its place, with its rewards or with what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from selfsteer.cli import app
+from selfsteer.errors import SelfsteerError
+from selfsteer.loop import score_command
+from selfsteer.models import load_tokenizer
+from selfsteer.reward import load_reward_model, score
+
+from ..chat_templates import user
+from ..conftest import build_tokenizer
+from ..reward.tiny import reward_model
+
+ROWS = [
+    {"prompt": "Hi", "response": "Hello.", "id": 7},
+    {"prompt": user("Hi", "Be brief."), "responses": ["Hello.", "Go away.<|im_end|>"]},
+    {"messages": [*user("Hi"), {"role": "assistant", "content": "Hello."}]},
+    {"prompt": "Hi", "chosen": "Hello.", "rejected": "No."},
+    {"input": "Hi", "output_1": "No.", "output_2": "Hello.", "label": 2},
+    {"instruction": "Hi", "output_1": "Hello.", "output_2": "No.", "preference": None},
+    {"messages": user("Hi")},
+    {"prompt": "Hi", "response": 4},
+    {"prompt": "Hi", "responses": []},
+    {"messages": [{"role": "assistant"}]},
+    {"text": "Hi"},
+    "Hi",
+    {"prompt": "Hi", "response": "long " * 900},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "reward"
+    tokenizer = build_tokenizer()
+    reward_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def scored(model, tmp_path, rows, *options: str):
+    file, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ["score", str(model), str(file), "--output", str(output), "--device", "cpu", *options]
+    result = CliRunner().invoke(app, command)
+    found = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+    return result, found
+
+
+@pytest.mark.parametrize("at_once", [3, 256])
+def test_rows_of_every_form_get_their_rewards_and_bad_ones_are_named(model, tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(score_command, "_AT_ONCE", at_once)
+    result, found = scored(model, tmp_path, ROWS, "--batch-size", "2")
+    assert result.exit_code == 0, result.output
+    prompts = [user("Hi")] * 2 + [user("Hi", "Be brief.")] * 2
+    texts = ["Hello.", "No.", "Hello.", "Go away.<|im_end|>"]
+    conversations = [[*p, {"role": "assistant", "content": t}] for p, t in zip(prompts, texts, strict=True)]
+    hello, no, brief, away = score(load_reward_model(str(model)), load_tokenizer(str(model)), conversations)
+    close = {"abs": 1e-5}
+    assert found[0] == ROWS[0] | {"reward": pytest.approx(hello, **close)}
+    assert found[1]["rewards"] == pytest.approx([brief, away], **close)
+    assert found[2]["reward"] == pytest.approx(hello, **close)
+    for row in found[3:5]:
+        assert (row["reward_chosen"], row["reward_rejected"]) == pytest.approx((hello, no), **close)
+    assert found[5]["rewards"] == pytest.approx([hello, no], **close)
+    assert [row["error"].partition(": ")[2] for row in found[6:]] == [
+        "messages: no conversation that ends with a message of the assistant",
+        "prompt and response are no texts and no messages",
+        "'responses' is no list of texts",
+        "messages: a message without the texts role and content",
+        "a row has the keys text, which is no known form of a preference pair",
+        "a row is 'Hi', which is no known form of a preference pair",
+        "longer than the model's context of 512 tokens",
+    ]
+    assert found[11]["row"] == "Hi" and not any("reward" in row for row in found[6:])
+    assert "6 of 13 rows scored" in result.stdout and "7 rows have no reward, first" in result.stderr
+
+
+def test_nothing_is_replaced_unasked_and_nothing_half_is_left(model, tmp_path):
+    result, _ = scored(model, tmp_path, [{"prompt": "Hi"}])
+    assert isinstance(result.exception, SelfsteerError) and "none of 1 rows can be scored" in result.exception.what
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".out*"))
+    assert scored(model, tmp_path, ROWS[:1])[0].exit_code == 0
+    again = scored(model, tmp_path, ROWS[:1])[0]
+    assert "is there already" in again.exception.what and again.exception.exit_code == 2
+    assert len(scored(model, tmp_path, ROWS[:2], "--overwrite")[1]) == 2
