@@ -220,12 +220,10 @@ def score(
     ],
     output: Annotated[Path, typer.Option("--output", help="The .jsonl file that gets the rows with their rewards.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8,
-    device: Annotated[str, typer.Option(help="Where it computes: auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: _Device = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto (float32).")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that the model brings.")
-    ] = False,
+    revision: _Revision = None,
+    trust_remote_code: _TrustRemoteCode = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
 ) -> None:
     """Score responses with a reward model, one reward each. A row that can't be scored is named and stays."""
