@@ -260,14 +260,14 @@ def test_the_endpoints_key_is_read_from_the_variable_named(judge, monkeypatch):
 def test_a_reward_model_is_loaded_once_for_all_runs_of_the_same_command(folder, judge, monkeypatch):
     from transformers import AutoModelForSequenceClassification
 
-    from selfsteer.evaluation.judges import reward
+    from selfsteer.reward import loading
 
     tokenizer = build_tokenizer()
     config = build_model(tokenizer, num_labels=1).config
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "rewards")
     tokenizer.save_pretrained(folder / "rewards")
-    real, loads = reward.load_reward_model, []
-    monkeypatch.setattr(reward, "load_reward_model", lambda *a, **options: loads.append(a) or real(*a, **options))
+    real, loads = loading.load_reward_model, []
+    monkeypatch.setattr(loading, "load_reward_model", lambda *a, **options: loads.append(a) or real(*a, **options))
     arguments = ["pairs.json", "--judge", "reward:rewards", "--json"]
     assert judge(*arguments, "one.json")[0] == 0 and len(loads) == 1
     assert judge(*arguments, "two.json")[0] == 0 and len(loads) == 1
