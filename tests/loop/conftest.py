@@ -32,6 +32,10 @@ def scripted_run(tmp_path_factory, queries):
 def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Run a command in this process; returns exit code, output and errors."""
 
+    # Where COLUMNS was set when the module was imported, as in a worker of xdist, the console keeps that width.
+    for console in (cli.out, cli.errors):
+        monkeypatch.setattr(console, "_width", None)
+
     def call(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["selfsteer", *map(str, arguments)])
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
