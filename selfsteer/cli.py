@@ -161,7 +161,7 @@ def estimate(
     devices: Annotated[int, typer.Option(min=1, help="Devices that share the training, for memory.")] = 1,
     queries: Annotated[int | None, typer.Option(min=1, help="How many queries [default: they are counted].")] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine with the recipe's model first, some 40 s.")
+        bool, typer.Option("--calibrate", help="Measure this machine with the recipe's model first, 1 to 3 minutes.")
     ] = False,
 ) -> None:
     """What will a recipe cost? Parameters, arithmetic, memory, time and disk, from the model's configuration."""
@@ -200,6 +200,9 @@ def reward(
         list[str] | None, typer.Argument(help="Settings, e.g. sets.annotated.source=FILE options.learning_rate=1e-5.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: runs/NAME].")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which stages are done, to do or redone, and why; do nothing.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Train reward models on preference pairs, self-made or annotated, and compare them. The same command goes on."""
@@ -208,7 +211,9 @@ def reward(
     folder = [] if run_dir is None else ["--run-dir", str(run_dir)]
     command = shlex.join(["selfsteer", "reward", recipe, *(overrides or []), *folder])
     with _interruptible():
-        reward_command.train_rewards(recipe, overrides or [], run_dir, quiet=quiet, command=command, out=out)
+        reward_command.train_rewards(
+            recipe, overrides or [], run_dir, only_plan=dry_run, quiet=quiet, command=command, out=out
+        )
 
 
 @app.command()

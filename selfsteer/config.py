@@ -1065,19 +1065,29 @@ def _kept_for_other_queries(before: Mapping[str, Any]) -> dict[str, Any]:
 def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type[BaseModel] = Recipe) -> ConfigError:
     """Turn the first of pydantic's errors into one message; a union's errors, one a member, are a single one."""
     # A misspelt key comes after the one that it leaves missing.
-    error = min(errors, key=lambda found: found["type"] == "missing")
+    error = min(errors, key=lambda found: (not _other_command(found), found["type"] == "missing"))
     path = _blamed(error, lines)
     same = [other for other in errors if _blamed(other, lines) == path]
     where = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), str(file))
     more = f" ({len(errors) - len(same)} more)" if len(errors) > len(same) else ""
     key = ".".join(path) or "recipe"
     if error["type"] == "extra_forbidden":
-        return ConfigError(
-            f"unknown key {key!r}{more}", where=where, do=did_you_mean(path[-1], _keys_at(kind, path[:-1]))
-        )
+        do = _other_command(error) or did_you_mean(path[-1], _keys_at(kind, path[:-1]))
+        return ConfigError(f"unknown key {key!r}{more}", where=where, do=do)
     message = "; or: ".join(other["msg"] for other in same)
     given = "" if error["type"] == "conflict" else f", got {error['input']!r}"
     return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="mend that value")
+
+
+_COMMAND_OF = {"sets": "reward", "recipe": "sweep", "queries": "run"}
+"""By a key that only its files have, the command that a file is for."""
+
+
+def _other_command(error: ErrorDetails) -> str:
+    """Return what to do with a file that is another command's, going by an unknown key; "" where it is none."""
+    loc = error["loc"]
+    command = _COMMAND_OF.get(str(loc[0])) if error["type"] == "extra_forbidden" and len(loc) == 1 else None
+    return f"that is a key of `selfsteer {command}`: give the file to that command" if command else ""
 
 
 def conflict(what: str, *keys: str) -> PydanticCustomError:

@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,15 @@ def append_json(path: Path, value: Any) -> None:
             stream.write((b"\n" if torn else b"") + line)
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off what follows the last whole line of a file, if it is there: a crash tore it."""
+    whole = 0
+    with suppress(FileNotFoundError), path.open("rb+") as stream:
+        for line in stream:
+            whole += len(line) if line.endswith(b"\n") else 0
+        stream.truncate(whole)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -17,10 +17,12 @@ from selfsteer.config import (
     find_recipe,
     judge_settings,
     load_recipe,
+    load_sweep,
     read_recipe,
     shipped_recipes,
 )
 from selfsteer.errors import ConfigError
+from selfsteer.reward.recipe import load_reward_recipe
 
 
 @pytest.fixture
@@ -63,6 +65,23 @@ def test_an_unknown_key_is_named_with_its_line_and_the_closest_one(write, text, 
 
 def test_an_unknown_key_named_like_a_type_is_named_too(write):
     assert refused(write("train:\n  str: 1\n")).what == "unknown key 'train.str'"
+
+
+@pytest.mark.parametrize(
+    ("load", "file", "command"),
+    [
+        (load_recipe, "recipes/reward.yaml", "reward"),
+        (load_recipe, "recipes/sweeps/scripted.yaml", "sweep"),
+        (load_reward_recipe, "recipes/quickstart.yaml", "run"),
+        (load_reward_recipe, "recipes/sweeps/scripted.yaml", "sweep"),
+        (load_sweep, "recipes/quickstart.yaml", "run"),
+        (load_sweep, "recipes/reward.yaml", "reward"),
+    ],
+)
+def test_a_file_of_another_command_says_which_it_is_for(load, file, command):
+    with pytest.raises(ConfigError, match="unknown key") as caught:
+        load(Path(__file__).parents[1] / file)
+    assert f"`selfsteer {command}`" in caught.value.do and f"{Path(file).name}:" in caught.value.where
 
 
 def test_further_errors_are_counted(write):

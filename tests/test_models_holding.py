@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
+import torch
 
 from selfsteer.models.holding import OneHeld
 
@@ -42,3 +46,21 @@ def test_one_that_is_given_away_is_not_closed_and_a_failed_load_holds_nothing() 
     with pytest.raises(ZeroDivisionError):
         held.hold("b", lambda: 1 / 0)
     assert Model.closed == 0 and held.name is None
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc, which keeps memory"
+)
+def test_small_blocks_that_were_freed_go_back_to_the_system() -> None:
+    held = OneHeld()
+    blocks = [torch.ones(16_000) for _ in range(3000)]  # 192 MB
+    last = torch.ones(16_000)  # above them, so that the heap can't shrink from its end
+    before = _resident()
+    blocks.clear()
+    held.free()
+    assert before - _resident() > 150e6 and last.sum() == 16_000
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * 4096.0

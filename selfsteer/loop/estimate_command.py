@@ -41,7 +41,8 @@ from selfsteer.loop.estimating.shape import read_shape, source_of, stored_weight
 from selfsteer.loop.planning import Claim, State, Step, plan
 from selfsteer.loop.run import check, open_stages
 
-_STYLE = {State.DONE: "green", State.SHARED: "cyan", State.TODO: "", State.REDO: "yellow", State.AFTER: "dim"}
+STYLE = {State.DONE: "green", State.SHARED: "cyan", State.TODO: "", State.REDO: "yellow", State.AFTER: "dim"}
+"""How the state of a stage is shown."""
 _LABELS = {
     "queries": "read queries",
     "principles": "choose aspects",
@@ -139,7 +140,8 @@ def _calibrate(stages: DataStages, errors: Console) -> None:
     write_sample(sample_file(recipe, stages.principle_set.fingerprint), sample)
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Return a table of these columns, with a line under its head only; those to the ``right`` hold figures."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
@@ -151,7 +153,7 @@ def _show_model(costs: Costs, stages: DataStages, out: Console) -> None:
     assert shape is not None
     stored = stored_weights(source_of(recipe.model.name))
     generating, training = precisions(stages.models)
-    table = _table("model", stages.models.name)
+    table = plain_table("model", stages.models.name)
     used, experts = shape.experts
     mixture = f"; {used} of {experts} experts a token" if experts > 1 else ""
     table.add_row("architecture", f"{shape.architecture}, {shape.layers} layers{mixture}")
@@ -192,7 +194,7 @@ def _show_memory(costs: Costs, stages: DataStages, devices: int, out: Console) -
     device, (generating, precision) = stages.models.device.partition(":")[0], precisions(stages.models)
     tokens, predicted = costs.micro_batch
     columns = ("weights", "copies", "grads", "Adam", "activ.", "logits", "total", "ckpt.")
-    table = _table("training", *columns, right=columns)
+    table = plain_table("training", *columns, right=columns)
     for one in _tunings(costs):
         for strategy in STRATEGIES if devices > 1 else STRATEGIES[:1]:
             found, again = (
@@ -235,7 +237,7 @@ def _tunings(costs: Costs) -> list[Tuning]:
 
 
 def _show_stages(costs: Costs, steps: Sequence[Step], out: Console) -> None:
-    table = _table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
+    table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
     for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
         one = costs.of(stage, heldout=heldout)
         label = _LABELS.get(stage, stage) + (", held-out" if heldout and stage != "implicit" else "")
@@ -249,11 +251,11 @@ def _show_stages(costs: Costs, steps: Sequence[Step], out: Console) -> None:
 
 
 def _show_plan(costs: Costs, steps: Sequence[Step], run_dir: Path, out: Console) -> None:
-    table = _table("stage", "", "time", "disk", "why", right=("time", "disk"))
+    table = plain_table("stage", "", "time", "disk", "why", right=("time", "disk"))
     for step in steps:
         one = costs.of(step.slot[0], heldout=step.slot[2])
         cells = (_time(one.seconds), _size(one.disk)) if step.todo else ("-", "-")
-        table.add_row(step.title, Text(step.state, _STYLE[step.state]), *cells, Text(step.why))
+        table.add_row(step.title, Text(step.state, STYLE[step.state]), *cells, Text(step.why))
     table.add_section()
     todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
     table.add_row(f"{len(todo)} to do", "", _time(_sum(todo)), _size(sum(one.disk for one in todo)))
@@ -280,11 +282,16 @@ def _show_grounds(costs: Costs, stages: DataStages, out: Console, errors: Consol
     )
     guesses = []
     if costs.rates and not costs.rates.measured:
-        guesses.append(f"times are guesses for {machine(stages.models.device)}: --calibrate measures it (about 40 s)")
+        guesses.append(
+            f"times are guesses for {machine(stages.models.device)}: --calibrate measures it (one to three minutes)"
+        )
     if costs.shape and not sample.rows:
         guesses.append(f"nothing was sampled, so every response is taken for {limit} tokens and every row for kept")
     if costs.shape and sample.rows and not sample.kept:
-        guesses.append(f"none of the {sample.rows} rows sampled was kept, so every row is taken for kept")
+        what = f"none of the {sample.rows} rows sampled was kept"
+        if sample.kept is None:
+            what = f"the responses sampled were cut off before {limit} tokens"
+        guesses.append(f"{what}, so every row is taken for kept")
     for text in guesses:
         errors.print("[bold yellow]warning:[/] ", end="")
         errors.print(text, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from selfsteer.loop.data import DataStages, stage_title
@@ -91,7 +92,7 @@ def plan(
     Raises:
         InputError, FetchError: The queries or the model can't be used, as in a run.
     """
-    recipe, store = stages.recipe, _Looking(stages.store, claims or {})
+    recipe, store = stages.recipe, Looking(stages.store, claims or {})
     looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
     _walk(looking, start or stages.models.start(say), measure=measure, say=say)
     return store.steps
@@ -170,7 +171,7 @@ def _judged(stages: DataStages, entry: Entry, split: str, round: int) -> None:
     if kind != "reward":
         judged_stage(stages, entry, split, round)
         return
-    assert isinstance(stages.store, _Looking)
+    assert isinstance(stages.store, Looking)
     slot, title = ("judgements", round, split == "heldout"), stage_title(f"ask {name}", split, round)
     stages.store.steps.append(Step(slot, title, State.AFTER, "its key needs the judge's weights"))
 
@@ -192,6 +193,7 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     "contrasts": {"counts": {"kept": 1}},
     "generator-contrasts": {"counts": {"kept": 1}},
     "reference": {"rows": 1},
+    "reward-data": {"content": "", "examples": 1},
 }
 """What the code between two stages reads of the first one, where that is not done yet; nothing is concluded from it."""
 
@@ -200,10 +202,15 @@ _WEIGHTS = ("policy", "generator", "average")
 """Stages that make weights: what follows is named by them."""
 
 
-class _Looking(Store):
-    """A store that looks stages up and notes where they stand, in place of doing them."""
+class Looking(Store):
+    """A store that looks stages up and notes where they stand, in place of doing them.
 
-    def __init__(self, store: Store, claims: Mapping[Claim, str]) -> None:
+    Args:
+        store: The one that a run works with; it is left alone.
+        claims: As of :func:`plan`.
+    """
+
+    def __init__(self, store: Store, claims: Mapping[Claim, str] = MappingProxyType({})) -> None:
         super().__init__(store.run_dir, Display(quiet=True), shelf=store.shelf)
         self.steps: list[Step] = []
         self._entries = self.ledger.entries()
@@ -249,7 +256,7 @@ class _Looking(Store):
     def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
         if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key
             return {"train": sys.maxsize, "heldout": 1 if depends["settings"]["heldout"] else 0}
-        return _STAND_INS.get(name, {})
+        return _STAND_INS.get(name.partition(":")[0], {})
 
     def files(self, entry: Entry) -> list[Path]:
         """Return none: a plan reads no rows."""

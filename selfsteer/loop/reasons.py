@@ -41,6 +41,7 @@ _NAMES: dict[str, str | dict[str, str]] = {
     "judge": "the judge",
     "reward": "the model of quality.reward",
     "by": "judge.by",
+    "model": "weights",
 }
 """What a dependency (a path of keys and places) is called; what is not here has its own name."""
 
@@ -55,6 +56,7 @@ _INPUTS = {
     "preferences": "the preferences",
     "heldout": "the held-out queries",
     "rows": "the rows to judge",
+    "examples": "the pairs to train on",
 }
 """Dependencies that are the key of an earlier stage."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-import gc
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,15 @@ from selfsteer.files import (
     write_json,
 )
 from selfsteer.loop.display import Display, Planned
+from selfsteer.loop.estimating.shape import source_of
 from selfsteer.loop.fitting import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
 from selfsteer.loop.judging import judge_with_cache
 from selfsteer.loop.ledger import Entry, Ledger
+from selfsteer.loop.planning import Looking, State, Step
 from selfsteer.loop.reward_results import Results, accuracy, as_markdown
 from selfsteer.loop.reward_sets import open_source
 from selfsteer.loop.store import Store, Workspace
+from selfsteer.models.holding import give_back
 from selfsteer.reward.card import reward_card
 from selfsteer.reward.data import (
     Examples,
@@ -78,6 +81,30 @@ def reward(recipe: RewardRecipe, run_dir: Path, *, display: Display | None = Non
         return results
 
 
+def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[Step]:
+    """Return the stages that :func:`reward` goes through and where each stands. Nothing is written, fetched or loaded.
+
+    Raises:
+        InputError: As :func:`reward`, or the base is one of the catalogue that is not here yet.
+    """
+    _check_place(run_dir)
+    source_of(recipe.model.name)
+    store = Looking(Store(run_dir, Display(quiet=True)))
+    work = _Reward(recipe, store)
+    data = {one: work.data_stage(one) for one in recipe.trainings}
+    undrawn = {one for one, step in zip(recipe.trainings, list(store.steps), strict=True) if step.todo}
+    for one in recipe.trainings:
+        first = len(store.steps)
+        trained = work.train_stage(one, data[one])
+        for name in recipe.evaluate:
+            work.score_stage(one, trained, name)
+        if one in undrawn:  # the pairs that it is trained on name all that comes of it
+            store.steps[first:] = [replace(step, state=State.AFTER, why="") for step in store.steps[first:]]
+    for name in recipe.evaluate:
+        work.length_stage(name)
+    return store.steps
+
+
 class _Reward:
     """The stages of one call, and what several of them need."""
 
@@ -118,10 +145,10 @@ class _Reward:
         each = [Planned("train", 60.0), *(Planned(f"score {name}", 10.0) for name in files)]
         first, last = [Planned("pairs", 1.0)] * len(trainings), [Planned("length", 1.0)] * len(files)
         self.store.display.plan([*first, *each * len(trainings), *last])
-        data = {one: self._data_stage(one) for one in trainings}
+        data = {one: self.data_stage(one) for one in trainings}
         self._check_margins(data)
         made = [self._train_and_score(one, data[one]) for one in trainings]
-        length = {name: self._length_stage(name).info for name in files}
+        length = {name: self.length_stage(name).info for name in files}
         return {
             "schema_version": 1,
             "name": self.recipe.name,
@@ -134,10 +161,10 @@ class _Reward:
         }  # fmt: skip
 
     def _train_and_score(self, one: Trained, data: Entry) -> dict[str, Any]:
-        entry = self._train_stage(one, data)
-        gc.collect()  # a trainer refers to itself, and holds weights, gradients and the optimiser's moments
+        entry = self.train_stage(one, data)
+        give_back()  # a trainer refers to itself, and holds weights, gradients and the optimiser's moments
         folder = self.store.files(entry)[0]
-        scores = {name: self._score_stage(one, entry, name).info for name in self.recipe.evaluate}
+        scores = {name: self.score_stage(one, entry, name).info for name in self.recipe.evaluate}
         write_atomic(folder / "README.md", self._card(one, data.info, entry.info, scores))
         link = folder.parent / str(one)
         if not link.is_symlink() or link.resolve() != folder.resolve():
@@ -147,7 +174,7 @@ class _Reward:
 
     # --- data
 
-    def _data_stage(self, one: Trained) -> Entry:
+    def data_stage(self, one: Trained) -> Entry:
         """Draw a training's examples: tokenised, over-long and evaluated ones left out, weighted, balanced."""
         options, names = self.recipe.options, self.recipe.of_variant[one.variant]
         depends = {
@@ -216,7 +243,8 @@ class _Reward:
 
     # --- training
 
-    def _train_stage(self, one: Trained, data: Entry) -> Entry:
+    def train_stage(self, one: Trained, data: Entry) -> Entry:
+        """Train a model on drawn examples; what of the recipe does not change weights is no part of its key."""
         from selfsteer.models import model_fingerprint
 
         options = self.recipe.options
@@ -298,9 +326,8 @@ class _Reward:
 
     # --- scoring
 
-    def _score_stage(self, one: Trained, entry: Entry, name: str) -> Entry:
+    def score_stage(self, one: Trained, entry: Entry, name: str) -> Entry:
         """Score a file's pairs by a trained model, as `selfsteer judge FILE --judge reward:FOLDER` does."""
-        folder = str(self.store.files(entry)[0])
         trusted: dict[str, Any] = {"trust_remote_code": self.recipe.model.trust_remote_code}
 
         def judge() -> Judge:
@@ -308,6 +335,7 @@ class _Reward:
             from selfsteer.models import load_tokenizer
             from selfsteer.reward.loading import load_reward_model, reward_config
 
+            folder = str(self.store.files(entry)[0])
             return RewardJudge(  # type: ignore[return-value]  # its key is computed, the protocol's could be set
                 partial(load_reward_model, folder, device=self.local.device, **trusted),
                 load_tokenizer(folder, **trusted),
@@ -317,7 +345,8 @@ class _Reward:
 
         return self._scored(str(one), {"model": entry.key}, name, judge, f"score {name} by {one}")
 
-    def _length_stage(self, name: str) -> Entry:
+    def length_stage(self, name: str) -> Entry:
+        """Score a file's pairs by length alone."""
         judge = partial(ProgramJudge, find_program("longer"))
         return self._scored("longer", {}, name, judge, f"score {name} by length")
 

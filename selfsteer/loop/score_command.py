@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from rich.console import Console
 
 from selfsteer.errors import ConfigError, DataError, ModelError
 from selfsteer.evaluation.judges.sets import pair_of
-from selfsteer.files import atomic_path
+from selfsteer.files import cut_torn_line, fingerprint, remove, sha256_file, storage_errors
 from selfsteer.loop.preferences import better_and_worse
+from selfsteer.loop.store import locked
 from selfsteer.queries.read import read_file
 from selfsteer.queries.rows import Unusable, is_text
 from selfsteer.records import Message
@@ -25,7 +27,7 @@ from selfsteer.reward.recipe import Hardware
 from selfsteer.reward.scoring import TokenIds
 
 _AT_ONCE = 256
-"""Rows in memory at once."""
+"""Rows in memory, and lost at most where a command is killed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def score_file(
     Args:
         model: A reward model's folder or hub name.
         file: A .json, .jsonl, .parquet, .csv or .tsv file.
-        output: The .jsonl file; it appears whole.
+        output: The .jsonl file; it appears whole. What a killed call had scored is gone on from, as long as ``file``,
+            the model and the hardware are the same.
         hardware: Where and in what the model computes.
         batch_size: Conversations in one forward pass.
         overwrite: Replace a file that is there.
@@ -69,29 +72,66 @@ def score_file(
         ConfigError: ``output`` is there, or is no .jsonl file.
         DataError: ``file`` can't be read, or no row can be scored.
         ModelError, FetchError: The model can't be used.
+        WorkFailed: Another process is writing ``output``.
     """
     if output.suffix != ".jsonl":
         raise ConfigError(f"{output} is no .jsonl file", where="--output", do="give a name that ends in .jsonl")
     if output.exists() and not overwrite:
         raise ConfigError(f"{output} is there already", where="--output", do="choose another name, or add --overwrite")
+    next(read_file(file), None)  # a file that can't be read is told of before anything is made
     scorer = _Scorer(model, hardware, batch_size)
-    problems: Counter[str] = Counter()
-    first, count = "", 0
-    with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for row in _scored(file, scorer):
-            count += 1
-            stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
-            if row.problem:
-                problems[row.problem] += 1
-                first = first or f"{row.where}: {row.problem}"
-        if not count or problems.total() == count:
-            raise DataError(f"none of {count} rows can be scored: {first or 'the file is empty'}", where=str(file),
-                            do="see `selfsteer score --help` for the forms of rows")  # fmt: skip
-    out.print(f"{count - problems.total()} of {count} rows scored: {output}", markup=False, soft_wrap=True)
-    if problems:
-        told = "; ".join(f"{why} ({number})" for why, number in problems.most_common(3))
-        errors.print(f"{problems.total()} rows have no reward, first {first}; in all: {told}",
+    part = output.with_name(f".{output.name}.part")
+    with storage_errors(output), locked(part, "output", "--output"):
+        lines = part / f"{fingerprint([sha256_file(file), *scorer.depends])}.jsonl"
+        tally = _write(lines, file, scorer, errors)
+        if not tally.scored:
+            remove(part)
+            raise DataError(f"none of {tally.count} rows can be scored: {tally.first or 'the file is empty'}",
+                            where=str(file), do="see `selfsteer score --help` for the forms of rows")  # fmt: skip
+        lines.replace(output)
+    remove(part)
+    out.print(f"{tally.scored} of {tally.count} rows scored: {output}", markup=False, soft_wrap=True)
+    if tally.problems:
+        told = "; ".join(f"{why} ({number})" for why, number in tally.problems.most_common(3))
+        errors.print(f"{tally.problems.total()} rows have no reward, first {tally.first}; in all: {told}",
                      markup=False, soft_wrap=True)  # fmt: skip
+
+
+def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
+    """Write the rows that ``lines`` does not have yet; those of a killed command are counted as they stand."""
+    rows, tally = read_file(file), _Tally()
+    cut_torn_line(lines)
+    with lines.open("a+", encoding="utf-8") as stream:
+        stream.seek(0)
+        for line, (where, _) in zip(stream, rows, strict=False):
+            tally.add(json.loads(line).get("error", "").removeprefix(f"{where}: "), where)
+        if tally.count:
+            errors.print(f"going on after {tally.count} rows that an earlier call left", markup=False)
+        while chunk := list(itertools.islice(rows, _AT_ONCE)):
+            for row in _with_rewards([_read(row, where) for where, row in chunk], scorer):
+                stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
+                tally.add(row.problem, row.where)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return tally
+
+
+class _Tally:
+    """How many rows there were, and what was wrong with some."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.problems = 0, "", Counter[str]()
+
+    def add(self, problem: str, where: str) -> None:
+        """Count a row; one that was scored has no problem."""
+        self.count += 1
+        if problem:
+            self.problems[problem] += 1
+            self.first = self.first or f"{where}: {problem}"
+
+    @property
+    def scored(self) -> int:
+        return self.count - self.problems.total()
 
 
 class _Scorer:
@@ -99,8 +139,7 @@ class _Scorer:
 
     def __init__(self, model: str, hardware: Hardware, batch_size: int) -> None:
         from selfsteer.backends.local import LocalModel
-        from selfsteer.chat import ChatTemplate
-        from selfsteer.models import load_tokenizer, quiet, resolve
+        from selfsteer.models import quiet, resolve
         from selfsteer.reward.loading import reward_config
         from selfsteer.reward.scoring import context_of
 
@@ -108,27 +147,34 @@ class _Scorer:
         self._batch_size, self._precision = batch_size, hardware.precision
         self._local = LocalModel(hardware, resolve(model), "--device")
         self.longest = context_of(reward_config(self._local.source, **self._local.options))
-        self.template = ChatTemplate(load_tokenizer(self._local.source, **self._local.options))
+        self.template = self._local.chat.template
         self.where = model
+
+    @property
+    def depends(self) -> list[str]:
+        """Everything of the model that rewards depend on; batches leave them as they are."""
+        from selfsteer.models import model_fingerprint
+
+        local = self._local
+        return [model_fingerprint(local.source, local.settings.revision), local.chat.fingerprint, self._dtype,
+                local.device]  # fmt: skip
+
+    @property
+    def _dtype(self) -> str:
+        return "float32" if self._precision == "auto" else self._precision
 
     @cached_property
     def _model(self) -> Any:
         from selfsteer.reward.loading import load_reward_model
 
-        dtype = "float32" if self._precision == "auto" else self._precision
-        return load_reward_model(self._local.source, device=self._local.device, dtype=dtype, **self._local.options)
+        local = self._local
+        return load_reward_model(local.source, device=local.device, dtype=self._dtype, **local.options)
 
     def score(self, conversations: Sequence[TokenIds]) -> dict[TokenIds, float]:
         """Return rewards by the ids of the conversation."""
         from selfsteer.reward.scoring import score_ids
 
         return score_ids(self._model, conversations, batch_size=self._batch_size) if conversations else {}
-
-
-def _scored(file: Path, scorer: _Scorer) -> Iterator[_Read]:
-    rows = read_file(file)
-    while chunk := list(itertools.islice(rows, _AT_ONCE)):
-        yield from _with_rewards([_read(row, where) for where, row in chunk], scorer)
 
 
 def _with_rewards(rows: Sequence[_Read], scorer: _Scorer) -> Iterator[_Read]:
@@ -144,7 +190,8 @@ def _with_rewards(rows: Sequence[_Read], scorer: _Scorer) -> Iterator[_Read]:
             yield _failed(row, "its reward is not finite: half precision may overflow")
             continue
         told = {name: values if name == "rewards" else values[0] for name, values in rewards.items()}
-        yield _Read({**row.row, **told}, row.where, row.conversations)
+        cells = {name: value for name, value in row.row.items() if name != "error"}  # of an earlier scoring
+        yield _Read({**cells, **told}, row.where, row.conversations)
 
 
 def _failed(row: _Read, problem: str) -> _Read:

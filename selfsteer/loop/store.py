@@ -252,8 +252,8 @@ class Store:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what``."""
+def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]:
+    """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what`` and names its option."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -263,7 +263,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             raise WorkFailed(
                 f"another process works in this {what}",
                 where=str(folder),
-                do="wait for it, stop it, or choose another --run-dir",
+                do=f"wait for it, stop it, or choose another {option}",
             ) from error
     try:
         yield

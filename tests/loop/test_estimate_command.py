@@ -76,6 +76,9 @@ def test_what_was_measured_is_used_and_nothing_is_called_a_guess(tiny_chat_model
     write_sample(name, Sample({}, 0.0, 4))
     costs, out, errors = _estimate(recipe)
     assert "100% of the rows kept" in out and "none of the 4 rows sampled was kept" in errors
+    write_sample(name, Sample({}, None, 4))
+    costs, out, errors = _estimate(recipe)
+    assert "100% of the rows kept" in out and "the responses sampled were cut off before 6 tokens" in errors
 
 
 def test_calibrating_keeps_what_it_measured_for_the_next_time(tiny_chat_model, queries, monkeypatch):

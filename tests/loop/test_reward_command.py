@@ -67,6 +67,30 @@ def test_every_variant_and_seed_gets_a_model_that_ranks_unseen_pairs_right(finis
     assert len({weights_of(run_dir, one["folder"].removeprefix("models/")) for one in results["models"]}) == 4
 
 
+def planned(recipe: Path, run_dir: Path, *overrides: str) -> str:
+    """The plan, a line a stage, without a table's spaces."""
+    command = ["reward", str(recipe), *overrides, "--run-dir", str(run_dir), "--dry-run"]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return "\n".join(" ".join(line.split()) for line in result.output.splitlines())
+
+
+def test_a_plan_says_what_is_done_and_why_something_is_redone_and_touches_nothing(finished, tmp_path, monkeypatch):
+    recipe, run_dir, _ = finished
+    monkeypatch.setattr("selfsteer.models.load_model", lambda *_, **__: pytest.fail("weights are loaded"))
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    told = planned(recipe, run_dir)
+    assert told.count(" done") == 4 + 4 + 4 + 1 and "0 to do" in told
+    told = planned(recipe, run_dir, "options.learning_rate=0.002")
+    assert told.count("redo options.learning_rate 0.003 -> 0.002") == 4 and "8 to do" in told
+    assert told.count("redo weights ") == 4 and told.count(" done") == 4 + 1
+    told = planned(recipe, run_dir, "sets.half.weight=0.25")
+    assert "pairs of both, seed 1 redo sets.half.1 0.5 -> 0.25" in told and told.count("after that") == 4
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+    told = planned(recipe, tmp_path / "none")
+    assert told.count("to do") == 4 + 1 + 1 and told.count("after that") == 8 and not (tmp_path / "none").exists()
+
+
 def test_the_card_says_what_the_model_is_made_of_and_not_for(finished):
     _, run_dir, _ = finished
     card = (run_dir / "models/both-seed-1/README.md").read_text()

@@ -89,3 +89,57 @@ def test_nothing_is_replaced_unasked_and_nothing_half_is_left(model, tmp_path):
     again = scored(model, tmp_path, ROWS[:1])[0]
     assert "is there already" in again.exception.what and again.exception.exit_code == 2
     assert len(scored(model, tmp_path, ROWS[:2], "--overwrite")[1]) == 2
+
+
+def test_a_killed_command_goes_on_and_scores_no_row_twice(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_command, "_AT_ONCE", 4)
+    whole = scored(model, tmp_path, ROWS)
+    (tmp_path / "out.jsonl").unlink()
+    calls = killed_after(monkeypatch, 2)
+    with pytest.raises(_Killed):
+        scored(model, tmp_path, ROWS)
+    (part,) = (tmp_path / ".out.jsonl.part").glob("*.jsonl")
+    assert len(part.read_text().splitlines()) == 8 and not (tmp_path / "out.jsonl").exists()
+    with part.open("a") as stream:
+        stream.write('{"prompt": "H')  # a line that the crash tore
+    calls.clear()
+    result, found = scored(model, tmp_path, ROWS)
+    assert result.exit_code == 0 and found == whole[1] and len(calls) == 2
+    assert "going on after 8 rows" in result.stderr and result.stderr.endswith(whole[0].stderr)
+    assert result.stdout == whole[0].stdout and not (tmp_path / ".out.jsonl.part").exists()
+
+
+def test_what_was_scored_of_another_file_is_not_gone_on_from(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(score_command, "_AT_ONCE", 4)
+    killed_after(monkeypatch, 1)
+    with pytest.raises(_Killed):
+        scored(model, tmp_path, ROWS)
+    result, found = scored(model, tmp_path, ROWS[1:3])
+    assert "going on" not in result.stderr and [set(row) & {"reward", "rewards"} for row in found] == [
+        {"rewards"},
+        {"reward"},
+    ]
+
+
+def test_an_error_of_an_earlier_scoring_goes_where_the_row_is_scored_now(model, tmp_path):
+    assert "error" not in scored(model, tmp_path, [ROWS[0] | {"error": "rows.jsonl:1: too long"}])[1][0]
+
+
+class _Killed(BaseException):
+    pass
+
+
+def killed_after(monkeypatch, chunks: int) -> list[int]:
+    """Kill the first command when it has scored so many chunks; returns a list that later calls add to."""
+    with_rewards, calls = score_command._with_rewards, []
+
+    def counted(rows, scorer):
+        calls.append(len(rows))
+        if len(calls) == chunks + 1 and not killed:
+            killed.append(True)
+            raise _Killed
+        return with_rewards(rows, scorer)
+
+    killed: list[bool] = []
+    monkeypatch.setattr(score_command, "_with_rewards", counted)
+    return calls

@@ -33,8 +33,8 @@ from selfsteer.records import ROLES, Contrast, Principled, Response
 if TYPE_CHECKING:
     from selfsteer.logprobs.rows import PromptRow
 
-_TOKENS, _SECONDS = 128, 12.0
-"""Of responses: sampled to this length, or as far as this time goes."""
+_SECONDS = 60.0
+"""Responses are sampled to the recipe's limit, or as far as this time goes."""
 _MOST = 96
 """Requests at most, however large a batch is: an engine that takes hundreds at once is not measured by that."""
 _SCORED = 4
@@ -75,10 +75,10 @@ class _Calibration:
         self.say("      sampling a batch of responses ...")
         backend = self.models.backend(self.policy)
         asking, principled = self._ask(backend)
-        prefill, step, context, rows, ends = self._sample(backend, principled)
+        prefill, step, context, rows, ends, whole = self._sample(backend, principled)
         self.say("      scoring some rows ...")
         loading, scoring, scored = self._score(rows)
-        kept = self._kept(scored if len(scored) == len(rows) else rows)
+        kept = self._kept(scored if len(scored) == len(rows) else rows) if whole else None
         self.models.free()
         self.say("      training on some rows ...")
         training, update = self._train(scored)
@@ -100,8 +100,10 @@ class _Calibration:
 
     def _sample(
         self, backend: Backend, principled: Sequence[Principled]
-    ) -> tuple[float, float, float, list[Contrast], dict[str, float]]:
-        """Sample one batch: a token, nine, and as many as there is time for; the rows that came of it."""
+    ) -> tuple[float, float, float, list[Contrast], dict[str, float], bool]:
+        """Sample one batch: a token, nine, and as many as there is time for; the rows that came of it, and whether
+        their responses were as long as a run's.
+        """
         rows = principled[: math.ceil(min(self.recipe.generation.batch, _MOST) / len(ROLES))]
         batch, _ = work.planned(rows, backend, self.recipe)
         if not batch:
@@ -110,11 +112,12 @@ class _Calibration:
         self._timed(backend, batch, 1)  # warms up
         first, _ = self._timed(backend, batch, 1)
         few = _Decoding.of(*self._timed(backend, batch, 9), first)
-        limit = min(self.recipe.generation.max_new_tokens, _TOKENS, max(10, int(_SECONDS / few.each)))
+        wanted = self.recipe.generation.max_new_tokens
+        limit = min(wanted, max(10, int(_SECONDS / few.each)))
         seconds, found = self._timed(backend, batch, limit)
         step, context = _slope(prompt, few, _Decoding.of(seconds, found, first))
         read = len(batch) * arithmetic(self.shape, [Row(prompt, [1])]).forward
-        return read / first, step, context, self._joined(rows, found), _ends(found)
+        return read / first, step, context, self._joined(rows, found), _ends(found), limit == wanted
 
     def _timed(self, backend: Backend, batch: Sequence[Request], tokens: int) -> tuple[float, Sequence[Response]]:
         generation = self.recipe.generation.model_copy(update={"max_new_tokens": tokens})

@@ -125,9 +125,15 @@ class Costs:
 
     @property
     def micro_batch(self) -> tuple[float, float]:
-        """Packed tokens of a micro-batch, and those that are predicted."""
-        rows = rows_for(self._cells(self.recipe.train), self._lengths, self.responses, self._limit)
-        count = min(self.recipe.train.micro_batch_size, self.recipe.train.batch_size)
+        """Packed tokens of a micro-batch, and those predicted: the policy's, or a generator's if larger."""
+        losses: list[Loss] = [self.recipe.train]
+        if self.recipe.mode == "generator":
+            losses.append(self.recipe.generator)
+        return max(map(self._micro_batch, losses))
+
+    def _micro_batch(self, loss: Loss) -> tuple[float, float]:
+        rows = rows_for(self._cells(loss), self._lengths, self.responses, self._limit)
+        count = min(self.recipe.train.micro_batch_size, loss.batch_size)
         return count * sum(row.tokens for row in rows), count * sum(sum(row.responses) for row in rows)
 
     @property
@@ -142,7 +148,7 @@ class Costs:
 
     @property
     def kept(self) -> int:
-        """Rows that are trained on; all of them where none of a sample was kept, which tells too little to go by."""
+        """Rows that are trained on; all where the share is not known, or none of a sample: too little to go by."""
         return self._kept(self.sizes.train)
 
     @property

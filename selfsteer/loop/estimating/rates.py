@@ -59,12 +59,13 @@ class Sample:
 
     Attributes:
         ends: By role, the probability that a response ends at its next token; 0 where none ended.
-        kept: Share of rows that quality control keeps.
+        kept: Share of rows that quality control keeps; None where they were cut off before the recipe's limit, so that
+            filters (of length above all) see other rows than a run's.
         rows: How many rows that is told by; 0: nothing was sampled.
     """
 
     ends: Mapping[str, float]
-    kept: float
+    kept: float | None
     rows: int
 
     def length(self, role: str, limit: int) -> float:

@@ -36,6 +36,13 @@ def test_a_calibration_measures_every_rate_and_leaves_nothing(tiny_chat_model, t
     assert len(said) == 3 and not (tmp_path / "run").exists()
 
 
+def test_the_share_of_rows_kept_is_not_known_where_time_cut_the_responses(tiny_chat_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrating, "_SECONDS", 0.0)
+    recipe = small_recipe(tiny_chat_model, write_queries(tmp_path), generation__max_new_tokens=11)
+    stages = open_stages(recipe, tmp_path / "run", Display(quiet=True))
+    assert calibrate(stages, read_shape(recipe.model))[1].kept is None
+
+
 def test_the_share_of_rows_kept_is_what_the_recipes_filters_keep(tmp_path):
     """Against what quality control says in a run over the same rows."""
     recipe = scripted_recipe(write_queries(tmp_path))

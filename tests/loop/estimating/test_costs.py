@@ -74,6 +74,13 @@ def test_without_steering_one_view_is_trained_on():
     assert _costs(train={"use_steering": False}).micro_batch == (2 * (3 + 2 * 3), 2 * 8)
 
 
+def test_a_generators_micro_batch_counts_where_it_is_the_larger_one():
+    """The policy has one row under x, 3 + 2 * 3 tokens; the generator two, under x+ and x-: 5 + 7 + 2 * 2 * 3."""
+    objective = {"objective": "base"}
+    assert _costs(train=objective).micro_batch == (2 * 9, 2 * 8)
+    assert _costs(mode="generator", train=objective).micro_batch == (2 * 24, 2 * 16)
+
+
 def test_an_adapter_takes_no_gradients_of_the_weights_and_little_disk():
     """r (inputs + outputs) is 464 at r = 2."""
     found = _costs(train={"lora": {"r": 2}})
