@@ -142,6 +142,7 @@ class _Calibration:
         return full
 
     def _score(self, rows: Sequence[Contrast]) -> tuple[float, float, list[Contrast]]:
+        self.models.free()  # what sampled may be what scores; loading it is measured here
         started = time.perf_counter()
         scorer = self.models.scorer(self.policy)
         loading = 4.0 * self.shape.parameters / (time.perf_counter() - started)

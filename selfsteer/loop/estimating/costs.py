@@ -83,7 +83,7 @@ class Costs:
             "contrasts": lambda: 0.0,
             "generator": lambda: self._training(self.recipe.generator, count),
             "policy": lambda: self._training(self.recipe.train, count),
-            "implicit": lambda: self._loading() + self._scoring(self.compared, count),
+            "implicit": lambda: self._scoring(self.compared, count),  # by what has just scored
         }.get(what, lambda: None)()
         rows = {"queries": self.prompts.plain, "principles": sum(self.prompts[:3]), "responses": self._told}
         rows |= dict.fromkeys(("scores", "rewards", "contrasts", "implicit"), sum(self.prompts[:3]) + self._told)
@@ -115,8 +115,8 @@ class Costs:
 
     @property
     def compared(self) -> Arithmetic:
-        """A held-out row's y+ and y- under the plain prompt."""
-        return self._rows([("positive", "prompt"), ("negative", "prompt")])
+        """A held-out row's three responses under the plain prompt."""
+        return self._rows([(role, "prompt") for role in ROLES])
 
     @property
     def trained(self) -> Arithmetic:

@@ -50,10 +50,10 @@ def test_scoring_is_nine_cells_a_row():
     assert _costs().of("scores", heldout=False).seconds == pytest.approx(1 + 8 * forward / 2e6)
 
 
-def test_implicit_rewards_score_two_cells():
-    """A prompt of 3 with two responses: 9 tokens, 8 predictions, 6 + 2 * (9 + 6) pairs."""
-    forward = 2 * 960 * 9 + 4 * 8 * 36 * 2 + 2 * 80 * 8
-    assert _costs().of("implicit", heldout=True).seconds == pytest.approx(1 + 2 * forward / 2e6)
+def test_implicit_rewards_score_the_plain_row():
+    """A prompt of 3 with three responses: 12 tokens, 12 predictions, 6 + 3 * (9 + 6) pairs; the scorer is there."""
+    forward = 2 * 960 * 12 + 4 * 8 * 51 * 2 + 2 * 80 * 12
+    assert _costs().of("implicit", heldout=True).seconds == pytest.approx(2 * forward / 2e6)
 
 
 def test_training_is_examples_steps_and_checkpoints():
