@@ -147,9 +147,26 @@ def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
     return " and ".join(f"{aspect.name} ({aspect.meaning})" for aspect in found)
 
 
-def principle_of(principle: str, writing: str | None) -> str:
-    """Return the name of a row's good principle; those written for one query each count together, by their outcome."""
-    return principle if writing in (None, "fixed") else f"written for the query ({writing})"
+def principles_of(aspects: Sequence[str], principle: str, writing: str | None) -> list[str]:
+    """Return the names of a row's good principles: those of a set one by one, each behind its aspect.
+
+    Those that were written for one query each count together, by their outcome.
+
+    Args:
+        aspects: Of the row.
+        principle: What the row states, a line an aspect.
+        writing: How it came about; None where nobody noted it.
+    """
+    if writing not in (None, "fixed"):
+        return [f"written for the query ({writing})"]
+    lines = principle.split("\n")
+    if len(lines) != len(aspects):  # a set's principle has lines of its own
+        return [principle]
+    return [f"{aspect}: {line}" for aspect, line in zip(aspects, lines, strict=True)]
+
+
+def _principles(row: Contrast) -> list[str]:
+    return principles_of(row.aspects, row.positive_principle, row.provenance.get("writing"))
 
 
 def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
@@ -162,9 +179,7 @@ def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
         **_both(told, part.filtered),
         "judge_check": _judge_check(told),
         "aspects": _groups(part, told, lambda row: row.aspects, aspects),
-        "principles": _groups(
-            part, told, lambda row: [principle_of(row.positive_principle, row.provenance.get("writing"))], principles
-        ),
+        "principles": _groups(part, told, _principles, principles),
         "candidates": _candidates(told, part.implicit, program_of, judge),
     }
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import InputError
 from selfsteer.evaluation.measures import implicit_changes
-from selfsteer.evaluation.signal import Chosen, Implicit, Part, principle_of
+from selfsteer.evaluation.signal import Chosen, Implicit, Part, principles_of
 from selfsteer.files import read_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
@@ -133,7 +133,7 @@ class RunReader:
         columns = ["aspects", "positive_principle", "writing"]
         for names, principle, writing in read_columns(self.stages.store.files(entry), columns):
             aspects.update(names)
-            principles[principle_of(principle, writing)] += 1
+            principles.update(principles_of(names, principle, writing))
         return Chosen(aspects, principles)
 
     def _rows(self, entry: Entry) -> list[Contrast]:

@@ -17,6 +17,7 @@ from selfsteer.evaluation.judges.tables import percent
 from selfsteer.loop.signal import Signal, evaluate_signal
 
 _SPLITS = ("train", "heldout")
+_NAME = 60
 Figures = Mapping[str, Any]
 Cell = Callable[[Figures], str]
 
@@ -49,8 +50,9 @@ def show(found: Signal, run_dir: Path, out: Console) -> None:
     parts = found["parts"]
     out.print(_figures_table("rows", [line for part in parts for line in _lines(part, part["label"])]))
     for part in parts:
-        groups = [line for group in part["aspects"] for line in _lines(group, group["name"])]
-        out.print(_figures_table(f"{part['label']}, by aspect", groups))
+        for kind in ("aspect", "principle"):
+            groups = [line for group in part[f"{kind}s"] for line in _lines(group, _short(group["name"]))]
+            out.print(_figures_table(f"{part['label']}, by {kind}", groups))
     programs = {told for part in parts if (told := _dig(part, "before", "program", "program"))}
     named = f" The program: {', '.join(sorted(programs))}." if programs else ""
     legend = "Shares and means with 95 % intervals, the margin in nats per token; a tie counts as not right."
@@ -64,6 +66,11 @@ def show(found: Signal, run_dir: Path, out: Console) -> None:
         out.print(Text(text, style=style), soft_wrap=True)
     files = [run_dir / name for name in ("signal.json", "report.html") if (run_dir / name).is_file()]
     out.print(f"written  {', '.join(map(str, files))}", markup=False, soft_wrap=True)
+
+
+def _short(name: str) -> str:
+    """Return the beginning of a principle, which says whose aspect it is."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _show_judge(name: str, parts: Sequence[Figures], out: Console) -> None:

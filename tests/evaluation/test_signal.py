@@ -46,7 +46,19 @@ def test_principles_that_were_written_for_one_query_each_are_one_group():
     written = [row(f"w{i}", aspects=[], positive_principle=f"P{i}", provenance={"writing": "ok"}) for i in range(3)]
     fixed = [row("f", positive_principle="F", provenance={"writing": "fixed"}), row("o", positive_principle="F")]
     groups = only(*written, *fixed)["principles"]
-    assert [(group["name"], group["n"]) for group in groups] == [("written for the query (ok)", 3), ("F", 2)]
+    assert [(group["name"], group["n"]) for group in groups] == [
+        ("written for the query (ok)", 3),
+        ("Concision: F", 2),
+    ]
+
+
+def test_principles_of_a_set_count_one_by_one_in_whatever_order_they_were_stated():
+    rows = [row("a", aspects=["Wit", "Pace"], positive_principle="W\nP", provenance={"writing": "fixed"})]
+    rows.append(row("b", aspects=["Pace", "Wit"], positive_principle="P\nW"))
+    rows.append(row("c", aspects=["Pace"], positive_principle="P"))
+    rows.append(row("d", aspects=["Pace"], positive_principle="P\nin two lines"))
+    groups = only(*rows)["principles"]
+    assert [(group["name"], group["n"]) for group in groups] == [("Pace: P", 3), ("Wit: W", 2), ("P\nin two lines", 1)]
 
 
 def judged(id: str, forward: Answer, backward: Answer) -> dict[str, Judgement]:
@@ -186,20 +198,21 @@ def test_without_log_probs_what_needs_them_is_none():
 
 
 def test_a_row_counts_under_each_of_its_aspects_and_small_groups_have_a_size_only():
-    rows = [row(str(number), aspects=["Wit", "Pace"]) for number in range(4)]
+    rows = [row(str(number), aspects=["Wit", "Pace"], positive_principle="W\nP") for number in range(4)]
     rows.append(row("wrong", "One two.", "One.", aspects=["Pace"], positive_principle="Be quick.").drop("direction"))
     pace, wit = only(*rows)["aspects"]
     assert (pace["name"], pace["n"], pace["before"]["program"]["share"], pace["kept"]["n"]) == ("Pace", 5, 0.8, 4)
     assert (wit["name"], wit["n"]) == ("Wit", 4) and "before" not in wit
-    assert [group["n"] for group in only(*rows)["principles"]] == [4, 1]
-    assert only(*rows)["principles"][1]["name"] == "Be quick."
+    assert [(group["name"], group["n"]) for group in only(*rows)["principles"]] == [
+        ("Pace: P", 4), ("Wit: W", 4), ("Pace: Be quick.", 1)
+    ]  # fmt: skip
 
 
 def test_groups_say_how_often_they_were_chosen_and_how_much_of_them_was_kept():
     rows = [row(str(number), aspects=["Wit"]) for number in range(3)]
     rows.append(row("dropped", aspects=["Wit", "Pace"]).drop("leak: x"))
     rows.append(row("empty", positive="", aspects=["Wit"]).drop("empty: x"))
-    chosen = Chosen({"Wit": 6, "Pace": 1, "Never": 2}, {rows[0].positive_principle: 7})
+    chosen = Chosen({"Wit": 6, "Pace": 1, "Never": 2}, {f"Wit: {rows[0].positive_principle}": 7})
     part = Part(1, "round 1", rows, True, chosen=chosen)
     (found,) = signal_quality([part], program_of=lambda row: None)
     wit, never, pace = (
