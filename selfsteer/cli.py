@@ -423,11 +423,12 @@ def principles_list() -> None:
     """Show the shipped principle sets."""
     from selfsteer.principles import list_sets, load_set
 
-    table = Table("name", "version", "aspects", "direction", "for")
+    table = Table("name", "version", "hash", "aspects", "direction", "for")
     for name in list_sets():
         found = load_set(name)
         aspects = ", ".join(aspect.name for aspect in found.aspects)
-        table.add_row(name, str(found.version), aspects, found.direction or "-", found.description)
+        version = str(found.version)
+        table.add_row(name, version, found.fingerprint, aspects, found.direction or "-", found.description)
     out.print(table)
 
 
@@ -437,7 +438,8 @@ def principles_show(name: Annotated[str, typer.Argument(help="A shipped set or t
     from selfsteer.principles import load_set
 
     found = load_set(name)
-    table = Table("aspect", "positive", "negative", show_lines=True, title=f"{found.name} v{found.version}")
+    table = Table("aspect", "positive", "negative", show_lines=True)
+    table.title = f"{found.name} v{found.version} {found.fingerprint}"
     for aspect in found.aspects:
         label = aspect.name + ("\n(extra)" if aspect.extra else "")
         label += "\n(y- flagged as harmful)" if aspect.harmful_negative else ""

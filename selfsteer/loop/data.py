@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import selfsteer
-from selfsteer.config import HarmSettings, Recipe
+from selfsteer.config import HarmSettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
+from selfsteer.files import write_atomic
 from selfsteer.loop import work, writing
 from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.figures import data_figures
@@ -24,6 +25,7 @@ from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
 from selfsteer.loop.splitting import Part, of_round, parts_of, query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches, stage_key
 from selfsteer.principles import PrincipleSet, load_set
+from selfsteer.principles.dumping import dump_set
 from selfsteer.quality import (
     DIRECTIONS,
     FilterChain,
@@ -41,6 +43,8 @@ from selfsteer.records import ROLES, Contrast, Principled, Query, Response, coun
 _SCORE_BATCH = 8
 _CLASSIFIED = 32  # rows that a classifier of harm looks at together
 Info = dict[str, Any]
+PRINCIPLES = "principles.yaml"
+"""The principle set in a run directory."""
 
 
 @dataclasses.dataclass
@@ -59,6 +63,20 @@ class DataStages:
         steering = recipe.principles.steering
         principle_set = found.model_copy(update={"steering": steering}) if steering else found
         return cls(recipe, principle_set, store, Models(recipe, store.run_dir))
+
+    @classmethod
+    def of_run(cls, recipe: Recipe, store: Store) -> DataStages:
+        """Return the stages over what a run has made, with the set that it was made by, whatever became of its file."""
+        kept = store.run_dir / PRINCIPLES
+        if kept.is_file():
+            return cls(recipe, load_set(kept), store, Models(recipe, store.run_dir))
+        return cls.of(recipe, store)
+
+    def keep_settings(self) -> None:
+        """Write the recipe and the principle set into the run directory, for whoever reads its rows later."""
+        write_atomic(self.store.run_dir / "recipe.yaml", dump_recipe(self.recipe))
+        head = [f"The principle set of this run, as it was: {self.principle_set.fingerprint}."]
+        write_atomic(self.store.run_dir / PRINCIPLES, dump_set(self.principle_set, head=head, notes={}))
 
     @property
     def direction(self) -> str | None:

@@ -61,7 +61,7 @@ class RunReader:
         self.run_dir = run_dir
         self.recipe = _recipe(run_dir)
         store = Store(run_dir, Display(quiet=True))
-        self.stages = DataStages.of(self.recipe, store)
+        self.stages = DataStages.of_run(self.recipe, store)
         self._entries = store.ledger.entries()
         self._force = in_force(self._entries)
 

@@ -74,7 +74,7 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     if recipe.quality.clean != old.quality.clean:
         raise _fixed("quality.clean", "cleaning comes before scoring")
     store = Store(run_dir, Display(quiet=True))
-    stages = DataStages.of(recipe, store)
+    stages = DataStages.of_run(recipe, store)
     stages.check_filters()
     if dry_run:
         return _rounds(stages, lambda scores, _: (stages.try_filters(scores), recipe.quality != old.quality))

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import selfsteer
-from selfsteer.config import Recipe, dump_recipe
+from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
 from selfsteer.evaluation import verdict
 from selfsteer.evaluation.probe import Direction
-from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_atomic, write_json
+from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.estimating.costs import Sizes
@@ -98,7 +98,7 @@ def _work(stages: DataStages, command: str, *, whole: bool = True) -> Summary:
     run_dir = stages.store.run_dir
     check(stages)
     with stages.store.display, storage_errors(run_dir), stages.store.locked():
-        write_atomic(run_dir / "recipe.yaml", dump_recipe(stages.recipe))
+        stages.keep_settings()
         try:
             summary = _Run(stages.recipe, stages, whole).go(command)
         finally:

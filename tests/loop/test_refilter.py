@@ -19,11 +19,13 @@ from selfsteer.loop.filter_command import filter_rows
 from selfsteer.loop.ledger import Ledger
 from selfsteer.loop.reading import in_force
 from selfsteer.loop.refilter import refilter_file, refilter_run
+from selfsteer.principles import load_set
+from selfsteer.principles.dumping import dump_set
 from selfsteer.quality import steering_margin
 from selfsteer.records import Contrast, read_rows, write_rows
 
 from ..example_rows import contrast
-from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
+from .helpers import contrasts, scripted_recipe, small_recipe, without_reports, write_queries
 
 STRICT = "quality.filters=[identical, {length_ratio: {max_ratio: 1.2}}]"
 
@@ -85,6 +87,20 @@ def test_filters_of_before_find_their_rows_again(run_dir):
     refilter_run(run_dir, ["quality.filters=[identical, direction]"])
     assert in_force_rows(run_dir) == old
     assert {path.name for path in (run_dir / "round-01/contrasts").iterdir()} == files
+
+
+def test_a_run_goes_by_the_principle_set_that_it_was_made_by(tmp_path):
+    brief = load_set("brief")
+    aspects = [aspect.model_copy(update={"harmful_negative": True}) for aspect in brief.aspects]
+    file = tmp_path / "house.yaml"
+    file.write_text(dump_set(brief.model_copy(update={"aspects": aspects}), notes={}), encoding="utf-8")
+    run(scripted_recipe(write_queries(tmp_path), principles={"set": str(file)}), tmp_path / "run")
+    file.unlink()
+    refilter_run(tmp_path / "run", [STRICT])
+    rows = in_force_rows(tmp_path / "run").values()
+    assert rows and all(row.negative_harmful for row in rows)
+    kept = load_set(tmp_path / "run" / "principles.yaml").fingerprint
+    assert {row.provenance["principle_set"].split()[-1] for row in rows} == {kept}
 
 
 def test_a_dry_run_counts_the_same_and_changes_nothing(run_dir):
