@@ -245,7 +245,7 @@ def _show_stages(costs: Costs, steps: Sequence[Step], out: Console) -> None:
         table.add_row(label, str(times), _time(one.seconds), _time(whole), _size(times * one.disk))
     table.add_section()
     all_of_them = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps]
-    table.add_row("all", "", "", _time(_sum(all_of_them)), _size(sum(one.disk for one in all_of_them)))
+    table.add_row("all", "", "", _sum(all_of_them), _size(sum(one.disk for one in all_of_them)))
     out.print(table)
     _show_disk(costs, steps, Path(), out)
 
@@ -258,7 +258,7 @@ def _show_plan(costs: Costs, steps: Sequence[Step], run_dir: Path, out: Console)
         table.add_row(step.title, Text(step.state, STYLE[step.state]), *cells, Text(step.why))
     table.add_section()
     todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
-    table.add_row(f"{len(todo)} to do", "", _time(_sum(todo)), _size(sum(one.disk for one in todo)))
+    table.add_row(f"{len(todo)} to do", "", _sum(todo), _size(sum(one.disk for one in todo)))
     out.print(table)
     _show_disk(costs, steps, run_dir, out)
 
@@ -300,8 +300,10 @@ def _show_grounds(costs: Costs, stages: DataStages, out: Console, errors: Consol
 _SIGNS = {"positive": "y+", "negative": "y-", "original": "yo"}
 
 
-def _sum(costs: Sequence[Cost]) -> float:
-    return sum(one.seconds or 0.0 for one in costs)
+def _sum(costs: Sequence[Cost]) -> str:
+    """The time of all, at least: what is not known adds nothing."""
+    known = [one.seconds for one in costs if one.seconds is not None]
+    return ("" if len(known) == len(costs) else "at least ") + _time(sum(known))
 
 
 def _time(seconds: float | None) -> str:

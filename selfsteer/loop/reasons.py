@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ _INPUTS = {
     "start": "the start's held-out rows",
     "preferences": "the preferences",
     "heldout": "the held-out queries",
-    "rows": "the rows to judge",
+    "rows": "the rows",
     "examples": "the pairs to train on",
 }
 """Dependencies that are the key of an earlier stage."""
@@ -81,8 +82,9 @@ _CHANGED = " are other ones"
 
 def _phrases(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     for path, old, new in _differences(before, now, ""):
-        if path in _INPUTS:
-            yield f"{_INPUTS[path]}{_CHANGED}"
+        name = _INPUTS.get(path) or _INPUTS.get(re.sub(r"(\.\d+)+$", "", path))  # one of several inputs has a place
+        if name:
+            yield f"{name}{_CHANGED}"
         elif path.startswith("content"):
             yield f"{_NAMES['content']} has changed"
         elif path == "set":

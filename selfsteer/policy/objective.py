@@ -93,6 +93,23 @@ def _check_idle(settings: Any) -> None:
                 where=_WHERE,
                 do="leave it out, or choose another objective",
             )
+    for key, switches in _SWITCHED.items():
+        off = [switch for switch in switches if key in acting and not _value(settings, switch)]
+        if off and _value(settings, key) != _DEFAULTS[key]:
+            raise ConfigError(
+                f"{key}={_value(settings, key)!r} has no effect with {off[0]}=False",
+                where=_WHERE,
+                do=f"leave {key} out, or set {off[0]}",
+            )
+
+
+_SWITCHED = {
+    "onpolicy_alpha": ["use_weight"],
+    "detach_weight": ["use_weight"],
+    "steering_coef": ["use_steering"],
+    "weight_scope": ["use_weight", "use_steering"],
+}
+"""Settings that act only where all of these are on."""
 
 
 def _keywords(loss: Callable[..., SSOLoss]) -> dict[str, Any]:

@@ -19,6 +19,10 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("responses", {"sampling": [1, 0.8, 64]}, {"sampling": [1, 0.8, 96]}, ["generation.max_new_tokens 64 -> 96"]),
         ("responses", {"engine": _ENGINE}, {"engine": [*_ENGINE[:3], 8]}, ["generation.batch_size 16 -> 8"]),
         ("scores", {"responses": "k1"}, {"responses": "k2"}, ["the responses are other ones"]),
+        ("policy", {"contrasts": ["k1", "k2"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows are other ones"]),
+        ("policy", {"contrasts": ["k1"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows are other ones"]),
+        ("reference", {"rows": [["k1", "w1"]]}, {"rows": [["k2", "w1"]]}, ["the rows are other ones"]),
+        ("judgements", {"rows": "k1"}, {"rows": "k2"}, ["the rows are other ones"]),
         ("queries", {"content": ["c1"]}, {"content": ["c2"]}, ["what is in the source of the queries has changed"]),
         ("contrasts", {"filters": ["leak"]}, {"filters": ["identical"]}, ['quality.filters ["leak"] -> ["identical"]']),
         ("contrasts", {"set": "s1"}, {"set": "s2"}, ["the text of the principle set has changed"]),
@@ -33,8 +37,8 @@ def test_a_changed_dependency_is_named_with_both_values(stage, before, now, said
 
 
 def test_settings_are_told_before_the_inputs_they_have_changed():
-    before = {"contrasts": "k1", "settings": {"beta": 0.2, "epochs": 1}, "seed": 0}
-    now = {"contrasts": "k2", "settings": {"beta": 0.1, "epochs": 1}, "seed": 0}
+    before = {"contrasts": ["k1"], "settings": {"beta": 0.2, "epochs": 1}, "seed": 0}
+    now = {"contrasts": ["k2"], "settings": {"beta": 0.1, "epochs": 1}, "seed": 0}
     assert reasons("policy", before, now) == ["train.beta 0.2 -> 0.1", "the filtered rows are other ones"]
 
 

@@ -85,6 +85,11 @@ def test_the_base_objective_is_sso_without_weight_and_steering(tmp_path, tokeniz
         ({"objective": "generator", "use_weight": False}, "acts in sso only"),
         ({"objective": "generator", "terms": ["both"]}, "term"),
         ({"objective": "generator", "terms": ["positive"], "negative": "negative"}, "no effect"),
+        ({"use_weight": False, "onpolicy_alpha": 0.3}, "onpolicy_alpha=0.3 has no effect with use_weight=False"),
+        ({"use_weight": False, "weight_scope": "steering"}, "weight_scope='steering' has no effect with use_weight"),
+        ({"use_steering": False, "weight_scope": "steering"}, "no effect with use_steering=False"),
+        ({"use_steering": False, "steering_coef": 0.7}, "steering_coef=0.7 has no effect with use_steering=False"),
+        ({"use_weight": False, "detach_weight": True}, "detach_weight=True has no effect"),
         ({"reference": "first"}, "'start' or 'stored'"),
     ],
 )

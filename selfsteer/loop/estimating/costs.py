@@ -73,23 +73,28 @@ class Costs:
     def of(self, stage: str, *, heldout: bool) -> Cost:
         """Return the cost of one stage, by its name in the ledger; of one that is not known here time is None."""
         what, count = stage.removeprefix("generator-"), self._count(stage, heldout)
-        # A generator leaves out the plain answers.
-        roles = ROLES[:2] if self.recipe.mode == "generator" and what == stage and not heldout else ROLES
+        annotated = bool(self.recipe.preferences.source) and not heldout  # pairs without principles
+        # Nor does a generator write plain answers.
+        two = annotated or (self.recipe.mode == "generator" and what == stage and not heldout)
+        roles, prompts = ROLES[:2] if two else ROLES, PROMPTS[:1] if annotated else PROMPTS
         seconds = {
             "queries": lambda: 0.0,
             "principles": lambda: self._asking(count),
             "responses": lambda: self._sampling(count, roles, heldout=heldout),
-            "scores": lambda: self._loading() + self._scoring(self._scored(roles), count),
+            "scores": lambda: self._loading() + self._scoring(self._scored(roles, prompts), count),
+            "preferences": lambda: 0.0,
+            "reference": lambda: self._loading() + self._scoring(self.trained, self._kept(self._in_the_mix)),
+            "average": lambda: 2 * self._loading() + self.policy_bytes / self.rates.writing if self.rates else None,
             "contrasts": lambda: 0.0,
             "generator": lambda: self._training(self.recipe.generator, count),
-            "policy": lambda: self._training(self.recipe.train, count),
+            "policy": lambda: self._training(self.recipe.train, self._in_the_mix),
             "implicit": lambda: self._scoring(self.compared, count),  # by what has just scored
         }.get(what, lambda: None)()
         rows = {"queries": self.prompts.plain, "principles": sum(self.prompts[:3]), "responses": self._told}
         rows |= dict.fromkeys(("scores", "rewards", "contrasts", "implicit"), sum(self.prompts[:3]) + self._told)
         passing = 0.0
         if stage == "policy":
-            disk, passing = self.policy_bytes, self._passing(self.recipe.train, count)
+            disk, passing = self.policy_bytes, self._passing(self.recipe.train, self._in_the_mix)
         elif stage == "generator":  # its weights go when it has answered, unless the recipe keeps them
             disk = self.policy_bytes if self.recipe.generator.keep else 0.0
             passing = self.policy_bytes - disk + self._passing(self.recipe.generator, count)
@@ -105,6 +110,13 @@ class Costs:
         if stage.startswith("generator"):
             return min(self.recipe.generator.queries, self.sizes.train)
         return self.sizes.train
+
+    @property
+    def _in_the_mix(self) -> int:
+        """Rows that a training is given, in the mean over rounds: the round's own, and those of older ones."""
+        older, rounds = self.recipe.train.older_rounds, self.recipe.rounds
+        sets = [min(before, rounds if older == "all" else older) + 1 for before in range(rounds)]
+        return round(self.sizes.train * sum(sets) / rounds)
 
     # What a round does.
 
@@ -250,8 +262,8 @@ class Costs:
             return Arithmetic(0.0, 0.0, 0.0)
         return arithmetic(self.shape, rows_for(cells, self._lengths, self.responses, self._limit))
 
-    def _scored(self, roles: Sequence[str]) -> Arithmetic:
-        return self._rows([(role, prompt) for role in roles for prompt in PROMPTS])
+    def _scored(self, roles: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Arithmetic:
+        return self._rows([(role, prompt) for role in roles for prompt in prompts])
 
     def _cells(self, loss: Loss) -> list[tuple[str, str]]:
         from selfsteer.logprobs import view_cells

@@ -11,7 +11,7 @@ from pathlib import Path
 from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.estimating.costs import Costs, Sizes
-from selfsteer.loop.estimating.lengths import prompt_lengths
+from selfsteer.loop.estimating.lengths import prompt_lengths, rows_of
 from selfsteer.loop.estimating.rates import (
     NOT_SAMPLED,
     Rates,
@@ -24,7 +24,6 @@ from selfsteer.loop.estimating.rates import (
 from selfsteer.loop.estimating.shape import ModelShape, read_shape, source_of
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.planning import Step
-from selfsteer.loop.splitting import of_round
 
 
 def precisions(models: Models) -> tuple[str, str]:
@@ -72,7 +71,7 @@ def costs_of(stages: DataStages, sizes: Sizes) -> Costs:
         shape=shape,
         rates=rates_of(models, shape) if shape else None,
         sample=read_sample(sample_file(recipe, principle_set.fingerprint)) or NOT_SAMPLED,
-        sizes=sizes._replace(train=len(of_round(recipe.queries, sizes.train, 1, recipe.rounds))),
+        sizes=sizes._replace(train=rows_of(recipe, sizes)),
         prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))),
     )
 

@@ -11,9 +11,11 @@ from selfsteer.chat import Chat
 from selfsteer.config import QuerySettings, Recipe
 from selfsteer.errors import DataError
 from selfsteer.loop.estimating.costs import Prompts, Sizes
+from selfsteer.loop.splitting import of_round
 from selfsteer.loop.writing import aspects_wanted, needs_model
 from selfsteer.principles import PrincipleSet, chooser_messages, pair_for, steer, steering_message
 from selfsteer.queries import load_queries, stream_queries
+from selfsteer.queries.load import source_rows
 from selfsteer.records import Message, Query
 
 _LOOKED_AT = 64
@@ -38,6 +40,14 @@ def sizes_of(settings: QuerySettings, queries: int | None = None) -> Sizes:
     if read <= apart:
         raise DataError("every query is held out", where="queries.heldout", do="hold out fewer, or give more queries")
     return Sizes(read - apart, apart)
+
+
+def rows_of(recipe: Recipe, sizes: Sizes) -> int:
+    """Return how many rows a round makes: of its queries, or of annotated preferences all that the source has."""
+    given = recipe.preferences
+    if given.source:
+        return sum(1 for _ in islice(source_rows(given.source, given.dataset_split), given.limit))
+    return len(of_round(recipe.queries, sizes.train, 1, recipe.rounds))
 
 
 def first_queries(settings: QuerySettings, count: int = _LOOKED_AT) -> list[Query]:

@@ -159,3 +159,24 @@ def test_a_generator_is_trained_on_part_of_the_queries_and_leaves_out_the_plain_
     assert found.of("generator-scores", heldout=False).seconds == pytest.approx(1 + 4 * found.scored.forward / 2e6)
     assert found.of("scores", heldout=False).seconds < 1 + 8 * found.scored.forward / 2e6
     assert found.of("generator-contrasts", heldout=False).seconds == 0.0
+
+
+def test_a_training_that_keeps_older_rounds_in_the_mix_is_given_their_rows():
+    """Of three rounds of 8 rows: 8, 16, 24 with all of them, 16 in the mean; 8, 16, 16 with one: 13."""
+    found = {older: _costs(rounds=3, train={"older_rounds": older}) for older in (0, 1, "all")}
+    assert [one._in_the_mix for one in found.values()] == [8, 13, 16]
+    twice = dataclasses.replace(found[0], sizes=Sizes(16, 2))
+    assert found["all"].of("policy", heldout=False) == twice.of("policy", heldout=False)
+
+
+def test_annotated_pairs_are_scored_under_the_plain_prompt():
+    """A prompt of 3 with two responses: 9 tokens, 8 predictions, 6 + 2 * (9 + 6) pairs. Held-out rows have all."""
+    given = {"mode": "offline", "preferences": {"source": "pairs.jsonl"}, "train": {"objective": "base"}}
+    forward = 2 * 960 * 9 + 4 * 8 * 36 * 2 + 2 * 80 * 8
+    assert _costs(**given).of("scores", heldout=False).seconds == pytest.approx(1 + 8 * forward / 2e6)
+    assert _costs(**given).of("scores", heldout=True) == _costs().of("scores", heldout=True)
+
+
+def test_a_reference_scores_what_is_trained_on():
+    found = _costs(rounds=2, train={"reference": "first"})
+    assert found.of("reference", heldout=False).seconds == pytest.approx(1 + 8 * found.trained.forward / 2e6)
