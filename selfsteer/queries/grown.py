@@ -13,20 +13,21 @@ from selfsteer.languages import language
 from selfsteer.queries.checks import Fault
 
 _IMPERATIVES = """
-act add advise analy[sz]e answer argue arrange ask assess assume brainstorm break build calculate categori[sz]e
-change check choose cite classify clean combine come compare compile complete compose compute concoct conduct
-construct continue convert correct count craft create critique debug decide decode define demonstrate derive
-describe design detect determine develop devise differentiate discuss display distinguish divide do draft draw
-edit elaborate eliminate entertain enumerate estimate evaluate examine expand explain explore express extract
-fill find finish fix follow form format formulate generate get give go group guess help highlight hypothesi[sz]e
-identify illustrate implement improve infer insert interpret introduce invent investigate justify label let link
-list look make match mention modify name note offer optimi[sz]e order organi[sz]e outline paint paraphrase parse
-perform pick plan point predict prepare present pretend print produce proofread propose prove provide rank rate
-read rearrange recommend reconstruct reduce refactor reflect relate rephrase replace report research respond
-restate return reverse review revise rewrite role-?play say score search seek select separate set share show
-simplify simulate sketch solve sort speak specify spell state structure submit substitute suggest sum
-summari[sz]e synthesi[sz]e take talk teach tell test think trace track transcribe transform translate try turn
-unscramble update use verify visuali[sz]e work write
+act add advise alter analy[sz]e answer append argue arrange ask assess assume brainstorm break build calculate
+categori[sz]e change characteri[sz]e check choose cite classify clean collect combine come compare compile complete
+compose compress compute concoct conduct connect construct continue convert convince correct count craft create
+critique debate debug decide decode define demonstrate derive describe design detect determine develop devise
+differentiate discuss display distinguish divide do draft draw edit elaborate eliminate encode ensure entertain
+enumerate estimate evaluate examine expand explain explicate explore express extract fill find finish fix follow
+form format formulate generate get give go group guess help highlight hypothesi[sz]e identify illustrate implement
+improve infer insert interpret introduce invent investigate justify label let link list look make match mention
+modify name note obtain offer optimi[sz]e order organi[sz]e outline paint paraphrase parse perform pick plan point
+predict prepare present pretend print produce proofread propose prove provide rank rate read rearrange recommend
+reconstruct recover redact re-?design reduce refactor reflect regenerate relate rephrase replace report research
+respond restate retrieve return reverse review revise re-?word rewrite role-?play say score search seek select
+separate set share show simplify simulate sketch solve sort speak specify speculate spell state structure submit
+substitute suggest sum summari[sz]e synthesi[sz]e take talk teach tell test think trace track transcribe transform
+translate try turn unscramble update use verify visuali[sz]e work write
 """.split()
 
 _REFUSAL = re.compile(
