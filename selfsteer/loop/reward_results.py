@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -43,8 +45,7 @@ def _accuracy(judgements: Sequence[Judgement]) -> dict[str, Any]:
     return {
         "n": n,
         "right": right,
-        "share": right / n if n else None,
-        "interval": list(wilson(right, n)) if n else None,
+        **_share(right, n),
         "tied": sum(one.debiased == 0 for one in decided) - invalid,
         "invalid": invalid,
         "unlabelled": len(judgements) - n,
@@ -69,6 +70,29 @@ def subsets(results: Results) -> Iterator[Subset]:
             for model in results["models"]:
                 variants.setdefault(model["variant"], []).append(model["accuracy"][file]["subsets"][name])
             yield Subset(file, name, length["n"], length, variants)
+
+
+def _with_totals(results: Results) -> Iterator[Subset]:
+    """Yield the rows of the table, and behind a file's several subsets one of all its pairs."""
+    for file, group in itertools.groupby(subsets(results), key=lambda row: row.file):
+        rows = list(group)
+        yield from rows
+        if len(rows) > 1:
+            variants = {
+                name: [_total(each) for each in zip(*(row.variants[name] for row in rows), strict=True)]
+                for name in rows[0].variants
+            }
+            length = _total([row.length for row in rows])
+            yield Subset(file, f"all of {Path(file).stem}", length["n"], length, variants)
+
+
+def _total(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    n, right = sum(one["n"] for one in figures), sum(one["right"] for one in figures)
+    return {"n": n, "right": right, **_share(right, n)}
+
+
+def _share(right: int, n: int) -> dict[str, Any]:
+    return {"share": right / n if n else None, "interval": list(wilson(right, n)) if n else None}
 
 
 def summary(figures: Sequence[dict[str, Any]]) -> str:
@@ -105,8 +129,8 @@ def _rows(results: Results) -> list[list[str]]:
 
 
 def _named(results: Results) -> list[tuple[str, Subset]]:
-    """Return the subsets with what they are called: by their file too where another has the same name."""
-    rows = list(subsets(results))
+    """Return the rows with what they are called: by their file too where another has the same name."""
+    rows = list(_with_totals(results))
     names = [row.name for row in rows]
     return [(row.name if names.count(row.name) == 1 else f"{row.file}: {row.name}", row) for row in rows]
 

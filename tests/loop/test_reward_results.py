@@ -68,3 +68,15 @@ def test_the_table_names_files_where_their_subsets_are_called_alike():
     assert "- f.json: 3 rows left out, an empty answer" in lines
     assert "- g.json, s: 1 pairs without a winner by their label" in lines
     assert "- `models/v-seed-1`: too | long (2)" in lines and "    selfsteer reward r" in lines
+
+
+def test_a_file_of_several_subsets_has_a_row_of_all_its_pairs():
+    """2 of 3 and 0 of 1: 2 of 4; the other seed 4 of 4: 75 % in the mean, deviation 0.5 / sqrt(2)."""
+    first = accuracy([judged(1, 1.0)] * 2 + [judged(1, -1.0)] + [judged(1, -1.0, "t")])
+    second = accuracy([judged(1, 1.0)] * 3 + [judged(1, 1.0, "t")])
+    models = [model("v", seed, 0, accuracy={"x/f.json": {"subsets": one}}) for seed, one in enumerate((first, second))]
+    length = {"x/f.json": {"subsets": first, "left_out": {}}}
+    results = {"name": "n", "base": "b", "command": "", "models": models, "length": length}
+    told = as_markdown(results)
+    assert "| all of f | 4 | 50 % (15-85) | 75.0 % ± 35.4 |" in told
+    assert "| all of f | 50 % (15-85) | 100 % (51-100) |" in told
