@@ -17,7 +17,7 @@ from selfsteer.evaluation.judges.tables import percent
 from selfsteer.loop.signal import Signal, evaluate_signal
 
 _SPLITS = ("train", "heldout")
-_NAME = 60
+_NAME = 44
 Figures = Mapping[str, Any]
 Cell = Callable[[Figures], str]
 
