@@ -29,7 +29,7 @@ STAGE_VERSIONS = {
     "sample": 1,
     "proposals": 1,
     "probe": 1,
-    "principles": 3,
+    "principles": 4,
     "responses": 4,
     "scores": 4,
     "rewards": 1,
