@@ -110,6 +110,17 @@ class QuerySettings(CheckSettings, SourceSettings):
     round_size: Positive | None = None
     """Queries of a round with ``per_round: stream``."""
 
+    @property
+    def checks(self) -> dict[str, Any]:
+        """The settings of the checks alone, by name."""
+        return self.model_dump(include={*CheckSettings.model_fields, "languages"})
+
+    @property
+    def unchecked(self) -> QuerySettings:
+        """These settings without the checks."""
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].get_default() for name in self.checks})
+
     @model_validator(mode="after")
     def _stream_has_a_size(self) -> QuerySettings:
         if (self.round_size is not None) != (self.per_round == "stream"):

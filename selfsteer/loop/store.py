@@ -34,7 +34,7 @@ STAGE_VERSIONS = {
     "scores": 4,
     "rewards": 1,
     "contrasts": 4,
-    "preferences": 1,
+    "preferences": 2,
     "generator": 1,
     "average": 1,
     "reference": 1,

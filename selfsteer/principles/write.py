@@ -96,8 +96,8 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     """Read a model's answer to :func:`pair_messages`. An aspect without two principles gets the set's own pair.
 
     A principle is a text with letters in it, of at most :data:`LONGEST` characters, without control text, that says
-    something else than its opposite and than those of the aspects before it: a sentence that serves two aspects is about
-    neither. Its line breaks become blanks.
+    something else than its opposite and than those of the aspects before it: what serves two aspects is about neither.
+    Its line breaks become blanks.
 
     Args:
         text: The answer, without a reasoning model's thoughts.

@@ -1,6 +1,6 @@
 """Queries: the prompts to align on, read from the forms people keep them in, cleaned, and grown from a seed set."""
 
-from selfsteer.queries.checks import Checks, Fault
+from selfsteer.queries.checks import Checks, Fault, check_languages
 from selfsteer.queries.load import (
     Dropped,
     Loaded,
@@ -17,6 +17,7 @@ __all__ = [
     "Fault",
     "Loaded",
     "check_dataset_split",
+    "check_languages",
     "load_queries",
     "source_fingerprint",
     "source_rows",

@@ -43,7 +43,7 @@ class Checks:
     """
 
     def __init__(self, settings: CheckSettings, languages: Sequence[str] | None = None) -> None:
-        _check_languages(languages or ())
+        check_languages(languages or ())
         self.settings, self.languages = settings, languages
         self._benchmarks = load_benchmarks(settings.decontaminate, settings.decontaminate_ngram or NGRAM)
         self._near = NearDuplicates(settings.near_duplicates) if settings.near_duplicates else None
@@ -126,7 +126,8 @@ def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:
             yield where, text
 
 
-def _check_languages(languages: Sequence[str]) -> None:
+def check_languages(languages: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` where a language is not known."""
     known = known_languages() if languages else []
     for code in languages:
         if code not in known:
