@@ -125,6 +125,19 @@ def source_fingerprint(source: str) -> str:
     return fingerprint([(path.name, sha256_file(path)) for path in _source_files(source)])
 
 
+def reads_file(source: str, path: Path) -> bool:
+    """Tell whether a source reads this file, or would if it were there: its own file, or one in its folder.
+
+    Raises:
+        DataError: The source is not there.
+    """
+    if _is_hub(source):
+        return False
+    own, folder = path.resolve(), Path(source).expanduser()
+    in_folder = folder.is_dir() and own.parent == folder.resolve()
+    return in_folder or own in {file.resolve() for file in _source_files(source)}
+
+
 def source_rows(source: str, dataset_split: str) -> Generator[tuple[str, Any, str], None, None]:
     """Yield the rows of a source as they stand: (where, row, origin), origin being the file's or the data set's name.
 
