@@ -33,7 +33,7 @@ from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fi
 from selfsteer.queries.answers import Reading, read_list, read_one
 from selfsteer.queries.augment import Ask, Planner, Source, template_version
 from selfsteer.queries.grown import grown_fault
-from selfsteer.queries.load import content_hash, made_id
+from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.words import changed_words
 from selfsteer.records import Message, Query, Response, read_rows
 
@@ -318,7 +318,7 @@ class _Sieve:
         """Return what is kept of an answer, and write as much of it as is still wanted."""
         reading = _read(ask, answer)
         _count(self.grown.outcomes, reading.outcome if answer else "unanswered")
-        origin = {"source": f"augment:{ask.operation}", "provenance": self.provenance | _origin(ask, reading)}
+        origin = {"source": f"{GROWN}{ask.operation}", "provenance": self.provenance | _origin(ask, reading)}
         if answer and not reading.queries:
             self._drop(answer.text, Fault("unreadable", reading.why), origin)
         found = []

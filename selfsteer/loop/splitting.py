@@ -6,6 +6,7 @@ measured on, never trained on, so what they share with a benchmark does no harm.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -216,7 +217,7 @@ class _HeldOut:
 
     def queries(self) -> list[Query]:
         """Return the held-out queries, in the order of their draws."""
-        return [Query(query.id, query.prompt, "heldout", query.source) for query in self._drawn()]
+        return [dataclasses.replace(query, split="heldout") for query in self._drawn()]
 
     def _drawn(self) -> list[Query]:
         return [one.query for one in sorted(self._heap, reverse=True)]

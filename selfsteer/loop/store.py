@@ -25,13 +25,13 @@ Item = TypeVar("Item")
 Row = TypeVar("Row", Query, Principled, Response, Contrast)
 
 STAGE_VERSIONS = {
-    "queries": 2,
-    "sample": 1,
+    "queries": 3,
+    "sample": 2,
     "proposals": 1,
     "probe": 1,
     "principles": 4,
     "responses": 4,
-    "scores": 4,
+    "scores": 5,
     "rewards": 1,
     "contrasts": 4,
     "preferences": 2,

@@ -11,16 +11,20 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from selfsteer.backends import Completion
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import growth_from
 from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
+from selfsteer.loop import generate
 from selfsteer.loop.augment import augment
 from selfsteer.queries import load_queries
+from selfsteer.records import Query, read_rows
 
 from ..backends.chat_server import ChatServer, metered, scripted
+from .helpers import contrasts, scripted_recipe, without_reports
 from .killable import grow_slowly
 
 SEEDS = [
@@ -111,6 +115,32 @@ def test_provenance_names_what_a_query_was_made_of(tmp_path, seeds):
         "broaden",
     }
     assert max(known.values()) > 1 and len(rounds) > 1
+
+
+def test_the_rows_made_of_grown_queries_and_their_exports_say_where_these_come_from(tmp_path, seeds, command_line):
+    _, output = grow(tmp_path, seeds, 8, method="evolve")
+    with without_reports():
+        generate(scripted_recipe(output, 2, quality={"filters": ["identical"]}), tmp_path / "run")
+    grown = {row["id"]: row for row in rows(output)}
+    made = contrasts(tmp_path / "run")
+    assert len(made) == 6
+    for row in made:
+        origin = grown[row.id]["provenance"]
+        assert row.provenance["source"] == f"augment:{origin['operation']}" == grown[row.id]["source"]
+        names = ("model", "weights", "sampling", "template", "depth", "seeds")
+        assert {name.removeprefix("query_"): text for name, text in row.provenance.items() if "query_" in name} == {
+            name: ", ".join(origin[name]) if name == "seeds" else str(origin[name]) for name in names if origin[name]
+        }
+        assert row.provenance["model"] == "scripted" and row.provenance["seed"] == "0"
+    (heldout,) = (tmp_path / "run/round-01/queries").glob("*heldout.parquet")
+    assert {query.provenance["template"] for query in read_rows([heldout], Query)} == {"evolve v1"}
+    code, _, errors = command_line("export", tmp_path / "run", "--format", "trl", "--output", tmp_path / "set")
+    assert code == 0, errors
+    card = (tmp_path / "set/README.md").read_text(encoding="utf-8")
+    assert "| query\\_template | evolve v1 |" in card and "| source | augment:" in card
+    [shard] = (tmp_path / "set/data").iterdir()
+    shown = [json.loads(text) for text in pq.read_table(shard)["provenance"].to_pylist()]
+    assert sorted(one["query_seeds"] for one in shown) == sorted(row.provenance["query_seeds"] for row in made)
 
 
 def test_examples_are_given_and_grown_queries(tmp_path, seeds):
