@@ -425,7 +425,10 @@ class GeneratorSettings(Section):
 
 
 class PreferenceSettings(Section):
-    """Annotated preferences in place of generated ones; ``preferences: FILE`` is short for its ``source``."""
+    """Annotated preferences in place of generated ones; ``preferences: FILE`` is short for its ``source``.
+
+    The checks of ``queries`` look at their prompts.
+    """
 
     source: str | None = None
     """A file or a hub data set in TRL's preference format: prompt, chosen, rejected; texts or messages."""
