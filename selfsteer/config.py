@@ -110,6 +110,17 @@ class QuerySettings(CheckSettings, SourceSettings):
     round_size: Positive | None = None
     """Queries of a round with ``per_round: stream``."""
 
+    @property
+    def checks(self) -> dict[str, Any]:
+        """The settings of the checks alone, by name."""
+        return self.model_dump(include={*CheckSettings.model_fields, "languages"})
+
+    @property
+    def unchecked(self) -> QuerySettings:
+        """These settings without the checks."""
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].get_default() for name in self.checks})
+
     @model_validator(mode="after")
     def _stream_has_a_size(self) -> QuerySettings:
         if (self.round_size is not None) != (self.per_round == "stream"):
@@ -414,7 +425,10 @@ class GeneratorSettings(Section):
 
 
 class PreferenceSettings(Section):
-    """Annotated preferences in place of generated ones; ``preferences: FILE`` is short for its ``source``."""
+    """Annotated preferences in place of generated ones; ``preferences: FILE`` is short for its ``source``.
+
+    The checks of ``queries`` look at their prompts.
+    """
 
     source: str | None = None
     """A file or a hub data set in TRL's preference format: prompt, chosen, rejected; texts or messages."""

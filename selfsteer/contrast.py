@@ -44,7 +44,7 @@ def check_prompts_differ(row: Principled, chat: Chat | None) -> None:
 
 
 def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, provenance: dict[str, str]) -> Contrast:
-    """Join a query's responses (by role) into one row; how its principles came about goes into its provenance.
+    """Join a query's responses (by role) into one row; where query and principles come from goes into its provenance.
 
     A response that was not sampled is marked as absent.
     """
@@ -59,9 +59,9 @@ def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, 
     shared = {
         field.name: getattr(row, field.name)
         for field in dataclasses.fields(row)
-        if field.name not in ("choice", "writing")
+        if field.name not in ("choice", "writing", "provenance")
     }
-    origin = provenance | {"choice": row.choice, "writing": row.writing}
+    origin = provenance | row.provenance | {"choice": row.choice, "writing": row.writing}
     return Contrast(**shared, **values, round=round, provenance=origin)  # type: ignore[arg-type]
 
 

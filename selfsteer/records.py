@@ -32,12 +32,17 @@ PROMPTS = ("prompt", "positive_prompt", "negative_prompt")
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """x: a prompt to align on."""
+    """x: a prompt to align on.
+
+    ``source`` is the file or data set that it was read from, or what its row says. ``provenance`` says of a grown query
+    who wrote it and from what.
+    """
 
     id: str
     prompt: list[Message]
     split: Literal["train", "heldout"] = "train"
     source: str = ""
+    provenance: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Principled:
     positive_prompt: list[Message]
     negative_prompt: list[Message]
     writing: str = "fixed"  # how the principles came about: "fixed" (the set's); written: "ok", "repaired", "fallback"
+    provenance: dict[str, str] = dataclasses.field(default_factory=dict)  # where the query comes from
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ def test_assemble_joins_three_responses_by_role():
         negative={"token_ids": [2], "prompt_token_ids": [11], "finish": "length"},
         original={"token_ids": [3, 9], "prompt_token_ids": [12]},
     )
-    row = assemble(principled(), found, round=2, provenance={"backend": "transformers"})
+    row = assemble(principled(provenance={"source": "a.jsonl"}), found, round=2, provenance={"backend": "transformers"})
     assert row == contrast(
         negative_finish="length",
         positive_token_ids=[1, 9],
@@ -80,7 +80,7 @@ def test_assemble_joins_three_responses_by_role():
         negative_prompt_token_ids=[11],
         prompt_token_ids=[12],
         round=2,
-        provenance={"backend": "transformers", "choice": "all", "writing": "fixed"},
+        provenance={"backend": "transformers", "source": "a.jsonl", "choice": "all", "writing": "fixed"},
     )
 
 

@@ -17,8 +17,8 @@ from .example_rows import contrast, principled, scores
 
 ODD = "naïve 😀 漢字 \u2028\x00\ttab\r\n"
 ROWS = [
-    Query("q1", user(ODD, "System."), "heldout", "file.jsonl:3"),
-    principled(aspects=["Concision", "Überblick"], choice="fallback"),
+    Query("q1", user(ODD, "System."), "heldout", "file.jsonl:3", {"model": ODD}),
+    principled(aspects=["Concision", "Überblick"], choice="fallback", provenance={"source": ODD}),
     Response("q1", "positive", ODD, "length", token_ids=[0, 5, 2**31 - 1], prompt_token_ids=[]),
     contrast(
         prompt_token_ids=[1, 2],

@@ -21,7 +21,7 @@ from selfsteer.backends import Backend
 from selfsteer.config import Growth
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.files import atomic_path, fingerprint, read_json, remove, sha256_file, storage_errors, write_json
+from selfsteer.files import atomic_path, clone, fingerprint, read_json, remove, sha256_file, storage_errors, write_json
 from selfsteer.languages import language
 from selfsteer.loop.blocks import Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.display import Display, Planned
@@ -29,20 +29,22 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store, Workspace
 from selfsteer.loop.work import batch_seed, key_of, sample
 from selfsteer.quality import think_apart
-from selfsteer.queries import Checks, Fault, load_queries, source_fingerprint
+from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fingerprint
 from selfsteer.queries.answers import Reading, read_list, read_one
 from selfsteer.queries.augment import Ask, Planner, Source, template_version
 from selfsteer.queries.grown import grown_fault
-from selfsteer.queries.load import content_hash, made_id
+from selfsteer.queries.load import GROWN, content_hash, made_id
+from selfsteer.queries.words import changed_words
 from selfsteer.records import Message, Query, Response, read_rows
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same answers would give other queries."""
 
-_RECORD = "augment.json"
+_RECORD, _KEPT, _DROPPED = "augment.json", "kept.jsonl", "dropped.jsonl"
 _FIRST = 4  # requests of the first round; each round doubles them up to the batch, whatever the count that is wanted
 _BARREN = 20  # less than one new query in so many that were asked for is next to nothing
 _COMMON = 20  # a language is one of the seeds' if one seed in so many is in it
+_CHANGED = 5  # words that make an evolved query another one than those it was made of, however long these are
 Row = dict[str, Any]
 
 
@@ -79,10 +81,13 @@ def augment(
     The same call again does nothing; one that was killed goes on; a higher count goes on where the lower one stopped.
 
     Raises:
-        InputError: The seeds, a setting or the model can't be used, or ``output`` is a file that was not written here.
-        WorkFailed: Too little came of several rounds (what did come is written), or the model can't be asked.
+        InputError: The seeds, a setting or the model can't be used, or ``output`` is a file that was not written here,
+            or one that is read.
+        WorkFailed: Too little came of several rounds, or the model can't be asked. What did come is in
+            ``run_dir/kept.jsonl``, and in ``output`` unless more stands there.
     """
     _check_output(output, run_dir, overwrite)
+    _check_sources(growth, output, run_dir)
     display = display or Display(quiet=True)
     store = Store(run_dir, display)
     with display, storage_errors(run_dir), store.locked():
@@ -100,6 +105,24 @@ def _check_output(output: Path, run_dir: Path, overwrite: bool) -> None:
         raise ConfigError(what, where=str(output), do="take another name, or replace it with --overwrite")
 
 
+def _check_sources(growth: Growth, output: Path, run_dir: Path) -> None:
+    """Refuse to write what is read: it would be lost, or be a seed of the next call."""
+    own = [run_dir / name for name in (_RECORD, _KEPT, _DROPPED)]
+    if output.resolve() in [path.resolve() for path in own]:
+        what = f"{output.name} is a file of the run directory itself"
+        raise ConfigError(what, where="--output", do="take another name, or another --run-dir")
+    for source in _sources(growth):
+        for path in [output, *own]:
+            if reads_file(source, path):
+                what = f"queries are read from there ({source}), so nothing can be written there"
+                do = "name a file (and a --run-dir) outside of the seeds and the benchmarks"
+                raise ConfigError(what, where=str(path), do=do)
+
+
+def _sources(growth: Growth) -> list[str]:
+    return [growth.queries.source, *(benchmark.source for benchmark in growth.queries.decontaminate)]
+
+
 class _Growing:
     """One growth: its settings, its files, and what the rounds brought so far."""
 
@@ -108,7 +131,7 @@ class _Growing:
         self.models = Models(growth.recipe, store.run_dir)
         self.grown = Grown()
         self._record = store.run_dir / _RECORD
-        self._dropped = store.run_dir / "dropped.jsonl"
+        self._kept, self._dropped = store.run_dir / _KEPT, store.run_dir / _DROPPED
 
     def go(self) -> Grown:
         """Do what is not done yet, and write it."""
@@ -122,19 +145,22 @@ class _Growing:
         self._sweep()
         display.begin("grow queries", self.count)
         try:
-            self._grow(policy, key)
+            self._grow(policy)
         finally:
             self.models.free()
-        if self.grown.kept < self.count:
-            raise self._gave_up()
+        gave_up = self.grown.kept < self.count
+        if gave_up and self.grown.kept < _lines(self.output):
+            raise self._gave_up(f"what came is in {self._kept}, and {self.output} stays, which holds more")
+        self._note(key)
+        clone(self._kept, self.output)
+        if gave_up:
+            raise self._gave_up(f"what came is in {self.output}")
         display.finish("grow queries", reused=False, note=f": {self.grown.kept} kept")
         return self.grown
 
     def _depends(self, policy: Policy) -> list[Any]:
-        queries = self.growth.queries
-        sources = [queries.source, *(benchmark.source for benchmark in queries.decontaminate)]
         settings = self.growth.model_dump(exclude={"model", "generation"})
-        contents = [source_fingerprint(source) for source in sources]
+        contents = [source_fingerprint(source) for source in _sources(self.growth)]
         return [settings, contents, template_version(self.growth.augment.method), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
@@ -150,9 +176,9 @@ class _Growing:
         found = Grown(**known["grown"])
         return found if found.kept == self.count and sha256_file(self.output) == known["written"][0] else None
 
-    def _note(self, key: str, output: Path) -> None:
+    def _note(self, key: str) -> None:
         """Record what was made before it replaces an earlier output, which is ours too if this process dies here."""
-        written = [sha256_file(file) for file in (output, self.output) if file.exists()]
+        written = [sha256_file(file) for file in (self._kept, self.output) if file.exists()]
         known = {"key": key, "written": list(dict.fromkeys(written)), "grown": dataclasses.asdict(self.grown)}
         write_json(self._record, known)
 
@@ -163,13 +189,13 @@ class _Growing:
             for left in folder.glob(f".{name}.*.tmp"):
                 remove(left)
 
-    def _grow(self, policy: Policy, key: str) -> None:
+    def _grow(self, policy: Policy) -> None:
         """Do the rounds until there is enough, or until too little comes of them; write what they bring."""
         seeds = self._seeds()
         planner = Planner(self.growth.augment, seeds, self.growth.seed)
         barren = 0
         with ExitStack() as stack:
-            files = [stack.enter_context(atomic_path(path)) for path in (self.output, self._dropped)]
+            files = [stack.enter_context(atomic_path(path)) for path in (self._kept, self._dropped)]
             kept, dropped = (stack.enter_context(file.open("w", encoding="utf-8")) for file in files)
             sieve = _Sieve(self.growth, seeds, self.grown, self.count, self._provenance(policy), kept, dropped)
             while self.grown.kept < self.count and barren < self.growth.augment.patience:
@@ -180,8 +206,6 @@ class _Growing:
                 planner.add(new)
                 barren = barren + 1 if len(new) * _BARREN < sum(ask.wanted for ask in asks) else 0
                 self.store.display.advance(self.grown.kept - before)
-            kept.flush()
-            self._note(key, files[0])
 
     def _seeds(self) -> list[Source]:
         """Return the queries to grow from: those of one message, within the length that is kept."""
@@ -260,11 +284,11 @@ class _Growing:
             "template": template_version(self.growth.augment.method),
         }
 
-    def _gave_up(self) -> WorkFailed:
+    def _gave_up(self, where: str) -> WorkFailed:
         last = self.growth.augment.patience
         return WorkFailed(
             f"only {self.grown.kept} of {self.count} queries: next to nothing came of the last {last} rounds; "
-            f"what came is in {self.output} (dropped: {_counts(self.grown.dropped) or 'nothing'})",
+            f"{where} (dropped: {_counts(self.grown.dropped) or 'nothing'})",
             where=str(self._dropped),
             do="look there at what was dropped and why; more seeds, a larger model or a looser check give more",
         )
@@ -294,12 +318,12 @@ class _Sieve:
         """Return what is kept of an answer, and write as much of it as is still wanted."""
         reading = _read(ask, answer)
         _count(self.grown.outcomes, reading.outcome if answer else "unanswered")
-        origin = {"source": f"augment:{ask.operation}", "provenance": self.provenance | _origin(ask, reading)}
+        origin = {"source": f"{GROWN}{ask.operation}", "provenance": self.provenance | _origin(ask, reading)}
         if answer and not reading.queries:
             self._drop(answer.text, Fault("unreadable", reading.why), origin)
         found = []
         for text in reading.queries:
-            source = Source(made_id(_user(text)), text, ask.depth)
+            source = Source(made_id(_user(text)), text, ask.depth, ask.parent)
             fault = self._fault(source)
             if fault:
                 self._drop(text, fault, origin)
@@ -314,7 +338,8 @@ class _Sieve:
         fault = grown_fault(source.text)
         if fault is None and content in self._seen:
             fault = Fault("duplicate", f"duplicate of {self._seen[content]}", {"of": self._seen[content]})
-        fault = fault or self._checks.fault(source.id, prompt)
+        apart = {one.id for one in source.ancestors if changed_words(source.text, one.text) >= _CHANGED}
+        fault = fault or self._checks.fault(source.id, prompt, apart)
         if fault is None:
             self._seen[content] = source.id
         return fault
@@ -370,6 +395,13 @@ def _count(counts: dict[str, int], name: str) -> None:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in Counter(counts).most_common())
+
+
+def _lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def _write(file: IO[str], row: Row) -> None:

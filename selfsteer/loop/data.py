@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import selfsteer
-from selfsteer.config import HarmSettings, Recipe, dump_recipe
+from selfsteer.config import HarmSettings, QuerySettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
@@ -19,6 +19,7 @@ from selfsteer.files import write_atomic
 from selfsteer.loop import work, writing
 from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.figures import data_figures
+from selfsteer.loop.leaving import left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
@@ -141,7 +142,7 @@ class DataStages:
 
     def queries(self) -> Entry:
         """Load and split the queries, once for all rounds."""
-        settings = self.recipe.queries
+        settings = self._query_settings
         sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
         sources += [benchmark.source for benchmark in settings.decontaminate]
         depends = {
@@ -151,17 +152,19 @@ class DataStages:
         }
 
         def note(info: Info) -> str:
-            left_out = f", {info['left_out']} left out" if info["left_out"] else ""
-            faults = ", ".join(f"{check} {count}" for check, count in info["faults"].items())
-            left_out += f" ({faults})" if faults else ""
-            return f": {info['train']} to align on, {info['heldout']} held out{left_out}"
+            return f": {info['train']} to align on, {info['heldout']} held out{left_out_note(info)}"
 
         return self.store.stage(
             "queries", 1, depends, self._load, folder="round-01/queries", units=1, title="read queries", note=note
         )
 
     def _load(self, space: Workspace) -> tuple[list[Path], Info]:
-        return split_queries(space, self.recipe.queries, self.recipe.seed)
+        return split_queries(space, self._query_settings, self.recipe.seed)
+
+    @property
+    def _query_settings(self) -> QuerySettings:
+        """The recipe's; beside annotated preferences none of these queries is trained on, and the pairs are checked."""
+        return self.recipe.queries.unchecked if self.recipe.preferences.source else self.recipe.queries
 
     def asked(self, queries: Entry, split: str, round: int) -> range:
         """Return which queries of a split are answered: of the training split, those of the round, by their positions.

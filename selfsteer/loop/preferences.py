@@ -9,17 +9,18 @@ from typing import Any
 from selfsteer.errors import DataError
 from selfsteer.evaluation.judges.base import Pair
 from selfsteer.evaluation.judges.sets import pair_of
-from selfsteer.loop.blocks import BLOCK, NAMED, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.blocks import BLOCK, Done, Plan, Work, do_blocks
 from selfsteer.loop.data import DataStages, stage_folder
 from selfsteer.loop.figures import data_figures
+from selfsteer.loop.leaving import LeftOutFile, leaving, left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
 from selfsteer.loop.splitting import query_files
 from selfsteer.loop.store import Workspace, in_batches
 from selfsteer.loop.work import fitting
-from selfsteer.queries import check_dataset_split, source_fingerprint, source_rows
+from selfsteer.queries import Checks, check_dataset_split, check_languages, source_fingerprint, source_rows
 from selfsteer.queries.rows import Unusable
-from selfsteer.records import Contrast, Message, Query, count_rows, read_rows, write_rows
+from selfsteer.records import Contrast, Query, count_rows, read_rows, write_rows
 
 _SCORE_BATCH = 8
 
@@ -27,26 +28,33 @@ _SCORE_BATCH = 8
 def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
     """Read the recipe's preference data set, whose labels are taken for true: chosen is y+, rejected y-, and no yo.
 
+    The recipe's checks of queries look at the prompts of the pairs.
+
     Raises:
-        DataError: The source is not there, a row has no known form, or no pair is left.
+        ConfigError: As :class:`selfsteer.queries.Checks`.
+        DataError: The source or a benchmark is not there, a row has no known form, or no pair is left.
     """
-    settings = stages.recipe.preferences
+    settings, checked = stages.recipe.preferences, stages.recipe.queries
     source = str(settings.source)
     check_dataset_split(source, settings.dataset_split, "preferences.dataset_split")
+    check_languages(checked.languages or ())
     depends = {
         "settings": settings.model_dump(),
-        "content": source_fingerprint(source),
+        "content": [source_fingerprint(name) for name in (source, *(one.source for one in checked.decontaminate))],
+        "checks": checked.checks,
         "heldout": queries.key,
     }
     held = query_files(stages.store.files(queries), "heldout", queries.info["heldout"])
-    heldout = [query.prompt for query in read_rows(held, Query)]
+    heldout = list(read_rows(held, Query))
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        return _Reading(space, heldout).go(numbered(source, settings.dataset_split), settings.limit, source)
+        checks = Checks(checked, checked.languages)
+        with leaving(space) as left_out:
+            reading = _Reading(space, heldout, checks, left_out)
+            return reading.go(numbered(source, settings.dataset_split), settings.limit, source)
 
     def note(info: dict[str, Any]) -> str:
-        left_out = f", {info['left_out']} left out" if info["left_out"] else ""
-        return f": {info['pairs']} pairs to train on{left_out}"
+        return f": {info['pairs']} pairs to train on{left_out_note(info)}"
 
     return stages.store.stage(
         "preferences", 1, depends, write, folder="round-01/preferences", units=1, title="read preferences", note=note
@@ -91,10 +99,12 @@ def numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:
 class _Reading:
     """The pairs so far: one block in memory."""
 
-    def __init__(self, space: Workspace, heldout: Sequence[list[Message]]) -> None:
-        self._space, self._heldout = space, heldout
-        self._read = self._pairs = self._dropped = 0
-        self._named: list[LeftOut] = []
+    def __init__(self, space: Workspace, heldout: Sequence[Query], checks: Checks, left_out: LeftOutFile) -> None:
+        self._space, self._checks, self._left_out = space, checks, left_out
+        self._heldout = [query.prompt for query in heldout]
+        for query in heldout:  # nothing that is near to one of them is trained on
+            checks.remember(query.id, query.prompt)
+        self._read = self._pairs = 0
         self._block: list[Contrast] = []
         self._paths: list[Path] = []
 
@@ -109,28 +119,27 @@ class _Reading:
         if self._block:
             self._flush()
         if not self._paths:
-            reason = self._named[0].reason if self._named else "the source is empty"
+            first = self._left_out.first
+            reason = first[0]["reason"] if first else "the source is empty"
             raise DataError(f"no pair is left of {self._read} rows: {reason}", where=source, do="give preference pairs")
-        left_out = {"left_out": self._dropped, "dropped": [one._asdict() for one in self._named]}
-        return self._paths, {"read": self._read, "pairs": self._pairs, **left_out}
+        return self._paths, {"read": self._read, "pairs": self._pairs, **self._left_out.info}
 
     def _take(self, own_id: str, where: str, row: Any, origin: str) -> None:
         try:
             found = _contrast(pair_of(row, where, own_id, origin))
         except Unusable as unusable:
-            self._drop(where, str(unusable))
+            self._left_out.drop(where, str(unusable))
             return
         if found.prompt in self._heldout:
-            self._drop(where, "is a held-out query too")
+            self._left_out.drop(where, "is a held-out query too")
+            return
+        if fault := self._checks.fault(found.id, found.prompt):
+            self._left_out.fault(where, fault)
             return
         self._pairs += 1
         self._block.append(found)
         if len(self._block) == BLOCK:
             self._flush()
-
-    def _drop(self, where: str, reason: str) -> None:
-        self._dropped += 1
-        self._named += [LeftOut(where, reason)] if len(self._named) < NAMED else []
 
     def _flush(self) -> None:
         self._paths.append(self._space.path(f"{len(self._paths):05d}.parquet"))

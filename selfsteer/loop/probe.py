@@ -114,7 +114,7 @@ def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterato
 
 def trial(name: str, query: Query) -> Trial:
     """Return the trial of an aspect on a query; its row is named by both."""
-    return name, Query(f"{query.id} {name}", query.prompt, "heldout", query.source)
+    return name, Query(f"{query.id} {name}", query.prompt, "heldout")
 
 
 def _judged(judge: Judge | None, stages: DataStages, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:

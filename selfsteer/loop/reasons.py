@@ -17,6 +17,7 @@ _NAMES: dict[str, str | dict[str, str]] = {
         "generator": "generator",
         "policy": "train",
     },
+    "checks": {"preferences": "queries"},
     "asked": "the queries of the round",
     "reader": "weights to train",
     "roles": "the responses asked for",

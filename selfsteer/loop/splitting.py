@@ -6,17 +6,16 @@ measured on, never trained on, so what they share with a benchmark does no harm.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
-import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
-from selfsteer.files import atomic_path
-from selfsteer.loop.blocks import BLOCK, NAMED
+from selfsteer.loop.blocks import BLOCK
+from selfsteer.loop.leaving import LeftOutFile, leaving
 from selfsteer.loop.store import Workspace
 from selfsteer.loop.work import draw
 from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
@@ -33,8 +32,8 @@ def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple
         ConfigError, DataError: As :func:`selfsteer.queries.load_queries` and :class:`selfsteer.queries.Checks`; also
             where no query is left to train on.
     """
-    with atomic_path(space.path("left-out.jsonl")) as path, path.open("w", encoding="utf-8") as file:
-        return _Split(space, settings, seed, file).go()
+    with leaving(space) as left_out:
+        return _Split(space, settings, seed, left_out).go()
 
 
 def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
@@ -110,14 +109,11 @@ def of_round(settings: QuerySettings, total: int, round: int, rounds: int) -> ra
 class _Split:
     """The queries so far: one block in memory, and the held-out ones."""
 
-    def __init__(self, space: Workspace, settings: QuerySettings, seed: int, left_out: IO[str]) -> None:
+    def __init__(self, space: Workspace, settings: QuerySettings, seed: int, left_out: LeftOutFile) -> None:
         self.space, self.settings, self.seed = space, settings, seed
         self._left_out = left_out
-        self._named: list[dict[str, str]] = []
         self._checks = Checks(settings, settings.languages)
-        self._faults: Counter[str] = Counter()
-        self._hits: Counter[str] = Counter()
-        self._count = self._read = self._train = 0
+        self._read = self._train = 0
         self._block: list[Query] = []
         self._blocks: list[Path] = []
 
@@ -131,7 +127,7 @@ class _Split:
                 self._checks.remember(query.id, query.prompt)
         for query in self._queries():
             if query.id in ids:
-                self._drop(query.id, "is a held-out query too")
+                self._left_out.drop(query.id, "is a held-out query too")
                 continue
             for freed in held.push(query):
                 self._add(freed)
@@ -143,8 +139,7 @@ class _Split:
             self._blocks.append(self.space.path("heldout.parquet"))
             write_rows(self._blocks[-1], Query, apart)
         counts = {"read": self._read, "train": self._train, "heldout": len(apart)}
-        checked = {"faults": dict(self._faults), "contaminated": dict(self._hits)}
-        return self._blocks, counts | checked | {"left_out": self._count, "dropped": self._named}
+        return self._blocks, counts | self._left_out.info
 
     def _apart(self) -> list[Query]:
         """Return the held-out queries of a source of their own."""
@@ -152,7 +147,7 @@ class _Split:
             return []
         loaded = load_queries(self.settings.heldout, split="heldout", limit=self.settings.heldout_limit)
         for drop in loaded.dropped:
-            self._drop(drop.where, drop.reason)
+            self._left_out.drop(drop.where, drop.reason)
         return loaded.queries
 
     def _ahead(self, count: int) -> list[Query]:
@@ -173,21 +168,15 @@ class _Split:
         for found in self._stream():
             self._read += 1
             if isinstance(found, Dropped):
-                self._drop(found.where, found.reason)
+                self._left_out.drop(found.where, found.reason)
             else:
                 yield found
 
-    def _drop(self, where: str, reason: str, found: Mapping[str, str] | None = None) -> None:
-        line = {"where": where, "reason": reason}
-        self._left_out.write(json.dumps(line | dict(found or {}), ensure_ascii=True) + "\n")
-        self._count += 1
-        self._named += [line] if len(self._named) < NAMED else []
-
     def _nothing_left(self) -> DataError:
-        if not self._faults:
+        counts = self._left_out.counts
+        if not counts:
             do = "hold out fewer, or give more queries"
             return DataError("every query is held out", where="queries.heldout", do=do)
-        counts = ", ".join(f"{check} {count}" for check, count in self._faults.most_common())
         return DataError(
             f"the checks leave no query to train on ({counts})", where="queries", do="loosen the one that takes most"
         )
@@ -195,10 +184,7 @@ class _Split:
     def _add(self, query: Query) -> None:
         fault = self._checks.fault(query.id, query.prompt)
         if fault is not None:
-            self._faults[fault.check] += 1
-            if fault.check == "contaminated":
-                self._hits[fault.found["benchmark"]] += 1
-            self._drop(query.id, fault.reason, {"check": fault.check} | fault.found)
+            self._left_out.fault(query.id, fault)
             return
         self._train += 1
         self._block.append(query)
@@ -231,7 +217,7 @@ class _HeldOut:
 
     def queries(self) -> list[Query]:
         """Return the held-out queries, in the order of their draws."""
-        return [Query(query.id, query.prompt, "heldout", query.source) for query in self._drawn()]
+        return [dataclasses.replace(query, split="heldout") for query in self._drawn()]
 
     def _drawn(self) -> list[Query]:
         return [one.query for one in sorted(self._heap, reverse=True)]

@@ -25,16 +25,16 @@ Item = TypeVar("Item")
 Row = TypeVar("Row", Query, Principled, Response, Contrast)
 
 STAGE_VERSIONS = {
-    "queries": 2,
-    "sample": 1,
+    "queries": 3,
+    "sample": 2,
     "proposals": 1,
     "probe": 1,
-    "principles": 3,
+    "principles": 4,
     "responses": 4,
-    "scores": 4,
+    "scores": 5,
     "rewards": 1,
     "contrasts": 4,
-    "preferences": 1,
+    "preferences": 2,
     "generator": 1,
     "average": 1,
     "reference": 1,

@@ -40,6 +40,8 @@ _CHOICE_TOKENS = 24
 _PAIR_TOKENS = 240
 """Room for two principles that are as long as they may be, and for the JSON around them."""
 
+_LONGEST_SOURCE = 200  # characters
+
 _TEMPLATES = {"fixed": (), "per_aspect": ("write_pairs",), "guideline": ("write_guideline",)}
 """What each strategy uses besides the templates of choosing and steering."""
 
@@ -104,10 +106,17 @@ def steered(query: Query, made: Made, chats: Sequence[Chat]) -> Principled:
         positive_prompt=steer(query.prompt, steering_message(pair, "positive"), role),
         negative_prompt=steer(query.prompt, steering_message(pair, "negative"), role),
         writing=made.writing,
+        provenance=_origin(query),
     )
     for chat in chats or (None,):
         check_prompts_differ(row, chat)
     return row
+
+
+def _origin(query: Query) -> dict[str, str]:
+    """Return what a row says about its query: short, as a column called "source" may hold whole texts."""
+    grown = {f"query_{name}": text for name, text in query.provenance.items()}
+    return ({"source": query.source[:_LONGEST_SOURCE]} if query.source else {}) | grown
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     """Read a model's answer to :func:`pair_messages`. An aspect without two principles gets the set's own pair.
 
     A principle is a text with letters in it, of at most :data:`LONGEST` characters, without control text, that says
-    something else than its opposite. Its line breaks become blanks.
+    something else than its opposite and than those of the aspects before it: what serves two aspects is about neither.
+    Its line breaks become blanks.
 
     Args:
         text: The answer, without a reasoning model's thoughts.
@@ -110,15 +111,18 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     value, read = read_json_answer(text, cut=cut)
     entries = list(_entries(value))
     found: dict[str, Pair] = {}
+    said: set[str] = set()
     for name in aspects:
         pairs = [pair for aspect, pair in entries if _plain(aspect) == _plain(name)]
         if not pairs and len(aspects) == len(entries) == 1:
             pairs = [entries[0][1]]
-        if pairs and (written := _checked(pairs[0])):
+        written = _checked(pairs[0]) if pairs else None
+        if written and said.isdisjoint(own := {_plain(text) for text in written}):
             found[name] = written
+            said |= own
     fixed = pair_for(principle_set, aspects)
-    own = [(aspect.positive_principle, aspect.negative_principle) for aspect in map(principle_set.aspect, aspects)]
-    positive, negative = zip(*(found.get(name, pair) for name, pair in zip(aspects, own, strict=True)), strict=True)
+    sets = [(aspect.positive_principle, aspect.negative_principle) for aspect in map(principle_set.aspect, aspects)]
+    positive, negative = zip(*(found.get(name, pair) for name, pair in zip(aspects, sets, strict=True)), strict=True)
     pair = dataclasses.replace(fixed, positive_principle="\n".join(positive), negative_principle="\n".join(negative))
     return Written(pair, _outcome(len(found) == len(aspects), read == "ok" and _has_form(value, aspects)))
 

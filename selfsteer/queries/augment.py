@@ -9,7 +9,7 @@ import hashlib
 import heapq
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from selfsteer.config import AugmentSettings
@@ -22,11 +22,25 @@ TEMPLATE_OF = {"self-instruct": "self_instruct", "evolve": "evolve"}
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A query that others are grown from. ``depth`` is 0 for a given one, and one more than that of its parent."""
+    """A query that others are grown from.
+
+    Attributes:
+        depth: 0 for a given one, and one more than that of its parent.
+        parent: What it is another form of; None for one that was given, or made by examples.
+    """
 
     id: str
     text: str
     depth: int = 0
+    parent: Source | None = None
+
+    @property
+    def ancestors(self) -> Iterator[Source]:
+        """Its parent, that one's parent, and so on."""
+        one = self.parent
+        while one:
+            yield one
+            one = one.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +57,11 @@ class Ask:
     def depth(self) -> int:
         """The depth of what comes of it."""
         return 1 + max(source.depth for source in self.sources)
+
+    @property
+    def parent(self) -> Source | None:
+        """What its answer is another form of; None where the sources are examples."""
+        return None if self.operation == "self-instruct" else self.sources[0]
 
 
 class Planner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from selfsteer.config import BenchmarkSettings, CheckSettings
 from selfsteer.errors import ConfigError, DataError, did_you_mean
@@ -43,24 +43,25 @@ class Checks:
     """
 
     def __init__(self, settings: CheckSettings, languages: Sequence[str] | None = None) -> None:
-        _check_languages(languages or ())
+        check_languages(languages or ())
         self.settings, self.languages = settings, languages
         self._benchmarks = load_benchmarks(settings.decontaminate, settings.decontaminate_ngram or NGRAM)
         self._near = NearDuplicates(settings.near_duplicates) if settings.near_duplicates else None
 
-    def fault(self, name: str, prompt: Sequence[Message]) -> Fault | None:
+    def fault(self, name: str, prompt: Sequence[Message], apart: Collection[str] = ()) -> Fault | None:
         """Return why a query is left out, None where it is kept: then later ones are compared with it.
 
         Args:
             name: Its id.
             prompt: Its messages. Lengths count the characters of all of them; the language is that of the user's.
+            apart: Ids of queries that it may be near to.
         """
         text = "\n".join(message["content"] for message in prompt)
         return (
             self._length(len(text))
             or self._language("\n".join(message["content"] for message in prompt if message["role"] == "user"))
             or self._contaminated(prompt)
-            or self._near_duplicate(name, text)
+            or self._near_duplicate(name, text, apart)
         )
 
     def remember(self, name: str, prompt: Sequence[Message]) -> None:
@@ -94,8 +95,8 @@ class Checks:
                 return Fault("contaminated", reason, dataclasses.asdict(found))
         return None
 
-    def _near_duplicate(self, name: str, text: str) -> Fault | None:
-        near = self._near.add(name, text) if self._near else None
+    def _near_duplicate(self, name: str, text: str, apart: Collection[str]) -> Fault | None:
+        near = self._near.add(name, text, apart) if self._near else None
         if near is None:
             return None
         reason = f"near duplicate of {near.id} (similarity {near.similarity:.2f})"
@@ -126,7 +127,8 @@ def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:
             yield where, text
 
 
-def _check_languages(languages: Sequence[str]) -> None:
+def check_languages(languages: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` where a language is not known."""
     known = known_languages() if languages else []
     for code in languages:
         if code not in known:

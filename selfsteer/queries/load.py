@@ -25,6 +25,10 @@ from selfsteer.scratch import hash_of
 BUILTIN = {"quickstart": "quickstart.jsonl", "quickstart-heldout": "quickstart_heldout.jsonl"}
 """Shipped query sets, asked for as ``builtin:NAME``; see selfsteer/data/README.md for where they come from."""
 
+GROWN = "augment:"
+"""What the source of a grown query begins with; behind it stands the operation."""
+
+_CARRIED = ("model", "weights", "sampling", "template", "depth", "seeds")
 _DATA = Path(__file__).parent.parent / "data"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _SPLITS = ("train", "heldout")
@@ -125,6 +129,19 @@ def source_fingerprint(source: str) -> str:
     return fingerprint([(path.name, sha256_file(path)) for path in _source_files(source)])
 
 
+def reads_file(source: str, path: Path) -> bool:
+    """Tell whether a source reads this file, or would if it were there: its own file, or one in its folder.
+
+    Raises:
+        DataError: The source is not there.
+    """
+    if _is_hub(source):
+        return False
+    own, folder = path.resolve(), Path(source).expanduser()
+    in_folder = folder.is_dir() and own.parent == folder.resolve()
+    return in_folder or own in {file.resolve() for file in _source_files(source)}
+
+
 def source_rows(source: str, dataset_split: str) -> Generator[tuple[str, Any, str], None, None]:
     """Yield the rows of a source as they stand: (where, row, origin), origin being the file's or the data set's name.
 
@@ -180,7 +197,7 @@ class _Reader:
             )
         if first := self.seen.first_id(content, name):
             return Dropped(name, where, f"duplicate of {first}")
-        return Query(name, prompt, self.split, _origin(row) or origin)
+        return Query(name, prompt, self.split, _origin(row) or origin, _grown_from(row))
 
 
 class _Tally:
@@ -285,6 +302,19 @@ def _origin(row: Any) -> str:
     """Return the "source" column of a row where it names one."""
     value = row.get("source") if isinstance(row, dict) else None
     return value if isinstance(value, str) and is_text(value) else ""
+
+
+def _grown_from(row: Any) -> dict[str, str]:
+    """Return what a row that ``selfsteer augment`` wrote says of who wrote it and from what; none for other rows.
+
+    Only what its source does not say and what a reader of the rows needs: millions of rows repeat it.
+    """
+    told = row.get("provenance") if _origin(row).startswith(GROWN) else None
+    if not isinstance(told, dict):
+        return {}
+    found = {name: told[name] for name in _CARRIED if told.get(name)}
+    texts = {name: ", ".join(map(str, one)) if isinstance(one, list) else str(one) for name, one in found.items()}
+    return {name: text for name, text in texts.items() if is_text(text)}
 
 
 def made_id(prompt: list[Message]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -51,10 +51,15 @@ class NearDuplicates:
         self._ids: list[str] = []
         self._signatures = array("I")
 
-    def add(self, name: str, text: str) -> Near | None:
-        """Return what ``text`` nearly repeats; where it repeats nothing, remember it under the id ``name``."""
+    def add(self, name: str, text: str, apart: Collection[str] = ()) -> Near | None:
+        """Return what ``text`` nearly repeats; where it repeats nothing, remember it under the id ``name``.
+
+        Args:
+            name, text: The text and its id.
+            apart: Ids of texts that it may be near to.
+        """
         signature = _signature(text)
-        found = self._nearest(signature)
+        found = self._nearest(signature, apart)
         if found is None:
             self._remember(name, signature)
         return found
@@ -68,9 +73,10 @@ class NearDuplicates:
         self._ids.append(name)
         self._signatures.extend(signature.hashvalues.tolist())
 
-    def _nearest(self, signature: MinHash) -> Near | None:
+    def _nearest(self, signature: MinHash, apart: Collection[str]) -> Near | None:
         own = signature.hashvalues.tolist()
-        similar = [(self._similarity(place, own), -place) for place in self._index.query(signature)]
+        places = [place for place in self._index.query(signature) if self._ids[place] not in apart]
+        similar = [(self._similarity(place, own), -place) for place in places]
         similarity, place = max(similar, default=(0.0, 0))
         return Near(self._ids[-place], similarity) if similar and similarity >= self.threshold else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 
 # Scripts that are written without blanks: each of their characters counts as a word.
 _UNSPACED = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -17,3 +18,9 @@ def words_of(text: str) -> list[str]:
     none, so "$x^2$" has the words x and 2.
     """
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def changed_words(one: str, other: str) -> int:
+    """Return how many words one of two texts has that the other has not, both ways, each as often as it occurs."""
+    first, second = Counter(words_of(one)), Counter(words_of(other))
+    return ((first - second) | (second - first)).total()

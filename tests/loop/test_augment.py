@@ -11,16 +11,20 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from selfsteer.backends import Completion
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import growth_from
 from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
+from selfsteer.loop import generate
 from selfsteer.loop.augment import augment
 from selfsteer.queries import load_queries
+from selfsteer.records import Query, read_rows
 
 from ..backends.chat_server import ChatServer, metered, scripted
+from .helpers import contrasts, scripted_recipe, without_reports
 from .killable import grow_slowly
 
 SEEDS = [
@@ -113,6 +117,32 @@ def test_provenance_names_what_a_query_was_made_of(tmp_path, seeds):
     assert max(known.values()) > 1 and len(rounds) > 1
 
 
+def test_the_rows_made_of_grown_queries_and_their_exports_say_where_these_come_from(tmp_path, seeds, command_line):
+    _, output = grow(tmp_path, seeds, 8, method="evolve")
+    with without_reports():
+        generate(scripted_recipe(output, 2, quality={"filters": ["identical"]}), tmp_path / "run")
+    grown = {row["id"]: row for row in rows(output)}
+    made = contrasts(tmp_path / "run")
+    assert len(made) == 6
+    for row in made:
+        origin = grown[row.id]["provenance"]
+        assert row.provenance["source"] == f"augment:{origin['operation']}" == grown[row.id]["source"]
+        names = ("model", "weights", "sampling", "template", "depth", "seeds")
+        assert {name.removeprefix("query_"): text for name, text in row.provenance.items() if "query_" in name} == {
+            name: ", ".join(origin[name]) if name == "seeds" else str(origin[name]) for name in names if origin[name]
+        }
+        assert row.provenance["model"] == "scripted" and row.provenance["seed"] == "0"
+    (heldout,) = (tmp_path / "run/round-01/queries").glob("*heldout.parquet")
+    assert {query.provenance["template"] for query in read_rows([heldout], Query)} == {"evolve v1"}
+    code, _, errors = command_line("export", tmp_path / "run", "--format", "trl", "--output", tmp_path / "set")
+    assert code == 0, errors
+    card = (tmp_path / "set/README.md").read_text(encoding="utf-8")
+    assert "| query\\_template | evolve v1 |" in card and "| source | augment:" in card
+    [shard] = (tmp_path / "set/data").iterdir()
+    shown = [json.loads(text) for text in pq.read_table(shard)["provenance"].to_pylist()]
+    assert sorted(one["query_seeds"] for one in shown) == sorted(row.provenance["query_seeds"] for row in made)
+
+
 def test_examples_are_given_and_grown_queries(tmp_path, seeds):
     found, output = grow(
         tmp_path, seeds, 60, "augment.in_context=4", "augment.in_context_grown=2", "augment.per_request=3"
@@ -184,6 +214,67 @@ def test_each_drop_has_its_reason_and_is_kept(tmp_path, answers):
     assert found.dropped["duplicate"] == 4 + 3
 
 
+LONG = " ".join(
+    f"The {place} ward has {place} beds and word{place} nurses who work at night." for place in range(2, 20)
+)
+
+
+def original(prompt: str) -> str:
+    """The query that a request for evolving shows."""
+    return prompt.partition("<original>\n")[2].partition("\n</original>")[0]
+
+
+def test_a_long_query_is_evolved_though_most_of_it_stays(tmp_path, answers):
+    """Each form is nearly the same as all it was made of, by what the near duplicates of others are told."""
+    steps = [" Use at most fifty words.", " Name one concrete risk first.", " Then compare two hospitals abroad."]
+    seeds = write(tmp_path / "seeds.jsonl", [{"id": "s", "prompt": f"What is wrong here? {LONG}"}])
+
+    def answer(prompt):
+        text = original(prompt)
+        return f"<request>{text}{steps[sum(step in text for step in steps)]}</request>"
+
+    answers(answer)
+    _, output = grow(tmp_path, seeds, 3, "augment.max_depth=3", "generation.batch_size=1", method="evolve")
+    first, second, third = rows(output)
+    assert [row["provenance"]["seeds"] for row in (first, second, third)] == [["s"], [first["id"]], [second["id"]]]
+    assert third["prompt"] == f"What is wrong here? {LONG}{''.join(steps)}"
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ("{}", "duplicate"),
+        ("{}  ", "duplicate"),
+        ("Please! {}", "near_duplicate"),
+        ('"{}" Thank you.', "near_duplicate"),
+        ("{} Use no table.", "near_duplicate"),
+        ("{} Use no more than one table.", None),
+    ],
+)
+def test_what_hardly_changes_a_long_query_repeats_it(tmp_path, answers, change, check):
+    seeds = write(tmp_path / "seeds.jsonl", [{"id": "s", "prompt": f"What is wrong here? {LONG}"}])
+    answers(lambda prompt: f"<request>{change.format(original(prompt))}</request>")
+    settings = ["augment.patience=1", "augment.max_depth=1", "generation.batch_size=1"]
+    if check is None:
+        assert grow(tmp_path, seeds, 1, *settings, method="evolve")[0].kept == 1
+    else:
+        with pytest.raises(WorkFailed):
+            grow(tmp_path, seeds, 1, *settings, method="evolve")
+        [dropped] = rows(tmp_path / "work/dropped.jsonl")
+        assert (dropped["check"], dropped["of"]) == (check, "s")
+
+
+def test_forms_of_one_query_are_compared_with_each_other(tmp_path, answers):
+    seeds = write(tmp_path / "seeds.jsonl", [{"id": "s", "prompt": f"What is wrong here? {LONG}"}])
+    steps = iter([" Use at most fifty words.", " Name one concrete risk first."])
+    answers(lambda prompt: f"<request>{original(prompt)}{next(steps)}</request>")
+    settings = ["augment.patience=1", "augment.max_depth=1", "generation.batch_size=1"]
+    with pytest.raises(WorkFailed, match="only 1 of 2"):
+        grow(tmp_path, seeds, 2, *settings, method="evolve")
+    [kept], [dropped] = rows(tmp_path / "grown.jsonl"), rows(tmp_path / "work/dropped.jsonl")
+    assert (dropped["check"], dropped["of"]) == ("near_duplicate", kept["id"])
+
+
 def test_what_can_not_be_read_is_counted_and_kept(tmp_path, seeds, answers):
     answers(lambda text: "I'd rather not.")
     with pytest.raises(WorkFailed, match="unreadable"):
@@ -224,6 +315,26 @@ def test_it_stops_where_nothing_new_comes_and_keeps_what_came(tmp_path, seeds, a
     with pytest.raises(WorkFailed, match="only 2 of 9"):
         grow(tmp_path, seeds, 9)
     assert len(asked) == 44, "a second call asks for nothing"
+
+
+def test_giving_up_leaves_a_larger_file_as_it_was(tmp_path, seeds, monkeypatch):
+    _, output = grow(tmp_path, seeds, 20)
+    before = output.read_bytes()
+    with pytest.raises(WorkFailed, match=r"only 0 of 20 .*work/kept\.jsonl, and .*grown\.jsonl stays"):
+        grow(tmp_path, seeds, 20, "queries.min_chars=1900")
+    assert output.read_bytes() == before and rows(tmp_path / "work/kept.jsonl") == []
+    monkeypatch.setattr(ScriptedBackend, "generate", lambda *a, **k: pytest.fail("asked again"))
+    assert grow(tmp_path, seeds, 20)[0].kept == 20, "it is known for what it was, and nothing is done"
+
+
+def test_giving_up_with_more_than_before_is_written(tmp_path, seeds, answers):
+    texts = ["1. Which of the planets has the most moons?", "2. How deep is the sea near Japan?", "3. Who built Rome?"]
+    for count in (1, 3, 2):
+        answers(lambda text, count=count: "\n".join(texts[:count]))
+        with pytest.raises(WorkFailed, match=f"only {count} of 9"):
+            grow(tmp_path, seeds, 9, f"seed={count}")
+        assert len(rows(tmp_path / "work/kept.jsonl")) == count
+        assert len(rows(tmp_path / "grown.jsonl")) == max(count, {2: 3}.get(count, 0))
 
 
 def test_more_patience_tries_longer(tmp_path, seeds, answers):
@@ -289,6 +400,28 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path, seeds):
     output.write_text("mine now\n")
     with pytest.raises(ConfigError, match="changed since"):
         grow(tmp_path, seeds, 4)
+
+
+@pytest.mark.parametrize("place", ["seeds", "folder", "benchmark", "run directory", "its own"])
+def test_what_is_read_is_never_written(tmp_path, place):
+    (tmp_path / "data").mkdir()
+    source = write(tmp_path / "data/seeds.jsonl", SEEDS)
+    bench = write(tmp_path / "bench.jsonl", ["Who built the lighthouse of Alexandria?"])
+    dropped = write(tmp_path / "dropped.jsonl", SEEDS)
+    seeds, output, work, told = {
+        "seeds": (source, tmp_path / "data/../data/seeds.jsonl", "work", "seeds.jsonl"),
+        "folder": (source.parent, source.parent / "grown.jsonl", "work", "grown.jsonl"),
+        "benchmark": (source, bench, "work", "bench.jsonl"),
+        "run directory": (dropped, tmp_path / "grown.jsonl", ".", "dropped.jsonl"),
+        "its own": (source, tmp_path / "work/kept.jsonl", "work", "--output"),
+    }[place]
+    settings = growth(seeds, f"queries.decontaminate=[{bench}]")
+    with pytest.raises(ConfigError, match=r"queries are read from there|file of the run directory") as caught:
+        augment(settings, output, tmp_path / work, count=3, overwrite=True)
+    assert caught.value.where.endswith(told)
+    assert rows(source) == rows(dropped) == SEEDS and sorted(path.name for path in source.parent.iterdir()) == [
+        "seeds.jsonl"
+    ]
 
 
 @pytest.mark.parametrize("method", [pytest.param("self-instruct", marks=pytest.mark.slow), "evolve"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -178,3 +179,13 @@ def test_the_scripted_backend_writes_what_is_asked_for(strategy):
     found = writing.principled(recipe(strategy), QUALITY, ScriptedBackend(), [], asked_queries(3))
     assert [row.writing for row in found.rows] == ["ok"] * 3
     assert all("short" in row.positive_principle and "long" in row.negative_principle for row in found.rows)
+
+
+def test_a_row_says_where_its_query_comes_from_in_few_words():
+    query = asked_queries(1)[0]
+    found = dataclasses.replace(query, source="x" * 999, provenance={"model": "m", "seeds": "s1, s2"})
+    rows = writing.principled(recipe("fixed"), BRIEF, ScriptedBackend(), [], [query, found]).rows
+    assert [row.provenance for row in rows] == [
+        {},
+        {"source": "x" * 200, "query_model": "m", "query_seeds": "s1, s2"},
+    ]

@@ -129,6 +129,23 @@ def test_other_order_and_more_aspects_than_asked_are_no_fault():
 
 
 @pytest.mark.parametrize(
+    "again",
+    [
+        {"good": "Smile.", "bad": "Frown."},
+        {"good": "smile", "bad": "Run."},
+        {"good": "Rest.", "bad": " *Frown* "},
+        {"good": "Rest.", "bad": "Smile!"},
+    ],
+)
+def test_one_sentence_for_two_aspects_serves_the_first_alone(again):
+    answer = json.dumps({"principles": [ENTRIES[0], {"aspect": "Calm"} | again]})
+    assert pairs(answer) == ("Smile.\nA.", "Frown.\nB.", "fallback")
+    assert pairs(answer, list(reversed(BOTH)))[2] == "fallback"
+    third = json.dumps({"principles": [*ENTRIES, {"aspect": "Wit"} | again]})
+    assert pairs(third, [*BOTH, "Wit"]) == ("Smile.\nRest.\nE.", "Frown.\nRun.\nF.", "fallback")
+
+
+@pytest.mark.parametrize(
     "text",
     [
         f"Sure, here you are:\n\n{ASKED}\n\nI hope that helps {{you}}!",

@@ -166,6 +166,21 @@ def test_messages_survive_parquet_where_rows_differ_in_keys(tmp_path: Path) -> N
     assert texts(load_queries(write(tmp_path / "m.parquet", [{"messages": m} for m in messages]))) == ["a", "b"]
 
 
+def test_a_grown_row_says_who_wrote_it_and_from_what(tmp_path: Path) -> None:
+    told = {"model": "m", "template": "evolve v1", "depth": 2, "seeds": ["s1", "s2"], "round": 3, "weights": ""}
+    rows = [
+        {"prompt": "a", "source": "augment:deepen", "provenance": told},
+        {"prompt": "b", "source": "mine", "provenance": told},
+        {"prompt": "c", "provenance": told},
+        {"prompt": "d", "source": "augment:deepen", "provenance": json.dumps(told)},
+        {"prompt": "e", "source": "augment:deepen", "provenance": {"model": "half \ud83d"}},
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    queries = load_queries(str(tmp_path / "q.jsonl")).queries
+    kept = {"model": "m", "template": "evolve v1", "depth": "2", "seeds": "s1, s2"}
+    assert [query.provenance for query in queries] == [kept, {}, {}, {}, {}]
+
+
 @pytest.mark.parametrize("ids", [(7, 8), ("7", "8")])
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_a_row_keeps_its_own_id_and_source(tmp_path: Path, suffix: str, ids: tuple) -> None:

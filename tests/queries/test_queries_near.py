@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from selfsteer.queries.near import NearDuplicates, pieces
+from selfsteer.queries.words import changed_words
 
 TEXT = "Write a short description for a podcast episode about the benefits of using organic skincare products."
 
@@ -49,6 +50,22 @@ def test_remembered_texts_are_compared_with_whatever_they_repeat():
     for name in "ab":
         near.remember(name, TEXT)
     assert near.add("c", TEXT).id == "a", "of equals, the first"
+
+
+def test_texts_that_it_may_be_near_to_are_passed_over():
+    near = NearDuplicates(0.7)
+    for name in ("parent", "other"):
+        near.remember(name, TEXT)
+    assert near.add("c", TEXT, {"parent"}).id == "other"
+    assert near.add("c", TEXT, {"parent", "other"}) is None
+    assert near.add("d", TEXT, {"parent", "other"}).id == "c", "what was near to those is compared with"
+
+
+def test_changed_words_are_counted_both_ways_and_as_often_as_they_occur():
+    assert changed_words("The dog, the CAT!", "the dog the cat") == 0
+    assert changed_words("the dog the cat", "cat dog the the") == 0
+    assert changed_words("the dog the cat", "a dog and the cat") == 3
+    assert changed_words("", "Be brief.") == changed_words("Be brief.", "") == 2
 
 
 def test_the_nearest_is_named():
