@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selfsteer.files import write_atomic
+from selfsteer.quality.direction import words
 from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
 from selfsteer.report.figures import Figure
@@ -206,7 +207,7 @@ def _answers(side: Json) -> Json:
 
 
 def _words(value: Any) -> str:
-    return count(len(value.split()), "word") if isinstance(value, str) else ""
+    return count(words(value), "word") if isinstance(value, str) else ""
 
 
 def _text(value: Any) -> str | None:
