@@ -470,7 +470,7 @@ class DataStages:
     def scoring(self, policy: Policy) -> dict[str, Any]:
         """What scores depend on besides the rows: weights, precision, length limit; None without weights."""
         if policy.weightless:
-            return {"scorer": None}
+            return {"scorer": None, "lengths": "words"}  # no tokens: the figures count words
         precision = self.models.precision(self.recipe.train.precision)
         return {"scorer": [policy.fingerprint, precision, self.recipe.train.max_length]}
 

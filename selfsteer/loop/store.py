@@ -33,7 +33,7 @@ STAGE_VERSIONS = {
     "responses": 4,
     "scores": 4,
     "rewards": 1,
-    "contrasts": 4,
+    "contrasts": 5,
     "preferences": 1,
     "generator": 1,
     "average": 1,

@@ -67,9 +67,7 @@ class FilterChain:
         self.filters = parse_filters(filters)
         self._adjectives, self._harmful = adjectives or {}, harmful
         self.tally = Tally([step.name for step in self.filters])
-        self._contexts = [
-            None if step.given is None else self._context(step.given) for step in self.filters
-        ]
+        self._contexts = [None if step.given is None else self._context(step.given) for step in self.filters]
         self._seen: _Seen | None = None
 
     def fit(self, rows: Callable[[], Iterable[Contrast]]) -> None:

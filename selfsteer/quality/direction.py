@@ -14,7 +14,7 @@ Direction = Callable[[Contrast], int]
 def words(text: str) -> int:
     """Return how many words a text has: the measure of length where there are no token ids.
 
-    They are those of :func:`selfsteer.queries.words.words_of`, where a Chinese character or a Japanese kana counts as one.
+    They are those of :func:`selfsteer.queries.words.words_of`: a Chinese character or a Japanese kana counts as one.
     """
     return len(words_of(text))
 

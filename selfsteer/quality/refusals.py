@@ -1,9 +1,9 @@
 """Does a response refuse? A test by phrases, in the languages of ``refusals.yaml``.
 
 A response refuses where one of the phrases stands in its first 200 characters ("I can't help with that", "Es tut mir
-leid, aber ich kann ..."), and nothing after it, in the first 400, says that it answers all the same ("However, I can ...",
-English only). Phrases that people use in answers as well ("you can't", "I can't help but smile") are not among them. A refusal
-in other words ("There is no reason why ..."), after a long opening or in another language goes unseen.
+leid, aber ich kann ..."), and nothing after it, in the first 400, says that it answers all the same ("However, I can
+...", English only). Phrases that people use in answers as well ("you can't", "I can't help but smile") are not among
+them. A refusal in other words ("There is no reason why ..."), after a long opening or in another language goes unseen.
 """
 
 from __future__ import annotations
@@ -46,4 +46,6 @@ def _patterns() -> _Patterns:
             joined = joined.replace(name, listed)
         return re.compile(joined, re.IGNORECASE)
 
-    return _Patterns(compiled(p for phrases in known["languages"].values() for p in phrases), compiled(known["answers"]))
+    return _Patterns(
+        compiled(p for phrases in known["languages"].values() for p in phrases), compiled(known["answers"])
+    )

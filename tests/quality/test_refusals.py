@@ -109,7 +109,7 @@ def test_so_it_may_be_along_an_aspect_that_asks_for_harm(make_row: MakeRow) -> N
 
 
 def in_xstest(model: str) -> Counter[tuple[str, bool]]:
-    """How many completions people labelled as what ("1" complies, "2" refuses, "3" refuses in part), and we as refusals."""
+    """How many completions people labelled as "1" (complies), "2" (refuses), "3" (in part), and whether we see one."""
     file = SHARED / f"preferences/xstest/xstest_v2_completions_{model}.csv"
     if not file.is_file():
         pytest.skip(f"../shared/data/preferences/xstest/{file.name} is not beside this checkout")
