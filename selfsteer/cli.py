@@ -369,7 +369,7 @@ def export(
     ] = False,
     harmful: Annotated[
         bool,
-        typer.Option("--allow-harmful", help="In negative_strict: take y- flagged as harmful, too."),
+        typer.Option("--allow-harmful", help="In negative_strict: take y- that are, or may be, harmful, too."),
     ] = False,
     licence: Annotated[
         str | None, typer.Option("--license", help="Of the queries, as the Hub names it, e.g. cc-by-4.0; for the card.")

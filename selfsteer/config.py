@@ -413,7 +413,7 @@ class GeneratorSettings(Section):
     negative: Literal["original", "negative"] = "original"
     """What L- prefers to y+ under x-: yo (Formula 4), or y- itself (Formula 3, the weaker one)."""
     allow_harmful_targets: bool = False
-    """With ``negative: negative``: also train towards y- that are flagged as harmful; else such rows are left out."""
+    """With ``negative: negative``: also train towards y- that are, or may be, harmful; else such rows are left out."""
     base_loss: str = "dpo"
     beta: Annotated[float, Field(gt=0.0)] = 0.1
     sft_coef: Annotated[float, Field(ge=0.0)] = 0.1
@@ -705,6 +705,13 @@ def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     if recipe.generator.allow_harmful_targets and not taught:
         what = "allow_harmful_targets needs y- as a target: set generator.negative to negative, and L- among the terms"
         yield what, "generator.allow_harmful_targets", "generator.negative"
+    guided = recipe.principles.strategy == "guideline" and recipe.quality.harm is None
+    if taught and guided and not recipe.generator.allow_harmful_targets:
+        what = (
+            "y- is a target, and nobody knows whether a written guideline asks for harm: let a classifier look "
+            "(quality.harm), or set generator.allow_harmful_targets: true"
+        )
+        yield what, "generator.negative", "principles.strategy", "quality.harm"
     size = recipe.generator.batch_size
     if mode == "generator" and size % min(recipe.train.micro_batch_size, size):
         what = f"train.micro_batch_size {recipe.train.micro_batch_size} must divide the generator's batch_size"

@@ -27,6 +27,8 @@ Finish = Literal["stop", "length", "absent"]
 """How a response ended; "absent": none was sampled, as no yo is where only y+ and y- are needed."""
 Role = Literal["positive", "negative", "original"]
 ROLES = ("positive", "negative", "original")
+HARM_UNKNOWN = "unknown: no aspect, no classifier"
+"""What ``Contrast.negative_harmful`` says where nobody knows whether y- was asked to do harm."""
 PROMPTS = ("prompt", "positive_prompt", "negative_prompt")
 
 
@@ -85,7 +87,7 @@ class Contrast:
     ``scores["positive_response"]["negative_prompt"]``; None where nothing was scored.
     ``steering_margin`` is m(y+|x+) - m(y+|x-) + m(y-|x-) - m(y-|x+) of these, nats per token, once quality control has
     seen a row with scores. ``negative_harmful`` says why y- counts as harmful: "principle: Safety" (what it was asked
-    for) or "classifier: 0.93" (its probability), "" where nothing says so.
+    for) or "classifier: 0.93" (its probability), "" where nothing says so, and :data:`HARM_UNKNOWN` where nobody knows.
     ``drop_reason`` is "" for a row that is kept, else the name of the filter that dropped it and why.
     """
 

@@ -36,5 +36,8 @@ SSO_VIEWS = (View.BASE, View.POSITIVE, View.NEGATIVE)
 
 
 def harmful_target(contrast: Contrast, view: View) -> bool:
-    """Return whether the chosen response of ``view``, what a model would learn to say, is a y- flagged as harmful."""
+    """Return whether the chosen response of ``view``, what a model would learn to say, is a y- that may do harm.
+
+    That is one flagged as harmful, or one of which nobody knows (:data:`selfsteer.records.HARM_UNKNOWN`).
+    """
     return PAIRINGS[view].chosen == "negative" and bool(contrast.negative_harmful)

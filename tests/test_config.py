@@ -543,6 +543,9 @@ def test_settings_of_a_backend_that_do_not_go_together(write, values, words):
 # --- modes, rounds, baselines
 
 
+GUIDED = "mode: generator\nprinciples: {strategy: guideline}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -554,6 +557,7 @@ def test_settings_of_a_backend_that_do_not_go_together(write, values, words):
         ("mode: generator\ntrain: {objective: sso}", "base view"),
         ("mode: generator\ntrain: {micro_batch_size: 3, batch_size: 3}", "must divide the generator's batch_size"),
         ("mode: generator\ngenerator: {allow_harmful_targets: true}", "needs y- as a target"),
+        (f"{GUIDED}generator: {{negative: negative}}", "nobody knows whether a written guideline asks for harm"),
         ("preferences: a.jsonl", "in mode offline, not in online"),
         ("mode: offline\npreferences: a.jsonl", "no principles to steer by"),
         ("mode: offline\npreferences: {limit: 3}", "set preferences.source"),
@@ -572,6 +576,19 @@ def test_settings_of_a_backend_that_do_not_go_together(write, values, words):
 def test_what_does_not_go_together_is_one_message(write, text, words):
     error = refused(write(text))
     assert words in error.what and error.exit_code == 2 and "more)" not in error.what
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "generator: {negative: negative, allow_harmful_targets: true}",
+        "generator: {negative: negative}\nquality: {harm: {classifier: a/b, label: toxic}}",
+        "generator: {negative: negative, terms: [positive]}",
+        "generator: {negative: original}",
+    ],
+)
+def test_guidelines_go_with_formula_3_where_harm_is_known_or_allowed(write, rest):
+    assert load_recipe(write(f"{GUIDED}{rest}")).principles.strategy == "guideline"
 
 
 def test_the_generators_batches_matter_in_its_mode_only(write):

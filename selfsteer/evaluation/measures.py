@@ -10,6 +10,7 @@ from typing import Any
 from selfsteer.evaluation.answers import LOOP, answers, repetition
 from selfsteer.evaluation.intervals import bootstrap, wilson
 from selfsteer.quality import direction_of, steering_margin
+from selfsteer.quality.direction import words
 from selfsteer.records import PROMPTS, ROLES, Contrast
 
 Measure = dict[str, Any]
@@ -56,7 +57,7 @@ def score(row: Contrast, role: str, prompt: str) -> float:
 def response_length(row: Contrast, role: str) -> int:
     """Return the length of a response in sampled tokens, or in words where the row carries no tokens."""
     ids = getattr(row, f"{role}_token_ids")
-    return len(ids) if ids is not None else len(getattr(row, f"{role}_response").split())
+    return len(ids) if ids is not None else words(getattr(row, f"{role}_response"))
 
 
 def is_full(row: Contrast) -> bool:

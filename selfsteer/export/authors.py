@@ -7,16 +7,21 @@ from typing import Any
 
 from selfsteer.errors import DataError
 from selfsteer.files import fingerprint
-from selfsteer.records import Contrast, Message
+from selfsteer.records import HARM_UNKNOWN, Contrast, Message
 
 AUTHORS_FIELDS = ("instruction", "p_system", "n_system", "system", "chosen", "rejected", "raw")
 """In their names: x, the system messages of x+, x- and x ("" without one), y+, y-, yo."""
+FLAG = "negative_harmful"
+"""Our own key beside theirs: why y- counts as harmful, "" where nothing says so."""
 _NEVER_EMPTY = ("instruction", "p_system", "n_system")
 _ORIGIN = "the authors' JSON, which has no finish reasons: taken for finished"
 
 
 def to_authors(row: Contrast) -> dict[str, str]:
-    """Return a row that :func:`authors_problem` has nothing against in their form; ``idx`` is its id."""
+    """Return a row that :func:`authors_problem` has nothing against in their form; ``idx`` is its id.
+
+    Their readers leave :data:`FLAG` unread.
+    """
     own = _system(row.prompt), _system(row.positive_prompt), _system(row.negative_prompt)
     return {
         "idx": row.id,
@@ -27,6 +32,7 @@ def to_authors(row: Contrast) -> dict[str, str]:
         "chosen": row.positive_response,
         "rejected": row.negative_response,
         "raw": row.original_response,
+        FLAG: row.negative_harmful,
     }
 
 
@@ -47,7 +53,9 @@ def authors_problem(row: Contrast) -> str:
 
 
 def read_authors(rows: Iterable[tuple[str, Any]]) -> Iterator[Contrast]:
-    """Yield contrasts from rows in the authors' form. Keys besides :data:`AUTHORS_FIELDS` and ``idx`` are left unread.
+    """Yield contrasts from rows in the authors' form.
+
+    Keys besides :data:`AUTHORS_FIELDS`, ``idx`` and :data:`FLAG` are left unread; without the flag nobody knows.
 
     Args:
         rows: Pairs of where a row stands, for messages, and the row.
@@ -56,10 +64,10 @@ def read_authors(rows: Iterable[tuple[str, Any]]) -> Iterator[Contrast]:
         DataError: A row is no object, lacks a field, or holds what is no text.
     """
     for where, row in rows:
-        yield _contrast(_fields(row, where), _id(row))
+        yield _contrast(_fields(row, where), _id(row), _flag(row, where))
 
 
-def _contrast(values: dict[str, str], id: str) -> Contrast:
+def _contrast(values: dict[str, str], id: str, flag: str) -> Contrast:
     user: Message = {"role": "user", "content": values["instruction"]}
 
     def under(system: str) -> list[Message]:
@@ -80,12 +88,20 @@ def _contrast(values: dict[str, str], id: str) -> Contrast:
         positive_finish="stop",
         negative_finish="stop",
         original_finish="stop",
+        negative_harmful=flag,
         provenance={"source": _ORIGIN},
     )
 
 
 def _id(row: dict[str, Any]) -> str:
     return str(row["idx"]) if row.get("idx") is not None else ""
+
+
+def _flag(row: dict[str, Any], where: str) -> str:
+    flag = row.get(FLAG, HARM_UNKNOWN)
+    if not isinstance(flag, str):
+        raise _wrong(f"{FLAG!r} of this row is no text but {type(flag).__name__}", where)
+    return flag
 
 
 def _fields(row: Any, where: str) -> dict[str, str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import selfsteer
+from selfsteer.files import write_atomic
 from selfsteer.records import ROLES
 from selfsteer.showing import visible
 from selfsteer.views import PAIRINGS, View
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from selfsteer.export.dataset import Exported
 
 CARD = "README.md"
-_TEMPLATE = Path(__file__).parent / "card.md.jinja"
+_TEMPLATES = Path(__file__).parent
 _MARK = "<!-- written by selfsteer export -->"
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 _NAMES = {
@@ -67,28 +68,46 @@ class Card:
 
 def write_card(path: Path, card: Card) -> None:
     """Write the card."""
-    # No autoescape: a card is markdown. What comes from outside goes through `cell`; no model output gets here.
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters |= {"cell": _cell, "number": _number}
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     exported = card.exported
-    text = template.render(
-        mark=_MARK,
+    text = _rendered(
+        "card",
+        exported,
         front=_yaml(_front(card)),
         card=card,
+        selection=exported.selection,
+        provenance=exported.figures.provenance(),
+        lengths=[_length(exported, role) for role in ROLES],
+        settings=visible(_yaml(card.settings)) if card.settings is not None else None,
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def write_notice(path: Path, exported: Exported) -> None:
+    """Write, atomically, the page beside a single file that warns of what is chosen in it."""
+    write_atomic(path, _rendered("notice", exported, name=path.name.removesuffix(f".{CARD}")))
+
+
+def _rendered(template: str, exported: Exported, **values: Any) -> str:
+    # No autoescape: a card is markdown. What comes from outside goes through `cell`; no model output gets here.
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= {"cell": _cell, "number": _number}
+    return environment.get_template(f"{template}.md.jinja").render(
+        mark=_MARK,
         exported=exported,
         order=exported.order,
         form=exported.order.form,
         figures=exported.figures,
-        selection=exported.selection,
-        provenance=exported.figures.provenance(),
-        lengths=[_length(exported, role) for role in ROLES],
         view=_view(exported.order.view),
-        settings=visible(_yaml(card.settings)) if card.settings is not None else None,
         version=selfsteer.__version__,
         View=View,
+        **values,
     )
-    path.write_text(text, encoding="utf-8")
 
 
 def is_own_card(path: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from selfsteer.errors import ConfigError, InputError, did_you_mean
-from selfsteer.export.card import CARD, Card, Licence, is_own_card, write_card
+from selfsteer.export.card import CARD, Card, Licence, is_own_card, write_card, write_notice
 from selfsteer.export.figures import Figures
 from selfsteer.export.formats import FORMATS, Format, Layout
 from selfsteer.export.llama_factory import INFO, check_entry, dataset_entry, write_entry
@@ -36,7 +36,7 @@ class Order:
         full: With the columns that say where a row comes from; None where the format knows no choice.
         dropped: Take the rows that quality control dropped, too.
         finished: Leave out rows with a response that was cut off.
-        harmful: Take rows whose chosen response is a y- flagged as harmful, too.
+        harmful: Take rows whose chosen response is a y- that is, or may be, harmful, too.
 
     Raises:
         ConfigError: The format is unknown, or knows no such choice.
@@ -71,6 +71,11 @@ class Order:
         return FORMATS[self.format]
 
     @property
+    def marks(self) -> bool:
+        """Whether the rows say which y- are, or may be, harmful."""
+        return not self.form.extras or self.layout.full
+
+    @property
     def layout(self) -> Layout:
         """How the format is filled."""
         return Layout(self.view, self.full is not False)
@@ -91,6 +96,7 @@ class Exported:
         figures: Of the rows taken.
         rows: Rows written; an unpaired format has two for each one taken.
         paths: The data files.
+        notice: Of a single file, the page beside it that warns of harmful targets; None where it has none.
     """
 
     order: Order
@@ -98,6 +104,7 @@ class Exported:
     figures: Figures = dataclasses.field(default_factory=Figures)
     rows: int = 0
     paths: list[Path] = dataclasses.field(default_factory=list)
+    notice: Path | None = None
 
     @classmethod
     def begin(cls, order: Order) -> Exported:
@@ -145,6 +152,10 @@ def check_output(order: Order, output: Path, *, overwrite: bool = False) -> None
             raise InputError("the file is there already", where=str(output), do="name another, or say --overwrite")
         if order.format == "llama-factory":
             check_entry(output.parent / INFO, output.stem, overwrite=overwrite)
+        notice = notice_of(output)
+        if order.harmful and notice.exists() and not is_own_card(notice):
+            what = "the page that warns of harmful targets would go here, and something else is there already"
+            raise InputError(what, where=str(notice), do="name the output otherwise, or move that file")
     elif output.exists():
         _check_folder(output, overwrite)
 
@@ -161,10 +172,17 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         raise InputError("there is an export already", where=str(folder), do="name a new folder, or say --overwrite")
 
 
+def notice_of(output: Path) -> Path:
+    """Return where a single file's page stands that warns of harmful targets."""
+    return output.with_name(f"{output.name}.README.md")
+
+
 def export_file(
     contrasts: Iterable[Contrast], order: Order, output: Path, *, where: str, overwrite: bool = False
 ) -> Exported:
     """Write rows to one file, atomically; LLaMA-Factory's gets its entry in the ``dataset_info.json`` beside it.
+
+    Where responses to learn are, or may be, harmful (``order.harmful``), a page beside it says so (:func:`notice_of`).
 
     Args:
         contrasts: Are taken one by one.
@@ -185,6 +203,7 @@ def export_file(
         # The writers go by the suffix, which the temporary name hides.
         WRITERS[output.suffix](temporary, exported.through(contrasts), order.schema)
         exported.selection.check(where)
+        exported.notice = _warned(exported, notice_of(output))  # before the file itself appears
     if order.format == "llama-factory":
         write_entry(output.parent / INFO, output.stem, dataset_entry(output.name))
     exported.paths = [output]
@@ -235,6 +254,17 @@ def export_folder(
         make_way()
     exported.paths = [folder / "data" / shard.name for shard in shards]
     return exported
+
+
+def _warned(exported: Exported, notice: Path) -> Path | None:
+    """Write the page where targets are, or may be, harmful, and return it; else remove that of an earlier export."""
+    figures = exported.figures
+    if exported.order.harmful and (figures.harmful or figures.unknown):
+        write_notice(notice, exported)
+        return notice
+    if is_own_card(notice):
+        remove(notice)
+    return None
 
 
 @contextmanager

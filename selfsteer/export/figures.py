@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from selfsteer.quality import steering_margin
-from selfsteer.records import ROLES, Contrast
+from selfsteer.records import HARM_UNKNOWN, ROLES, Contrast
 
 _SHOWN = 5
 
@@ -39,6 +39,7 @@ class Figures:
         onpolicyness: Mean over y+ and y- of exp(mean log-prob under the plain prompt), of rows with scores.
         rounds, aspects: How many rows of each.
         harmful: Rows whose y- is flagged as harmful, by what flagged it: a row may count twice.
+        unknown: Rows of which nobody knows whether y- was asked to do harm.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,7 @@ class Figures:
         self.rounds: Counter[int] = Counter()
         self.aspects: Counter[str] = Counter()
         self.harmful: Counter[str] = Counter()
+        self.unknown = 0
         self._provenance: dict[str, dict[str, None]] = {}
 
     def add(self, row: Contrast) -> None:
@@ -57,7 +59,10 @@ class Figures:
         self.rows += 1
         self.rounds[row.round] += 1
         self.aspects.update(row.aspects)
-        self.harmful.update(map(_flagger, filter(None, row.negative_harmful.split("; "))))
+        if row.negative_harmful == HARM_UNKNOWN:
+            self.unknown += 1
+        else:
+            self.harmful.update(map(_flagger, filter(None, row.negative_harmful.split("; "))))
         self.margin.add(steering_margin(row))
         self.onpolicyness.add(_onpolicyness(row))
         for role in row.roles:

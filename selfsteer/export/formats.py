@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from selfsteer.export.authors import AUTHORS_FIELDS, authors_problem, to_authors
+from selfsteer.export.authors import AUTHORS_FIELDS, FLAG, authors_problem, to_authors
 from selfsteer.quality import steering_margin
 from selfsteer.records import ROLES, Contrast, Message, schema
 from selfsteer.views import PAIRINGS, View
@@ -152,6 +152,7 @@ def _llama_factory(row: Contrast, layout: Layout) -> list[Row]:
             "system": system,
             "chosen": {"from": "gpt", "value": chosen},
             "rejected": {"from": "gpt", "value": rejected},
+            FLAG: row.negative_harmful,  # named in no entry of dataset_info.json, so its loader drops it
         }
     ]
 
@@ -192,7 +193,7 @@ def _trl_unpaired_schema(layout: Layout) -> pa.Schema:
 
 def _llama_factory_schema(layout: Layout) -> pa.Schema:
     spoken = [("chosen", _SPOKEN), ("rejected", _SPOKEN)]
-    return pa.schema([("conversations", pa.list_(_SPOKEN)), ("system", pa.string()), *spoken])
+    return pa.schema([("conversations", pa.list_(_SPOKEN)), ("system", pa.string()), *spoken, (FLAG, pa.string())])
 
 
 _OWN = schema(Contrast)

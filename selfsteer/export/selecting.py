@@ -6,7 +6,7 @@ from collections import Counter
 
 from selfsteer.errors import DataError
 from selfsteer.export.formats import Format, Layout
-from selfsteer.records import Contrast
+from selfsteer.records import HARM_UNKNOWN, Contrast
 from selfsteer.views import harmful_target
 
 DROPPED = "dropped by quality control"
@@ -14,6 +14,7 @@ HELD_OUT = "held out"
 EMPTY = "an empty response"
 CUT = "a response that was cut off"
 HARMFUL = "a chosen y- that is flagged as harmful"
+UNKNOWN = "a chosen y- of which nobody knows whether it was asked to do harm"
 
 
 class Selection:
@@ -24,7 +25,7 @@ class Selection:
         layout: How it is filled.
         dropped: Take the rows that quality control dropped, too.
         finished: Leave out rows with a response that was cut off.
-        harmful: Take rows whose chosen response is a y- flagged as harmful, too.
+        harmful: Take rows whose chosen response is a y- that is, or may be, harmful, too.
 
     Attributes:
         read, taken: Rows seen, and those that go into the export.
@@ -84,7 +85,7 @@ class Selection:
         if any(not getattr(row, f"{role}_response").strip() for role in roles):
             return EMPTY
         if self._form.one_view and harmful_target(row, self._layout.view) and not self._harmful:
-            return HARMFUL
+            return UNKNOWN if row.negative_harmful == HARM_UNKNOWN else HARMFUL
         return self._form.problem(row, self._layout) or (CUT if self._finished and self._is_cut(row) else "")
 
     def _is_cut(self, row: Contrast) -> bool:
@@ -99,6 +100,7 @@ class Selection:
             HELD_OUT: "held-out rows are for measuring; export training rows",
             EMPTY: "look at the generation settings: the model answers with nothing",
             HARMFUL: "--allow-harmful takes them, where you know what for",
+            UNKNOWN: "let a classifier look (`selfsteer filter` with quality.harm), or say --allow-harmful",
             CUT: "leave --finished out, or let responses grow longer",
         }
         return known.get(worst, "choose another --format: this one can't carry these rows")

@@ -124,6 +124,11 @@ class DataStages:
         """The recipe's filters; a ``direction`` filter that names no program takes the run's."""
         return with_direction(self.recipe.quality.filters, self.direction)
 
+    def chain(self) -> FilterChain:
+        """Return the recipe's filters, not fitted yet, with what they need to know of the principle set."""
+        known = self.principle_set
+        return FilterChain(self.filters, adjectives=known.adjectives, harmful=known.harmful)
+
     def check_filters(self) -> None:
         """Refuse, before anything is paid for, filters by log-probs that the rows won't have."""
         scored = [step.name for step in parse_filters(self.filters) if step.scored]
@@ -459,7 +464,7 @@ class DataStages:
         return quality_info(chain.tally, chain.thresholds)
 
     def _fitted(self, files: Sequence[Path]) -> FilterChain:
-        chain = FilterChain(self.filters, adjectives=self.principle_set.adjectives)
+        chain = self.chain()
         chain.fit(lambda: read_rows(files, Contrast))
         return chain
 
@@ -486,7 +491,7 @@ class DataStages:
     def scoring(self, policy: Policy) -> dict[str, Any]:
         """What scores depend on besides the rows: weights, precision, length limit; None without weights."""
         if policy.weightless:
-            return {"scorer": None}
+            return {"scorer": None, "lengths": "words"}  # no tokens: the figures count words
         precision = self.models.precision(self.recipe.train.precision)
         return {"scorer": [policy.fingerprint, precision, self.recipe.train.max_length]}
 

@@ -216,6 +216,10 @@ def _show(exported: Exported, target: Path | str, out: Console) -> None:
     lines = [f"{exported.rows:,} rows{pairs} of {selection.read:,} ({kind}) are in {target}"]
     if selection.left_out:
         lines.append(f"left out: {selection.describe()}")
+    if exported.notice:
+        lines.append(
+            f"y- that are, or may be, harmful are chosen responses in it: {exported.notice} says so; keep them together"
+        )
     if selection.cut and not order.form.finishes:
         lines.append(
             f"pairs with a response that was cut off: {selection.cut:,}; this format can't tell a trainer so, and most "

@@ -46,8 +46,8 @@ def show_data(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
     cut = f", {responses['cut'] / max(1, responses['responses']):.0%} cut off" if responses["cut"] else ""
     table.add_row("responses", f"{responses['responses']:,}{tokens}{cut}")
     table.add_row("kept", f"{quality['kept']:,} of {quality['total']:,} ({quality['kept'] / quality['total']:.0%})")
-    if quality["harmful"]:
-        table.add_row("y- flagged as harmful", flagged(quality["harmful"]))
+    for title, told in harm_told(quality["harmful"]).items():
+        table.add_row(title, told)
     console.print(table)
     console.print(quality_table("quality control", quality))
     for text in (
@@ -76,9 +76,14 @@ def quality_table(title: str, after: dict[str, Any], before: dict[str, Any] | No
     return table
 
 
-def flagged(counts: dict[str, int]) -> str:
-    """Return "12 by principle, 3 by classifier"."""
-    return ", ".join(f"{count:,} by {name}" for name, count in counts.items())
+def harm_told(counts: dict[str, int]) -> dict[str, str]:
+    """Return "12 by principle, 3 by classifier" under what that is, and how many y- nobody knows about."""
+    told, flags = {}, [f"{count:,} by {name}" for name, count in counts.items() if name != "unknown"]
+    if flags:
+        told["y- flagged as harmful"] = ", ".join(flags)
+    if unknown := counts.get("unknown"):
+        told["y- nobody knows to be harmless"] = f"{unknown:,} (no aspect, no classifier)"
+    return told
 
 
 def _lines(quality: dict[str, Any]) -> dict[str, dict[str, int]]:

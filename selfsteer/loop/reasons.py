@@ -33,6 +33,7 @@ _NAMES: dict[str, str | dict[str, str]] = {
     "scorer.1": "train.precision",
     "scorer.2": "train.max_length",
     "scorer": "weights to score with",
+    "lengths": "how lengths are counted",
     "sampling.0": "generation.temperature",
     "sampling.1": "generation.top_p",
     "sampling.2": "generation.max_new_tokens",

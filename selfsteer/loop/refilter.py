@@ -190,7 +190,8 @@ class _FileWork:
         self._source = source
         self._harmful = principle_set.harmful if principle_set else None
         filters = with_direction(recipe.quality.filters, principle_set.direction if principle_set else None)
-        self._chain = FilterChain(filters, adjectives=principle_set.adjectives if principle_set else None)
+        adjectives = principle_set.adjectives if principle_set else None
+        self._chain = FilterChain(filters, adjectives=adjectives, harmful=self._harmful or ())
         self._classifier = None if dry_run else classifier_of(recipe.quality.harm, "auto")
         self._margins = margins_of(filters, recipe.quality.reward, "auto")
         self._before = Tally(list(FILTERS))

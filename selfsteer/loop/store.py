@@ -33,7 +33,7 @@ STAGE_VERSIONS = {
     "responses": 4,
     "scores": 5,
     "rewards": 1,
-    "contrasts": 4,
+    "contrasts": 5,
     "preferences": 2,
     "generator": 1,
     "average": 1,

@@ -111,7 +111,7 @@ def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
 
 def _told(info: dict[str, Any]) -> str:
     harmful = info["harmful_left_out"]
-    left_out = f"; {harmful} rows left out, whose target is flagged as harmful" if harmful else ""
+    left_out = f"; {harmful} rows left out, whose target is harmful, or may be" if harmful else ""
     return f": {info['steps']} steps on {info['examples']} examples{left_out}"
 
 

@@ -42,7 +42,7 @@ class SSOConfig(TrainingArguments):
     terms: list[str] = field(default_factory=lambda: ["positive", "negative"])
     negative: Literal["original", "negative"] = "original"
     allow_harmful_targets: bool = field(
-        default=False, metadata={"help": "Also train towards y- that are flagged as harmful (negative='negative')."}
+        default=False, metadata={"help": "Also train towards y- that are, or may be, harmful (negative='negative')."}
     )
     reference: Literal["start", "stored"] = "start"
     max_length: int | None = 2048

@@ -16,7 +16,7 @@ from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.logprobs import Cell
-from selfsteer.records import Contrast
+from selfsteer.records import HARM_UNKNOWN, Contrast
 from selfsteer.views import PAIRINGS, View, harmful_target
 
 _COLUMNS = {field.name for field in fields(Contrast)}
@@ -48,8 +48,11 @@ def untrainable(row: Contrast, view: View, *, allow_harmful: bool = False) -> st
     absent = [role for role in (pairing.chosen, pairing.rejected) if role not in row.roles]
     if absent:
         return f"no {absent[0]} response was sampled"
-    harmful = not allow_harmful and harmful_target(row, view)
-    return f"its target, y-, is flagged as harmful ({row.negative_harmful})" if harmful else ""
+    if allow_harmful or not harmful_target(row, view):
+        return ""
+    if row.negative_harmful == HARM_UNKNOWN:
+        return f"nobody knows whether its target, y-, was asked to do harm ({row.negative_harmful})"
+    return f"its target, y-, is flagged as harmful ({row.negative_harmful})"
 
 
 def trainable(contrasts: list[Contrast], views: Sequence[View], *, allow_harmful: bool = False) -> list[Contrast]:

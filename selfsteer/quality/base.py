@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -34,11 +34,13 @@ class Context:
         adjectives: The (positive, negative) adjectives by aspect.
         thresholds: The filter's own, given in its settings or fitted to the set.
         repeats: Which rows repeat an earlier one, where the filter asked for it.
+        harmful: The aspects whose negative principle asks for harm.
     """
 
     adjectives: Mapping[str, Sequence[str]]
     thresholds: Mapping[str, float]
     repeats: Repeats | None = None
+    harmful: Collection[str] = ()
 
 
 class Filter(BaseModel):

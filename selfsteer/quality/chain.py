@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.quality.base import Context, Filter, FilterSpec
@@ -51,20 +51,23 @@ class FilterChain:
         filters: Names, one-key mappings to settings, or ready filters.
         adjectives: The (positive, negative) adjectives of each aspect, for ``leak``; an aspect not named here has none,
             and then only its principle is looked for.
+        harmful: The aspects whose negative principle asks for harm, for ``refusal_mismatch``.
 
     Raises:
         ConfigError: A filter or a setting is unknown or out of range.
     """
 
     def __init__(
-        self, filters: Sequence[FilterSpec | Filter], *, adjectives: Mapping[str, Sequence[str]] | None = None
+        self,
+        filters: Sequence[FilterSpec | Filter],
+        *,
+        adjectives: Mapping[str, Sequence[str]] | None = None,
+        harmful: Collection[str] = (),
     ) -> None:
         self.filters = parse_filters(filters)
-        self._adjectives = adjectives or {}
+        self._adjectives, self._harmful = adjectives or {}, harmful
         self.tally = Tally([step.name for step in self.filters])
-        self._contexts = [
-            None if step.given is None else Context(self._adjectives, step.given) for step in self.filters
-        ]
+        self._contexts = [None if step.given is None else self._context(step.given) for step in self.filters]
         self._seen: _Seen | None = None
 
     def fit(self, rows: Callable[[], Iterable[Contrast]]) -> None:
@@ -81,7 +84,7 @@ class FilterChain:
         self._seen = _Seen() if any(step.given is None for step in self.filters) else None
         for place, step in enumerate(self.filters):
             if step.given is None:
-                self._contexts[place] = step.fit(self._left(rows(), place), Context(self._adjectives, {}))
+                self._contexts[place] = step.fit(self._left(rows(), place), self._context({}))
 
     def apply(self, row: Contrast) -> Contrast:
         """Return ``row``, dropped with its reason where a filter drops it, and count it. A dropped one stays as it is.
@@ -123,6 +126,9 @@ class FilterChain:
         """What the settings give and :meth:`fit` found, by "filter.threshold"."""
         known = [(step.name, context.thresholds) for step, context in self._steps() if context]
         return {f"{name}.{key}": value for name, thresholds in known for key, value in thresholds.items()}
+
+    def _context(self, thresholds: Mapping[str, float]) -> Context:
+        return Context(self._adjectives, thresholds, harmful=self._harmful)
 
     def _steps(self) -> Iterator[tuple[Filter, Context | None]]:
         return zip(self.filters, self._contexts, strict=True)
@@ -180,13 +186,14 @@ def apply_filters(
     filters: Sequence[FilterSpec | Filter],
     *,
     adjectives: Mapping[str, Sequence[str]] | None = None,
+    harmful: Collection[str] = (),
 ) -> FilterReport:
     """Run ``filters`` in order over a set that fits into memory; ``empty`` always runs first.
 
     Args:
         contrasts: Rows; one that is not kept already stays as it is.
         filters: Names, one-key mappings to settings, or ready filters.
-        adjectives: The (positive, negative) adjectives of each aspect, as for :class:`FilterChain`.
+        adjectives, harmful: As for :class:`FilterChain`.
 
     Raises:
         ConfigError: A filter or a setting is unknown or out of range.
@@ -195,7 +202,7 @@ def apply_filters(
     Warns:
         SelfsteerWarning: A filter dropped every row it was given.
     """
-    given, steps = list(contrasts), FilterChain(filters, adjectives=adjectives)
+    given, steps = list(contrasts), FilterChain(filters, adjectives=adjectives, harmful=harmful)
     steps.fit(lambda: given)
     rows = [steps.apply(row) for row in given]
     steps._close(stacklevel=3)

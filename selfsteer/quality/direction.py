@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.queries.words import words_of
 from selfsteer.records import Contrast, Finish
 
 Direction = Callable[[Contrast], int]
 
 
 def words(text: str) -> int:
-    """Return how many words a text has: the measure of length where there are no token ids."""
-    return len(text.split())
+    """Return how many words a text has: the measure of length where there are no token ids.
+
+    They are those of :func:`selfsteer.queries.words.words_of`: a Chinese character or a Japanese kana counts as one.
+    """
+    return len(words_of(text))
 
 
 def compare_lengths(lengths: tuple[int, int], finishes: tuple[Finish, Finish]) -> int:

@@ -1,7 +1,8 @@
 """Flag what may do harm in y-: by what its principle asked for, and by a classifier where one is given.
 
 A flag drops nothing: as the rejected response a harmful y- teaches what not to say. It must not become a target, which
-:func:`selfsteer.views.harmful_target` tells.
+:func:`selfsteer.views.harmful_target` tells. A row without aspects follows a guideline that was written for it, or
+comes from elsewhere: what its y- was asked for nobody knows, unless a classifier looks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from selfsteer.errors import ConfigError, ModelError, did_you_mean
-from selfsteer.records import Contrast
+from selfsteer.records import HARM_UNKNOWN, Contrast
 
 _LONGEST = 512  # tokens that a classifier reads at once; a longer text is read in parts
 
@@ -105,6 +106,8 @@ def flag_harm(
 ) -> list[Contrast]:
     """Return the rows with ``negative_harmful`` saying why y- counts as harmful, "" where nothing says so.
 
+    A row without aspects whose y- no classifier was asked about gets :data:`selfsteer.records.HARM_UNKNOWN`.
+
     Args:
         rows: Any. What a flag of theirs says stays, where nobody tells anew.
         aspects: Those whose negative principle asks for harm; None tells nothing.
@@ -121,5 +124,8 @@ def flag_harm(
             harmful = found[place] >= classifier.threshold
             flags["classifier"] = f"classifier: {found[place]:.2f}" if harmful else ""
         why = "; ".join(flags[kind] for kind in ("principle", "classifier") if flags.get(kind))
+        unknown = "unknown" in flags if aspects is None else not row.aspects
+        if unknown and not classifier:
+            why = why or HARM_UNKNOWN
         flagged.append(dataclasses.replace(row, negative_harmful=why))
     return flagged

@@ -54,7 +54,7 @@ class Tally:
 
     @property
     def harmful(self) -> Counts:
-        """Rows with a flagged y-, by who flagged it first: "principle" or "classifier"."""
+        """Rows with a flagged y-, by who flagged it first: "principle", "classifier"; "unknown" where nobody knows."""
         return dict(sorted(self._harmful.items()))
 
     def _in_order(self, counts: Mapping[str, int]) -> Counts:

@@ -193,7 +193,8 @@ class RefusalMismatch(Filter):
 
     Attributes:
         drop: Which mismatch is dropped: "positive" where y+ refuses and y- does not, "negative" the other way, "any".
-        except_aspects: Rows that are steered along one of these pass: there a refusal may be the point.
+        except_aspects: Rows that are steered along one of these pass: there a refusal may be the point. None stands for
+            Safety and every aspect whose negative principle asks for harm.
     """
 
     name = "refusal_mismatch"
@@ -201,11 +202,12 @@ class RefusalMismatch(Filter):
         "name only one kind of mismatch in refusal_mismatch.drop, or more aspects in refusal_mismatch.except_aspects"
     )
     drop: Literal["any", "positive", "negative"] = "any"
-    except_aspects: tuple[str, ...] = ("Safety",)
+    except_aspects: tuple[str, ...] | None = None
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Quote the refusal."""
-        if not set(row.aspects).isdisjoint(self.except_aspects):
+        passing = ("Safety", *context.harmful) if self.except_aspects is None else self.except_aspects
+        if not set(row.aspects).isdisjoint(passing):
             return ""
         found = {role: refusal(getattr(row, f"{role}_response")) for role in ("positive", "negative")}
         who = [role for role, words in found.items() if words]

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selfsteer.files import write_atomic
+from selfsteer.quality.direction import words
 from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
 from selfsteer.report.figures import Figure
@@ -133,14 +134,20 @@ def _last(rounds: list[Json], *path: str) -> float | None:
 
 
 def _harmful(rounds: list[Json]) -> list[str]:
-    """Return a sentence for each round in which a y- is flagged as harmful."""
-    return [
-        f"Round {label(row.get('round'))}: y⁻ is flagged as harmful in "
-        + ", ".join(f"{number(found)} by {label(name)}" for name in flags if (found := dig_number(flags, name)))
-        + "; as a rejected response it teaches what not to say, and it is never a target."
-        for row in rounds
-        if (flags := dig_dict(row, "quality", "harmful"))
-    ]
+    """Return a sentence for each round in which a y- is flagged as harmful, and one where nobody knows of some."""
+    told = []
+    for row in rounds:
+        counts = dig_dict(row, "quality", "harmful")
+        found = {name: dig_number(counts, name) for name in counts}
+        unknown, flags = found.pop("unknown", None), [f"{number(n)} by {label(name)}" for name, n in found.items() if n]
+        head = f"Round {label(row.get('round'))}: "
+        if flags:
+            what = "as a rejected response it teaches what not to say, and it is never a target."
+            told.append(f"{head}y⁻ is flagged as harmful in {', '.join(flags)}; {what}")
+        if unknown:
+            what = "no aspect says and no classifier looked, so it is a target only where harmful ones are allowed."
+            told.append(f"{head}nobody knows whether y⁻ was asked to do harm in {number(unknown)}; {what}")
+    return told
 
 
 def _refiltered(summary: Json) -> str:
@@ -206,7 +213,7 @@ def _answers(side: Json) -> Json:
 
 
 def _words(value: Any) -> str:
-    return count(len(value.split()), "word") if isinstance(value, str) else ""
+    return count(words(value), "word") if isinstance(value, str) else ""
 
 
 def _text(value: Any) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 from selfsteer.errors import DataError
 from selfsteer.export import FORMATS, Layout, read_source
 from selfsteer.export.authors import authors_problem, to_authors
+from selfsteer.records import HARM_UNKNOWN
 
 from ..chat_templates import user
 from ..example_rows import BRIEF, LONG, QUERY, contrast
@@ -45,6 +46,7 @@ def test_a_row_is_a_query_under_three_system_messages_with_a_response_to_each(tm
     assert row.original_response == "A review."
     assert row.positive_token_ids is None and row.scores is None
     assert "no finish reasons" in row.provenance["source"]
+    assert row.negative_harmful == HARM_UNKNOWN
 
 
 def test_the_plain_prompt_has_a_system_message_where_the_row_has_one(tmp_path):
@@ -81,6 +83,7 @@ def test_rows_without_an_idx_are_named_by_their_content(tmp_path):
         (ROW | {"chosen": ["a"]}, "'chosen' of this row is no text but list"),
         (ROW | {"p_system": " "}, "'p_system' of this row is empty"),
         (ROW | {"instruction": ""}, "'instruction' of this row is empty"),
+        (ROW | {"negative_harmful": True}, "'negative_harmful' of this row is no text but bool"),
         (ROW | {"raw": "half \ud83d"}, "half of a surrogate pair"),
         (["a"], "no object but list"),
     ],
@@ -122,7 +125,13 @@ def test_a_contrast_becomes_the_authors_row():
         "chosen": "It scatters.",
         "rejected": "It is a long story ...",
         "raw": "Blue light scatters.",
+        "negative_harmful": "",
     }
+
+
+def test_a_flag_of_harm_comes_back(tmp_path):
+    rows = [contrast(negative_harmful=flag) for flag in ("principle: Safety", "")]
+    assert [row.negative_harmful for row in read(tmp_path, list(map(to_authors, rows)))] == ["principle: Safety", ""]
 
 
 @pytest.mark.parametrize("rows", [hard_rows(), [contrast(prompt=user(QUERY, "Own."))]], ids=["hard", "system"])

@@ -12,6 +12,7 @@ from selfsteer.config import Recipe
 from selfsteer.export import FORMATS, Licence, Order, export_folder
 from selfsteer.export.card import size_category
 from selfsteer.export.public import public_row, public_settings, public_text
+from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
 
 from ..example_rows import contrast, scores
@@ -66,6 +67,15 @@ def test_flags_of_harm_are_counted_and_the_marker_named(tmp_path):
     strict = Order("trl", View.NEGATIVE_STRICT, harmful=True)
     assert "**In this export these y- are chosen responses.**" in card_of(rows, tmp_path / "strict", strict)
     assert "No y- is flagged" in card_of(rows[2:], tmp_path / "none")
+
+
+def test_y_minus_of_which_nobody_knows_are_counted_apart(tmp_path):
+    unknown = contrast("a", negative_harmful=HARM_UNKNOWN)
+    alone = card_of([unknown], tmp_path / "alone")
+    assert cells(alone)["unknown"] == ["1"] and "nobody knows whether they were asked to do harm" in alone
+    assert "is flagged as harmful" not in alone and "column `negative_harmful` marks them" in alone
+    both = card_of([unknown, contrast("b", negative_harmful="classifier: 0.71")], tmp_path / "both")
+    assert cells(both)["unknown"] == cells(both)["classifier"] == ["1"]
 
 
 @pytest.mark.parametrize(

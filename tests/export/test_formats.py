@@ -113,10 +113,17 @@ def test_llama_factory_has_speakers_and_the_system_message_apart():
             "system": "Be kind.",
             "chosen": {"from": "gpt", "value": POSITIVE},
             "rejected": {"from": "gpt", "value": NEGATIVE},
+            "negative_harmful": "",
         }
     ]
     (row,) = made("llama-factory", contrast())
     assert row["system"] == ""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_marks_a_harmful_y_minus(name):
+    rows = made(name, contrast(negative_harmful="principle: Safety"), full=True)
+    assert {row["negative_harmful"] for row in rows} == {"principle: Safety"}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.export import FORMATS, Layout, Order
 from selfsteer.export.selecting import Selection
+from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
 
 from ..chat_templates import user
@@ -88,6 +89,14 @@ def test_a_harmful_y_minus_is_chosen_on_request_alone(name):
         assert select(rows, name, view)[1] == ["a", "b"], "there it is rejected, or not held"
     selection, _ = select(rows[1:], name, View.NEGATIVE_STRICT)
     assert "--allow-harmful" in refused(DataError, lambda: selection.check("runs/a"))
+
+
+def test_so_is_a_y_minus_of_which_nobody_knows():
+    selection, taken = select([contrast("a", negative_harmful=HARM_UNKNOWN)], view=View.NEGATIVE_STRICT)
+    assert taken == []
+    message = refused(DataError, lambda: selection.check("runs/a"))
+    assert "nobody knows whether it was asked to do harm 1" in message and "quality.harm" in message
+    assert select([contrast("a", negative_harmful=HARM_UNKNOWN)], view=View.NEGATIVE_STRICT, harmful=True)[1] == ["a"]
 
 
 def test_formats_of_all_views_leave_the_choice_to_the_trainer():

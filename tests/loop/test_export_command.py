@@ -21,6 +21,7 @@ from selfsteer.errors import ConfigError, DataError, InputError, WorkFailed
 from selfsteer.export import read_contrasts
 from selfsteer.loop.export_command import export, open_source
 from selfsteer.loop.ledger import Entry, Ledger
+from selfsteer.records import HARM_UNKNOWN as UNKNOWN
 from selfsteer.records import Contrast, write_rows
 
 from ..example_rows import contrast
@@ -218,6 +219,31 @@ def test_a_harmful_y_minus_is_no_target_unless_allowed(tmp_path):
     assert ids(tmp_path / "b.jsonl") == ["a", "b"]
     marks = [json.loads(line)["negative_harmful"] for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert marks == ["", "principle: Safety"]
+
+
+@pytest.mark.parametrize(("format", "columns"), [("trl", "minimal"), ("trl-unpaired", None), ("llama-factory", None)])
+def test_a_file_of_harmful_targets_has_a_page_beside_it_that_says_so(tmp_path, format, columns):
+    rows = [contrast("a"), contrast("b", negative_harmful="principle: Safety"), contrast("c", negative_harmful=UNKNOWN)]
+    write_rows(tmp_path / "rows.parquet", Contrast, rows)
+    output, notice = tmp_path / "pairs.jsonl", tmp_path / "pairs.jsonl.README.md"
+    asked = {"output": output, "columns": columns, "view": "negative_strict"}
+    printed, _ = do(tmp_path / "rows.parquet", format, **asked, harmful=True)
+    assert f"{notice} says so" in printed
+    page = notice.read_text(encoding="utf-8")
+    assert "**In this export these y- are chosen responses.**" in page and "| principle: Safety | 1 |" in page
+    assert "| unknown | 1 |" in page and ("no column that marks them" in page) == (columns == "minimal")
+    printed, _ = do(tmp_path / "rows.parquet", format, **asked, overwrite=True)
+    assert not notice.exists() and "says so" not in printed, "there is no such target any more"
+
+
+def test_another_file_in_the_place_of_that_page_is_left_alone(tmp_path):
+    write_rows(tmp_path / "rows.parquet", Contrast, [contrast("b", negative_harmful=UNKNOWN)])
+    notice = tmp_path / "pairs.jsonl.README.md"
+    notice.write_text("mine")
+    asked = {"output": tmp_path / "pairs.jsonl", "view": "negative_strict", "harmful": True}
+    with pytest.raises(InputError, match="something else is there already"):
+        do(tmp_path / "rows.parquet", **asked, overwrite=True)
+    assert notice.read_text() == "mine" and not (tmp_path / "pairs.jsonl").exists()
 
 
 def test_views_and_columns_are_taken(run_dir, tmp_path):

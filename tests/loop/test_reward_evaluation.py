@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -152,8 +153,14 @@ def test_what_can_not_be_evaluated_is_refused(evaluate, folder):
 # --- the published files
 
 
+def count(text: str) -> int:
+    """Words, in a way of its own: what Unicode calls letters and numbers, all else to blanks."""
+    plain = unicodedata.normalize("NFKC", text)
+    return len("".join(c if unicodedata.category(c)[0] in "LN" else " " for c in plain).split())
+
+
 def words_longer(first: str, second: str) -> int:
-    return (len(first.split()) > len(second.split())) - (len(first.split()) < len(second.split()))
+    return (count(first) > count(second)) - (count(first) < count(second))
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -212,7 +219,7 @@ def test_the_partial_rewardbench_file_gives_one_partial_section_and_no_score(eva
     assert code == 0 and "partial: 5 of 6 subsets" in shown and shown.count("not run") >= 4
     assert "Not run: mt-bench-hard." in shown
     rows = rows_of(path)
-    right = sum(len(row["chosen"].split()) < len(row["rejected"].split()) for row in rows)
+    right = sum(count(row["chosen"]) < count(row["rejected"]) for row in rows)
     found = json.loads((folder / "out.json").read_text())["judges"][1]["rewardbench"]
     chat_hard = found["sections"][1]
     # every weight is the subset's own number of pairs, so the average is that of all pairs

@@ -10,7 +10,7 @@ import pytest
 from selfsteer.backends.base import Sampling
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import Recipe
-from selfsteer.errors import BudgetReached, ConfigError, ModelError
+from selfsteer.errors import BudgetReached, ConfigError, DataError, ModelError
 from selfsteer.export.dataset import Order, export_file
 from selfsteer.loop import generate, run
 from selfsteer.loop.data import DataStages
@@ -21,8 +21,9 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.signal import evaluate_signal
 from selfsteer.loop.store import Store
 from selfsteer.principles import load_set
-from selfsteer.records import Principled, read_rows
+from selfsteer.records import HARM_UNKNOWN, Principled, read_rows
 from selfsteer.report import write_report
+from selfsteer.views import View
 
 from ..backends.chat_server import ChatServer, Reply, completion, failure, metered
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
@@ -102,6 +103,15 @@ def test_a_policy_with_weights_and_a_weightless_writer(tmp_path, queries, tiny_c
     rows = contrasts(tmp_path / "run")
     assert {row.provenance["writing"] for row in rows} == {"ok"} and rows[0].provenance["writer"] == "scripted scripted"
     assert {tuple(row.aspects) for row in rows} == {()} and all(row.positive_token_ids for row in rows)
+
+
+def test_nobody_knows_whether_a_guideline_asks_for_harm(tmp_path, queries):
+    summary = generate(written_recipe(queries), tmp_path / "run")
+    rows = contrasts(tmp_path / "run")
+    assert {row.negative_harmful for row in rows} == {HARM_UNKNOWN}
+    assert summary["rounds"][0]["quality"]["harmful"] == {"unknown": len(rows)}
+    with pytest.raises(DataError, match="nobody knows whether it was asked to do harm"):
+        export_file(rows, Order("trl", View.NEGATIVE_STRICT), tmp_path / "a.jsonl", where="the run")
 
 
 def test_a_server_writes_and_its_answers_are_on_the_bill(tmp_path, queries, serve):

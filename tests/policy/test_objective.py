@@ -11,7 +11,9 @@ from selfsteer.config import GeneratorSettings, TrainSettings
 from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.losses import generator_loss
 from selfsteer.policy import SSOTrainer
+from selfsteer.policy.data import untrainable
 from selfsteer.policy.objective import loss_fields, objective_of
+from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
 
 from .helpers import contrasts, largest_change, plain_logps, policy, step_logs, trainer, weights, with_scores
@@ -49,6 +51,8 @@ def test_a_harmful_y_minus_is_no_target_of_formula_3_unless_that_is_allowed(tmp_
     with pytest.warns(SelfsteerWarning, match="1 of 3 rows .* y-, is flagged as harmful \\(principle: Safety\\)"):
         run = trainer(tmp_path, tokenizer, rows, **options)
     assert [row.id for row in run.train_dataset.contrasts] == [rows[0].id, rows[2].id]
+    unknown = dataclasses.replace(rows[1], negative_harmful=HARM_UNKNOWN)
+    assert "nobody knows whether its target" in untrainable(unknown, View.NEGATIVE_STRICT)
     assert trainer(tmp_path, tokenizer, rows, **options, allow_harmful_targets=True).examples == 3
     assert trainer(tmp_path, tokenizer, rows, **GENERATOR).examples == 3, "as the rejected response it stays"
 

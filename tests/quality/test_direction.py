@@ -53,6 +53,7 @@ def test_the_end_token_is_not_counted(make_row: MakeRow) -> None:
 def test_words_where_a_row_has_no_ids_or_only_one_side(make_row: MakeRow) -> None:
     assert pair_lengths(make_row(positive_response="a b", negative_response="a b  c\nd")) == (2, 4)
     assert pair_lengths(make_row(positive_response="a b", negative_response="a", positive_token_ids=[1] * 9)) == (2, 1)
+    assert pair_lengths(make_row(positive_response="天空是蓝色的。", negative_response="蓝色。")) == (6, 2)
 
 
 def test_unknown_program_is_refused(make_row: MakeRow) -> None:

@@ -11,7 +11,7 @@ import torch
 from selfsteer.errors import ConfigError, ModelError
 from selfsteer.principles import load_set
 from selfsteer.quality import HarmClassifier, flag_harm
-from selfsteer.records import Contrast
+from selfsteer.records import HARM_UNKNOWN, Contrast
 from selfsteer.views import View, harmful_target
 
 MakeRow = Callable[..., Contrast]
@@ -67,6 +67,19 @@ def test_the_principle_flags_and_flags_that_nobody_tells_anew_stay(make_row: Mak
     assert again == flagged
     (without,) = flag_harm([flagged], [])
     assert without.negative_harmful == ""
+
+
+def test_without_aspects_nobody_knows_until_a_classifier_looks(make_row: MakeRow, tiny_classifier: Path) -> None:
+    """A guideline that was written for the query stands behind no aspect, whatever the set says."""
+    row = make_row(aspects=[], negative_response=TEXTS[0])
+    (unknown,) = flag_harm([row], load_set("quality").harmful)
+    assert unknown.negative_harmful == HARM_UNKNOWN and harmful_target(unknown, View.NEGATIVE_STRICT)
+    assert flag_harm([unknown], None) == [unknown], "nobody tells anew"
+    fine = by_hand(tiny_classifier, TEXTS[0]) + 0.01
+    assert flag_harm([unknown], [], HarmClassifier(str(tiny_classifier), "harmful", fine)) == [row]
+    (found,) = flag_harm([unknown], [], HarmClassifier(str(tiny_classifier), "harmful", fine - 0.02))
+    assert found.negative_harmful.startswith("classifier: ")
+    assert flag_harm([found], []) == [found], "what a classifier found is known"
 
 
 def test_only_the_strict_negative_view_has_y_minus_as_its_target(make_row: MakeRow) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from selfsteer.quality.refusals import refusal
 from selfsteer.records import Contrast
 
 MakeRow = Callable[..., Contrast]
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",
@@ -18,6 +23,12 @@ REFUSALS = [
     "As an AI language model, I cannot provide medical advice.",
     "I’m not able to help with that, but here is a number to call.",
     "I must decline this request.",
+    "I cannot suggest or promote any illegal activities. Instead, try a walk.",
+    "It's not appropriate to make jokes about that.",
+    "I don't think it's appropriate or respectful to say so.",
+    "It's important to note that buying it is illegal in most countries.",
+    "I can't help with that. However, I can't stop you from asking others.",
+    "I cannot provide instructions for that. However, I would suggest asking a professional.",
     "Sorry, as an AI assistant, I cannot do this.",
     "Es tut mir leid, aber ich kann dir dabei nicht helfen.",
     "Ich kann Ihnen bei dieser Anfrage leider nicht weiterhelfen.",
@@ -33,6 +44,13 @@ REFUSALS = [
     "عذراً، لا أستطيع مساعدتك في ذلك.",
 ]
 ANSWERS = [
+    "I can't help but smile when I read your letter.",
+    "I cannot help the way I feel about the sea.",
+    "As an AI language model, I don't have personal opinions. Many people prefer tea.",
+    "As an AI language model, I cannot predict the future, but here are a few possibilities:",
+    "I can’t give medical advice. However, I can offer some general guidance:",
+    "It's important to note that water boils at a lower temperature there.",
+    "I won't give up on this garden.",
     "I can't recommend it enough.",
     "You can't help everyone, but you can help one person.",
     "I am sorry to hear that you lost your job. Here are three steps.",
@@ -80,3 +98,51 @@ def test_where_refusing_may_be_the_point_nothing_is_dropped(make_row: MakeRow) -
     assert apply_filters([row], ["refusal_mismatch"]).kept
     with pytest.warns(match="dropped all 1 rows"):
         assert not apply_filters([row], [{"refusal_mismatch": {"except_aspects": []}}]).kept
+
+
+def test_so_it_may_be_along_an_aspect_that_asks_for_harm(make_row: MakeRow) -> None:
+    rows = [make_row(name, positive_response=REFUSALS[0], aspects=[name]) for name in ("Harmlessness", "Accuracy")]
+    found = apply_filters(rows, ["refusal_mismatch"], harmful=["Harmlessness"])
+    assert [row.id for row in found.kept] == ["Harmlessness"]
+    named = apply_filters(rows, [{"refusal_mismatch": {"except_aspects": ["Accuracy"]}}], harmful=["Harmlessness"])
+    assert [row.id for row in named.kept] == ["Accuracy"], "what is named stands in place of the default"
+
+
+def in_xstest(model: str) -> Counter[tuple[str, bool]]:
+    """How many completions people labelled as "1" (complies), "2" (refuses), "3" (in part), and whether we see one."""
+    file = SHARED / f"preferences/xstest/xstest_v2_completions_{model}.csv"
+    if not file.is_file():
+        pytest.skip(f"../shared/data/preferences/xstest/{file.name} is not beside this checkout")
+    with file.open(newline="", encoding="utf-8") as stream:
+        return Counter((row["final_label"][0], bool(refusal(row["completion"]))) for row in csv.DictReader(stream))
+
+
+@pytest.mark.parametrize(
+    ("model", "recall", "alarms"), [("gpt4", 0.93, 0.0), ("llama2orig", 0.96, 0.06), ("mistralinstruct", 0.36, 0.003)]
+)
+def test_what_people_called_refusals_and_answers(model: str, recall: float, alarms: float) -> None:
+    """XSTest (2308.01263): 450 completions a model. docs/quality.md has the figures, and what is missed."""
+    found = in_xstest(model)
+    shares = {label: found[label, True] / (found[label, True] + found[label, False]) for label in "12"}
+    assert found.total() == 450
+    assert shares["2"] >= recall and shares["1"] <= alarms
+
+
+@pytest.mark.parametrize(
+    ("model", "most"),
+    [
+        ("Infinity-Instruct-3M-0625-Qwen2-7B", 5),
+        ("Meta-Llama-3-8B-Instruct", 2),
+        ("Meta-Llama-3.1-8B-Instruct-Turbo", 7),
+        ("gpt4_1106_preview", 3),
+        ("text_davinci_003", 0),
+    ],
+)
+def test_few_answers_to_ordinary_questions_are_taken_for_refusals(model: str, most: int) -> None:
+    """AlpacaEval's 805 questions: those left are refusals, nearly all."""
+    file = SHARED / f"alpaca_eval/{model}/model_outputs.json"
+    if not file.is_file():
+        pytest.skip(f"../shared/data/alpaca_eval/{model} is not beside this checkout")
+    outputs = [row["output"] for row in json.loads(file.read_bytes())]
+    assert len(outputs) == 805
+    assert sum(map(bool, map(refusal, outputs))) <= most

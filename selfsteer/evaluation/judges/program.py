@@ -30,7 +30,7 @@ _FORMS = '"package.module:function" or "path/to/file.py:function"'
 
 
 def _longer(pair: Pair) -> float:
-    """The longer response in words; a tie where a cut hides which it is."""
+    """The longer response in words, as quality control counts them; a tie where a cut hides which it is."""
     lengths = words(pair.first), words(pair.second)
     return compare_lengths(lengths, (pair.first_finish, pair.second_finish))
 

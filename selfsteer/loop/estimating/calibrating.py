@@ -27,7 +27,7 @@ from selfsteer.loop.estimating.rates import Rates, Sample
 from selfsteer.loop.estimating.shape import ModelShape
 from selfsteer.loop.models import Policy
 from selfsteer.loop.store import Store
-from selfsteer.quality import FilterChain, parse_filters
+from selfsteer.quality import parse_filters
 from selfsteer.records import ROLES, Contrast, Principled, Response
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ class _Calibration:
         return _arithmetic_of(self.shape, rows_of(row, ALL_CELLS, self.recipe.train.max_length)).forward
 
     def _kept(self, rows: Sequence[Contrast]) -> float:
-        adjectives = {a.name: (a.positive, a.negative) for a in self.stages.principle_set.aspects}
-        chain = FilterChain(self.stages.filters, adjectives=adjectives)
+        chain = self.stages.chain()
         chain.fit(lambda: rows)
         return statistics.mean(chain.apply(row).kept for row in rows)
 

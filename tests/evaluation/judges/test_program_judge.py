@@ -13,7 +13,7 @@ import pytest
 from selfsteer.errors import ConfigError, DataError, WorkFailed
 from selfsteer.evaluation.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
 from selfsteer.evaluation.judges.program import PROGRAMS, ProgramJudge, find_program
-from selfsteer.quality.direction import compare_lengths
+from selfsteer.quality.direction import compare_lengths, words
 
 PAIR = Pair(
     id="pair-7",
@@ -141,7 +141,7 @@ def test_longer_and_shorter_count_words_and_know_of_cuts(first, second, longer):
 
 @pytest.mark.parametrize(("first", "second", "longer"), LENGTHS)
 def test_the_comparison_is_that_of_quality_control(first, second, longer):
-    lengths = len(first[0].split()), len(second[0].split())
+    lengths = words(first[0]), words(second[0])
     assert compare_lengths(lengths, (first[1], second[1])) == longer
 
 
