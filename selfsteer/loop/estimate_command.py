@@ -170,9 +170,7 @@ def _show_model(costs: Costs, stages: DataStages, out: Console) -> None:
     longest = max(costs.prompts[:3]) + limit
     each, whole = cache_bytes(shape, 1, generating), cache_bytes(shape, longest, generating)
     batch = recipe.generation.batch
-    table.add_row(
-        "KV cache", f"{size(each)} a token, {size(batch * whole)} a batch of {batch} x {longest:.0f} tokens"
-    )
+    table.add_row("KV cache", f"{size(each)} a token, {size(batch * whole)} a batch of {batch} x {longest:.0f} tokens")
     scored, trained = costs.scored, costs.trained
     table.add_row("scoring a row", f"{_flops(scored.forward)} (nine cells, {_parts(scored)})")
     table.add_row(
@@ -206,7 +204,7 @@ def _show_memory(costs: Costs, stages: DataStages, devices: int, out: Console) -
             )  # fmt: skip
             name = one.name if devices == 1 else f"{one.name}, {strategy}"
             name += " *" if one == costs.tuning else ""
-            table.add_row(name, *map(_size, (*found, found.total, again.total)))
+            table.add_row(name, *map(size, (*found, found.total, again.total)))
     out.print(table)
     share = f"each of {devices} devices" if devices > 1 else "one device"
     out.print(
