@@ -135,9 +135,7 @@ def repeated_line(sets: Sequence[LabelledSet]) -> list[str]:
     """Return a line on pairs that come up again, which all sets together count once; nothing where none does."""
     together = groups(sets).get("")
     repeated = sum(len(one.pairs) for one in sets) - len(together) if together else 0
-    return (
-        [f"{ALL_SETS}: {repeated} pairs lie in another set too, or twice in one: they count once"] if repeated else []
-    )
+    return [f"{ALL_SETS}: {repeated} pairs that came before, in this set or another, count once"] if repeated else []
 
 
 def bench_table(all_judged: Sequence[Judged]) -> Table:

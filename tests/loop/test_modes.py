@@ -73,7 +73,12 @@ def documented() -> list[str]:
 @pytest.mark.parametrize("typed", documented())
 def test_a_documented_baseline_is_as_many_keys_as_it_says_in_the_shipped_recipes(typed, tmp_path):
     online, generator = ["quickstart", "rounds", "sso-v1"], ["generator", "sso-v2"]
-    fitting = {"generator": generator, "train.objective=sft": online + generator, "principles.strategy": ["sso-v2"]}
+    fitting = {
+        "generator": generator,
+        "train.objective=sft": online + generator,
+        "principles.strategy": ["sso-v2"],
+        "mode=offline": ["quickstart", "sso-v1", "pbaa-v1"],
+    }
     names = next((names for start, names in fitting.items() if typed.startswith(start)), online)
     for name in names:
         recipe = load_recipe(name, typed.split())

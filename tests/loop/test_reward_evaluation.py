@@ -138,7 +138,7 @@ def test_a_pair_of_two_files_counts_once_in_all_sets(evaluate, folder):
     ]
     (folder / "more.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, shown, _ = evaluate("pairs.json", "more.jsonl", "--judge", "program:longer", "--json", "out.json")
-    assert code == 0 and "all sets: 1 pairs lie in another set too" in shown
+    assert code == 0 and "all sets: 1 pairs that came before, in this set or another, count once" in shown
     assert [row[0] for row in cells(shown, "longer")] == ["50 % (15-85)", "50 % (9-91)", "40 % (12-77)"]
     together = json.loads((folder / "out.json").read_text())["judges"][1]["all_sets"]
     assert (together["n"], together["debiased"]["right"], together["debiased"]["wrong"]) == (5, 2, 2)
