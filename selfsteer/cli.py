@@ -44,6 +44,7 @@ _Template = Annotated[str | None, typer.Option(help="A Jinja file of your own fo
 _PerToken = Annotated[bool, typer.Option("--per-token", help="implicit: compares means per token in place of sums.")]
 _Limit = Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")]
 _Seed = Annotated[int, typer.Option(help="Chooses the sample.")]
+_Split = Annotated[str | None, typer.Option(help="Of hub data sets: this split.", show_default="train")]
 _Device = Annotated[str, typer.Option(help="Where a model on this machine computes: auto, cpu, cuda, cuda:1, mps.")]
 _Precision = Annotated[str, typer.Option(help="What it computes in: auto, bfloat16 or float32.")]
 _Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
@@ -271,7 +272,10 @@ def evaluate_signal(
 def evaluate_reward(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SETS", help="Files of labelled preference pairs, or folders of such files."),
+        typer.Argument(
+            metavar="SETS",
+            help="Files of labelled preference pairs, folders of such files, or hub data sets (org/name).",
+        ),
     ],
     names: _Judges = None,
     mode: _Mode = "logprobs",
@@ -279,6 +283,7 @@ def evaluate_reward(
     per_token: _PerToken = False,
     limit: _Limit = None,
     seed: _Seed = 0,
+    split: _Split = None,
     device: _Device = "auto",
     precision: _Precision = "auto",
     revision: _Revision = None,
@@ -297,8 +302,8 @@ def evaluate_reward(
     }  # fmt: skip
     with _interruptible():
         reward_evaluation_command.evaluate(
-            sources, names or [], settings, limit=limit, seed=seed, answers=answers, json_file=json_file, out=out,
-            errors=errors,
+            sources, names or [], settings, limit=limit, seed=seed, split=split, answers=answers, json_file=json_file,
+            out=out, errors=errors,
         )  # fmt: skip
 
 
@@ -313,7 +318,10 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run directory.")]) ->
 @app.command()
 def judge(
     sources: Annotated[
-        list[Path], typer.Argument(help="Files of preference pairs, labelled or not; or run directories.")
+        list[Path],
+        typer.Argument(
+            help="Files of preference pairs, labelled or not; hub data sets (org/name); or run directories."
+        ),
     ],
     names: _Judges = None,
     mode: _Mode = "logprobs",
@@ -326,6 +334,7 @@ def judge(
     page: Annotated[bool, typer.Option("--page", help="With --human: on a local web page.")] = False,
     limit: _Limit = None,
     seed: _Seed = 0,
+    split: _Split = None,
     device: _Device = "auto",
     precision: _Precision = "auto",
     revision: _Revision = None,
@@ -344,8 +353,8 @@ def judge(
     }  # fmt: skip
     with _interruptible():
         judging_command.judge(
-            sources, names or [], settings, human=human, page=page, limit=limit, seed=seed, answers=answers,
-            json_file=json_file, out=out, errors=errors,
+            sources, names or [], settings, human=human, page=page, limit=limit, seed=seed, split=split,
+            answers=answers, json_file=json_file, out=out, errors=errors,
         )  # fmt: skip
 
 

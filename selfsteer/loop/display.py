@@ -130,3 +130,11 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(number: float) -> str:
+    """Return bytes as people read them, in powers of ten: "512 B", "34.6 MB"."""
+    for unit, whole in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= 0.9995 * whole:  # three digits round up to it
+            return f"{number / whole:.3g} {unit}"
+    return f"{number:.0f} B"

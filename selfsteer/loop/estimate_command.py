@@ -14,7 +14,7 @@ from rich.text import Text
 
 from selfsteer.config import Recipe
 from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display, clock
+from selfsteer.loop.display import Display, clock, size
 from selfsteer.loop.estimating.arithmetic import Arithmetic
 from selfsteer.loop.estimating.costs import Cost, Costs, Sizes
 from selfsteer.loop.estimating.foretelling import (
@@ -164,15 +164,13 @@ def _show_model(costs: Costs, stages: DataStages, out: Console) -> None:
     table.add_row("trainable", f"{costs.tuning.trainable:,} ({way}, {share:.2%})")
     if stored:
         same = "" if stored.numbers == shape.parameters else f", {stored.numbers:,} numbers (not what config.json says)"
-        table.add_row("weights on disk", f"{_size(stored.size)}{same}")
+        table.add_row("weights on disk", f"{size(stored.size)}{same}")
     table.add_row("generating, training in", f"{generating}, {training}")
     limit = recipe.generation.max_new_tokens
     longest = max(costs.prompts[:3]) + limit
     each, whole = cache_bytes(shape, 1, generating), cache_bytes(shape, longest, generating)
     batch = recipe.generation.batch
-    table.add_row(
-        "KV cache", f"{_size(each)} a token, {_size(batch * whole)} a batch of {batch} x {longest:.0f} tokens"
-    )
+    table.add_row("KV cache", f"{size(each)} a token, {size(batch * whole)} a batch of {batch} x {longest:.0f} tokens")
     scored, trained = costs.scored, costs.trained
     table.add_row("scoring a row", f"{_flops(scored.forward)} (nine cells, {_parts(scored)})")
     table.add_row(
@@ -206,7 +204,7 @@ def _show_memory(costs: Costs, stages: DataStages, devices: int, out: Console) -
             )  # fmt: skip
             name = one.name if devices == 1 else f"{one.name}, {strategy}"
             name += " *" if one == costs.tuning else ""
-            table.add_row(name, *map(_size, (*found, found.total, again.total)))
+            table.add_row(name, *map(size, (*found, found.total, again.total)))
     out.print(table)
     share = f"each of {devices} devices" if devices > 1 else "one device"
     out.print(
@@ -220,8 +218,8 @@ def _show_memory(costs: Costs, stages: DataStages, devices: int, out: Console) -
         tokens=max(costs.prompts[:3]) + costs.recipe.generation.max_new_tokens, precision=generating,
     )  # fmt: skip
     scoring = scoring_memory(shape, weights=weights, precision=precision, device=device)
-    base = f"; and {_size(PROCESS[device])} for the libraries"
-    out.print(f"sampling a batch takes {_size(sampling)}, scoring {_size(scoring)}{base}", soft_wrap=True)
+    base = f"; and {size(PROCESS[device])} for the libraries"
+    out.print(f"sampling a batch takes {size(sampling)}, scoring {size(scoring)}{base}", soft_wrap=True)
 
 
 def _tunings(costs: Costs) -> list[Tuning]:
@@ -242,10 +240,10 @@ def _show_stages(costs: Costs, steps: Sequence[Step], out: Console) -> None:
         one = costs.of(stage, heldout=heldout)
         label = _LABELS.get(stage, stage) + (", held-out" if heldout and stage != "implicit" else "")
         whole = None if one.seconds is None else times * one.seconds
-        table.add_row(label, str(times), _time(one.seconds), _time(whole), _size(times * one.disk))
+        table.add_row(label, str(times), _time(one.seconds), _time(whole), size(times * one.disk))
     table.add_section()
     all_of_them = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps]
-    table.add_row("all", "", "", _sum(all_of_them), _size(sum(one.disk for one in all_of_them)))
+    table.add_row("all", "", "", _sum(all_of_them), size(sum(one.disk for one in all_of_them)))
     out.print(table)
     _show_disk(costs, steps, Path(), out)
 
@@ -254,11 +252,11 @@ def _show_plan(costs: Costs, steps: Sequence[Step], run_dir: Path, out: Console)
     table = plain_table("stage", "", "time", "disk", "why", right=("time", "disk"))
     for step in steps:
         one = costs.of(step.slot[0], heldout=step.slot[2])
-        cells = (_time(one.seconds), _size(one.disk)) if step.todo else ("-", "-")
+        cells = (_time(one.seconds), size(one.disk)) if step.todo else ("-", "-")
         table.add_row(step.title, Text(step.state, STYLE[step.state]), *cells, Text(step.why))
     table.add_section()
     todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
-    table.add_row(f"{len(todo)} to do", "", _sum(todo), _size(sum(one.disk for one in todo)))
+    table.add_row(f"{len(todo)} to do", "", _sum(todo), size(sum(one.disk for one in todo)))
     out.print(table)
     _show_disk(costs, steps, run_dir, out)
 
@@ -266,8 +264,8 @@ def _show_plan(costs: Costs, steps: Sequence[Step], run_dir: Path, out: Console)
 def _show_disk(costs: Costs, steps: Sequence[Step], folder: Path, out: Console) -> None:
     needed, free = disk_needed(costs, steps), free_disk(folder)
     passing = max((costs.of(step.slot[0], heldout=step.slot[2]).passing for step in steps), default=0.0)
-    with_them = f" with the checkpoints ({_size(passing)}, removed after each round)" if passing else ""
-    out.print(f"disk at its worst {_size(needed)}{with_them}; {_size(free)} are free", soft_wrap=True)
+    with_them = f" with the checkpoints ({size(passing)}, removed after each round)" if passing else ""
+    out.print(f"disk at its worst {size(needed)}{with_them}; {size(free)} are free", soft_wrap=True)
 
 
 def _show_grounds(costs: Costs, stages: DataStages, out: Console, errors: Console) -> None:
@@ -308,14 +306,6 @@ def _sum(costs: Sequence[Cost]) -> str:
 
 def _time(seconds: float | None) -> str:
     return "?" if seconds is None else clock(seconds)
-
-
-def _size(number: float) -> str:
-    """Bytes as people read them, in powers of ten."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.0f} B"
 
 
 def _flops(number: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
-from selfsteer.evaluation.judges.agreement import agreement, by_subset
+from selfsteer.evaluation.judges.agreement import by_subset, pooled
 from selfsteer.evaluation.judges.opening import given, settings_of
 from selfsteer.evaluation.judges.sets import load_pairs
 from selfsteer.evaluation.judges.tables import Judged, common_kappa
@@ -21,6 +21,7 @@ from selfsteer.evaluation.signal import pairs_of
 from selfsteer.files import fingerprint
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.reading import RunReader
+from selfsteer.queries import is_hub
 from selfsteer.records import Contrast
 
 Progress = Callable[[str, int, int], None]
@@ -28,33 +29,43 @@ By = Literal["overall", "aspects"]
 
 
 def read_pairs(
-    sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, by: By = "overall"
+    sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, by: By = "overall", split: str | None = None
 ) -> tuple[list[Pair], list[str]]:
     """Return the pairs of all sources, and a sentence on what had to be left out of each.
 
     Args:
-        sources: Files of preference pairs, and run directories: of these the kept pairs of the newest round, with the
-            label that the data claims, y+.
+        sources: Files and hub data sets of preference pairs, and run directories: of these the kept pairs of the newest
+            round, with the label that the data claims, y+.
         limit: Take a random sample of so many pairs of each source.
         seed: Chooses the sample.
         by: What a run's pairs are judged by: overall quality, or the aspects that they were steered by.
+        split: Of hub data sets; None is train.
 
     Raises:
-        InputError: A source can't be read, or two of them have the same name.
+        InputError: A source can't be read, two of them have the same name, or ``split`` is given and none has splits.
     """
+    split = hub_split(sources, split)
     pairs: list[Pair] = []
     notes = []
     for source in sources:
         if source.is_dir():
             pairs += _run_pairs(source, limit, seed, by)
             continue
-        found = load_pairs(source, limit=limit, seed=seed)
+        found = load_pairs(source, limit=limit, seed=seed, split=split)
         pairs += found.pairs
         if found.dropped:
             first = found.dropped[0]
             notes.append(f"{source.name}: {len(found.dropped)} rows left out, e.g. {first.where}: {first.reason}")
     check_ids(pairs, sources)
     return pairs, notes
+
+
+def hub_split(sources: Sequence[Path], split: str | None) -> str:
+    """Return the split that is read of hub data sets; :class:`ConfigError` where one is given and no source has any."""
+    if split is not None and not any(is_hub(str(source)) for source in sources):
+        what = f"--split {split} is about hub data sets, and none of the sources is one"
+        raise ConfigError(what, where="--split", do="leave it out, or name a hub data set (org/name)")
+    return split or "train"
 
 
 def check_ids(pairs: Sequence[Pair], sources: Sequence[Path]) -> None:
@@ -159,8 +170,8 @@ def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
 
 def _figures(judgements: Sequence[Judgement]) -> dict[str, Any]:
     subsets = {name: asdict(found) for name, found in by_subset(judgements).items()}
-    pooled = next(iter(subsets.values())) if len(subsets) == 1 else asdict(agreement(judgements))
-    return {"subsets": subsets, "all_sets": pooled}
+    together = next(iter(subsets.values())) if len(subsets) == 1 else asdict(pooled(judgements))
+    return {"subsets": subsets, "all_sets": together}
 
 
 def _kappa(one: Judged, other: Judged) -> dict[str, Any]:

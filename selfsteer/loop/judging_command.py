@@ -18,7 +18,7 @@ from selfsteer.files import write_json
 from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
 from selfsteer.models import cache_folder
 
-_POOLED = f' "{ALL_SETS}" takes all pairs together, so a larger set counts for more.'
+_POOLED = f' "{ALL_SETS}" takes all pairs together, each once, so a larger set counts for more.'
 
 
 def judge(
@@ -30,6 +30,7 @@ def judge(
     page: bool,
     limit: int | None,
     seed: int,
+    split: str | None,
     answers: Path | None,
     json_file: Path | None,
     out: Console,
@@ -38,13 +39,14 @@ def judge(
     """Judge the pairs of ``sources``, print the figures, and write them to ``json_file`` if it is given.
 
     Args:
-        sources: Files of preference pairs, or run directories.
+        sources: Files or hub data sets of preference pairs, or run directories.
         names: Of judges, as :func:`open_judge` takes them.
         settings: Keys and values of :class:`JudgeSettings`, besides the name.
         human: Who judges in person, after the others; None is nobody.
         page: That person judges on a local web page.
         limit: Take a random sample of so many pairs of each source.
         seed: Chooses the sample.
+        split: Of hub data sets; None is train.
         answers: Where answers are kept; None is the cache folder.
         json_file: Where figures and verdicts are written.
         out, errors: Where figures, and what is worth knowing besides, are printed.
@@ -62,7 +64,7 @@ def judge(
     if own.by != "overall" and not any(source.is_dir() for source in sources):
         what = f"--by {own.by} is about a run's pairs, and files of pairs have no aspects"
         raise ConfigError(what, where="--by", do="leave it out, or give a run directory")
-    pairs, notes = read_pairs(sources, limit=limit, seed=seed, by=own.by)
+    pairs, notes = read_pairs(sources, limit=limit, seed=seed, by=own.by, split=split)
     judges = open_judges(own, names)
     for note in notes:
         errors.print(note, markup=False, soft_wrap=True)

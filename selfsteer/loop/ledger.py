@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from selfsteer.errors import ConfigError
 from selfsteer.files import append_json, read_json_lines
 
 
@@ -45,6 +46,8 @@ Slot = tuple[str, int, bool]
 
 _FIELDS = {field.name for field in dataclasses.fields(Entry)}
 _NEEDED = _FIELDS - {"finished", "depends", "taken_from"}
+_OF_REWARD = {"reward-data", "reward", "reward-scores"}
+"""Stages of `selfsteer reward`; all others are those of a run."""
 
 
 class Ledger:
@@ -87,3 +90,12 @@ class Ledger:
     def repeat(self, entry: Entry) -> None:
         """Append an entry again, unchanged: its result is in force again, after that of another setting."""
         append_json(self.path, dataclasses.asdict(entry))
+
+
+def check_place(run_dir: Path, command: Literal["run", "reward"]) -> None:
+    """Raise :class:`ConfigError` where a run directory is the other command's, whose recipe would be replaced."""
+    made = {entry.stage.partition(":")[0] for entry in Ledger(run_dir).entries()}
+    others = {"reward" if stage in _OF_REWARD else "run" for stage in made} - {command}
+    if others:
+        what = f"this run directory holds a run of `selfsteer {others.pop()}`"
+        raise ConfigError(what, where=str(run_dir), do="choose another --run-dir")

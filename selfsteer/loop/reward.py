@@ -31,7 +31,7 @@ from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.estimating.shape import source_of
 from selfsteer.loop.fitting import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
 from selfsteer.loop.judging import judge_with_cache
-from selfsteer.loop.ledger import Entry, Ledger
+from selfsteer.loop.ledger import Entry, check_place
 from selfsteer.loop.planning import Looking, State, Step
 from selfsteer.loop.reward_results import Results, accuracy, as_markdown
 from selfsteer.loop.reward_sets import open_source
@@ -52,6 +52,7 @@ from selfsteer.reward.data import (
 from selfsteer.reward.recipe import RewardRecipe, Trained
 
 _INFO = "selfsteer.json"
+_MODELS = "models"
 _CHANGES_NO_WEIGHT = {"save_steps"}
 _SAID_BY_DATA = {"margin", "margin_scale", "length_balance", "max_length"}
 """They act through the examples."""
@@ -71,7 +72,7 @@ def reward(recipe: RewardRecipe, run_dir: Path, *, display: Display | None = Non
         NothingSurvived: No pair is left to train on.
         WorkFailed: A training failed, or another process works in ``run_dir``; what was finished stays.
     """
-    _check_place(run_dir)
+    check_place(run_dir, "reward")
     work = _Reward(recipe, Store(run_dir, display or Display(quiet=True)))
     with work.store.display, storage_errors(run_dir), work.store.locked():
         write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
@@ -87,7 +88,7 @@ def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[Step]:
     Raises:
         InputError: As :func:`reward`, or the base is one of the catalogue that is not here yet.
     """
-    _check_place(run_dir)
+    check_place(run_dir, "reward")
     source_of(recipe.model.name)
     store = Looking(Store(run_dir, Display(quiet=True)))
     work = _Reward(recipe, store)
@@ -162,6 +163,7 @@ class _Reward:
 
     def _train_and_score(self, one: Trained, data: Entry) -> dict[str, Any]:
         entry = self.train_stage(one, data)
+        self._log(one).restore(_log_file(self.store.workspace(_MODELS, entry.key)))
         give_back()  # a trainer refers to itself, and holds weights, gradients and the optimiser's moments
         folder = self.store.files(entry)[0]
         scores = {name: self.score_stage(one, entry, name).info for name in self.recipe.evaluate}
@@ -260,7 +262,7 @@ class _Reward:
             return self._train(one, data, space)
 
         return self.store.stage(
-            f"reward:{one}", 0, depends, write, folder="models", units=data.info["examples"] * options.epochs,
+            f"reward:{one}", 0, depends, write, folder=_MODELS, units=data.info["examples"] * options.epochs,
             title=f"train {one.variant}, seed {one.seed}", note=lambda info: f": {info['steps']} steps",
         )  # fmt: skip
 
@@ -296,7 +298,7 @@ class _Reward:
         from selfsteer.reward.training import reward_trainer
 
         local = self.local
-        log = MetricsLog(self.store.run_dir / "metrics.jsonl", {"stage": f"reward:{one}"}, _OF_THE_PROCESS)
+        log = self._log(one)
         with divergence_noted(space.path("diverged.json"), "options.learning_rate"):
             trainer = reward_trainer(
                 new_reward_model(local.source, seed=one.seed, device=local.device, **local.options),
@@ -309,7 +311,11 @@ class _Reward:
                 device=local.device,
             )
             fit(trainer, checkpoints, log, space.display)
+        log.keep(_log_file(space))
         return trainer
+
+    def _log(self, one: Trained) -> MetricsLog:
+        return MetricsLog(self.store.run_dir / "metrics.jsonl", {"stage": f"reward:{one}"}, _OF_THE_PROCESS)
 
     def _card(self, one: Trained, data: Any, training: Any, scores: Any) -> str:
         recipe = self.recipe
@@ -376,11 +382,9 @@ class _Reward:
         )  # fmt: skip
 
 
-def _check_place(run_dir: Path) -> None:
-    """Refuse the run directory of a recipe of another kind, which this one's would replace."""
-    if any(not entry.stage.startswith("reward") for entry in Ledger(run_dir).entries()):
-        what = "this run directory holds a run of `selfsteer run`"
-        raise ConfigError(what, where=str(run_dir), do="choose another --run-dir")
+def _log_file(space: Workspace) -> Path:
+    """Return where a training's lines of metrics.jsonl stay, for when its setting is put back."""
+    return space.path("metrics.jsonl")
 
 
 def _file(name: str) -> Path:

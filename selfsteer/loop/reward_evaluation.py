@@ -11,11 +11,11 @@ from typing import Any
 from selfsteer.errors import DataError
 from selfsteer.evaluation import rewardbench
 from selfsteer.evaluation.judges import Judge, Judgement, Pair
-from selfsteer.evaluation.judges.agreement import agreement
+from selfsteer.evaluation.judges.agreement import agreement, distinct
 from selfsteer.evaluation.judges.program import PROGRAMS, ProgramJudge
 from selfsteer.evaluation.judges.sets import PairSet, load_pairs, sample_pairs
 from selfsteer.evaluation.judges.tables import Judged
-from selfsteer.loop.judging import as_json, check_ids
+from selfsteer.loop.judging import as_json, check_ids, hub_split
 from selfsteer.queries.read import format_of, read_file
 
 _NO_LABEL, _TIED = "no label", "a tie by its label"
@@ -26,7 +26,7 @@ class LabelledSet:
     """Pairs of which people (or a program) found one response better.
 
     Attributes:
-        name: Of the file; in a folder, its path there.
+        name: Of the file or the hub data set; in a folder, its path there.
         pairs: What judges are shown; the subset of one that names its own is "set/subset".
         labelled: How many such pairs the file holds, in the sample or not.
         left_out: How many of its rows are none, by reason.
@@ -38,19 +38,23 @@ class LabelledSet:
     left_out: Mapping[str, int]
 
 
-def read_sets(sources: Sequence[Path], *, limit: int | None = None, seed: int = 0) -> list[LabelledSet]:
+def read_sets(
+    sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, split: str | None = None
+) -> list[LabelledSet]:
     """Return the sets of all sources. A file of a folder that holds no pairs is a set without any, with the reason.
 
     Args:
-        sources: Files of preference pairs, and folders of such files at any depth.
+        sources: Files and hub data sets of preference pairs, and folders of such files at any depth.
         limit: Take a random sample of so many labelled pairs of each file.
         seed: Chooses the sample.
+        split: Of hub data sets; None is train.
 
     Raises:
-        ConfigError: ``limit`` is not positive.
+        ConfigError: ``limit`` is not positive, or ``split`` is given and no source has splits.
         DataError: A file can't be read or holds no pairs, two have the same name, or no labelled pair is left.
     """
-    sets = [found for source in sources for found in _sets_of(source, limit, seed)]
+    split = hub_split(sources, split)
+    sets = [found for source in sources for found in _sets_of(source, split, limit, seed)]
     pairs = [pair for one in sets for pair in one.pairs]
     check_ids(pairs, sources)
     if not pairs:
@@ -63,9 +67,9 @@ def read_sets(sources: Sequence[Path], *, limit: int | None = None, seed: int = 
     return sets
 
 
-def _sets_of(source: Path, limit: int | None, seed: int) -> Iterator[LabelledSet]:
+def _sets_of(source: Path, split: str, limit: int | None, seed: int) -> Iterator[LabelledSet]:
     if not source.is_dir():
-        yield _labelled(source, load_pairs(source), None, limit, seed)
+        yield _labelled(load_pairs(source, split=split), limit, seed)
         return
     if (source / "ledger.jsonl").is_file():
         do = "put a run's own pairs before judges with `selfsteer judge` or `selfsteer evaluate signal`"
@@ -79,7 +83,7 @@ def _sets_of(source: Path, limit: int | None, seed: int) -> Iterator[LabelledSet
         name = str(path.relative_to(source)).removesuffix(".gz")
         name = str(Path(name).with_suffix(""))
         try:
-            yield _labelled(path, load_pairs(path, name=name), name, limit, seed)
+            yield _labelled(load_pairs(path, name=name), limit, seed)
         except DataError as error:
             where = error.where.replace(str(path), path.name)
             yield LabelledSet(name, [], 0, {f"{where}: {error.what}": _count(path)})
@@ -96,12 +100,11 @@ def _count(path: Path) -> int:
     return count
 
 
-def _labelled(path: Path, found: PairSet, name: str | None, limit: int | None, seed: int) -> LabelledSet:
-    name = name or Path(path.name.removesuffix(".gz")).stem
+def _labelled(found: PairSet, limit: int | None, seed: int) -> LabelledSet:
     left_out = Counter(dropped.reason for dropped in found.dropped)
     left_out.update({0: _TIED, None: _NO_LABEL}[pair.label] for pair in found.pairs if not pair.label)
-    labelled = [_named(pair, name) for pair in found.pairs if pair.label]
-    return LabelledSet(name, sample_pairs(labelled, limit, seed), len(labelled), dict(left_out))
+    labelled = [_named(pair, found.name) for pair in found.pairs if pair.label]
+    return LabelledSet(found.name, sample_pairs(labelled, limit, seed), len(labelled), dict(left_out))
 
 
 def _named(pair: Pair, name: str) -> Pair:
@@ -113,13 +116,14 @@ def length_baseline() -> Judge:
     return ProgramJudge(PROGRAMS["longer"], "longer is better")
 
 
-def groups(sets: Sequence[LabelledSet]) -> dict[str, range]:
-    """Return the groups of pairs that figures are given for: subsets, sets, and all sets, by name.
+def groups(sets: Sequence[LabelledSet]) -> dict[str, Sequence[int]]:
+    """Return the groups of pairs that figures are given for: subsets, sets, and all sets (""), by name.
 
     Returns:
-        The positions of each group's pairs among those of all sets; pairs of one subset stand together.
+        The positions of each group's pairs among those of all sets. Pairs of one subset stand together; over all sets a
+        pair that lies in two of them is counted once.
     """
-    found: dict[str, range] = {}
+    found: dict[str, Sequence[int]] = {}
     start = 0
     for one in sets:
         first = start
@@ -129,7 +133,7 @@ def groups(sets: Sequence[LabelledSet]) -> dict[str, range]:
         if one.pairs:
             found[one.name] = range(first, start)
     if sum(bool(one.pairs) for one in sets) > 1:
-        found[""] = range(start)
+        found[""] = distinct(pair for one in sets for pair in one.pairs)
     return found
 
 
@@ -168,9 +172,7 @@ def evaluation_json(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -
     ]
     places = {name: place for name, place in groups(sets).items() if name in {one.name for one in sets}}
     for own, judged in zip(found["judges"], all_judged, strict=True):
-        own["sets"] = {
-            name: asdict(agreement(judged.judgements[place.start : place.stop])) for name, place in places.items()
-        }
+        own["sets"] = {name: asdict(agreement([judged.judgements[i] for i in place])) for name, place in places.items()}
         if is_bench(judged):
             sections = bench_sections(judged)
             own["rewardbench"] = {

@@ -45,6 +45,7 @@ def evaluate(
     *,
     limit: int | None,
     seed: int,
+    split: str | None,
     answers: Path | None,
     json_file: Path | None,
     out: Console,
@@ -58,6 +59,7 @@ def evaluate(
         settings: Keys and values of :class:`JudgeSettings`, besides the name.
         limit: Take a random sample of so many labelled pairs of each file.
         seed: Chooses the sample.
+        split: Of hub data sets; None is train.
         answers: Where answers are kept; None is the cache folder.
         json_file: Where figures and verdicts are written.
         out, errors: Where figures, and how far the work is, are printed.
@@ -69,7 +71,7 @@ def evaluate(
     if not names:
         do = "name one with --judge: reward:MODEL, implicit:POLICY@REFERENCE, a chat model"
         raise ConfigError("no reward model or judge is named", do=do)
-    sets = [in_order(one) for one in read_sets(sources, limit=limit, seed=seed)]
+    sets = [in_order(one) for one in read_sets(sources, limit=limit, seed=seed, split=split)]
     judges = [length_baseline(), *open_judges(judge_settings(dict(settings)), names)]
     pairs = [pair for one in sets for pair in one.pairs]
     judged = ask_in_turn(judges, pairs, answers or cache_folder() / "judgements", errors)
@@ -81,7 +83,7 @@ def evaluate(
 def _show(sets: Sequence[LabelledSet], judged: Sequence[Judged], out: Console) -> None:
     out.print(accuracy_table(sets, judged))
     out.print(_LEGEND, soft_wrap=True)
-    for text in left_out_lines(sets):
+    for text in (*left_out_lines(sets), *repeated_line(sets)):
         out.print(text, markup=False, soft_wrap=True)
     if is_bench(judged[0]):
         out.print()
@@ -102,7 +104,7 @@ def accuracy_table(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) ->
     for name, place in groups(sets).items():
         table.add_row(Text(name or ALL_SETS, style="bold"), str(len(place)))
         for one in all_judged:
-            found = agreement(one.judgements[place.start : place.stop], kappas=False)
+            found = agreement([one.judgements[i] for i in place], kappas=False)
             table.add_row(*map(Text, (f"  {one.name}", "", *_cells(found))))
         table.add_section()
     return table
@@ -127,6 +129,13 @@ def left_out_lines(sets: Sequence[LabelledSet]) -> list[str]:
         if told:
             lines.append(f"{one.name}: {'; '.join(told)}")
     return lines
+
+
+def repeated_line(sets: Sequence[LabelledSet]) -> list[str]:
+    """Return a line on pairs that come up again, which all sets together count once; nothing where none does."""
+    together = groups(sets).get("")
+    repeated = sum(len(one.pairs) for one in sets) - len(together) if together else 0
+    return [f"{ALL_SETS}: {repeated} pairs that came before, in this set or another, count once"] if repeated else []
 
 
 def bench_table(all_judged: Sequence[Judged]) -> Table:

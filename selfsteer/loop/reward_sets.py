@@ -13,7 +13,7 @@ from selfsteer.export.selecting import CUT, DROPPED, EMPTY
 from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.loop.preferences import better_and_worse, numbered
 from selfsteer.loop.reading import again, check_files, in_force
-from selfsteer.queries import Dropped, source_fingerprint
+from selfsteer.queries import Dropped, check_dataset_split, source_fingerprint
 from selfsteer.queries.rows import Unusable
 from selfsteer.records import Contrast, read_rows
 from selfsteer.reward.data import LabelledPair
@@ -47,21 +47,24 @@ def open_source(name: str, settings: SetSettings) -> Source:
         settings: The set's.
 
     Raises:
-        ConfigError: ``rounds`` or ``finished`` is given of what has none, or of rounds that are not there.
+        ConfigError: ``rounds``, ``finished`` or ``dataset_split`` is given of what has none, or of rounds that are not
+            there.
         InputError: The source is not there, or a run directory has no filtered rows yet.
     """
     path = Path(settings.source)
+    check_dataset_split(settings.source, settings.dataset_split, f"sets.{name}.dataset_split")
     if (path / "recipe.yaml").is_file():
         return _open_run(name, path, settings)
     for key in ("rounds", "finished"):
         if getattr(settings, key):
             what = f"{key} is about run directories, and {settings.source} is none"
             raise ConfigError(what, where=f"sets.{name}.{key}", do="leave it out")
-    return Source(source_fingerprint(settings.source), lambda: _annotated(settings.source), False, "labelled pairs")
+    content = [source_fingerprint(settings.source), settings.dataset_split]
+    return Source(content, lambda: _annotated(settings), False, "labelled pairs")
 
 
-def _annotated(source: str) -> Pairs:
-    for own_id, where, row, origin in numbered(source, "train"):
+def _annotated(settings: SetSettings) -> Pairs:
+    for own_id, where, row, origin in numbered(settings.source, settings.dataset_split):
         try:
             pair = pair_of(row, where, own_id, origin)
             chosen, rejected = better_and_worse(pair)

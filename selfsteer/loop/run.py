@@ -34,7 +34,7 @@ from selfsteer.loop.events import Callback
 from selfsteer.loop.expected import planned
 from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.guards import Guards, check_criterion
-from selfsteer.loop.ledger import Entry
+from selfsteer.loop.ledger import Entry, check_place
 from selfsteer.loop.models import Policy
 from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
@@ -90,7 +90,12 @@ def open_stages(
     callbacks: Sequence[Callback] = (),
     shelf: Path | None = None,
 ) -> DataStages:
-    """Return the stages of a recipe over a run directory; nothing is written or loaded yet."""
+    """Return the stages of a recipe over a run directory; nothing is written or loaded yet.
+
+    Raises:
+        InputError: The principle set can't be used, or the directory holds what `selfsteer reward` has made.
+    """
+    check_place(run_dir, "run")
     return DataStages.of(recipe, Store(run_dir, display, callbacks, shelf))
 
 

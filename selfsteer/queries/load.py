@@ -32,6 +32,7 @@ _CARRIED = ("model", "weights", "sampling", "template", "depth", "seeds")
 _DATA = Path(__file__).parent.parent / "data"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _SPLITS = ("train", "heldout")
+_SPLIT_KEY = "queries.dataset_split"
 _MOST_REASONS = 1000
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -124,7 +125,7 @@ def source_fingerprint(source: str) -> str:
     Raises:
         DataError: The source is not there.
     """
-    if _is_hub(source):
+    if is_hub(source):
         return fingerprint(source)
     return fingerprint([(path.name, sha256_file(path)) for path in _source_files(source)])
 
@@ -135,21 +136,27 @@ def reads_file(source: str, path: Path) -> bool:
     Raises:
         DataError: The source is not there.
     """
-    if _is_hub(source):
+    if is_hub(source):
         return False
     own, folder = path.resolve(), Path(source).expanduser()
     in_folder = folder.is_dir() and own.parent == folder.resolve()
     return in_folder or own in {file.resolve() for file in _source_files(source)}
 
 
-def source_rows(source: str, dataset_split: str) -> Generator[tuple[str, Any, str], None, None]:
+def source_rows(
+    source: str, dataset_split: str, key: str = "dataset_split"
+) -> Generator[tuple[str, Any, str], None, None]:
     """Yield the rows of a source as they stand: (where, row, origin), origin being the file's or the data set's name.
+
+    Args:
+        source, dataset_split: As of :func:`load_queries`.
+        key: The setting that names the split, for messages.
 
     Raises:
         DataError: The source is not there, or a row is malformed.
     """
-    if _is_hub(source):
-        yield from ((where, row, source) for where, row in read_hub(source, dataset_split))
+    if is_hub(source):
+        yield from ((where, row, source) for where, row in read_hub(source, dataset_split, key))
         return
     for path in _source_files(source):
         yield from ((where, row, path.name) for where, row in read_file(path))
@@ -159,7 +166,7 @@ def _stream(
     source: str, field: str | None, split: Literal["train", "heldout"], limit: int | None, dataset_split: str
 ) -> Generator[Query | Dropped, None, None]:
     tally, taken = _Tally(), 0
-    with Seen() as seen, closing(source_rows(source, dataset_split)) as rows:
+    with Seen() as seen, closing(source_rows(source, dataset_split, _SPLIT_KEY)) as rows:
         reader = _Reader(split, field, seen)
         for where, row, origin in rows:
             found = reader.read(where, row, origin)
@@ -228,12 +235,12 @@ def _check(source: str, split: str, limit: int | None, dataset_split: str) -> No
         raise ConfigError(f"unknown split {split!r}", where="queries.split", do=did_you_mean(split, _SPLITS))
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}", where="queries.limit", do="ask for 1 or more, or leave it out for all")
-    check_dataset_split(source, dataset_split, "queries.dataset_split")
+    check_dataset_split(source, dataset_split, _SPLIT_KEY)
 
 
 def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
     """Raise :class:`ConfigError`, naming the recipe's ``key``, where a split is asked for and the source has none."""
-    if dataset_split != "train" and not _is_hub(source):
+    if dataset_split != "train" and not is_hub(source):
         raise ConfigError(
             f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
             where=key,
@@ -241,7 +248,7 @@ def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
         )
 
 
-def _is_hub(source: str) -> bool:
+def is_hub(source: str) -> bool:
     """Tell ``org/name`` from a path: it is no local file or folder and has no suffix of a data file."""
     path = Path(source)
     return bool(_HUB_NAME.fullmatch(source)) and not format_of(path) and not path.exists()

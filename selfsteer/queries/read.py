@@ -52,8 +52,13 @@ def read_file(path: Path) -> Rows:
     yield from READERS[suffix](path)
 
 
-def read_hub(name: str, split: str) -> Rows:
+def read_hub(name: str, split: str, key: str = "dataset_split") -> Rows:
     """Yield the rows of a hub data set ``org/name`` or ``org/name:config`` (memory-mapped, kept in the hub's cache).
+
+    Args:
+        name: Of the data set.
+        split: Of the data set.
+        key: The setting or option that names the split, for messages.
 
     Raises:
         DataError: It can't be reached, or has no such configuration or split.
@@ -65,11 +70,12 @@ def read_hub(name: str, split: str) -> Rows:
         rows = datasets.load_dataset(path, config or None, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
+        shipped = ", or builtin:quickstart" if key.startswith("queries.") else ""
         raise DataError(
             f"can't load the data set {name!r}: {reason}",
             where=f"hub data set {name}, split {split!r}",
             do="no local file or folder has that name either; check the name (org/name or org/name:config), the split "
-            "(queries.dataset_split=) and the network; without network give a file, or builtin:quickstart",
+            f"({key}) and the network; without network give a file{shipped}",
         ) from error
     for number, row in enumerate(rows, 1):
         yield f"{name}: row {number}", row

@@ -30,7 +30,10 @@ class SetSettings(Section):
     """A named set of preference pairs. A string is short for ``{source: STRING}``."""
 
     source: str
-    """A file of pairs in any form that `selfsteer judge` reads, a folder of such files, or a run directory."""
+    """A file of pairs in any form that `selfsteer judge` reads, a folder of such files, a hub data set, or a run
+    directory."""
+    dataset_split: str = "train"
+    """The split of a hub data set."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Share of the set's pairs that is taken: 0.5 is half of them, drawn by the seed; 2 is each of them twice."""
     limit: Positive | None = None

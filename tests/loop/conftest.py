@@ -29,6 +29,27 @@ def scripted_run(tmp_path_factory, queries):
 
 
 @pytest.fixture
+def hub(monkeypatch) -> Callable[..., None]:
+    """Put a data set on the hub that this process sees: ``hub("org/name", filtered=ROWS)``; all others are missing."""
+    import datasets
+
+    there: dict[tuple[str, str | None, str], datasets.Dataset] = {}
+
+    def load_dataset(name: str, config: str | None, split: str) -> datasets.Dataset:
+        if (name, config, split) not in there:
+            raise ValueError(f'Unknown split "{split}" of {name}, {config}')
+        return there[name, config, split]
+
+    def put(name: str, **splits: list[dict[str, Any]]) -> None:
+        path, _, config = name.partition(":")
+        for split, rows in splits.items():
+            there[path, config or None, split] = datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return put
+
+
+@pytest.fixture
 def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Run a command in this process; returns exit code, output and errors."""
 

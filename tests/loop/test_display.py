@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from selfsteer.loop import display as module
-from selfsteer.loop.display import Display, Planned, clock
+from selfsteer.loop.display import Display, Planned, clock, size
 
 
 class Said:
@@ -157,3 +157,10 @@ def test_an_error_inside_is_passed_on_and_the_terminal_is_given_back(said):
 )
 def test_seconds_as_people_read_them(seconds, text):
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 B"), (999, "999 B"), (34_560_000, "34.6 MB"), (999_700, "1 MB"), (2.5e12, "2.5 TB")]
+)
+def test_bytes_as_people_read_them(number, text):
+    assert size(number) == text

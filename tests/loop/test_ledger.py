@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from selfsteer.errors import ConfigError
 from selfsteer.files import append_json, read_json_lines
-from selfsteer.loop.ledger import Entry, Ledger
+from selfsteer.loop.ledger import Entry, Ledger, check_place
 
 
 def entry(key: str = "k", *, files: tuple[str, ...] = (), **changes) -> Entry:
@@ -104,3 +105,15 @@ def test_a_line_of_another_program_is_passed_over(ledger):
     ledger.add(entry("a"))
     append_json(ledger.path, {"stage": "responses", "note": "by hand"})
     assert [found.key for found in ledger.entries()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "owner", "other"), [("rewards", "run", "reward"), ("reward-data:all-seed-0", "reward", "run")]
+)
+def test_a_run_directory_is_left_to_the_command_that_made_it(ledger, stage, owner, other):
+    for command in ("run", "reward"):
+        check_place(ledger.run_dir, command)
+    ledger.add(entry(stage=stage))
+    check_place(ledger.run_dir, owner)
+    with pytest.raises(ConfigError, match=f"holds a run of `selfsteer {owner}`"):
+        check_place(ledger.run_dir, other)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.files import read_json_lines
 from selfsteer.logprobs.keys import ScoreKey
@@ -18,11 +21,13 @@ from selfsteer.loop.planning import plan
 from selfsteer.loop.references import References
 from selfsteer.loop.run import open_stages
 from selfsteer.loop.splitting import of_round
+from selfsteer.policy.objective import objective_of
 from selfsteer.records import Contrast, Query, read_rows
 
 from ..conftest import build_model, build_tokenizer
 from .helpers import QUERIES, contrasts, policy_hash, small_recipe
 
+MODES = Path(__file__).parents[2] / "docs/modes.md"
 GENERATOR = {
     "mode": "generator",
     "generator__queries": 4,
@@ -52,6 +57,43 @@ def key_of(folder):
     from selfsteer.models import load_model
 
     return weights_key(load_model(str(folder), dtype="float32"))
+
+
+# --- the baselines that docs/modes.md names
+
+
+def documented() -> list[str]:
+    """The overrides in the table of baselines, as they are typed; "..." stands for a value of the reader's."""
+    section = MODES.read_text(encoding="utf-8").partition("## Baselines and ablations")[2].partition("\n## ")[0]
+    cells = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")]
+    found = [span for cell in cells for span in re.findall("`([^`]+)`", cell)]
+    return [span for span in found if "=" in span and "..." not in span]
+
+
+@pytest.mark.parametrize("typed", documented())
+def test_a_documented_baseline_is_as_many_keys_as_it_says_in_the_shipped_recipes(typed, tmp_path):
+    online, generator = ["quickstart", "rounds", "sso-v1"], ["generator", "sso-v2"]
+    fitting = {
+        "generator": generator,
+        "train.objective=sft": online + generator,
+        "principles.strategy": ["sso-v2"],
+        "mode=offline": ["quickstart", "sso-v1", "pbaa-v1"],
+    }
+    names = next((names for start, names in fitting.items() if typed.startswith(start)), online)
+    for name in names:
+        recipe = load_recipe(name, typed.split())
+        assert recipe != load_recipe(name), name
+        objective_of(recipe.train)
+        open_stages(recipe, tmp_path / name, Display(quiet=True)).check_filters()
+
+
+def test_the_baselines_of_the_paper_are_documented():
+    for start in (
+        "train.objective=sft",
+        "mode=offline rounds=1 preferences=",
+        "principles.strategy=guideline principles.m",
+    ):
+        assert any(typed.startswith(start) for typed in documented()), start
 
 
 # --- the data generator of v2

@@ -17,13 +17,16 @@ from selfsteer.errors import ConfigError, NothingSurvived, TrainingDiverged, Wor
 from selfsteer.evaluation.judges import Shown, open_judge
 from selfsteer.evaluation.judges.sets import load_pairs
 from selfsteer.files import sha256_file
+from selfsteer.loop import run
 from selfsteer.loop.display import Display
 from selfsteer.loop.reward import reward
+from selfsteer.loop.run import generate
 from selfsteer.loop.store import Store
 from selfsteer.models import load_tokenizer
 from selfsteer.reward import load_reward_model, score
 from selfsteer.reward.data import read_examples
 
+from .helpers import scripted_recipe
 from .rewards import reward_recipe, reward_values, write_pairs
 
 
@@ -144,6 +147,9 @@ def test_what_changes_no_weight_trains_nothing_anew(tmp_path, tiny_chat_model, f
     metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == list(range(1, 7))
     assert "num_tokens" not in metrics[0] and metrics[0]["loss"] > 0
+    (model,) = reward(recipe, tmp_path / "run")["models"]  # the first setting again
+    restored = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert restored != metrics and restored[-1]["loss"] == model["training"]["last"]["loss"]
 
 
 def test_pairs_with_an_evaluated_prompt_are_not_trained_on(tmp_path, tiny_chat_model, files):
@@ -219,6 +225,15 @@ def test_the_directory_of_a_run_is_not_taken(scripted_run, tiny_chat_model, file
     with pytest.raises(ConfigError, match="holds a run of `selfsteer run`"):
         reward(reward_recipe(tiny_chat_model, files[0]), scripted_run)
     assert (scripted_run / "recipe.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("command", [run, generate])
+def test_a_run_does_not_take_the_directory_of_reward_models(finished, queries, command):
+    run_dir = finished[1]
+    before = (run_dir / "recipe.yaml").read_text()
+    with pytest.raises(ConfigError, match="holds a run of `selfsteer reward`"):
+        command(scripted_recipe(queries), run_dir)
+    assert (run_dir / "recipe.yaml").read_text() == before
 
 
 def test_a_second_process_is_told_to_wait(tmp_path, tiny_chat_model, files):

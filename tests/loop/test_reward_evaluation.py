@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import yaml
 
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.judges import judge_pairs
@@ -19,6 +20,7 @@ from selfsteer.loop.reward_evaluation import groups, in_order, length_baseline, 
 from ..conftest import build_model, build_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared/data"
+BENCH = Path(__file__).parents[2] / "selfsteer/evaluation/rewardbench.yaml"
 ROWS = [
     {"input": "q1", "output_1": "one", "output_2": "two words", "label": 2},
     {"input": "q2", "output_1": "one", "output_2": "two words", "label": 1},
@@ -129,6 +131,66 @@ def test_a_reward_model_an_implicit_reward_and_a_chat_model_share_the_table_and_
     assert code == 0 and "policy against tiny" in shown
 
 
+def test_a_pair_of_two_files_counts_once_in_all_sets(evaluate, folder):
+    """The longer one is right in 2 of 4; the other file has one of these again, and one more in which it is wrong."""
+    rows = [
+        {"prompt": "q1", "chosen": "two words", "rejected": "one"},
+        {"prompt": "new", "chosen": "one", "rejected": "two words"},
+    ]
+    (folder / "more.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, shown, _ = evaluate("pairs.json", "more.jsonl", "--judge", "program:longer", "--json", "out.json")
+    assert code == 0 and "all sets: 1 pairs that came before, in this set or another, count once" in shown
+    assert [row[0] for row in cells(shown, "longer")] == ["50 % (15-85)", "50 % (9-91)", "40 % (12-77)"]
+    together = json.loads((folder / "out.json").read_text())["judges"][1]["all_sets"]
+    assert (together["n"], together["debiased"]["right"], together["debiased"]["wrong"]) == (5, 2, 2)
+
+
+def whole_bench() -> dict[str, tuple[int, int]]:
+    """By RewardBench's subsets, in how many of its pairs the longer one is right, and how many pairs there are."""
+    table = yaml.safe_load(BENCH.read_text())
+    sizes = {name: table["pairs"].get(name, n) for own in table["sections"].values() for name, n in own.items()}
+    return {name: (place * n // len(sizes), n) for place, (name, n) in enumerate(sizes.items())}
+
+
+def test_rewardbench_is_taken_from_the_hub_with_its_columns_and_gives_sections_and_score(evaluate, hub):
+    asked = whole_bench()
+    rows = [
+        {"prompt": f"{name} {i}", "chosen": "two words" if i < right else "one", "chosen_model": "m",
+         "rejected": "one" if i < right else "two words", "rejected_model": "m", "subset": name, "id": i}
+        for name, (right, n) in asked.items() for i in range(n)
+    ]  # fmt: skip
+    hub("allenai/reward-bench", filtered=rows)
+    assert len(rows) == 2985
+    code, shown, said = evaluate("allenai/reward-bench", "--split", "filtered", "--judge", "program:longer")
+    assert code == 0, said
+    assert "allenai/reward-bench/alpacaeval-easy" in shown
+    names = list(asked)
+    chat, chat_hard, safety, code_names = names[:5], names[5:11], names[11:16], names[17:]
+    shares = [sum(asked[one][0] for one in own) / sum(asked[one][1] for one in own)
+              for own in (chat, chat_hard, safety, code_names)]  # fmt: skip
+    math_right, math_n = asked["math-prm"]
+    expected = [*shares[:3], (math_right / math_n + shares[3]) / 2]  # math and code have the same weight
+    sections = shown.partition("RewardBench")[2]
+    assert [int(row[0].partition(" %")[0]) for row in cells(sections, "longer")[:4]] == [
+        round(100 * share) for share in expected
+    ]
+    assert cells(sections, "longer")[4] == [f"{25 * sum(expected):.1f} %"]
+    for state in ("all 5 subsets", "all 6 subsets", "all 7 subsets"):
+        assert state in sections
+    assert "not run" not in shown.lower()
+
+
+def test_pairs_of_the_hub_are_judged_too_and_a_split_that_is_not_there_is_told(evaluate, hub):
+    hub("org/name:main", test=[{"prompt": "q", "chosen": "two words", "rejected": "one"}])
+    for program in (["judge"], ["evaluate", "reward"]):
+        code, shown, _ = evaluate("org/name:main", "--split", "test", "--judge", "program:longer", program=program)
+        assert code == 0 and "100 %" in shown
+        code, _, said = evaluate("org/name:main", "--judge", "program:longer", program=program)
+        assert code == 2 and 'Unknown split "train"' in said and "the split (--split)" in " ".join(said.split())
+        code, _, said = evaluate("pairs.json", "--split", "test", "--judge", "program:longer", program=program)
+        assert code == 2 and "--split test is about hub data sets" in said
+
+
 def test_what_can_not_be_evaluated_is_refused(evaluate, folder):
     code, _, said = evaluate("pairs.json")
     assert code == 2 and "no reward model or judge is named" in said
@@ -206,7 +268,7 @@ def test_the_published_sets_load_and_length_has_the_accuracy_that_their_raw_rows
         assert len(one.pairs) + sum(one.left_out.values()) == len(rows), "every row is accounted for"
         assert one.left_out.get("a tie by its label", 0) == len(rows) - len(verdicts) == sum(one.left_out.values())
         place = places[one.name]
-        found = agreement(judgements[place.start : place.stop], kappas=False).debiased
+        found = agreement([judgements[i] for i in place], kappas=False).debiased
         counts = (verdicts.count(1), verdicts.count(-1), verdicts.count(0))
         assert (found.right, found.wrong, found.none) == counts, one.name
     assert sets[3].left_out == {"a tie by its label": 373}

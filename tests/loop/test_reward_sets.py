@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from selfsteer.errors import ConfigError, InputError
+from selfsteer.errors import ConfigError, DataError, InputError
 from selfsteer.export.selecting import CUT, DROPPED
 from selfsteer.files import read_json_lines
 from selfsteer.loop.ledger import Ledger
@@ -112,6 +112,28 @@ def test_pairs_with_a_cut_answer_can_be_left_out(two_rounds):
     assert all(isinstance(one, LabelledPair) for one in whole.pairs()) and whole.content != finished.content
     first, second = finished.pairs()
     assert isinstance(first, Dropped) and first.reason == CUT and isinstance(second, LabelledPair)
+
+
+def test_a_hub_data_set_gives_the_pairs_of_the_split_that_is_named(hub):
+    both = {"train_prefs": ("Good.", "Bad."), "test_prefs": ("Better.", "Worse.")}
+    hub("org/name:main", **{
+        split: [{"prompt": "Hi", "chosen": chosen, "rejected": rejected}] for split, (chosen, rejected) in both.items()
+    })  # fmt: skip
+    sources = {split: source_of("org/name:main", dataset_split=split) for split in both}
+    for split, (chosen, rejected) in both.items():
+        (pair,) = sources[split].pairs()
+        assert (pair.id, pair.chosen, pair.rejected) == ("org/name:main-1", chosen, rejected)
+    assert sources["train_prefs"].content != sources["test_prefs"].content
+    with pytest.raises(DataError, match="Unknown split") as caught:
+        list(source_of("org/name:main").pairs())
+    assert "the split (dataset_split)" in caught.value.do and "queries" not in caught.value.do
+
+
+def test_a_split_is_refused_of_what_has_none(tmp_path, scripted_run):
+    for path in (write_pairs(tmp_path / "pairs.jsonl", 2), scripted_run):
+        with pytest.raises(ConfigError, match="is no hub data set and has no splits") as caught:
+            source_of(path, dataset_split="test")
+        assert caught.value.where == "sets.s.dataset_split"
 
 
 def test_what_is_about_runs_is_refused_of_files(tmp_path):

@@ -208,7 +208,7 @@ def test_a_hub_data_set_without_network(monkeypatch: pytest.MonkeyPatch) -> None
         "can't load the data set 'org/name': Couldn't reach 'org/name' on the Hub (LocalEntryNotFoundError)"
     )
     assert error.where == "hub data set org/name, split 'train'"
-    assert "queries.dataset_split=" in error.do and "network" in error.do and "builtin:quickstart" in error.do
+    assert "(queries.dataset_split)" in error.do and "network" in error.do and "builtin:quickstart" in error.do
 
 
 @pytest.mark.parametrize(

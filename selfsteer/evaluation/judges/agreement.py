@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 
 from selfsteer.evaluation.intervals import Interval, bootstrap_statistic, wilson
-from selfsteer.evaluation.judges.base import Judgement, Outcome
+from selfsteer.evaluation.judges.base import Judgement, Outcome, Pair
+from selfsteer.files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,24 @@ def by_subset(judgements: Sequence[Judgement]) -> dict[str, Figures]:
     for judgement in judgements:
         groups.setdefault(judgement.pair.subset, []).append(judgement)
     return {subset: agreement(group) for subset, group in groups.items()}
+
+
+def distinct(pairs: Iterable[Pair]) -> list[int]:
+    """Return the places of the pairs that differ from all before them, for figures over several sets.
+
+    Pairs with the same prompt, criterion, responses and label are one pair, whichever response is numbered first:
+    counted twice, they would make intervals narrower than the data are.
+    """
+    places: dict[str, int] = {}
+    for place, pair in enumerate(pairs):
+        sides = sorted([(pair.first, pair.label), (pair.second, pair.label and -pair.label)], key=lambda side: side[0])
+        places.setdefault(fingerprint([pair.prompt, pair.criterion, sides]), place)
+    return list(places.values())
+
+
+def pooled(judgements: Sequence[Judgement]) -> Figures:
+    """Return the figures over several sets, in which a pair that lies in two of them counts once."""
+    return agreement([judgements[place] for place in distinct(one.pair for one in judgements)])
 
 
 def kappa(one: Sequence[int], other: Sequence[int]) -> tuple[float, Interval] | None:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.judges.base import Pair
 from selfsteer.files import fingerprint
-from selfsteer.queries import Dropped
-from selfsteer.queries.read import read_file
+from selfsteer.queries import Dropped, is_hub
+from selfsteer.queries.read import read_file, read_hub
 from selfsteer.queries.rows import Unusable, is_text
 from selfsteer.records import Message
 
@@ -25,45 +25,53 @@ _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 @dataclass(frozen=True)
 class PairSet:
-    """What a file gave: its pairs in order, and the rows that were left out, each with its reason."""
+    """What a source gave: its name, its pairs in order, and the rows that were left out, each with its reason."""
 
+    name: str
     pairs: list[Pair]
     dropped: list[Dropped]
 
 
-def load_pairs(path: Path, *, limit: int | None = None, seed: int = 0, name: str | None = None) -> PairSet:
-    """Load a file of preference pairs; the form of each row is told by its keys (:data:`_FORMS`).
+def load_pairs(
+    source: Path, *, limit: int | None = None, seed: int = 0, name: str | None = None, split: str = "train"
+) -> PairSet:
+    """Load preference pairs from a file or a hub data set; the form of each row is told by its keys (:data:`_FORMS`).
 
     Labels are in the numbering of the pair. Where a form only says "chosen" and "rejected", a hash of the content
     decides which of them becomes the first, so that a judge that always says "the first" is not right by construction.
-    A pair's id is the set's name and the number of its row, from 1; the set's name is the file's without its suffixes.
+    A pair's id is the set's name and the number of its row, from 1; the set's name is the file's without its suffixes,
+    or all of the hub data set's.
     A row's own "subset" is kept, all other rows belong to a subset of the set's name.
 
     Args:
-        path: A .json, .jsonl, .parquet, .csv or .tsv file, the text forms also with .gz.
+        source: A .json, .jsonl, .parquet, .csv or .tsv file, the text forms also with .gz; or a hub data set,
+            org/name or org/name:config.
         limit: Take a random sample of so many pairs, in the order of the file; None takes all.
         seed: Chooses the sample.
         name: The set's, in place of the file's.
+        split: The split of a hub data set.
 
     Returns:
-        The pairs, and all rows of the file that are not two answers to one conversation, whatever the limit.
+        The pairs, and all rows of the source that are not two answers to one conversation, whatever the limit.
 
     Raises:
         ConfigError: ``limit`` is not positive.
-        DataError: The file can't be read, a row has no known form or a wrong cell, or no pair is left.
+        DataError: The source can't be read, a row has no known form or a wrong cell, or no pair is left.
     """
     _check_limit(limit)
-    name = name or Path(path.name.removesuffix(".gz")).stem
+    hub = is_hub(str(source))
+    name = name or (str(source) if hub else Path(source.name.removesuffix(".gz")).stem)
+    rows = read_hub(str(source), split, "--split") if hub else read_file(source)
     pairs, dropped = [], []
-    for number, (where, row) in enumerate(read_file(path), 1):
+    for number, (where, row) in enumerate(rows, 1):
         own_id = f"{name}-{number}"
         try:
             pairs.append(pair_of(row, where, own_id, name))
         except Unusable as unusable:
             dropped.append(Dropped(own_id, where, str(unusable)))
     if not pairs:
-        raise _nothing_left(path, dropped)
-    return PairSet(sample_pairs(pairs, limit, seed), dropped)
+        raise _nothing_left(source, dropped)
+    return PairSet(name, sample_pairs(pairs, limit, seed), dropped)
 
 
 def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
@@ -290,12 +298,12 @@ def _placed(prompt: list[Message], chosen: str, rejected: str) -> _Content:
     return _Content(prompt, chosen, rejected, 1)
 
 
-def _nothing_left(path: Path, dropped: list[Dropped]) -> DataError:
+def _nothing_left(source: Path, dropped: list[Dropped]) -> DataError:
     if not dropped:
-        return DataError("the file holds no row", where=str(path), do="give a file that holds preference pairs")
+        return DataError("the source holds no row", where=str(source), do="give a file that holds preference pairs")
     counts = collections.Counter(item.reason for item in dropped).most_common(3)
     return DataError(
         f"no pair is left of {len(dropped)} rows: {', '.join(f'{why} ({count} rows)' for why, count in counts)}",
-        where=f"{path}, first at {dropped[0].where}",
+        where=f"{source}, first at {dropped[0].where}",
         do="give a file whose rows hold two answers to one conversation",
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.evaluation.intervals import Interval
-from selfsteer.evaluation.judges.agreement import Figures, Verdicts, agreement, by_subset, kappa
+from selfsteer.evaluation.judges.agreement import Figures, Verdicts, by_subset, kappa, pooled
 from selfsteer.evaluation.judges.base import Judgement
 
 COLUMNS = ("judge", "set", "n", "strict", "debiased", "kappa", "the first shown wins", "inconsistent", "tie", "invalid")
@@ -30,10 +30,10 @@ class Judged(NamedTuple):
 
 
 def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
-    """Return a row of :data:`COLUMNS` for each subset, and where there are several one for all pairs pooled."""
+    """Return a row of :data:`COLUMNS` for each subset, and where there are several one for all pairs, each once."""
     rows = [(subset or "-", found) for subset, found in by_subset(judged.judgements).items()]
     if len(rows) > 1:
-        rows.append((ALL_SETS, agreement(judged.judgements)))
+        rows.append((ALL_SETS, pooled(judged.judgements)))
     return [(judged.name, subset, *_cells(found)) for subset, found in rows]
 
 

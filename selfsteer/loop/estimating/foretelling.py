@@ -10,6 +10,7 @@ from pathlib import Path
 
 from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.loop.data import DataStages
+from selfsteer.loop.display import size
 from selfsteer.loop.estimating.costs import Costs, Sizes
 from selfsteer.loop.estimating.lengths import prompt_lengths, rows_of
 from selfsteer.loop.estimating.rates import (
@@ -108,7 +109,7 @@ def warn_of_disk(stages: DataStages, steps: Sequence[Step], sizes: Sizes) -> Non
     free = free_disk(stages.store.run_dir)
     if free < needed:
         warnings.warn(
-            f"this run may need {needed / 1e9:.1f} GB of disk at its worst, and {free / 1e9:.1f} GB are free in "
+            f"this run may need {size(needed)} of disk at its worst, and {size(free)} are free in "
             f"{stages.store.run_dir}: free some, or choose another --run-dir (what is finished is kept either way)",
             SelfsteerWarning,
             stacklevel=2,

@@ -12,7 +12,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from selfsteer.evaluation.intervals import wilson
 from selfsteer.evaluation.judges import Answer, Judgement, Pair
-from selfsteer.evaluation.judges.agreement import _kappa, agreement, by_subset, kappa
+from selfsteer.evaluation.judges.agreement import _kappa, agreement, by_subset, distinct, kappa, pooled
 
 VERDICTS = Path(__file__).parents[4] / "shared" / "data" / "preferences" / "llmbar" / "gpt4_vanilla_verdicts.jsonl"
 
@@ -87,6 +87,25 @@ def test_subsets_are_those_of_the_pairs_in_their_order():
     right, wrong = (1, 1, -1), (1, -1, 1)
     figures = by_subset([judged(*right, subset="b"), judged(*wrong, subset="a"), judged(*wrong, subset="b")])
     assert [(name, own.n, own.strict.share) for name, own in figures.items()] == [("b", 2, 0.5), ("a", 1, 0.0)]
+
+
+def test_over_several_sets_a_pair_counts_once_whichever_response_is_numbered_first():
+    ask = [{"role": "user", "content": "Q"}]
+    pair = Pair("x-1", ask, "A", "B", 1, "x")
+    same = [Pair("y-1", ask, "B", "A", -1, "y"), Pair("z-1", ask, "A", "B", 1, "z")]
+    others = [
+        Pair("y-2", ask, "B", "A", 1, "y"),  # labelled the other way
+        Pair("y-3", ask, "A", "B", None, "y"),
+        Pair("y-4", ask, "A", "C", 1, "y"),
+        Pair("y-5", [{"role": "user", "content": "Q2"}], "A", "B", 1, "y"),
+        Pair("y-6", ask, "A", "B", 1, "y", criterion="Is it short?"),
+    ]
+    assert distinct([pair, *same, *others]) == [0, 3, 4, 5, 6, 7]
+    unlabelled = [Pair("a", ask, "A", "B"), Pair("b", ask, "B", "A"), Pair("c", ask, "A", "B", 0)]
+    assert distinct(unlabelled) == [0, 2]
+    right = Answer(1), Answer(-1)
+    found = pooled([Judgement(pair, *right), Judgement(same[1], *right), Judgement(others[2], *right[::-1])])
+    assert (found.n, found.strict.right, found.strict.interval) == (2, 1, wilson(1, 2))
 
 
 def test_kappa_of_the_textbook():

@@ -27,7 +27,7 @@ from ...chat_templates import user
 
 
 def judged(number: int, label: int | None, forward: int, backward: int, *, subset: str = "", valid=True) -> Judgement:
-    pair = Pair(str(number), user("Q"), "a", "b", label, subset)
+    pair = Pair(str(number), user(f"Q{number}"), "a", "b", label, subset)
     return Judgement(pair, Answer(forward, valid=valid), Answer(backward, valid=valid))
 
 
