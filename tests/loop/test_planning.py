@@ -105,7 +105,10 @@ def test_arguments_of_vllm_that_act_on_texts_are_a_part_of_the_key(queries, tmp_
         recipe = scripted_recipe(queries, generation={"backend": "vllm", "vllm": options})
         return Models(recipe, tmp_path).engine(Policy(0, "model", "name", "vllm"))
 
-    assert engine(gpu_memory_utilization=0.5) == engine() and engine(max_model_len=64) == [*engine(), {"max_model_len": 64}]
+    assert engine(gpu_memory_utilization=0.5) == engine() and engine(max_model_len=64) == [
+        *engine(),
+        {"max_model_len": 64},
+    ]
 
 
 def test_files_that_are_gone_are_a_reason(queries, copied):

@@ -27,7 +27,8 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("principles", {"templates": {"steer": 1}}, {"templates": {"steer": 2}}, ["prompt template steer 1 -> 2"]),
         ("scores", {"version": 2}, {"version": 3}, ["selfsteer's code of this stage 2 -> 3"]),
         ("policy", {"seed": 0}, {"seed": 1}, ["seed 0 -> 1"]),
-        ("policy", {"scorer": ["w1", "float32", 9]}, {"scorer": ["w2", "float32", 9]}, ["the model (weights, tokenizer, chat template, end tokens) w1 -> w2"]),
+        ("policy", {"scorer": ["w1", "float32", 9]}, {"scorer": ["w2", "float32", 9]},
+         ["the model (weights, tokenizer, chat template, end tokens) w1 -> w2"]),
     ],
 )  # fmt: skip
 def test_a_changed_dependency_is_named_with_both_values(stage, before, now, said):
