@@ -242,16 +242,13 @@ class Looking(Store):
         """
         begin, waits = self._round
         last = len(self.steps)
-        for end in range(last, begin, -1):
-            failed = self._never_done(end - 1)
-            if end < last and not failed:
-                continue
+        failures = [end for end in range(last, begin, -1) if self._never_done(end - 1)]
+        for end in dict.fromkeys([last, *failures]):
             key = stage_key(VERDICT, verdict_depends(stages, self.claims[:end]))
             own, other = self._look_up((VERDICT, number, key))
-            found = own or other
-            if found and failed:
-                self._take_back(end, waits)
-            if found:
+            if found := own or other:
+                if end in failures:
+                    self._take_back(end, waits)
                 return found.info
         if self._waits is None and may_give_up(stages.recipe.guards):
             self._waits = f"the guards have to judge round {number} first"

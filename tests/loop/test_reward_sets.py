@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 
-from selfsteer.config import dump_recipe, load_recipe
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.export.selecting import CUT, DROPPED
 from selfsteer.files import read_json_lines
@@ -65,8 +64,7 @@ def two_rounds(scripted_run, tmp_path):
     """A run of two rounds: the second holds other answers, one row dropped and one with an empty answer."""
     run_dir = tmp_path / "run"
     shutil.copytree(scripted_run, run_dir)
-    recipe = load_recipe(run_dir / "recipe.yaml", ["rounds=2"])
-    (run_dir / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    (run_dir / "recipe.yaml").write_text("rounds: 2\n", encoding="utf-8")
     ledger = Ledger(run_dir)
     (entry,) = [one for one in ledger.entries() if one.stage == "contrasts"]
     rows = list(read_rows([run_dir / name for name in entry.files], Contrast))
