@@ -432,6 +432,24 @@ def test_the_config_is_part_of_the_fingerprint(tiny: Path) -> None:
     assert model_fingerprint(str(tiny)) != name
 
 
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json"])
+def test_what_a_model_says_depends_on_its_tokenizer_and_template_too(tiny: Path, file: str) -> None:
+    names = [model_fingerprint(str(tiny), chat=chat) for chat in (False, True)]
+    with (tiny / file).open("a") as stream:
+        stream.write(" ")
+    weights, all_of_it = (model_fingerprint(str(tiny), chat=chat) for chat in (False, True))
+    assert weights == names[0] and all_of_it not in names
+
+
+def test_end_tokens_are_part_of_what_a_model_says(tiny: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", tiny)
+    names = [model_fingerprint(str(folder), chat=True) for folder in (tiny, adapter)]
+    (tiny / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    names += [model_fingerprint(str(folder), chat=True) for folder in (tiny, adapter)]
+    (tiny / "README.md").write_text("not the model")
+    assert len(set(names)) == 4 and model_fingerprint(str(tiny), chat=True) == names[2]
+
+
 def test_a_second_fingerprint_reads_no_weights(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     age(tiny)
     name = model_fingerprint(str(tiny))

@@ -51,6 +51,15 @@ _OURS = {
 }
 """Arguments of vLLM that other keys of a recipe decide, and which ones."""
 
+_SPEED_ONLY = frozenset(
+    """async_scheduling block_size compilation_config cpu_offload_gb data_parallel_size disable_custom_all_reduce
+    disable_log_stats distributed_executor_backend download_dir enable_chunked_prefill enable_expert_parallel
+    enable_prefix_caching enforce_eager gpu_memory_utilization kv_cache_memory_bytes max_num_batched_tokens max_num_seqs
+    max_parallel_loading_workers num_gpu_blocks_override optimization_level pipeline_parallel_size
+    safetensors_load_strategy tensor_parallel_size use_tqdm_on_load""".split()
+)
+"""Arguments of vLLM by which the same tokens are as likely as before, but for rounding: about speed, memory, places."""
+
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM makes room for."""
 _TEMPERATURES = (0.01, 2.0)
@@ -242,6 +251,11 @@ class VllmBackend:
                 raise _adapter_refused(folder, error) from error
             unless_done.pop_all()
         return request
+
+
+def acting_on_texts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of vLLM that may change what is sampled; one that is not known here is among them."""
+    return {name: value for name, value in options.items() if name not in _SPEED_ONLY}
 
 
 def _import_vllm() -> Any:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfsteer.config import Recipe, read_recipe
+from selfsteer.config import Recipe, load_recipe, read_recipe
 from selfsteer.errors import ConfigError
 from selfsteer.loop.display import Display
 from selfsteer.loop.events import Callback
 from selfsteer.loop.ledger import Ledger
-from selfsteer.loop.reading import check_files, in_force
+from selfsteer.loop.reading import check_files, rounds_in_force
 from selfsteer.loop.run import run as run_stages
 from selfsteer.records import Contrast, read_rows
 
@@ -44,21 +44,20 @@ class RunResult:
         """Yield the training rows of a round, some at a time.
 
         Args:
-            round: 1 for the first; None for the last.
+            round: 1 for the first; None for the last that no guard gave up.
             dropped: Also those that quality control dropped.
 
         Raises:
-            ConfigError: The run has no such round.
+            ConfigError: The run has no such round, or a guard gave it up.
             InputError: A file of it is gone.
         """
         ledger = Ledger(self.run_dir)
-        made = {slot[1]: entry for slot, entry in in_force(ledger.entries()).items() if slot[0] == "contrasts"}
-        number = max(made) if round is None else round
-        if number not in made:
-            rounds = ", ".join(map(str, sorted(made)))
+        rounds = rounds_in_force(load_recipe(self.run_dir / "recipe.yaml"), ledger)
+        number = max(rounds.rows, default=1) if round is None else round
+        if number not in rounds.rows:
             raise ConfigError(f"there is no round {number}", where=str(self.run_dir), do=f"it has: {rounds}")
-        check_files(ledger, made[number])
-        rows = read_rows([self.run_dir / name for name in made[number].files], Contrast)
+        check_files(ledger, rounds.rows[number])
+        rows = read_rows([self.run_dir / name for name in rounds.rows[number].files], Contrast)
         return (row for row in rows if row.kept or dropped)
 
 

@@ -38,8 +38,9 @@ from selfsteer.loop.estimating.memory import (
 )
 from selfsteer.loop.estimating.rates import machine, rates_file, sample_file, write_rates, write_sample
 from selfsteer.loop.estimating.shape import read_shape, source_of, stored_weights
-from selfsteer.loop.planning import Claim, State, Step, plan
+from selfsteer.loop.planning import State, Step, plan
 from selfsteer.loop.run import check, open_stages
+from selfsteer.loop.store import Claim
 
 STYLE = {State.DONE: "green", State.SHARED: "cyan", State.TODO: "", State.REDO: "yellow", State.AFTER: "dim"}
 """How the state of a stage is shown."""

@@ -27,7 +27,7 @@ from selfsteer.export.dataset import check_output, is_file
 from selfsteer.export.public import public_settings
 from selfsteer.files import remove
 from selfsteer.loop.ledger import Ledger
-from selfsteer.loop.reading import again, check_files, in_force
+from selfsteer.loop.reading import Rounds, again, check_files, in_force, rounds_in_force
 from selfsteer.records import Contrast, read_rows
 from selfsteer.views import View
 
@@ -112,9 +112,10 @@ def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
 
 
 def open_source(source: Path, round: int | None = None) -> Source:
-    """Return the rows of a run directory in force (all rounds, or one), of a folder of Parquet files, or of a file.
+    """Return the rows of a run directory in force, of a folder of Parquet files, or of a file.
 
-    A folder's files lie in it, or in its folder ``data`` as an export puts them.
+    Of a run these are all rounds that no guard gave up, or one of them. A folder's files lie in it, or in its folder
+    ``data`` as an export puts them.
 
     Raises:
         InputError: There is no such file, run or round, or its rows are not there.
@@ -142,21 +143,24 @@ def open_source(source: Path, round: int | None = None) -> Source:
 def _run(run_dir: Path, number: int | None) -> Source:
     recipe = load_recipe(run_dir / "recipe.yaml")
     ledger = Ledger(run_dir)
-    force = in_force(ledger.entries())
-    rounds = {n: force[slot] for n in range(1, recipe.rounds + 1) if (slot := ("contrasts", n, False)) in force}
-    wanted = rounds if number is None else {n: entry for n, entry in rounds.items() if n == number}
+    rounds = rounds_in_force(recipe, ledger)
+    wanted = rounds.rows if number is None else {n: entry for n, entry in rounds.rows.items() if n == number}
     if not wanted:
-        what = f"round {number} has no rows" if rounds else "this run has no rows to export yet"
-        known = f"rounds with rows: {', '.join(map(str, rounds))}" if rounds else again(run_dir, "to go on")
+        what = f"round {number} has no rows" if rounds.rows else rounds.lack
+        known = f"rounds with rows: {rounds}" if rounds.rows else again(run_dir, "to go on")
         raise InputError(what, where=str(run_dir), do=known)
     for entry in wanted.values():
         check_files(ledger, entry)
-    missing = [n for n in range(1, recipe.rounds + 1) if n not in rounds] if number is None else []
-    notes = tuple(f"round {n} has no rows yet and is left out" for n in missing)
+    notes = _left_out(rounds, recipe.rounds) if number is None else ()
     files = [run_dir / name for entry in wanted.values() for name in entry.files]
-    queries = force.get(("queries", 1, False))
+    queries = in_force(ledger.entries()).get(("queries", 1, False))
     counts = _query_counts(queries.info) if queries else None
     return Source(read_rows(files, Contrast), str(run_dir), recipe, counts, notes)
+
+
+def _left_out(rounds: Rounds, count: int) -> tuple[str, ...]:
+    why = {n: "was given up by a guard" if n in rounds.given_up else "has no rows yet" for n in range(1, count + 1)}
+    return tuple(f"round {n} {reason} and is left out" for n, reason in why.items() if n not in rounds.rows)
 
 
 def _query_counts(info: dict[str, Any]) -> dict[str, int]:

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfsteer.config import GuardSettings
 from selfsteer.errors import ConfigError, GuardStopped, NothingSurvived, SelfsteerWarning, TrainingDiverged
-from selfsteer.evaluation.guards import Compared, Finding, RoundFigures, best_round, check_round, given_up
-from selfsteer.files import link_atomic, remove
+from selfsteer.evaluation.guards import GUARDS, Compared, Finding, RoundFigures, best_round, check_round, given_up
+from selfsteer.files import fingerprint, link_atomic, remove
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.evaluation import Measured, measured
+from selfsteer.loop.ledger import VERDICT
 from selfsteer.loop.models import Policy
+from selfsteer.loop.store import Claim
 
 
 def check_criterion(stages: DataStages) -> None:
@@ -35,6 +38,18 @@ def _told_by_program(stages: DataStages) -> bool:
     chosen = stages.principle_set.choosable
     alone = (stages.recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
     return bool(stages.direction) or (alone and any(aspect.direction for aspect in chosen))
+
+
+def verdict_depends(stages: DataStages, asked: Sequence[Claim]) -> dict[str, Any]:
+    """Return what the verdict on a round depends on: the guards, and all stages up to the round's end or failure."""
+    settings = stages.recipe.guards.model_dump(exclude={"best"})
+    return {"settings": settings, "direction": stages.direction, "stages": fingerprint(sorted(set(asked)))}
+
+
+def may_give_up(settings: GuardSettings) -> bool:
+    """Return whether any guard does more than warn."""
+    actions = {getattr(settings, name).action or settings.action for name in GUARDS}
+    return bool(actions & {"stop", "rollback"})
 
 
 class Guards:
@@ -100,6 +115,7 @@ class Guards:
             self.policy = trained
         if any(one.standing == "fired" and one.action == "stop" for one in found):
             self.ended = number
+        self._note(number)
         self._tell(number, found)
         self._link()
 
@@ -119,6 +135,17 @@ class Guards:
             return []
         detail = "every round was given up: what follows tells of the last one that was measured"
         return [{"question": "Is there a policy to hand out?", "answer": "no", "detail": detail}]
+
+    def _note(self, number: int) -> None:
+        """Keep the verdict, for plans of the run and for whoever reads its rows."""
+        store = self._stages.store
+        contrasts = [key for name, round, key in store.claims if (name, round) == ("contrasts", number)]
+        info = {
+            "given_up": number not in self._good,
+            "ended": self.ended is not None,
+            "contrasts": contrasts[-1] if contrasts else None,
+        }
+        store.note(VERDICT, number, verdict_depends(self._stages, store.claims), info)
 
     def _figures(self, number: int) -> RoundFigures:
         found = [of for of in self._heldout if of.policy.round == number]

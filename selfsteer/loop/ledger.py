@@ -15,6 +15,8 @@ from selfsteer.files import append_json, read_json_lines
 class Entry:
     """One finished stage. ``files`` are relative to the run directory; ``info`` is what later stages and reports need.
 
+    Where it made a folder, ``files`` has that first, then what is in it.
+
     ``key`` names everything the stage depends on, so a second run with the same key finds it done. ``depends`` is that
     everything, so that a plan can say what has changed; None in ledgers of versions that kept the key alone.
     ``taken_from`` names the run of the same sweep that did the stage, "" where this one did.
@@ -36,6 +38,11 @@ class Entry:
         return any("/heldout/" in name for name in self.files)
 
     @property
+    def claim(self) -> tuple[str, int, str]:
+        """What the stage is found by: its name, its round and its key."""
+        return self.stage, self.round, self.key
+
+    @property
     def slot(self) -> Slot:
         """What the stage is, whatever its settings: of one slot the newest entry is in force."""
         return self.stage, self.round, self.heldout
@@ -43,6 +50,9 @@ class Entry:
 
 Slot = tuple[str, int, bool]
 """Stage, round, whether held-out."""
+
+VERDICT = "guards"
+"""The stage of the entries that say what became of a round: they have no files."""
 
 _FIELDS = {field.name for field in dataclasses.fields(Entry)}
 _NEEDED = _FIELDS - {"finished", "depends", "taken_from"}
@@ -60,7 +70,7 @@ class Ledger:
     def find(self, stage: str, round: int, key: str) -> Entry | None:
         """Return the newest entry of that stage with that key whose files are all there."""
         for entry in reversed(self.entries()):
-            if (entry.stage, entry.round, entry.key) == (stage, round, key) and not self.gone(entry):
+            if entry.claim == (stage, round, key) and not self.gone(entry):
                 return entry
         return None
 

@@ -29,7 +29,7 @@ class Policy:
     Attributes:
         round: The round that trained it.
         path: A folder or a hub name; says nothing of one without weights.
-        fingerprint: Names its weights: stages that use it depend on that.
+        fingerprint: Names its weights, tokenizer, chat template and end tokens: stages that use it depend on that.
         backend: Who samples from it.
         name: What rows' provenance calls it.
         options: How it is loaded, for a start that is not in the run directory.
@@ -80,7 +80,7 @@ class Models:
         return self.stand_in().name if self.weightless else self.recipe.model.name
 
     def start(self, say: Callable[[str], None]) -> Policy:
-        """Fetch the recipe's model where it has to be fetched, telling how far, and name its weights."""
+        """Fetch the recipe's model where it has to be fetched, telling how far, and name its content."""
         if self.weightless:
             return self.stand_in()
         settings, generation = self.recipe.model, self.recipe.generation
@@ -118,7 +118,8 @@ class Models:
                 say(f"      {phrase} ({share:.0%})")
 
         path = resolve(name, progress=progress)
-        return Policy(0, path, model_fingerprint(path, options.get("revision")), backend, name, options)
+        content = model_fingerprint(path, options.get("revision"), chat=True)
+        return Policy(0, path, content, backend, name, options)
 
     def chat(self, policy: Policy) -> Chat | None:
         """Return the policy's chat template; None where there are no tokens."""
@@ -201,10 +202,19 @@ class Models:
         return model
 
     def engine(self, policy: Policy) -> list[Any]:
-        """Return what texts depend on besides the requests: who samples, in what precision, how many at once."""
+        """Return what texts depend on besides the requests: who samples, in what precision, how many at once.
+
+        In vLLM, also on those of its arguments that change more than speed and memory.
+        """
         settings = self.recipe.generation
         precision = None if policy.weightless else self.precision(settings.precision)
-        return [policy.backend, policy.fingerprint, precision, settings.batch_of(policy.backend)]
+        own = [policy.backend, policy.fingerprint, precision, settings.batch_of(policy.backend)]
+        if not settings.vllm:  # as with all other backends
+            return own
+        from selfsteer.backends.vllm import acting_on_texts
+
+        options = acting_on_texts(settings.vllm)
+        return [*own, options] if options else own
 
     def precision(self, asked: str) -> str:
         """Return "bfloat16" or "float32" for a recipe's "auto"."""

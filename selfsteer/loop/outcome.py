@@ -164,7 +164,8 @@ def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
         lines.append(f"policy   {run_dir / 'policy'}  ({what})")
     elif guards:
         lines.append("policy   none: no round is good (what was trained lies in the folders of the rounds)")
-    rows = run_dir / f"round-{len(summary['rounds']):02d}" / "contrasts"
+    made = (guards["good"] if guards else []) or [one["round"] for one in summary["rounds"]]
+    rows = run_dir / f"round-{made[-1]:02d}" / "contrasts"
     lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
     lines += [
         "",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -17,18 +17,16 @@ from typing import Any
 from selfsteer.loop.data import DataStages, stage_title
 from selfsteer.loop.display import Display
 from selfsteer.loop.evaluation import heldout_rows, implicit_stage, judged_stage
-from selfsteer.loop.ledger import Entry, Slot
+from selfsteer.loop.guards import may_give_up, verdict_depends
+from selfsteer.loop.ledger import VERDICT, Entry, Slot
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.reasons import reasons
 from selfsteer.loop.references import Made, References, trained_on, training_rows
-from selfsteer.loop.store import Asked, Row, Store, kept
+from selfsteer.loop.store import Asked, Claim, Row, Store, kept, stage_key
 from selfsteer.loop.training import Training, train_stage
 from selfsteer.records import ROLES
 from selfsteer.showing import visible
-
-Claim = tuple[str, int, str]
-"""A stage by its name, its round and its key."""
 
 
 class State(StrEnum):
@@ -94,27 +92,39 @@ def plan(
     """
     recipe, store = stages.recipe, Looking(stages.store, claims or {})
     looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
-    _walk(looking, start or stages.models.start(say), measure=measure, say=say)
+    _walk(looking, store, start or stages.models.start(say), measure=measure, say=say)
     return store.steps
 
 
-def _walk(stages: DataStages, start: Policy, *, measure: bool, say: Callable[[str], None]) -> None:
-    """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work."""
+def _walk(stages: DataStages, store: Looking, start: Policy, *, measure: bool, say: Callable[[str], None]) -> None:
+    """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work.
+
+    The guards of a run that was here say again what became of each round; where they have not judged one of these
+    stages, it is taken for good.
+    """
     recipe, policy = stages.recipe, start
     queries = stages.queries()
     held = stages.principles(queries, "heldout", 0, policy) if measure and queries.info["heldout"] else None
     before = _held(stages, held, policy, 0) if held else None
     trains, references, made = measure and recipe.trains, References(stages, start), list[Made]()
     for number in range(1, recipe.rounds + 1 if trains else 2):
+        store.begin_round()
         reference = references.of(policy)
         judges = measure and number == 1 and not (held and recipe.writes_itself)
         made.append(Made(_data(stages, queries, number, policy, say, judges=judges), policy))
         if not trains:
             return
         rows = training_rows(stages, number, trained_on(recipe, made), reference)
-        _, policy = train_stage(stages, Training("policy", number, rows, policy, reference))
+        _, trained = train_stage(stages, Training("policy", number, rows, policy, reference))
         if held and before:
-            _held(stages, held, policy, number, before)
+            _held(stages, held, trained, number, before)
+        verdict = store.verdict(number, stages)
+        if verdict["ended"]:
+            return
+        if verdict["given_up"]:
+            made.pop()
+        else:
+            policy = trained
 
 
 def _data(
@@ -173,6 +183,8 @@ def _judged(stages: DataStages, entry: Entry, split: str, round: int) -> None:
         return
     assert isinstance(stages.store, Looking)
     slot, title = ("judgements", round, split == "heldout"), stage_title(f"ask {name}", split, round)
+    newest = stages.store.ledger.newest(slot)
+    stages.store.claims.append((*slot[:2], newest.key if newest else ""))
     stages.store.steps.append(Step(slot, title, State.AFTER, "its key needs the judge's weights"))
 
 
@@ -184,7 +196,7 @@ def changed(steps: Sequence[Step]) -> Iterator[str]:
     if any(step.state is State.REDO for step in steps):
         waiting = sum(step.state is State.AFTER for step in steps)
         if waiting:
-            yield f"      and the {waiting} stages that depend on the policy trained then"
+            yield f"      and the {waiting} stages that depend on what comes of it"
 
 
 _STAND_INS: dict[str, dict[str, Any]] = {
@@ -214,19 +226,59 @@ class Looking(Store):
         super().__init__(store.run_dir, Display(quiet=True), shelf=store.shelf)
         self.steps: list[Step] = []
         self._entries = self.ledger.entries()
-        self._claims = claims
-        self._policy_is_missing = False
+        self._others = claims
+        self._waits: str | None = None
+        """Why what follows can't be looked up, None where it can."""
+        self._round: tuple[int, str | None] = 0, None
+
+    def begin_round(self) -> None:
+        """Remember where a round begins: it may turn out to have failed on the way."""
+        self._round = len(self.steps), self._waits
+
+    def verdict(self, number: int, stages: DataStages) -> dict[str, Any]:
+        """Return what guards have said of a round whose last stage was asked for; "good" where they may yet say it.
+
+        Where the round failed on the way, the steps behind that are taken back.
+        """
+        begin, waits = self._round
+        last = len(self.steps)
+        failures = [end for end in range(last, begin, -1) if self._never_done(end - 1)]
+        for end in dict.fromkeys([last, *failures]):
+            key = stage_key(VERDICT, verdict_depends(stages, self.claims[:end]))
+            own, other = self._look_up((VERDICT, number, key))
+            if found := own or other:
+                if end in failures:
+                    self._take_back(end, waits)
+                return found.info
+        if self._waits is None and may_give_up(stages.recipe.guards):
+            self._waits = f"the guards have to judge round {number} first"
+        return {"given_up": False, "ended": False}
+
+    def _never_done(self, place: int) -> bool:
+        claim = self.claims[place]
+        return self.steps[place].todo and all(entry.claim != claim for entry in self._entries)
+
+    def _take_back(self, end: int, waits: str | None) -> None:
+        """Let a round end with the stage that failed, and will fail at once when it is asked for again."""
+        del self.steps[end:], self.claims[end:]
+        why = "it failed, and guards have given the round up"
+        self.steps[-1] = replace(self.steps[-1], state=State.DONE, why=why, key="")  # there is nothing to take from it
+        self._waits = waits
+
+    def _look_up(self, claim: Claim) -> tuple[Entry | None, Entry | None]:
+        """Return what this ledger has of a stage, or else another one of the sweep."""
+        own = self.ledger.find(*claim)
+        sibling = None if own else self.sibling(claim)
+        return own, sibling[1] if sibling else None
 
     def _settle(self, asked: Asked) -> Entry:
         """Note where a stage stands; return what a ledger has of it, else an entry with its key and no result."""
-        own = self.ledger.find(asked.name, asked.round, asked.key)
-        sibling = None if own else self.sibling(asked)
-        entry = own or (sibling[1] if sibling else None)
-        claimed = self._claims.get((asked.name, asked.round, asked.key), "")
-        whose = "" if own else sibling[1].taken_from if sibling else claimed
+        own, other = self._look_up(asked.claim)
+        entry = own or other
+        whose = "" if own else other.taken_from if other else self._others.get(asked.claim, "")
         self.steps.append(self._step(asked, entry, whose))
         if asked.name in _WEIGHTS and entry is None:
-            self._policy_is_missing = True
+            self._waits = self._waits or ""
         stand_in = self._stand_in(asked.name, asked.depends)
         return entry or Entry(asked.name, asked.round, asked.key, [f"{asked.folder}/{asked.key}"], 0.0, stand_in)
 
@@ -235,8 +287,8 @@ class Looking(Store):
         slot = (asked.name, asked.round, "heldout" in Path(asked.folder).parts)
         if whose:
             return Step(slot, asked.title, State.SHARED, f"with {whose}", entry, asked.key)
-        if self._policy_is_missing:
-            return Step(slot, asked.title, State.AFTER, key=asked.key)
+        if self._waits is not None:
+            return Step(slot, asked.title, State.AFTER, self._waits, key=asked.key)
         if entry is not None:
             return Step(slot, asked.title, State.DONE, entry=entry, key=asked.key)
         return self._undone(slot, asked)
@@ -245,12 +297,11 @@ class Looking(Store):
         folder, key = self.run_dir / asked.folder, asked.key
         begun = folder.is_dir() and any(folder.glob(f"*{key}*"))
         before = next((entry for entry in reversed(self._entries) if entry.slot == slot), None)
-        if begun or before is None:
+        gone = self.ledger.gone(before) if before and before.key == key else []
+        if before is None or (begun and not gone):
             return Step(slot, asked.title, State.TODO, "goes on: a part of it is on disk" if begun else "", key=key)
-        if before.key == key:
-            why = f"its files are gone: {self.ledger.gone(before)[0]}"
-        else:
-            why = "; ".join(reasons(slot[0], before.depends, kept(asked.name, asked.depends)))
+        changes = [] if gone else reasons(slot[0], before.depends, kept(asked.name, asked.depends))
+        why = f"its files are gone: {gone[0]}" if gone else "; ".join(changes)
         return Step(slot, asked.title, State.REDO, visible(why), key=key)
 
     def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:

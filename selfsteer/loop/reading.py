@@ -15,7 +15,7 @@ from selfsteer.evaluation.signal import Chosen, Implicit, Part, principles_of
 from selfsteer.files import read_json
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
-from selfsteer.loop.ledger import Entry, Ledger, Slot
+from selfsteer.loop.ledger import VERDICT, Entry, Ledger, Slot
 from selfsteer.loop.store import Store
 from selfsteer.records import Contrast, read_columns
 
@@ -175,6 +175,46 @@ def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
             found[slot] = entries[places[slot]]
         latest = max(latest, places[slot])
     return found
+
+
+class Rounds(NamedTuple):
+    """The rounds of a run whose rows are to be used.
+
+    Attributes:
+        rows: The filtered rows by the round's number, in their order.
+        given_up: Rounds whose rows are there, and that a guard gave up.
+    """
+
+    rows: dict[int, Entry]
+    given_up: list[int]
+
+    @property
+    def lack(self) -> str:
+        """Why there are no rows."""
+        return "every round was given up by a guard" if self.given_up else "this run has no filtered rows yet"
+
+    def __str__(self) -> str:
+        told = ", ".join(map(str, self.rows)) or "none"
+        given_up = ", ".join(map(str, self.given_up))
+        return f"{told} (given up by a guard: {given_up})" if given_up else told
+
+
+def rounds_in_force(recipe: Recipe, ledger: Ledger) -> Rounds:
+    """Return the rounds of a recipe whose filtered rows are in force, without those that a guard gave up.
+
+    A verdict is about the rows that it was passed on, and about runs that train.
+    """
+    entries = ledger.entries()
+    force = in_force(entries)
+    verdicts = {entry.round: entry.info for entry in entries if entry.stage == VERDICT} if recipe.trains else {}
+    rounds = Rounds({}, [])
+    for number in range(1, recipe.rounds + 1):
+        entry, verdict = force.get(("contrasts", number, False)), verdicts.get(number)
+        if entry and verdict and verdict["given_up"] and verdict["contrasts"] == entry.key:
+            rounds.given_up.append(number)
+        elif entry:
+            rounds.rows[number] = entry
+    return rounds
 
 
 def check_files(ledger: Ledger, entry: Entry) -> None:

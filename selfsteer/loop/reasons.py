@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
+
+_MODEL = "the model (weights, tokenizer, chat template, end tokens)"
 
 _NAMES: dict[str, str | dict[str, str]] = {
     "version": "selfsteer's code of this stage",
@@ -19,20 +22,21 @@ _NAMES: dict[str, str | dict[str, str]] = {
     },
     "checks": {"preferences": "queries"},
     "asked": "the queries of the round",
-    "reader": "weights to train",
+    "reader": "the model to train",
     "roles": "the responses asked for",
     "decay": "train.ema_decay",
     "views": "the views trained on",
     "set": "the text of the principle set",
     "templates": "prompt template",
     "engine.0": "generation.backend",
-    "engine.1": "weights",
+    "engine.1": _MODEL,
     "engine.2": "generation.precision",
     "engine.3": "generation.batch_size",
-    "scorer.0": "weights",
+    "engine.4": "generation.vllm",
+    "scorer.0": _MODEL,
     "scorer.1": "train.precision",
     "scorer.2": "train.max_length",
-    "scorer": "weights to score with",
+    "scorer": "the model to score with",
     "lengths": "how lengths are counted",
     "sampling.0": "generation.temperature",
     "sampling.1": "generation.top_p",
@@ -97,11 +101,13 @@ def _phrases(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> I
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield path, old and new value wherever two trees of plain values differ; filters are compared as a whole."""
-    if isinstance(old, dict) and isinstance(new, dict):
+    if path == "filters" and old != new:
+        yield path, old, new
+    elif isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and path != "filters":
-        for place, pair in enumerate(zip(old, new, strict=True)):
+    elif isinstance(old, list) and isinstance(new, list) and (len(old) == len(new) or path == "engine"):
+        for place, pair in enumerate(zip_longest(old, new)):
             yield from _differences(*pair, f"{path}.{place}")
     elif old != new:
         yield path, old, new

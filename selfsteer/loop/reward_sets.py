@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.evaluation.judges.sets import pair_of
 from selfsteer.evaluation.measures import is_full
 from selfsteer.export.selecting import CUT, DROPPED, EMPTY
 from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.loop.preferences import better_and_worse, numbered
-from selfsteer.loop.reading import again, check_files, in_force
+from selfsteer.loop.reading import again, check_files, rounds_in_force
 from selfsteer.queries import Dropped, check_dataset_split, source_fingerprint
 from selfsteer.queries.rows import Unusable
 from selfsteer.records import Contrast, read_rows
@@ -49,7 +50,7 @@ def open_source(name: str, settings: SetSettings) -> Source:
     Raises:
         ConfigError: ``rounds``, ``finished`` or ``dataset_split`` is given of what has none, or of rounds that are not
             there.
-        InputError: The source is not there, or a run directory has no filtered rows yet.
+        InputError: The source is not there, or a run directory has no filtered rows yet or no good round.
     """
     path = Path(settings.source)
     check_dataset_split(settings.source, settings.dataset_split, f"sets.{name}.dataset_split")
@@ -82,15 +83,14 @@ def _margin(row: Any) -> float | None:
 
 def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
     ledger, rounds = Ledger(run_dir), settings.rounds
-    there = {entry.round: entry for (stage, _, held), entry in in_force(ledger.entries()).items()
-             if stage == "contrasts" and not held}  # fmt: skip
-    if not there:
-        raise InputError("this run has no filtered rows yet", where=str(run_dir), do=again(run_dir, "to go on"))
-    absent = sorted(set(rounds or ()) - there.keys())
+    there = rounds_in_force(load_recipe(run_dir / "recipe.yaml"), ledger)
+    if not there.rows:
+        raise InputError(there.lack, where=str(run_dir), do=again(run_dir, "to go on"))
+    absent = sorted(set(rounds or ()) - there.rows.keys())
     if absent:
         what = f"{run_dir} has no rows of round {absent[0]}"
-        raise ConfigError(what, where=f"sets.{name}.rounds", do=f"it has round {', '.join(map(str, sorted(there)))}")
-    entries = [there[number] for number in sorted(rounds or there)]
+        raise ConfigError(what, where=f"sets.{name}.rounds", do=f"it has round {there}")
+    entries = [there.rows[number] for number in sorted(rounds or there.rows)]
     for entry in entries:
         check_files(ledger, entry)
     told = f"self-made pairs of round {', '.join(str(entry.round) for entry in entries)}"

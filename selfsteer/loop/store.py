@@ -24,6 +24,9 @@ from selfsteer.records import Contrast, Principled, Query, Response, read_rows, 
 Item = TypeVar("Item")
 Row = TypeVar("Row", Query, Principled, Response, Contrast)
 
+Claim = tuple[str, int, str]
+"""A stage by its name, its round and its key."""
+
 STAGE_VERSIONS = {
     "queries": 3,
     "sample": 2,
@@ -41,6 +44,7 @@ STAGE_VERSIONS = {
     "policy": 2,
     "implicit": 2,
     "judgements": 1,
+    "guards": 1,
     "reward-data": 1,
     "reward": 1,
     "reward-scores": 1,
@@ -135,6 +139,11 @@ class Asked:
         """The name of everything that its result depends on."""
         return stage_key(self.name, self.depends)
 
+    @property
+    def claim(self) -> Claim:
+        """The stage by its name, its round and its key."""
+        return self.name, self.round, self.key
+
 
 class Store:
     """The run directory: stages by key, and the one process that may write to it.
@@ -152,6 +161,8 @@ class Store:
         self.run_dir, self.display, self.shelf, self._callbacks = run_dir, display, shelf, tuple(callbacks)
         self.ledger = Ledger(run_dir)
         self.stages: list[dict[str, Any]] = []
+        self.claims: list[Claim] = []
+        """The stages that were asked for, one that failed included."""
         self._written = False
 
     def locked(self) -> AbstractContextManager[None]:
@@ -174,7 +185,16 @@ class Store:
 
         What it needs else is as of :class:`Asked`.
         """
-        return self._settle(Asked(name, round_number, depends, work, folder, units, title, note))
+        asked = Asked(name, round_number, depends, work, folder, units, title, note)
+        self.claims.append(asked.claim)
+        return self._settle(asked)
+
+    def note(self, name: str, round: int, depends: dict[str, Any], info: dict[str, Any]) -> None:
+        """Keep what was found out without a file in the ledger, unless its newest line of that round says the same."""
+        entry = Entry(name, round, stage_key(name, depends), [], 0.0, info, depends=kept(name, depends))
+        newest = self.ledger.newest(entry.slot)
+        if newest is None or (newest.key, newest.info) != (entry.key, entry.info):
+            self.ledger.add(entry)
 
     def _settle(self, asked: Asked) -> Entry:
         """Find a stage done here, else take it from a sibling, else do it.
@@ -183,7 +203,7 @@ class Store:
         that is found done gets its line again, and from then on every later stage does: in the ledger, the results in
         force stand in the order of the story.
         """
-        found = self.ledger.find(asked.name, asked.round, asked.key)
+        found = self.ledger.find(*asked.claim)
         entry = found or self._take(asked) or self._do(asked)
         if found is None:
             self._written = True
@@ -194,18 +214,18 @@ class Store:
         self._tell_end(asked, entry, reused=bool(found or taken_from), taken_from=taken_from)
         return entry
 
-    def sibling(self, asked: Asked) -> tuple[Path, Entry] | None:
+    def sibling(self, claim: Claim) -> tuple[Path, Entry] | None:
         """Return a run of the same sweep that has done a stage, and its ledger's entry."""
         others = sorted(path.parent for path in self.shelf.glob("*/ledger.jsonl")) if self.shelf else []
         for other in others:
-            entry = None if other == self.run_dir else Ledger(other).find(asked.name, asked.round, asked.key)
+            entry = None if other == self.run_dir else Ledger(other).find(*claim)
             if entry:
                 return other, dataclasses.replace(entry, taken_from=entry.taken_from or other.name)
         return None
 
     def _take(self, asked: Asked) -> Entry | None:
         """Take a stage from a sibling, as a whole and in place of what was begun here; None where none has it."""
-        found = self.sibling(asked)
+        found = self.sibling(asked.claim)
         if found is None:
             return None
         folder = self.run_dir / asked.folder
@@ -225,11 +245,19 @@ class Store:
         started = time.monotonic()
         space = self.workspace(asked.folder, asked.key)
         space.sweep()
+        self._remove_damaged(asked.claim)
         files, info = asked.work(space)
         seconds = round(time.monotonic() - started, 1)
-        names = [str(file.relative_to(self.run_dir)) for file in files]
+        names = [str(file.relative_to(self.run_dir)) for result in files for file in _with_contents(result)]
         depends = kept(asked.name, asked.depends)
         return self.ledger.add(Entry(asked.name, asked.round, asked.key, names, seconds, info, depends=depends))
+
+    def _remove_damaged(self, claim: Claim) -> None:
+        """Remove folders of a stage that was finished and has lost a file since: they would be taken for whole."""
+        for entry in self.ledger.entries():
+            if entry.claim == claim:
+                for folder in filter(Path.is_dir, self.files(entry)):
+                    remove(folder)
 
     def _tell_end(self, asked: Asked, entry: Entry, *, reused: bool, taken_from: str) -> None:
         self.display.finish(asked.title, reused=reused, note=asked.note(entry.info), taken_from=taken_from)
@@ -279,6 +307,12 @@ def _of_key(folder: Path, key: str) -> list[Path]:
 def _is_passing(path: Path) -> bool:
     """Whether it serves only a stage that is still at work."""
     return path.name.startswith((".", "checkpoints-")) or path.suffix == ".pieces"
+
+
+def _with_contents(path: Path) -> list[Path]:
+    """Return a file, or a folder and the files in it that whoever loads it may need."""
+    inside = sorted(path.rglob("*")) if path.is_dir() else []
+    return [path, *(file for file in inside if file.is_file() and file.name != "README.md")]
 
 
 def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -14,11 +14,11 @@ from selfsteer.files import storage_errors
 from selfsteer.loop.display import Display
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.ledger import Ledger
-from selfsteer.loop.planning import Claim, Step, plan
+from selfsteer.loop.planning import Step, plan
 from selfsteer.loop.reading import in_force
 from selfsteer.loop.run import check, open_stages
 from selfsteer.loop.run import run as run_variant
-from selfsteer.loop.store import locked
+from selfsteer.loop.store import Claim, locked
 from selfsteer.loop.variants import Sweep, Variant, naming
 from selfsteer.report.sweep import sweep_record, write_sweep
 

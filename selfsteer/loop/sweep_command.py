@@ -12,7 +12,8 @@ from rich.console import Console
 from selfsteer.loop.display import Display
 from selfsteer.loop.estimate_command import dry_run
 from selfsteer.loop.outcome import as_rich
-from selfsteer.loop.planning import Claim, State
+from selfsteer.loop.planning import State
+from selfsteer.loop.store import Claim
 from selfsteer.loop.sweep import check_all, claim, failed, sweep
 from selfsteer.loop.variants import Sweep, naming, read_sweep
 from selfsteer.report.sweep import sweep_notes, sweep_table

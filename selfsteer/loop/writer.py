@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from selfsteer.backends import Backend
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import EndpointSettings, Recipe
+from selfsteer.files import fingerprint
 
 if TYPE_CHECKING:
     from selfsteer.backends.local import LocalModel
@@ -42,8 +43,15 @@ class Writer:
 
     @property
     def fingerprint(self) -> str:
-        """What its answers depend on: its weights and their precision, or its name on a server."""
-        return self._local.weights if self.settings.kind == "local" else self.name
+        """What its answers depend on: its content, precision and vLLM's arguments, or its name on a server."""
+        if self.settings.kind != "local":
+            return self.name
+        from selfsteer.backends.vllm import acting_on_texts
+        from selfsteer.models import model_fingerprint
+
+        content = model_fingerprint(self._local.source, self.settings.revision, chat=True)
+        options = acting_on_texts(self.recipe.generation.vllm)
+        return " ".join([content, self._local.dtype, *([fingerprint(options)] if options else [])])
 
     @property
     def batch(self) -> int:

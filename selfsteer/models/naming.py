@@ -1,4 +1,4 @@
-"""Naming a model by the content of its weights, so that what was computed with it can be found again."""
+"""Naming a model by the content of its files, so that what was computed with it can be found again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,30 @@ from selfsteer.models.catalogue import cache_folder
 from selfsteer.models.problems import loading_errors
 from selfsteer.models.resolving import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
 
+_CHAT_FILES = (
+    "added_tokens.json",
+    "additional_chat_templates/*",
+    "chat_template*",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tekken.json",
+    "tokenization*.py",
+    "tokenizer*",
+    "vocab*",
+    "*.model",
+    "*.tiktoken",
+)
+"""What makes token ids of a prompt, and says which of them end a response."""
+
 _SETTLED_SECONDS = 2.0
 """A file younger than this may still change without its time stamp showing it; its hash is not kept."""
 
 
-def model_fingerprint(path_or_name: str, revision: str | None = None) -> str:
+def model_fingerprint(path_or_name: str, revision: str | None = None, *, chat: bool = False) -> str:
     """Return 16 hex digits that name the weights: another weight, shard or config.json gives another name.
+
+    With ``chat`` they name all that what it says depends on: its tokenizer, chat template and end tokens too.
 
     A folder or a GGUF file is named by its content (an adapter with its base), a hub name by the commit it stands for.
     Hashes of files are kept in the cache folder by path, size and time, so that a second call reads nothing.
@@ -30,10 +48,11 @@ def model_fingerprint(path_or_name: str, revision: str | None = None) -> str:
     source = resolve(path_or_name)
     if not Path(source).exists():
         return fingerprint(["hub", source, _hub_commit(source, revision)])
-    named: list[object] = [[path.name, _content_hash(path)] for path in _weight_files(source)]
+    files = _weight_files(source) + (_chat_files(source) if chat else [])
+    named: list[object] = [[path.name, _content_hash(path)] for path in files]
     if is_adapter(source):
         base, own_revision = adapter_base(source)
-        named.append(["base", model_fingerprint(base, own_revision or revision)])
+        named.append(["base", model_fingerprint(base, own_revision or revision, chat=chat)])
     return fingerprint(named)
 
 
@@ -46,6 +65,11 @@ def _weight_files(source: str) -> list[Path]:
     if folder.is_file():
         return weights
     return weights + [folder / name for name in ("config.json", ADAPTER_CONFIG) if (folder / name).is_file()]
+
+
+def _chat_files(source: str) -> list[Path]:
+    """Return none of a GGUF file, which holds its tokenizer itself."""
+    return sorted({path for pattern in _CHAT_FILES for path in Path(source).glob(pattern) if path.is_file()})
 
 
 def _content_hash(path: Path) -> str:

@@ -18,7 +18,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from selfsteer.backends import Sampling
-from selfsteer.backends.vllm import VllmBackend
+from selfsteer.backends.vllm import VllmBackend, acting_on_texts
 from selfsteer.chat import Chat
 from selfsteer.errors import ConfigError, DataError, ModelError, WorkFailed
 
@@ -227,6 +227,11 @@ def test_an_unknown_option_is_an_error_that_names_its_key(vllm, folder, chat, op
 def test_an_option_that_another_key_decides_is_refused(folder, chat, option):
     with pytest.raises(ConfigError, match=f"can't set {option}"):
         VllmBackend(folder, chat, dtype="float32", options={option: "auto"})
+
+
+def test_arguments_about_speed_and_memory_change_no_text_and_any_other_may():
+    speed = {"tensor_parallel_size": 2, "gpu_memory_utilization": 0.8, "enforce_eager": True}
+    assert acting_on_texts(speed | {"max_model_len": 99, "unheard_of": 1}) == {"max_model_len": 99, "unheard_of": 1}
 
 
 def test_what_the_engine_refuses_is_said_in_one_message(vllm, folder, chat):

@@ -108,7 +108,7 @@ def test_a_round_that_the_recipe_has_no_more_is_left_out(run_dir, tmp_path):
 
 def test_results_older_than_the_stage_before_them_are_not_exported(run_dir, tmp_path):
     Ledger(run_dir).add(Entry("scores", 1, "newer", [], 1.0, {}))
-    with pytest.raises(InputError, match="no rows to export yet") as found:
+    with pytest.raises(InputError, match="no filtered rows yet") as found:
         do(run_dir, output=tmp_path / "a.jsonl")
     assert "selfsteer run" in str(found.value)
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from selfsteer import cli
-from selfsteer.errors import ConfigError, GuardStopped, NothingSurvived, SelfsteerWarning, TrainingDiverged
+from selfsteer.config import Recipe
+from selfsteer.errors import ConfigError, GuardStopped, InputError, NothingSurvived, SelfsteerWarning, TrainingDiverged
 from selfsteer.files import read_json_lines
 from selfsteer.loop import guards as guarding
-from selfsteer.loop import run
+from selfsteer.loop import reward_sets, run
+from selfsteer.loop.api import RunResult
+from selfsteer.loop.data import DataStages
+from selfsteer.loop.display import Display
+from selfsteer.loop.export_command import open_source
 from selfsteer.loop.guards import stopped
+from selfsteer.loop.ledger import VERDICT
+from selfsteer.loop.outcome import show
+from selfsteer.loop.planning import State, Step, changed, plan
 from selfsteer.loop.reading import RunReader
+from selfsteer.loop.run import open_stages
+from selfsteer.reward.recipe import SetSettings
 
 from ..guard_figures import N, measures
 from .helpers import contrasts, small_recipe, without_reports
@@ -48,11 +60,23 @@ def again(done, tmp_path, tiny_chat_model, queries, monkeypatch):
             return run(recipe(tiny_chat_model, queries, **changes), run_dir)
 
     go.run_dir = run_dir
+    go.recipe = partial(recipe, tiny_chat_model, queries)
     return go
 
 
 def ledger(run_dir: Path) -> list[tuple[str, int]]:
-    return [(row["stage"], row["round"]) for row in read_json_lines(run_dir / "ledger.jsonl")]
+    lines = read_json_lines(run_dir / "ledger.jsonl")
+    return [(row["stage"], row["round"]) for row in lines if row["stage"] != VERDICT]
+
+
+def planned(run_dir: Path, settings: Recipe) -> list[Step]:
+    return plan(open_stages(settings, run_dir, Display(quiet=True)), measure=True)
+
+
+def check_nothing_to_do(steps: list[Step], summary: dict[str, Any]) -> None:
+    """The plan has the stages of a finished run, all of them done, and announces nothing."""
+    assert [step.title for step in steps] == [stage["stage"] for stage in summary["stages"]]
+    assert {step.state for step in steps} == {State.DONE} and not list(changed(steps))
 
 
 def policy_of(run_dir: Path) -> str | None:
@@ -84,6 +108,7 @@ def test_a_stop_ends_the_run_and_hands_out_the_last_good_round(again):
         summary = again({2: EXPLODED}, rounds=3)
     assert (summary["guards"]["ended"], summary["guards"]["best"]) == (2, 1)
     assert len(summary["rounds"]) == 2 and ledger(again.run_dir) == before, "no third round"
+    check_nothing_to_do(planned(again.run_dir, again.recipe(rounds=3)), summary)
     assert policy_of(again.run_dir) == "round-01"
     assert all(line["question"] != "Is there a policy to hand out?" for line in summary["verdict"])
     pending = RunReader(again.run_dir).train().pending
@@ -121,6 +146,56 @@ def test_a_rollback_gives_the_round_up_and_begins_the_next_from_the_last_good_po
     assert weights(again.run_dir, 2) == weights(again.run_dir, 3), "both rounds' data are of round 1's policy"
     assert responses(again.run_dir, 2) != responses(again.run_dir, 3), "but sampled anew"
     assert policy_of(again.run_dir) == "round-03" and stopped(summary, again.run_dir) is None
+    check_nothing_to_do(planned(again.run_dir, again.recipe(rounds=3, guards__action="rollback")), summary)
+
+
+def test_a_round_that_is_given_up_is_not_used(again, tmp_path, capsys):
+    with pytest.warns(SelfsteerWarning):
+        summary = again({2: EXPLODED, 3: EXPLODED}, rounds=3, guards__action="rollback")
+    result = RunResult(again.run_dir, summary)
+    assert {row.round for row in result.rows()} == {1}
+    with pytest.raises(ConfigError, match="there is no round 2") as caught:
+        result.rows(2)
+    assert "it has: 1 (given up by a guard: 2, 3)" in str(caught.value)
+    assert reward_sets.open_source("s", SetSettings(source=str(again.run_dir))).what == "self-made pairs of round 1"
+    with pytest.raises(ConfigError, match="has no rows of round 2"):
+        reward_sets.open_source("s", SetSettings(source=str(again.run_dir), rounds=[2]))
+    exported = open_source(again.run_dir)
+    assert {row.round for row in exported.rows} == {1}
+    assert exported.notes == tuple(f"round {n} was given up by a guard and is left out" for n in (2, 3))
+    with pytest.raises(InputError, match="round 2 has no rows"):
+        open_source(again.run_dir, 2)
+    show(summary, again.run_dir, Console())
+    assert "round-01/contrasts " in capsys.readouterr().out.replace("\n", "")
+
+
+def test_rows_of_a_round_that_another_training_has_made_good_are_used_again(again):
+    with pytest.warns(SelfsteerWarning):
+        again({1: EXPLODED}, rounds=1)
+    with pytest.raises(InputError, match="every round was given up by a guard"):
+        open_source(again.run_dir)
+    summary = again({}, rounds=1, train__learning_rate=2e-3)
+    assert {row.round for row in RunResult(again.run_dir, summary).rows()} == {1}
+
+
+def test_rounds_that_the_recipe_has_no_more_are_not_used(again):
+    result = RunResult(again.run_dir, again({}, rounds=1))
+    assert {row.round for row in result.rows()} == {1}
+    with pytest.raises(ConfigError, match="there is no round 2"):
+        result.rows(2)
+    assert reward_sets.open_source("s", SetSettings(source=str(again.run_dir))).what == "self-made pairs of round 1"
+
+
+def test_behind_guards_that_have_not_judged_nothing_is_announced(again):
+    with pytest.warns(SelfsteerWarning):
+        again({1: {"lengths": [200] * N}})
+    steps = planned(again.run_dir, again.recipe(guards__length={"max_ratio_per_round": 2.5}))
+    second = next(place for place, step in enumerate(steps) if step.title == "choose aspects, round 2")
+    assert {step.state for step in steps[:second]} == {State.DONE} and not list(changed(steps))
+    waiting = {(step.state, step.why) for step in steps[second:]}
+    assert waiting == {(State.AFTER, "the guards have to judge round 1 first")}
+    warned = again.recipe(guards__length={"max_ratio_per_round": 2.5}, guards__action="warn")
+    assert {step.state for step in planned(again.run_dir, warned)} == {State.DONE}, "no guard gives a round up"
 
 
 def test_rounds_that_are_all_rolled_back_leave_no_policy(again):
@@ -160,6 +235,10 @@ def test_a_training_that_diverges_ends_the_run_once_and_for_all(tmp_path, tiny_c
     with pytest.warns(SelfsteerWarning):
         second = run(wild, tmp_path / "run")
     assert str(stopped(second, tmp_path)) == str(stopped(summary, tmp_path))
+    steps = planned(tmp_path / "run", wild)
+    assert [step.title for step in steps[:-1]] == [stage["stage"] for stage in second["stages"]]
+    assert steps[-1].title == "train, round 1" and {step.state for step in steps} == {State.DONE}
+    assert steps[-1].why == "it failed, and guards have given the round up"
 
 
 def test_a_training_that_diverges_is_an_error_where_no_guard_acts(tmp_path, tiny_chat_model, queries):
@@ -188,6 +267,26 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
     with pytest.warns(SelfsteerWarning, match=r"round 3, guard kept: quality control kept no row of 7 \(round-03\)"):
         summary = again({}, rounds=3)
     assert (summary["guards"]["ended"], summary["guards"]["best"]) == (3, 2)
+
+
+def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, monkeypatch):
+    real = DataStages._checked
+
+    def checked(self, chain, file):
+        if "round-02" in str(file):
+            raise NothingSurvived("quality control kept no row", where="round-02")
+        return real(self, chain, file)
+
+    settings = {"rounds": 3, "guards__action": "rollback", "quality__filters": []}
+    monkeypatch.setattr(DataStages, "_checked", checked)
+    with pytest.warns(SelfsteerWarning, match="round 2, guard kept"):
+        summary = again({}, **settings)
+    assert [made["round"] for made in summary["rounds"]] == [1, 3]
+    steps = planned(again.run_dir, again.recipe(**settings))
+    assert {step.state for step in steps} == {State.DONE}
+    failed = [step for step in steps if step.why]
+    assert [step.title for step in failed] == ["quality control, round 2"]
+    assert [step.title for step in steps if step not in failed] == [stage["stage"] for stage in summary["stages"]]
 
 
 # --- settings and the command line

@@ -11,6 +11,7 @@ import pytest
 from selfsteer.files import read_json_lines
 from selfsteer.loop import generate, run
 from selfsteer.loop.display import Display
+from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.planning import State, changed, plan
 from selfsteer.loop.run import open_stages
 from selfsteer.loop.store import kept, stage_key
@@ -81,6 +82,33 @@ def test_other_queries_in_the_same_file_are_a_reason(copied, tmp_path, queries):
     other.write_text(other.read_text(encoding="utf-8") + "One more?\n", encoding="utf-8")
     first = _plan(recipe, copied)[0]
     assert (first.state, first.why) == (State.REDO, "what is in the source of the queries has changed")
+
+
+def test_an_edited_chat_template_is_a_reason_and_redoes_all_that_the_model_says(tiny_chat_model, queries, tmp_path):
+    model = Path(shutil.copytree(tiny_chat_model, tmp_path / "model"))
+    recipe = small_recipe(model, queries, mode="data-only")
+    with without_reports():
+        run(recipe, tmp_path / "run")
+    assert {step.state for step in _plan(recipe, tmp_path / "run")} == {State.DONE}
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8").replace("You help.", "You hinder."), encoding="utf-8")
+    first, *others = _plan(recipe, tmp_path / "run")
+    assert (first.title, first.state) == ("read queries", State.DONE) and len(others) == 7
+    assert {step.state for step in others} == {State.REDO}
+    why = {step.title: step.why for step in others}
+    said = "the model (weights, tokenizer, chat template, end tokens) "
+    assert why["sample responses, round 1"].startswith(said) and why["clean and score, round 1"].startswith(said)
+
+
+def test_arguments_of_vllm_that_act_on_texts_are_a_part_of_the_key(queries, tmp_path):
+    def engine(**options):
+        recipe = scripted_recipe(queries, generation={"backend": "vllm", "vllm": options})
+        return Models(recipe, tmp_path).engine(Policy(0, "model", "name", "vllm"))
+
+    assert engine(gpu_memory_utilization=0.5) == engine() and engine(max_model_len=64) == [
+        *engine(),
+        {"max_model_len": 64},
+    ]
 
 
 def test_files_that_are_gone_are_a_reason(queries, copied):

@@ -18,6 +18,8 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("policy", {"settings": {"lora": None}}, {"settings": {"lora": {"r": 4}}}, ['train.lora null -> {"r": 4}']),
         ("responses", {"sampling": [1, 0.8, 64]}, {"sampling": [1, 0.8, 96]}, ["generation.max_new_tokens 64 -> 96"]),
         ("responses", {"engine": _ENGINE}, {"engine": [*_ENGINE[:3], 8]}, ["generation.batch_size 16 -> 8"]),
+        ("responses", {"engine": _ENGINE}, {"engine": [*_ENGINE, {"max_model_len": 9}]},
+         ['generation.vllm null -> {"max_model_len": 9}']),
         ("scores", {"responses": "k1"}, {"responses": "k2"}, ["the responses are other ones"]),
         ("policy", {"contrasts": ["k1", "k2"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows are other ones"]),
         ("policy", {"contrasts": ["k1"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows are other ones"]),
@@ -29,7 +31,8 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("principles", {"templates": {"steer": 1}}, {"templates": {"steer": 2}}, ["prompt template steer 1 -> 2"]),
         ("scores", {"version": 2}, {"version": 3}, ["selfsteer's code of this stage 2 -> 3"]),
         ("policy", {"seed": 0}, {"seed": 1}, ["seed 0 -> 1"]),
-        ("policy", {"scorer": ["w1", "float32", 9]}, {"scorer": ["w2", "float32", 9]}, ["weights w1 -> w2"]),
+        ("policy", {"scorer": ["w1", "float32", 9]}, {"scorer": ["w2", "float32", 9]},
+         ["the model (weights, tokenizer, chat template, end tokens) w1 -> w2"]),
     ],
 )  # fmt: skip
 def test_a_changed_dependency_is_named_with_both_values(stage, before, now, said):

@@ -64,6 +64,7 @@ def two_rounds(scripted_run, tmp_path):
     """A run of two rounds: the second holds other answers, one row dropped and one with an empty answer."""
     run_dir = tmp_path / "run"
     shutil.copytree(scripted_run, run_dir)
+    (run_dir / "recipe.yaml").write_text("rounds: 2\n", encoding="utf-8")
     ledger = Ledger(run_dir)
     (entry,) = [one for one in ledger.entries() if one.stage == "contrasts"]
     rows = list(read_rows([run_dir / name for name in entry.files], Contrast))

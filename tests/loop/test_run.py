@@ -12,10 +12,13 @@ import torch
 from selfsteer.errors import ConfigError, DataError, ModelError, NothingSurvived, StorageError, WorkFailed
 from selfsteer.files import read_json_lines
 from selfsteer.loop import run
+from selfsteer.loop.display import Display
+from selfsteer.loop.planning import State, plan
+from selfsteer.loop.run import open_stages
 from selfsteer.loop.store import Store
 from selfsteer.records import PROMPTS, ROLES
 
-from .helpers import contrasts, policy_hash, small_recipe
+from .helpers import contrasts, policy_hash, small_recipe, without_reports
 
 _WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
@@ -69,6 +72,21 @@ def test_the_metrics_start_at_the_losses_of_a_policy_that_is_its_reference(done)
     first = read_json_lines(done[0] / "metrics.jsonl")[0]
     assert first["loss/base"] == pytest.approx(1 / (4 * 0.2**2), rel=1e-3)
     assert first["loss/steering"] == pytest.approx(2 / (4 * 0.2**2), rel=1e-3)
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "tokenizer.json"])
+def test_a_policy_that_lost_a_file_is_trained_again(done, tmp_path, tiny_chat_model, queries, lost):
+    run_dir = shutil.copytree(done[0], tmp_path / "run", symlinks=True)
+    before = policy_hash(done[0])
+    (run_dir / "policy" / lost).unlink()
+    recipe = small_recipe(tiny_chat_model, queries)
+    steps = [step for step in plan(open_stages(recipe, run_dir, Display(quiet=True)), measure=True) if step.why]
+    assert steps[0].title == "train, round 1" and steps[0].state is State.REDO
+    assert steps[0].why.startswith("its files are gone: ") and steps[0].why.endswith(f"/{lost}")
+    with without_reports():
+        summary = run(recipe, run_dir)
+    assert [stage["stage"] for stage in summary["stages"] if not stage["reused"]] == ["train, round 1"]
+    assert policy_hash(run_dir) == before and (run_dir / "policy" / lost).is_file()
 
 
 def test_a_second_run_does_nothing(done, tmp_path, tiny_chat_model, queries):

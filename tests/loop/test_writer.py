@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,20 @@ def test_what_a_writer_of_its_own_writes_does_not_depend_on_the_policys_weights(
     assert depends(recipe, one, tmp_path) == depends(recipe, other, tmp_path)
     own = small_recipe(tiny_chat_model, queries, principles={"strategy": "guideline"})
     assert depends(own, one, tmp_path) != depends(own, other, tmp_path)
+
+
+def test_what_a_writer_here_writes_depends_on_its_template_and_its_engine(tmp_path, queries, tiny_chat_model):
+    model = Path(shutil.copytree(tiny_chat_model, tmp_path / "model"))
+
+    def found(**generation) -> dict:
+        model_settings = {"strategy": "guideline", "model": {"name": str(model)}}
+        recipe = small_recipe(tiny_chat_model, queries, principles=model_settings, generation=generation)
+        return depends(recipe, Policy(0, str(tiny_chat_model), "aaaa"), tmp_path)
+
+    before, in_vllm = found(), found(backend="vllm", vllm={"enforce_eager": True})
+    assert found(backend="vllm") == in_vllm != found(backend="vllm", vllm={"max_model_len": 99})
+    (model / "generation_config.json").write_text('{"eos_token_id": 1}')
+    assert found() != before
 
 
 def stages_done(summary: dict) -> list[str]:
