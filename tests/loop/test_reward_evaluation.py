@@ -216,9 +216,10 @@ def test_what_can_not_be_evaluated_is_refused(evaluate, folder):
 
 
 def count(text: str) -> int:
-    """Words, in a way of its own: what Unicode calls letters and numbers, all else to blanks."""
+    """Words, in a way of its own: by Unicode's categories and names of characters."""
     plain = unicodedata.normalize("NFKC", text)
-    return len("".join(c if unicodedata.category(c)[0] in "LN" else " " for c in plain).split())
+    spread = (f" {c} " if unicodedata.name(c, "").startswith(("CJK", "HIRAGANA", "KATAKANA")) else c for c in plain)
+    return len("".join(c if unicodedata.category(c)[0] in "LN" else " " for c in "".join(spread)).split())
 
 
 def words_longer(first: str, second: str) -> int:
