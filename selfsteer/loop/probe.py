@@ -78,7 +78,9 @@ def probe_along(stages: DataStages, trials: Sequence[Trial], judge: Judge | None
 def _trials(stages: DataStages, pairs: int) -> list[Trial]:
     settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
     each = -(-pairs // len(names))
-    queries = load_queries(settings.source, field=settings.field, dataset_split=settings.dataset_split).queries
+    queries = load_queries(
+        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+    ).queries
     if len(queries) < each:
         what = f"{len(queries)} queries are too few: each aspect is tried on {each}"
         raise DataError(what, where=settings.source, do="give more queries, or ask for fewer pairs")

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.config import Recipe, recipe_from
+from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges.tables import percent
 from selfsteer.evaluation.probe import WORDS, AspectProbe, Direction, Margin, Probe
 from selfsteer.files import fingerprint
@@ -27,6 +28,13 @@ _DEFAULTS: dict[str, Any] = {
     "generation": {"max_new_tokens": 96, "batch_size": 24},
     "train": {"max_length": 1024},
 }
+_SECTIONS = ("model.", "generation.", "judge.")
+_ACTING = {
+    "model", "judge", "seed", "principles.set", "principles.steering", "queries", "queries.source", "queries.field",
+    "queries.dataset_split", "queries.limit", "evaluation.direction", "quality.clean", "train.max_length",
+    "train.precision",
+}  # fmt: skip
+"""Settings of a run that trials along single aspects go by: no filters, no training."""
 
 
 def check(
@@ -50,11 +58,21 @@ def check(
 
 
 def trial_recipe(name: str, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe of trials along single aspects, with ``key=value`` overrides; raises :class:`ConfigError`."""
-    # A judge is asked about the row's only aspect unless told otherwise.
+    """Return the recipe of trials along single aspects, with ``key=value`` overrides.
+
+    Raises:
+        ConfigError: A setting is wrong, or is one that trials don't go by.
+    """
     keys = [override.partition("=")[0].strip() for override in overrides]
+    # A judge is asked about the row's only aspect unless told otherwise.
     by = ["judge.by=aspects"] if {"judge", "judge.name"} & set(keys) and "judge.by" not in keys else []
-    return recipe_from({"name": name, **_DEFAULTS}, [*overrides, *by])
+    recipe = recipe_from({"name": name, **_DEFAULTS}, [*overrides, *by])
+    for key in keys:
+        if key not in _ACTING and not key.startswith(_SECTIONS):
+            known = ", ".join([*(f"{section}*" for section in _SECTIONS), *sorted(_ACTING)])
+            what = f"{key} has no effect here: principles are tried out without filters and without training"
+            raise ConfigError(what, where="command line", do=f"leave it out; these act: {known}")
+    return recipe
 
 
 def show(found: Probe, recipe: Recipe, out: Console, examples: int) -> None:

@@ -197,6 +197,18 @@ def test_the_probe_asks_its_judge_by_the_aspect_unless_told_otherwise(tmp_path, 
     assert asked[0].judge.by == by
 
 
+@pytest.mark.parametrize("idle", ["quality.filters=[identical]", "train.beta=0.5", "queries.min_chars=3", "rounds=1"])
+def test_a_setting_that_trials_do_not_go_by_is_refused(idle):
+    with pytest.raises(ConfigError, match="has no effect here"):
+        probe_command.trial_recipe("probe", ["seed=3", "generation.top_p=0.5", idle])
+
+
+def test_the_probe_takes_as_many_queries_as_it_is_told_to(tmp_path):
+    recipe = probe_command.trial_recipe("probe", ["queries.limit=2", "generation.backend=scripted"])
+    with pytest.raises(DataError, match="2 queries are too few"):
+        probe(recipe, tmp_path, pairs=60)
+
+
 def test_a_run_is_refused_by_its_judge_where_no_program_can_tell(tmp_path):
     principles = write_set(tmp_path, direction=None)
     judged = {"name": write_judge(tmp_path, sign=-1)}
