@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,23 @@ class Templates:
         return environment
 
 
-def markdown(template: Path, **values: object) -> str:
-    """Return a Markdown document from a template of plain text: nothing is escaped, so values must be harmless."""
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+def markdown(template: Path, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object) -> str:
+    """Return a Markdown document from a template of plain text: nothing is escaped, so values must be harmless.
+
+    Args:
+        template: It may include others of its folder.
+        filters: Further ones that it uses, by name.
+        values: What is filled in.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
+    )
+    environment.filters |= filters or {}
+    return environment.get_template(template.name).render(values)
 
 
 def and_list(words: Sequence[str]) -> str:

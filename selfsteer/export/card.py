@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import selfsteer
 from selfsteer.files import write_atomic
 from selfsteer.records import ROLES
+from selfsteer.rendering import markdown
 from selfsteer.showing import visible
 from selfsteer.views import PAIRINGS, View
 
@@ -88,16 +88,10 @@ def write_notice(path: Path, exported: Exported) -> None:
 
 
 def _rendered(template: str, exported: Exported, **values: Any) -> str:
-    # No autoescape: a card is markdown. What comes from outside goes through `cell`; no model output gets here.
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=False,
-    )
-    environment.filters |= {"cell": _cell, "number": _number}
-    return environment.get_template(f"{template}.md.jinja").render(
+    # A card is markdown: what comes from outside goes through `cell`; no model output gets here.
+    return markdown(
+        _TEMPLATES / f"{template}.md.jinja",
+        {"cell": _cell, "number": _number},
         mark=_MARK,
         exported=exported,
         order=exported.order,
