@@ -49,14 +49,7 @@ class Templates:
 
     @functools.cached_property
     def _environment(self) -> Environment:
-        environment = Environment(
-            loader=FileSystemLoader(self.folder),
-            autoescape=False,
-            auto_reload=False,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        environment = _plain_text(self.folder)
         environment.filters["and_list"] = and_list
         environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the order they are written in
         return environment
@@ -70,15 +63,20 @@ def markdown(template: Path, filters: Mapping[str, Callable[..., str]] | None = 
         filters: Further ones that it uses, by name.
         values: What is filled in.
     """
-    environment = Environment(
-        loader=FileSystemLoader(template.parent),
+    environment = _plain_text(template.parent)
+    environment.filters |= filters or {}
+    return environment.get_template(template.name).render(values)
+
+
+def _plain_text(folder: Path) -> Environment:
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=False,
+        auto_reload=False,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,
     )
-    environment.filters |= filters or {}
-    return environment.get_template(template.name).render(values)
 
 
 def and_list(words: Sequence[str]) -> str:
