@@ -11,7 +11,8 @@ import pytest
 
 from selfsteer.backends import Completion
 from selfsteer.config import Recipe
-from selfsteer.files import sha256_file
+from selfsteer.files import read_json_lines, sha256_file
+from selfsteer.loop.ledger import VERDICT
 from selfsteer.records import Contrast, Query, read_rows
 
 from ..chat_templates import user
@@ -73,6 +74,12 @@ def without_reports() -> Iterator[None]:
         for module in ("run", "signal"):
             patch.setattr(import_module(f"selfsteer.loop.{module}"), "write_report", lambda run_dir: run_dir)
         yield
+
+
+def stages(run_dir: Path) -> list[tuple[str, int]]:
+    """The stages in a run's ledger with their rounds, line by line; the verdicts of guards are left out."""
+    lines = read_json_lines(run_dir / "ledger.jsonl")
+    return [(row["stage"], row["round"]) for row in lines if row["stage"] != VERDICT]
 
 
 def contrasts(run_dir: Path, round_number: int = 1) -> list[Contrast]:

@@ -13,7 +13,6 @@ from rich.console import Console
 from selfsteer import cli
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, GuardStopped, InputError, NothingSurvived, SelfsteerWarning, TrainingDiverged
-from selfsteer.files import read_json_lines
 from selfsteer.loop import guards as guarding
 from selfsteer.loop import reward_sets, run
 from selfsteer.loop.api import RunResult
@@ -21,7 +20,6 @@ from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
 from selfsteer.loop.export_command import open_source
 from selfsteer.loop.guards import stopped
-from selfsteer.loop.ledger import VERDICT
 from selfsteer.loop.outcome import show
 from selfsteer.loop.planning import State, Step, changed, plan
 from selfsteer.loop.reading import RunReader
@@ -29,7 +27,7 @@ from selfsteer.loop.run import open_stages
 from selfsteer.reward.recipe import SetSettings
 
 from ..guard_figures import N, measures
-from .helpers import contrasts, small_recipe, without_reports
+from .helpers import contrasts, small_recipe, stages, without_reports
 
 EXPLODED = {"lengths": [500] * N}
 
@@ -62,11 +60,6 @@ def again(done, tmp_path, tiny_chat_model, queries, monkeypatch):
     go.run_dir = run_dir
     go.recipe = partial(recipe, tiny_chat_model, queries)
     return go
-
-
-def ledger(run_dir: Path) -> list[tuple[str, int]]:
-    lines = read_json_lines(run_dir / "ledger.jsonl")
-    return [(row["stage"], row["round"]) for row in lines if row["stage"] != VERDICT]
 
 
 def planned(run_dir: Path, settings: Recipe) -> list[Step]:
@@ -103,11 +96,11 @@ def test_a_warning_changes_nothing_but_is_said(again):
 
 
 def test_a_stop_ends_the_run_and_hands_out_the_last_good_round(again):
-    before = ledger(again.run_dir)
+    before = stages(again.run_dir)
     with pytest.warns(SelfsteerWarning, match="the round is given up and the run ends"):
         summary = again({2: EXPLODED}, rounds=3)
     assert (summary["guards"]["ended"], summary["guards"]["best"]) == (2, 1)
-    assert len(summary["rounds"]) == 2 and ledger(again.run_dir) == before, "no third round"
+    assert len(summary["rounds"]) == 2 and stages(again.run_dir) == before, "no third round"
     check_nothing_to_do(planned(again.run_dir, again.recipe(rounds=3)), summary)
     assert policy_of(again.run_dir) == "round-01"
     assert all(line["question"] != "Is there a policy to hand out?" for line in summary["verdict"])
@@ -166,7 +159,7 @@ def test_a_round_that_is_given_up_is_not_used(again, tmp_path, capsys):
     with pytest.raises(InputError, match="round 2 has no rows"):
         open_source(again.run_dir, 2)
     show(summary, again.run_dir, Console())
-    assert "round-01/contrasts " in capsys.readouterr().out.replace("\n", "")
+    assert "round-01/contrasts " in capsys.readouterr().out
 
 
 def test_rows_of_a_round_that_another_training_has_made_good_are_used_again(again):
@@ -269,7 +262,7 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
     assert (summary["guards"]["ended"], summary["guards"]["best"]) == (3, 2)
 
 
-def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, monkeypatch):
+def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, monkeypatch, capsys):
     real = DataStages._checked
 
     def checked(self, chain, file):
@@ -282,6 +275,8 @@ def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, mon
     with pytest.warns(SelfsteerWarning, match="round 2, guard kept"):
         summary = again({}, **settings)
     assert [made["round"] for made in summary["rounds"]] == [1, 3]
+    show(summary, again.run_dir, Console())
+    assert "round-03/contrasts " in capsys.readouterr().out
     steps = planned(again.run_dir, again.recipe(**settings))
     assert {step.state for step in steps} == {State.DONE}
     failed = [step for step in steps if step.why]

@@ -18,7 +18,7 @@ from selfsteer.loop.run import open_stages
 from selfsteer.loop.store import Store
 from selfsteer.records import PROMPTS, ROLES
 
-from .helpers import contrasts, policy_hash, small_recipe, without_reports
+from .helpers import contrasts, policy_hash, small_recipe, stages, without_reports
 
 _WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
@@ -29,10 +29,6 @@ def done(tmp_path_factory, tiny_chat_model, queries):
     run_dir = tmp_path_factory.mktemp("runs") / "done"
     summary = run(small_recipe(tiny_chat_model, queries), run_dir)
     return run_dir, summary
-
-
-def stages(run_dir):
-    return [(row["stage"], row["round"]) for row in read_json_lines(run_dir / "ledger.jsonl")]
 
 
 def test_the_run_directory_holds_everything(done):
