@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from selfsteer.cli import app
@@ -20,6 +22,7 @@ from selfsteer.files import sha256_file
 from selfsteer.loop import run
 from selfsteer.loop.display import Display
 from selfsteer.loop.reward import reward
+from selfsteer.loop.reward_command import train_rewards
 from selfsteer.loop.run import generate
 from selfsteer.loop.store import Store
 from selfsteer.models import load_tokenizer
@@ -72,10 +75,9 @@ def test_every_variant_and_seed_gets_a_model_that_ranks_unseen_pairs_right(finis
 
 def planned(recipe: Path, run_dir: Path, *overrides: str) -> str:
     """The plan, a line a stage, without a table's spaces."""
-    command = ["reward", str(recipe), *overrides, "--run-dir", str(run_dir), "--dry-run"]
-    result = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    return "\n".join(" ".join(line.split()) for line in result.output.splitlines())
+    console = Console(file=io.StringIO(), width=400)
+    train_rewards(str(recipe), overrides, run_dir, only_plan=True, quiet=False, command="", out=console)
+    return "\n".join(" ".join(line.split()) for line in console.file.getvalue().splitlines())
 
 
 def test_a_plan_says_what_is_done_and_why_something_is_redone_and_touches_nothing(finished, tmp_path, monkeypatch):
@@ -91,7 +93,9 @@ def test_a_plan_says_what_is_done_and_why_something_is_redone_and_touches_nothin
     assert "pairs of both, seed 1 redo sets.half.1 0.5 -> 0.25" in told and told.count("after that") == 4
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
     told = planned(recipe, tmp_path / "none")
-    assert told.count("to do") == 4 + 1 + 1 and told.count("after that") == 8 and not (tmp_path / "none").exists()
+    assert told.count("to do") == 4 + 1 + 1 and told.count("after that") == 8
+    result = CliRunner().invoke(app, ["reward", str(recipe), "--run-dir", str(tmp_path / "none"), "--dry-run"])
+    assert result.exit_code == 0 and "13 to do" in result.output and not (tmp_path / "none").exists()
 
 
 def test_the_card_says_what_the_model_is_made_of_and_not_for(finished):

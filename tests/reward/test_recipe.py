@@ -65,7 +65,10 @@ def test_what_is_wrong_is_told_with_its_place(write, text, message, where):
 def test_an_unknown_key_of_a_named_set_gets_a_suggestion(write):
     with pytest.raises(ConfigError, match=r"unknown key 'sets.a.sourc'") as caught:
         load_reward_recipe(write("sets: {a: {sourc: x, source: y}}\n"))
-    assert caught.value.do == "Did you mean 'source'? Available: finished, licence, limit, rounds, source, weight"
+    assert (
+        caught.value.do
+        == "Did you mean 'source'? Available: dataset_split, finished, licence, limit, rounds, source, weight"
+    )
 
 
 def test_the_shipped_recipe_loads_with_the_command_of_its_header():
