@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         except BaseException:
             remove(temporary)
             raise
+
+
+def remove_torn(folder: Path, *, spare: Iterable[str] = ()) -> None:
+    """Remove what killed processes were writing into a folder by :func:`atomic_path`.
+
+    Args:
+        folder: Nobody else may be writing there, so its lock is held.
+        spare: Names of files that others write without the lock.
+    """
+    spared = tuple(f".{name}." for name in spare)
+    for left in folder.glob(".*.tmp"):
+        if not left.name.startswith(spared):
+            remove(left)
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:

@@ -13,6 +13,25 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 _VERSION = re.compile(r"\{# version: (\S+) #\}\n")
 
 
+def environment_of(folder: Path, *, escape: bool, **options: Any) -> Environment:
+    """Return the templates of a folder; a value that is not given is an error, and lines of tags leave no blank lines.
+
+    Args:
+        folder: Where they are.
+        escape: Whether values are escaped, as a page needs and plain text must not be.
+        options: Further ones of :class:`jinja2.Environment`.
+    """
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=escape,
+        auto_reload=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+
+
 class Templates:
     """The templates of one folder. Each starts with its version and holds macros, one for each part of a prompt."""
 
@@ -49,7 +68,7 @@ class Templates:
 
     @functools.cached_property
     def _environment(self) -> Environment:
-        environment = _plain_text(self.folder)
+        environment = environment_of(self.folder, escape=False)
         environment.filters["and_list"] = and_list
         environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys in the order they are written in
         return environment
@@ -63,20 +82,9 @@ def markdown(template: Path, filters: Mapping[str, Callable[..., str]] | None = 
         filters: Further ones that it uses, by name.
         values: What is filled in.
     """
-    environment = _plain_text(template.parent)
+    environment = environment_of(template.parent, escape=False)
     environment.filters |= filters or {}
     return environment.get_template(template.name).render(values)
-
-
-def _plain_text(folder: Path) -> Environment:
-    return Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=False,
-        auto_reload=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def and_list(words: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
-from selfsteer.files import remove, write_atomic
+from selfsteer.files import write_atomic
 from selfsteer.loop import work, writing
 from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.figures import data_figures
@@ -74,13 +74,7 @@ class DataStages:
         return cls.of(recipe, store)
 
     def keep_settings(self) -> None:
-        """Write the recipe and the principle set into the run directory, for whoever reads its rows later.
-
-        What a killed process was writing there goes; the run directory's lock is held, so none is at work.
-        """
-        for name in ("recipe.yaml", PRINCIPLES, "summary.json"):
-            for left in self.store.run_dir.glob(f".{name}.*.tmp"):
-                remove(left)
+        """Write the recipe and the principle set into the run directory, for whoever reads its rows later."""
         write_atomic(self.store.run_dir / "recipe.yaml", dump_recipe(self.recipe))
         head = [f"The principle set of this run, as it was: {self.principle_set.fingerprint}."]
         write_atomic(self.store.run_dir / PRINCIPLES, dump_set(self.principle_set, head=head, notes={}))

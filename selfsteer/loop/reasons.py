@@ -12,7 +12,6 @@ _MODEL = "the model (weights, tokenizer, chat template, end tokens)"
 
 _NAMES: dict[str, str | dict[str, str]] = {
     "version": "selfsteer's code of this stage",
-    "content": "what is in the source of the queries",
     "settings": {
         "queries": "queries",
         "principles": "principles",
@@ -91,8 +90,11 @@ def _phrases(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> I
         name = _INPUTS.get(path) or _INPUTS.get(re.sub(r"(\.\d+)+$", "", path))  # one of several inputs has a place
         if name:
             yield f"{name}{_CHANGED}"
-        elif path.startswith("content"):
-            yield f"{_NAMES['content']} has changed"
+        elif "content" in path.split("."):
+            whose = path.partition("content")[0].rstrip(".") or (
+                "preferences" if stage == "preferences" else "the queries"
+            )
+            yield f"what is in the source of {whose} has changed"
         elif path == "set":
             yield f"{_NAMES['set']} has changed"
         else:

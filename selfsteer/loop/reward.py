@@ -196,9 +196,9 @@ class _Reward:
             f"seed {one.seed}", note=_told,
         )  # fmt: skip
 
-    def _set_key(self, name: str) -> list[Any]:
+    def _set_key(self, name: str) -> dict[str, Any]:
         settings = self.recipe.sets[name]
-        return [self.sources[name].content, settings.weight, settings.limit]
+        return {"content": self.sources[name].content, "weight": settings.weight, "limit": settings.limit}
 
     def _draw(self, one: Trained, names: Sequence[str], space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         options = self.recipe.options

@@ -74,27 +74,31 @@ def score_file(
         ModelError, FetchError: The model can't be used.
         WorkFailed: Another process is writing ``output``.
     """
-    if output.suffix != ".jsonl":
-        raise ConfigError(f"{output} is no .jsonl file", where="--output", do="give a name that ends in .jsonl")
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} is there already", where="--output", do="choose another name, or add --overwrite")
+    _check_output(output, overwrite)
     next(read_file(file), None)  # a file that can't be read is told of before anything is made
     scorer = _Scorer(model, hardware, batch_size)
     part = output.with_name(f".{output.name}.part")
     with storage_errors(output), locked(part, "output", "--output"):
         lines = part / f"{fingerprint([sha256_file(file), *scorer.depends])}.jsonl"
         tally = _write(lines, file, scorer, errors)
-        if not tally.scored:
-            remove(part)
-            raise DataError(f"none of {tally.count} rows can be scored: {tally.first or 'the file is empty'}",
-                            where=str(file), do="see `selfsteer score --help` for the forms of rows")  # fmt: skip
-        lines.replace(output)
-    remove(part)
+        if tally.scored:
+            lines.replace(output)
+        remove(part)
+    if not tally.scored:
+        raise DataError(f"none of {tally.count} rows can be scored: {tally.first or 'the file is empty'}",
+                        where=str(file), do="see `selfsteer score --help` for the forms of rows")  # fmt: skip
     out.print(f"{tally.scored} of {tally.count} rows scored: {output}", markup=False, soft_wrap=True)
     if tally.problems:
         told = "; ".join(f"{why} ({number})" for why, number in tally.problems.most_common(3))
         errors.print(f"{tally.problems.total()} rows have no reward, first {tally.first}; in all: {told}",
                      markup=False, soft_wrap=True)  # fmt: skip
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.suffix != ".jsonl":
+        raise ConfigError(f"{output} is no .jsonl file", where="--output", do="give a name that ends in .jsonl")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} is there already", where="--output", do="choose another name, or add --overwrite")
 
 
 def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:

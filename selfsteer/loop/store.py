@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from selfsteer.errors import WorkFailed
-from selfsteer.files import clone, fingerprint, remove, storage_errors
+from selfsteer.files import clone, fingerprint, remove, remove_torn, storage_errors
 from selfsteer.loop.display import Display
 from selfsteer.loop.events import Callback, StageEvent, tell
 from selfsteer.loop.ledger import Entry, Ledger
@@ -50,6 +50,9 @@ STAGE_VERSIONS = {
     "reward-scores": 1,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
+
+_WRITTEN_BY_OTHERS = ("report.html", "signal.json")
+"""`selfsteer report` and `evaluate signal` write these while a run may be going on."""
 
 _LONG = 4096
 """Characters of a dependency from which on the ledger keeps its fingerprint in its place."""
@@ -281,7 +284,10 @@ class Store:
 
 @contextmanager
 def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]:
-    """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what`` and names its option."""
+    """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what`` and names its option.
+
+    What a killed process was writing in it goes; in the folders of stages their workspaces see to that.
+    """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -294,6 +300,7 @@ def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]
                 do=f"wait for it, stop it, or choose another {option}",
             ) from error
     try:
+        remove_torn(folder, spare=_WRITTEN_BY_OTHERS)
         yield
     finally:
         lock.release()

@@ -105,11 +105,10 @@ def _check_idle(settings: Any) -> None:
 
 _SWITCHED = {
     "onpolicy_alpha": ["use_weight"],
-    "detach_weight": ["use_weight"],
     "steering_coef": ["use_steering"],
     "weight_scope": ["use_weight", "use_steering"],
 }
-"""Settings that act only where all of these are on."""
+"""Settings that act only where all of these are on. (The loss itself says so of ``detach_weight``.)"""
 
 
 def _keywords(loss: Callable[..., SSOLoss]) -> dict[str, Any]:

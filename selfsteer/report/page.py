@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from selfsteer.files import write_atomic
 from selfsteer.quality.direction import words
+from selfsteer.rendering import environment_of
 from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
 from selfsteer.report.figures import Figure
@@ -46,12 +47,9 @@ def render(run: Run) -> str:
 @cache
 def environment() -> Environment:
     """Return the templates of the pages; whatever is put into them is escaped."""
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return environment_of(
+        _TEMPLATES,
+        escape=True,
         keep_trailing_newline=True,
         finalize=lambda value: NOT_RECORDED if value is None else value,
     )

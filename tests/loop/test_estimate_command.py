@@ -20,7 +20,7 @@ from selfsteer.errors import DataError, ModelError, SelfsteerWarning
 from selfsteer.loop import estimate_command, run
 from selfsteer.loop.display import Display
 from selfsteer.loop.estimating import foretelling
-from selfsteer.loop.estimating.costs import Sizes
+from selfsteer.loop.estimating.costs import Cost, Sizes
 from selfsteer.loop.estimating.rates import Rates, Sample, rates_file, sample_file, write_rates, write_sample
 from selfsteer.loop.estimating.shape import read_shape
 from selfsteer.loop.planning import State, plan
@@ -182,3 +182,9 @@ def test_a_finished_run_is_not_warned_about(queries, scripted_run, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         foretelling.warn_of_disk(stages, plan(stages, measure=True), Sizes(7, 3))
+
+
+def test_a_sum_with_something_unknown_in_it_is_a_least():
+    known, unknown = Cost(61.0, 0.0), Cost(None, 0.0)
+    told = [estimate_command._sum([known, other]) for other in (known, unknown)]
+    assert told == ["2 min 02 s", "at least 1 min 01 s"]

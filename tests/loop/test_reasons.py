@@ -26,6 +26,8 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("reference", {"rows": [["k1", "w1"]]}, {"rows": [["k2", "w1"]]}, ["the rows are other ones"]),
         ("judgements", {"rows": "k1"}, {"rows": "k2"}, ["the rows are other ones"]),
         ("queries", {"content": ["c1"]}, {"content": ["c2"]}, ["what is in the source of the queries has changed"]),
+        ("reward-data:all-seed-0", {"sets": {"a": {"content": ["c1"]}}}, {"sets": {"a": {"content": ["c2"]}}},
+         ["what is in the source of sets.a has changed"]),
         ("contrasts", {"filters": ["leak"]}, {"filters": ["identical"]}, ['quality.filters ["leak"] -> ["identical"]']),
         ("contrasts", {"set": "s1"}, {"set": "s2"}, ["the text of the principle set has changed"]),
         ("principles", {"templates": {"steer": 1}}, {"templates": {"steer": 2}}, ["prompt template steer 1 -> 2"]),

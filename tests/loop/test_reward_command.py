@@ -90,7 +90,7 @@ def test_a_plan_says_what_is_done_and_why_something_is_redone_and_touches_nothin
     assert told.count("redo options.learning_rate 0.003 -> 0.002") == 4 and "8 to do" in told
     assert told.count("redo weights ") == 4 and told.count(" done") == 4 + 1
     told = planned(recipe, run_dir, "sets.half.weight=0.25")
-    assert "pairs of both, seed 1 redo sets.half.1 0.5 -> 0.25" in told and told.count("after that") == 4
+    assert "pairs of both, seed 1 redo sets.half.weight 0.5 -> 0.25" in told and told.count("after that") == 4
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
     told = planned(recipe, tmp_path / "none")
     assert told.count("to do") == 4 + 1 + 1 and told.count("after that") == 8

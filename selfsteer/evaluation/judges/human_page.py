@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from selfsteer.errors import InputError, SelfsteerError
 from selfsteer.evaluation.judges.human import KEYS, Sitting
+from selfsteer.rendering import environment_of
 from selfsteer.showing import visible
 
 STOP = "stop"
@@ -224,13 +225,7 @@ def _name(sitting: Sitting) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = environment_of(_TEMPLATES, escape=True)
     environment.globals |= {"style": _own("human.css"), "script": _own("human.js")}
     return environment.get_template("human.html.jinja")
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from selfsteer import models
 from selfsteer.loop import run
 from selfsteer.loop.display import Display
 from selfsteer.loop.estimating import calibrating
@@ -34,6 +35,14 @@ def test_a_calibration_measures_every_rate_and_leaves_nothing(tiny_chat_model, t
     assert all(value > 0 for value in positive.values()), positive
     assert sample.rows == 2 and 0 <= sample.kept <= 1 and set(sample.ends) == {"positive", "negative", "original"}
     assert len(said) == 3 and not (tmp_path / "run").exists()
+
+
+def test_loading_is_measured_where_what_sampled_would_score_too(tiny_chat_model, tmp_path, monkeypatch):
+    loaded, load = [], models.load_model
+    monkeypatch.setattr(models, "load_model", lambda *given, **options: loaded.append(1) or load(*given, **options))
+    stages = open_stages(small_recipe(tiny_chat_model, write_queries(tmp_path)), tmp_path / "run", Display(quiet=True))
+    calibrate(stages, read_shape(stages.recipe.model))
+    assert len(loaded) == 3, "to sample, to score and to train"
 
 
 def test_the_share_of_rows_kept_is_not_known_where_time_cut_the_responses(tiny_chat_model, tmp_path, monkeypatch):

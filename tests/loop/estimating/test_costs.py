@@ -8,6 +8,7 @@ import pytest
 
 from selfsteer.config import Recipe
 from selfsteer.loop.estimating.costs import Costs, Prompts, Sizes
+from selfsteer.loop.estimating.lengths import rows_of
 from selfsteer.loop.estimating.rates import NOT_SAMPLED, Rates, Sample
 
 from .shapes import paper_shape
@@ -180,3 +181,12 @@ def test_annotated_pairs_are_scored_under_the_plain_prompt():
 def test_a_reference_scores_what_is_trained_on():
     found = _costs(rounds=2, train={"reference": "first"})
     assert found.of("reference", heldout=False).seconds == pytest.approx(1 + 8 * found.trained.forward / 2e6)
+
+
+def test_a_round_of_annotated_preferences_makes_as_many_rows_as_the_source_has_pairs(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 7, encoding="utf-8")
+    given = {"mode": "offline", "train": {"objective": "base"}}
+    whole, some = (_costs(**given, preferences={"source": str(file), "limit": limit}) for limit in (None, 5))
+    assert (rows_of(whole.recipe, Sizes(3, 1)), rows_of(some.recipe, Sizes(3, 1))) == (7, 5)
+    assert rows_of(_costs().recipe, Sizes(3, 1)) == 3
