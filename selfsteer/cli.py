@@ -13,7 +13,7 @@ from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import selfsteer
 from selfsteer.errors import SelfsteerError, SelfsteerWarning
@@ -432,12 +432,12 @@ def principles_list() -> None:
     """Show the shipped principle sets."""
     from selfsteer.principles import list_sets, load_set
 
-    table = Table("name", "version", "hash", "aspects", "direction", "for")
+    table = Table("name", Column("hash", no_wrap=True), Column("aspects", no_wrap=True), "direction", "for")
     for name in list_sets():
         found = load_set(name)
-        aspects = ", ".join(aspect.name for aspect in found.aspects)
-        version = str(found.version)
-        table.add_row(name, version, found.fingerprint, aspects, found.direction or "-", found.description)
+        aspects = "\n".join(aspect.name for aspect in found.aspects)
+        version = f"{name}\nv{found.version}"
+        table.add_row(version, found.fingerprint, aspects, found.direction or "-", found.description)
     out.print(table)
 
 

@@ -146,3 +146,11 @@ def test_a_file_where_the_run_directory_should_be_is_exit_1(tmp_path):
 def test_lists_are_shown(arguments):
     found = selfsteer(*arguments)
     assert found.returncode == 0 and len(found.stdout.splitlines()) > 3
+
+
+def test_the_hash_that_rows_carry_is_shown_whole_in_a_narrow_terminal():
+    from selfsteer.principles import load_set
+
+    hash_of = load_set("quality").fingerprint
+    for arguments in (["principles", "list"], ["principles", "show", "quality"]):
+        assert hash_of in selfsteer(*arguments, env=os.environ | {"COLUMNS": "80"}).stdout
