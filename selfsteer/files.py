@@ -165,6 +165,14 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_inside(folder: Path, name: str) -> bool:
+    """Whether ``name``, as a file names it, is a relative path to something inside ``folder``, links followed."""
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
+        return False
+    return Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
+
+
 def sha256_file(path: Path) -> str:
     """Return the hex sha256 of a file's content."""
     with path.open("rb") as stream:

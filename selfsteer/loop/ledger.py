@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from selfsteer.errors import ConfigError
-from selfsteer.files import append_json, read_json_lines
+from pydantic import TypeAdapter, ValidationError
+
+from selfsteer.errors import ConfigError, SelfsteerWarning
+from selfsteer.files import append_json, is_inside, read_json_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +59,18 @@ VERDICT = "guards"
 """The stage of the entries that say what became of a round: they have no files."""
 
 _FIELDS = {field.name for field in dataclasses.fields(Entry)}
+_ENTRY = TypeAdapter(Entry)
 _NEEDED = _FIELDS - {"finished", "depends", "taken_from"}
 _OF_REWARD = {"reward-data", "reward", "reward-scores"}
 """Stages of `selfsteer reward`; all others are those of a run."""
 
 
 class Ledger:
-    """RUN/ledger.jsonl: append-only; a torn last line (a crash while writing) is passed over."""
+    """RUN/ledger.jsonl: append-only; a torn last line (a crash while writing) is passed over.
+
+    A line counts only if its values have the types of :class:`Entry` and its files lie inside the run directory: what
+    it names is read, linked to and removed, so a ledger from elsewhere must not reach anything outside.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
@@ -75,9 +84,31 @@ class Ledger:
         return None
 
     def entries(self) -> list[Entry]:
-        """Return all entries, the oldest first, whether their files are there or not."""
+        """Return all entries, the oldest first, whether their files are there or not.
+
+        Warns:
+            SelfsteerWarning: A line does not validate; it is ignored.
+        """
         rows = [values for values in read_json_lines(self.path) if values.keys() >= _NEEDED]
-        return [Entry(**{name: values[name] for name in values if name in _FIELDS}) for values in rows]
+        return [entry for entry in map(self._validated, rows) if entry]
+
+    def _validated(self, values: dict[str, Any]) -> Entry | None:
+        """Return a line's entry, None (and a warning) where a value has another type or a file lies outside."""
+        try:
+            known = {name: values[name] for name in values if name in _FIELDS}
+            entry = _ENTRY.validate_json(json.dumps(known), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        else:
+            outside = next((name for name in entry.files if not is_inside(self.run_dir, name)), None)
+            if outside is None:
+                return entry
+            fault = f"its file {outside!r} is not inside the run directory"
+        stage = str(values["stage"])[:80]
+        what = f"{self.path}: the line of stage {stage!r} is ignored, so the stage counts as not done: {fault}"
+        warnings.warn(what, SelfsteerWarning, stacklevel=2)
+        return None
 
     def gone(self, entry: Entry) -> list[str]:
         """Return which files of an entry are not there any more."""

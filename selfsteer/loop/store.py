@@ -256,11 +256,15 @@ class Store:
         return self.ledger.add(Entry(asked.name, asked.round, asked.key, names, seconds, info, depends=depends))
 
     def _remove_damaged(self, claim: Claim) -> None:
-        """Remove folders of a stage that was finished and has lost a file since: they would be taken for whole."""
+        """Remove folders of a stage that was finished and has lost a file since: they would be taken for whole.
+
+        Only its own ones, whose names hold its key.
+        """
         for entry in self.ledger.entries():
             if entry.claim == claim:
-                for folder in filter(Path.is_dir, self.files(entry)):
-                    remove(folder)
+                for path in self.files(entry):
+                    if path.is_dir() and entry.key in path.name:
+                        remove(path)
 
     def _tell_end(self, asked: Asked, entry: Entry, *, reused: bool, taken_from: str) -> None:
         self.display.finish(asked.title, reused=reused, note=asked.note(entry.info), taken_from=taken_from)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
+from pathlib import Path
+
 import pytest
 
-from selfsteer.errors import ConfigError
+from selfsteer.config import load_recipe
+from selfsteer.errors import ConfigError, SelfsteerWarning
 from selfsteer.files import append_json, read_json_lines
 from selfsteer.loop.ledger import Entry, Ledger, check_place
+from selfsteer.loop.run import run
 
 
 def entry(key: str = "k", *, files: tuple[str, ...] = (), **changes) -> Entry:
@@ -117,3 +123,52 @@ def test_a_run_directory_is_left_to_the_command_that_made_it(ledger, stage, owne
     check_place(ledger.run_dir, owner)
     with pytest.raises(ConfigError, match=f"holds a run of `selfsteer {owner}`"):
         check_place(ledger.run_dir, other)
+
+
+OUTSIDE = ["", ".", "..", "a/../../other", "/tmp", "round-01/../..", "link/inside", "a\0b"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_line_that_names_a_file_outside_the_run_directory_counts_as_absent_and_that_is_said(ledger, tmp_path, name):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "inside").touch()
+    ledger.run_dir.mkdir()
+    (ledger.run_dir / "link").symlink_to(tmp_path / "other")
+    ledger.add(entry(files=(name,)))
+    ledger.add(entry("mine"))
+    with pytest.warns(SelfsteerWarning, match="stage 'responses' is ignored, .* not inside the run directory"):
+        assert [found.key for found in ledger.entries()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"round": "1"}, {"files": "a"}, {"files": [1]}, {"info": []}, {"key": 3}, {"seconds": None}]
+)
+def test_a_line_whose_values_have_other_types_counts_as_absent_and_that_is_said(ledger, wrong):
+    append_json(ledger.path, dataclasses.asdict(entry()) | wrong)
+    with pytest.warns(SelfsteerWarning, match=f"is ignored, so the stage counts as not done: {next(iter(wrong))}"):
+        assert ledger.entries() == []
+
+
+@pytest.mark.parametrize("name", ["../precious", "/precious", "", "round-01", "round-01/responses"])
+def test_a_run_removes_nothing_that_a_ledger_line_names_beside_a_missing_file(tmp_path, monkeypatch, name):
+    """Once such a line made `run` remove the folder it named, silently."""
+    run_dir, precious = tmp_path / "run", tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").touch()
+    done = run_scripted(run_dir)
+    before = set(run_dir.rglob("*.parquet"))
+    line = next(row for row in read_json_lines(run_dir / "ledger.jsonl") if row["stage"] == "responses")
+    missing = run_dir / line["files"][0]
+    missing.unlink()
+    named = str(precious) if name == "/precious" else name
+    append_json(run_dir / "ledger.jsonl", line | {"files": [named, *line["files"]]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SelfsteerWarning)
+        assert run_scripted(run_dir) == done
+    assert (precious / "thesis.txt").exists()
+    assert set(run_dir.rglob("*.parquet")) == before
+
+
+def run_scripted(run_dir: Path) -> list:
+    recipe = load_recipe("scripted", ["queries.limit=6", "queries.heldout=2"])
+    return run(recipe, run_dir)["rounds"]
