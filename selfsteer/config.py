@@ -380,7 +380,8 @@ class TrainSettings(Section):
     micro_batch_size: Positive = 2
     """Examples in memory at once; gradients accumulate to ``batch_size``."""
     max_length: Positive = 2048
-    """Prompt + response tokens; a longer response is cut, without an end label."""
+    """Tokens of the longest of a row's prompts + response; a longer response is cut under all of them at that place,
+    without an end label."""
     warmup_ratio: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     adam_betas: tuple[Share, Share] = (0.9, 0.95)

@@ -136,6 +136,15 @@ class Contrast:
         """Token ids of one of the three rendered :data:`PROMPTS`."""
         return self._ids(f"{prompt}_token_ids")
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest of the three prompts.
+
+        What a length limit leaves beside it is the room for each response, under whichever prompt it is scored: means
+        of one response under two prompts can only be compared if they are taken over the same tokens.
+        """
+        return max(len(self.prompt_ids(prompt)) for prompt in PROMPTS)
+
     def _ids(self, column: str) -> list[int]:
         ids: list[int] | None = getattr(self, column)
         if ids is None:

@@ -34,7 +34,7 @@ STAGE_VERSIONS = {
     "probe": 1,
     "principles": 4,
     "responses": 4,
-    "scores": 5,
+    "scores": 6,
     "rewards": 1,
     "contrasts": 5,
     "preferences": 2,

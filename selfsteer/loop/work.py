@@ -14,7 +14,7 @@ from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, requests, with
 from selfsteer.loop.blocks import Done, LeftOut
 from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Response, Role
+from selfsteer.records import ROLES, Contrast, Principled, Response, Role
 
 _PROMPTS = tuple(PROMPT_OF_ROLE.items())
 
@@ -112,11 +112,10 @@ def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[
     fits: list[Contrast] = []
     left_out: list[LeftOut] = []
     for row in (with_token_ids(row, chat) for row in rows):
-        longest = max(len(row.prompt_ids(prompt)) for prompt in PROMPTS)
-        if longest < recipe.train.max_length:
+        if row.longest_prompt < recipe.train.max_length:
             fits.append(row)
         else:
-            left_out.append(LeftOut(row.id, _no_room(longest)))
+            left_out.append(LeftOut(row.id, _no_room(row.longest_prompt)))
     return fits, left_out
 
 
