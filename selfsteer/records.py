@@ -55,9 +55,7 @@ class Principled:
     prompt: list[Message]
     split: Literal["train", "heldout"]
     aspects: list[str]
-    choice: (
-        str  # how the aspects were chosen: "model", "fallback" (its answer named none), "all"; "none" without aspects
-    )
+    choice: str  # how the aspects were chosen: Choice.outcome of selfsteer.principles; "none" without aspects
     positive_principle: str
     negative_principle: str
     positive_prompt: list[Message]

@@ -77,7 +77,7 @@ def unchanged(row, tokenizer):
         (
             unchanged,
             {"max_length": 300},
-            ["max_length 2048 [^,]*, precision float32", "max_length 300 [^,]*, precision"],
+            ["max_length 2048 [^,]*, precision float32", "max_length 300 "],
         ),
         (unchanged, {"max_length": None}, ["max_length None"]),
         (unchanged, {"bf16": True}, ["prompt, precision float32", "prompt, precision bfloat16 autocast"]),
