@@ -335,6 +335,37 @@ def test_an_error_of_an_override_points_at_the_command_line_and_not_at_the_file(
     assert error.where == f"command line: {override}"
 
 
+# --- how each role is sampled
+
+
+def test_a_role_is_sampled_as_its_own_settings_say_and_else_as_all_are(write):
+    recipe = load_recipe(write("generation: {temperature: 0.5}"), ["generation.roles.original.temperature=0"])
+    generation = recipe.generation
+    assert [generation.drawing(role) for role in ("positive", "original")] == [(0.5, 0.8), (0.0, 0.8)]
+    assert generation.own_drawings == {"original": (0.0, 0.8)}
+    assert load_recipe(write(dump_recipe(recipe))) == recipe
+    same = load_recipe(write(""), ["generation.roles.negative={temperature: 0.7, top_p: 0.8}"]).generation
+    assert same.own_drawings == {} and same.sampling == "temperature 0.7, top_p 0.8, 2048 tokens"
+    other = load_recipe(write(""), ["generation.roles.negative.top_p=1"]).generation
+    assert other.sampling == "temperature 0.7, top_p 0.8, 2048 tokens; negative: temperature 0.7, top_p 1.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "key"),
+    [
+        ("roles: {original: {temperature: 0, top_p: 0.9}}", "top_p has no effect", "roles"),
+        ("{temperature: 0, roles: {negative: {top_p: 0.9}}}", "top_p has no effect", "roles"),
+        ("roles: {original: {temperature: -1}}", "wrong value for 'generation.roles.original.temperature'", "roles"),
+        ("roles: {plain: {temperature: 0}}", "unknown key 'generation.roles.plain'", "roles"),
+        ("roles: {original: {max_new_tokens: 9}}", "unknown key 'generation.roles.original.max_new_tokens'", "roles"),
+    ],
+)
+def test_what_does_not_act_in_a_role_is_an_error(write, settings, what, key):
+    file = write(f"generation:\n  {settings}\n")
+    error = refused(file)
+    assert what in str(error) and error.where == f"{file}:2"
+
+
 # --- who writes the principles
 
 

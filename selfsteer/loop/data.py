@@ -276,8 +276,8 @@ class DataStages:
             "roles": list(roles),
             "rows": limit,
         } | self.engine(policy)
-        if own := {role: drawing for role, drawing in settings.own_drawings.items() if role in roles}:
-            depends["own_sampling"] = own
+        if settings.own_drawings:
+            depends["own_sampling"] = settings.own_drawings
         files = self.store.files(principles)
         parts = parts_of(files, range(sum(map(count_rows, files)) if limit is None else limit))
         rows = sum(part.size for part in parts)
