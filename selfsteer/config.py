@@ -247,9 +247,9 @@ class PrincipleSettings(Section):
     per_round: Literal["fixed", "redrawn"] = "fixed"
     """What is drawn at random for a query, its extra aspects and a sampled or shuffled choice: the same random numbers
     in all rounds, or others in each (v1's code)."""
-    steering: Literal["full", "direct", "adjectives"] | None = None
-    """What the steering message says: adjectives, principles and discretion; the principles alone; the adjectives alone
-    (default: what the set says)."""
+    steering: Literal["full", "relative", "direct", "adjectives"] | None = None
+    """What the steering message says: adjectives, principles and discretion; the same, with "relatively good" or "bad"
+    for the adjectives (v2's code); the principles alone; the adjectives alone (default: what the set says)."""
     extra_rate: Share = 0.2
     """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
     below_chance: Literal["refuse", "warn"] = "refuse"
@@ -386,11 +386,10 @@ class QualitySettings(Section):
         "refusal_mismatch",
         "duplicates",
         "language_mismatch",
-        "preference_order",
-        "near_onpolicy",
-        "steering_gap",
+        {"steering_gap": {"min": 0.0}},
     ]
-    """In the order in which they run; docs/quality.md has them all. The last three are the paper's."""
+    """In the order in which they run; docs/quality.md has them all. The paper's are identical, leak, preference_order,
+    near_onpolicy and steering_gap without ``min``: they keep a few rows of a hundred."""
     harm: HarmSettings | None = None
     """Flag harmful y- by a classifier too, besides those that an aspect of the principle set flags."""
     reward: RewardFilterSettings | None = None

@@ -490,6 +490,26 @@ def test_the_ablations_in_a_header_load(name):
             assert load_recipe(name, [value, *others]) != load_recipe(name), value
 
 
+@pytest.mark.parametrize("name", ["sso-v1", "pbaa-v1"])
+def test_v1s_recipes_draw_as_its_code_does_and_keep_its_filters(name):
+    recipe = load_recipe(name)
+    principles = recipe.principles
+    assert (principles.choice, principles.choice_temperature, principles.per_round) == ("shuffled", 0.7, "redrawn")
+    assert (principles.aspects_per_query, principles.extra_rate, principles.strategy) == (2, 0.2, "fixed")
+    assert recipe.quality.filters == ["identical", "leak", "preference_order", "near_onpolicy", "steering_gap"]
+    assert recipe.generation.own_drawings == {}
+    assert load_recipe(name, ["rounds=1"]).rounds == 1
+
+
+def test_v2s_recipe_does_what_its_code_does():
+    recipe = load_recipe("sso-v2")
+    assert recipe.generation.own_drawings == {"original": (0.0, 0.8)}
+    assert (recipe.principles.strategy, recipe.principles.steering) == ("guideline", "relative")
+    assert recipe.principles.model.kind == "local" and recipe.principles.model.name != recipe.model.name
+    assert recipe.train.warmup_ratio == 0.04
+    assert recipe.quality.filters == ["identical", "leak"]
+
+
 def test_the_recipes_that_the_readme_builds_on_are_shipped():
     assert {"quickstart", "scripted"} <= set(shipped_recipes())
 

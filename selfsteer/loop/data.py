@@ -34,6 +34,7 @@ from selfsteer.quality import (
     Tally,
     advice,
     direction_of,
+    few_kept,
     flag_harm,
     parse_filters,
     steering_margin,
@@ -420,11 +421,15 @@ class DataStages:
             chain.count(read_columns(paths, TALLIED))  # on disk: a resumed stage has not seen all rows
             return paths, self._checked(chain, paths[0])
 
-        return self.store.stage(
+        title = stage_title("quality control", split, round)
+        entry = self.store.stage(
             stage_name("contrasts", split), round, depends, write, folder=stage_folder(split, round, "contrasts"),
-            units=sum(map(count_rows, files)), title=stage_title("quality control", split, round),
+            units=sum(map(count_rows, files)), title=title,
             note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
+        if few := few_kept(entry.info["counts"]):
+            self.store.display.say(f"{title}: {few}")
+        return entry
 
     def rewards(self, scores: Entry, round: int, split: str) -> Entry:
         """Put the margin of the filters' reward model into the rows; ``scores`` itself where no filter goes by one."""
