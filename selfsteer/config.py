@@ -836,9 +836,23 @@ def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         )
 
 
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""vLLM refuses what is above and samples at 0.01 in place of what is below."""
+
+
 def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     if recipe.generation.backend != "vllm":
         return
+    temperatures = {"generation.temperature": recipe.generation.temperature} | {
+        f"generation.roles.{role}.temperature": temperature
+        for role, (temperature, _) in recipe.generation.own_drawings.items()
+    }
+    if recipe.principles.model.kind in ("policy", "local"):
+        temperatures["principles.choice_temperature"] = recipe.principles.choice_temperature
+    least, most = VLLM_TEMPERATURES
+    for key, temperature in temperatures.items():
+        if temperature and not least <= temperature <= most:
+            yield f"vLLM can't sample at temperature {temperature:g}: give 0 (greedy), or {least:g} to {most:g}", key
     if recipe.train.lora is not None and recipe.train.lora.bits:
         what = "vLLM would sample from whole weights, which are not the policy: take another backend, or no bits"
         yield what, "train.lora.bits", "generation.backend"

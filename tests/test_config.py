@@ -366,6 +366,23 @@ def test_what_does_not_act_in_a_role_is_an_error(write, settings, what, key):
     assert what in str(error) and error.where == f"{file}:2"
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "generation.temperature=2.5",
+        "generation.roles.original.temperature=0.001",
+        "generation.roles.positive.temperature=3",
+        "principles.choice_temperature=2.5",
+    ],
+)
+def test_a_temperature_that_vllm_does_not_sample_at_is_refused_before_anything_is_done(write, override):
+    error = refused(write("generation: {backend: vllm}"), override)
+    assert "vLLM can't sample at temperature" in error.what and error.where == f"command line: {override}"
+    assert load_recipe(write(""), [override]), "other backends do"
+    if override.startswith("principles"):
+        load_recipe(write("generation: {backend: vllm}"), [override, "principles.model=endpoint:m"])
+
+
 # --- who writes the principles
 
 
