@@ -49,6 +49,14 @@ _Device = Annotated[str, typer.Option(help="Where a model on this machine comput
 _Precision = Annotated[str, typer.Option(help="What it computes in: auto, bfloat16 or float32.")]
 _Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 _TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that a model brings.")]
+_TemplateKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat-template-kwargs",
+        metavar="NAME=VALUE",
+        help="A variable for the chat templates of the models, e.g. enable_thinking=false; several may be given.",
+    ),
+]
 _BaseUrl = Annotated[str | None, typer.Option(help="Where the endpoint is.", show_default="what OPENAI_BASE_URL holds")]
 _ApiKeyEnv = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
 _Answers = Annotated[Path | None, typer.Option(help="Where answers are kept.", show_default="the cache folder")]
@@ -230,13 +238,15 @@ def score(
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto (float32).")] = "auto",
     revision: _Revision = None,
     trust_remote_code: _TrustRemoteCode = False,
+    chat_template_kwargs: _TemplateKwargs = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
 ) -> None:
     """Score responses with a reward model, one reward each. A row that can't be scored is named and stays."""
+    from selfsteer.config import template_kwargs
     from selfsteer.loop import score_command
     from selfsteer.reward.recipe import Hardware
 
-    hardware = Hardware(device, precision, revision, trust_remote_code)
+    hardware = Hardware(device, precision, revision, trust_remote_code, template_kwargs(chat_template_kwargs or []))
     with _interruptible():
         score_command.score_file(
             model, file, output, hardware=hardware, batch_size=batch_size, overwrite=overwrite, out=out, errors=errors
@@ -288,17 +298,20 @@ def evaluate_reward(
     precision: _Precision = "auto",
     revision: _Revision = None,
     trust_remote_code: _TrustRemoteCode = False,
+    chat_template_kwargs: _TemplateKwargs = None,
     base_url: _BaseUrl = None,
     api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
     answers: _Answers = None,
     json_file: _Json = None,
 ) -> None:
     """How often do reward models, implicit rewards and judges rank labelled pairs right? Beside "longer is better"."""
+    from selfsteer.config import template_kwargs
     from selfsteer.loop import reward_evaluation_command
 
     settings = {
         "mode": mode, "template": template, "per_token": per_token, "device": device, "precision": precision,
         "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+        "chat_template_kwargs": template_kwargs(chat_template_kwargs or []),
     }  # fmt: skip
     with _interruptible():
         reward_evaluation_command.evaluate(
@@ -339,17 +352,20 @@ def judge(
     precision: _Precision = "auto",
     revision: _Revision = None,
     trust_remote_code: _TrustRemoteCode = False,
+    chat_template_kwargs: _TemplateKwargs = None,
     base_url: _BaseUrl = None,
     api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
     answers: _Answers = None,
     json_file: _Json = None,
 ) -> None:
     """Put pairs before judges, in both orders, and compare them with the labels and with each other."""
+    from selfsteer.config import template_kwargs
     from selfsteer.loop import judging_command
 
     settings = {
         "mode": mode, "by": by, "template": template, "per_token": per_token, "device": device, "precision": precision,
         "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+        "chat_template_kwargs": template_kwargs(chat_template_kwargs or []),
     }  # fmt: skip
     with _interruptible():
         judging_command.judge(

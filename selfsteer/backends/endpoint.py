@@ -46,6 +46,7 @@ def open_endpoint(
     *,
     others: Mapping[str, Prices] | None = None,
     where: str = "generation.endpoint",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> EndpointBackend:
     """Return the backend that a recipe asks for.
 
@@ -54,6 +55,7 @@ def open_endpoint(
         usage: The file that keeps what the server has used up, a line an answer; None keeps none.
         others: Prices of the other models that a run asks, by name: their answers stand in the same file.
         where: The recipe's section with the caps, for messages.
+        chat_template_kwargs: Variables for the chat template that the server renders with.
 
     Raises:
         ModelError, ConfigError: As :class:`EndpointBackend`.
@@ -78,6 +80,7 @@ def open_endpoint(
         timeout=settings.timeout,
         max_retries=settings.max_retries,
         budget=budget,
+        chat_template_kwargs=chat_template_kwargs,
     )
 
 
@@ -95,6 +98,8 @@ class EndpointBackend:
         max_retries: Further tries after a timeout, a lost connection, a damaged answer or status 408, 409, 429 and 5xx.
             The pauses are the server's own (Retry-After) or grow from half a second to a minute.
         budget: What the requests may use up, and where it is noted; None sets no cap and notes nothing.
+        chat_template_kwargs: Variables for the chat template, sent as ``chat_template_kwargs``, which vLLM, SGLang and
+            llama.cpp take.
 
     Raises:
         ModelError: There is no address, or address or key can't be one.
@@ -115,6 +120,7 @@ class EndpointBackend:
         timeout: float = 300.0,
         max_retries: int = 5,
         budget: Budget | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         _check_range(concurrency, timeout, max_retries)
         address = base_url or os.environ.get("OPENAI_BASE_URL", "")
@@ -130,6 +136,9 @@ class EndpointBackend:
         self._without_key: Callable[[str], str] = lambda text: text if key == _NO_KEY else text.replace(key, "[key]")
         self._limit = "max_tokens"
         self._takes_schema = True
+        self._extra = (
+            {"extra_body": {"chat_template_kwargs": dict(chat_template_kwargs)}} if chat_template_kwargs else {}
+        )
 
     def __repr__(self) -> str:
         """Show the model and where it is."""
@@ -224,7 +233,7 @@ class EndpointBackend:
         limit = self._limit
         messages = [dict(message) for message in prompt]
         try:
-            answer = self._create(model=self.model, messages=messages, **{limit: max_tokens}, **options)
+            answer = self._create(model=self.model, messages=messages, **{limit: max_tokens}, **options, **self._extra)
             body: bytes = answer.http_response.content
             return body
         except UnicodeEncodeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,6 +34,10 @@ class LocalSettings(Protocol):
     @property
     def trust_remote_code(self) -> bool:
         """Whether to run Python code that the model brings."""
+
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]:
+        """Variables for its chat template."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,8 @@ class LocalModel:
     def chat(self) -> Chat:
         """Its chat template."""
         from selfsteer.chat import Chat
-        from selfsteer.models import end_token_ids, load_tokenizer
 
-        return Chat(load_tokenizer(self.source, **self.options), end_token_ids(self.source, **self.options))
+        return Chat.load(self.source, template_kwargs=self.settings.chat_template_kwargs, **self.options)
 
     @cached_property
     def weights(self) -> str:

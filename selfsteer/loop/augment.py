@@ -278,11 +278,11 @@ class _Growing:
             "model": self.models.name,
             "weights": policy.fingerprint,
             "backend": settings.backend,
-            "sampling": settings.sampling,
+            "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
             "seed": self.growth.seed,
             "method": self.growth.augment.method,
             "template": template_version(self.growth.augment.method),
-        }
+        } | ({"chat_template_kwargs": variables} if (variables := self.growth.model.chat_template_kwargs) else {})
 
     def _gave_up(self, where: str) -> WorkFailed:
         last = self.growth.augment.patience

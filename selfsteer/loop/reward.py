@@ -124,6 +124,12 @@ class _Reward:
         quiet()
         return LocalModel(self.recipe.hardware, resolve(self.recipe.model.name), "model.device")
 
+    @property
+    def _template_kwargs(self) -> dict[str, Any]:
+        """The variables of the chat template, as a part of keys and cards; nothing where there are none."""
+        kwargs = self.recipe.model.chat_template_kwargs
+        return {"chat_template_kwargs": kwargs} if kwargs else {}
+
     @cached_property
     def max_length(self) -> int:
         """Tokens of a conversation: what the recipe allows, and the base's context."""
@@ -325,7 +331,7 @@ class _Reward:
             title=f"{recipe.name}: {one.variant}, seed {one.seed}",
             sets=[(name, recipe.sets[name], self.sources[name], data["sets"].get(name, 0)) for name in names],
             data=data,
-            settings=recipe.options.model_dump() | {"seed": one.seed},
+            settings=recipe.options.model_dump() | {"seed": one.seed, **self._template_kwargs},
             training=training,
             scores=scores,
         )
@@ -347,9 +353,12 @@ class _Reward:
                 load_tokenizer(folder, **trusted),
                 config=reward_config(folder, **trusted),
                 name=str(one),
+                template_kwargs=self.recipe.model.chat_template_kwargs,
             )
 
-        return self._scored(str(one), {"model": entry.key}, name, judge, f"score {name} by {one}")
+        return self._scored(
+            str(one), {"model": entry.key} | self._template_kwargs, name, judge, f"score {name} by {one}"
+        )
 
     def length_stage(self, name: str) -> Entry:
         """Score a file's pairs by length alone."""

@@ -35,7 +35,10 @@ class RewardMargins:
     """
 
     def __init__(self, settings: RewardFilterSettings, device: str) -> None:
-        self._settings = JudgeSettings(name=f"reward:{settings.model}", device=device, revision=settings.revision)
+        self._settings = JudgeSettings(
+            name=f"reward:{settings.model}", device=device, revision=settings.revision,
+            chat_template_kwargs=settings.chat_template_kwargs,
+        )  # fmt: skip
         self._source, self._revision = settings.model, settings.revision
         self._judge: Judge | None = open_judge(self._settings)
         self._known = Scratch(["CREATE TABLE margins (row BLOB PRIMARY KEY, margin REAL) WITHOUT ROWID"], "margins")
@@ -48,7 +51,9 @@ class RewardMargins:
         source = resolve(self._source)
         tokenizer = load_tokenizer(source, revision=self._revision)
         vocabulary = sorted(tokenizer.get_vocab().items())
-        return fingerprint([model_fingerprint(source, self._revision), vocabulary, tokenizer.chat_template])
+        kwargs = self._settings.chat_template_kwargs
+        named = [model_fingerprint(source, self._revision), vocabulary, tokenizer.chat_template]
+        return fingerprint([*named, kwargs] if kwargs else named)
 
     def put(self, rows: Sequence[Contrast]) -> list[Contrast]:
         """Return the rows with their margins; those with an empty response are left as they are."""

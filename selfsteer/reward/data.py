@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import ModelError
 from selfsteer.files import atomic_path, fingerprint
 from selfsteer.queries import Dropped

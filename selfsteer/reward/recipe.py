@@ -5,7 +5,7 @@ No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -97,6 +97,7 @@ class Hardware(NamedTuple):
     precision: str
     revision: str | None
     trust_remote_code: bool
+    chat_template_kwargs: Mapping[str, Any]
 
 
 class Trained(NamedTuple):
@@ -141,7 +142,8 @@ class RewardRecipe(Section):
     def hardware(self) -> Hardware:
         """Where and in what the model is trained."""
         model = self.model
-        return Hardware(model.device, self.options.precision, model.revision, model.trust_remote_code)
+        precision, kwargs = self.options.precision, model.chat_template_kwargs
+        return Hardware(model.device, precision, model.revision, model.trust_remote_code, kwargs)
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardRecipe:

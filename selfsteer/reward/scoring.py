@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import DataError, ModelError
 from selfsteer.records import Message
 
@@ -17,7 +17,12 @@ _LENGTH_BOUND_ROPE = ("dynamic", "longrope")
 
 
 def score(
-    model: Any, tokenizer: Any, conversations: Sequence[Sequence[Message]], *, batch_size: int = 8
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    batch_size: int = 8,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """Return the reward of each conversation; it does not depend on what else is scored (to 1e-5, in float32).
 
@@ -26,12 +31,13 @@ def score(
         tokenizer: Its tokenizer; the chat template renders each conversation.
         conversations: (B,) lists of messages; the last one is the response that is scored.
         batch_size: Conversations in one forward pass; it bounds memory, not the result.
+        template_kwargs: Variables for the chat template.
 
     Raises:
         DataError: A conversation is longer than the model's context.
         ModelError: The chat template refuses a conversation.
     """
-    template, longest = ChatTemplate(tokenizer), context_of(model.config)
+    template, longest = ChatTemplate(tokenizer, template_kwargs), context_of(model.config)
     where = str(getattr(tokenizer, "name_or_path", ""))
     rendered = [conversation_ids(template, messages, where) for messages in conversations]
     for number, ids in enumerate(rendered):

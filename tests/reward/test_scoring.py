@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import DataError, ModelError
 from selfsteer.reward import score
 from selfsteer.reward.scoring import conversation_ids

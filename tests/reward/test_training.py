@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import ModelError
 from selfsteer.reward.loading import load_reward_model, new_reward_model
 from selfsteer.reward.recipe import RewardOptions

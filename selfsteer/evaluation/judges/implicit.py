@@ -20,6 +20,8 @@ TokenIds = tuple[int, ...]
 Likelihoods = dict[tuple[TokenIds, TokenIds], float]
 """Log-probs in nats by (prompt, response); those that don't fit the model's context are not in it."""
 
+_VERSION = 2
+"""Of how pairs become tokens."""
 _EMPTY = Answer(0, text="a response without a token, which has no log-prob", valid=False)
 
 
@@ -67,7 +69,9 @@ class ImplicitJudge:
         self._sides, self._held = (policy, reference), OneHeld()
         self._chat, self._per_token, self.batch_size = policy.chat, per_token, batch_size
         self.name = f"{policy.name} against {reference.name} (implicit{', per token' if per_token else ''})"
-        self.key = fingerprint(["implicit", policy.weights, reference.weights, policy.chat.fingerprint, per_token])
+        self.key = fingerprint(
+            ["implicit", _VERSION, policy.weights, reference.weights, policy.chat.fingerprint, per_token]
+        )
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
         """Return one answer a presentation, in order; the two orders of a pair are scored once.
@@ -93,11 +97,9 @@ class ImplicitJudge:
         """Return the ids of the prompt and of the responses as training has them: the end token where one ended."""
         pair = shown.pair
         finishes = (pair.second_finish, pair.first_finish) if shown.swapped else (pair.first_finish, pair.second_finish)
-        first, second = (
-            tuple(self._chat.encode_response(text, finish == "stop"))
-            for text, finish in zip(shown.responses, finishes, strict=True)
-        )
-        return tuple(self._chat.encode(pair.prompt)), (first, second)
+        answers = [(text, finish == "stop") for text, finish in zip(shown.responses, finishes, strict=True)]
+        prompt, (first, second) = self._chat.encode_answers(pair.prompt, answers)
+        return tuple(prompt), (tuple(first), tuple(second))
 
     def _likelihoods(self, place: int, rows: Sequence[tuple[TokenIds, tuple[TokenIds, TokenIds]]]) -> Likelihoods:
         """Return what one model gives each response under its prompt."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from selfsteer.chat import Chat
 
 
+_VERSION = 2
+"""Of how a local model's question and labels become tokens."""
+
+
 class LogprobJudge:
     """A local model, judged by the log-probs of the two labels as its reply.
 
@@ -42,7 +46,7 @@ class LogprobJudge:
     ) -> None:
         self._load, self.chat, self.template, self.batch_size = load, chat, template, batch_size
         self.name = f"{name} (log-probs)"
-        self.key = fingerprint(["logprobs", weights, chat.fingerprint, template.fingerprint])
+        self.key = fingerprint(["logprobs", _VERSION, weights, chat.fingerprint, template.fingerprint])
         self._labels = [chat.encode_response(label, False) for label in template.labels]
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:

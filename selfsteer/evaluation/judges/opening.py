@@ -14,14 +14,15 @@ from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges.base import Judge
 from selfsteer.evaluation.judges.template import JudgeTemplate
+from selfsteer.files import fingerprint
 
 KINDS = ("reward", "implicit", "endpoint", "program")
-_HARDWARE = {"device", "precision", "revision", "trust_remote_code"}
+_LOCAL = {"device", "precision", "revision", "trust_remote_code", "chat_template_kwargs"}
 _SETTINGS = {
-    "": {"mode", "template", *_HARDWARE},
-    "reward": _HARDWARE,
-    "implicit": {"per_token", *_HARDWARE} - {"revision"},  # of which of its two models?
-    "endpoint": {"mode", "template", "base_url", "api_key_env"},
+    "": {"mode", "template", *_LOCAL},
+    "reward": _LOCAL,
+    "implicit": {"per_token", *_LOCAL} - {"revision"},  # of which of its two models?
+    "endpoint": {"mode", "template", "base_url", "api_key_env", "chat_template_kwargs"},
     "program": set[str](),
 }
 """What each kind of judge goes by, besides its name; "" is a language model on this machine."""
@@ -104,7 +105,7 @@ def _language_model(settings: JudgeSettings, name: str) -> Judge:
     local, template = _local(settings, name), _template(settings)
     shown = Path(name).name or name
     if settings.mode == "text":
-        source = f"{local.weights} {local.chat.fingerprint}"
+        source = f"{local.weights} {local.chat.fingerprint} {local.chat.end_ids}"
         return TextJudge(local.backend, name=shown, source=source, template=template)
     return LogprobJudge(local.model, local.chat, name=shown, weights=local.weights, template=template)
 
@@ -125,6 +126,7 @@ def _reward_model(settings: JudgeSettings, name: str) -> Judge:
         config=config,
         name=Path(name).name or name,
         kept=weights_file(local.source, dtype=dtype, **local.options),
+        template_kwargs=settings.chat_template_kwargs,
     )
 
 
@@ -163,11 +165,16 @@ def _endpoint(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.text import TextJudge
 
     try:
-        backend = EndpointBackend(name, base_url=settings.base_url, key_variable=settings.api_key_env)
+        backend = EndpointBackend(
+            name, base_url=settings.base_url, key_variable=settings.api_key_env,
+            chat_template_kwargs=settings.chat_template_kwargs,
+        )  # fmt: skip
     except ConfigError as error:
         where = _place("api_key_env") if error.where == "key_variable" else error.where
         raise ConfigError(error.what, where=where, do=error.do) from error
     template, source = _template(settings), f"{backend.base_url} {name}"
+    if settings.chat_template_kwargs:
+        source += f" {fingerprint(settings.chat_template_kwargs)}"
     if settings.mode == "text":
         return TextJudge(lambda: backend, name=name, source=source, template=template, batch_size=64)
     return EndpointLogprobJudge(backend, name=name, source=source, template=template)

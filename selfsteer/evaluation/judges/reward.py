@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import StorageError, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import Answer
@@ -38,6 +38,7 @@ class RewardJudge:
             knows its key without loading them. None keeps nothing.
         batch_size: Presentations to be given at once, and responses scored at once; it bounds memory, not the result.
         max_length: Tokens of a conversation; a pair with a longer one gets no valid answer. None takes the model's own.
+        template_kwargs: Variables for the chat template.
     """
 
     def __init__(
@@ -50,9 +51,12 @@ class RewardJudge:
         kept: Path | None = None,
         batch_size: int = 8,
         max_length: int | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._load, self._kept = load, kept
         self.tokenizer, self.batch_size = tokenizer, batch_size
+        self._template = ChatTemplate(tokenizer, template_kwargs)
+        self._template.check_kwargs()
         self.name = f"{name} (reward)"
         self.max_length = max_length or context_of(config)
         self._pad_token_id = config.get_text_config().pad_token_id
@@ -67,6 +71,7 @@ class RewardJudge:
         """Names the weights, the vocabulary, the chat template, the length limit and the configured padding."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         texts = [vocabulary, self.tokenizer.chat_template, self.max_length, self._pad_token_id]
+        texts += [self._template.kwargs] if self._template.kwargs else []
         return fingerprint(["reward", self._weights(), *texts])
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
@@ -98,11 +103,6 @@ class RewardJudge:
     def _render(self, shown: Shown, response: str) -> TokenIds:
         messages = [*shown.pair.prompt, {"role": "assistant", "content": response}]
         return conversation_ids(self._template, messages, self.name)
-
-    @cached_property
-    def _template(self) -> ChatTemplate:
-        """The template, in which a response that holds the text of a control token does not end its turn."""
-        return ChatTemplate(self.tokenizer)
 
     def _fits(self, both: Sequence[TokenIds]) -> bool:
         return self.max_length is None or max(map(len, both)) <= self.max_length
