@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.backends.nucleus import NucleusSampler
 from selfsteer.chat import Chat
+from selfsteer.models.rope import forget_lengths
 
 _LETS_GO = 4
 """Ended rows leave the batch when they are one in so many: each time the others' cache is copied once."""
@@ -54,6 +55,7 @@ class TransformersBackend:
         """Sample one completion a prompt, as one batch. The same batch and seed give the same completions."""
         if not prompts:
             return []
+        forget_lengths(self._owner)
         encoded = [self.chat.encode(prompt) for prompt in prompts]
         prefix = list(shared_prefix) if self._can_share(shared_prefix, encoded, sampling) else []
         ids, mask = self._batch(encoded, len(prefix))
