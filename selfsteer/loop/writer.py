@@ -75,6 +75,11 @@ class Writer:
         elif self.settings.kind == "local":
             self._local.device  # noqa: B018  # raises where there is no such device
 
+    def check_model(self) -> None:
+        """Raise :class:`ModelError` where a local writer's tokenizer can't be used, or does not suit its embeddings."""
+        if self.settings.kind == "local":
+            self._local.chat  # noqa: B018
+
     def open(self, usage: Path | None) -> Backend:
         """Load it, or connect to it.
 

@@ -1,4 +1,4 @@
-"""Rotary position embeddings that depend on the length of the whole sequence."""
+"""How many positions a model takes, and rotary embeddings that depend on the length of the whole sequence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ from typing import Any
 
 _POSITION_FREE = {"default", "linear", "llama3", "yarn", "proportional"}
 """Kinds that depend on a token's own position alone."""
+
+
+def context_of(config: Any) -> int | None:
+    """Return how many tokens a model of this configuration takes; None where it does not say.
+
+    Where rotary embeddings are stretched, ``max_position_embeddings`` is the length before for "dynamic" and, unless an
+    original length stands beside it, "yarn"; for other kinds it is the length after.
+    """
+    text = config.get_text_config()
+    longest: int | None = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if longest is None or "factor" not in rope:
+        return longest
+    original = rope.get("original_max_position_embeddings") or longest
+    stretched = rope.get("rope_type") in ("dynamic", "yarn")
+    return max(longest, int(original * rope["factor"])) if stretched else longest
 
 
 def length_bound_ropes(config: Any) -> set[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from selfsteer.chat import ChatTemplate
 from selfsteer.errors import DataError, ModelError
-from selfsteer.models.rope import forget_lengths, length_bound_ropes
+from selfsteer.models.rope import context_of, forget_lengths, length_bound_ropes
 from selfsteer.records import Message
 
 TokenIds = tuple[int, ...]
@@ -58,12 +58,6 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
     except (TemplateError, TypeError) as error:
         what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
         raise ModelError(what, where=where, do="bring the prompts into the form this model's template takes") from error
-
-
-def context_of(config: Any) -> int | None:
-    """Return how many tokens a model of this configuration takes; None where it does not say."""
-    longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return longest
 
 
 def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int) -> dict[TokenIds, float]:
