@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from selfsteer.errors import ModelError
+from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.models import end_token_ids, load_model, load_tokenizer, model_fingerprint
 
 from .conftest import build_model, build_tokenizer
@@ -56,12 +56,9 @@ def without_last_rows(tokenizer, count):
 @pytest.mark.parametrize(
     ("added", "what"),
     [
-        (
-            {"additional_special_tokens": ["<|im_start|>", "<|turn|>"]},
-            r"the chat template writes token \d+ \('<|turn|>'",
-        ),
-        ({"eos_token": "</done>"}, r"the tokenizer has token \d+ \('</done>'\)"),
-        ({}, r"the tokenizer has token \d+ \('<plain>'\)"),
+        ({"additional_special_tokens": ["<|im_start|>", "<|turn|>"]}, r"template writes token \d+ \('<\|turn\|>'\)"),
+        ({"eos_token": "</done>"}, r"tokenizer has token \d+ \('</done>'\)"),
+        ({}, r"tokenizer has token \d+ \('<plain>'\)"),
     ],
     ids=["a mark of the template", "the end token", "a token that a text may hold"],
 )
@@ -105,16 +102,19 @@ UNSAVABLE = [
 
 
 @pytest.mark.parametrize("settings", UNSAVABLE, ids=lambda settings: ", ".join(settings))
-@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
-def test_a_generation_configuration_that_can_not_be_saved_is_left_out_but_for_its_end_tokens(tmp_path, settings, file):
+def test_a_generation_configuration_that_can_not_be_saved_is_left_out_but_for_its_end_tokens(tmp_path, settings):
+    check_saved_again(tmp_path, "generation_config.json", {"eos_token_id": [2, 5], **settings})
+
+
+def test_so_are_sampling_settings_of_config_json(tmp_path):
+    check_saved_again(tmp_path, "config.json", {"eos_token_id": [2, 5], "temperature": 0.4, "top_k": 3})
+
+
+def check_saved_again(tmp_path, file, settings):
     tokenizer = build_tokenizer()
     source = saved(tmp_path / "m", tokenizer, build_model(tokenizer))
-    change(tmp_path / "m" / "generation_config.json", eos_token_id=[2, 5])
     if file == "config.json":
         (tmp_path / "m" / "generation_config.json").unlink()
-        settings = {"eos_token_id": [2, 5]} | {
-            k: v for k, v in settings.items() if k in ("temperature", "top_p", "top_k")
-        }
     change(tmp_path / "m" / file, **settings)
     model = load_model(source)
     model.generation_config.bos_token_id = 3  # as a trainer does, which makes saving strict
@@ -138,7 +138,7 @@ def test_a_generation_configuration_that_is_no_json_object_is_told(tmp_path, con
     source = saved(tmp_path / "m", tokenizer, build_model(tokenizer))
     (tmp_path / "m" / "generation_config.json").write_text(content)
     for use in (load_model, end_token_ids, lambda name: model_fingerprint(name, chat=True)):
-        with pytest.raises(ModelError, match="generation_config.json is not a JSON object"):
+        with pytest.raises(ModelError, match="is not a JSON object"):
             use(source)
 
 
@@ -199,3 +199,11 @@ def test_on_meta_a_model_is_checked_and_holds_nothing(tmp_path, layers):
         return
     with pytest.raises(ModelError, match="weights are missing"):
         load_model(source, device="meta")
+
+
+def test_weights_that_the_model_has_no_place_for_are_told(tmp_path):
+    tokenizer = build_tokenizer()
+    source = saved(tmp_path / "m", tokenizer, build_model(tokenizer))
+    change(tmp_path / "m" / "config.json", num_hidden_layers=1)
+    with pytest.warns(SelfsteerWarning, match=r"9 weights of .* are not part of the model .*layers\.1"):
+        load_model(source)

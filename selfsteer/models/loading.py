@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.errors import ConfigError, ModelError, did_you_mean
+from selfsteer.errors import ConfigError, ModelError, SelfsteerWarning, did_you_mean
 from selfsteer.models.configs import generation_values, model_config, savable
 from selfsteer.models.gguf_files import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
 from selfsteer.models.hardware import check_bits
@@ -87,7 +87,7 @@ def load_tokenizer(
     rows = _embedding_rows(source, revision, trust_remote_code)
     if rows is not None:
         fit_vocabulary(tokenizer, rows, source)
-    _set_pad_token(tokenizer, source)
+    set_pad_token(tokenizer, source)
     return tokenizer
 
 
@@ -149,6 +149,7 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
         with progress_bars_hidden():
             model, info = AutoModelForCausalLM.from_pretrained(source, **arguments)
     check_complete(info, source)
+    _warn_of_unused(info, source)
     if model.can_generate():  # what config.json says of sampling, where there is no file of its own
         model.generation_config = savable(model.generation_config.to_dict())
     return model
@@ -179,6 +180,15 @@ def check_complete(info: dict[str, Any], source: str) -> None:
         what = f"{len(lacking)} weights are missing from {source}, or have another shape than config.json says: {some}"
         do = "copy the model again, or check that config.json belongs to these weights"
         raise ModelError(what, where=source, do=do)
+
+
+def _warn_of_unused(info: dict[str, Any], source: str) -> None:
+    """Tell of weights that the model has no place for: with fewer layers in config.json it would be another model."""
+    unused = sorted(info["unexpected_keys"])
+    if unused:
+        some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+        what = f"{len(unused)} weights of {source} are not part of the model that its config.json describes: {some}"
+        warnings.warn(f"{what}; check that the two belong together", SelfsteerWarning, stacklevel=2)
 
 
 def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
@@ -247,7 +257,12 @@ def _check_chat_template(tokenizer: Any, source: str) -> None:
         ) from error
 
 
-def _set_pad_token(tokenizer: Any, source: str) -> None:
+def set_pad_token(tokenizer: Any, source: str) -> None:
+    """Let a tokenizer without a pad token pad with its end token or its unknown one.
+
+    Raises:
+        ModelError: It has neither.
+    """
     if tokenizer.pad_token_id is not None:
         return
     stand_in = tokenizer.eos_token or tokenizer.unk_token

@@ -44,10 +44,12 @@ def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
 
 
 def _rendered(tokenizer: Any) -> list[list[int]]:
-    """Return the ids of dialogues that the chat template takes."""
+    """Return the ids of dialogues that the chat template takes; none where there is no template."""
     from jinja2 import TemplateError
 
     found: list[list[int]] = []
+    if not tokenizer.chat_template:
+        return found
     for messages in _DIALOGUES:
         for cut, cue in ((len(messages) - 1, True), (len(messages), False)):
             with contextlib.suppress(TemplateError, TypeError):
