@@ -96,8 +96,12 @@ class HarmClassifier:
             raise ModelError("the model has no classification head, so it is no classifier", where=self.source, do=do)
         fit_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], self.source)
         set_pad_token(tokenizer, self.source)
-        if model.config.pad_token_id is None:
+        # The model reads its answer at the last token that is not its own padding.
+        pad = model.config.pad_token_id
+        if pad is None:
             model.config.pad_token_id = tokenizer.pad_token_id
+        else:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
         return tokenizer, model.to(self.device).eval()
 
     @property

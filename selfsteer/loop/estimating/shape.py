@@ -14,7 +14,6 @@ from selfsteer.config import LoraSettings, ModelSettings
 from selfsteer.errors import ModelError
 from selfsteer.models import CATALOGUE, list_models, resolve
 from selfsteer.models.configs import outline
-from selfsteer.policy.adapters import is_target
 
 _ATTENDS = {"full_attention", "sliding_attention"}
 
@@ -76,6 +75,8 @@ class ModelShape:
         Raises:
             ModelError: It is put on none.
         """
+        from selfsteer.policy.adapters import is_target
+
         chosen = [linear for linear in self.linears if is_target(settings.target_modules, linear.name)]
         if not chosen:
             what = f"no linear layer of {self.architecture} is one of {settings.target_modules!r}"
