@@ -62,7 +62,7 @@ class LocalModel:
     @cached_property
     def device(self) -> str:
         """The device, once something was computed on it; :class:`ConfigError` where that fails."""
-        return _usable(self.settings.device, self.key)
+        return usable_device(self.settings.device, self.key)
 
     @cached_property
     def dtype(self) -> str:
@@ -98,7 +98,7 @@ class LocalModel:
         return TransformersBackend(self.model(), self.chat)
 
 
-def _usable(device: str, key: str) -> str:
+def usable_device(device: str, key: str) -> str:
     """Return a device by its name, once something was computed on it; "auto" is the GPU where there is one."""
     import torch
 

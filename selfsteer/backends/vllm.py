@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -258,6 +259,12 @@ def acting_on_texts(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _SPEED_ONLY}
 
 
+def check_installed() -> None:
+    """Raise :class:`ConfigError` where there is no vLLM; nothing is imported."""
+    if importlib.util.find_spec("vllm") is None:
+        raise _not_usable("needs vLLM, which is not installed")
+
+
 def _import_vllm() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -268,8 +275,12 @@ def _import_vllm() -> Any:
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == "vllm"
             what = "needs vLLM, which is not installed" if missing else f"can't use this vLLM: {_said(error)}"
-            do = "pip install 'selfsteer[vllm]'; on a machine without a GPU: make vllm, in a clone"
-            raise ConfigError(f"the vllm backend {what}", where="generation.backend=vllm", do=do) from error
+            raise _not_usable(what) from error
+
+
+def _not_usable(what: str) -> ConfigError:
+    do = "pip install 'selfsteer[vllm]'; on a machine without a GPU: make vllm, in a clone"
+    return ConfigError(f"the vllm backend {what}", where="generation.backend=vllm", do=do)
 
 
 def _check_ours(options: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,13 +241,12 @@ class Models:
         lora = self.recipe.train.lora
         return None if lora is None or self.weightless else lora.bits
 
-    @property
+    @cached_property
     def device(self) -> str:
-        """The device the recipe asks for, or the best there is."""
-        from selfsteer.models import pick_device
+        """The device the recipe asks for, or the best there is; :class:`ConfigError` where nothing can be computed."""
+        from selfsteer.backends.local import usable_device
 
-        asked = self.recipe.model.device
-        return pick_device() if asked == "auto" else asked
+        return usable_device(self.recipe.model.device, "model.device")
 
     def free(self) -> None:
         """Let go of the model in memory."""

@@ -133,21 +133,37 @@ class _Reward:
     @cached_property
     def max_length(self) -> int:
         """Tokens of a conversation: what the recipe allows, and the base's context."""
-        from transformers import AutoConfig
+        from selfsteer.models.configs import model_config
+        from selfsteer.models.rope import context_of
 
-        from selfsteer.models.problems import loading_errors
-        from selfsteer.reward.scoring import context_of
-
-        with loading_errors(self.local.source):
-            config = AutoConfig.from_pretrained(self.local.source, **self.local.options)
-        return min(self.recipe.options.max_length, context_of(config) or self.recipe.options.max_length)
+        context = context_of(model_config(self.local.source, **self.local.options))
+        return min(self.recipe.options.max_length, context or self.recipe.options.max_length)
 
     @cached_property
     def evaluated(self) -> dict[str, PairSet]:
         """All pairs of the files to evaluate on, and what is none."""
         return {name: load_pairs(Path(name)) for name in self.recipe.evaluate}
 
+    def check_model(self) -> None:
+        """Hold base, tokenizer and settings against each other; no weights are read for it.
+
+        Raises:
+            InputError: They do not go together.
+        """
+        from selfsteer.models.configs import outline
+        from selfsteer.policy.adapters import check_adapter
+        from selfsteer.reward.loading import check_form
+
+        local = self.local
+        local.device  # noqa: B018  # raises where there is no such device
+        local.chat  # noqa: B018  # its tokens are held against the embeddings
+        check_form(local.source)
+        if self.recipe.options.lora:
+            model = outline(local.source, outputs=1, **local.options)
+            check_adapter(model, local.source, self.recipe.options.lora, where="options.lora", task="SEQ_CLS")
+
     def go(self, command: str) -> Results:
+        self.check_model()
         trainings, files = self.recipe.trainings, self.recipe.evaluate
         each = [Planned("train", 60.0), *(Planned(f"score {name}", 10.0) for name in files)]
         first, last = [Planned("pairs", 1.0)] * len(trainings), [Planned("length", 1.0)] * len(files)

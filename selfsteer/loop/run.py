@@ -35,6 +35,7 @@ from selfsteer.loop.expected import planned
 from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.ledger import Entry, check_place
+from selfsteer.loop.model_checks import check_models
 from selfsteer.loop.models import Policy
 from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
@@ -128,6 +129,12 @@ def check(stages: DataStages) -> None:
         open_judge(stages.recipe.judge)
     if stages.models.writer:
         stages.models.writer.check()
+    if not stages.models.weightless:
+        stages.models.device  # noqa: B018  # raises where there is no such device
+    if "vllm" in (stages.recipe.generation.backend, stages.models.writer and stages.models.writer.backend):
+        from selfsteer.backends.vllm import check_installed
+
+        check_installed()
     if stages.models.bits:
         from selfsteer.models import check_bits
 
@@ -160,6 +167,8 @@ class _Run:
 
     def go(self, command: str) -> Summary:
         steps = self._announce()
+        if any(step.todo for step in steps):
+            check_models(self.stages, self.stages.models.start(self.display.say), measures=self.whole)
         queries = self.stages.queries()
         held = queries.info["heldout"] if self.whole else 0
         warn_of_disk(self.stages, steps, Sizes(queries.info["train"], held))

@@ -144,8 +144,8 @@ class _Scorer:
     def __init__(self, model: str, hardware: Hardware, batch_size: int) -> None:
         from selfsteer.backends.local import LocalModel
         from selfsteer.models import quiet, resolve
+        from selfsteer.models.rope import context_of
         from selfsteer.reward.loading import reward_config
-        from selfsteer.reward.scoring import context_of
 
         quiet()
         self._batch_size, self._precision = batch_size, hardware.precision

@@ -80,6 +80,11 @@ class Writer:
             if self.settings.chat_template_kwargs:
                 self._local.chat  # noqa: B018  # raises where its template does not read them
 
+    def check_model(self) -> None:
+        """Raise :class:`ModelError` where a local writer's tokenizer can't be used, or does not suit its embeddings."""
+        if self.settings.kind == "local":
+            self._local.chat  # noqa: B018
+
     def open(self, usage: Path | None) -> Backend:
         """Load it, or connect to it.
 

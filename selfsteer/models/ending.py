@@ -1,11 +1,11 @@
-"""Which tokens a model's configurations name as ends of a response."""
+"""Which tokens end a model's response."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
+from selfsteer.models.configs import end_ids, generation_values
 from selfsteer.models.resolving import adapter_base, is_adapter, resolve
 
 
@@ -15,7 +15,7 @@ def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revisio
     What ends a turn is said by the chat template (:class:`selfsteer.chat.Chat`). These are further tokens to stop at,
     and their order means nothing: Llama 3 lists the end of a document first.
     """
-    from transformers import GenerationConfig, PretrainedConfig
+    from transformers import PretrainedConfig
 
     source = resolve(name_or_path)
     if Path(source).is_file():  # GGUF: the tokenizer that it holds names its end
@@ -24,18 +24,9 @@ def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revisio
         base, own_revision = adapter_base(source)
         return end_token_ids(base, trust_remote_code=trust_remote_code, revision=own_revision or revision)
     options: dict[str, Any] = {"revision": revision} if revision else {}
-    found: list[int] = []
-    with contextlib.suppress(OSError):  # most models have no such file
-        config = GenerationConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
-        found += _ids(config.to_dict())
     try:  # the file as it is: what it leaves out a configuration's class would fill in with another model's id
         values, _ = PretrainedConfig.get_config_dict(source, **options)
     except OSError:  # a folder of GGUF files
         values = {}
-    return list(dict.fromkeys([*found, *_ids(values), *_ids(values.get("text_config") or {})]))
-
-
-def _ids(config: dict[str, Any]) -> list[int]:
-    ids = config.get("eos_token_id")
-    listed = ids if isinstance(ids, list) else [ids]
-    return [one for one in listed if isinstance(one, int) and one >= 0]
+    named = (generation_values(source, revision), values, values.get("text_config") or {})
+    return list(dict.fromkeys(id for one in named for id in end_ids(one)))

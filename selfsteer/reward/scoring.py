@@ -8,12 +8,10 @@ from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import DataError, ModelError
+from selfsteer.models.rope import context_of, forget_lengths, length_bound_ropes
 from selfsteer.records import Message
 
 TokenIds = tuple[int, ...]
-
-_LENGTH_BOUND_ROPE = ("dynamic", "longrope")
-"""Rotary embeddings that change with the length of the whole (padded) sequence."""
 
 
 def score(
@@ -68,12 +66,6 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         raise ModelError(what, where=where, do="bring the prompts into the form this model's template takes") from error
 
 
-def context_of(config: Any) -> int | None:
-    """Return how many tokens a model of this configuration takes; None where it does not say."""
-    longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return longest
-
-
 def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int) -> dict[TokenIds, float]:
     """Return the reward of each distinct rendered conversation; those of one batch are about as long as each other."""
     ordered = sorted(dict.fromkeys(conversations), key=len)
@@ -84,8 +76,7 @@ def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int)
 
 
 def _batches(model: Any, ordered: Sequence[TokenIds], batch_size: int) -> Iterator[list[TokenIds]]:
-    ropes = str(getattr(model.config.get_text_config(), "rope_parameters", None))
-    unpadded = any(kind in ropes for kind in _LENGTH_BOUND_ROPE)
+    unpadded = bool(length_bound_ropes(model.config))  # their length would be the padded one
     batch: list[TokenIds] = []
     for ids in ordered:
         if len(batch) == batch_size or (unpadded and batch and len(ids) != len(batch[0])):
@@ -100,6 +91,7 @@ def _forward(model: Any, batch: Sequence[TokenIds]) -> list[float]:
     """Return the rewards of right-padded conversations."""
     import torch
 
+    forget_lengths(model)
     width, device = max(map(len, batch)), model.device
     mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in batch]
     with torch.inference_mode(), _pad_id(model.config.get_text_config(), batch) as pad:

@@ -12,6 +12,7 @@ from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
 from selfsteer.files import fingerprint
 from selfsteer.models.holding import OneHeld
+from selfsteer.models.rope import context_of
 
 if TYPE_CHECKING:
     from selfsteer.chat import Chat
@@ -108,7 +109,7 @@ class ImplicitJudge:
         from selfsteer.logprobs import PromptRow, score_responses
 
         model = self._held.hold(place, self._sides[place].load)
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        context = context_of(model.config) or math.inf
         distinct = dict.fromkeys((prompt, tuple(sorted(set(both)))) for prompt, both in rows)
         fitting = [(prompt, texts) for prompt, texts in distinct if len(prompt) + max(map(len, texts)) <= context]
         with torch.inference_mode():

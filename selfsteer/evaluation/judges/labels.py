@@ -12,6 +12,7 @@ from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
 from selfsteer.evaluation.judges.template import JudgeTemplate
 from selfsteer.files import fingerprint
+from selfsteer.models.rope import context_of
 
 if TYPE_CHECKING:
     from selfsteer.backends.endpoint import EndpointBackend
@@ -78,7 +79,7 @@ class LogprobJudge:
         return self.chat.without_thought(self.chat.encode(self.template.messages(shown, "logprobs")))
 
     def _fits(self, ids: Sequence[int]) -> bool:
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_of(self._model.config)
         return context is None or len(ids) + max(map(len, self._labels)) <= context
 
 

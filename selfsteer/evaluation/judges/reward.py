@@ -16,7 +16,8 @@ from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import Answer
 from selfsteer.files import fingerprint, write_atomic
 from selfsteer.logprobs.keys import weights_key
-from selfsteer.reward.scoring import TokenIds, context_of, conversation_ids, score_ids
+from selfsteer.models.rope import context_of
+from selfsteer.reward.scoring import TokenIds, conversation_ids, score_ids
 
 _WEIGHTS_KEY = re.compile(r"[0-9a-f]{32}")
 _TOO_LONG = "does not fit into the reward model's context"
