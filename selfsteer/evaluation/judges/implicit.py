@@ -20,7 +20,7 @@ TokenIds = tuple[int, ...]
 Likelihoods = dict[tuple[TokenIds, TokenIds], float]
 """Log-probs in nats by (prompt, response); those that don't fit the model's context are not in it."""
 
-_EMPTY = Answer(0, text="a response without a token, which has no log-prob", valid=False)
+_EMPTY = Answer(0, valid=False, why="a response without a token, which has no log-prob")
 
 
 @dataclass(frozen=True)
