@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from selfsteer.backends.endpoint import EndpointBackend
-from selfsteer.config import Recipe
+from selfsteer.config import QualitySettings, Recipe
 from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
 from selfsteer.loop import generate, run
 from selfsteer.loop.display import Display
@@ -220,6 +220,7 @@ def test_where_every_request_is_refused_the_reason_is_said_with_what_helps(
         update={
             "queries": recipe.queries.model_copy(update={"limit": 3, "heldout": 0}),
             "principles": recipe.principles.model_copy(update={"set": "quality", "strategy": strategy}),
+            "quality": QualitySettings(filters=[]),
         }
     )
     with pytest.raises(DataError, match=what) as found:
@@ -232,14 +233,17 @@ def test_a_choice_that_fell_back_for_every_query_is_said(tmp_path, queries, serv
     """The server's model thinks until it is cut off; with room for its thoughts it chooses."""
 
     def answer(request, count):
-        if request["max_tokens"] < 300:
-            return completion("", "length")
-        return completion("Accuracy, Safety")
+        if request["temperature"] > 0:
+            return scripted(request, count)
+        return completion("", "length") if request["max_tokens"] < 300 else completion("Accuracy, Safety")
 
     def made(name, **principles):
         recipe = endpoint_recipe(queries, served(answer))
-        own = recipe.principles.model_copy(update={"set": "quality", **principles})
-        summary = generate(recipe.model_copy(update={"principles": own}), tmp_path / name, display=Display())
+        own = {
+            "principles": recipe.principles.model_copy(update={"set": "quality", **principles}),
+            "quality": QualitySettings(filters=[]),
+        }
+        summary = generate(recipe.model_copy(update=own), tmp_path / name, display=Display())
         page = write_report(tmp_path / name).read_text("utf-8")
         return summary["rounds"][0], capfd.readouterr().err, page
 
