@@ -40,6 +40,13 @@ _Judges = Annotated[
     ),
 ]
 _Mode = Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")]
+_MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Mode text: tokens of a reply, thoughts included (default: 16, and 2,048 more where the model may think).",
+    ),
+]
 _Template = Annotated[str | None, typer.Option(help="A Jinja file of your own for the question.")]
 _PerToken = Annotated[bool, typer.Option("--per-token", help="implicit: compares means per token in place of sums.")]
 _Limit = Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")]
@@ -264,6 +271,7 @@ def evaluate_signal(
         ),
     ] = None,
     mode: Annotated[str | None, typer.Option(help="How a language model answers: logprobs or text.")] = None,
+    max_tokens: _MaxTokens = None,
     by: Annotated[str | None, typer.Option(help="What it judges by: overall or aspects.")] = None,
     limit: Annotated[int | None, typer.Option(help="A random sample of so many rows a round.")] = None,
     split: Annotated[
@@ -273,7 +281,7 @@ def evaluate_signal(
     """Is a run's data right? Accuracy by program and judge, on-policyness, and what free scores are worth."""
     from selfsteer.loop import signal_command
 
-    overrides = {"name": judge, "mode": mode, "by": by}
+    overrides = {"name": judge, "mode": mode, "max_tokens": max_tokens, "by": by}
     with _interruptible():
         signal_command.signal(run_dir, overrides, split=split, limit=limit, out=out, errors=errors)
 
@@ -289,6 +297,7 @@ def evaluate_reward(
     ],
     names: _Judges = None,
     mode: _Mode = "logprobs",
+    max_tokens: _MaxTokens = None,
     template: _Template = None,
     per_token: _PerToken = False,
     limit: _Limit = None,
@@ -309,9 +318,9 @@ def evaluate_reward(
     from selfsteer.loop import reward_evaluation_command
 
     settings = {
-        "mode": mode, "template": template, "per_token": per_token, "device": device, "precision": precision,
-        "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
-        "chat_template_kwargs": template_kwargs(chat_template_kwargs or []),
+        "mode": mode, "max_tokens": max_tokens, "template": template, "per_token": per_token, "device": device,
+        "precision": precision, "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url,
+        "api_key_env": api_key_env, "chat_template_kwargs": template_kwargs(chat_template_kwargs or []),
     }  # fmt: skip
     with _interruptible():
         reward_evaluation_command.evaluate(
@@ -338,6 +347,7 @@ def judge(
     ],
     names: _Judges = None,
     mode: _Mode = "logprobs",
+    max_tokens: _MaxTokens = None,
     by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall",
     template: _Template = None,
     per_token: _PerToken = False,
@@ -363,8 +373,9 @@ def judge(
     from selfsteer.loop import judging_command
 
     settings = {
-        "mode": mode, "by": by, "template": template, "per_token": per_token, "device": device, "precision": precision,
-        "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+        "mode": mode, "max_tokens": max_tokens, "by": by, "template": template, "per_token": per_token,
+        "device": device, "precision": precision, "revision": revision, "trust_remote_code": trust_remote_code,
+        "base_url": base_url, "api_key_env": api_key_env,
         "chat_template_kwargs": template_kwargs(chat_template_kwargs or []),
     }  # fmt: skip
     with _interruptible():
@@ -514,6 +525,9 @@ def principles_invent(
     support: Annotated[int, typer.Option(min=1, help="Answers that have to propose an aspect.")] = 1,
     most: Annotated[int, typer.Option(min=1, help="New aspects to keep at most.")] = 8,
     each: Annotated[int, typer.Option(min=0, help="Queries to try each of them on; 0 tries none.")] = 4,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens that an answer may take for each aspect, besides those for thoughts.")
+    ] = 200,
     judge: Annotated[str | None, typer.Option(help="Who says which answer is better in the trials.")] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where everything else goes [default: the cache folder].")
@@ -523,7 +537,7 @@ def principles_invent(
     from selfsteer.loop import invent_command
     from selfsteer.loop.inventing import Order
 
-    order = Order(sample, per_prompt, aspects, similarity, support, most, each)
+    order = Order(sample, per_prompt, aspects, similarity, support, most, each, tokens)
     with _interruptible():
         invent_command.principles_invent(
             overrides or [], order, model=model, queries=queries, given=given, judge=judge, output=output,

@@ -276,6 +276,13 @@ class PrincipleSettings(Section):
     (default: what the set says)."""
     extra_rate: Share = 0.2
     """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
+    choice_max_tokens: Positive = 24
+    """Tokens of the answer that names the aspects."""
+    writing_max_tokens: Positive = 240
+    """Tokens of each pair of principles that is written, with the JSON around it."""
+    thinking_max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens that are added to these for thoughts where the model may think first, by its template or behind a server
+    (default: generation.max_new_tokens)."""
     below_chance: Literal["refuse", "warn"] = "refuse"
     """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
@@ -480,6 +487,8 @@ class JudgeSettings(Section):
     """``implicit:`` compares means per token, as IPO trains them, in place of sums."""
     mode: Literal["logprobs", "text"] = "logprobs"
     """How a language model answers: by the log-probs of the two labels, or by what it writes."""
+    max_tokens: Positive | None = None
+    """Mode text: tokens of a reply, thoughts included (default: 16, and 2,048 more where the model may think)."""
     template: str | None = None
     """A Jinja file of your own for the question."""
     by: Literal["overall", "aspects"] = "overall"
@@ -494,6 +503,12 @@ class JudgeSettings(Section):
     trust_remote_code: bool = False
     chat_template_kwargs: TemplateKwargs = {}
     """Variables for its chat template, e.g. {enable_thinking: false}; for an endpoint they go along in the request."""
+
+    @model_validator(mode="after")
+    def _of_this_mode(self) -> JudgeSettings:
+        if self.max_tokens is not None and self.mode != "text":
+            raise conflict("max_tokens is about what a judge writes: set mode: text", "max_tokens")
+        return self
 
 
 class EvaluationSettings(Section):
@@ -612,6 +627,12 @@ class Recipe(Section):
     def trains(self) -> bool:
         """Whether the run trains a policy."""
         return self.mode != "data-only"
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens for the thoughts of a model that chooses aspects or writes principles, where it may think."""
+        own = self.principles.thinking_max_tokens
+        return self.generation.max_new_tokens if own is None else own
 
     @property
     def writes_itself(self) -> bool:

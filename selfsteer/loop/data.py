@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import selfsteer
+from selfsteer.backends import may_think
 from selfsteer.config import HarmSettings, QuerySettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
-from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, did_you_mean
+from selfsteer.errors import ConfigError, InputError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
 from selfsteer.files import write_atomic
 from selfsteer.loop import work, writing
-from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks, left_out_told
 from selfsteer.loop.figures import data_figures
 from selfsteer.loop.leaving import left_out_note
 from selfsteer.loop.ledger import Entry
@@ -41,6 +42,7 @@ from selfsteer.quality import (
 )
 from selfsteer.queries import source_fingerprint
 from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, read_columns, read_rows
+from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
 
 _SCORE_BATCH = 8
 _CLASSIFIED = 32  # rows that a classifier of harm looks at together
@@ -197,7 +199,8 @@ class DataStages:
         asked = self.asked(queries, split, round)
         depends = {
             "queries": [queries.key, split],
-            "settings": self.recipe.principles.model_dump(exclude={"below_chance", "model"}),
+            "settings": self.recipe.principles.model_dump(exclude={"below_chance", "model", "thinking_max_tokens"}),
+            "thoughts": self.recipe.thinking_tokens if self._writer_may_think(policy) else 0,
             "set": self.principle_set.fingerprint,
             "templates": writing.templates_of(self.recipe),
             "seed": self.recipe.seed,
@@ -211,10 +214,15 @@ class DataStages:
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             paths, info = do_blocks(space, len(parts), self._writing(parts, policy, readers))
+            check_any_left(paths, info, len(asked), "query")
             return paths, info | chosen(paths)
 
         def note(info: Info) -> str:
-            return f": {counted(info['writings'])}" if info["writings"].keys() - {"fixed"} else ""
+            written = [counted(info["writings"])] if info["writings"].keys() - {"fixed"} else []
+            fell_back = fallbacks_told(info["choices"], info["writings"])
+            whole = "warning: " if all_fell_back(info["choices"], info["writings"]) else ""
+            told = "; ".join(filter(None, [*written, *fell_back, left_out_told(info)]))
+            return f": {whole}{told}" if told else ""
 
         what = "choose aspects" if self.recipe.principles.strategy == "fixed" else "write principles"
         return self.store.stage(
@@ -276,16 +284,11 @@ class DataStages:
         def write(space: Workspace) -> tuple[list[Path], Info]:
             sampling = self._sampling(parts, policy, roles, split, round)
             paths, info = do_blocks(space, len(parts), sampling)
-            if info["left_out"] == rows:
-                raise DataError(
-                    f"no prompt fits: {info['dropped'][0]['reason']}",
-                    where=f"query {info['dropped'][0]['where']} and {rows - 1} more",
-                    do="lower generation.max_new_tokens or raise train.max_length",
-                )
+            check_any_left(paths, info, rows, "query")
             return paths, info | counted_tokens(paths)
 
         def note(info: Info) -> str:
-            return f": {info['left_out']} queries do not fit and are left out" if info["left_out"] else ""
+            return f": {told}" if (told := left_out_told(info)) else ""
 
         return self.store.stage(
             stage_name("responses", split), round, depends, write, folder=stage_folder(split, round, "responses"),
@@ -303,7 +306,7 @@ class DataStages:
             rows = list(read_rows([parts[number].path], Principled))[parts[number].rows]
             items, reasons = work.planned(rows, backend, self.recipe, roles)
             self.store.display.advance(len(roles) * len(reasons))
-            return Plan(in_batches(items, size), [LeftOut(*reason) for reason in reasons.items()])
+            return Plan(in_batches(items, size), [LeftOut(*reason, work.SHORTER) for reason in reasons.items()])
 
         def do(number: int, batch: Sequence[Request]) -> Done[Response]:
             seed = work.batch_seed(self.recipe.seed, "responses", split, round, number)
@@ -353,6 +356,7 @@ class DataStages:
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             paths, info = do_blocks(space, len(sources), self._scoring(join, judge))
+            check_any_left(paths, info, info["left_out"] + sum(map(count_rows, paths)), "query")
             return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
         return self.store.stage(
@@ -500,6 +504,10 @@ class DataStages:
     def failed(self) -> Literal["stop", "drop"]:
         """What becomes of requests that fail to the last."""
         return self.recipe.generation.endpoint.failed
+
+    def _writer_may_think(self, policy: Policy) -> bool:
+        writer = self.models.writer
+        return writer.may_think if writer else may_think(policy.backend, self.models.chat(policy))
 
     def _writer(self, policy: Policy) -> dict[str, Any]:
         """What principles depend on besides the queries: who writes them, and for which form of prompt."""

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfsteer.backends import shared_prefix
+from selfsteer.backends import may_think, shared_prefix
 from selfsteer.config import Recipe
 from selfsteer.contrast import Request
-from selfsteer.errors import DataError, NothingSurvived
+from selfsteer.errors import NothingSurvived
 from selfsteer.evaluation.judges import Judge, open_judge
 from selfsteer.evaluation.probe import AspectProbe
 from selfsteer.files import storage_errors, write_json
 from selfsteer.loop import work
-from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks, left_out_told
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.ledger import Entry
@@ -44,6 +44,7 @@ class Order:
         support: Answers that have to propose an aspect.
         most: New aspects that are kept at most, those that most answers propose.
         each: Queries that each of them is tried on; 0 tries none.
+        tokens: Tokens that an answer may take for each aspect that is asked for, besides those for thoughts.
     """
 
     sample: int = 24
@@ -53,6 +54,7 @@ class Order:
     support: int = 1
     most: int = 8
     each: int = 4
+    tokens: int = TOKENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,13 +192,11 @@ def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         paths, info = do_blocks(space, len(blocks), _asking(stages, order, known, blocks, policy))
-        if info["left_out"] == len(groups):
-            what = f"no prompt of {order.per_prompt} queries fits: {info['dropped'][0]['reason']}"
-            raise DataError(what, where=f"prompt {info['dropped'][0]['where']}", do="lower --per-prompt or --aspects")
+        check_any_left(paths, info, len(groups), "prompt")
         return paths, info
 
     def note(info: dict[str, Any]) -> str:
-        return f": {info['left_out']} prompts are left out" if info["left_out"] else ""
+        return f": {told}" if (told := left_out_told(info, "prompts")) else ""
 
     return stages.store.stage(
         "proposals", 0, depends, write, folder="invention/answers", units=len(groups), title="ask for aspects",
@@ -229,7 +229,7 @@ def _asking(
             length = backend.length(item.prompt) + room
             if backend.context is not None and length > backend.context:
                 reason = f"it takes {length} tokens with its answer, and the model's context is {backend.context}"
-                left_out.append(LeftOut(item.id, reason))
+                left_out.append(LeftOut(item.id, reason, "lower --per-prompt or --aspects"))
             else:
                 items.append(item)
         stages.store.display.advance(len(left_out))
@@ -245,9 +245,9 @@ def _asking(
 
 def _sampling(stages: DataStages, order: Order, policy: Policy) -> Recipe:
     """Return the recipe with the room that an answer needs; ``max_new_tokens`` is that of the trials' responses."""
-    settings, chat = stages.recipe.generation, stages.models.chat(policy)
-    thinks = chat is not None and chat.thinking is not None
-    tokens = TOKENS * order.aspects + (settings.max_new_tokens if thinks else 0)
+    settings = stages.recipe.generation
+    thinks = may_think(policy.backend, stages.models.chat(policy))
+    tokens = order.tokens * order.aspects + (stages.recipe.thinking_tokens if thinks else 0)
     return stages.recipe.model_copy(update={"generation": settings.model_copy(update={"max_new_tokens": tokens})})
 
 

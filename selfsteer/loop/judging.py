@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings
-from selfsteer.errors import ConfigError, DataError
+from selfsteer.errors import ConfigError, DataError, WorkFailed
 from selfsteer.evaluation.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
-from selfsteer.evaluation.judges.agreement import by_subset, pooled
+from selfsteer.evaluation.judges.agreement import agreement, by_subset, pooled
+from selfsteer.evaluation.judges.cache import BLOCKED, TOO_LONG
 from selfsteer.evaluation.judges.opening import given, settings_of
 from selfsteer.evaluation.judges.sets import load_pairs
-from selfsteer.evaluation.judges.tables import Judged, common_kappa
+from selfsteer.evaluation.judges.tables import Judged, common_kappa, invalid_told
+from selfsteer.evaluation.judges.text import CUT_OFF
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.signal import pairs_of
 from selfsteer.files import fingerprint
@@ -111,6 +113,26 @@ def judge_with_cache(
     cache = AnswerCache(answers / f"{judge.key}.jsonl")
     report = judge_pairs(judge, pairs, cache, progress=lambda done, total: progress(judge.name, done, total))
     return Judged(judge.name, report)
+
+
+_NEVER_JUDGED = {
+    CUT_OFF: "raise --max-tokens (judge.max_tokens), or take --mode logprobs; a model that thinks needs room for it",
+    TOO_LONG.why: "take a judge with a longer context, or lower --max-tokens (judge.max_tokens) in mode text",
+    BLOCKED: "ask another server or model",
+}
+"""Why a reply is no verdict though the judge could not say one, and what helps. Other invalid replies are its own."""
+
+
+def check_verdicts(all_judged: Sequence[Judged]) -> None:
+    """Raise :class:`WorkFailed` where no reply of a judge could come to a verdict.
+
+    One that replies, and names no verdict, has been asked: that it is of no use is what the figures say.
+    """
+    for judged in all_judged:
+        found = agreement(judged.judgements, kappas=False)
+        if found.n and found.outcomes["invalid"] == found.n and found.why_invalid.keys() <= _NEVER_JUDGED.keys():
+            most = max(found.why_invalid, key=lambda why: found.why_invalid[why])
+            raise WorkFailed(f"no verdict. {invalid_told(judged.name, asdict(found))}", do=_NEVER_JUDGED[most])
 
 
 def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:

@@ -10,6 +10,7 @@ from typing import Any
 from selfsteer.config import JudgeSettings, RewardFilterSettings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import Judge, Pair, Shown, open_judge
+from selfsteer.evaluation.judges.cache import Answer
 from selfsteer.evaluation.measures import is_full
 from selfsteer.files import fingerprint
 from selfsteer.quality import RewardMargin, parse_filters, put_margin, stored_margin
@@ -84,7 +85,7 @@ class RewardMargins:
             for row in rows
         ]  # fmt: skip
         answers = self._judge.answer([Shown(pair, swapped=False) for pair in pairs])
-        return [answer.log_odds if answer.valid else None for answer in answers]
+        return [answer.log_odds if isinstance(answer, Answer) and answer.valid else None for answer in answers]
 
     def _of(self, name: bytes) -> tuple[float | None] | None:
         found: tuple[float | None] | None = self._known.execute(

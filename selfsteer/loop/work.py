@@ -16,6 +16,9 @@ from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
 from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Response, Role
 
+SHORTER = "lower generation.max_new_tokens or raise train.max_length"
+"""What helps where a prompt leaves no room for a response."""
+
 _PROMPTS = tuple(PROMPT_OF_ROLE.items())
 
 
@@ -118,7 +121,7 @@ def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[
         if longest < recipe.train.max_length:
             fits.append(row)
         else:
-            left_out.append(LeftOut(row.id, _no_room(longest)))
+            left_out.append(LeftOut(row.id, _no_room(longest), SHORTER))
     return fits, left_out
 
 

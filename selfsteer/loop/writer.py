@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from selfsteer.backends import Backend
+from selfsteer.backends import Backend, may_think
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import EndpointSettings, Recipe
 from selfsteer.files import fingerprint
@@ -55,6 +55,11 @@ class Writer:
         content = model_fingerprint(self._local.source, self.settings.revision, chat=True)
         options = acting_on_texts(self.recipe.generation.vllm)
         return " ".join([content, self._local.dtype, *([fingerprint(options)] if options else []), *variables])
+
+    @property
+    def may_think(self) -> bool:
+        """Whether it may think before it answers."""
+        return may_think(self.backend, self._local.chat if self.settings.kind == "local" else None)
 
     @property
     def batch(self) -> int:

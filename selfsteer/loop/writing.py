@@ -7,12 +7,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from selfsteer.backends import Backend, Completion, Failure, Prompt, Sampling, shared_prefix
+from selfsteer.backends import Backend, Completion, Failure, Prompt, Sampling, may_think, shared_prefix
 from selfsteer.chat import Chat, SystemRole
 from selfsteer.config import Recipe
 from selfsteer.contrast import check_prompts_differ
 from selfsteer.loop.blocks import Done
-from selfsteer.loop.work import response_of
 from selfsteer.principles import (
     Choice,
     PrinciplePair,
@@ -33,12 +32,8 @@ from selfsteer.principles import (
     template_versions,
     with_extra,
 )
-from selfsteer.quality import think_apart
+from selfsteer.quality import answer_of
 from selfsteer.records import Principled, Query
-
-_CHOICE_TOKENS = 24
-_PAIR_TOKENS = 240
-"""Room for two principles that are as long as they may be, and for the JSON around them."""
 
 _LONGEST_SOURCE = 200  # characters
 
@@ -142,10 +137,12 @@ class _Writing:
             [chooser_messages(self.principle_set, text_of(query), count, self._role) for query in queries],
             # Two made-up queries differ from their first letter on, so what they share is exactly the few-shot part.
             [chooser_messages(self.principle_set, text, count, self._role) for text in ("A", "Z")],
-            _CHOICE_TOKENS,
+            self.recipe.principles.choice_max_tokens,
         )
         return [
-            outcome if isinstance(outcome, Failure) else parse_choice(outcome.text, self.principle_set, count)
+            outcome
+            if isinstance(outcome, Failure)
+            else parse_choice(outcome.text, self.principle_set, count, cut=outcome.finish == "length")
             for outcome in outcomes
         ]
 
@@ -161,14 +158,14 @@ class _Writing:
             for query, names in zip(queries, aspects, strict=True)
         ]
         like = [pair_messages(known, [known.aspects[0].name], text, self._role) for text in ("A", "Z")]
-        tokens = _PAIR_TOKENS * (aspects_wanted(self.recipe, known) + len(known.extras))
+        tokens = self.recipe.principles.writing_max_tokens * (aspects_wanted(self.recipe, known) + len(known.extras))
         return self.ask(asked, like, tokens, pairs_schema(known))
 
     def write_guidelines(self, queries: Sequence[Query]) -> list[Completion | Failure]:
         """Return what the writer answers when it is asked for a good and a bad guideline for each query."""
         asked = [guideline_messages(text_of(query), self._role) for query in queries]
         like = [guideline_messages(text, self._role) for text in ("A", "Z")]
-        return self.ask(asked, like, _PAIR_TOKENS, guideline_schema())
+        return self.ask(asked, like, self.recipe.principles.writing_max_tokens, guideline_schema())
 
     def ask(
         self,
@@ -182,21 +179,24 @@ class _Writing:
         Args:
             prompts: What to ask.
             like: Two prompts that have in common with each other what all of them have.
-            tokens: Room for an answer.
+            tokens: Room for an answer, besides that for thoughts.
             json_schema: What an answer shall be; a model that thinks is not held to it, as it could not think then.
         """
         if not prompts:
             return []
-        chat = self.writer.chat
+        chat, context = self.writer.chat, self.writer.context
         if chat is not None and chat.thinking is not None:
-            tokens, json_schema = max(tokens, self.recipe.generation.max_new_tokens), None
+            json_schema = None
+        room = tokens + (self.recipe.thinking_tokens if may_think(self.writer.name, chat) else 0)
+        if context is not None:
+            room = max(tokens, min(room, context - max(map(self.writer.length, prompts))))
         outcomes = self.writer.generate(
             prompts,
-            Sampling(tokens, temperature=0.0, top_p=1.0, json_schema=json_schema),
+            Sampling(room, temperature=0.0, top_p=1.0, json_schema=json_schema),
             seed=0,
             shared_prefix=shared_prefix(chat, like[0], like[1]),
         )
-        return [outcome if isinstance(outcome, Failure) else _without_thoughts(outcome, chat) for outcome in outcomes]
+        return [outcome if isinstance(outcome, Failure) else answer_of(outcome, chat) for outcome in outcomes]
 
     @property
     def _role(self) -> SystemRole:
@@ -232,16 +232,18 @@ def _per_aspect(writing: _Writing, queries: Sequence[Query]) -> list[Made | Fail
 def _guideline(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
     """Have two guidelines written; a query that got none is given aspects and their pairs as with "fixed"."""
     steering = writing.principle_set.steering
+    answers = writing.write_guidelines(queries)
     found = [
         answer if isinstance(answer, Failure) else parse_guideline(answer.text, steering, cut=answer.finish == "length")
-        for answer in writing.write_guidelines(queries)
+        for answer in answers
     ]
     without = iter(_fixed(writing, [query for query, one in zip(queries, found, strict=True) if one is None]))
     made: list[Made | Failure] = []
-    for one in found:
+    for one, answer in zip(found, answers, strict=True):
         if one is None:
             fixed = next(without)
-            made.append(fixed if isinstance(fixed, Failure) else fixed._replace(writing="fallback"))
+            outcome = "cut" if isinstance(answer, Completion) and answer.finish == "length" else "fallback"
+            made.append(fixed if isinstance(fixed, Failure) else fixed._replace(writing=outcome))
         else:
             made.append(one if isinstance(one, Failure) else Made(one.pair, "none", one.outcome))
     return made
@@ -259,7 +261,3 @@ def text_of(query: Query) -> str:
 def aspects_wanted(recipe: Recipe, principle_set: PrincipleSet) -> int:
     """Return how many aspects a query gets, besides the set's extra ones."""
     return recipe.principles.aspects_per_query or principle_set.aspects_per_query
-
-
-def _without_thoughts(completion: Completion, chat: Chat | None) -> Completion:
-    return dataclasses.replace(completion, text=think_apart(response_of("", "original", completion), chat).text)

@@ -23,12 +23,13 @@ _HEAD, _TAIL = 1000, 500
 class Choice:
     """The aspects of one query and how they were found.
 
-    ``outcome`` is "model" (its answer named them), "fallback" (its answer named none) or "all" (there are no more
-    aspects than wanted, so no model was asked). A row with a written guideline has no choice: "none".
+    ``outcome`` is "model" (its answer named them), "fallback" (its answer named none: they are the set's), "cut" (the
+    same, and its answer was cut off) or "all" (there are no more aspects than wanted, so no model was asked). A row
+    with a written guideline has no choice: "none".
     """
 
     aspects: list[str]
-    outcome: Literal["model", "fallback", "all"]
+    outcome: Literal["model", "fallback", "cut", "all"]
 
 
 def choice_without_model(principle_set: PrincipleSet, count: int) -> Choice | None:
@@ -61,7 +62,7 @@ def chooser_messages(
     return fold_system(messages) if system_role == "folded" else messages
 
 
-def parse_choice(text: str, principle_set: PrincipleSet, count: int) -> Choice:
+def parse_choice(text: str, principle_set: PrincipleSet, count: int, *, cut: bool = False) -> Choice:
     """Read the model's answer: the first ``count`` distinct aspects whose names stand in it as whole words.
 
     Case, list marks, emphasis and other words are passed over. An answer that names fewer than ``count`` aspects is
@@ -71,13 +72,14 @@ def parse_choice(text: str, principle_set: PrincipleSet, count: int) -> Choice:
         text: The answer, without a reasoning model's thoughts (:func:`selfsteer.quality.think_apart`).
         principle_set: Whose aspects count.
         count: How many to take at most.
+        cut: The answer ran into its length limit.
     """
     _check_count(count)
     names = [aspect.name for aspect in principle_set.choosable]
     found = [names[match.lastindex - 1] for match in _pattern(names).finditer(text) if match.lastindex]
     if found:
         return Choice(list(dict.fromkeys(found))[:count], "model")
-    return Choice(list(dict.fromkeys([*principle_set.fallback, *names]))[:count], "fallback")
+    return Choice(list(dict.fromkeys([*principle_set.fallback, *names]))[:count], "cut" if cut else "fallback")
 
 
 def with_extra(aspects: Sequence[str], principle_set: PrincipleSet, query_id: str, rate: float, seed: int) -> list[str]:

@@ -14,7 +14,7 @@ from selfsteer.quality.harm import HarmClassifier, flag_harm
 from selfsteer.quality.reward import RewardMargin, put_margin, stored_margin
 from selfsteer.quality.score_filters import contrastive_likelihood, steering_margin
 from selfsteer.quality.tally import Tally
-from selfsteer.quality.thinking import think_apart
+from selfsteer.quality.thinking import answer_of, think_apart
 
 __all__ = [
     "DIRECTIONS",
@@ -25,6 +25,7 @@ __all__ = [
     "RewardMargin",
     "Tally",
     "advice",
+    "answer_of",
     "apply_filters",
     "clean_response",
     "contrastive_likelihood",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from selfsteer.backends import Completion
 from selfsteer.chat import Chat
 from selfsteer.chat_template import THINKING_TAGS, ThinkingTags, Thought
 from selfsteer.errors import InputError
@@ -44,6 +45,20 @@ def think_apart(response: Response, chat: Chat | None) -> Response:
     if response.token_ids is None or chat is None:
         return _of_text(response, tags, opened)
     return _of_ids(response, response.token_ids, chat, tags, opened)
+
+
+def answer_of(completion: Completion, chat: Chat | None) -> Completion:
+    """Return the answer to a helper's request without its thoughts: its text is what is read.
+
+    Taken apart as by :func:`think_apart`. Where thoughts are closed that nothing opened, because a server's template
+    did, the answer is what follows.
+    """
+    ids = completion.token_ids, completion.prompt_token_ids
+    whole = Response("", "original", completion.text, completion.finish, *ids, completion.thinking)
+    text = think_apart(whole, chat).text
+    for tags in THINKING_TAGS:
+        text = text.rpartition(tags.close)[2]
+    return dataclasses.replace(completion, text=text.strip())
 
 
 def _leading_tags(response: Response, chat: Chat | None) -> tuple[ThinkingTags | None, bool]:

@@ -66,6 +66,7 @@ def choice_table(rounds: Sequence[Json]) -> Table:
     words = {
         "model": "the model's own choice",
         "fallback": "the fallback: the model named none",
+        "cut": "the fallback: the answer was cut off",
         "all": "all aspects",
         "none": "no aspects: a guideline was written",
     }
@@ -80,6 +81,7 @@ def writing_table(rounds: Sequence[Json]) -> Table:
         "ok": "written as asked",
         "repaired": "written, read out of another form",
         "fallback": "written in part or not at all: the set's in its place",
+        "cut": "the answer was cut off: the set's in its place",
     }
     missing = "It wasn't recorded where the principles come from."
     return _worded("Where the principles come from", "Principles", rounds, "writings", words, missing)

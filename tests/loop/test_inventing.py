@@ -250,7 +250,7 @@ def test_the_command_line_has_the_defaults_of_an_order():
 
 def test_prompts_that_do_not_fit_are_said(tmp_path, tiny_chat_model):
     options = {"model": str(tiny_chat_model), "order": SMALL}
-    with pytest.raises(DataError, match=r"no prompt of 2 queries fits: it takes \d+ tokens .* context is 512"):
+    with pytest.raises(DataError, match=r"no prompt is left: it takes \d+ tokens .* context is 512"):
         command(tmp_path, "generation.backend=transformers", "model.device=cpu", **options)
 
 

@@ -13,7 +13,8 @@ from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.errors import WorkFailed
 from selfsteer.loop import writing
-from selfsteer.principles import load_set
+from selfsteer.loop.writing import text_of
+from selfsteer.principles import chooser_messages, load_set
 
 from ..chat_templates import tokenizer_of
 from .helpers import Answering, asked_queries, said
@@ -46,7 +47,7 @@ def test_aspects_that_a_model_merely_thought_of_are_not_chosen():
         (["Accuracy", "Logicality"], "model"),
         ([*QUALITY.fallback][:2], "fallback"),
     ]
-    assert backend.samplings[0].max_new_tokens == Recipe().generation.max_new_tokens, "room to think"
+    assert backend.samplings[0].max_new_tokens == 24 + Recipe().generation.max_new_tokens, "room to think"
 
 
 def test_a_model_that_does_not_think_gets_few_tokens_to_choose():
@@ -57,6 +58,51 @@ def test_a_model_that_does_not_think_gets_few_tokens_to_choose():
         "Safety",
     ]
     assert backend.samplings[0].max_new_tokens < 100
+
+
+def test_the_budgets_of_choosing_writing_and_thinking_are_settings():
+    own = {"choice_max_tokens": 7, "writing_max_tokens": 11, "thinking_max_tokens": 500}
+    for family, thoughts in (("chatml", 0), ("deepseek-r1", 500)):
+        chat = Chat(tokenizer_of(family))
+        writer = Answering(chat, [said(chat, "Accuracy")], [said(chat, "nothing")])
+        writing.principled(recipe("per_aspect", aspects_per_query=1, **own), QUALITY, writer, [chat], asked_queries(1))
+        concision = 1  # the set's extra aspect may be written for as well
+        assert [one.max_new_tokens for one in writer.samplings] == [7 + thoughts, 11 * (1 + concision) + thoughts]
+
+
+def test_a_server_may_hide_a_model_that_thinks_so_it_gets_the_room():
+    writer = Answering(None, [done("Accuracy")])
+    writer.name = "endpoint"
+    writing.principled(Recipe(), QUALITY, writer, [], asked_queries(1))
+    assert writer.samplings[0].max_new_tokens == 24 + Recipe().generation.max_new_tokens
+
+
+def test_room_to_think_ends_where_the_context_does():
+    chat = Chat(tokenizer_of("deepseek-r1"))
+    writer = Answering(chat, [said(chat, "Accuracy")])
+    prompt = chat.encode(chooser_messages(QUALITY, text_of(asked_queries(1)[0]), 2, chat.system_role))
+    writer.context, writer.length = len(prompt) + 100, lambda prompt: len(chat.encode(prompt))
+    writing.principled(Recipe(), QUALITY, writer, [chat], asked_queries(1))
+    assert writer.samplings[0].max_new_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "aspects", "outcome"),
+    [
+        ("<think>Safety? No", "length", QUALITY.fallback, "cut"),
+        ("Let me see what matters", "length", QUALITY.fallback, "cut"),
+        ("I can't say", "stop", QUALITY.fallback, "fallback"),
+        ("<think>Safety?</think>Accuracy, Logicality", "stop", ["Accuracy", "Logicality"], "model"),
+        ("Safety? No.</think>Accuracy, Logicality", "stop", ["Accuracy", "Logicality"], "model"),
+        ("Accuracy, Logicality, and", "length", ["Accuracy", "Logicality"], "model"),
+    ],
+)
+def test_what_came_of_a_choice_is_told_by_its_row(text, finish, aspects, outcome):
+    """A server's template may open the thought, so that only its end stands in the text."""
+    (row,) = writing.principled(
+        recipe("fixed"), QUALITY, Answering(None, [done(text, finish)]), [], asked_queries(1)
+    ).rows
+    assert (row.aspects, row.choice) == (list(aspects)[:2], outcome)
 
 
 def test_a_choice_that_failed_is_a_failure_of_its_query():
@@ -142,7 +188,7 @@ def test_a_failed_guideline_is_a_failure_and_so_is_a_failed_choice_in_its_place(
 def test_what_an_answer_that_was_cut_off_leaves_open_is_no_guideline():
     writer = Answering(None, [done('{"good": "Say Rayleigh.", "bad": "Say it is', "length")], [done("Safety")])
     (row,) = writing.principled(recipe("guideline"), QUALITY, writer, [], asked_queries(1)).rows
-    assert row.writing == "fallback" and "Say it is" not in row.negative_principle
+    assert row.writing == "cut" and "Say it is" not in row.negative_principle
 
 
 def test_a_reasoning_models_thoughts_are_no_principles_and_it_is_held_to_no_schema():
@@ -152,7 +198,7 @@ def test_a_reasoning_models_thoughts_are_no_principles_and_it_is_held_to_no_sche
     (row,) = writing.principled(recipe("guideline"), QUALITY, writer, [chat], asked_queries(1)).rows
     assert row.positive_principle == "Say Rayleigh."
     assert writer.samplings[0].json_schema is None
-    assert writer.samplings[0].max_new_tokens == Recipe().generation.max_new_tokens, "room to think"
+    assert writer.samplings[0].max_new_tokens == 240 + Recipe().generation.max_new_tokens, "room to think"
 
 
 @pytest.mark.parametrize("strategy", ["per_aspect", "guideline"])

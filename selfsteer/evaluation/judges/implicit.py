@@ -23,7 +23,7 @@ Likelihoods = dict[tuple[TokenIds, TokenIds], float]
 
 _VERSION = 2
 """Of how pairs become tokens."""
-_EMPTY = Answer(0, text="a response without a token, which has no log-prob", valid=False)
+_EMPTY = Answer(0, valid=False, why="a response without a token, which has no log-prob")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from selfsteer.backends import Failure
 from selfsteer.errors import WorkFailed
 from selfsteer.evaluation.judges.base import Shown
-from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
+from selfsteer.evaluation.judges.cache import TOO_LONG, Answer, blocked_answer
 from selfsteer.evaluation.judges.template import JudgeTemplate
 from selfsteer.files import fingerprint
 from selfsteer.models.rope import context_of
@@ -102,7 +103,10 @@ class EndpointLogprobJudge:
         self.key = fingerprint(["logprobs", source, template.fingerprint])
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
-        """Return each presentation's log-odds; no number where the server names one label only, invalid where none."""
+        """Return each presentation's log-odds; no number where the server names one label only.
+
+        Invalid where it names none, or blocks the prompt.
+        """
         prompts = [self.template.messages(one, "logprobs") for one in shown]
         return [_by_named(found) for found in self.backend.label_logprobs(prompts, self.template.labels)]
 
@@ -111,12 +115,14 @@ class EndpointLogprobJudge:
         return self.backend.length(self.template.messages(shown, "logprobs"))
 
 
-def _by_named(label_logps: Sequence[float | None]) -> Answer:
-    first, second = label_logps
+def _by_named(found: Sequence[float | None] | Failure) -> Answer:
+    if isinstance(found, Failure):
+        return blocked_answer(found)
+    first, second = found
     if first is not None and second is not None:
         return _by_odds((first, second))
     if first is second:
-        return Answer(0, text="neither label is among the likeliest replies", valid=False)
+        return Answer(0, valid=False, why="neither label is among the likeliest replies")
     return Answer(-1 if first is None else 1)
 
 

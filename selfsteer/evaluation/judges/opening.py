@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfsteer.backends.local import LocalModel
 from selfsteer.config import JudgeSettings
@@ -16,13 +17,16 @@ from selfsteer.evaluation.judges.base import Judge
 from selfsteer.evaluation.judges.template import JudgeTemplate
 from selfsteer.files import fingerprint
 
+if TYPE_CHECKING:
+    from selfsteer.chat import Chat
+
 KINDS = ("reward", "implicit", "endpoint", "program")
 _LOCAL = {"device", "precision", "revision", "trust_remote_code", "chat_template_kwargs"}
 _SETTINGS = {
-    "": {"mode", "template", *_LOCAL},
+    "": {"mode", "max_tokens", "template", *_LOCAL},
     "reward": _LOCAL,
     "implicit": {"per_token", *_LOCAL} - {"revision"},  # of which of its two models?
-    "endpoint": {"mode", "template", "base_url", "api_key_env", "chat_template_kwargs"},
+    "endpoint": {"mode", "max_tokens", "template", "base_url", "api_key_env", "chat_template_kwargs"},
     "program": set[str](),
 }
 """What each kind of judge goes by, besides its name; "" is a language model on this machine."""
@@ -106,7 +110,8 @@ def _language_model(settings: JudgeSettings, name: str) -> Judge:
     shown = Path(name).name or name
     if settings.mode == "text":
         source = f"{local.weights} {local.chat.fingerprint} {local.chat.end_ids}"
-        return TextJudge(local.backend, name=shown, source=source, template=template)
+        tokens = _reply_tokens(settings, local.chat)
+        return TextJudge(local.backend, name=shown, source=source, template=template, max_tokens=tokens)
     return LogprobJudge(local.model, local.chat, name=shown, weights=local.weights, template=template)
 
 
@@ -176,8 +181,17 @@ def _endpoint(settings: JudgeSettings, name: str) -> Judge:
     if settings.chat_template_kwargs:
         source += f" {fingerprint(settings.chat_template_kwargs)}"
     if settings.mode == "text":
-        return TextJudge(lambda: backend, name=name, source=source, template=template, batch_size=64)
+        tokens = _reply_tokens(settings, None)
+        return TextJudge(lambda: backend, name=name, source=source, template=template, max_tokens=tokens, batch_size=64)
     return EndpointLogprobJudge(backend, name=name, source=source, template=template)
+
+
+def _reply_tokens(settings: JudgeSettings, chat: Chat | None) -> int:
+    """Return the tokens of a reply; ``chat`` is None for a model behind a server, of which nothing is known."""
+    from selfsteer.evaluation.judges.text import REPLY_TOKENS, THINKING_TOKENS
+
+    room = THINKING_TOKENS if chat is None or chat.thinking is not None else 0
+    return settings.max_tokens or REPLY_TOKENS + room
 
 
 def _program(settings: JudgeSettings, name: str) -> Judge:

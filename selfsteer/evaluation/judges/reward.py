@@ -13,14 +13,13 @@ from typing import Any
 from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import StorageError, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
-from selfsteer.evaluation.judges.cache import Answer
+from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
 from selfsteer.files import fingerprint, write_atomic
 from selfsteer.logprobs.keys import weights_key
 from selfsteer.models.rope import context_of
 from selfsteer.reward.scoring import TokenIds, conversation_ids, score_ids
 
 _WEIGHTS_KEY = re.compile(r"[0-9a-f]{32}")
-_TOO_LONG = "does not fit into the reward model's context"
 
 
 class RewardJudge:
@@ -93,7 +92,7 @@ class RewardJudge:
 
     def _answer(self, shown: Shown, both: Sequence[TokenIds], scores: dict[TokenIds, float]) -> Answer:
         if not self._fits(both):
-            return Answer(0, text=_TOO_LONG, valid=False)
+            return TOO_LONG
         first, second = (scores[ids] for ids in both)
         if not (math.isfinite(first) and math.isfinite(second)):
             what = f"the reward model's scores are {first} and {second}"

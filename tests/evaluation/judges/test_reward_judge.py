@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from selfsteer.errors import ModelError, WorkFailed
-from selfsteer.evaluation.judges import Answer, Pair, Shown, judge_pairs
+from selfsteer.evaluation.judges import Pair, Shown, judge_pairs
+from selfsteer.evaluation.judges.cache import TOO_LONG
 from selfsteer.evaluation.judges.reward import RewardJudge
 from selfsteer.files import fingerprint
 from selfsteer.logprobs.keys import weights_key
@@ -166,7 +167,7 @@ def test_what_does_not_fit_gets_no_valid_answer(tokenizer, batches):
     judge = judge_of(reward_model(tokenizer), tokenizer, max_length=len(ids))
     shapes = batches(judge)
     long, short = judge.answer([Shown(PAIRS[0], False), Shown(PAIRS[2], False)])
-    assert long == Answer(0, None, "does not fit into the reward model's context", valid=False)
+    assert long == TOO_LONG
     assert short.valid and short.vote != 0
     assert max(width for _, width in shapes) <= len(ids)
     assert judge_of(reward_model(tokenizer), tokenizer).max_length == 512
