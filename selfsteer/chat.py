@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from selfsteer.errors import ModelError
+from selfsteer.errors import ModelError, PromptRefused
 from selfsteer.files import fingerprint
 from selfsteer.records import Message
 
@@ -104,7 +104,7 @@ class ChatTemplate:
 
         Raises:
             jinja2.TemplateError, TypeError: The template refuses these messages.
-            ModelError: The tokenizer turns a single character into a control token.
+            PromptRefused: The tokenizer turns a single character into a control token.
         """
         options = {"add_generation_prompt": cue, "return_dict": False}
         ids: list[int] = self.tokenizer.apply_chat_template(list(messages), tokenize=True, **options)
@@ -121,7 +121,7 @@ class ChatTemplate:
         """Return the token ids of a response. Only the tags around a thought at its front may be control tokens.
 
         Raises:
-            ModelError: As :meth:`encode`.
+            PromptRefused: As :meth:`encode`.
         """
         ids = self._plain(text)
         if self.controls.keys().isdisjoint(ids):
@@ -208,7 +208,7 @@ class ChatTemplate:
             return ids
         if len(text) == 1:
             what = f"the character {text!r} of a message is a control token of this tokenizer, and can't be spelled out"
-            raise ModelError(what, where=self._where, do="leave out the queries that hold it")
+            raise PromptRefused(what, where=self._where, do="leave out the queries that hold it")
         return [*self._spelled(text[:-1], inside=inside), *self._spelled(text[-1:], inside=True)]
 
     def _stands_for(self, token: int, text: str) -> bool:
@@ -262,7 +262,7 @@ class Chat:
         """Return the token ids of a prompt, the cue for the assistant's turn included; one BOS if the template has one.
 
         Raises:
-            ModelError: The template refuses these messages (for instance two user turns in a row), or one holds a
+            PromptRefused: The template refuses these messages (for instance two user turns in a row), or one holds a
                 character that is a control token by itself.
         """
         from jinja2 import TemplateError
@@ -271,7 +271,7 @@ class Chat:
             return self.template.encode(messages)
         except (TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ModelError(
+            raise PromptRefused(
                 f"the chat template refuses a prompt with the roles {roles}: {error}",
                 where=str(getattr(self.tokenizer, "name_or_path", "")),
                 do="bring the prompts into the form this model's template takes",

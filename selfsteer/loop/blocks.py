@@ -17,6 +17,7 @@ from selfsteer.backends import Failure
 from selfsteer.errors import SelfsteerError, WorkFailed
 from selfsteer.files import append_json, remove, write_json
 from selfsteer.loop.store import Item, Row, Workspace, in_batches
+from selfsteer.queries.tally import Tally
 from selfsteer.records import count_rows, read_rows, write_rows
 
 BLOCK = 512
@@ -101,7 +102,8 @@ def do_blocks(space: Workspace, count: int, work: Work[Item, Row]) -> tuple[list
             do="run the same command again to ask for these alone, or set generation.endpoint.failed=drop to leave "
             "their queries out (principles.model.failed for a writer of its own)",
         )
-    return [block.path for block in blocks], summed(block.left_out for block in blocks)
+    listed = f"{space.folder.relative_to(space.run_dir)}/{space.key}-*.left-out.json"
+    return [block.path for block in blocks], summed(block.left_out for block in blocks) | {"list": listed}
 
 
 def failures_file(space: Workspace) -> Path:
@@ -110,13 +112,15 @@ def failures_file(space: Workspace) -> Path:
 
 
 def summed(left_out: Iterable[Sequence[LeftOut]]) -> dict[str, Any]:
-    """Return how many were left out, and the first :data:`NAMED` of them."""
-    count = 0
+    """Return how many were left out and the most frequent reasons, and the first :data:`NAMED` of them."""
+    tally = Tally()
     named: list[dict[str, str]] = []
     for some in left_out:
-        count += len(some)
+        for one in some:
+            tally.add(*one)
         named += [one._asdict() for one in some[: NAMED - len(named)]]
-    return {"left_out": count, "dropped": named}
+    counts = {key: value for key, value in tally.info.items() if key != "rows"}
+    return counts | {"left_out": tally.unusable, "dropped": named}
 
 
 class _Block(Generic[Item, Row]):

@@ -19,7 +19,7 @@ from selfsteer.files import write_atomic
 from selfsteer.loop import work, writing
 from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
 from selfsteer.loop.figures import data_figures
-from selfsteer.loop.leaving import left_out_note
+from selfsteer.loop.leaving import check_left_out, left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
@@ -146,12 +146,16 @@ class DataStages:
             )
 
     def queries(self) -> Entry:
-        """Load and split the queries, once for all rounds."""
+        """Load and split the queries, once for all rounds.
+
+        Raises:
+            DataError: More rows can't be used than the recipe allows; or as :func:`split_queries`.
+        """
         settings = self._query_settings
         sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
         sources += [benchmark.source for benchmark in settings.decontaminate]
         depends = {
-            "settings": settings.model_dump(exclude={"per_round", "round_size"}),
+            "settings": settings.model_dump(exclude={"per_round", "round_size", "max_left_out"}),
             "content": [source_fingerprint(source) for source in sources],
             "seed": self.recipe.seed,
         }
@@ -159,9 +163,11 @@ class DataStages:
         def note(info: Info) -> str:
             return f": {info['train']} to align on, {info['heldout']} held out{left_out_note(info)}"
 
-        return self.store.stage(
+        entry = self.store.stage(
             "queries", 1, depends, self._load, folder="round-01/queries", units=1, title="read queries", note=note
         )
+        check_left_out(entry.info, "query", settings.source, settings.max_left_out)
+        return entry
 
     def _load(self, space: Workspace) -> tuple[list[Path], Info]:
         return split_queries(space, self._query_settings, self.recipe.seed)
@@ -213,13 +219,20 @@ class DataStages:
             return paths, info | chosen(paths)
 
         def note(info: Info) -> str:
-            return f": {counted(info['writings'])}" if info["writings"].keys() - {"fixed"} else ""
+            written = f": {counted(info['writings'])}" if info["writings"].keys() - {"fixed"} else ""
+            return written + left_out_note(info)
 
         what = "choose aspects" if self.recipe.principles.strategy == "fixed" else "write principles"
-        return self.store.stage(
+        entry = self.store.stage(
             "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
             units=len(asked), title=stage_title(what, split, round), note=note,
         )  # fmt: skip
+        self._check_left_out(entry, len(asked))
+        return entry
+
+    def _check_left_out(self, entry: Entry, rows: int) -> None:
+        settings = self.recipe.queries
+        check_left_out(entry.info, "query", settings.source, settings.max_left_out, rows)
 
     def _writing(self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy]) -> Work[Query, Principled]:
         """Return how the aspects and principles of blocks of queries are planned and done."""
@@ -230,8 +243,13 @@ class DataStages:
 
         def plan(number: int) -> Plan[Query]:
             rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
-            ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
-            return Plan(in_batches(ordered, size))
+            refused = {query.id: reason for query in rows if (reason := writing.refusal(query, chats))}
+            self.store.display.advance(len(refused))
+            ordered = sorted(
+                (query for query in rows if query.id not in refused),
+                key=lambda query: (backend.length([{"role": "user", "content": writing.text_of(query)}]), query.id),
+            )
+            return Plan(in_batches(ordered, size), [LeftOut(*reason) for reason in refused.items()])
 
         def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
             return writing.principled(self.recipe, self.principle_set, backend, chats, batch)
@@ -284,12 +302,14 @@ class DataStages:
             return paths, info | counted_tokens(paths)
 
         def note(info: Info) -> str:
-            return f": {info['left_out']} queries do not fit and are left out" if info["left_out"] else ""
+            return left_out_note(info).replace(",", ":", 1)
 
-        return self.store.stage(
+        entry = self.store.stage(
             stage_name("responses", split), round, depends, write, folder=stage_folder(split, round, "responses"),
             units=len(roles) * rows, title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
+        self._check_left_out(entry, rows)
+        return entry
 
     def _sampling(
         self, parts: Sequence[Part], policy: Policy, roles: Sequence[str], split: str, round: int

@@ -158,7 +158,7 @@ def _planned(order: Order) -> list[Planned]:
 def _sample(stages: DataStages, order: Order) -> Entry:
     """Draw the queries to propose from; which ones depends on the seed and their ids alone."""
     settings, seed = stages.recipe.queries, stages.recipe.seed
-    source = {"source": settings.source, "field": settings.field, "split": settings.dataset_split}
+    source = settings.model_dump(include={"source", "field", "dataset_split", "max_left_out"})
     depends = {
         "source": [source, settings.limit, source_fingerprint(settings.source)],
         "sample": order.sample,

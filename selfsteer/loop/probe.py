@@ -79,7 +79,11 @@ def _trials(stages: DataStages, pairs: int) -> list[Trial]:
     settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
     each = -(-pairs // len(names))
     queries = load_queries(
-        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+        settings.source,
+        field=settings.field,
+        limit=settings.limit,
+        dataset_split=settings.dataset_split,
+        max_left_out=settings.max_left_out,
     ).queries
     if len(queries) < each:
         what = f"{len(queries)} queries are too few: each aspect is tried on {each}"

@@ -28,16 +28,16 @@ Claim = tuple[str, int, str]
 """A stage by its name, its round and its key."""
 
 STAGE_VERSIONS = {
-    "queries": 3,
-    "sample": 2,
+    "queries": 4,
+    "sample": 3,
     "proposals": 1,
     "probe": 1,
-    "principles": 4,
+    "principles": 5,
     "responses": 4,
     "scores": 5,
     "rewards": 1,
     "contrasts": 5,
-    "preferences": 2,
+    "preferences": 3,
     "generator": 1,
     "average": 1,
     "reference": 1,
@@ -45,9 +45,9 @@ STAGE_VERSIONS = {
     "implicit": 2,
     "judgements": 1,
     "guards": 1,
-    "reward-data": 1,
+    "reward-data": 2,
     "reward": 1,
-    "reward-scores": 1,
+    "reward-scores": 2,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
 

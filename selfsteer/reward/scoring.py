@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from selfsteer.chat import ChatTemplate
-from selfsteer.errors import DataError, ModelError
+from selfsteer.errors import DataError, PromptRefused
 from selfsteer.records import Message
 
 TokenIds = tuple[int, ...]
@@ -29,7 +29,7 @@ def score(
 
     Raises:
         DataError: A conversation is longer than the model's context.
-        ModelError: The chat template refuses a conversation.
+        PromptRefused: The chat template refuses a conversation.
     """
     template, longest = ChatTemplate(tokenizer), context_of(model.config)
     where = str(getattr(tokenizer, "name_or_path", ""))
@@ -51,7 +51,7 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         where: Names the model, for messages.
 
     Raises:
-        ModelError: The template refuses the roles, or a character is a control token by itself.
+        PromptRefused: The template refuses the roles, or a character is a control token by itself.
     """
     from jinja2 import TemplateError
 
@@ -59,7 +59,9 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         return tuple(template.encode(messages, cue=False))
     except (TemplateError, TypeError) as error:
         what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
-        raise ModelError(what, where=where, do="bring the prompts into the form this model's template takes") from error
+        raise PromptRefused(
+            what, where=where, do="bring the prompts into the form this model's template takes"
+        ) from error
 
 
 def context_of(config: Any) -> int | None:

@@ -35,8 +35,9 @@ def sizes_of(settings: QuerySettings, queries: int | None = None) -> Sizes:
     apart = settings.heldout
     read = sum(1 for _ in _queries(settings)) if queries is None else queries
     if isinstance(apart, str):
-        held = len(load_queries(apart, split="heldout", limit=settings.heldout_limit).queries)
-        return Sizes(read, held)
+        most = settings.max_left_out
+        held = load_queries(apart, split="heldout", limit=settings.heldout_limit, max_left_out=most).queries
+        return Sizes(read, len(held))
     if read <= apart:
         raise DataError("every query is held out", where="queries.heldout", do="hold out fewer, or give more queries")
     return Sizes(read - apart, apart)
@@ -57,7 +58,11 @@ def first_queries(settings: QuerySettings, count: int = _LOOKED_AT) -> list[Quer
 
 def _queries(settings: QuerySettings) -> Iterator[Query]:
     found = stream_queries(
-        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+        settings.source,
+        field=settings.field,
+        limit=settings.limit,
+        dataset_split=settings.dataset_split,
+        max_left_out=settings.max_left_out,
     )
     return (one for one in found if isinstance(one, Query))
 
