@@ -73,7 +73,7 @@ class SourceSettings(Section):
     limit: Positive | None = None
     """Take the first so many that are there; the checks come after that."""
     max_left_out: Share = MAX_LEFT_OUT
-    """Stop where a larger share of the rows can't be used: malformed, of no known form, refused by the chat template."""
+    """Stop where a larger share of rows can't be used: malformed, of no known form, refused by the chat template."""
 
 
 class CheckSettings(Section):
@@ -435,7 +435,7 @@ class PreferenceSettings(Section):
     """
 
     source: str | None = None
-    """A file or a hub data set in TRL's preference format: prompt, chosen, rejected; texts or messages."""
+    """A file, a folder or a hub data set of preference pairs, in any form of docs/data.md."""
     dataset_split: str = "train"
     limit: Positive | None = None
 

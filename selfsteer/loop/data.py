@@ -374,10 +374,13 @@ class DataStages:
             paths, info = do_blocks(space, len(sources), self._scoring(join, judge))
             return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
-        return self.store.stage(
+        rows: int = responses.info["responses"] // len(roles)
+        entry = self.store.stage(
             stage_name("scores", split), round, depends, write, folder=stage_folder(split, round, "scores"),
-            units=responses.info["responses"] // len(roles), title=stage_title("clean and score", split, round),
+            units=rows, title=stage_title("clean and score", split, round), note=left_out_note,
         )  # fmt: skip
+        self._check_left_out(entry, rows)
+        return entry
 
     def _scoring(self, join: Callable[[int], list[Contrast]], judge: Policy) -> Work[Contrast, Contrast]:
         """Return how blocks of rows are scored: ``join`` gives the rows of a block, ``judge`` their log-probs."""

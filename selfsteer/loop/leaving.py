@@ -82,7 +82,7 @@ def left_out_note(info: Mapping[str, Any]) -> str:
     Args:
         info: As of :attr:`LeftOutFile.info` or of :func:`selfsteer.loop.blocks.do_blocks`.
     """
-    if not info["left_out"]:
+    if not info.get("left_out"):
         return ""
     told = [f"{check} {count}" for check, count in info.get("faults", {}).items()]
     told += [in_words([Reason(*one) for one in info.get("reasons", [])[:1]])] if info.get("reasons") else []

@@ -87,10 +87,14 @@ def scored_preferences(stages: DataStages, preferences: Entry, policy: Policy) -
         paths, info = do_blocks(space, len(files), Work(Contrast, plan, do))
         return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
-    return stages.store.stage(
-        "scores", 1, depends, write, folder=stage_folder("train", 1, "scores"), units=sum(map(count_rows, files)),
-        title="score preferences, round 1",
+    rows = sum(map(count_rows, files))
+    entry = stages.store.stage(
+        "scores", 1, depends, write, folder=stage_folder("train", 1, "scores"), units=rows,
+        title="score preferences, round 1", note=left_out_note,
     )  # fmt: skip
+    settings = stages.recipe
+    check_left_out(entry.info, "pair", str(settings.preferences.source), settings.queries.max_left_out, rows)
+    return entry
 
 
 def numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:

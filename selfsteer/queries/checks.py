@@ -134,7 +134,8 @@ def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:
             tally.add(where, str(unusable), unusable.do)
             continue
         yield from ((where, text) for text in texts)
-    check_share(tally.info, "question", settings.source, most=MAX_LEFT_OUT, key=f"a benchmark ({settings.source})")
+    if tally.rows:
+        check_share(tally.info, "question", settings.source, most=MAX_LEFT_OUT, key=f"a benchmark ({settings.source})")
     if tally.unusable:
         what = f"{tally.unusable} of {tally.rows} rows of the benchmark {settings.source} are not compared with"
         warnings.warn(f"{what}: {in_words(tally.reasons)}", SelfsteerWarning, stacklevel=2)

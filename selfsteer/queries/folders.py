@@ -19,7 +19,7 @@ def has_splits(folder: Path) -> bool:
     """
     if not folder.is_dir() or (folder / _SAVED).is_file():
         return False
-    return (folder / _SAVED_SPLITS).is_file() or _has_card(folder) or (not _plain(folder) and bool(_nested(folder)))
+    return (folder / _SAVED_SPLITS).is_file() or _has_card(folder) or (not _plain(folder) and _has_nested(folder))
 
 
 def data_files(folder: Path, split: str | None = None, key: str = "dataset_split") -> list[Path]:
@@ -50,8 +50,8 @@ def _plain(folder: Path) -> list[Path]:
     return sorted(item for item in folder.iterdir() if item.is_file() and _holds_rows(item))
 
 
-def _nested(folder: Path) -> list[Path]:
-    return [item for item in folder.glob("*/*") if item.parent.name[0] != "." and _holds_rows(item)]
+def _has_nested(folder: Path) -> bool:
+    return any(_holds_rows(item) for item in folder.glob("*/*") if not item.parent.name.startswith("."))
 
 
 def _holds_rows(path: Path) -> bool:

@@ -227,8 +227,8 @@ def checked_text(value: Any, what: str) -> str:
         raise Unusable(f"{what} can't be read: {value.reason}", value.do)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
-    if isinstance(value, list | tuple):
-        value = "\n".join(_part(part, what) for part in value)
+    if isinstance(value, list | tuple | dict):
+        value = "\n".join(_part(part, what) for part in ([value] if isinstance(value, dict) else value))
     if not isinstance(value, str):
         raise Unusable(f"{what} is {kind(value)}, expected text")
     if not is_text(value):

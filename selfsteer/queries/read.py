@@ -216,7 +216,7 @@ def _value(cell: Any) -> Any:
 def _delimited(delimiter: str) -> Callable[[Path], Rows]:
     def read(path: Path) -> Rows:
         csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL))
-        reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+        reader = csv.reader((line for _, line in _lines(path, table=True)), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         for lines, cells in _records(reader):
             where = f"{path}:{lines[0]}"
@@ -279,17 +279,18 @@ def _json_fault(error: Exception) -> str:
     return f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, *, table: bool = False) -> Iterator[tuple[int, str]]:
     r"""Yield numbered lines, each with its "\n": nothing else ends a line (texts hold U+2028 and the like).
 
-    UTF-16 and UTF-32 are told by their byte order mark or by the first character, and "\r" ends lines where the head of
-    the file has no "\n".
+    UTF-16 and UTF-32 are told by their byte order mark or by the first character. "\r" ends lines too where the head of
+    the file has no "\n", and in a table whose header it ends (its cells may hold "\n").
     """
     with reading(path), _open(path) as stream:
         head = stream.peek(_HEAD)[:_HEAD]
         encoding = _encoding(head)
         text = head.decode(encoding, "ignore")
-        old = "\r" in text[:-1] and "\n" not in text
+        first = text.partition("\n")[0][:-1] if table else text[:-1]
+        old = "\r" in first and (table or "\n" not in text)
         if encoding == "utf-8" and not old:
             for number, raw in enumerate(stream, 1):
                 line = raw.removeprefix(_BOM) if number == 1 else raw

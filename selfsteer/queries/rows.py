@@ -18,6 +18,13 @@ BENCHMARK_COLUMNS = (*COLUMNS, "problem", "turns")
 """Columns that may hold the question of a benchmark: MATH has "problem", MT-Bench the texts of its "turns"."""
 
 
+class EmptyQuery(Unusable):
+    """A row of a known form that asks nothing."""
+
+    def __init__(self, reason: str = "empty query") -> None:
+        super().__init__(reason, "check that the right column is taken (queries.field=NAME)")
+
+
 def to_prompt(row: Any, field: str | None = None) -> list[Message]:
     """Return the messages of one row, up to its last user turn: the answer to it is what gets sampled.
 
@@ -26,7 +33,8 @@ def to_prompt(row: Any, field: str | None = None) -> list[Message]:
         field: The column to take, alone; None looks for one of :data:`COLUMNS`.
 
     Raises:
-        Unusable: The row has none of the accepted shapes, its query is empty, or it can't serve as a prompt.
+        EmptyQuery: The row holds no query.
+        Unusable: The row has none of the accepted shapes, or it can't serve as a prompt.
     """
     if isinstance(row, str) and field is None:
         row = {"text": row}
@@ -35,11 +43,11 @@ def to_prompt(row: Any, field: str | None = None) -> list[Message]:
     items = cells.conversation(name, alone=field is not None) if cells.filled(name) else []
     roles = [role_of(item, name) for item in items]
     if "user" not in roles:
-        raise Unusable("no user message" if roles else "empty query", _OTHER_COLUMN)
+        raise EmptyQuery("no user message" if roles else "empty query")
     last = len(roles) - roles[::-1].index("user")
     prompt = read_messages(items[:last], name)
     if not prompt[-1]["content"].strip():
-        raise Unusable("empty query", _OTHER_COLUMN)
+        raise EmptyQuery
     return prompt
 
 
@@ -54,16 +62,19 @@ def to_texts(row: Any, field: str | None = None) -> list[str]:
         Unusable: The row has none of the accepted shapes.
     """
     if isinstance(row, dict):
-        field = field or Cells(row).first(BENCHMARK_COLUMNS)
+        filled = Cells(row).first(BENCHMARK_COLUMNS)
+        if field is None and filled is None and not row.keys().isdisjoint(BENCHMARK_COLUMNS):
+            return []
+        field = field or filled
         texts = row.get(field) if field else None
         if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
             return texts
     # "instruction" is joined with "input" only where no column is named.
-    prompt = to_prompt(row, None if field == "instruction" else field)
+    try:
+        prompt = to_prompt(row, None if field == "instruction" else field)
+    except EmptyQuery:
+        return []
     return [message["content"] for message in prompt if message["role"] == "user"]
-
-
-_OTHER_COLUMN = "check that the right column is taken (queries.field=NAME)"
 
 
 def _column(cells: Cells, field: str | None) -> str:
