@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 from selfsteer.chat_template import ChatTemplate, Rendered, ThinkingTags, TurnEnd
-from selfsteer.errors import ModelError, SelfsteerWarning
+from selfsteer.errors import ModelError, PromptRefused, SelfsteerWarning
 from selfsteer.files import fingerprint
 from selfsteer.records import Message
 
@@ -86,7 +86,7 @@ class Chat:
         """Return the token ids of a prompt, the cue for the assistant's turn included; one BOS if the template has one.
 
         Raises:
-            ModelError: The template refuses these messages (for instance two user turns in a row), or one holds a
+            PromptRefused: The template refuses these messages (for instance two user turns in a row), or one holds a
                 character that is a control token by itself.
         """
         return self._render(messages, cue=True).ids
@@ -105,7 +105,7 @@ class Chat:
             answers: Text, and whether it ended; one that was cut off gets no end token.
 
         Raises:
-            ModelError: As :meth:`encode`.
+            PromptRefused: As :meth:`encode`.
         """
         cue, around = self._render(prompt, cue=True), self.template.around_answer(prompt)
         head, tail = around or (cue, None)
@@ -182,7 +182,7 @@ class Chat:
             return self.template.render(messages, cue=cue)
         except (TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise ModelError(
+            raise PromptRefused(
                 f"the chat template refuses a prompt with the roles {roles}: {error}",
                 where=self.template.name,
                 do="bring the prompts into the form this model's template takes",

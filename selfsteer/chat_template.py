@@ -6,7 +6,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from selfsteer.errors import ConfigError, ModelError, did_you_mean
+from selfsteer.errors import ConfigError, PromptRefused, did_you_mean
 from selfsteer.records import Message
 
 _MARK = "zq7 message mark"
@@ -131,7 +131,7 @@ class ChatTemplate:
 
         Raises:
             jinja2.TemplateError, TypeError: The template refuses these messages.
-            ModelError: The tokenizer turns a single character into a control token.
+            PromptRefused: The tokenizer turns a single character into a control token.
         """
         return self.render(messages, cue=cue).ids
 
@@ -193,7 +193,7 @@ class ChatTemplate:
         """Return the token ids of a response. Only the tags around a thought at its front may be control tokens.
 
         Raises:
-            ModelError: As :meth:`encode`.
+            PromptRefused: As :meth:`encode`.
         """
         ids = self._plain(text)
         if self.controls.keys().isdisjoint(ids):
@@ -320,7 +320,7 @@ class ChatTemplate:
             return ids
         if len(text) == 1:
             what = f"the character {text!r} of a message is a control token of this tokenizer, and can't be spelled out"
-            raise ModelError(what, where=self.name, do="leave out the queries that hold it")
+            raise PromptRefused(what, where=self.name, do="leave out the queries that hold it")
         return [*self._spelled(text[:-1], inside=inside), *self._spelled(text[-1:], inside=True)]
 
     def _stands_for(self, token: int, text: str) -> bool:

@@ -51,7 +51,9 @@ _Template = Annotated[str | None, typer.Option(help="A Jinja file of your own fo
 _PerToken = Annotated[bool, typer.Option("--per-token", help="implicit: compares means per token in place of sums.")]
 _Limit = Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")]
 _Seed = Annotated[int, typer.Option(help="Chooses the sample.")]
-_Split = Annotated[str | None, typer.Option(help="Of hub data sets: this split.", show_default="train")]
+_Split = Annotated[
+    str | None, typer.Option(help="Of hub data sets, and folders of one: this split.", show_default="train")
+]
 _Device = Annotated[str, typer.Option(help="Where a model on this machine computes: auto, cpu, cuda, cuda:1, mps.")]
 _Precision = Annotated[str, typer.Option(help="What it computes in: auto, bfloat16 or float32.")]
 _Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
@@ -237,7 +239,7 @@ def score(
     model: Annotated[str, typer.Argument(help="A reward model: a folder or a hub name.")],
     file: Annotated[
         Path,
-        typer.Argument(help="Rows with messages; prompt and response or responses; or any form of pairs."),
+        typer.Argument(help="A file or folder of conversations, prompts with responses, or pairs (docs/data.md)."),
     ],
     output: Annotated[Path, typer.Option("--output", help="The .jsonl file that gets the rows with their rewards.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8,
@@ -342,7 +344,7 @@ def judge(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="Files of preference pairs, labelled or not; hub data sets (org/name); or run directories."
+            help="Files or folders of preference pairs, labelled or not; hub data sets (org/name); or run directories."
         ),
     ],
     names: _Judges = None,

@@ -18,6 +18,8 @@ from selfsteer.errors import ConfigError, did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+MAX_LEFT_OUT = 0.5
+"""Share of a source's rows that can't be used and may be left out, unless a recipe says otherwise."""
 GuardAction = Literal["ignore", "warn", "stop", "rollback"]
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """A name that can be a folder's, everywhere."""
@@ -93,11 +95,13 @@ class SourceSettings(Section):
     """Where queries come from."""
 
     source: str = "builtin:quickstart"
-    """JSONL, JSON, Parquet, CSV or text file, hub data set, or a built-in set."""
+    """JSONL, JSON, Parquet, Arrow, CSV or text file, a folder of them, hub data set, or a built-in set."""
     field: str | None = None
     dataset_split: str = "train"
     limit: Positive | None = None
     """Take the first so many that are there; the checks come after that."""
+    max_left_out: Share = MAX_LEFT_OUT
+    """Stop where a larger share of rows can't be used: malformed, of no known form, refused by the chat template."""
 
 
 class CheckSettings(Section):
@@ -472,7 +476,7 @@ class PreferenceSettings(Section):
     """
 
     source: str | None = None
-    """A file or a hub data set in TRL's preference format: prompt, chosen, rejected; texts or messages."""
+    """A file, a folder or a hub data set of preference pairs, in any form of docs/data.md."""
     dataset_split: str = "train"
     limit: Positive | None = None
 

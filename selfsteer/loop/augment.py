@@ -211,7 +211,11 @@ class _Growing:
         """Return the queries to grow from: those of one message, within the length that is kept."""
         settings = self.growth.queries
         loaded = load_queries(
-            settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+            settings.source,
+            field=settings.field,
+            limit=settings.limit,
+            dataset_split=settings.dataset_split,
+            max_left_out=settings.max_left_out,
         )
         reasons = Counter({"empty or repeated": len(loaded.dropped)} if loaded.dropped else {})
         reasons.update(filter(None, map(self._unused, loaded.queries)))

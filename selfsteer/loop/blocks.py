@@ -17,6 +17,7 @@ from selfsteer.backends import Failure
 from selfsteer.errors import DataError, SelfsteerError, WorkFailed
 from selfsteer.files import append_json, read_json_lines, remove, write_json
 from selfsteer.loop.store import Item, Row, Workspace, in_batches
+from selfsteer.queries.tally import Tally
 from selfsteer.records import count_rows, read_rows, write_rows
 
 BLOCK = 512
@@ -107,7 +108,8 @@ def do_blocks(space: Workspace, count: int, work: Work[Item, Row]) -> tuple[list
             do="run the same command again to ask for these alone, or set generation.endpoint.failed=drop to leave "
             "their queries out (principles.model.failed for a writer of its own)",
         )
-    return [block.path for block in blocks], summed(block.left_out for block in blocks)
+    listed = f"{space.folder.relative_to(space.run_dir)}/{space.key}-*.left-out.json"
+    return [block.path for block in blocks], summed(block.left_out for block in blocks) | {"list": listed}
 
 
 def check_any_left(paths: Sequence[Path], info: Mapping[str, Any], asked: int, what: str) -> None:
@@ -131,27 +133,21 @@ def check_any_left(paths: Sequence[Path], info: Mapping[str, Any], asked: int, w
     raise DataError(f"no {what} is left: {first['reason']}", where=f"{what} {first['where']}{more}", do=do)
 
 
-def left_out_told(info: Mapping[str, Any], what: str = "queries") -> str:
-    """Return how much was left out and the first of it, "" where nothing was."""
-    if not info["left_out"]:
-        return ""
-    first = info["dropped"][0]
-    return f"{info['left_out']} {what} left out, first {first['where']}: {first['reason']}"
-
-
 def failures_file(space: Workspace) -> Path:
     """Return where failures are noted, a JSON line each."""
     return space.run_dir / "failures.jsonl"
 
 
 def summed(left_out: Iterable[Sequence[LeftOut]]) -> dict[str, Any]:
-    """Return how many were left out, and the first :data:`NAMED` of them."""
-    count = 0
+    """Return how many were left out and the most frequent reasons, and the first :data:`NAMED` of them."""
+    tally = Tally()
     named: list[dict[str, str]] = []
     for some in left_out:
-        count += len(some)
+        for one in some:
+            tally.add(*one)
         named += map(_told, some[: NAMED - len(named)])
-    return {"left_out": count, "dropped": named}
+    counts = {key: value for key, value in tally.info.items() if key != "rows"}
+    return counts | {"left_out": tally.unusable, "dropped": named}
 
 
 class _Block(Generic[Item, Row]):

@@ -19,9 +19,9 @@ from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
 from selfsteer.files import write_atomic
 from selfsteer.loop import work, writing
-from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks, left_out_told
+from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.loop.figures import data_figures
-from selfsteer.loop.leaving import left_out_note
+from selfsteer.loop.leaving import check_left_out, left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
@@ -149,12 +149,16 @@ class DataStages:
             )
 
     def queries(self) -> Entry:
-        """Load and split the queries, once for all rounds."""
+        """Load and split the queries, once for all rounds.
+
+        Raises:
+            DataError: More rows can't be used than the recipe allows; or as :func:`split_queries`.
+        """
         settings = self._query_settings
         sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
         sources += [benchmark.source for benchmark in settings.decontaminate]
         depends = {
-            "settings": settings.model_dump(exclude={"per_round", "round_size"}),
+            "settings": settings.model_dump(exclude={"per_round", "round_size", "max_left_out"}),
             "content": [source_fingerprint(source) for source in sources],
             "seed": self.recipe.seed,
         }
@@ -162,9 +166,11 @@ class DataStages:
         def note(info: Info) -> str:
             return f": {info['train']} to align on, {info['heldout']} held out{left_out_note(info)}"
 
-        return self.store.stage(
+        entry = self.store.stage(
             "queries", 1, depends, self._load, folder="round-01/queries", units=1, title="read queries", note=note
         )
+        check_left_out(entry.info, "query", settings.source, settings.max_left_out)
+        return entry
 
     def _load(self, space: Workspace) -> tuple[list[Path], Info]:
         return split_queries(space, self._query_settings, self.recipe.seed)
@@ -221,14 +227,20 @@ class DataStages:
             written = [counted(info["writings"])] if info["writings"].keys() - {"fixed"} else []
             fell_back = fallbacks_told(info["choices"], info["writings"])
             whole = "warning: " if all_fell_back(info["choices"], info["writings"]) else ""
-            told = "; ".join(filter(None, [*written, *fell_back, left_out_told(info)]))
+            told = "; ".join(filter(None, [*written, *fell_back, left_out_note(info).removeprefix(", ")]))
             return f": {whole}{told}" if told else ""
 
         what = "choose aspects" if self.recipe.principles.strategy == "fixed" else "write principles"
-        return self.store.stage(
+        entry = self.store.stage(
             "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
             units=len(asked), title=stage_title(what, split, round), note=note,
         )  # fmt: skip
+        self._check_left_out(entry, len(asked))
+        return entry
+
+    def _check_left_out(self, entry: Entry, rows: int) -> None:
+        settings = self.recipe.queries
+        check_left_out(entry.info, "query", settings.source, settings.max_left_out, rows)
 
     def _writing(self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy]) -> Work[Query, Principled]:
         """Return how the aspects and principles of blocks of queries are planned and done."""
@@ -239,8 +251,13 @@ class DataStages:
 
         def plan(number: int) -> Plan[Query]:
             rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
-            ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
-            return Plan(in_batches(ordered, size))
+            refused = {query.id: reason for query in rows if (reason := writing.refusal(query, chats))}
+            self.store.display.advance(len(refused))
+            ordered = sorted(
+                (query for query in rows if query.id not in refused),
+                key=lambda query: (backend.length([{"role": "user", "content": writing.text_of(query)}]), query.id),
+            )
+            return Plan(in_batches(ordered, size), [LeftOut(*reason) for reason in refused.items()])
 
         def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
             return writing.principled(self.recipe, self.principle_set, backend, chats, batch)
@@ -288,12 +305,14 @@ class DataStages:
             return paths, info | counted_tokens(paths)
 
         def note(info: Info) -> str:
-            return f": {told}" if (told := left_out_told(info)) else ""
+            return left_out_note(info).replace(",", ":", 1)
 
-        return self.store.stage(
+        entry = self.store.stage(
             stage_name("responses", split), round, depends, write, folder=stage_folder(split, round, "responses"),
             units=len(roles) * rows, title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
+        self._check_left_out(entry, rows)
+        return entry
 
     def _sampling(
         self, parts: Sequence[Part], policy: Policy, roles: Sequence[str], split: str, round: int
@@ -359,10 +378,13 @@ class DataStages:
             check_any_left(paths, info, info["left_out"] + sum(map(count_rows, paths)), "query")
             return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
-        return self.store.stage(
+        rows: int = responses.info["responses"] // len(roles)
+        entry = self.store.stage(
             stage_name("scores", split), round, depends, write, folder=stage_folder(split, round, "scores"),
-            units=responses.info["responses"] // len(roles), title=stage_title("clean and score", split, round),
+            units=rows, title=stage_title("clean and score", split, round), note=left_out_note,
         )  # fmt: skip
+        self._check_left_out(entry, rows)
+        return entry
 
     def _scoring(self, join: Callable[[int], list[Contrast]], judge: Policy) -> Work[Contrast, Contrast]:
         """Return how blocks of rows are scored: ``join`` gives the rows of a block, ``judge`` their log-probs."""

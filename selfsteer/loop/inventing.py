@@ -16,9 +16,10 @@ from selfsteer.evaluation.judges import Judge, open_judge
 from selfsteer.evaluation.probe import AspectProbe
 from selfsteer.files import storage_errors, write_json
 from selfsteer.loop import work
-from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks, left_out_told
+from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
+from selfsteer.loop.leaving import left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
 from selfsteer.loop.probe import Trial, probe_along, trial
@@ -160,7 +161,7 @@ def _planned(order: Order) -> list[Planned]:
 def _sample(stages: DataStages, order: Order) -> Entry:
     """Draw the queries to propose from; which ones depends on the seed and their ids alone."""
     settings, seed = stages.recipe.queries, stages.recipe.seed
-    source = {"source": settings.source, "field": settings.field, "split": settings.dataset_split}
+    source = settings.model_dump(include={"source", "field", "dataset_split", "max_left_out"})
     depends = {
         "source": [source, settings.limit, source_fingerprint(settings.source)],
         "sample": order.sample,
@@ -196,7 +197,7 @@ def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[
         return paths, info
 
     def note(info: dict[str, Any]) -> str:
-        return f": {told}" if (told := left_out_told(info, "prompts")) else ""
+        return left_out_note(info).replace(",", ":", 1)
 
     return stages.store.stage(
         "proposals", 0, depends, write, folder="invention/answers", units=len(groups), title="ask for aspects",

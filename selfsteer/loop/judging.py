@@ -23,7 +23,8 @@ from selfsteer.evaluation.signal import pairs_of
 from selfsteer.files import fingerprint
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.reading import RunReader
-from selfsteer.queries import is_hub
+from selfsteer.queries import is_split
+from selfsteer.queries.tally import in_words
 from selfsteer.records import Contrast
 
 Progress = Callable[[str, int, int], None]
@@ -36,8 +37,8 @@ def read_pairs(
     """Return the pairs of all sources, and a sentence on what had to be left out of each.
 
     Args:
-        sources: Files and hub data sets of preference pairs, and run directories: of these the kept pairs of the newest
-            round, with the label that the data claims, y+.
+        sources: Files, folders and hub data sets of preference pairs, and run directories: of these the kept pairs of
+            the newest round, with the label that the data claims, y+.
         limit: Take a random sample of so many pairs of each source.
         seed: Chooses the sample.
         by: What a run's pairs are judged by: overall quality, or the aspects that they were steered by.
@@ -50,21 +51,25 @@ def read_pairs(
     pairs: list[Pair] = []
     notes = []
     for source in sources:
-        if source.is_dir():
+        if is_run(source):
             pairs += _run_pairs(source, limit, seed, by)
             continue
         found = load_pairs(source, limit=limit, seed=seed, split=split)
         pairs += found.pairs
         if found.dropped:
-            first = found.dropped[0]
-            notes.append(f"{source.name}: {len(found.dropped)} rows left out, e.g. {first.where}: {first.reason}")
+            notes.append(f"{source.name}: {len(found.dropped)} rows left out: {in_words(found.reasons)}")
     check_ids(pairs, sources)
     return pairs, notes
 
 
+def is_run(source: Path) -> bool:
+    """Tell a run directory from a folder of data."""
+    return (source / "recipe.yaml").is_file() or (source / "ledger.jsonl").is_file()
+
+
 def hub_split(sources: Sequence[Path], split: str | None) -> str:
     """Return the split that is read of hub data sets; :class:`ConfigError` where one is given and no source has any."""
-    if split is not None and not any(is_hub(str(source)) for source in sources):
+    if split is not None and not any(is_split(str(source)) for source in sources):
         what = f"--split {split} is about hub data sets, and none of the sources is one"
         raise ConfigError(what, where="--split", do="leave it out, or name a hub data set (org/name)")
     return split or "train"

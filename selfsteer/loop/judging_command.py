@@ -14,7 +14,7 @@ from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import AnswerCache, Judge, Pair
 from selfsteer.evaluation.judges.tables import ALL_SETS, Judged, figures_table, judge_warnings, kappa_table
 from selfsteer.files import write_json
-from selfsteer.loop.judging import as_json, check_verdicts, judge_with_cache, open_judges, read_pairs
+from selfsteer.loop.judging import as_json, check_verdicts, is_run, judge_with_cache, open_judges, read_pairs
 from selfsteer.models import cache_folder
 
 _POOLED = f' "{ALL_SETS}" takes all pairs together, each once, so a larger set counts for more.'
@@ -38,7 +38,7 @@ def judge(
     """Judge the pairs of ``sources``, print the figures, and write them to ``json_file`` if it is given.
 
     Args:
-        sources: Files or hub data sets of preference pairs, or run directories.
+        sources: Files, folders or hub data sets of preference pairs, or run directories.
         names: Of judges, as :func:`open_judge` takes them.
         settings: Keys and values of :class:`JudgeSettings`, besides the name.
         human: Who judges in person, after the others; None is nobody.
@@ -61,7 +61,7 @@ def judge(
     if page and not human:
         raise ConfigError("--page shows the pairs to a person", do="add --human NAME")
     own = judge_settings(dict(settings))
-    if own.by != "overall" and not any(source.is_dir() for source in sources):
+    if own.by != "overall" and not any(map(is_run, sources)):
         what = f"--by {own.by} is about a run's pairs, and files of pairs have no aspects"
         raise ConfigError(what, where="--by", do="leave it out, or give a run directory")
     pairs, notes = read_pairs(sources, limit=limit, seed=seed, by=own.by, split=split)

@@ -421,7 +421,8 @@ def _file(name: str) -> Path:
 
 def _told(info: dict[str, Any]) -> str:
     left_out = sum(info["left_out"].values())
-    return f": {info['examples']}" + (f", {left_out} left out" if left_out else "")
+    first = f"{next(iter(info['left_out']))}, ...; see data/*-left_out.jsonl" if left_out else ""
+    return f": {info['examples']}" + (f", {left_out} left out ({first})" if left_out else "")
 
 
 def _nothing_left(one: Trained, left_out: Sequence[Any]) -> NothingSurvived:

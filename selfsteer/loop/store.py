@@ -28,7 +28,7 @@ Claim = tuple[str, int, str]
 """A stage by its name, its round and its key."""
 
 STAGE_VERSIONS = {
-    "queries": 3,
+    "queries": 4,
     "sample": 3,
     "proposals": 2,
     "probe": 2,
@@ -37,7 +37,7 @@ STAGE_VERSIONS = {
     "scores": 6,
     "rewards": 1,
     "contrasts": 5,
-    "preferences": 2,
+    "preferences": 3,
     "generator": 1,
     "average": 1,
     "reference": 2,
@@ -45,9 +45,9 @@ STAGE_VERSIONS = {
     "implicit": 3,
     "judgements": 2,
     "guards": 1,
-    "reward-data": 1,
+    "reward-data": 2,
     "reward": 1,
-    "reward-scores": 1,
+    "reward-scores": 2,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
 

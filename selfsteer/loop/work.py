@@ -11,6 +11,7 @@ from selfsteer.backends import Backend, Completion, Failure, Sampling
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, requests, with_token_ids
+from selfsteer.errors import PromptRefused
 from selfsteer.loop.blocks import Done, LeftOut
 from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
@@ -45,9 +46,17 @@ def planned(
 
     Requests of one batch shall be alike: they stand in the order of role, prompt length and id.
     """
-    lengths = {(row.id, role): backend.length(getattr(row, name)) for row in rows for role, name in _PROMPTS}
-    found = {row.id: _too_long(max(lengths[row.id, role] for role in ROLES), backend, recipe) for row in rows}
-    reasons = {name: reason for name, reason in found.items() if reason}
+    lengths: dict[tuple[str, str], int] = {}
+    reasons: dict[str, str] = {}
+    for row in rows:
+        try:
+            own = {(row.id, role): backend.length(getattr(row, name)) for role, name in _PROMPTS}
+        except PromptRefused as error:
+            reasons[row.id] = error.what
+            continue
+        lengths |= own
+        if reason := _too_long(max(own.values()), backend, recipe):
+            reasons[row.id] = reason
     items = requests([row for row in rows if row.id not in reasons], roles)
     items.sort(key=lambda item: (ROLES.index(item.role), lengths[item.id, item.role], item.id))
     return items, reasons
@@ -110,13 +119,19 @@ def joined(
 
 
 def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[Contrast], list[LeftOut]]:
-    """Return the rows, with token ids, whose prompts leave room for a response, and why the others don't.
+    """Return the rows, with token ids, whose prompts ``chat`` takes and which leave room for a response; and why the
+    others don't.
 
     Who wrote the responses may have counted in other tokens than ``chat``.
     """
     fits: list[Contrast] = []
     left_out: list[LeftOut] = []
-    for row in (with_token_ids(row, chat) for row in rows):
+    for given in rows:
+        try:
+            row = with_token_ids(given, chat)
+        except PromptRefused as error:
+            left_out.append(LeftOut(given.id, error.what))
+            continue
         longest = max(len(row.prompt_ids(prompt)) for prompt in PROMPTS)
         if longest < recipe.train.max_length:
             fits.append(row)

@@ -11,6 +11,7 @@ from selfsteer.backends import Backend, Completion, Failure, Prompt, Sampling, m
 from selfsteer.chat import Chat, SystemRole
 from selfsteer.config import Recipe
 from selfsteer.contrast import check_prompts_differ
+from selfsteer.errors import PromptRefused
 from selfsteer.loop.blocks import Done
 from selfsteer.principles import (
     Choice,
@@ -78,9 +79,22 @@ def principled(
     for query, found in zip(queries, made, strict=True):
         if isinstance(found, Failure):
             failures[query.id] = found
-        else:
+            continue
+        try:
             rows.append(steered(query, found, chats))
+        except PromptRefused as error:
+            failures[query.id] = Failure(error, refused=True)
     return Done(rows, failures)
+
+
+def refusal(query: Query, chats: Sequence[Chat]) -> str:
+    """Return why a chat template refuses a query, "" where all take it."""
+    try:
+        for chat in chats:
+            chat.encode(fold_system(query.prompt) if chat.system_role == "folded" else query.prompt)
+    except PromptRefused as error:
+        return error.what
+    return ""
 
 
 def steered(query: Query, made: Made, chats: Sequence[Chat]) -> Principled:

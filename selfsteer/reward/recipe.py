@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from selfsteer.config import (
+    MAX_LEFT_OUT,
     LoraSettings,
     ModelSettings,
     Positive,
@@ -38,6 +39,8 @@ class SetSettings(Section):
     """Share of the set's pairs that is taken: 0.5 is half of them, drawn by the seed; 2 is each of them twice."""
     limit: Positive | None = None
     """Take so many pairs that can be used, drawn at random, the same for every seed and variant."""
+    max_left_out: Share = MAX_LEFT_OUT
+    """Stop where a larger share of the rows can't be used: malformed, or no pair."""
     rounds: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Of a run directory: these rounds (default: all)."""
     finished: bool = False

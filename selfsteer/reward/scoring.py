@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
-from selfsteer.errors import DataError, ModelError
+from selfsteer.errors import DataError, PromptRefused
 from selfsteer.models.rope import context_of, forget_lengths, length_bound_ropes
 from selfsteer.records import Message
 
@@ -33,7 +33,7 @@ def score(
 
     Raises:
         DataError: A conversation is longer than the model's context.
-        ModelError: The chat template refuses a conversation.
+        PromptRefused: The chat template refuses a conversation.
     """
     template, longest = ChatTemplate(tokenizer, template_kwargs), context_of(model.config)
     where = str(getattr(tokenizer, "name_or_path", ""))
@@ -55,7 +55,7 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         where: Names the model, for messages.
 
     Raises:
-        ModelError: The template refuses the roles, or a character is a control token by itself.
+        PromptRefused: The template refuses the roles, or a character is a control token by itself.
     """
     from jinja2 import TemplateError
 
@@ -63,7 +63,9 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         return tuple(template.encode(messages, cue=False))
     except (TemplateError, TypeError) as error:
         what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
-        raise ModelError(what, where=where, do="bring the prompts into the form this model's template takes") from error
+        raise PromptRefused(
+            what, where=where, do="bring the prompts into the form this model's template takes"
+        ) from error
 
 
 def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int) -> dict[TokenIds, float]:

@@ -33,6 +33,7 @@ class Answer:
 
 
 BLOCKED = "blocked by the server"
+REFUSED = "refused by the chat template"
 TOO_LONG = Answer(0, valid=False, why="does not fit into the judge's context")
 
 

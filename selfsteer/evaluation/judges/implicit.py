@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.errors import ConfigError, ModelError, WorkFailed
+from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
-from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
+from selfsteer.evaluation.judges.cache import REFUSED, TOO_LONG, Answer
 from selfsteer.files import fingerprint
 from selfsteer.models.holding import OneHeld
 from selfsteer.models.rope import context_of
@@ -78,13 +78,17 @@ class ImplicitJudge:
         """Return one answer a presentation, in order; the two orders of a pair are scored once.
 
         Raises:
-            ModelError: The chat template refuses a prompt.
             WorkFailed: A log-prob is not finite.
         """
-        rows = [self._encode(one) for one in shown]
-        scorable = [(prompt, both) for prompt, both in rows if all(both)]
+        rows = list(map(self._encoded, shown))
+        scorable = [row for row in rows if not isinstance(row, str) and all(row[1])]
         likelihoods = {place: self._likelihoods(place, scorable) for place in self._order() if scorable}
-        return [self._answer(one, *row, likelihoods) for one, row in zip(shown, rows, strict=True)]
+        return [
+            self._answer(one, *row, likelihoods)
+            if not isinstance(row, str)
+            else Answer(0, text=row, valid=False, why=REFUSED)
+            for one, row in zip(shown, rows, strict=True)
+        ]
 
     def cost(self, shown: Shown) -> int:
         """Return the number of characters."""
@@ -93,6 +97,13 @@ class ImplicitJudge:
     def _order(self) -> list[int]:
         """Return the policy and the reference, the one in memory first."""
         return [1, 0] if self._held.name == 1 else [0, 1]
+
+    def _encoded(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
+        """Return what :meth:`_encode` does, or why the template refuses the prompt."""
+        try:
+            return self._encode(shown)
+        except PromptRefused as error:
+            return error.what
 
     def _encode(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]]:
         """Return the ids of the prompt and of the responses as training has them: the end token where one ended."""

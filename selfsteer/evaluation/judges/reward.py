@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
-from selfsteer.errors import StorageError, WorkFailed
+from selfsteer.errors import PromptRefused, StorageError, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
-from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
+from selfsteer.evaluation.judges.cache import REFUSED, TOO_LONG, Answer
 from selfsteer.files import fingerprint, write_atomic
 from selfsteer.logprobs.keys import weights_key
 from selfsteer.models.rope import context_of
@@ -78,11 +78,10 @@ class RewardJudge:
         """Return one answer a presentation, in order; each distinct conversation is scored once.
 
         Raises:
-            ModelError: The chat template refuses a prompt.
             WorkFailed: A score is not finite.
         """
-        rendered = [tuple(self._render(one, text) for text in one.responses) for one in shown]
-        fitting = (ids for both in rendered for ids in both if self._fits(both))
+        rendered = list(map(self._both, shown))
+        fitting = (ids for both in rendered if not isinstance(both, str) and self._fits(both) for ids in both)
         scores = score_ids(self.model, fitting, batch_size=self.batch_size)
         return [self._answer(one, both, scores) for one, both in zip(shown, rendered, strict=True)]
 
@@ -90,7 +89,9 @@ class RewardJudge:
         """Return the number of characters."""
         return sum(map(len, shown.responses)) + 2 * sum(len(message["content"]) for message in shown.pair.prompt)
 
-    def _answer(self, shown: Shown, both: Sequence[TokenIds], scores: dict[TokenIds, float]) -> Answer:
+    def _answer(self, shown: Shown, both: Sequence[TokenIds] | str, scores: dict[TokenIds, float]) -> Answer:
+        if isinstance(both, str):
+            return Answer(0, text=both, valid=False, why=REFUSED)
         if not self._fits(both):
             return TOO_LONG
         first, second = (scores[ids] for ids in both)
@@ -99,6 +100,13 @@ class RewardJudge:
             do = "load it in float32: half precision may overflow"
             raise WorkFailed(what, where=f"pair {shown.pair.id!r}, judge {self.name!r}", do=do)
         return Answer((first > second) - (first < second), log_odds=first - second)
+
+    def _both(self, shown: Shown) -> Sequence[TokenIds] | str:
+        """Return the ids of both conversations, or why the template refuses them."""
+        try:
+            return [self._render(shown, text) for text in shown.responses]
+        except PromptRefused as error:
+            return error.what
 
     def _render(self, shown: Shown, response: str) -> TokenIds:
         messages = [*shown.pair.prompt, {"role": "assistant", "content": response}]
