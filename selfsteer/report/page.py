@@ -71,6 +71,7 @@ def _context(run: Run) -> Json:
         "training_figures": _training_figures(run),
         "quality": figures.quality_figure(rounds),
         "kept": tables.kept_tables(rounds),
+        "few_kept": _few_kept(rounds),
         "harmful": _harmful(rounds),
         "refiltered": _refiltered(summary),
         "thresholds": tables.threshold_table(rounds),
@@ -129,6 +130,12 @@ def _lead(summary: Json) -> str:
 
 def _last(rounds: list[Json], *path: str) -> float | None:
     return dig_number(rounds[-1], *path) if rounds else None
+
+
+def _few_kept(rounds: list[Json]) -> list[str]:
+    """Return a sentence for each round of which few rows were kept."""
+    told = {label(row.get("round")): dig(row, "quality", "few_kept") for row in rounds}
+    return [f"Round {number}: {text}." for number, text in told.items() if text]
 
 
 def _harmful(rounds: list[Json]) -> list[str]:
