@@ -275,9 +275,17 @@ class PrincipleSettings(Section):
     model: WriterSettings = WriterSettings()
     aspects_per_query: Positive | None = None
     """How many aspects the model picks for a query (default: what the set says)."""
-    steering: Literal["full", "direct", "adjectives"] | None = None
-    """What the steering message says: adjectives, principles and discretion; the principles alone; the adjectives alone
-    (default: what the set says)."""
+    choice: Literal["first", "shuffled"] = "first"
+    """Which of the aspects that the model names a query gets: the first ones; or any, in random order, with random
+    others where it names too few (v1's code)."""
+    choice_temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """Temperature of the model's choice, sampled with ``generation.top_p``; 0 is greedy (v1's code: 0.7)."""
+    per_round: Literal["fixed", "redrawn"] = "fixed"
+    """What is drawn at random for a query, its extra aspects and a sampled or shuffled choice: the same random numbers
+    in all rounds, or others in each (v1's code)."""
+    steering: Literal["full", "relative", "direct", "adjectives"] | None = None
+    """What the steering message says: adjectives, principles and discretion; the same, with "relatively good" or "bad"
+    for the adjectives (v2's code); the principles alone; the adjectives alone (default: what the set says)."""
     extra_rate: Share = 0.2
     """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
     choice_max_tokens: Positive = 24
@@ -295,6 +303,24 @@ WEIGHTLESS = ("scripted", "endpoint")
 """Backends that hold no weights here: what they write can't be scored by them."""
 
 
+class RoleSampling(Section):
+    """How one of a row's responses is sampled; what is not set is as in ``generation``."""
+
+    temperature: Annotated[float, Field(ge=0.0)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+
+class RolesSettings(Section):
+    """The responses that are sampled in a way of their own, in training and held-out rows alike."""
+
+    positive: RoleSampling = RoleSampling()
+    """y+."""
+    negative: RoleSampling = RoleSampling()
+    """y-."""
+    original: RoleSampling = RoleSampling()
+    """yo, the answer to the plain prompt (v2's code takes the likeliest one: temperature 0)."""
+
+
 class GenerationSettings(Section):
     """How responses are sampled (paper defaults)."""
 
@@ -303,6 +329,7 @@ class GenerationSettings(Section):
     """Mode offline: who writes the responses, a catalogue name, a local folder or a hub name (default: ``model``)."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    roles: RolesSettings = RolesSettings()
     max_new_tokens: Positive = 2048
     batch_size: Positive | None = None
     """Requests sampled together: the unit of seeding and of going on (default: vllm 512, endpoint 128, others 16)."""
@@ -318,6 +345,27 @@ class GenerationSettings(Section):
         """Whether who writes the responses has no weights that could score them."""
         return self.backend in WEIGHTLESS
 
+    def drawing(self, role: str) -> tuple[float, float]:
+        """Return temperature and top_p of the responses of a role."""
+        own: RoleSampling = getattr(self.roles, role)
+        return (
+            self.temperature if own.temperature is None else own.temperature,
+            self.top_p if own.top_p is None else own.top_p,
+        )
+
+    @property
+    def own_drawings(self) -> dict[str, tuple[float, float]]:
+        """:meth:`drawing` by role, of the roles that are not sampled as ``generation`` itself says."""
+        found = {role: self.drawing(role) for role in RolesSettings.model_fields}
+        return {role: own for role, own in found.items() if own != (self.temperature, self.top_p)}
+
+    @property
+    def sampling(self) -> str:
+        """How responses are sampled, in words: "temperature 0.7, top_p 0.8, 2048 tokens; original: temperature 0.0"."""
+        own = {role: _drawn(*found) for role, found in self.own_drawings.items()}
+        drawn = f"temperature {self.temperature}, top_p {self.top_p}, {self.max_new_tokens} tokens"
+        return "; ".join([drawn, *(f"{role}: {words}" for role, words in own.items())])
+
     @property
     def batch(self) -> int:
         """Requests that are sampled together."""
@@ -328,6 +376,14 @@ class GenerationSettings(Section):
         return self.batch_size or {"vllm": 512, "endpoint": 128}.get(backend, 16)
 
     @model_validator(mode="after")
+    def _top_p_acts(self) -> GenerationSettings:
+        for role in RolesSettings.model_fields:
+            if getattr(self.roles, role).top_p is not None and not self.drawing(role)[0]:
+                what = f"the {role} responses are the likeliest ones (temperature 0), so top_p has no effect on them"
+                raise conflict(what, f"roles.{role}.top_p", "temperature")
+        return self
+
+    @model_validator(mode="after")
     def _of_this_backend(self) -> GenerationSettings:
         if self.backend == "endpoint" and not self.endpoint.model:
             raise conflict("backend: endpoint needs the model's name on the server: set endpoint.model", "backend")
@@ -335,6 +391,10 @@ class GenerationSettings(Section):
             if settings and self.backend != name:
                 raise conflict(f"these settings are about the backend {name}, and backend is {self.backend}", name)
         return self
+
+
+def _drawn(temperature: float, top_p: float) -> str:
+    return f"temperature {temperature}" + f", top_p {top_p}" * (temperature > 0)
 
 
 class HarmSettings(Section):
@@ -371,11 +431,10 @@ class QualitySettings(Section):
         "refusal_mismatch",
         "duplicates",
         "language_mismatch",
-        "preference_order",
-        "near_onpolicy",
-        "steering_gap",
+        {"steering_gap": {"min": 0.0}},
     ]
-    """In the order in which they run; docs/quality.md has them all. The last three are the paper's."""
+    """In the order in which they run; docs/quality.md has them all. The paper's are identical, leak, preference_order,
+    near_onpolicy and steering_gap without ``min``: they keep a few rows of a hundred."""
     harm: HarmSettings | None = None
     """Flag harmful y- by a classifier too, besides those that an aspect of the principle set flags."""
     reward: RewardFilterSettings | None = None
@@ -425,7 +484,8 @@ class TrainSettings(Section):
     micro_batch_size: Positive = 2
     """Examples in memory at once; gradients accumulate to ``batch_size``."""
     max_length: Positive = 2048
-    """Prompt + response tokens; a longer response is cut, without an end label."""
+    """Tokens of the longest of a row's prompts + response; a longer response is cut under all of them at that place,
+    without an end label."""
     warmup_ratio: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     adam_betas: tuple[Share, Share] = (0.9, 0.95)
@@ -726,6 +786,9 @@ class Growth(Section):
     def _thoughts_apart(self) -> Growth:
         if self.generation.thinking != "apart":
             raise conflict("thoughts are no part of a query: leave generation.thinking out", "generation.thinking")
+        if self.generation.own_drawings:
+            what = "queries have no roles: set generation.temperature and generation.top_p"
+            raise conflict(what, "generation.roles")
         self.recipe  # noqa: B018  (what a recipe refuses is refused here)
         return self
 
@@ -834,12 +897,26 @@ def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         )
 
 
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""vLLM refuses what is above and samples at 0.01 in place of what is below."""
+
+
 def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     if recipe.model.chat_template_kwargs and recipe.generation.backend == "scripted" and not recipe.trains:
         what = "the scripted backend has no chat template to set variables of"
         yield what, "model.chat_template_kwargs", "generation.backend"
     if recipe.generation.backend != "vllm":
         return
+    temperatures = {"generation.temperature": recipe.generation.temperature} | {
+        f"generation.roles.{role}.temperature": temperature
+        for role, (temperature, _) in recipe.generation.own_drawings.items()
+    }
+    if recipe.principles.model.kind in ("policy", "local"):
+        temperatures["principles.choice_temperature"] = recipe.principles.choice_temperature
+    least, most = VLLM_TEMPERATURES
+    for key, temperature in temperatures.items():
+        if temperature and not least <= temperature <= most:
+            yield f"vLLM can't sample at temperature {temperature:g}: give 0 (greedy), or {least:g} to {most:g}", key
     if recipe.train.lora is not None and recipe.train.lora.bits:
         what = "vLLM would sample from whole weights, which are not the policy: take another backend, or no bits"
         yield what, "train.lora.bits", "generation.backend"

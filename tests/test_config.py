@@ -379,6 +379,54 @@ def test_variables_of_the_command_line_are_read_as_overrides_are():
         template_kwargs(["enable_thinking"])
 
 
+# --- how each role is sampled
+
+
+def test_a_role_is_sampled_as_its_own_settings_say_and_else_as_all_are(write):
+    recipe = load_recipe(write("generation: {temperature: 0.5}"), ["generation.roles.original.temperature=0"])
+    generation = recipe.generation
+    assert [generation.drawing(role) for role in ("positive", "original")] == [(0.5, 0.8), (0.0, 0.8)]
+    assert generation.own_drawings == {"original": (0.0, 0.8)}
+    assert load_recipe(write(dump_recipe(recipe))) == recipe
+    same = load_recipe(write(""), ["generation.roles.negative={temperature: 0.7, top_p: 0.8}"]).generation
+    assert same.own_drawings == {} and same.sampling == "temperature 0.7, top_p 0.8, 2048 tokens"
+    other = load_recipe(write(""), ["generation.roles.negative.top_p=1"]).generation
+    assert other.sampling == "temperature 0.7, top_p 0.8, 2048 tokens; negative: temperature 0.7, top_p 1.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "key"),
+    [
+        ("roles: {original: {temperature: 0, top_p: 0.9}}", "top_p has no effect", "roles"),
+        ("{temperature: 0, roles: {negative: {top_p: 0.9}}}", "top_p has no effect", "roles"),
+        ("roles: {original: {temperature: -1}}", "wrong value for 'generation.roles.original.temperature'", "roles"),
+        ("roles: {plain: {temperature: 0}}", "unknown key 'generation.roles.plain'", "roles"),
+        ("roles: {original: {max_new_tokens: 9}}", "unknown key 'generation.roles.original.max_new_tokens'", "roles"),
+    ],
+)
+def test_what_does_not_act_in_a_role_is_an_error(write, settings, what, key):
+    file = write(f"generation:\n  {settings}\n")
+    error = refused(file)
+    assert what in str(error) and error.where == f"{file}:2"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "generation.temperature=2.5",
+        "generation.roles.original.temperature=0.001",
+        "generation.roles.positive.temperature=3",
+        "principles.choice_temperature=2.5",
+    ],
+)
+def test_a_temperature_that_vllm_does_not_sample_at_is_refused_before_anything_is_done(write, override):
+    error = refused(write("generation: {backend: vllm}"), override)
+    assert "vLLM can't sample at temperature" in error.what and error.where == f"command line: {override}"
+    assert load_recipe(write(""), [override]), "other backends do"
+    if override.startswith("principles"):
+        load_recipe(write("generation: {backend: vllm}"), [override, "principles.model=endpoint:m"])
+
+
 # --- who writes the principles
 
 
@@ -501,6 +549,26 @@ def test_the_ablations_in_a_header_load(name):
         ]
         for value in values:
             assert load_recipe(name, [value, *others]) != load_recipe(name), value
+
+
+@pytest.mark.parametrize("name", ["sso-v1", "pbaa-v1"])
+def test_v1s_recipes_draw_as_its_code_does_and_keep_its_filters(name):
+    recipe = load_recipe(name)
+    principles = recipe.principles
+    assert (principles.choice, principles.choice_temperature, principles.per_round) == ("shuffled", 0.7, "redrawn")
+    assert (principles.aspects_per_query, principles.extra_rate, principles.strategy) == (2, 0.2, "fixed")
+    assert recipe.quality.filters == ["identical", "leak", "preference_order", "near_onpolicy", "steering_gap"]
+    assert recipe.generation.own_drawings == {}
+    assert load_recipe(name, ["rounds=1"]).rounds == 1
+
+
+def test_v2s_recipe_does_what_its_code_does():
+    recipe = load_recipe("sso-v2")
+    assert recipe.generation.own_drawings == {"original": (0.0, 0.8)}
+    assert (recipe.principles.strategy, recipe.principles.steering) == ("guideline", "relative")
+    assert recipe.principles.model.kind == "local" and recipe.principles.model.name != recipe.model.name
+    assert recipe.train.warmup_ratio == 0.04
+    assert recipe.quality.filters == ["identical", "leak"]
 
 
 def test_the_recipes_that_the_readme_builds_on_are_shipped():

@@ -21,6 +21,7 @@ from typing import Any
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.chat import Chat
+from selfsteer.config import VLLM_TEMPERATURES
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
 from selfsteer.models.loading import check_dtype, check_folder
 from selfsteer.models.problems import loading_errors
@@ -63,8 +64,6 @@ _SPEED_ONLY = frozenset(
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM makes room for."""
-_TEMPERATURES = (0.01, 2.0)
-"""vLLM refuses what is above and samples at 0.01 in place of what is below."""
 _SAID = 300
 """Characters of vLLM's messages that are worth a reader's time."""
 _GRACE = 60.0
@@ -200,7 +199,7 @@ class VllmBackend:
         if sampling.json_schema is not None:
             kinds = importlib.import_module("vllm.sampling_params")
             constraint["structured_outputs"] = kinds.StructuredOutputsParams(json=dict(sampling.json_schema))
-        least, most = _TEMPERATURES
+        least, most = VLLM_TEMPERATURES
         if sampling.temperature and not least <= sampling.temperature <= most:
             what = f"vLLM can't sample at temperature {sampling.temperature:g}"
             raise ConfigError(what, where="generation.temperature", do=f"give 0 (greedy), or {least:g} to {most:g}")

@@ -68,7 +68,10 @@ def score_cells(
     max_length: int | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> tuple[Tensor, Tensor]:
-    """Return (B, C) summed log-probs in nats and (B, C) response token counts of C cells of each contrast."""
+    """Return (B, C) summed log-probs in nats and (B, C) response token counts of C cells of each contrast.
+
+    ``max_length`` cuts responses as :func:`selfsteer.logprobs.rows.rows_of` does.
+    """
     rows = [rows_of(contrast, cells, max_length) for contrast in contrasts]
     flat = torch.cat(score_responses(model, [row for own in rows for row in own], token_budget=token_budget))
     lengths = [len(ids) for own in rows for row in own for ids in row.responses]
@@ -104,7 +107,8 @@ def score_views(
         processing_class: Its tokenizer (rows without ids of its own are tokenised) or a :class:`Chat`.
         contrasts: B rows.
         views: The views to score.
-        max_length: Prompt + response tokens; longer responses are cut without an end token.
+        max_length: Tokens of a row's longest prompt + response; longer responses are cut without an end token, at the
+            same place in all views.
         token_budget: Tokens scored at once.
     """
     chat = processing_class if isinstance(processing_class, Chat) else Chat(processing_class)

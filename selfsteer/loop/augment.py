@@ -282,7 +282,7 @@ class _Growing:
             "model": self.models.name,
             "weights": policy.fingerprint,
             "backend": settings.backend,
-            "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
+            "sampling": settings.sampling,
             "seed": self.growth.seed,
             "method": self.growth.augment.method,
             "template": template_version(self.growth.augment.method),

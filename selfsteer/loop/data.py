@@ -36,6 +36,7 @@ from selfsteer.quality import (
     Tally,
     advice,
     direction_of,
+    few_kept,
     flag_harm,
     parse_filters,
     steering_margin,
@@ -205,7 +206,9 @@ class DataStages:
         asked = self.asked(queries, split, round)
         depends = {
             "queries": [queries.key, split],
-            "settings": self.recipe.principles.model_dump(exclude={"below_chance", "model", "thinking_max_tokens"}),
+            "settings": self.recipe.principles.model_dump(
+                exclude={"below_chance", "model", "per_round", "thinking_max_tokens"}
+            ),
             "thoughts": self.recipe.thinking_tokens if self._writer_may_think(policy) else 0,
             "set": self.principle_set.fingerprint,
             "templates": writing.templates_of(self.recipe),
@@ -213,13 +216,19 @@ class DataStages:
         } | self._writer(policy)
         if split == "train" and self.recipe.queries.per_round != "all":
             depends["asked"] = [self.recipe.queries.per_round, asked.start, asked.step, self.recipe.queries.round_size]
+        if self.recipe.principles.choice_temperature:
+            depends["top_p"] = self.recipe.generation.top_p
+        seed = self.recipe.seed
+        if split == "train" and round > 1 and self.recipe.principles.per_round == "redrawn":
+            depends["drawn"] = round
+            seed = work.batch_seed(seed, "principles", round)
         readers = [policy, reader] if reader is not None and reader != policy else [policy]
         if len(readers) > 1:
             depends["reader"] = readers[1].fingerprint
         parts = parts_of(query_files(self.store.files(queries), split, queries.info["heldout"]), asked)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            paths, info = do_blocks(space, len(parts), self._writing(parts, policy, readers))
+            paths, info = do_blocks(space, len(parts), self._writing(parts, policy, readers, seed))
             check_any_left(paths, info, len(asked), "query")
             return paths, info | chosen(paths)
 
@@ -242,7 +251,9 @@ class DataStages:
         settings = self.recipe.queries
         check_left_out(entry.info, "query", settings.source, settings.max_left_out, rows)
 
-    def _writing(self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy]) -> Work[Query, Principled]:
+    def _writing(
+        self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy], seed: int
+    ) -> Work[Query, Principled]:
         """Return how the aspects and principles of blocks of queries are planned and done."""
         chats = [chat for chat in map(self.models.chat, readers) if chat]
         backend, writer = self.models.writing_backend(policy), self.models.writer
@@ -260,7 +271,7 @@ class DataStages:
             return Plan(in_batches(ordered, size), [LeftOut(*reason) for reason in refused.items()])
 
         def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
-            return writing.principled(self.recipe, self.principle_set, backend, chats, batch)
+            return writing.principled(self.recipe, self.principle_set, backend, chats, batch, seed)
 
         return Work(Principled, plan, do, failed=writer.failed if writer else self.failed)
 
@@ -294,6 +305,8 @@ class DataStages:
             "roles": list(roles),
             "rows": limit,
         } | self.engine(policy)
+        if settings.own_drawings:
+            depends["own_sampling"] = settings.own_drawings
         files = self.store.files(principles)
         parts = parts_of(files, range(sum(map(count_rows, files)) if limit is None else limit))
         rows = sum(part.size for part in parts)
@@ -437,11 +450,15 @@ class DataStages:
             chain.count(read_columns(paths, TALLIED))  # on disk: a resumed stage has not seen all rows
             return paths, self._checked(chain, paths[0])
 
-        return self.store.stage(
+        title = stage_title("quality control", split, round)
+        entry = self.store.stage(
             stage_name("contrasts", split), round, depends, write, folder=stage_folder(split, round, "contrasts"),
-            units=sum(map(count_rows, files)), title=stage_title("quality control", split, round),
+            units=sum(map(count_rows, files)), title=title,
             note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
+        if few := few_kept(entry.info["counts"]):
+            self.store.display.say(f"{title}: {few}")
+        return entry
 
     def rewards(self, scores: Entry, round: int, split: str) -> Entry:
         """Put the margin of the filters' reward model into the rows; ``scores`` itself where no filter goes by one."""
@@ -576,7 +593,7 @@ class DataStages:
             "model": policy.name,
             "weights": policy.fingerprint,
             "tokenizer": tokenizer,
-            "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
+            "sampling": settings.sampling,
             "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
             "strategy": self.recipe.principles.strategy,
             "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",

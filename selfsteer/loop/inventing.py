@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.backends import may_think, shared_prefix
-from selfsteer.config import Recipe
+from selfsteer.config import Recipe, RolesSettings
 from selfsteer.contrast import Request
 from selfsteer.errors import NothingSurvived
 from selfsteer.evaluation.judges import Judge, open_judge
@@ -249,7 +249,8 @@ def _sampling(stages: DataStages, order: Order, policy: Policy) -> Recipe:
     settings = stages.recipe.generation
     thinks = may_think(policy.backend, stages.models.chat(policy))
     tokens = order.tokens * order.aspects + (stages.recipe.thinking_tokens if thinks else 0)
-    return stages.recipe.model_copy(update={"generation": settings.model_copy(update={"max_new_tokens": tokens})})
+    update = {"max_new_tokens": tokens, "roles": RolesSettings()}  # an answer with aspects is no response to a query
+    return stages.recipe.model_copy(update={"generation": settings.model_copy(update=update)})
 
 
 def _name(place: int) -> str:

@@ -42,6 +42,7 @@ from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.references import Made, References, trained_on, training_rows
 from selfsteer.loop.store import Store
 from selfsteer.loop.training import Training, restore_log, train_stage
+from selfsteer.loop.writing import check_draws
 from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 
@@ -118,6 +119,7 @@ def check(stages: DataStages) -> None:
     """Check what the recipe names before anything is computed: filters, direction, judge, bits of weights, losses."""
     stages.check_filters()
     stages.check_programs()
+    check_draws(stages.recipe, stages.principle_set)
     stages.check_models()
     check_criterion(stages)
     if stages.principle_set.steering == "adjectives" and stages.recipe.principles.strategy != "fixed":

@@ -15,7 +15,7 @@ from selfsteer.errors import PromptRefused
 from selfsteer.loop.blocks import Done, LeftOut
 from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Response, Role
+from selfsteer.records import ROLES, Contrast, Principled, Response, Role
 
 SHORTER = "lower generation.max_new_tokens or raise train.max_length"
 """What helps where a prompt leaves no room for a response."""
@@ -75,17 +75,26 @@ def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
 def sample(
     recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int, shared_prefix: Sequence[int] = ()
 ) -> Done[Response]:
-    """Sample one response a request; failures by id and role. ``shared_prefix``: token ids that all begin with."""
+    """Sample one response a request; failures by id and role. ``shared_prefix``: token ids that all begin with.
+
+    A backend samples the requests of one call alike, so it gets one call for each way of sampling in the batch.
+    """
     settings = recipe.generation
-    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
-    outcomes = backend.generate([request.prompt for request in batch], sampling, seed=seed, shared_prefix=shared_prefix)
+    alike: dict[Sampling, list[Request]] = {}
+    for request in batch:
+        alike.setdefault(Sampling(settings.max_new_tokens, *settings.drawing(request.role)), []).append(request)
     rows: list[Response] = []
     failures: dict[Hashable, Failure] = {}
-    for request, found in zip(batch, outcomes, strict=True):
-        if isinstance(found, Failure):
-            failures[request.id, request.role] = found
-        else:
-            rows.append(response_of(request.id, request.role, found))
+    for number, (sampling, own) in enumerate(alike.items()):
+        prompts = [request.prompt for request in own]
+        # Two calls with one seed would draw the same random numbers for other responses.
+        drawn = batch_seed(seed, number) if number else seed
+        outcomes = backend.generate(prompts, sampling, seed=drawn, shared_prefix=shared_prefix)
+        for request, found in zip(own, outcomes, strict=True):
+            if isinstance(found, Failure):
+                failures[request.id, request.role] = found
+            else:
+                rows.append(response_of(request.id, request.role, found))
     return Done(rows, failures)
 
 
@@ -132,11 +141,10 @@ def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[
         except PromptRefused as error:
             left_out.append(LeftOut(given.id, error.what))
             continue
-        longest = max(len(row.prompt_ids(prompt)) for prompt in PROMPTS)
-        if longest < recipe.train.max_length:
+        if row.longest_prompt < recipe.train.max_length:
             fits.append(row)
         else:
-            left_out.append(LeftOut(row.id, _no_room(longest), SHORTER))
+            left_out.append(LeftOut(row.id, _no_room(row.longest_prompt), SHORTER))
     return fits, left_out
 
 

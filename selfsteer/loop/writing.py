@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,8 +12,9 @@ from selfsteer.backends import Backend, Completion, Failure, Prompt, Sampling, m
 from selfsteer.chat import Chat, SystemRole
 from selfsteer.config import Recipe
 from selfsteer.contrast import check_prompts_differ
-from selfsteer.errors import PromptRefused
+from selfsteer.errors import ConfigError, PromptRefused
 from selfsteer.loop.blocks import Done
+from selfsteer.loop.work import batch_seed
 from selfsteer.principles import (
     Choice,
     PrinciplePair,
@@ -61,8 +63,34 @@ def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
     return written or choice_without_model(principle_set, aspects_wanted(recipe, principle_set)) is None
 
 
+def check_draws(recipe: Recipe, principle_set: PrincipleSet) -> None:
+    """Raise :class:`ConfigError` where a setting of what is drawn for a query has nothing to draw from this set."""
+    settings, count = recipe.principles, len(principle_set.choosable)
+    draws = [key for key in ("choice", "choice_temperature") if getattr(settings, key) not in ("first", 0)]
+    if draws and choice_without_model(principle_set, aspects_wanted(recipe, principle_set)):
+        raise ConfigError(
+            f"the set {principle_set.name!r} leaves nothing to choose: every query gets all {count} aspects",
+            where=f"principles.{draws[0]}",
+            do=f"leave {' and '.join(draws)} out"
+            + f", or set principles.aspects_per_query below {count}" * (count > 1),
+        )
+    extras = principle_set.extras and 0 < settings.extra_rate < 1
+    if settings.per_round == "redrawn" and not draws and not extras:
+        raise ConfigError(
+            "nothing about a query is drawn at random: no extra aspect is added to some queries, and the choice is "
+            "neither sampled nor shuffled",
+            where="principles.per_round",
+            do="leave it out, or set principles.choice, principles.choice_temperature or principles.extra_rate",
+        )
+
+
 def principled(
-    recipe: Recipe, principle_set: PrincipleSet, writer: Backend, chats: Sequence[Chat], queries: Sequence[Query]
+    recipe: Recipe,
+    principle_set: PrincipleSet,
+    writer: Backend,
+    chats: Sequence[Chat],
+    queries: Sequence[Query],
+    seed: int | None = None,
 ) -> Done[Principled]:
     """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
 
@@ -72,8 +100,10 @@ def principled(
         writer: Who chooses the aspects and writes the principles.
         chats: The templates of all models that read the steered prompts; none where these have no tokens.
         queries: A batch.
+        seed: Of what is drawn at random (default: the recipe's).
     """
-    made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer), queries)
+    seed = recipe.seed if seed is None else seed
+    made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer, seed), queries)
     rows: list[Principled] = []
     failures: dict[Hashable, Failure] = {}
     for query, found in zip(queries, made, strict=True):
@@ -135,6 +165,7 @@ class _Writing:
     recipe: Recipe
     principle_set: PrincipleSet
     writer: Backend
+    seed: int
 
     def choose(self, queries: Sequence[Query]) -> list[Choice | Failure]:
         """Return the aspects of each query, the set's extra ones included."""
@@ -152,17 +183,27 @@ class _Writing:
             # Two made-up queries differ from their first letter on, so what they share is exactly the few-shot part.
             [chooser_messages(self.principle_set, text, count, self._role) for text in ("A", "Z")],
             self.recipe.principles.choice_max_tokens,
+            temperature=self.recipe.principles.choice_temperature,
+            seed=batch_seed(self.seed, "choice", queries[0].id) if queries else 0,
         )
+        shuffles = self.recipe.principles.choice == "shuffled"
         return [
             outcome
             if isinstance(outcome, Failure)
-            else parse_choice(outcome.text, self.principle_set, count, cut=outcome.finish == "length")
-            for outcome in outcomes
+            else parse_choice(
+                outcome.text,
+                self.principle_set,
+                count,
+                cut=outcome.finish == "length",
+                shuffle=random.Random(f"{self.seed}\n{query.id}") if shuffles else None,
+            )
+            for query, outcome in zip(queries, outcomes, strict=True)
         ]
 
     def _with_extra(self, choice: Choice, query: Query) -> Choice:
-        rate, seed = self.recipe.principles.extra_rate, self.recipe.seed
-        return dataclasses.replace(choice, aspects=with_extra(choice.aspects, self.principle_set, query.id, rate, seed))
+        rate = self.recipe.principles.extra_rate
+        aspects = with_extra(choice.aspects, self.principle_set, query.id, rate, self.seed)
+        return dataclasses.replace(choice, aspects=aspects)
 
     def write_pairs(self, queries: Sequence[Query], aspects: Sequence[Sequence[str]]) -> list[Completion | Failure]:
         """Return what the writer answers when it is asked for a pair for each aspect of each query."""
@@ -187,14 +228,19 @@ class _Writing:
         like: Sequence[Prompt],
         tokens: int,
         json_schema: Mapping[str, Any] | None = None,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Completion | Failure]:
-        """Ask the writer greedily; a reasoning model gets room to think, and its thoughts are left out.
+        """Ask the writer; a reasoning model gets room to think, and its thoughts are left out.
 
         Args:
             prompts: What to ask.
             like: Two prompts that have in common with each other what all of them have.
             tokens: Room for an answer, besides that for thoughts.
             json_schema: What an answer shall be; a model that thinks is not held to it, as it could not think then.
+            temperature: 0 is greedy; else ``generation.top_p`` acts too.
+            seed: Of the batch.
         """
         if not prompts:
             return []
@@ -206,8 +252,8 @@ class _Writing:
             room = max(tokens, min(room, context - max(map(self.writer.length, prompts))))
         outcomes = self.writer.generate(
             prompts,
-            Sampling(room, temperature=0.0, top_p=1.0, json_schema=json_schema),
-            seed=0,
+            Sampling(room, temperature, self.recipe.generation.top_p if temperature else 1.0, json_schema),
+            seed=seed,
             shared_prefix=shared_prefix(chat, like[0], like[1]),
         )
         return [outcome if isinstance(outcome, Failure) else answer_of(outcome, chat) for outcome in outcomes]

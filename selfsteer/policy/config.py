@@ -16,7 +16,8 @@ class SSOConfig(TrainingArguments):
     """Settings of :class:`SSOTrainer`: those of the losses in :mod:`selfsteer.losses`, and all of TrainingArguments.
 
     The defaults of the loss are those of the paper's v1 (arXiv 2410.17131, section 2 of its method): IPO, beta 0.2,
-    g 0.1, alpha 0.66. ``max_length`` counts prompt + response tokens; a longer response is cut without an end label.
+    g 0.1, alpha 0.66. ``max_length`` counts the tokens of a row's longest prompt + response; a longer response is
+    cut without an end label, at the same place in all views.
 
     ``objective`` says what is minimised: "sso" (``sso_loss``), "base" (the base view's preference loss alone: PBAA),
     "generator" (``generator_loss``: ``terms`` and ``negative`` are its own) or "sft" (y+ alone, no preference). A

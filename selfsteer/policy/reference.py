@@ -24,7 +24,7 @@ class StartKey:
     Args:
         model: The model as given, before an adapter is added: some ways to initialise one rewrite what is under it.
         cells: The C cells whose scores make the reference.
-        max_length: Prompt + response tokens.
+        max_length: Tokens of a row's longest prompt + response.
         stored: Take the scores that rows bring for the reference whatever weights gave them, if all are of the same:
             not of the start then, and never scored here.
 
@@ -134,11 +134,7 @@ def _means(row: Contrast, cells: Sequence[Cell]) -> list[float | None]:
 
 
 def _sums(row: Contrast, cells: Sequence[Cell], max_length: int | None) -> Tensor:
-    lengths = [_length(row, cell, max_length) for cell in cells]
+    room = None if max_length is None else max_length - row.longest_prompt
+    lengths = [len(row.response_ids(cell.role)[:room]) for cell in cells]
     pairs = zip(_means(row, cells), lengths, strict=True)
     return torch.tensor([mean * length for mean, length in pairs if mean is not None], dtype=torch.float32)
-
-
-def _length(row: Contrast, cell: Cell, max_length: int | None) -> int:
-    length = len(row.response_ids(cell.role))
-    return length if max_length is None else min(length, max_length - len(row.prompt_ids(cell.prompt)))

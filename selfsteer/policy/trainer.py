@@ -107,7 +107,7 @@ class SSOTrainer(Trainer):
         if not contrasts:
             raise DataError("no row is kept, so there is nothing to train on", do="relax the quality filters")
         rows = trainable(contrasts, self.views, allow_harmful=args.allow_harmful_targets)
-        return without_over_long(rows, self.cells, args.max_length)
+        return without_over_long(rows, args.max_length)
 
     def _later(self, data: Any) -> Any:
         """Prepare rows that evaluate or predict is given; None, and what is prepared already, pass."""

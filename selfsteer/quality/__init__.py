@@ -8,6 +8,7 @@ from selfsteer.quality.filters import (
     FilterReport,
     advice,
     counts_table,
+    few_kept,
     parse_filters,
 )
 from selfsteer.quality.harm import HarmClassifier, flag_harm
@@ -31,6 +32,7 @@ __all__ = [
     "contrastive_likelihood",
     "counts_table",
     "direction_of",
+    "few_kept",
     "flag_harm",
     "parse_filters",
     "put_margin",

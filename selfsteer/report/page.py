@@ -77,6 +77,7 @@ def _context(run: Run) -> Json:
         "kept": tables.kept_tables(rounds),
         "fell_back": [sentence for sentence, whole in fell_back if not whole],
         "failed": [sentence for sentence, whole in fell_back if whole],
+        "few_kept": _few_kept(rounds),
         "harmful": _harmful(rounds),
         "refiltered": _refiltered(summary),
         "thresholds": tables.threshold_table(rounds),
@@ -135,6 +136,12 @@ def _lead(summary: Json) -> str:
 
 def _last(rounds: list[Json], *path: str) -> float | None:
     return dig_number(rounds[-1], *path) if rounds else None
+
+
+def _few_kept(rounds: list[Json]) -> list[str]:
+    """Return a sentence for each round of which few rows were kept."""
+    told = {label(row.get("round")): dig(row, "quality", "few_kept") for row in rounds}
+    return [f"Round {number}: {text}." for number, text in told.items() if text]
 
 
 def _harmful(rounds: list[Json]) -> list[str]:

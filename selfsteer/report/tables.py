@@ -65,6 +65,7 @@ def choice_table(rounds: Sequence[Json]) -> Table:
     """Who chose the aspects: the model's own answer, or the fallback."""
     words = {
         "model": "the model's own choice",
+        "filled": "the model, and others at random: it named too few",
         "fallback": "the fallback: the model named none",
         "cut": "the fallback: the answer was cut off",
         "all": "all aspects",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from selfsteer.backends.endpoint import EndpointBackend
 from selfsteer.config import QualitySettings, Recipe
@@ -72,6 +75,29 @@ def test_it_makes_the_rows_of_a_round_and_measures_nothing(tmp_path, queries):
     assert summary["policies"] == [] and summary["mode"] == "data-only"
     assert summary["rounds"][0]["quality"]["total"] == 7 and len(contrasts(tmp_path / "run")) == 7
     assert not (tmp_path / "run/round-00").exists(), "held-out queries are split off, and not answered"
+
+
+def test_few_kept_rows_are_told_each_time_with_what_to_relax(tmp_path):
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n".join(f"Tell me something about number {i} and the river." for i in range(40)))
+    generation = {"backend": "scripted", "max_new_tokens": 90}
+
+    def told(ratio):
+        recipe = scripted_recipe(
+            queries, 0, generation=generation, quality={"filters": [{"length_ratio": {"max_ratio": ratio}}]}
+        )
+        output = StringIO()
+        summary = generate(recipe, tmp_path / "run", display=Display(Console(file=output, width=500)))
+        found = summary["rounds"][0]["quality"]
+        lines = [line for line in output.getvalue().splitlines() if "only" in line]
+        assert lines == [f"quality control, round 1: {found['few_kept']}"] * bool(found["few_kept"])
+        return found["few_kept"]
+
+    for _ in range(2):
+        assert re.match(
+            r"only \d of 40 rows .* 'length_ratio' dropped most .*: raise length_ratio.max_ratio", told(2.1)
+        )
+    assert told(20.0) == ""
 
 
 def test_a_run_finds_done_what_was_generated(tmp_path, queries, tiny_chat_model):

@@ -4,16 +4,54 @@ from __future__ import annotations
 
 import pytest
 
+from selfsteer.backends import Completion, Failure
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
+from selfsteer.contrast import Request
+from selfsteer.errors import WorkFailed
 from selfsteer.loop import work, writing
 from selfsteer.principles import load_set
 from selfsteer.records import ROLES, Response
 
-from ..chat_templates import tokenizer_of
+from ..chat_templates import tokenizer_of, user
 from .helpers import Answering, asked_queries, said
 
 QUALITY = load_set("quality")
+
+
+def _recipe(**roles):
+    return Recipe.model_validate({"generation": {"temperature": 0.5, "top_p": 0.9, "roles": roles}})
+
+
+def test_a_batch_of_several_roles_is_one_call_for_each_way_of_sampling():
+    batch = [
+        Request("a", "positive", user("p")),
+        Request("b", "original", user("o")),
+        Request("a", "negative", user("n")),
+    ]
+    recipe = _recipe(original={"temperature": 0}, negative={"temperature": 0.5})
+    backend = Answering(None, [Completion("p", "stop"), Completion("n", "stop")], [Completion("o", "stop")])
+    done = work.sample(recipe, backend, batch, seed=7)
+    assert [(one.temperature, one.top_p) for one in backend.samplings] == [(0.5, 0.9), (0.0, 0.9)]
+    assert {(row.id, row.role): row.text for row in done.rows} == {
+        ("a", "positive"): "p", ("a", "negative"): "n", ("b", "original"): "o",
+    }  # fmt: skip
+    assert backend.seeds[0] == 7 != backend.seeds[1]
+
+
+def test_a_batch_that_is_sampled_alike_is_one_call_with_the_batchs_seed():
+    batch = [Request("a", role, user(role)) for role in ROLES]
+    backend = Answering(None, [Completion(role, "stop") for role in ROLES])
+    work.sample(_recipe(), backend, batch, seed=7, shared_prefix=[1])
+    assert (backend.seeds, backend.prefixes) == ([7], [[1]])
+
+
+def test_a_failure_keeps_its_role_where_roles_are_sampled_apart():
+    batch = [Request("a", "positive", user("p")), Request("a", "original", user("o"))]
+    failure = Failure(WorkFailed("no"))
+    backend = Answering(None, [Completion("p", "stop")], [failure])
+    done = work.sample(_recipe(original={"top_p": 1.0}), backend, batch, seed=7)
+    assert done.failures == {("a", "original"): failure} and [row.role for row in done.rows] == ["positive"]
 
 
 @pytest.mark.parametrize("apart", [True, False])

@@ -11,7 +11,7 @@ from selfsteer.backends import Completion, Failure
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
-from selfsteer.errors import WorkFailed
+from selfsteer.errors import ConfigError, WorkFailed
 from selfsteer.loop import writing
 from selfsteer.loop.writing import text_of
 from selfsteer.principles import chooser_messages, load_set
@@ -103,6 +103,72 @@ def test_what_came_of_a_choice_is_told_by_its_row(text, finish, aspects, outcome
         recipe("fixed"), QUALITY, Answering(None, [done(text, finish)]), [], asked_queries(1)
     ).rows
     assert (row.aspects, row.choice) == (list(aspects)[:2], outcome)
+
+
+def test_a_choice_is_greedy_unless_the_recipe_gives_it_a_temperature():
+    texts = [done("Accuracy, Safety")] * 2
+    for settings, sampling in (({}, (0.0, 1.0)), ({"choice_temperature": 0.7}, (0.7, 0.8))):
+        backend = Answering(None, list(texts), list(texts), list(texts))
+        for seed in (1, 1, 2):
+            writing.principled(recipe("fixed", **settings), QUALITY, backend, [], asked_queries(2), seed)
+        assert {(asked.temperature, asked.top_p) for asked in backend.samplings} == {sampling}
+        assert backend.seeds[0] == backend.seeds[1] != backend.seeds[2]
+
+
+def test_what_is_written_stays_greedy_where_the_choice_is_sampled():
+    pair = answer(Accuracy=("State facts.", "Make facts up."), Safety=("Warn.", "Do not warn."))
+    backend = Answering(None, [done("Accuracy, Safety")], [done(pair)])
+    writing.principled(recipe("per_aspect", choice_temperature=0.7), QUALITY, backend, [], asked_queries(1))
+    assert [asked.temperature for asked in backend.samplings] == [0.7, 0.0]
+
+
+def test_a_shuffled_choice_depends_on_the_seed_and_the_query_alone():
+    def aspects(seed, queries):
+        backend = Answering(None, [done("Accuracy, Safety, Helpfulness, Engagement")] * len(queries))
+        found = writing.principled(recipe("fixed", choice="shuffled"), QUALITY, backend, [], queries, seed).rows
+        return {row.id: row.aspects for row in found}
+
+    queries = asked_queries(12)
+    first = aspects(1, queries)
+    assert aspects(1, queries[::-1]) == first
+    assert aspects(1, queries[5:6]) == {"q5": first["q5"]}
+    assert aspects(2, queries) != first
+    assert len(set(map(tuple, first.values()))) > 3
+
+
+ONE_ASPECT = QUALITY.model_copy(
+    update={"aspects": QUALITY.aspects[:1], "aspects_per_query": 1, "few_shot": [], "fallback": []}
+)
+
+
+@pytest.mark.parametrize(
+    ("principle_set", "settings", "key"),
+    [
+        (QUALITY, {"choice": "shuffled", "aspects_per_query": 7}, "choice"),
+        (BRIEF, {"choice_temperature": 0.5, "aspects_per_query": 3}, "choice_temperature"),
+        (ONE_ASPECT, {"choice": "shuffled"}, "choice"),
+        (BRIEF, {"per_round": "redrawn"}, "per_round"),
+        (QUALITY, {"per_round": "redrawn", "extra_rate": 0.0}, "per_round"),
+        (QUALITY, {"per_round": "redrawn", "extra_rate": 1.0}, "per_round"),
+    ],
+)
+def test_a_setting_of_draws_where_nothing_is_drawn_is_refused(principle_set, settings, key):
+    with pytest.raises(ConfigError) as caught:
+        writing.check_draws(recipe("fixed", **settings), principle_set)
+    assert caught.value.where == f"principles.{key}" and caught.value.do
+
+
+@pytest.mark.parametrize(
+    ("principle_set", "settings"),
+    [
+        (QUALITY, {"choice": "shuffled", "choice_temperature": 0.7, "per_round": "redrawn"}),
+        (QUALITY, {"per_round": "redrawn", "extra_rate": 0.2, "aspects_per_query": 7}),
+        (BRIEF, {"per_round": "redrawn", "choice": "shuffled"}),
+        (ONE_ASPECT, {}),
+    ],
+)
+def test_a_setting_of_draws_that_acts_is_taken(principle_set, settings):
+    writing.check_draws(recipe("fixed", **settings), principle_set)
 
 
 def test_a_choice_that_failed_is_a_failure_of_its_query():
