@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.backends import Backend
+from selfsteer.backends import Backend, may_think
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import WEIGHTLESS, Recipe
@@ -84,10 +84,14 @@ class Models:
         if self.weightless:
             return self.stand_in()
         settings, generation = self.recipe.model, self.recipe.generation
-        options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
         backend = "transformers" if generation.weightless else generation.backend
-        found = self._fetched(settings.name, backend, options, say)
+        found = self._fetched(settings.name, backend, self._options, say)
         return replace(found, fingerprint=f"{found.fingerprint} in {self.bits} bits") if self.bits else found
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """How the recipe's model is loaded."""
+        return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
 
     def responder(self, policy: Policy, say: Callable[[str], None]) -> Policy:
         """Return who writes the training responses: ``policy``, or in mode offline whom the recipe names."""
@@ -133,6 +137,14 @@ class Models:
             tokenizer = load_tokenizer(policy.path, **policy.options)
             self._chats[policy.path] = Chat(tokenizer, end_token_ids(policy.path, **policy.options))
         return self._chats[policy.path]
+
+    def may_think(self, policy: Policy) -> bool:
+        """Whether the policy may think before it answers. A trained one has the template of its start."""
+        if policy.round and not policy.weightless:
+            from selfsteer.models import resolve
+
+            policy = replace(policy, path=resolve(self.recipe.model.name), options=self._options)
+        return may_think(policy.backend, self.chat(policy))
 
     def backend(self, policy: Policy) -> Backend:
         """Return a backend that samples from the policy, or that stands for it."""
