@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import selfsteer
-from selfsteer.backends import may_think
 from selfsteer.config import HarmSettings, QuerySettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, InputError, NothingSurvived, did_you_mean
@@ -546,7 +545,7 @@ class DataStages:
 
     def _writer_may_think(self, policy: Policy) -> bool:
         writer = self.models.writer
-        return writer.may_think if writer else may_think(policy.backend, self.models.chat(policy))
+        return writer.may_think if writer else self.models.may_think(policy)
 
     def _writer(self, policy: Policy) -> dict[str, Any]:
         """What principles depend on besides the queries: who writes them, and for which form of prompt."""

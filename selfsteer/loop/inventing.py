@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfsteer.backends import may_think, shared_prefix
+from selfsteer.backends import shared_prefix
 from selfsteer.config import Recipe, RolesSettings
 from selfsteer.contrast import Request
 from selfsteer.errors import NothingSurvived
@@ -247,7 +247,7 @@ def _asking(
 def _sampling(stages: DataStages, order: Order, policy: Policy) -> Recipe:
     """Return the recipe with the room that an answer needs; ``max_new_tokens`` is that of the trials' responses."""
     settings = stages.recipe.generation
-    thinks = may_think(policy.backend, stages.models.chat(policy))
+    thinks = stages.models.may_think(policy)
     tokens = order.tokens * order.aspects + (stages.recipe.thinking_tokens if thinks else 0)
     update = {"max_new_tokens": tokens, "roles": RolesSettings()}  # an answer with aspects is no response to a query
     return stages.recipe.model_copy(update={"generation": settings.model_copy(update=update)})

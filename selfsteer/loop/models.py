@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.backends import Backend
+from selfsteer.backends import Backend, may_think
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import WEIGHTLESS, Recipe
@@ -87,12 +87,16 @@ class Models:
         if self.weightless:
             return self.stand_in()
         settings, generation = self.recipe.model, self.recipe.generation
-        options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
         backend = "transformers" if generation.weightless else generation.backend
-        found = self._fetched(settings.name, backend, options, say)
+        found = self._fetched(settings.name, backend, self._options, say)
         if settings.chat_template_kwargs:
             self.chat(found)  # a variable that its template does not read is told of before any work
         return replace(found, fingerprint=f"{found.fingerprint} in {self.bits} bits") if self.bits else found
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """How the recipe's model is loaded."""
+        return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
 
     def responder(self, policy: Policy, say: Callable[[str], None]) -> Policy:
         """Return who writes the training responses: ``policy``, or in mode offline whom the recipe names."""
@@ -143,6 +147,14 @@ class Models:
                 policy.path, template_kwargs=kwargs, strict=not policy.foreign, **policy.options
             )
         return self._chats[policy.path]
+
+    def may_think(self, policy: Policy) -> bool:
+        """Whether the policy may think before it answers. A trained one has the template of its start."""
+        if policy.round and not policy.weightless:
+            from selfsteer.models import resolve
+
+            policy = replace(policy, path=resolve(self.recipe.model.name), options=self._options)
+        return may_think(policy.backend, self.chat(policy))
 
     def backend(self, policy: Policy) -> Backend:
         """Return a backend that samples from the policy, or that stands for it."""
