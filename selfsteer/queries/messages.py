@@ -171,6 +171,8 @@ class Cells:
         if isinstance(value, str):
             text = value if alone or name != "instruction" else self._with_input(value)
             value = [*([] if alone else self._history()), {"role": "user", "content": text}]
+        elif name == "instruction" and not alone and self.filled("input"):
+            raise Unusable("'instruction' is a list of messages beside an 'input', expected text")
         return value if alone else self.with_system(value)
 
     def with_system(self, items: list[Any]) -> list[Any]:

@@ -65,13 +65,21 @@ def test_too_many_refused_queries_stop_the_run_with_the_reason(tmp_path, alterna
         stages.principles(stages.queries(), "train", 1, stages.models.start(print))
 
 
+class Rendering(Answering):
+    """A backend that measures prompts by its template, as those with weights do."""
+
+    def length(self, prompt):
+        assert self.chat is not None
+        return len(self.chat.encode(prompt))
+
+
 def test_each_step_that_renders_leaves_a_refused_row_out():
     gemma = Chat(tokenizer_of("gemma"))
     fine, odd = Query("fine", user("Hi")), Query("odd", TWICE)
     assert writing.refusal(fine, [gemma]) == "" and "refuses" in writing.refusal(odd, [gemma])
     row = writing.steered(fine, Made(pair_for(load_set("brief"), ["Brevity"]), "all", "fixed"), [gemma])
     both = [row, dataclasses.replace(row, id="odd", prompt=TWICE)]
-    asked, reasons = work.planned(both, Answering(gemma, []), Recipe())
+    asked, reasons = work.planned(both, Rendering(gemma, []), Recipe())
     assert {one.id for one in asked} == {"fine"} and list(reasons) == ["odd"]
     answers = {role: Response("", role, "So.", "stop") for role in ROLES}
     fits, left_out = work.fitting([assemble(one, answers, round=1, provenance={}) for one in both], gemma, Recipe())

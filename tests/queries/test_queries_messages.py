@@ -146,6 +146,9 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "text": None}]}]}, "input_audio"),
         ({"messages": [turn("user", "a"), {"role": "assistant", "content": NAN}, turn("user", "b")]}, "holds no text"),
         ({"prompt": Unreadable("a date")}, "a date"),
+        ({"instruction": [turn("user", "a")], "input": "b"}, "beside an 'input'"),
+        ({"prompt": "a", "history": [["b"]]}, "'history' is .* expected pairs"),
+        ({"prompt": "a", "system": 5}, "'system' is a number"),
         ({"prompt": b"\xff"}, "broken text"),
     ],
 )  # fmt: skip
