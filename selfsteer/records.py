@@ -136,6 +136,11 @@ class Contrast:
         """Token ids of one of the three rendered :data:`PROMPTS`."""
         return self._ids(f"{prompt}_token_ids")
 
+    def scored_tokens(self, role: str, prompt: str, max_length: int | None) -> int:
+        """Return how many tokens of a response are scored: those that fit into ``max_length`` behind the prompt."""
+        length = len(self.response_ids(role))
+        return length if max_length is None else min(length, max_length - len(self.prompt_ids(prompt)))
+
     def _ids(self, column: str) -> list[int]:
         ids: list[int] | None = getattr(self, column)
         if ids is None:
