@@ -48,7 +48,13 @@ _MaxTokens = Annotated[
     ),
 ]
 _Template = Annotated[str | None, typer.Option(help="A Jinja file of your own for the question.")]
-_PerToken = Annotated[bool, typer.Option("--per-token", help="implicit: compares means per token in place of sums.")]
+_PerToken = Annotated[
+    bool | None,
+    typer.Option(
+        "--per-token/--summed",
+        help="implicit: compares means per token, or sums. Default: as the loss that trained the policy, else sums.",
+    ),
+]
 _Limit = Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")]
 _Seed = Annotated[int, typer.Option(help="Chooses the sample.")]
 _Split = Annotated[
@@ -301,7 +307,7 @@ def evaluate_reward(
     mode: _Mode = "logprobs",
     max_tokens: _MaxTokens = None,
     template: _Template = None,
-    per_token: _PerToken = False,
+    per_token: _PerToken = None,
     limit: _Limit = None,
     seed: _Seed = 0,
     split: _Split = None,
@@ -352,7 +358,7 @@ def judge(
     max_tokens: _MaxTokens = None,
     by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall",
     template: _Template = None,
-    per_token: _PerToken = False,
+    per_token: _PerToken = None,
     human: Annotated[
         str | None, typer.Option(help="Judge yourself, under this name; stop when you like, and go on another time.")
     ] = None,

@@ -452,6 +452,15 @@ class LoraSettings(Section):
     """QLoRA: hold the base's weights in 4 bits (NF4) or 8 (int8). Needs a CUDA GPU and the extra ``qlora``."""
 
 
+SUMMED_LOSSES = ("dpo", "hinge")
+"""The base losses that compare sums of log-probs; the others compare means per token."""
+
+
+def per_token(objective: str, base_loss: str | None) -> bool:
+    """Return whether a loss compares means per token: its implicit reward is then such a mean, else a sum."""
+    return objective == "sft" or base_loss not in SUMMED_LOSSES
+
+
 class TrainSettings(Section):
     """What is minimised, against which reference, on which rounds' data (v1 defaults), and the optimiser.
 
@@ -487,6 +496,8 @@ class TrainSettings(Section):
     """Tokens of the longest of a row's prompts + response; a longer response is cut under all of them at that place,
     without an end label."""
     warmup_ratio: Share = 0.1
+    """Share of the steps, rounded up, in which the learning rate rises; the last of these has all of it. Then it falls
+    along a cosine. No step has rate 0 (docs/training.md)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     adam_betas: tuple[Share, Share] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
@@ -547,8 +558,9 @@ class JudgeSettings(Section):
     name: str | None = None
     """A chat model (catalogue name, folder, hub name), ``reward:MODEL``, ``implicit:POLICY@REFERENCE``,
     ``endpoint:MODEL`` or ``program:PROGRAM``."""
-    per_token: bool = False
-    """``implicit:`` compares means per token, as IPO trains them, in place of sums."""
+    per_token: bool | None = None
+    """``implicit:`` compares means per token, or (false) sums. Default: as the loss that trained the policy, which its
+    folder names; else sums."""
     mode: Literal["logprobs", "text"] = "logprobs"
     """How a language model answers: by the log-probs of the two labels, or by what it writes."""
     max_tokens: Positive | None = None
@@ -580,6 +592,8 @@ class EvaluationSettings(Section):
 
     direction: str | None = None
     """Program that says which way y+ must differ from y- (default: what the principle set names)."""
+    per_token: bool | None = None
+    """Implicit rewards are means per token, or (false) sums. Default: as ``train.base_loss`` compares them."""
     samples: Annotated[int, Field(ge=0)] = 3
     """How many queries the report shows side by side."""
 
@@ -697,6 +711,12 @@ class Recipe(Section):
         """Tokens for the thoughts of a model that chooses aspects or writes principles, where it may think."""
         own = self.principles.thinking_max_tokens
         return self.generation.max_new_tokens if own is None else own
+
+    @property
+    def implicit_per_token(self) -> bool:
+        """Whether implicit rewards are means per token."""
+        asked = self.evaluation.per_token
+        return per_token(self.train.objective, self.train.base_loss) if asked is None else asked
 
     @property
     def writes_itself(self) -> bool:

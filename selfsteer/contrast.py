@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from selfsteer.chat import Chat
-from selfsteer.errors import ModelError
+from selfsteer.errors import DataError, ModelError
 from selfsteer.records import PROMPTS, ROLES, Contrast, Message, Principled, Response, Role
 
 PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
 """Which prompt each response is sampled under: y+ under x+, y- under x-, yo under x."""
+_COLUMNS = {field.name for field in dataclasses.fields(Contrast)}
+_REQUIRED = [
+    field.name
+    for field in dataclasses.fields(Contrast)
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+]
 
 
 class Request(NamedTuple):
@@ -63,6 +70,27 @@ def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, 
     }
     origin = provenance | row.provenance | {"choice": row.choice, "writing": row.writing}
     return Contrast(**shared, **values, round=round, provenance=origin)  # type: ignore[arg-type]
+
+
+def contrast_of(row: Contrast | Mapping[str, Any]) -> Contrast:
+    """Return a row of a data set, with the columns of :class:`Contrast` by name, as one; other columns are left out.
+
+    Raises:
+        DataError: A column without a default is missing.
+    """
+    if isinstance(row, Contrast):
+        return row
+    missing = [name for name in _REQUIRED if name not in row]
+    if missing:
+        raise DataError(
+            f"the data set lacks the columns {', '.join(missing)}",
+            where=f"row {row.get('id', '')!r}",
+            do="give rows of selfsteer.records.Contrast, as a run's contrasts/*.parquet have them",
+        )
+    values = {name: value for name, value in row.items() if name in _COLUMNS}
+    provenance = values.get("provenance") or {}
+    values["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance  # JSON on disk
+    return Contrast(**values)
 
 
 def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:

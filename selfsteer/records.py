@@ -143,6 +143,11 @@ class Contrast:
         """
         return max(len(self.prompt_ids(prompt)) for prompt in PROMPTS)
 
+    def scored_tokens(self, role: str, max_length: int | None) -> int:
+        """Return how many tokens of a response are scored: those that fit behind the longest prompt."""
+        length = len(self.response_ids(role))
+        return length if max_length is None else min(length, max_length - self.longest_prompt)
+
     def _ids(self, column: str) -> list[int]:
         ids: list[int] | None = getattr(self, column)
         if ids is None:

@@ -88,7 +88,7 @@ def weights_key(model: Any) -> str:
         if id(tensor) not in seen:
             seen.add(id(tensor))
             digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)} {scales.get(id(tensor), '')}\n".encode())
-            _add_bytes(digest, tensor)
+            add_bytes(digest, tensor)
     return digest.hexdigest()
 
 
@@ -114,7 +114,8 @@ def _adapters(model: Any) -> tuple[set[int], dict[int, float]]:
     return idle, scales
 
 
-def _add_bytes(digest: xxhash.xxh3_128, tensor: Tensor) -> None:
+def add_bytes(digest: xxhash.xxh3_128, tensor: Tensor) -> None:
+    """Add all bytes of a tensor to a digest."""
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
     for chunk in flat.split(_CHUNK):
         digest.update(chunk.cpu().numpy())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfsteer.chat import Chat
-from selfsteer.contrast import with_token_ids
+from selfsteer.contrast import contrast_of, with_token_ids
 from selfsteer.logprobs.attention import attends_rows, recomputes, row_attention_on, shares_prompts, unwrapped
 from selfsteer.logprobs.head import gather_logps, head_in_chunks
 from selfsteer.logprobs.layout import pack
@@ -94,7 +94,7 @@ def pair_views(sums: Tensor, counts: Tensor, cells: Sequence[Cell], views: Seque
 def score_views(
     model: Any,
     processing_class: Any,
-    contrasts: Sequence[Contrast],
+    contrasts: Iterable[Contrast | Mapping[str, Any]],
     *,
     views: Sequence[View] = SSO_VIEWS,
     max_length: int | None = None,
@@ -105,7 +105,8 @@ def score_views(
     Args:
         model: A causal language model; gradients flow unless the caller turns them off.
         processing_class: Its tokenizer (rows without ids of its own are tokenised) or a :class:`Chat`.
-        contrasts: B rows.
+        contrasts: B rows with the columns of :class:`Contrast`: a datasets.Dataset or a sequence of either form. Rows
+            that are not ``kept`` are scored too.
         views: The views to score.
         max_length: Tokens of a row's longest prompt + response; longer responses are cut without an end token, at the
             same place in all views.
@@ -113,7 +114,7 @@ def score_views(
     """
     chat = processing_class if isinstance(processing_class, Chat) else Chat(processing_class)
     cells = view_cells(views)
-    rows = [with_token_ids(row, chat) for row in contrasts]
+    rows = [with_token_ids(row, chat) for row in map(contrast_of, contrasts)]
     sums, counts = score_cells(model, rows, cells, max_length=max_length, token_budget=token_budget)
     return pair_views(sums, counts, cells, views)
 

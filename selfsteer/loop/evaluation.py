@@ -100,7 +100,13 @@ def measured(stages: DataStages, of: Measured, start: Entry) -> Measure:
     changes, drops = _changes(stages, start, of.implicit) if of.implicit else (None, None)
     signal = direction(stages, of.rows, of.judged)
     return {
-        **measure(rows, direction=stages.direction, implicit=changes, drops=drops),
+        **measure(
+            rows,
+            direction=stages.direction,
+            implicit=changes,
+            per_token=stages.recipe.implicit_per_token,
+            drops=drops,
+        ),
         "judged": of.judged.info if of.judged else None,
         "signal": asdict(signal) if signal else None,
     }
@@ -129,4 +135,6 @@ def _texts(row: Contrast) -> dict[str, str]:
 def _changes(stages: DataStages, start: Entry, implicit: Entry) -> tuple[list[tuple[float, float]], list[float]]:
     """Return for each row of the start how much likelier a policy finds y+ and y-, and how much less likely yo."""
     before, after = (stages.store.read(entry, Contrast) for entry in (start, implicit))
-    return list(implicit_changes(before, after).values()), answer_drops(before, after)
+    recipe = stages.recipe
+    changes = implicit_changes(before, after, per_token=recipe.implicit_per_token, max_length=recipe.train.max_length)
+    return list(changes.values()), answer_drops(before, after)

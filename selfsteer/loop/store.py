@@ -38,15 +38,15 @@ STAGE_VERSIONS = {
     "rewards": 1,
     "contrasts": 5,
     "preferences": 3,
-    "generator": 1,
+    "generator": 2,
     "average": 1,
     "reference": 2,
-    "policy": 2,
+    "policy": 3,
     "implicit": 3,
     "judgements": 2,
     "guards": 1,
     "reward-data": 2,
-    "reward": 1,
+    "reward": 2,
     "reward-scores": 2,
 }
 """Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""

@@ -235,7 +235,7 @@ def sso_config(
         num_train_epochs=own.epochs,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=own.batch_size // micro,
-        warmup_steps=settings.warmup_ratio,
+        warmup_ratio=settings.warmup_ratio,
         adam_beta1=settings.adam_betas[0],
         adam_beta2=settings.adam_betas[1],
         save_strategy="steps",

@@ -133,8 +133,9 @@ def round_table(rounds: Sequence[Json], policies: Sequence[Json]) -> Table:
         if dig_dict(row, "generator"):
             rows.append([f"{_round(row)}, for the generator", *_data_cells(dig_dict(row, "generator")), ""])
         rows.append([_round(row), *_data_cells(row), maybe(accuracy.get(_round(row)), percent)])
+    scales = sorted({label(dig(one, "implicit", "scale")) for one in policies if dig(one, "implicit", "scale")})
     head = ["Round", "Pairs kept", "Length of y⁺", "Length of y⁻", "On-policyness of y⁺", "On-policyness of y⁻",
-            "Steering margin", "Implicit accuracy, held-out"]  # fmt: skip
+            "Steering margin", ", ".join(["Implicit accuracy, held-out", *scales])]  # fmt: skip
     known = [row for row in rounds if dig_dict(row, "data")]
     return _table("What each round trained on", head, rows if known else [], "The rounds' data were not measured.")
 

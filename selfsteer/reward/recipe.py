@@ -74,7 +74,8 @@ class RewardOptions(Section):
     micro_batch_size: Positive = 8
     """Pairs computed at once."""
     warmup_ratio: Share = 0.1
-    """Share of the steps over which the learning rate rises; after that it falls linearly."""
+    """Share of the steps, rounded up, in which the learning rate rises; the last of these has all of it. Then it falls
+    linearly. No step has rate 0 (docs/training.md)."""
     max_length: Positive = 2048
     """Tokens of a prompt with one answer; a pair with a longer one, or beyond the model's context, is left out."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from itertools import pairwise
 
+import datasets
 import pytest
 import torch
 
@@ -186,6 +187,21 @@ def test_score_views_scores_each_view_with_its_own_ids():
             assert found[view].rejected.double() == pytest.approx(rejected, abs=1e-4)
             assert found[view].chosen_lengths.tolist() == [len(row.response_ids(cells[0].role)) for row in rows]
     assert list(score_views(model, tokenizer, rows)) == list(SSO_VIEWS)
+
+
+@pytest.mark.parametrize("form", [list, datasets.Dataset.from_list])
+def test_score_views_takes_rows_as_columns(form):
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer).requires_grad_(False)
+    own = {"tokenizer": Chat(tokenizer).fingerprint}
+    rows = [dataclasses.replace(row, provenance=own, kept=place > 0) for place, row in enumerate(CONTRASTS)]
+    given = form([dataclasses.asdict(row) | {"note": "another column"} for row in rows])
+    expected, found = score_views(model, tokenizer, rows), score_views(model, tokenizer, given)
+    for view in SSO_VIEWS:
+        assert torch.equal(found[view].chosen, expected[view].chosen)
+        assert torch.equal(found[view].rejected_lengths, expected[view].rejected_lengths)
+    with pytest.raises(DataError, match="lacks the columns positive_response"):
+        score_views(model, tokenizer, [{k: v for k, v in dict(given[0]).items() if k != "positive_response"}])
 
 
 def test_score_views_tokenises_rows_of_another_tokenizer():

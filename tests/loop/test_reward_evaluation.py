@@ -113,7 +113,7 @@ def test_a_reward_model_an_implicit_reward_and_a_chat_model_share_the_table_and_
     code, shown, said = evaluate(*arguments)
     assert code == 0, said
     found = {own["name"]: own for own in json.loads((folder / "out.json").read_text())["judges"]}
-    names = ["longer is better", "rewards (reward)", "policy against tiny (implicit)", "tiny (log-probs)"]
+    names = ["longer is better", "rewards (reward)", "policy against tiny (implicit, summed)", "tiny (log-probs)"]
     assert list(found) == names and len(cells(shown, names[2])) == 1
     implicit = found[names[2]]
     assert {row["outcome"] for row in implicit["pairs"]} == {"consistent"}

@@ -68,7 +68,7 @@ def test_verdict_is_a_word_and_a_symbol(full: Page) -> None:
 
 
 def test_implicit_reward_before_training_is_not_measured(full: Page) -> None:
-    row = full.source.split("Implicit-reward accuracy")[1].split("</tr>")[0]
+    row = full.source.split("Implicit-reward accuracy (per token)")[1].split("</tr>")[0]
     assert row.count("not measured") == 2  # before, and the difference
     assert ">70\u202f%<" in row
 

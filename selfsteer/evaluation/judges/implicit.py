@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import REFUSED, TOO_LONG, Answer
+from selfsteer.evaluation.measures import SCALES
 from selfsteer.files import fingerprint
 from selfsteer.models.holding import OneHeld
 from selfsteer.models.rope import context_of
@@ -46,8 +47,8 @@ class Side:
 class ImplicitJudge:
     """A policy's implicit reward, log policy(y|x) - log reference(y|x): that of DPO (arXiv 2305.18290) without beta.
 
-    The log-odds are the difference of the two responses' rewards: of summed nats, or of means per token, which is what
-    IPO's log-ratio is here. A pair's criterion doesn't reach it. One of the two models is in memory at a time: a batch
+    The log-odds are the difference of the two responses' rewards: of summed nats, as DPO compares them, or of means per
+    token, as IPO does here. A pair's criterion doesn't reach it. One of the two models is in memory at a time: a batch
     is scored with the one that is there, then with the other.
 
     Args:
@@ -60,7 +61,7 @@ class ImplicitJudge:
         ModelError: Their tokenizers or templates differ, so that they would not score the same tokens.
     """
 
-    def __init__(self, policy: Side, reference: Side, *, per_token: bool = False, batch_size: int = 256) -> None:
+    def __init__(self, policy: Side, reference: Side, *, per_token: bool, batch_size: int = 256) -> None:
         if policy.weights == reference.weights:
             what = f"the policy {policy.name} and its reference {reference.name} are the same weights"
             raise ConfigError(what, where="judge", do="name what the policy was trained from after @")
@@ -69,7 +70,7 @@ class ImplicitJudge:
             raise ModelError(what, where=f"judge implicit:{policy.name}", do="name the model that it was trained from")
         self._sides, self._held = (policy, reference), OneHeld()
         self._chat, self._per_token, self.batch_size = policy.chat, per_token, batch_size
-        self.name = f"{policy.name} against {reference.name} (implicit{', per token' if per_token else ''})"
+        self.name = f"{policy.name} against {reference.name} (implicit, {SCALES[per_token]})"
         self.key = fingerprint(
             ["implicit", _VERSION, policy.weights, reference.weights, policy.chat.fingerprint, per_token]
         )

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfsteer.backends.local import LocalModel
-from selfsteer.config import JudgeSettings
+from selfsteer.config import JudgeSettings, per_token
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges.base import Judge
 from selfsteer.evaluation.judges.template import JudgeTemplate
-from selfsteer.files import fingerprint
+from selfsteer.files import fingerprint, read_json
 
 if TYPE_CHECKING:
     from selfsteer.chat import Chat
@@ -146,7 +146,15 @@ def _implicit(settings: JudgeSettings, name: str) -> Judge:
         local = _local(precise, model)
         return Side(local.model, local.chat, Path(model).name or model, local.weights)
 
-    return ImplicitJudge(side(policy), side(reference), per_token=settings.per_token)
+    return ImplicitJudge(side(policy), side(reference), per_token=_per_token(settings, policy))
+
+
+def _per_token(settings: JudgeSettings, policy: str) -> bool:
+    """Return whether to compare means: as asked, else as the loss did that the policy's folder names, else not."""
+    if settings.per_token is not None:
+        return settings.per_token
+    trained = read_json(Path(policy).expanduser() / "selfsteer.json") or {}
+    return "base_loss" in trained and per_token(trained.get("objective", ""), trained["base_loss"])
 
 
 def _policy_and_reference(name: str) -> tuple[str, str]:
