@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence, Set
 from functools import cached_property
@@ -229,6 +230,19 @@ class ChatTemplate:
     @property
     def _where(self) -> str:
         return str(getattr(self.tokenizer, "name_or_path", ""))
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return 16 hex digits that name all by which a tokenizer makes token ids of messages.
+
+    Two tokenizers of one vocabulary still differ in merges, normalisation, special tokens or the chat template.
+    """
+    rules: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        for left_by_a_call in ("truncation", "padding"):
+            del rules[left_by_a_call]
+    return fingerprint([rules, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
 class Chat:

@@ -75,11 +75,11 @@ class LocalModel:
         return Chat(load_tokenizer(self.source, **self.options), end_token_ids(self.source, **self.options))
 
     @cached_property
-    def weights(self) -> str:
-        """A name for its weights in their precision."""
+    def fingerprint(self) -> str:
+        """Names its weights with their precision, its tokenizer, chat template and end tokens."""
         from selfsteer.models import model_fingerprint
 
-        return f"{model_fingerprint(self.source, self.settings.revision)} {self.dtype}"
+        return f"{model_fingerprint(self.source, **self.options, chat=True)} {self.dtype}"
 
     def model(self) -> Any:
         """Load it."""

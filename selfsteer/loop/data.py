@@ -25,7 +25,7 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
 from selfsteer.loop.splitting import Part, of_round, parts_of, query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches, stage_key
-from selfsteer.principles import PrincipleSet, load_set
+from selfsteer.principles import PrincipleSet, load_set, template_contents, template_versions
 from selfsteer.principles.dumping import dump_set
 from selfsteer.quality import (
     DIRECTIONS,
@@ -198,7 +198,7 @@ class DataStages:
             "queries": [queries.key, split],
             "settings": self.recipe.principles.model_dump(exclude={"below_chance", "model"}),
             "set": self.principle_set.fingerprint,
-            "templates": writing.templates_of(self.recipe),
+            "templates": template_contents(*writing.templates_of(self.recipe)),
             "seed": self.recipe.seed,
         } | self._writer(policy)
         if split == "train" and self.recipe.queries.per_round != "all":
@@ -390,6 +390,7 @@ class DataStages:
         depends = {
             "scores": scores.key,
             "filters": self.filters,
+            "files": {step.name: step.content for step in parse_filters(self.filters) if step.content},
             "set": self.principle_set.fingerprint,
             "harmful": self.principle_set.harmful,
             "classifier": classifier and classifier.key,
@@ -501,13 +502,17 @@ class DataStages:
         return self.recipe.generation.endpoint.failed
 
     def _writer(self, policy: Policy) -> dict[str, Any]:
-        """What principles depend on besides the queries: who writes them, and for which form of prompt."""
+        """What principles depend on besides the queries: who writes them, in how many tokens, for which prompts."""
         writer = self.models.writer
+        # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
+        chat = self.models.chat(policy) if policy.fingerprint else None
+        thinks = writer.thinks if writer else chat is not None and chat.thinking is not None
+        asked = writing.needs_model(self.recipe, self.principle_set)
+        room = {"room": self.recipe.generation.max_new_tokens} if thinks and asked else {}
         if writer is None:
-            return self.engine(policy)
-        chat = self.models.chat(policy)
+            return self.engine(policy) | room
         role = chat.system_role if chat else "native"
-        return {"writer": [writer.backend, writer.fingerprint, writer.batch], "system_role": role}
+        return {"writer": [writer.backend, writer.fingerprint, writer.batch], "system_role": role} | room
 
     def engine(self, policy: Policy) -> dict[str, Any]:
         """What sampled texts depend on besides the requests."""
@@ -538,6 +543,7 @@ class DataStages:
 
     def _provenance(self, policy: Policy, tokenizer: str) -> dict[str, str]:
         settings, principles, writer = self.recipe.generation, self.principle_set, self.models.writer
+        versions = template_versions(*writing.templates_of(self.recipe))
         return {
             "selfsteer": selfsteer.__version__,
             "backend": policy.backend,
@@ -548,7 +554,7 @@ class DataStages:
             "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
             "strategy": self.recipe.principles.strategy,
             "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",
-            "templates": ", ".join(f"{name} v{version}" for name, version in writing.templates_of(self.recipe).items()),
+            "templates": ", ".join(f"{name} v{version}" for name, version in versions.items()),
             "seed": str(self.recipe.seed),
         }
 

@@ -11,7 +11,6 @@ from selfsteer.config import JudgeSettings, RewardFilterSettings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import Judge, Pair, Shown, open_judge
 from selfsteer.evaluation.measures import is_full
-from selfsteer.files import fingerprint
 from selfsteer.quality import RewardMargin, parse_filters, put_margin, stored_margin
 from selfsteer.records import Contrast
 from selfsteer.scratch import Scratch, hash_of
@@ -42,13 +41,10 @@ class RewardMargins:
 
     @cached_property
     def key(self) -> str:
-        """Names the model: its weights and configuration, its vocabulary and its chat template."""
-        from selfsteer.models import load_tokenizer, model_fingerprint, resolve
+        """Names the model: its weights and configuration, its tokenizer and its chat template."""
+        from selfsteer.models import model_fingerprint
 
-        source = resolve(self._source)
-        tokenizer = load_tokenizer(source, revision=self._revision)
-        vocabulary = sorted(tokenizer.get_vocab().items())
-        return fingerprint([model_fingerprint(source, self._revision), vocabulary, tokenizer.chat_template])
+        return model_fingerprint(self._source, self._revision, chat=True)
 
     def put(self, rows: Sequence[Contrast]) -> list[Contrast]:
         """Return the rows with their margins; those with an empty response are left as they are."""

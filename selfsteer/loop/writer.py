@@ -47,11 +47,14 @@ class Writer:
         if self.settings.kind != "local":
             return self.name
         from selfsteer.backends.vllm import acting_on_texts
-        from selfsteer.models import model_fingerprint
 
-        content = model_fingerprint(self._local.source, self.settings.revision, chat=True)
         options = acting_on_texts(self.recipe.generation.vllm)
-        return " ".join([content, self._local.dtype, *([fingerprint(options)] if options else [])])
+        return " ".join([self._local.fingerprint, *([fingerprint(options)] if options else [])])
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it writes thoughts of its own before it answers."""
+        return self.settings.kind == "local" and self._local.chat.thinking is not None
 
     @property
     def batch(self) -> int:
