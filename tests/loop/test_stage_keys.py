@@ -19,12 +19,14 @@ from pydantic import ValidationError
 
 from selfsteer.backends import vllm
 from selfsteer.backends.transformers import TransformersBackend
-from selfsteer.config import Recipe, Section, ServerSettings
+from selfsteer.config import Growth, Recipe, Section, ServerSettings
 from selfsteer.errors import InputError
-from selfsteer.loop import data, evaluation, guards, preferences, references, reward, training
+from selfsteer.loop import augment, data, evaluation, guards, preferences, references, reward, training
+from selfsteer.loop.display import Display
 from selfsteer.loop.ledger import VERDICT, Slot
 from selfsteer.loop.models import Policy
 from selfsteer.loop.run import run
+from selfsteer.loop.store import Store
 from selfsteer.models import load_model
 from selfsteer.reward.recipe import RewardRecipe
 
@@ -34,7 +36,7 @@ from .access_log import AccessLog, Keyed, keys, stage_keys
 from .helpers import QUERIES, scripted_recipe, small_recipe, without_reports
 from .rewards import reward_recipe, write_pairs
 
-AnyRecipe = Recipe | RewardRecipe
+AnyRecipe = Recipe | RewardRecipe | Growth
 Files = Mapping[str, str]
 
 ALTERNATES: dict[str, Sequence[Any]] = {
@@ -96,6 +98,7 @@ ALTERNATES: dict[str, Sequence[Any]] = {
     "seeds": [[1]],
     "options.lora.target_modules": ["q_proj"],
     "evaluate": [["{pairs}"]],
+    "augment.operations": [["deepen"]],
 }
 """Other values of recipe keys, the first that a case takes; ``{name}`` is a path of the fixture ``files``.
 
@@ -401,11 +404,12 @@ def changed(recipe: AnyRecipe, key: str, files: Files) -> Iterator[AnyRecipe]:
         for part in place:
             section = getattr(section, part) if isinstance(section, Section) else section[part]
         for value in _others(section, key, last):
-            values = at = recipe.model_dump()
+            # What a growth was not given stays away: it refuses keys of the other method.
+            values = at = recipe.model_dump(exclude_unset=isinstance(recipe, Growth))
             for part in place:
-                at = at[part]
+                at = at.setdefault(part, {}) if isinstance(at, dict) else at[part]
             value = _filled(value, files)
-            if at[last] == value:
+            if at.get(last, getattr(section, last)) == value:
                 continue
             at[last] = value
             try:
@@ -543,6 +547,31 @@ def test_every_recipe_key_acts_on_a_stage_or_is_said_to_act_on_none(seen):
     left, needless = sorted(silent - ACTS_NOWHERE.keys()), sorted(ACTS_NOWHERE.keys() - silent)
     assert not left, f"add them to `depends` of a stage (or to ACTS_NOWHERE, with the reason): {left}"
     assert not needless, f"they act on stages: {needless}"
+
+
+def test_every_key_of_a_growth_names_its_result_or_is_said_to_act_nowhere(files, tmp_path):
+    """`selfsteer augment` names all of it at once, so it is enough that the name changes."""
+    start = {"generation": {"backend": "scripted"}, "queries": {"decontaminate": [files["bench"], "org/queries"]}}
+    evolve = {"augment": {"method": "evolve"}}
+    server = {"backend": "endpoint", "endpoint": {"model": "m", "base_url": files["server"]}}
+    local = {"model": {"name": files["model"]}, "generation": {"precision": "float32"}}
+    vllm = {"model": {"name": files["model"]}, "generation": {"backend": "vllm", "vllm": {"max_model_len": 9}}}
+    acting = set()
+    for values in (start, start | evolve, start | {"generation": server}, start | local, start | vllm):
+        growth = Growth.model_validate(values)
+        for key in {*keys(Growth)} - acting:
+            if any(_growth(other, tmp_path) != _growth(growth, tmp_path) for other in changed(growth, key, files)):
+                acting.add(key)
+    assert {*keys(Growth)} - acting == {key for key in keys(Growth) if key in ACTS_NOWHERE} | set(_REFUSED)
+
+
+_REFUSED = ("generation.model", "generation.thinking")
+"""What a recipe has and a growth refuses."""
+
+
+def _growth(growth: Growth, folder: Path) -> str:
+    growing = augment._Growing(growth, folder / "out.jsonl", 1, Store(folder / "run", Display(quiet=True)))
+    return repr(growing._depends(growing.models.start(print)))
 
 
 def test_a_dependency_that_is_left_out_is_found(files, tmp_path, monkeypatch):
