@@ -5,6 +5,7 @@ The template is the authority: what it writes around an assistant's message says
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -20,6 +21,19 @@ _MARK = "zq7 system mark"
 _TAIL = 32  # tokens, more than an opening tag and the white space after it take up
 _SHOWN = 60  # characters of an answer in a message
 _HELLO = ({"role": "user", "content": "hello"},)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return 16 hex digits that name all by which a tokenizer makes token ids of messages.
+
+    Two tokenizers of one vocabulary still differ in merges, normalisation, special tokens or the chat template.
+    """
+    rules: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        for left_by_a_call in ("truncation", "padding"):
+            del rules[left_by_a_call]
+    return fingerprint([rules, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
 class Chat:

@@ -125,6 +125,9 @@ class CheckSettings(Section):
         return self
 
 
+_CHECKS = {*CheckSettings.model_fields, "languages"}
+
+
 class QuerySettings(CheckSettings, SourceSettings):
     """The queries. ``queries: FILE`` is short for ``queries: {source: FILE}``."""
 
@@ -145,13 +148,13 @@ class QuerySettings(CheckSettings, SourceSettings):
     @property
     def checks(self) -> dict[str, Any]:
         """The settings of the checks alone, by name."""
-        return self.model_dump(include={*CheckSettings.model_fields, "languages"})
+        return self.model_dump(include=_CHECKS)
 
     @property
     def unchecked(self) -> QuerySettings:
         """These settings without the checks."""
         fields = type(self).model_fields
-        return self.model_copy(update={name: fields[name].get_default() for name in self.checks})
+        return self.model_copy(update={name: fields[name].get_default() for name in _CHECKS})
 
     @model_validator(mode="after")
     def _stream_has_a_size(self) -> QuerySettings:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.chat import Chat
+from selfsteer.chat import Chat, tokenizer_fingerprint
 from selfsteer.chat_template import THINKING_TAGS
 from selfsteer.errors import ModelError, SelfsteerWarning
 
-from .chat_templates import DEFAULT_SYSTEM, TEMPLATES, tokenizer_of, user
+from .chat_templates import DEFAULT_SYSTEM, TEMPLATES, sentencepiece_of, tokenizer_of, user
 
 PLAIN = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
@@ -134,6 +134,19 @@ def test_the_fingerprint_names_vocabulary_and_template():
     other_vocabulary = tokenizer_of("chatml", extra=("<think>",))
     assert other_vocabulary.chat_template == TEMPLATES["chatml"]
     assert len(same | {Chat(other_template).fingerprint, Chat(other_vocabulary).fingerprint}) == 3
+
+
+def test_a_tokenizer_is_named_by_all_of_its_rules_and_not_by_what_a_call_leaves_in_it():
+    from tokenizers import normalizers
+
+    same, other, special = (tokenizer_of("chatml") for _ in range(3))
+    first = tokenizer_fingerprint(same)
+    same(["Hi", "Hi there"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_fingerprint(same) == first == tokenizer_fingerprint(tokenizer_of("chatml"))
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()  # the vocabulary stays
+    special.pad_token = "<eos>"
+    names = {first, *map(tokenizer_fingerprint, (other, special, sentencepiece_of("mistral")))}
+    assert len(names) == 4
 
 
 def test_the_fingerprint_is_worked_out_once(monkeypatch):

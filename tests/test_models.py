@@ -451,6 +451,18 @@ def test_end_tokens_are_part_of_what_a_model_says(tiny: Path, tmp_path: Path) ->
     assert len(set(names)) == 4 and model_fingerprint(str(tiny), chat=True) == names[2]
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_model_s_own_code_counts_where_it_is_run(tiny: Path, chat: bool) -> None:
+    def names() -> list[str]:
+        return [model_fingerprint(str(tiny), chat=chat, trust_remote_code=trusted) for trusted in (False, True)]
+
+    (tiny / "modeling_tiny.py").write_text("SCALE = 1\n")
+    before = names()
+    (tiny / "modeling_tiny.py").write_text("SCALE = 2\n")
+    after = names()
+    assert before[0] == after[0] and len({*before, *after}) == 3
+
+
 def test_a_second_fingerprint_reads_no_weights(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     age(tiny)
     name = model_fingerprint(str(tiny))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,11 +80,13 @@ class LocalModel:
         return Chat.load(self.source, template_kwargs=self.settings.chat_template_kwargs, **self.options)
 
     @cached_property
-    def weights(self) -> str:
-        """A name for its weights in their precision."""
+    def fingerprint(self) -> str:
+        """Names its weights with their precision, its tokenizer, chat template with its variables, and end tokens."""
         from selfsteer.models import model_fingerprint
 
-        return f"{model_fingerprint(self.source, self.settings.revision)} {self.dtype}"
+        kwargs = self.settings.chat_template_kwargs
+        variables = [json.dumps(dict(kwargs), sort_keys=True)] if kwargs else []
+        return " ".join([model_fingerprint(self.source, **self.options, chat=True), self.dtype, *variables])
 
     def model(self) -> Any:
         """Load it."""

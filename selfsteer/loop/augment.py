@@ -31,7 +31,7 @@ from selfsteer.loop.work import batch_seed, key_of, sample
 from selfsteer.quality import think_apart
 from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fingerprint
 from selfsteer.queries.answers import Reading, read_list, read_one
-from selfsteer.queries.augment import Ask, Planner, Source, template_version
+from selfsteer.queries.augment import Ask, Planner, Source, template_content, template_version
 from selfsteer.queries.grown import grown_fault
 from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.words import changed_words
@@ -161,7 +161,7 @@ class _Growing:
     def _depends(self, policy: Policy) -> list[Any]:
         settings = self.growth.model_dump(exclude={"model", "generation"})
         contents = [source_fingerprint(source) for source in _sources(self.growth)]
-        return [settings, contents, template_version(self.growth.augment.method), self._engine(policy)]
+        return [settings, contents, template_content(self.growth.augment.method), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
         """What an answer depends on besides the request."""

@@ -26,7 +26,7 @@ from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
 from selfsteer.loop.splitting import Part, of_round, parts_of, query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches, stage_key
-from selfsteer.principles import PrincipleSet, load_set
+from selfsteer.principles import PrincipleSet, load_set, template_contents, template_versions
 from selfsteer.principles.dumping import dump_set
 from selfsteer.quality import (
     DIRECTIONS,
@@ -208,9 +208,9 @@ class DataStages:
             "settings": self.recipe.principles.model_dump(
                 exclude={"below_chance", "model", "per_round", "thinking_max_tokens"}
             ),
-            "thoughts": self.recipe.thinking_tokens if self._writer_may_think(policy) else 0,
+            "thoughts": self._thinking_tokens(policy),
             "set": self.principle_set.fingerprint,
-            "templates": writing.templates_of(self.recipe),
+            "templates": template_contents(*writing.templates_of(self.recipe)),
             "seed": self.recipe.seed,
         } | self._writer(policy)
         if split == "train" and self.recipe.queries.per_round != "all":
@@ -429,6 +429,7 @@ class DataStages:
         depends = {
             "scores": scores.key,
             "filters": self.filters,
+            "files": {step.name: step.content for step in parse_filters(self.filters) if step.content},
             "set": self.principle_set.fingerprint,
             "harmful": self.principle_set.harmful,
             "classifier": classifier and classifier.key,
@@ -543,16 +544,20 @@ class DataStages:
         """What becomes of requests that fail to the last."""
         return self.recipe.generation.endpoint.failed
 
-    def _writer_may_think(self, policy: Policy) -> bool:
+    def _thinking_tokens(self, policy: Policy) -> int:
+        """Tokens for the thoughts of whoever chooses aspects or writes principles; 0 where nobody may think."""
         writer = self.models.writer
-        return writer.may_think if writer else self.models.may_think(policy)
+        asked = writing.needs_model(self.recipe, self.principle_set)
+        thinks = asked and (writer.may_think if writer else self.models.may_think(policy))
+        return self.recipe.thinking_tokens if thinks else 0
 
     def _writer(self, policy: Policy) -> dict[str, Any]:
         """What principles depend on besides the queries: who writes them, and for which form of prompt."""
         writer = self.models.writer
+        # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
+        chat = self.models.chat(policy) if policy.fingerprint else None
         if writer is None:
             return self.engine(policy)
-        chat = self.models.chat(policy)
         role = chat.system_role if chat else "native"
         return {"writer": [writer.backend, writer.fingerprint, writer.batch], "system_role": role}
 
@@ -586,6 +591,7 @@ class DataStages:
     def _provenance(self, policy: Policy, tokenizer: str) -> dict[str, str]:
         settings, principles, writer = self.recipe.generation, self.principle_set, self.models.writer
         variables = self.recipe.model.chat_template_kwargs
+        versions = template_versions(*writing.templates_of(self.recipe))
         return {
             "selfsteer": selfsteer.__version__,
             "backend": policy.backend,
@@ -596,7 +602,7 @@ class DataStages:
             "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
             "strategy": self.recipe.principles.strategy,
             "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",
-            "templates": ", ".join(f"{name} v{version}" for name, version in writing.templates_of(self.recipe).items()),
+            "templates": ", ".join(f"{name} v{version}" for name, version in versions.items()),
             "seed": str(self.recipe.seed),
         } | ({"chat_template_kwargs": json.dumps(variables, sort_keys=True)} if variables else {})
 

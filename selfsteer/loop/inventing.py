@@ -25,7 +25,7 @@ from selfsteer.loop.models import Policy
 from selfsteer.loop.probe import Trial, probe_along, trial
 from selfsteer.loop.splitting import draw_queries
 from selfsteer.loop.store import Store, Workspace, in_batches
-from selfsteer.principles import PrincipleSet, template_versions
+from selfsteer.principles import PrincipleSet, template_contents
 from selfsteer.principles.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
 from selfsteer.principles.similarity import THRESHOLD, Candidate, merged
 from selfsteer.quality import think_apart
@@ -184,7 +184,7 @@ def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[
         "sample": sample.key,
         "order": [order.per_prompt, order.aspects],
         "known": known,
-        "template": template_versions(TEMPLATE),
+        "template": template_contents(TEMPLATE),
         "sampling": [settings.temperature, settings.top_p, _sampling(stages, order, policy).generation.max_new_tokens],
         "seed": stages.recipe.seed,
     } | stages.engine(policy)

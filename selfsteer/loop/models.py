@@ -37,6 +37,7 @@ class Policy:
         name: What rows' provenance calls it.
         options: How it is loaded, for a start that is not in the run directory.
         foreign: Whether it is none of the run's own models, so that its weights stay whole whatever ``train`` says.
+        start: The start that it was trained from, whose tokenizer, template and end tokens it has; None for a start.
     """
 
     round: int
@@ -46,6 +47,7 @@ class Policy:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     foreign: bool = False
+    start: Policy | None = None
 
     @property
     def weightless(self) -> bool:
@@ -54,7 +56,8 @@ class Policy:
 
     def trained(self, round: int, path: str, fingerprint: str, name: str) -> Policy:
         """Return what training made of this one; it lies in the run directory."""
-        return replace(self, round=round, path=path, fingerprint=fingerprint, name=name, options={})
+        found = replace(self, round=round, path=path, fingerprint=fingerprint, name=name)
+        return replace(found, options={}, start=self.start or self)
 
 
 class Models:
@@ -70,7 +73,7 @@ class Models:
         """The model that writes the principles, where that is not the policy."""
         self._chats: dict[str, Chat] = {}
         self._held = OneHeld()
-        self._made_again: dict[str, tuple[Policy, Callable[[], None]]] = {}
+        self._made_again: dict[str, Callable[[], None]] = {}
 
     @property
     def weightless(self) -> bool:
@@ -132,15 +135,17 @@ class Models:
                 say(f"      {phrase} ({share:.0%})")
 
         path = resolve(name, progress=progress)
-        content = model_fingerprint(path, options.get("revision"), chat=True)
+        content = model_fingerprint(path, **options, chat=True)
         return Policy(0, path, self._with_kwargs(content), backend, name, options)
 
     def chat(self, policy: Policy) -> Chat | None:
-        """Return the policy's chat template; None where there are no tokens."""
+        """Return the policy's chat template; None where there are no tokens.
+
+        A trained policy has that of its start, so it is known before anything is trained.
+        """
         if policy.weightless:
             return None
-        if policy.path in self._made_again:
-            return self.chat(self._made_again[policy.path][0])
+        policy = policy.start or policy
         if policy.path not in self._chats:
             kwargs = self.recipe.model.chat_template_kwargs
             self._chats[policy.path] = Chat.load(
@@ -149,12 +154,9 @@ class Models:
         return self._chats[policy.path]
 
     def may_think(self, policy: Policy) -> bool:
-        """Whether the policy may think before it answers. A trained one has the template of its start."""
-        if policy.round and not policy.weightless:
-            from selfsteer.models import resolve
-
-            policy = replace(policy, path=resolve(self.recipe.model.name), options=self._options)
-        return may_think(policy.backend, self.chat(policy))
+        """Whether the policy may think before it answers."""
+        # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
+        return may_think(policy.backend, self.chat(policy) if policy.fingerprint else None)
 
     def backend(self, policy: Policy) -> Backend:
         """Return a backend that samples from the policy, or that stands for it."""
@@ -197,18 +199,15 @@ class Models:
             policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **policy.options
         )
 
-    def when_gone(self, policy: Policy, start: Policy, make: Callable[[], None]) -> None:
-        """Say how a policy's weights are made again, should they be needed when they are not there any more.
-
-        Its chat template is that of ``start``, which it was trained from and which stays.
-        """
-        self._made_again[policy.path] = (start, make)
+    def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
+        """Say how a policy's weights are made again, should they be needed when they are not there any more."""
+        self._made_again[policy.path] = make
 
     def make(self, policy: Policy) -> None:
         """Make a policy's weights again where they are gone and :meth:`when_gone` said how."""
         if policy.path in self._made_again and not Path(policy.path).exists():
             self.free()
-            self._made_again[policy.path][1]()
+            self._made_again[policy.path]()
 
     def scorer(self, policy: Policy) -> Scorer | None:
         """Return what scores responses under the policy, in the precision it is trained in; None without weights."""

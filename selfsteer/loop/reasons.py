@@ -44,13 +44,16 @@ _NAMES: dict[str, str | dict[str, str]] = {
     "sampling.2": "generation.max_new_tokens",
     "own_sampling": "generation.roles",
     "limit": "train.max_length",
+    "room": "generation.max_new_tokens (a writer that thinks)",
     "clean": "quality.clean",
     "thinking": "generation.thinking",
     "filters": "quality.filters",
+    "files": "the file of filter",
     "judge": "the judge",
     "reward": "the model of quality.reward",
     "by": "judge.by",
     "model": "weights",
+    "tokenizer": "the tokenizer or chat template",
 }
 """What a dependency (a path of keys and places) is called; what is not here has its own name."""
 

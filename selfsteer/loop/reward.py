@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from selfsteer.chat import tokenizer_fingerprint
 from selfsteer.config import dump_recipe
 from selfsteer.errors import ConfigError, NothingSurvived
 from selfsteer.evaluation.judges import Judge
@@ -204,7 +205,7 @@ class _Reward:
         depends = {
             "sets": {name: self._set_key(name) for name in names},
             "evaluate": self.files,
-            "chat": self.local.chat.fingerprint,
+            "tokenizer": tokenizer_fingerprint(self.local.chat.tokenizer),
             "options": options.model_dump(include=_SAID_BY_DATA - {"max_length"}),
             "max_length": self.max_length,
             "seed": one.seed,
@@ -276,7 +277,8 @@ class _Reward:
             "examples": data.info["content"],
             "options": options.model_dump(exclude=_CHANGES_NO_WEIGHT | _SAID_BY_DATA | {"precision"}),
             "precision": self.local.dtype,
-            "model": model_fingerprint(self.local.source, self.recipe.model.revision),
+            "model": model_fingerprint(self.local.source, **self.local.options),
+            "tokenizer": tokenizer_fingerprint(self.local.chat.tokenizer),
             "seed": one.seed,
         }
 
@@ -360,15 +362,16 @@ class _Reward:
 
         def judge() -> Judge:
             from selfsteer.evaluation.judges.reward import RewardJudge
-            from selfsteer.models import load_tokenizer
+            from selfsteer.models import load_tokenizer, model_fingerprint
             from selfsteer.reward.loading import load_reward_model, reward_config
 
             folder = str(self.store.files(entry)[0])
-            return RewardJudge(  # type: ignore[return-value]  # its key is computed, the protocol's could be set
+            return RewardJudge(
                 partial(load_reward_model, folder, device=self.local.device, **trusted),
                 load_tokenizer(folder, **trusted),
                 config=reward_config(folder, **trusted),
                 name=str(one),
+                content=f"{model_fingerprint(folder, chat=True, **trusted)} float32",
                 template_kwargs=self.recipe.model.chat_template_kwargs,
             )
 

@@ -46,15 +46,12 @@ class RewardMargins:
 
     @cached_property
     def key(self) -> str:
-        """Names the model: its weights and configuration, its vocabulary and its chat template."""
-        from selfsteer.models import load_tokenizer, model_fingerprint, resolve
+        """Names the model: its weights and configuration, its tokenizer and its chat template."""
+        from selfsteer.models import model_fingerprint
 
-        source = resolve(self._source)
-        tokenizer = load_tokenizer(source, revision=self._revision)
-        vocabulary = sorted(tokenizer.get_vocab().items())
+        content = model_fingerprint(self._source, self._revision, chat=True)
         kwargs = self._settings.chat_template_kwargs
-        named = [model_fingerprint(source, self._revision), vocabulary, tokenizer.chat_template]
-        return fingerprint([*named, kwargs] if kwargs else named)
+        return fingerprint([content, kwargs]) if kwargs else content
 
     def put(self, rows: Sequence[Contrast]) -> list[Contrast]:
         """Return the rows with their margins; those with an empty response are left as they are."""

@@ -158,11 +158,7 @@ class _Scorer:
     @property
     def depends(self) -> list[str]:
         """Everything of the model that rewards depend on; batches leave them as they are."""
-        from selfsteer.models import model_fingerprint
-
-        local = self._local
-        return [model_fingerprint(local.source, local.settings.revision), local.chat.fingerprint, self._dtype,
-                local.device]  # fmt: skip
+        return [self._local.fingerprint, self._dtype, self._local.device]
 
     @property
     def _dtype(self) -> str:

@@ -105,7 +105,7 @@ def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
     name = f"{recipe.model.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
     trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
     if training.kind == "generator":
-        stages.models.when_gone(trained, training.start, lambda: _train_again(stages, training, space))
+        stages.models.when_gone(trained, lambda: _train_again(stages, training, space))
     return entry, trained
 
 

@@ -45,16 +45,13 @@ class Writer:
     @property
     def fingerprint(self) -> str:
         """What its answers depend on: its content, precision and vLLM's arguments, or its name on a server."""
-        kwargs = self.settings.chat_template_kwargs
-        variables = [json.dumps(kwargs, sort_keys=True)] if kwargs else []
         if self.settings.kind != "local":
-            return " ".join([self.name, *variables])
+            kwargs = self.settings.chat_template_kwargs
+            return " ".join([self.name, *([json.dumps(kwargs, sort_keys=True)] if kwargs else [])])
         from selfsteer.backends.vllm import acting_on_texts
-        from selfsteer.models import model_fingerprint
 
-        content = model_fingerprint(self._local.source, self.settings.revision, chat=True)
         options = acting_on_texts(self.recipe.generation.vllm)
-        return " ".join([content, self._local.dtype, *([fingerprint(options)] if options else []), *variables])
+        return " ".join([self._local.fingerprint, *([fingerprint(options)] if options else [])])
 
     @property
     def may_think(self) -> bool:

@@ -32,7 +32,6 @@ from selfsteer.principles import (
     parse_pairs,
     steer,
     steering_message,
-    template_versions,
     with_extra,
 )
 from selfsteer.quality import answer_of
@@ -52,9 +51,9 @@ class Made(NamedTuple):
     writing: str
 
 
-def templates_of(recipe: Recipe) -> dict[str, str]:
-    """Return the versions of the templates that a recipe's principles come from."""
-    return template_versions("choose_aspects", "steer", *_TEMPLATES[recipe.principles.strategy])
+def templates_of(recipe: Recipe) -> Sequence[str]:
+    """Return the names of the templates that a recipe's principles come from."""
+    return "choose_aspects", "steer", *_TEMPLATES[recipe.principles.strategy]
 
 
 def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:

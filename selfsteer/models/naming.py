@@ -23,7 +23,6 @@ _CHAT_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     "tekken.json",
-    "tokenization*.py",
     "tokenizer*",
     "vocab*",
     "*.model",
@@ -38,11 +37,14 @@ _SETTLED_SECONDS = 2.0
 """A file younger than this may still change without its time stamp showing it; its hash is not kept."""
 
 
-def model_fingerprint(path_or_name: str, revision: str | None = None, *, chat: bool = False) -> str:
+def model_fingerprint(
+    path_or_name: str, revision: str | None = None, *, chat: bool = False, trust_remote_code: bool = False
+) -> str:
     """Return 16 hex digits that name the weights: another weight, shard or config.json gives another name.
 
     With ``chat`` they name all that what it says depends on: its tokenizer, chat template and end tokens too. Sampling
-    defaults in generation_config.json never act, and leave the name as it is.
+    defaults in generation_config.json never act, and leave the name as it is. With ``trust_remote_code`` they name the
+    Python code in its folder as well, and that it is run.
 
     A folder or a GGUF file is named by its content (an adapter with its base), a hub name by the commit it stands for.
     Hashes of files are kept in the cache folder by path, size and time, so that a second call reads nothing.
@@ -52,17 +54,19 @@ def model_fingerprint(path_or_name: str, revision: str | None = None, *, chat: b
         FetchError: A catalogue or hub model can't be fetched.
     """
     source = resolve(path_or_name)
+    own_code = ["its own code is run"] if trust_remote_code else []
     if not Path(source).exists():
-        return fingerprint(["hub", source, _hub_commit(source, revision)])
+        return fingerprint(["hub", source, _hub_commit(source, revision), *own_code])
     config = _acting(source)
     files = _weight_files(source) + (_chat_files(source) if chat else [])
-    files += sorted(Path(source).glob("*.py")) if "auto_map" in config else []  # the model's own code
-    named: list[object] = [[path.name, _content_hash(path)] for path in files]
+    files += sorted(Path(source).rglob("*.py")) if trust_remote_code else []
+    named: list[object] = [*([path.name, _content_hash(path)] for path in files), *own_code]
     named += [["config.json", config]] if config else []
     named += [["eos_token_id", end_ids(generation_values(source))]] if chat else []
     if is_adapter(source):
         base, own_revision = adapter_base(source)
-        named.append(["base", model_fingerprint(base, own_revision or revision, chat=chat)])
+        options = {"chat": chat, "trust_remote_code": trust_remote_code}
+        named.append(["base", model_fingerprint(base, own_revision or revision, **options)])
     return fingerprint(named)
 
 

@@ -57,7 +57,7 @@ class HarmClassifier:
         """What the flags depend on."""
         from selfsteer.models import model_fingerprint
 
-        return [model_fingerprint(self.source, self.revision), self._place, self.threshold]
+        return [model_fingerprint(self.source, self.revision, chat=True), self._place, self.threshold]
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         """Return the probability of the label for each text; of a long one, that of its most harmful part."""

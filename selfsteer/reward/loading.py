@@ -6,36 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import ModelError
-from selfsteer.files import fingerprint
-from selfsteer.models import cache_folder, loading, model_fingerprint, resolve
+from selfsteer.models import loading, resolve
 from selfsteer.models.classifiers import missing_head, read_classifier
 from selfsteer.models.configs import model_config
 from selfsteer.models.problems import loading_errors
 from selfsteer.models.resolving import gguf_file, is_adapter
 
 _OUTPUTS = 1
-
-
-def weights_file(source: str, *, dtype: str, trust_remote_code: bool = False, revision: str | None = None) -> Path:
-    """Return the file in the cache folder that keeps the :func:`weights_key` of a reward model once it was loaded.
-
-    Its name goes by all that the key goes by: the content of the model's files, the precision, and what makes modules
-    and their names of them: the release of transformers, or the model's own code.
-
-    Args:
-        source: A local folder or a hub name.
-        dtype: What the weights are loaded in.
-        trust_remote_code: Whether Python code that the model brings is run.
-        revision: Branch, tag or commit of a hub model.
-
-    Raises:
-        ModelError: There are no weights.
-        FetchError: The hub can't be asked.
-    """
-    import transformers
-
-    made = [model_fingerprint(source, revision), dtype, trust_remote_code, transformers.__version__]
-    return cache_folder() / "reward_weights" / fingerprint(made)
 
 
 def reward_config(source: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:

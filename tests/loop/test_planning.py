@@ -237,10 +237,14 @@ def test_lines_of_a_change_name_each_redone_stage(queries, scripted_run):
     assert not list(changed(_plan(scripted_recipe(queries), scripted_run)))
 
 
-def test_a_reward_judge_is_left_open_because_its_key_needs_its_weights(queries, tmp_path):
-    recipe = scripted_recipe(queries, judge={"name": "reward:some/model"})
-    step = next(step for step in _plan(recipe, tmp_path) if step.slot[0] == "judgements")
-    assert (step.state, step.why) == (State.AFTER, "its key needs the judge's weights")
+def test_a_plan_of_several_rounds_knows_the_template_of_policies_that_are_not_trained_yet(
+    tiny_chat_model, queries, tmp_path
+):
+    """A writer of principles goes by it: the role that every policy's prompts take."""
+    written = {"principles__strategy": "guideline", "principles__model": {"name": "scripted"}}
+    recipe = small_recipe(tiny_chat_model, queries, rounds=2, **written)
+    steps = _plan(recipe, tmp_path / "run")
+    assert [step.slot for step in steps if step.slot[0] == "policy"] == [("policy", 1, False), ("policy", 2, False)]
 
 
 def test_the_ledger_keeps_what_a_key_was_made_of_and_of_long_values_the_fingerprint():

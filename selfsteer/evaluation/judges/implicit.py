@@ -35,7 +35,7 @@ class Side:
         load: Gives the causal language model, in eval mode; called when it is needed, more than once.
         chat: Its template.
         name: For tables.
-        weights: Names the weights and their precision.
+        weights: Names the weights, their precision, the tokenizer and the end tokens.
     """
 
     load: Callable[[], Any]

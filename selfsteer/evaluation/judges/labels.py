@@ -31,7 +31,7 @@ class LogprobJudge:
         load: Gives the causal language model, in eval mode; called when the first answer is asked for.
         chat: Its template.
         name: For tables.
-        weights: Names the weights and their precision; part of the key under which answers are kept.
+        weights: Names the weights, their precision and the tokenizer; part of the key under which answers are kept.
         template: What it is asked.
         batch_size: Presentations scored at once; it bounds memory, not the result.
     """

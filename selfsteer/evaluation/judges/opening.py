@@ -1,7 +1,6 @@
 """From a judge's name to the judge.
 
-Weights are loaded when the first answer is asked for: where all answers are kept, nothing is loaded. Only a reward
-model that was never loaded here has to be, to know under which key its answers are.
+Weights are loaded when the first answer is asked for: where all answers are kept, nothing is loaded.
 """
 
 from __future__ import annotations
@@ -102,6 +101,11 @@ def _local(settings: JudgeSettings, name: str) -> LocalModel:
     return LocalModel(settings, resolve(name), _place("device"))
 
 
+def _precise(settings: JudgeSettings) -> JudgeSettings:
+    """Return settings in which "auto" is float32: scores are compared with each other, and may be nearly the same."""
+    return settings.model_copy(update={"precision": "float32"}) if settings.precision == "auto" else settings
+
+
 def _language_model(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.labels import LogprobJudge
     from selfsteer.evaluation.judges.text import TextJudge
@@ -109,28 +113,23 @@ def _language_model(settings: JudgeSettings, name: str) -> Judge:
     local, template = _local(settings, name), _template(settings)
     shown = Path(name).name or name
     if settings.mode == "text":
-        source = f"{local.weights} {local.chat.fingerprint} {local.chat.end_ids}"
         tokens = _reply_tokens(settings, local.chat)
-        return TextJudge(local.backend, name=shown, source=source, template=template, max_tokens=tokens)
-    return LogprobJudge(local.model, local.chat, name=shown, weights=local.weights, template=template)
+        return TextJudge(local.backend, name=shown, source=local.fingerprint, template=template, max_tokens=tokens)
+    return LogprobJudge(local.model, local.chat, name=shown, weights=local.fingerprint, template=template)
 
 
 def _reward_model(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.reward import RewardJudge
     from selfsteer.models import load_tokenizer
-    from selfsteer.reward.loading import load_reward_model, reward_config, weights_file
+    from selfsteer.reward.loading import load_reward_model, reward_config
 
-    local = _local(settings, name)
-    config = reward_config(local.source, **local.options)
-    # Scores are compared with each other, so they are computed in float32 unless told otherwise.
-    dtype = "float32" if settings.precision == "auto" else settings.precision
-    load = partial(load_reward_model, local.source, device=local.device, dtype=dtype, **local.options)
-    return RewardJudge(  # type: ignore[return-value]  # its key is computed when asked for, the protocol's could be set
-        load,
+    local = _local(_precise(settings), name)
+    return RewardJudge(
+        partial(load_reward_model, local.source, device=local.device, dtype=local.dtype, **local.options),
         load_tokenizer(local.source, **local.options),
-        config=config,
+        config=reward_config(local.source, **local.options),
         name=Path(name).name or name,
-        kept=weights_file(local.source, dtype=dtype, **local.options),
+        content=local.fingerprint,
         template_kwargs=settings.chat_template_kwargs,
     )
 
@@ -138,13 +137,11 @@ def _reward_model(settings: JudgeSettings, name: str) -> Judge:
 def _implicit(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.implicit import ImplicitJudge, Side
 
-    # Differences between two models that are nearly the same: as for reward models, float32 unless told otherwise.
-    precise = settings.model_copy(update={"precision": "float32"}) if settings.precision == "auto" else settings
     policy, reference = _policy_and_reference(name)
 
     def side(model: str) -> Side:
-        local = _local(precise, model)
-        return Side(local.model, local.chat, Path(model).name or model, local.weights)
+        local = _local(_precise(settings), model)
+        return Side(local.model, local.chat, Path(model).name or model, local.fingerprint)
 
     return ImplicitJudge(side(policy), side(reference), per_token=_per_token(settings, policy))
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
-from selfsteer.errors import PromptRefused, StorageError, WorkFailed
+from selfsteer.errors import PromptRefused, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
 from selfsteer.evaluation.judges.cache import REFUSED, TOO_LONG, Answer
-from selfsteer.files import fingerprint, write_atomic
-from selfsteer.logprobs.keys import weights_key
+from selfsteer.files import fingerprint
 from selfsteer.models.rope import context_of
 from selfsteer.reward.scoring import TokenIds, conversation_ids, score_ids
-
-_WEIGHTS_KEY = re.compile(r"[0-9a-f]{32}")
 
 
 class RewardJudge:
@@ -30,12 +24,12 @@ class RewardJudge:
 
     Args:
         load: Gives a sequence-classification model with one output, in eval mode (:func:`load_reward_model`); called
-            when the first answer is asked for, or for the key where ``kept`` does not name the weights yet.
+            when the first answer is asked for.
         tokenizer: Its tokenizer; the chat template renders prompt and response as a finished conversation.
         config: Its configuration.
         name: For tables.
-        kept: A file that keeps the name of the weights (:func:`weights_file`), so that a judge of the same weights
-            knows its key without loading them. None keeps nothing.
+        content: Names its weights with their precision, its configuration, tokenizer and chat template; answers are
+            kept under it. Without a name none are kept.
         batch_size: Presentations to be given at once, and responses scored at once; it bounds memory, not the result.
         max_length: Tokens of a conversation; a pair with a longer one gets no valid answer. None takes the model's own.
         template_kwargs: Variables for the chat template.
@@ -48,31 +42,24 @@ class RewardJudge:
         *,
         config: Any,
         name: str,
-        kept: Path | None = None,
+        content: str = "",
         batch_size: int = 8,
         max_length: int | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self._load, self._kept = load, kept
+        self._load = load
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self._template = ChatTemplate(tokenizer, template_kwargs)
         self._template.check_kwargs()
         self.name = f"{name} (reward)"
         self.max_length = max_length or context_of(config)
-        self._pad_token_id = config.get_text_config().pad_token_id
+        variables = [self._template.kwargs] if self._template.kwargs else []
+        self.key = fingerprint(["reward", content, self.max_length, *variables]) if content else ""
 
     @cached_property
     def model(self) -> Any:
         """The model, loaded by the first who asks."""
         return self._load()
-
-    @cached_property
-    def key(self) -> str:
-        """Names the weights, the vocabulary, the chat template, the length limit and the configured padding."""
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
-        texts = [vocabulary, self.tokenizer.chat_template, self.max_length, self._pad_token_id]
-        texts += [self._template.kwargs] if self._template.kwargs else []
-        return fingerprint(["reward", self._weights(), *texts])
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
         """Return one answer a presentation, in order; each distinct conversation is scored once.
@@ -114,15 +101,3 @@ class RewardJudge:
 
     def _fits(self, both: Sequence[TokenIds]) -> bool:
         return self.max_length is None or max(map(len, both)) <= self.max_length
-
-    def _weights(self) -> str:
-        """Return the :func:`weights_key` of the model, from the file that keeps it where that is there."""
-        known = self._kept.read_text(errors="replace") if self._kept and self._kept.is_file() else ""
-        if _WEIGHTS_KEY.fullmatch(known):
-            return known
-        found = weights_key(self.model)
-        if self._kept:
-            # A cache that can't be written costs time, not correctness.
-            with contextlib.suppress(StorageError):
-                write_atomic(self._kept, found)
-        return found

@@ -26,7 +26,8 @@ class TextJudge:
     Args:
         load: Gives the backend that writes; called when the first answer is asked for.
         name: For tables.
-        source: Names the weights, their precision and their chat template, or the endpoint and its model.
+        source: Names the weights, their precision, the tokenizer, chat template and end tokens; or the endpoint and its
+            model.
         template: What it is asked.
         max_tokens: Tokens of a reply, thoughts included.
         batch_size: Presentations asked at once.
