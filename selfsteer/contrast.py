@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from selfsteer.chat import Chat
 from selfsteer.errors import DataError, ModelError
-from selfsteer.records import PROMPTS, ROLES, Contrast, Finish, Message, Principled, Response, Role
+from selfsteer.records import PROMPTS, ROLES, Contrast, Message, Principled, Response, Role
 
 PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
 """Which prompt each response is sampled under: y+ under x+, y- under x-, yo under x."""
@@ -99,15 +99,20 @@ def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:
     Ids that were sampled by this tokenizer stay as they are: re-tokenised text can differ from what was sampled.
     """
     own = contrast.provenance.get("tokenizer") == chat.fingerprint
-    made: dict[str, object] = {}
-    for prompt in PROMPTS:
-        if not own or getattr(contrast, f"{prompt}_token_ids") is None:
-            made[f"{prompt}_token_ids"] = chat.encode(getattr(contrast, prompt))
-    for role in ROLES:
-        if not own or getattr(contrast, f"{role}_token_ids") is None:
-            finish, text = cast(Finish, getattr(contrast, f"{role}_finish")), getattr(contrast, f"{role}_response")
-            made[f"{role}_token_ids"] = [] if finish == "absent" else chat.encode_response(text, finish == "stop")
-    if not made:
+    lacking = {name for name in (*PROMPTS, *ROLES) if not own or getattr(contrast, f"{name}_token_ids") is None}
+    if not lacking:
         return contrast
+    answers = {
+        role: (getattr(contrast, f"{role}_response"), getattr(contrast, f"{role}_finish") == "stop")
+        for role in contrast.roles
+        if role in lacking
+    }
+    plain, responses = chat.encode_answers(contrast.prompt, list(answers.values()))
+    ids: dict[str, list[int]] = {role: [] for role in ROLES} | dict(zip(answers, responses, strict=True))
+    for prompt in PROMPTS:
+        messages = getattr(contrast, prompt)
+        same = messages == contrast.prompt
+        ids[prompt] = plain if same else chat.encode_answers(messages, list(answers.values()))[0]
+    made = {f"{name}_token_ids": ids[name] for name in lacking}
     provenance = {**contrast.provenance, "tokenizer": chat.fingerprint, "tokenised": ",".join(sorted(made))}
     return dataclasses.replace(contrast, **made, provenance=provenance)  # type: ignore[arg-type]

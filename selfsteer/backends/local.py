@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,6 +35,10 @@ class LocalSettings(Protocol):
     def trust_remote_code(self) -> bool:
         """Whether to run Python code that the model brings."""
 
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]:
+        """Variables for its chat template."""
+
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -57,7 +62,7 @@ class LocalModel:
     @cached_property
     def device(self) -> str:
         """The device, once something was computed on it; :class:`ConfigError` where that fails."""
-        return _usable(self.settings.device, self.key)
+        return usable_device(self.settings.device, self.key)
 
     @cached_property
     def dtype(self) -> str:
@@ -70,9 +75,8 @@ class LocalModel:
     def chat(self) -> Chat:
         """Its chat template."""
         from selfsteer.chat import Chat
-        from selfsteer.models import end_token_ids, load_tokenizer
 
-        return Chat(load_tokenizer(self.source, **self.options), end_token_ids(self.source, **self.options))
+        return Chat.load(self.source, template_kwargs=self.settings.chat_template_kwargs, **self.options)
 
     @cached_property
     def weights(self) -> str:
@@ -94,7 +98,7 @@ class LocalModel:
         return TransformersBackend(self.model(), self.chat)
 
 
-def _usable(device: str, key: str) -> str:
+def usable_device(device: str, key: str) -> str:
     """Return a device by its name, once something was computed on it; "auto" is the GPU where there is one."""
     import torch
 

@@ -94,7 +94,7 @@ def implicit_changes(
 
     def change(row: Contrast, role: str) -> float:
         mean = score(row, role, "prompt") - score(before[row.id], role, "prompt")
-        return mean if per_token else mean * row.scored_tokens(role, "prompt", max_length)
+        return mean if per_token else mean * row.scored_tokens(role, max_length)
 
     return {row.id: (change(row, "positive"), change(row, "negative")) for row in trained}
 

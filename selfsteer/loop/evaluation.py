@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from selfsteer.evaluation import Measure, measure
 from selfsteer.evaluation.judges import open_judge
 from selfsteer.evaluation.judges.agreement import agreement
+from selfsteer.evaluation.judges.tables import invalid_told
 from selfsteer.evaluation.measures import answer_drops, implicit_changes, is_full
 from selfsteer.evaluation.probe import Direction, direction_by
 from selfsteer.files import read_json, write_json
@@ -66,10 +67,15 @@ def judged_stage(stages: DataStages, entry: Entry, split: str, round: int) -> En
         write_json(path, told_by(judge, found))
         return [path], {"judge": judge.name, **asdict(agreement(found))}
 
+    def note(info: dict[str, Any]) -> str:
+        told = invalid_told(judge.name, info)
+        whole = "warning: " if info["outcomes"]["invalid"] == info["n"] else ""
+        return f": {whole}{told}" if told else ""
+
     return stages.store.stage(
         "judgements", round, {"rows": entry.key, "judge": judge.key, "by": stages.recipe.judge.by}, write,
         folder=stage_folder(split, round, "judgements"), units=2 * len(rows),
-        title=stage_title(f"ask {judge.name}", split, round),
+        title=stage_title(f"ask {judge.name}", split, round), note=note,
     )  # fmt: skip
 
 

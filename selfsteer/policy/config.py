@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
@@ -17,7 +17,8 @@ class SSOConfig(WarmupRatio, TrainingArguments):
     """Settings of :class:`SSOTrainer`: those of the losses in :mod:`selfsteer.losses`, and all of TrainingArguments.
 
     The defaults of the loss are those of the paper's v1 (arXiv 2410.17131, section 2 of its method): IPO, beta 0.2,
-    g 0.1, alpha 0.66. ``max_length`` counts prompt + response tokens; a longer response is cut without an end label.
+    g 0.1, alpha 0.66. ``max_length`` counts the tokens of a row's longest prompt + response; a longer response is
+    cut without an end label, at the same place in all views.
 
     ``objective`` says what is minimised: "sso" (``sso_loss``), "base" (the base view's preference loss alone: PBAA),
     "generator" (``generator_loss``: ``terms`` and ``negative`` are its own) or "sft" (y+ alone, no preference). A
@@ -50,6 +51,9 @@ class SSOConfig(WarmupRatio, TrainingArguments):
     )
     reference: Literal["start", "stored"] = "start"
     max_length: int | None = 2048
+    chat_template_kwargs: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Variables for the chat template, for rows without token ids of their own."}
+    )
     check_start: bool = field(
         default=True, metadata={"help": "Stop if the policy does not equal its reference before the first step."}
     )

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from selfsteer.chat import Chat
 from selfsteer.contrast import contrast_of, with_token_ids
 from selfsteer.errors import DataError, SelfsteerWarning
-from selfsteer.logprobs import Cell
 from selfsteer.records import HARM_UNKNOWN, Contrast
 from selfsteer.views import PAIRINGS, View, harmful_target
 
@@ -70,14 +69,13 @@ def trainable(contrasts: list[Contrast], views: Sequence[View], *, allow_harmful
     return [row for row, reason in zip(contrasts, reasons, strict=True) if not reason]
 
 
-def without_over_long(contrasts: list[Contrast], cells: Sequence[Cell], max_length: int | None) -> list[Contrast]:
-    """Return the rows whose prompts leave room for a response; one warning where some don't.
+def without_over_long(contrasts: list[Contrast], max_length: int | None) -> list[Contrast]:
+    """Return the rows whose prompts, all three, leave room for a response; one warning where some don't.
 
     Raises:
         DataError: No row is left.
     """
-    prompts = {cell.prompt for cell in cells}
-    fits = [max_length is None or all(len(row.prompt_ids(p)) < max_length for p in prompts) for row in contrasts]
+    fits = [max_length is None or row.longest_prompt < max_length for row in contrasts]
     if all(fits):
         return contrasts
     what = f"{fits.count(False)} of {len(fits)} rows have a prompt that leaves no room for a response"

@@ -24,7 +24,7 @@ class StartKey:
     Args:
         model: The model as given, before an adapter is added: some ways to initialise one rewrite what is under it.
         cells: The C cells whose scores make the reference.
-        max_length: Prompt + response tokens.
+        max_length: Tokens of a row's longest prompt + response.
         stored: Take the scores that rows bring for the reference whatever weights gave them, if all are of the same:
             not of the start then, and never scored here.
 
@@ -101,7 +101,7 @@ class StartKey:
 
     def _sums(self, row: Contrast) -> Tensor:
         """Return (C,) summed log-probs, nats, in float32, or in float64 where the weights are."""
-        lengths = [row.scored_tokens(cell.role, cell.prompt, self._max_length) for cell in self._cells]
+        lengths = [row.scored_tokens(cell.role, self._max_length) for cell in self._cells]
         pairs = zip(_means(row, self._cells), lengths, strict=True)
         dtype = torch.float64 if self._dtype == "float64" else torch.float32
         return torch.tensor([mean * length for mean, length in pairs if mean is not None], dtype=dtype)

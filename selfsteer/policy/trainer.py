@@ -77,7 +77,7 @@ class SSOTrainer(WarmupTrainer):
         self._objective = objective_of(args)
         self.views = self._objective.views
         self.cells = view_cells(self.views)
-        self._chat = Chat(processing_class)
+        self._chat = Chat(processing_class, template_kwargs=args.chat_template_kwargs)
         self._start = StartKey(model, self.cells, args.max_length, stored=args.reference == "stored")
         self._moved = False
         train_rows, eval_rows = (
@@ -112,7 +112,7 @@ class SSOTrainer(WarmupTrainer):
         if not contrasts:
             raise DataError("no row is kept, so there is nothing to train on", do="relax the quality filters")
         rows = trainable(contrasts, self.views, allow_harmful=args.allow_harmful_targets)
-        return without_over_long(rows, self.cells, args.max_length)
+        return without_over_long(rows, args.max_length)
 
     def _later(self, data: Any) -> Any:
         """Prepare rows that evaluate or predict is given; None, and what is prepared already, pass."""

@@ -65,7 +65,9 @@ def choice_table(rounds: Sequence[Json]) -> Table:
     """Who chose the aspects: the model's own answer, or the fallback."""
     words = {
         "model": "the model's own choice",
+        "filled": "the model, and others at random: it named too few",
         "fallback": "the fallback: the model named none",
+        "cut": "the fallback: the answer was cut off",
         "all": "all aspects",
         "none": "no aspects: a guideline was written",
     }
@@ -80,6 +82,7 @@ def writing_table(rounds: Sequence[Json]) -> Table:
         "ok": "written as asked",
         "repaired": "written, read out of another form",
         "fallback": "written in part or not at all: the set's in its place",
+        "cut": "the answer was cut off: the set's in its place",
     }
     missing = "It wasn't recorded where the principles come from."
     return _worded("Where the principles come from", "Principles", rounds, "writings", words, missing)

@@ -95,7 +95,8 @@ def reward_trainer(
     """
     from datasets import Dataset
 
-    set_pad_token(tokenizer, {ids[-1] for one in examples for ids in (one.chosen_ids, one.rejected_ids)})
+    ends = {ids[-1] for one in examples for ids in (one.chosen_ids, one.rejected_ids)}
+    set_pad_token(tokenizer, ends, model.get_input_embeddings().weight.shape[0])
     names = ["chosen_ids", "rejected_ids", *(["margin"] if any(one.margin is not None for one in examples) else [])]
     rows = Dataset.from_dict({name: [getattr(one, name) for one in examples] for name in names})
     set_seed(seed)
@@ -136,8 +137,8 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
     )
 
 
-def set_pad_token(tokenizer: Any, ends: set[int]) -> None:
-    """Give a tokenizer a pad token that ends no conversation.
+def set_pad_token(tokenizer: Any, ends: set[int], rows: int) -> None:
+    """Give a tokenizer a pad token that ends no conversation and has an embedding.
 
     A sequence-classification model of transformers reads the reward at the last token that is not its padding. Where
     the padding is the end token, which is usual, that would be the token before the end.
@@ -145,14 +146,15 @@ def set_pad_token(tokenizer: Any, ends: set[int]) -> None:
     Args:
         tokenizer: Is changed.
         ends: The last tokens of conversations.
+        rows: Of the model's embedding.
 
     Raises:
         ModelError: All of its special tokens end conversations.
     """
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends and tokenizer.pad_token_id < rows:
         return
     special = [tokenizer.unk_token_id, tokenizer.bos_token_id, *sorted(tokenizer.added_tokens_decoder)]
-    spare = next((id for id in special if id is not None and id not in ends), None)
+    spare = next((id for id in special if id is not None and id not in ends and id < rows), None)
     if spare is None:
         what = "every special token of the tokenizer ends conversations, so there is none to pad with"
         raise ModelError(what, where=str(tokenizer.name_or_path), do="add a pad_token to its tokenizer_config.json")

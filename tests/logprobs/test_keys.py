@@ -132,7 +132,7 @@ def test_a_merged_adapter_is_in_the_weights(tokenizer):
 
 
 def test_the_settings_say_limit_and_precision():
-    assert settings_key(max_length=480, dtype="float32") == "max_length 480, precision float32"
+    assert settings_key(max_length=480, dtype="float32") == "max_length 480 with the longest prompt, precision float32"
     assert settings_key(max_length=None, dtype="float32", autocast="bfloat16") == (
         "max_length None, precision bfloat16 autocast"
     )

@@ -89,7 +89,7 @@ def test_a_weightless_policy_with_a_writer_on_this_machine(tmp_path, queries, ti
     """Random weights write no JSON, so every row falls back; that they were asked shows in the choices."""
     recipe = written_recipe(queries, strategy, name=str(tiny_chat_model), device="cpu")
     summary = generate(recipe, tmp_path / "run")
-    assert summary["rounds"][0]["writings"] == {"fallback": 10}
+    assert summary["rounds"][0]["writings"] == {"cut": 10}
     rows = principled(tmp_path / "run")
     assert all(row.aspects and row.choice in ("model", "fallback") for row in rows)
     origin = contrasts(tmp_path / "run")[0].provenance

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import ModelError, WorkFailed
 from selfsteer.reward.loading import load_reward_model, new_reward_model
 from selfsteer.reward.recipe import RewardOptions
@@ -210,14 +210,14 @@ def test_the_end_of_a_conversation_is_read_in_training_as_in_scoring(tmp_path, f
 
 
 def test_padding_is_left_as_it_is_where_it_ends_nothing(tokenizer):
-    set_pad_token(tokenizer, {tokenizer.eos_token_id})
+    set_pad_token(tokenizer, {tokenizer.eos_token_id}, len(tokenizer))
     assert tokenizer.pad_token == "<pad>"
     tokenizer.pad_token = tokenizer.eos_token
-    set_pad_token(tokenizer, {tokenizer.eos_token_id})
+    set_pad_token(tokenizer, {tokenizer.eos_token_id}, len(tokenizer))
     assert tokenizer.pad_token == "<pad>"
     with pytest.raises(ModelError, match="every special token"):
         tokenizer.pad_token = tokenizer.eos_token
-        set_pad_token(tokenizer, set(range(len(tokenizer))))
+        set_pad_token(tokenizer, set(range(len(tokenizer))), len(tokenizer))
 
 
 def test_a_saved_model_is_a_plain_sequence_classifier(tmp_path, tokenizer, tiny_chat_model):
