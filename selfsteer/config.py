@@ -710,16 +710,16 @@ class Recipe(Section):
         return self.mode != "data-only"
 
     @property
-    def thinking_tokens(self) -> int:
-        """Tokens for the thoughts of a model that chooses aspects or writes principles, where it may think."""
-        own = self.principles.thinking_max_tokens
-        return self.generation.max_new_tokens if own is None else own
-
-    @property
     def implicit_per_token(self) -> bool:
         """Whether implicit rewards are means per token."""
         asked = self.evaluation.per_token
         return per_token(self.train.objective, self.train.base_loss) if asked is None else asked
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens for the thoughts of a model that chooses aspects or writes principles, where it may think."""
+        own = self.principles.thinking_max_tokens
+        return self.generation.max_new_tokens if own is None else own
 
     @property
     def writes_itself(self) -> bool:

@@ -144,9 +144,9 @@ class Contrast:
         return max(len(self.prompt_ids(prompt)) for prompt in PROMPTS)
 
     def scored_tokens(self, role: str, max_length: int | None) -> int:
-        """Return how many tokens of a response are scored: those that fit behind the longest prompt."""
-        length = len(self.response_ids(role))
-        return length if max_length is None else min(length, max_length - self.longest_prompt)
+        """Return how many tokens of a response are scored: those that the length limit leaves room for."""
+        room = None if max_length is None else max_length - self.longest_prompt
+        return len(self.response_ids(role)[:room])
 
     def _ids(self, column: str) -> list[int]:
         ids: list[int] | None = getattr(self, column)

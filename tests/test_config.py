@@ -744,3 +744,34 @@ def test_a_wrong_override_of_values_is_named(write):
 )
 def test_whose_held_out_pairs_tell_whether_the_data_follow_the_principles(write, text, itself):
     assert load_recipe(write(text)).writes_itself is itself
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, True),
+    ({"train": {"base_loss": "dpo"}}, False),
+    ({"train": {"base_loss": "hinge"}}, False),
+    ({"train": {"base_loss": "ln_dpo"}}, True),
+    ({"train": {"objective": "sft", "base_loss": "dpo"}}, True),
+    ({"mode": "generator"}, False),  # dpo by default
+    ({"train": {"base_loss": "dpo"}, "evaluation": {"per_token": True}}, True),
+    ({"evaluation": {"per_token": False}}, False),
+])  # fmt: skip
+def test_implicit_rewards_follow_the_loss_unless_the_recipe_says_otherwise(changes, expected):
+    assert Recipe.model_validate(changes).implicit_per_token is expected
+
+
+def test_the_losses_that_compare_sums_are_those_whose_reward_grows_with_the_length():
+    """Twice as many tokens with the same log-prob each: a sum doubles, a mean stays."""
+    import torch
+
+    from selfsteer.config import per_token
+    from selfsteer.logprobs import PairLogps
+    from selfsteer.losses.base import BASE_LOSSES, pair_loss
+
+    def reward(name, tokens):
+        bundle, other = (PairLogps(*(torch.tensor([mean * tokens]) for mean in means), *[torch.tensor([tokens])] * 2)
+                         for means in ((-1.0, -2.0), (-1.5, -1.5)))  # fmt: skip
+        return pair_loss(name, bundle, other, beta=0.1, label_smoothing=0.0, margin=0.0).chosen_reward
+
+    for name in BASE_LOSSES:
+        assert per_token("base", name) == torch.allclose(reward(name, 4), reward(name, 8)), name

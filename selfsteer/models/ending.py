@@ -1,4 +1,4 @@
-"""Which tokens end a model's response."""
+"""Which tokens a model's configurations name as ends of a response."""
 
 from __future__ import annotations
 

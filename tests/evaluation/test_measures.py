@@ -11,7 +11,7 @@ from selfsteer.errors import ConfigError
 from selfsteer.evaluation import measure, response_length
 from selfsteer.evaluation.intervals import bootstrap, wilson
 from selfsteer.evaluation.measures import answer_drops, implicit_changes
-from selfsteer.records import ROLES, Contrast
+from selfsteer.records import PROMPTS, ROLES, Contrast
 
 from ..chat_templates import user
 from ..example_rows import contrast, scores
@@ -140,7 +140,8 @@ def test_the_implicit_reward_is_right_where_y_plus_gained_more_than_y_minus():
 @pytest.mark.parametrize(("max_length", "tokens"), [(None, (2, 6)), (7, (2, 4))])
 def test_implicit_rewards_are_per_token_or_summed_over_the_tokens_that_were_scored(max_length, tokens):
     """Per token y+ gained 0.3 and y- 0.2; over 2 and 6 tokens that is 0.6 and 1.2, and y- gained more."""
-    ids = {"prompt_token_ids": [1, 2, 3], "positive_token_ids": [4, 5], "negative_token_ids": [4, 5, 6, 7, 8, 9]}
+    prompts = {f"{prompt}_token_ids": [1, 2, 3][:size] for prompt, size in zip(PROMPTS, (2, 3, 1), strict=True)}
+    ids = {**prompts, "positive_token_ids": [4, 5], "negative_token_ids": [4, 5, 6, 7, 8, 9]}
     start, trained = (
         contrast(scores=scores((plus, -9, -9), (minus, -9, -9)), **ids) for plus, minus in ((-1.3, -2.2), (-1.0, -2.0))
     )
