@@ -91,10 +91,10 @@ def test_a_weightless_policy_with_a_writer_on_this_machine(tmp_path, queries, ti
     summary = generate(recipe, tmp_path / "run")
     assert summary["rounds"][0]["writings"] == {"cut": 10}
     rows = principled(tmp_path / "run")
-    assert all(row.aspects and row.choice in ("model", "fallback") for row in rows)
+    assert all(row.aspects and row.choice in ("model", "fallback", "cut") for row in rows)
     origin = contrasts(tmp_path / "run")[0].provenance
     assert origin["writer"].startswith(f"{tiny_chat_model} ") and origin["model"] == "scripted"
-    assert (origin["strategy"], origin["writing"]) == (strategy, "fallback")
+    assert (origin["strategy"], origin["writing"]) == (strategy, "cut")
 
 
 def test_a_policy_with_weights_and_a_weightless_writer(tmp_path, queries, tiny_chat_model):
