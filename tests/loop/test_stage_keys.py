@@ -228,6 +228,7 @@ def files(tmp_path_factory) -> Iterator[dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch, without_reports():
         patch.setattr(datasets, "load_dataset", lambda name, config, split: hub[name])
         patch.setattr(vllm, "VllmBackend", _Engine)
+        patch.setattr(vllm, "check_installed", lambda: None)
         patch.setattr("selfsteer.models.holding.give_back", lambda: None)  # takes half of the time
         for variable in ("OPENAI_API_KEY", "ANOTHER_KEY"):
             patch.setenv(variable, "sk-test")
