@@ -246,9 +246,9 @@ def hub_error(kind: str) -> BaseException:
 def test_what_the_hub_says(
     monkeypatch: pytest.MonkeyPatch, kind: str, expected: type[SelfsteerError], what: str, do: str
 ) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    for auto, load in ((AutoModelForCausalLM, load_model), (AutoTokenizer, load_tokenizer)):
+    for auto, load in ((AutoConfig, load_model), (AutoTokenizer, load_tokenizer)):
         monkeypatch.setattr(auto, "from_pretrained", raise_as_transformers(hub_error(kind)))
         with pytest.raises(expected, match=what) as caught:
             load("org/name", revision="v9")
@@ -293,6 +293,7 @@ def test_a_repository_of_pickles_is_explained(monkeypatch: pytest.MonkeyPatch) -
     def from_pretrained(*_: object, **__: object) -> None:
         raise OSError("org/name does not appear to have ... and thus cannot be loaded with `safetensors`. Please ...")
 
+    monkeypatch.setattr(loading, "model_config", lambda *_, **__: None)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
     with pytest.raises(ModelError, match="org/name has pickled weights only"):
         load_model("org/name")

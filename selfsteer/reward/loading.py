@@ -8,6 +8,7 @@ from typing import Any
 from selfsteer.errors import ModelError
 from selfsteer.models import loading, resolve
 from selfsteer.models.classifiers import missing_head, read_classifier
+from selfsteer.models.configs import model_config
 from selfsteer.models.problems import loading_errors
 from selfsteer.models.resolving import gguf_file, is_adapter
 
@@ -26,13 +27,10 @@ def reward_config(source: str, *, trust_remote_code: bool = False, revision: str
         ModelError: It is no reward model, or can't be used as it is.
         FetchError: It can't be fetched.
     """
-    from transformers import AutoConfig
-
-    _check_form(source)
+    check_form(source)
     if Path(source).is_dir():
         loading.check_folder(Path(source))
-    with loading_errors(source):
-        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
+    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
     # A model of texts and images has two configurations, and only loading tells which of them counts.
     _check_outputs(source, config.num_labels, config.get_text_config().num_labels)
     return config
@@ -63,7 +61,7 @@ def load_reward_model(
     loading.check_dtype(dtype)
     loading.check_device(device)
     source = resolve(name)
-    _check_form(source)
+    check_form(source)
     with loading_errors(source):
         model, info = read_classifier(source, dtype, revision, trust_remote_code)
     _check_head(model, info, source)
@@ -94,7 +92,7 @@ def new_reward_model(
 
     loading.check_device(device)
     source = resolve(name)
-    _check_form(source)
+    check_form(source)
     set_seed(seed)
     with loading_errors(source):
         model, info = read_classifier(source, "float32", revision, trust_remote_code, outputs=_OUTPUTS)
@@ -107,7 +105,8 @@ def new_reward_model(
     return model.to(device)
 
 
-def _check_form(source: str) -> None:
+def check_form(source: str) -> None:
+    """Raise :class:`ModelError` for a source that no reward model is loaded from, or made of."""
     if is_adapter(source):
         do = "merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
         raise ModelError("a reward model can't be loaded from an adapter", where=source, do=do)

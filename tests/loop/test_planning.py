@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from selfsteer.config import Recipe
 from selfsteer.files import read_json_lines
 from selfsteer.loop import generate, run
 from selfsteer.loop.display import Display
@@ -71,6 +72,49 @@ def test_a_changed_length_redoes_all_that_follows_each_with_its_reason(queries, 
         "clean and score, round 1": "the responses are other ones",
         "quality control, round 1": "the scores are other ones",
     }
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "title", "why"),
+    [
+        (
+            {},
+            {"generation": {"roles": {"original": {"temperature": 0}}}},
+            "sample responses, round 1",
+            'generation.roles null -> {"original": [0.0, 0.8]}',
+        ),
+        (
+            {"generation": {"roles": {"original": {"temperature": 0}}}},
+            {"generation": {"roles": {"original": {"temperature": 1.0, "top_p": 1.0}}}},
+            "sample responses, held-out, before",
+            "generation.roles original.0 0.0 -> 1.0",
+        ),
+        ({}, {"principles": {"choice": "shuffled"}}, "choose aspects, round 1", "principles.choice first -> shuffled"),
+        (
+            {},
+            {"principles": {"choice_temperature": 0.7}},
+            "choose aspects, held-out, before",
+            "principles.choice_temperature 0.0 -> 0.7",
+        ),
+        (
+            {"principles": {"choice_temperature": 0.7}},
+            {"principles": {"choice_temperature": 0.7}, "generation": {"top_p": 1.0}},
+            "choose aspects, round 1",
+            "generation.top_p 0.8 -> 1.0",
+        ),
+    ],
+)
+def test_how_something_is_drawn_is_a_reason(queries, tmp_path, base, change, title, why):
+    def recipe(sections):
+        values = scripted_recipe(queries).model_dump()
+        for name, settings in sections.items():
+            values[name] |= settings
+        return Recipe.model_validate(values)
+
+    with without_reports():
+        run(recipe(base), tmp_path / "run")
+    found = {step.title: step.why for step in _plan(recipe(change), tmp_path / "run")}
+    assert why in found[title]
 
 
 def test_other_queries_in_the_same_file_are_a_reason(copied, tmp_path, queries):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from selfsteer.chat import ChatTemplate
-from selfsteer.errors import WorkFailed
+from selfsteer.chat_template import ChatTemplate
+from selfsteer.errors import PromptRefused, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
-from selfsteer.evaluation.judges.cache import Answer
+from selfsteer.evaluation.judges.cache import REFUSED, TOO_LONG, Answer
 from selfsteer.files import fingerprint
-from selfsteer.reward.scoring import TokenIds, context_of, conversation_ids, score_ids
-
-_TOO_LONG = "does not fit into the reward model's context"
+from selfsteer.models.rope import context_of
+from selfsteer.reward.scoring import TokenIds, conversation_ids, score_ids
 
 
 class RewardJudge:
@@ -33,6 +32,7 @@ class RewardJudge:
             kept under it. Without a name none are kept.
         batch_size: Presentations to be given at once, and responses scored at once; it bounds memory, not the result.
         max_length: Tokens of a conversation; a pair with a longer one gets no valid answer. None takes the model's own.
+        template_kwargs: Variables for the chat template.
     """
 
     def __init__(
@@ -45,12 +45,16 @@ class RewardJudge:
         content: str = "",
         batch_size: int = 8,
         max_length: int | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._load = load
         self.tokenizer, self.batch_size = tokenizer, batch_size
+        self._template = ChatTemplate(tokenizer, template_kwargs)
+        self._template.check_kwargs()
         self.name = f"{name} (reward)"
         self.max_length = max_length or context_of(config)
-        self.key = fingerprint(["reward", content, self.max_length]) if content else ""
+        variables = [self._template.kwargs] if self._template.kwargs else []
+        self.key = fingerprint(["reward", content, self.max_length, *variables]) if content else ""
 
     @cached_property
     def model(self) -> Any:
@@ -61,11 +65,10 @@ class RewardJudge:
         """Return one answer a presentation, in order; each distinct conversation is scored once.
 
         Raises:
-            ModelError: The chat template refuses a prompt.
             WorkFailed: A score is not finite.
         """
-        rendered = [tuple(self._render(one, text) for text in one.responses) for one in shown]
-        fitting = (ids for both in rendered for ids in both if self._fits(both))
+        rendered = list(map(self._both, shown))
+        fitting = (ids for both in rendered if not isinstance(both, str) and self._fits(both) for ids in both)
         scores = score_ids(self.model, fitting, batch_size=self.batch_size)
         return [self._answer(one, both, scores) for one, both in zip(shown, rendered, strict=True)]
 
@@ -73,9 +76,11 @@ class RewardJudge:
         """Return the number of characters."""
         return sum(map(len, shown.responses)) + 2 * sum(len(message["content"]) for message in shown.pair.prompt)
 
-    def _answer(self, shown: Shown, both: Sequence[TokenIds], scores: dict[TokenIds, float]) -> Answer:
+    def _answer(self, shown: Shown, both: Sequence[TokenIds] | str, scores: dict[TokenIds, float]) -> Answer:
+        if isinstance(both, str):
+            return Answer(0, text=both, valid=False, why=REFUSED)
         if not self._fits(both):
-            return Answer(0, text=_TOO_LONG, valid=False)
+            return TOO_LONG
         first, second = (scores[ids] for ids in both)
         if not (math.isfinite(first) and math.isfinite(second)):
             what = f"the reward model's scores are {first} and {second}"
@@ -83,14 +88,16 @@ class RewardJudge:
             raise WorkFailed(what, where=f"pair {shown.pair.id!r}, judge {self.name!r}", do=do)
         return Answer((first > second) - (first < second), log_odds=first - second)
 
+    def _both(self, shown: Shown) -> Sequence[TokenIds] | str:
+        """Return the ids of both conversations, or why the template refuses them."""
+        try:
+            return [self._render(shown, text) for text in shown.responses]
+        except PromptRefused as error:
+            return error.what
+
     def _render(self, shown: Shown, response: str) -> TokenIds:
         messages = [*shown.pair.prompt, {"role": "assistant", "content": response}]
         return conversation_ids(self._template, messages, self.name)
-
-    @cached_property
-    def _template(self) -> ChatTemplate:
-        """The template, in which a response that holds the text of a control token does not end its turn."""
-        return ChatTemplate(self.tokenizer)
 
     def _fits(self, both: Sequence[TokenIds]) -> bool:
         return self.max_length is None or max(map(len, both)) <= self.max_length

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from selfsteer.errors import ModelError, WorkFailed
-from selfsteer.evaluation.judges import Answer, Pair, Shown, judge_pairs
+from selfsteer.errors import WorkFailed
+from selfsteer.evaluation.judges import Pair, Shown, judge_pairs
+from selfsteer.evaluation.judges.cache import TOO_LONG
 from selfsteer.evaluation.judges.reward import RewardJudge
 
 from ...chat_templates import tokenizer_of, user
@@ -165,7 +166,7 @@ def test_what_does_not_fit_gets_no_valid_answer(tokenizer, batches):
     judge = judge_of(reward_model(tokenizer), tokenizer, max_length=len(ids))
     shapes = batches(judge)
     long, short = judge.answer([Shown(PAIRS[0], False), Shown(PAIRS[2], False)])
-    assert long == Answer(0, None, "does not fit into the reward model's context", valid=False)
+    assert long == TOO_LONG
     assert short.valid and short.vote != 0
     assert max(width for _, width in shapes) <= len(ids)
     assert judge_of(reward_model(tokenizer), tokenizer).max_length == 512
@@ -180,10 +181,12 @@ def test_a_score_that_is_not_finite_stops_the_work(tokenizer):
     assert "float32" in caught.value.do and caught.value.where == "pair '0', judge 'r (reward)'"
 
 
-def test_a_template_that_refuses_a_prompt_is_told():
+def test_a_template_that_refuses_a_prompt_gives_that_pair_no_valid_answer():
     gemma = tokenizer_of("gemma")
-    with pytest.raises(ModelError, match="refuses the roles system, user, assistant: System role not supported"):
-        judge_of(reward_model(gemma), gemma).answer(SHOWN[:1])
+    fine = Shown(Pair("fine", user("Hi"), "Hello.", "No."), swapped=False)
+    refused, answered = judge_of(reward_model(gemma), gemma).answer([SHOWN[0], fine])
+    assert not refused.valid and "refuses the roles system, user, assistant: System role not supported" in refused.text
+    assert answered.valid
 
 
 def test_the_key_names_the_content_and_the_length_and_needs_no_weights(tokenizer):
