@@ -67,7 +67,7 @@ def test_an_unknown_key_of_a_named_set_gets_a_suggestion(write):
         load_reward_recipe(write("sets: {a: {sourc: x, source: y}}\n"))
     assert (
         caught.value.do
-        == "Did you mean 'source'? Available: dataset_split, finished, licence, limit, rounds, source, weight"
+        == "Did you mean 'source'? Available: dataset_split, finished, licence, limit, max_left_out, rounds, source, weight"
     )
 
 
