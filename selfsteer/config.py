@@ -1095,7 +1095,7 @@ def judge_settings(values: dict[str, Any]) -> JudgeSettings:
         first = error.errors()[0]
         where = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}"
         given = "" if first["type"] == "conflict" else f", got {first['input']!r}"
-        raise ConfigError(f"{first['msg']}{given}", where=where, do="mend that value") from error
+        raise ConfigError(f"{first['msg']}{given}", where=where, do="correct that value") from error
 
 
 def dump_recipe(recipe: Section) -> str:
@@ -1270,7 +1270,7 @@ def _explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: typ
         return ConfigError(f"unknown key {key!r}{more}", where=where, do=do)
     message = "; or: ".join(other["msg"] for other in same)
     given = "" if error["type"] == "conflict" else f", got {error['input']!r}"
-    return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="mend that value")
+    return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="correct that value")
 
 
 _COMMAND_OF = {"sets": "reward", "recipe": "sweep", "queries": "run"}

@@ -544,7 +544,7 @@ class DataStages:
         return self.recipe.generation.endpoint.failed
 
     def _thinking_tokens(self, policy: Policy) -> int:
-        """Tokens for the thoughts of whoever chooses aspects or writes principles; 0 where nobody may think."""
+        """Tokens for the thoughts of whoever chooses aspects or writes principles; 0 where none of them may think."""
         writer = self.models.writer
         asked = writing.needs_model(self.recipe, self.principle_set)
         thinks = asked and (writer.may_think if writer else self.models.may_think(policy))

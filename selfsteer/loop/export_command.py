@@ -114,7 +114,7 @@ def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
 
 
 def open_source(source: Path, round: int | None = None) -> Source:
-    """Return the rows of a run directory in force, of a folder of files as exports have them, or of a file.
+    """Return the active rows of a run directory, of a folder of files as exports have them, or of a file.
 
     Of a run these are all rounds that no guard gave up, or one of them. A folder's files lie in it, or in its folder
     ``data`` as an export puts them.

@@ -118,7 +118,7 @@ def _words(error: ErrorDetails, loc: Sequence[str | int]) -> tuple[str, str]:
         return f"{key} is missing", "add it"
     if kind in ("string_too_short", "too_short"):
         return f"{key} is empty", "give it a value or leave the key out" if key == "direction" else "give it a value"
-    return f"wrong value for {key}: {error['msg']}", "mend that value"
+    return f"wrong value for {key}: {error['msg']}", "correct that value"
 
 
 def _dotted(loc: Sequence[str | int]) -> str:

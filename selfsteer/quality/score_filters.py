@@ -96,7 +96,7 @@ class NearOnpolicy(Averaged):
     """m(y+|x) and m(y-|x) are each at or above their average over the rows still kept when this filter starts."""
 
     name = "near_onpolicy"
-    relax = "take near_onpolicy out, or give it lower thresholds: without any it goes by the averages of the set"
+    relax = "take near_onpolicy out, or give it lower thresholds: without any it compares with the averages of the set"
 
     def averaged(self, row: Contrast) -> dict[str, float]:
         """Return m of each response under the plain prompt."""
@@ -119,7 +119,7 @@ class SteeringGap(Averaged):
     """
 
     name = "steering_gap"
-    relax = "take steering_gap out, or give it lower thresholds: without any it goes by the averages of the set"
+    relax = "take steering_gap out, or give it lower thresholds: without any it compares with the averages of the set"
 
     def averaged(self, row: Contrast) -> dict[str, float]:
         """Return the gap of each response."""
