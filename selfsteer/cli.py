@@ -40,15 +40,38 @@ _Judges = Annotated[
     ),
 ]
 _Mode = Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")]
+_MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Mode text: tokens of a reply, thoughts included (default: 16, and 2,048 more where the model may think).",
+    ),
+]
 _Template = Annotated[str | None, typer.Option(help="A Jinja file of your own for the question.")]
-_PerToken = Annotated[bool, typer.Option("--per-token", help="implicit: compares means per token in place of sums.")]
+_PerToken = Annotated[
+    bool | None,
+    typer.Option(
+        "--per-token/--summed",
+        help="implicit: compares means per token, or sums. Default: as the loss that trained the policy, else sums.",
+    ),
+]
 _Limit = Annotated[int | None, typer.Option(help="A random sample of so many pairs of each file.")]
 _Seed = Annotated[int, typer.Option(help="Chooses the sample.")]
-_Split = Annotated[str | None, typer.Option(help="Of hub data sets: this split.", show_default="train")]
+_Split = Annotated[
+    str | None, typer.Option(help="Of hub data sets, and folders of one: this split.", show_default="train")
+]
 _Device = Annotated[str, typer.Option(help="Where a model on this machine computes: auto, cpu, cuda, cuda:1, mps.")]
 _Precision = Annotated[str, typer.Option(help="What it computes in: auto, bfloat16 or float32.")]
 _Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 _TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that a model brings.")]
+_TemplateKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chat-template-kwargs",
+        metavar="NAME=VALUE",
+        help="A variable for the chat templates of the models, e.g. enable_thinking=false; several may be given.",
+    ),
+]
 _BaseUrl = Annotated[str | None, typer.Option(help="Where the endpoint is.", show_default="what OPENAI_BASE_URL holds")]
 _ApiKeyEnv = Annotated[str, typer.Option(help="The environment variable that holds the endpoint's key.")]
 _Answers = Annotated[Path | None, typer.Option(help="Where answers are kept.", show_default="the cache folder")]
@@ -222,7 +245,7 @@ def score(
     model: Annotated[str, typer.Argument(help="A reward model: a folder or a hub name.")],
     file: Annotated[
         Path,
-        typer.Argument(help="Rows with messages; prompt and response or responses; or any form of pairs."),
+        typer.Argument(help="A file or folder of conversations, prompts with responses, or pairs (docs/data.md)."),
     ],
     output: Annotated[Path, typer.Option("--output", help="The .jsonl file that gets the rows with their rewards.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8,
@@ -230,13 +253,15 @@ def score(
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto (float32).")] = "auto",
     revision: _Revision = None,
     trust_remote_code: _TrustRemoteCode = False,
+    chat_template_kwargs: _TemplateKwargs = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False,
 ) -> None:
     """Score responses with a reward model, one reward each. A row that can't be scored is named and stays."""
+    from selfsteer.config import template_kwargs
     from selfsteer.loop import score_command
     from selfsteer.reward.recipe import Hardware
 
-    hardware = Hardware(device, precision, revision, trust_remote_code)
+    hardware = Hardware(device, precision, revision, trust_remote_code, template_kwargs(chat_template_kwargs or []))
     with _interruptible():
         score_command.score_file(
             model, file, output, hardware=hardware, batch_size=batch_size, overwrite=overwrite, out=out, errors=errors
@@ -254,6 +279,7 @@ def evaluate_signal(
         ),
     ] = None,
     mode: Annotated[str | None, typer.Option(help="How a language model answers: logprobs or text.")] = None,
+    max_tokens: _MaxTokens = None,
     by: Annotated[str | None, typer.Option(help="What it judges by: overall or aspects.")] = None,
     limit: Annotated[int | None, typer.Option(help="A random sample of so many rows a round.")] = None,
     split: Annotated[
@@ -263,7 +289,7 @@ def evaluate_signal(
     """Is a run's data right? Accuracy by program and judge, on-policyness, and what free scores are worth."""
     from selfsteer.loop import signal_command
 
-    overrides = {"name": judge, "mode": mode, "by": by}
+    overrides = {"name": judge, "mode": mode, "max_tokens": max_tokens, "by": by}
     with _interruptible():
         signal_command.signal(run_dir, overrides, split=split, limit=limit, out=out, errors=errors)
 
@@ -279,8 +305,9 @@ def evaluate_reward(
     ],
     names: _Judges = None,
     mode: _Mode = "logprobs",
+    max_tokens: _MaxTokens = None,
     template: _Template = None,
-    per_token: _PerToken = False,
+    per_token: _PerToken = None,
     limit: _Limit = None,
     seed: _Seed = 0,
     split: _Split = None,
@@ -288,17 +315,20 @@ def evaluate_reward(
     precision: _Precision = "auto",
     revision: _Revision = None,
     trust_remote_code: _TrustRemoteCode = False,
+    chat_template_kwargs: _TemplateKwargs = None,
     base_url: _BaseUrl = None,
     api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
     answers: _Answers = None,
     json_file: _Json = None,
 ) -> None:
     """How often do reward models, implicit rewards and judges rank labelled pairs right? Beside "longer is better"."""
+    from selfsteer.config import template_kwargs
     from selfsteer.loop import reward_evaluation_command
 
     settings = {
-        "mode": mode, "template": template, "per_token": per_token, "device": device, "precision": precision,
-        "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+        "mode": mode, "max_tokens": max_tokens, "template": template, "per_token": per_token, "device": device,
+        "precision": precision, "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url,
+        "api_key_env": api_key_env, "chat_template_kwargs": template_kwargs(chat_template_kwargs or []),
     }  # fmt: skip
     with _interruptible():
         reward_evaluation_command.evaluate(
@@ -320,14 +350,15 @@ def judge(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="Files of preference pairs, labelled or not; hub data sets (org/name); or run directories."
+            help="Files or folders of preference pairs, labelled or not; hub data sets (org/name); or run directories."
         ),
     ],
     names: _Judges = None,
     mode: _Mode = "logprobs",
+    max_tokens: _MaxTokens = None,
     by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall",
     template: _Template = None,
-    per_token: _PerToken = False,
+    per_token: _PerToken = None,
     human: Annotated[
         str | None, typer.Option(help="Judge yourself, under this name; stop when you like, and go on another time.")
     ] = None,
@@ -339,17 +370,21 @@ def judge(
     precision: _Precision = "auto",
     revision: _Revision = None,
     trust_remote_code: _TrustRemoteCode = False,
+    chat_template_kwargs: _TemplateKwargs = None,
     base_url: _BaseUrl = None,
     api_key_env: _ApiKeyEnv = "OPENAI_API_KEY",
     answers: _Answers = None,
     json_file: _Json = None,
 ) -> None:
     """Put pairs before judges, in both orders, and compare them with the labels and with each other."""
+    from selfsteer.config import template_kwargs
     from selfsteer.loop import judging_command
 
     settings = {
-        "mode": mode, "by": by, "template": template, "per_token": per_token, "device": device, "precision": precision,
-        "revision": revision, "trust_remote_code": trust_remote_code, "base_url": base_url, "api_key_env": api_key_env,
+        "mode": mode, "max_tokens": max_tokens, "by": by, "template": template, "per_token": per_token,
+        "device": device, "precision": precision, "revision": revision, "trust_remote_code": trust_remote_code,
+        "base_url": base_url, "api_key_env": api_key_env,
+        "chat_template_kwargs": template_kwargs(chat_template_kwargs or []),
     }  # fmt: skip
     with _interruptible():
         judging_command.judge(
@@ -498,6 +533,9 @@ def principles_invent(
     support: Annotated[int, typer.Option(min=1, help="Answers that have to propose an aspect.")] = 1,
     most: Annotated[int, typer.Option(min=1, help="New aspects to keep at most.")] = 8,
     each: Annotated[int, typer.Option(min=0, help="Queries to try each of them on; 0 tries none.")] = 4,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens that an answer may take for each aspect, besides those for thoughts.")
+    ] = 200,
     judge: Annotated[str | None, typer.Option(help="Who says which answer is better in the trials.")] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where everything else goes [default: the cache folder].")
@@ -507,7 +545,7 @@ def principles_invent(
     from selfsteer.loop import invent_command
     from selfsteer.loop.inventing import Order
 
-    order = Order(sample, per_prompt, aspects, similarity, support, most, each)
+    order = Order(sample, per_prompt, aspects, similarity, support, most, each, tokens)
     with _interruptible():
         invent_command.principles_invent(
             overrides or [], order, model=model, queries=queries, given=given, judge=judge, output=output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from selfsteer.errors import ConfigError, did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+MAX_LEFT_OUT = 0.5
+"""Share of a source's rows that can't be used and may be left out, unless a recipe says otherwise."""
 GuardAction = Literal["ignore", "warn", "stop", "rollback"]
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """A name that can be a folder's, everywhere."""
@@ -35,6 +38,31 @@ def whole_micro_batches(batch_size: int, micro_batch_size: int) -> None:
         raise conflict(what, "micro_batch_size", "batch_size")
 
 
+_GIVEN_TO_TEMPLATES = frozenset(
+    """messages conversation tools documents chat_template add_generation_prompt continue_final_message tokenize padding
+    truncation max_length return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs bos_token eos_token
+    unk_token sep_token pad_token cls_token mask_token""".split()
+)
+"""What a chat template gets from the conversation, the tokenizer and the call."""
+
+
+def _template_kwargs(values: dict[str, Any]) -> dict[str, Any]:
+    for name, value in values.items():
+        if name in _GIVEN_TO_TEMPLATES:
+            raise conflict(f"{name!r} can't be set: a template gets it from the conversation or the tokenizer")
+        if not name.isidentifier():
+            raise conflict(f"{name!r} can't be the name of a template's variable")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise conflict(f"the value of {name!r} can't be sent as JSON (a date needs quotes)") from error
+    return values
+
+
+TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_template_kwargs)]
+"""Variables of a chat template, e.g. {enable_thinking: false}; one that the template does not mention is an error."""
+
+
 class ModelSettings(Section):
     """The chat model to align. ``model: NAME`` is short for ``model: {name: NAME}``."""
 
@@ -43,6 +71,8 @@ class ModelSettings(Section):
     revision: str | None = None
     trust_remote_code: bool = False
     device: str = "auto"
+    chat_template_kwargs: TemplateKwargs = {}
+    """Variables for its chat template, e.g. {enable_thinking: false}, and for that of who answers in its place."""
 
 
 class BenchmarkSettings(Section):
@@ -65,11 +95,13 @@ class SourceSettings(Section):
     """Where queries come from."""
 
     source: str = "builtin:quickstart"
-    """JSONL, JSON, Parquet, CSV or text file, hub data set, or a built-in set."""
+    """JSONL, JSON, Parquet, Arrow, CSV or text file, a folder of them, hub data set, or a built-in set."""
     field: str | None = None
     dataset_split: str = "train"
     limit: Positive | None = None
     """Take the first so many that are there; the checks come after that."""
+    max_left_out: Share = MAX_LEFT_OUT
+    """Stop where a larger share of rows can't be used: malformed, of no known form, refused by the chat template."""
 
 
 class CheckSettings(Section):
@@ -93,6 +125,9 @@ class CheckSettings(Section):
         return self
 
 
+_CHECKS = {*CheckSettings.model_fields, "languages"}
+
+
 class QuerySettings(CheckSettings, SourceSettings):
     """The queries. ``queries: FILE`` is short for ``queries: {source: FILE}``."""
 
@@ -113,13 +148,13 @@ class QuerySettings(CheckSettings, SourceSettings):
     @property
     def checks(self) -> dict[str, Any]:
         """The settings of the checks alone, by name."""
-        return self.model_dump(include={*CheckSettings.model_fields, "languages"})
+        return self.model_dump(include=_CHECKS)
 
     @property
     def unchecked(self) -> QuerySettings:
         """These settings without the checks."""
         fields = type(self).model_fields
-        return self.model_copy(update={name: fields[name].get_default() for name in self.checks})
+        return self.model_copy(update={name: fields[name].get_default() for name in _CHECKS})
 
     @model_validator(mode="after")
     def _stream_has_a_size(self) -> QuerySettings:
@@ -192,6 +227,8 @@ class WriterSettings(ServerSettings):
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    chat_template_kwargs: TemplateKwargs = {}
+    """As of ``model``; for an endpoint they go along in the request."""
 
     @property
     def kind(self) -> Literal["policy", "local", "endpoint", "scripted"]:
@@ -219,6 +256,8 @@ class WriterSettings(ServerSettings):
             raise conflict("endpoint: needs the model's name on the server, as in endpoint:my-model", "name")
         hardware = [key for key in _HARDWARE if getattr(self, key) != type(self).model_fields[key].default]
         idle = [*([] if self.kind == "endpoint" else self.server), *([] if self.kind == "local" else hardware)]
+        if self.chat_template_kwargs and self.kind in ("policy", "scripted"):
+            idle.append("chat_template_kwargs")
         if idle:
             whom = f"the writer {self.name!r} does not go by" if self.name else "no writer is named that goes by"
             raise conflict(f"{whom} {', '.join(idle)}", *idle)
@@ -239,17 +278,50 @@ class PrincipleSettings(Section):
     model: WriterSettings = WriterSettings()
     aspects_per_query: Positive | None = None
     """How many aspects the model picks for a query (default: what the set says)."""
-    steering: Literal["full", "direct", "adjectives"] | None = None
-    """What the steering message says: adjectives, principles and discretion; the principles alone; the adjectives alone
-    (default: what the set says)."""
+    choice: Literal["first", "shuffled"] = "first"
+    """Which of the aspects that the model names a query gets: the first ones; or any, in random order, with random
+    others where it names too few (v1's code)."""
+    choice_temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """Temperature of the model's choice, sampled with ``generation.top_p``; 0 is greedy (v1's code: 0.7)."""
+    per_round: Literal["fixed", "redrawn"] = "fixed"
+    """What is drawn at random for a query, its extra aspects and a sampled or shuffled choice: the same random numbers
+    in all rounds, or others in each (v1's code)."""
+    steering: Literal["full", "relative", "direct", "adjectives"] | None = None
+    """What the steering message says: adjectives, principles and discretion; the same, with "relatively good" or "bad"
+    for the adjectives (v2's code); the principles alone; the adjectives alone (default: what the set says)."""
     extra_rate: Share = 0.2
     """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
+    choice_max_tokens: Positive = 24
+    """Tokens of the answer that names the aspects."""
+    writing_max_tokens: Positive = 240
+    """Tokens of each pair of principles that is written, with the JSON around it."""
+    thinking_max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens that are added to these for thoughts where the model may think first, by its template or behind a server
+    (default: generation.max_new_tokens)."""
     below_chance: Literal["refuse", "warn"] = "refuse"
     """What a run does where y+ turns out better than y- in less than half of the pairs."""
 
 
 WEIGHTLESS = ("scripted", "endpoint")
 """Backends that hold no weights here: what they write can't be scored by them."""
+
+
+class RoleSampling(Section):
+    """How one of a row's responses is sampled; what is not set is as in ``generation``."""
+
+    temperature: Annotated[float, Field(ge=0.0)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+
+
+class RolesSettings(Section):
+    """The responses that are sampled in a way of their own, in training and held-out rows alike."""
+
+    positive: RoleSampling = RoleSampling()
+    """y+."""
+    negative: RoleSampling = RoleSampling()
+    """y-."""
+    original: RoleSampling = RoleSampling()
+    """yo, the answer to the plain prompt (v2's code takes the likeliest one: temperature 0)."""
 
 
 class GenerationSettings(Section):
@@ -260,6 +332,7 @@ class GenerationSettings(Section):
     """Mode offline: who writes the responses, a catalogue name, a local folder or a hub name (default: ``model``)."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    roles: RolesSettings = RolesSettings()
     max_new_tokens: Positive = 2048
     batch_size: Positive | None = None
     """Requests sampled together: the unit of seeding and of going on (default: vllm 512, endpoint 128, others 16)."""
@@ -275,6 +348,27 @@ class GenerationSettings(Section):
         """Whether who writes the responses has no weights that could score them."""
         return self.backend in WEIGHTLESS
 
+    def drawing(self, role: str) -> tuple[float, float]:
+        """Return temperature and top_p of the responses of a role."""
+        own: RoleSampling = getattr(self.roles, role)
+        return (
+            self.temperature if own.temperature is None else own.temperature,
+            self.top_p if own.top_p is None else own.top_p,
+        )
+
+    @property
+    def own_drawings(self) -> dict[str, tuple[float, float]]:
+        """:meth:`drawing` by role, of the roles that are not sampled as ``generation`` itself says."""
+        found = {role: self.drawing(role) for role in RolesSettings.model_fields}
+        return {role: own for role, own in found.items() if own != (self.temperature, self.top_p)}
+
+    @property
+    def sampling(self) -> str:
+        """How responses are sampled, in words: "temperature 0.7, top_p 0.8, 2048 tokens; original: temperature 0.0"."""
+        own = {role: _drawn(*found) for role, found in self.own_drawings.items()}
+        drawn = f"temperature {self.temperature}, top_p {self.top_p}, {self.max_new_tokens} tokens"
+        return "; ".join([drawn, *(f"{role}: {words}" for role, words in own.items())])
+
     @property
     def batch(self) -> int:
         """Requests that are sampled together."""
@@ -285,6 +379,14 @@ class GenerationSettings(Section):
         return self.batch_size or {"vllm": 512, "endpoint": 128}.get(backend, 16)
 
     @model_validator(mode="after")
+    def _top_p_acts(self) -> GenerationSettings:
+        for role in RolesSettings.model_fields:
+            if getattr(self.roles, role).top_p is not None and not self.drawing(role)[0]:
+                what = f"the {role} responses are the likeliest ones (temperature 0), so top_p has no effect on them"
+                raise conflict(what, f"roles.{role}.top_p", "temperature")
+        return self
+
+    @model_validator(mode="after")
     def _of_this_backend(self) -> GenerationSettings:
         if self.backend == "endpoint" and not self.endpoint.model:
             raise conflict("backend: endpoint needs the model's name on the server: set endpoint.model", "backend")
@@ -292,6 +394,10 @@ class GenerationSettings(Section):
             if settings and self.backend != name:
                 raise conflict(f"these settings are about the backend {name}, and backend is {self.backend}", name)
         return self
+
+
+def _drawn(temperature: float, top_p: float) -> str:
+    return f"temperature {temperature}" + f", top_p {top_p}" * (temperature > 0)
 
 
 class HarmSettings(Section):
@@ -312,6 +418,8 @@ class RewardFilterSettings(Section):
     model: str
     """A local folder or a hub name: a sequence-classification model with one output."""
     revision: str | None = None
+    chat_template_kwargs: TemplateKwargs = {}
+    """Variables for its chat template."""
 
 
 class QualitySettings(Section):
@@ -326,11 +434,10 @@ class QualitySettings(Section):
         "refusal_mismatch",
         "duplicates",
         "language_mismatch",
-        "preference_order",
-        "near_onpolicy",
-        "steering_gap",
+        {"steering_gap": {"min": 0.0}},
     ]
-    """In the order in which they run; docs/quality.md has them all. The last three are the paper's."""
+    """In the order in which they run; docs/quality.md has them all. The paper's are identical, leak, preference_order,
+    near_onpolicy and steering_gap without ``min``: they keep a few rows of a hundred."""
     harm: HarmSettings | None = None
     """Flag harmful y- by a classifier too, besides those that an aspect of the principle set flags."""
     reward: RewardFilterSettings | None = None
@@ -346,6 +453,15 @@ class LoraSettings(Section):
     target_modules: str | list[str] = "all-linear"
     bits: Literal[4, 8] | None = None
     """QLoRA: hold the base's weights in 4 bits (NF4) or 8 (int8). Needs a CUDA GPU and the extra ``qlora``."""
+
+
+SUMMED_LOSSES = ("dpo", "hinge")
+"""The base losses that compare sums of log-probs; the others compare means per token."""
+
+
+def per_token(objective: str, base_loss: str | None) -> bool:
+    """Return whether a loss compares means per token: its implicit reward is then such a mean, else a sum."""
+    return objective == "sft" or base_loss not in SUMMED_LOSSES
 
 
 class TrainSettings(Section):
@@ -380,8 +496,11 @@ class TrainSettings(Section):
     micro_batch_size: Positive = 2
     """Examples in memory at once; gradients accumulate to ``batch_size``."""
     max_length: Positive = 2048
-    """Prompt + response tokens; a longer response is cut, without an end label."""
+    """Tokens of the longest of a row's prompts + response; a longer response is cut under all of them at that place,
+    without an end label."""
     warmup_ratio: Share = 0.1
+    """Share of the steps, rounded up, in which the learning rate rises; the last of these has all of it. Then it falls
+    along a cosine. No step has rate 0 (docs/training.md)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     adam_betas: tuple[Share, Share] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
@@ -431,7 +550,7 @@ class PreferenceSettings(Section):
     """
 
     source: str | None = None
-    """A file or a hub data set in TRL's preference format: prompt, chosen, rejected; texts or messages."""
+    """A file, a folder or a hub data set of preference pairs, in any form of docs/data.md."""
     dataset_split: str = "train"
     limit: Positive | None = None
 
@@ -442,10 +561,13 @@ class JudgeSettings(Section):
     name: str | None = None
     """A chat model (catalogue name, folder, hub name), ``reward:MODEL``, ``implicit:POLICY@REFERENCE``,
     ``endpoint:MODEL`` or ``program:PROGRAM``."""
-    per_token: bool = False
-    """``implicit:`` compares means per token, as IPO trains them, in place of sums."""
+    per_token: bool | None = None
+    """``implicit:`` compares means per token, or (false) sums. Default: as the loss that trained the policy, which its
+    folder names; else sums."""
     mode: Literal["logprobs", "text"] = "logprobs"
     """How a language model answers: by the log-probs of the two labels, or by what it writes."""
+    max_tokens: Positive | None = None
+    """Mode text: tokens of a reply, thoughts included (default: 16, and 2,048 more where the model may think)."""
     template: str | None = None
     """A Jinja file of your own for the question."""
     by: Literal["overall", "aspects"] = "overall"
@@ -458,6 +580,14 @@ class JudgeSettings(Section):
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    chat_template_kwargs: TemplateKwargs = {}
+    """Variables for its chat template, e.g. {enable_thinking: false}; for an endpoint they go along in the request."""
+
+    @model_validator(mode="after")
+    def _of_this_mode(self) -> JudgeSettings:
+        if self.max_tokens is not None and self.mode != "text":
+            raise conflict("max_tokens is about what a judge writes: set mode: text", "max_tokens")
+        return self
 
 
 class EvaluationSettings(Section):
@@ -465,6 +595,8 @@ class EvaluationSettings(Section):
 
     direction: str | None = None
     """Program that says which way y+ must differ from y- (default: what the principle set names)."""
+    per_token: bool | None = None
+    """Implicit rewards are means per token, or (false) sums. Default: as ``train.base_loss`` compares them."""
     samples: Annotated[int, Field(ge=0)] = 3
     """How many queries the report shows side by side."""
 
@@ -578,6 +710,18 @@ class Recipe(Section):
         return self.mode != "data-only"
 
     @property
+    def implicit_per_token(self) -> bool:
+        """Whether implicit rewards are means per token."""
+        asked = self.evaluation.per_token
+        return per_token(self.train.objective, self.train.base_loss) if asked is None else asked
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens for the thoughts of a model that chooses aspects or writes principles, where it may think."""
+        own = self.principles.thinking_max_tokens
+        return self.generation.max_new_tokens if own is None else own
+
+    @property
     def writes_itself(self) -> bool:
         """Whether the policy, or a generator made of it, writes what it is trained on."""
         foreign = self.generation.model is not None or self.generation.weightless or self.preferences.source is not None
@@ -665,6 +809,9 @@ class Growth(Section):
     def _thoughts_apart(self) -> Growth:
         if self.generation.thinking != "apart":
             raise conflict("thoughts are no part of a query: leave generation.thinking out", "generation.thinking")
+        if self.generation.own_drawings:
+            what = "queries have no roles: set generation.temperature and generation.top_p"
+            raise conflict(what, "generation.roles")
         self.recipe  # noqa: B018  (what a recipe refuses is refused here)
         return self
 
@@ -773,9 +920,26 @@ def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         )
 
 
+VLLM_TEMPERATURES = (0.01, 2.0)
+"""vLLM refuses what is above and samples at 0.01 in place of what is below."""
+
+
 def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    if recipe.model.chat_template_kwargs and recipe.generation.backend == "scripted" and not recipe.trains:
+        what = "the scripted backend has no chat template to set variables of"
+        yield what, "model.chat_template_kwargs", "generation.backend"
     if recipe.generation.backend != "vllm":
         return
+    temperatures = {"generation.temperature": recipe.generation.temperature} | {
+        f"generation.roles.{role}.temperature": temperature
+        for role, (temperature, _) in recipe.generation.own_drawings.items()
+    }
+    if recipe.principles.model.kind in ("policy", "local"):
+        temperatures["principles.choice_temperature"] = recipe.principles.choice_temperature
+    least, most = VLLM_TEMPERATURES
+    for key, temperature in temperatures.items():
+        if temperature and not least <= temperature <= most:
+            yield f"vLLM can't sample at temperature {temperature:g}: give 0 (greedy), or {least:g} to {most:g}", key
     if recipe.train.lora is not None and recipe.train.lora.bits:
         what = "vLLM would sample from whole weights, which are not the policy: take another backend, or no bits"
         yield what, "train.lora.bits", "generation.backend"
@@ -915,6 +1079,14 @@ def read_recipe(
     return recipe_from(values, overrides, "the recipe given")
 
 
+def template_kwargs(given: Sequence[str]) -> dict[str, Any]:
+    """Return chat template variables that were given as NAME=VALUE on the command line; raises :class:`ConfigError`."""
+    values: dict[str, Any] = {}
+    for one in given:
+        _apply_override(values, {}, one)
+    return judge_settings({"chat_template_kwargs": values}).chat_template_kwargs
+
+
 def judge_settings(values: dict[str, Any]) -> JudgeSettings:
     """Return the settings of a judge that was named on the command line; raises :class:`ConfigError`."""
     try:
@@ -922,7 +1094,8 @@ def judge_settings(values: dict[str, Any]) -> JudgeSettings:
     except ValidationError as error:
         first = error.errors()[0]
         where = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}"
-        raise ConfigError(f"{first['msg']}, got {first['input']!r}", where=where, do="mend that value") from error
+        given = "" if first["type"] == "conflict" else f", got {first['input']!r}"
+        raise ConfigError(f"{first['msg']}{given}", where=where, do="mend that value") from error
 
 
 def dump_recipe(recipe: Section) -> str:

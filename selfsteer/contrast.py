@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from selfsteer.chat import Chat
-from selfsteer.errors import ModelError
-from selfsteer.records import PROMPTS, ROLES, Contrast, Finish, Message, Principled, Response, Role
+from selfsteer.errors import DataError, ModelError
+from selfsteer.records import PROMPTS, ROLES, Contrast, Message, Principled, Response, Role
 
 PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
 """Which prompt each response is sampled under: y+ under x+, y- under x-, yo under x."""
+_COLUMNS = {field.name for field in dataclasses.fields(Contrast)}
+_REQUIRED = [
+    field.name
+    for field in dataclasses.fields(Contrast)
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+]
 
 
 class Request(NamedTuple):
@@ -65,21 +72,47 @@ def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, 
     return Contrast(**shared, **values, round=round, provenance=origin)  # type: ignore[arg-type]
 
 
+def contrast_of(row: Contrast | Mapping[str, Any]) -> Contrast:
+    """Return a row of a data set, with the columns of :class:`Contrast` by name, as one; other columns are left out.
+
+    Raises:
+        DataError: A column without a default is missing.
+    """
+    if isinstance(row, Contrast):
+        return row
+    missing = [name for name in _REQUIRED if name not in row]
+    if missing:
+        raise DataError(
+            f"the data set lacks the columns {', '.join(missing)}",
+            where=f"row {row.get('id', '')!r}",
+            do="give rows of selfsteer.records.Contrast, as a run's contrasts/*.parquet have them",
+        )
+    values = {name: value for name, value in row.items() if name in _COLUMNS}
+    provenance = values.get("provenance") or {}
+    values["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance  # JSON on disk
+    return Contrast(**values)
+
+
 def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:
     """Tokenise once what carries no ids, or ids of another tokenizer, and record that in the provenance.
 
     Ids that were sampled by this tokenizer stay as they are: re-tokenised text can differ from what was sampled.
     """
     own = contrast.provenance.get("tokenizer") == chat.fingerprint
-    made: dict[str, object] = {}
-    for prompt in PROMPTS:
-        if not own or getattr(contrast, f"{prompt}_token_ids") is None:
-            made[f"{prompt}_token_ids"] = chat.encode(getattr(contrast, prompt))
-    for role in ROLES:
-        if not own or getattr(contrast, f"{role}_token_ids") is None:
-            finish, text = cast(Finish, getattr(contrast, f"{role}_finish")), getattr(contrast, f"{role}_response")
-            made[f"{role}_token_ids"] = [] if finish == "absent" else chat.encode_response(text, finish == "stop")
-    if not made:
+    lacking = {name for name in (*PROMPTS, *ROLES) if not own or getattr(contrast, f"{name}_token_ids") is None}
+    if not lacking:
         return contrast
+    answers = {
+        role: (getattr(contrast, f"{role}_response"), getattr(contrast, f"{role}_finish") == "stop")
+        for role in contrast.roles
+        if role in lacking
+    }
+    plain, responses = chat.encode_answers(contrast.prompt, list(answers.values()))
+    ids: dict[str, list[int]] = {role: [] for role in ROLES} | dict(zip(answers, responses, strict=True))
+    for prompt in PROMPTS:
+        messages = getattr(contrast, prompt)
+        same = messages == contrast.prompt
+        ids[prompt] = plain if same else chat.encode_answers(messages, list(answers.values()))[0]
+    made = {f"{name}_token_ids": ids[name] for name in lacking}
     provenance = {**contrast.provenance, "tokenizer": chat.fingerprint, "tokenised": ",".join(sorted(made))}
     return dataclasses.replace(contrast, **made, provenance=provenance)  # type: ignore[arg-type]

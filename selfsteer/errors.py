@@ -6,6 +6,7 @@ SelfsteerError
 │   ├── DataError         a file of queries or of preference rows
 │   ├── PrincipleError    a principle set
 │   └── ModelError        a model folder, its tokenizer or its chat template
+│       └── PromptRefused one conversation, which the chat template refuses
 └── WorkFailed            the input was fine, the work failed              exit 1
     ├── FetchError        a download did not arrive or did not verify
     ├── StorageError      disk full, read-only folder, damaged file
@@ -59,6 +60,10 @@ class PrincipleError(InputError):
 
 class ModelError(InputError):
     """A model, its tokenizer or its chat template can't be used as it is."""
+
+
+class PromptRefused(ModelError):
+    """The chat template of a model refuses one conversation; it may take others."""
 
 
 class WorkFailed(SelfsteerError):

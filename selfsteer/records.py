@@ -55,9 +55,7 @@ class Principled:
     prompt: list[Message]
     split: Literal["train", "heldout"]
     aspects: list[str]
-    choice: (
-        str  # how the aspects were chosen: "model", "fallback" (its answer named none), "all"; "none" without aspects
-    )
+    choice: str  # how the aspects were chosen: Choice.outcome of selfsteer.principles; "none" without aspects
     positive_principle: str
     negative_principle: str
     positive_prompt: list[Message]
@@ -135,6 +133,20 @@ class Contrast:
     def prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of one of the three rendered :data:`PROMPTS`."""
         return self._ids(f"{prompt}_token_ids")
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest of the three prompts.
+
+        What a length limit leaves beside it is the room for each response, under whichever prompt it is scored: means
+        of one response under two prompts can only be compared if they are taken over the same tokens.
+        """
+        return max(len(self.prompt_ids(prompt)) for prompt in PROMPTS)
+
+    def scored_tokens(self, role: str, max_length: int | None) -> int:
+        """Return how many tokens of a response are scored: those that the length limit leaves room for."""
+        room = None if max_length is None else max_length - self.longest_prompt
+        return len(self.response_ids(role)[:room])
 
     def _ids(self, column: str) -> list[int]:
         ids: list[int] | None = getattr(self, column)

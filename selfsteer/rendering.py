@@ -10,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from selfsteer.files import fingerprint
+
 _VERSION = re.compile(r"\{# version: (\S+) #\}\n")
 
 
@@ -60,6 +62,12 @@ class Templates:
             assert first, f"{path.name} must start with its version"
             versions[path.stem] = first[1]
         return versions
+
+    def contents(self, *names: str) -> dict[str, str]:
+        """Return "version fingerprint" of each named template (default: of all): what its prompts depend on."""
+        found = self.versions(*names)
+        texts = {name: (self.folder / f"{name}.jinja").read_text(encoding="utf-8") for name in found}
+        return {name: f"{version} {fingerprint(texts[name])[:8]}" for name, version in found.items()}
 
     def _render(self, template: str, part: str, values: tuple[tuple[str, object], ...]) -> str:
         macros = self._environment.get_template(f"{template}.jinja").module

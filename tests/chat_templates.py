@@ -19,15 +19,17 @@ TEMPLATES = {
         "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
         "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
         "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-        "{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] + '<end_of_turn>\n' }}{% endfor %}"
+        "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' "
+        "+ message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
     ),
     # Gemma 3: the template itself folds the system message into the first user turn
     "gemma3": (
         "{{ bos_token }}{% set first = '' %}{% if messages[0]['role'] == 'system' %}"
         "{% set first = messages[0]['content'] + '\n\n' %}{% set messages = messages[1:] %}{% endif %}"
-        "{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' }}"
-        "{{ (first if loop.first else '') + message['content'] + '<end_of_turn>\n' }}{% endfor %}"
+        "{% for message in messages %}"
+        "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+        "{{ (first if loop.first else '') + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
     ),
     # some Mistrals: a system message is dropped without a word
@@ -42,11 +44,50 @@ TEMPLATES = {
         "+ '<|end_header_id|>\n\n' + message['content'] + '<|eot_id|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
     ),
-    # Phi 3: its tokens swallow the white space that follows
+    # Llama 3.1: a system message with a date is always there, contents are trimmed
+    "llama3.1": (
+        "{{ bos_token }}{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+        "{% set system = '' %}{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] | trim %}"
+        "{% set messages = messages[1:] %}{% endif %}{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' "
+        "+ date_string + '\n\n' + system + '<|eot_id|>' }}{% for message in messages %}{{ '<|start_header_id|>' + "
+        "message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    ),
+    # Llama 2: marks that are plain text, a blank before the end token, a BOS in every turn
+    "llama2": (
+        "{% set system = '' %}{% if messages[0]['role'] == 'system' %}"
+        "{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}{% set messages = messages[1:] %}"
+        "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+        "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + (system if loop.first else '') + "
+        "message['content'] | trim + ' [/INST]' }}{% else %}{{ ' ' + message['content'] | trim + ' ' + eos_token }}"
+        "{% endif %}{% endfor %}"
+    ),
+    # Qwen 2.5: ChatML with a default system message of its own
+    "qwen2.5": (
+        "{% if messages[0]['role'] == 'system' %}{{ '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
+        "{% else %}{{ '<|im_start|>system\nYou are Qwen. You are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+        "{% for message in messages %}{% if message.role == 'user' or message.role == 'assistant' or "
+        "(message.role == 'system' and not loop.first) %}"
+        "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    # SmolLM3: a header says whether it thinks; where it does not, every answer stands behind an empty thought
+    "smollm3": (
+        "{% if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}"
+        "{% set mode = '/think' if enable_thinking else '/no_think' %}{% set system = 'You are a helpful assistant.' %}"
+        "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set messages = messages[1:] %}"
+        "{% endif %}{{ '<|im_start|>system\nReasoning Mode: ' + mode + '\n\n' + system + '\n<|im_end|>\n' }}"
+        "{% set empty = '<think>\n\n</think>\n' if mode == '/no_think' else '' %}{% for message in messages %}"
+        "{{ '<|im_start|>' + message.role + '\n' + (empty if message.role == 'assistant' else '') "
+        "+ message.content.lstrip('\n') + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' + empty }}{% endif %}"
+    ),
+    # Phi 3: its tokens swallow the white space that follows, and the document ends behind the last turn's end
     "phi3": (
         "{% for message in messages %}"
         "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
     ),
     # Qwen3: the model writes its thoughts' tags itself; those of earlier turns are stripped; a user message may be what
     # a tool answered
@@ -91,7 +132,8 @@ TEMPLATES = {
     "gemma4": (
         "{{ bos_token }}{% for message in messages %}{% set content = message['content'] %}"
         "{% if message['role'] == 'assistant' %}{% set content = content.split('<channel|>')[-1] %}{% endif %}"
-        "{{ '<|turn>' + message['role'] + '\n' + content | trim + '<turn|>\n' }}{% endfor %}"
+        "{{ '<|turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' + content | trim "
+        "+ '<turn|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|turn>model\n' }}"
         "{% if enable_thinking is defined and not enable_thinking %}{{ '<|channel>thought\n<channel|>' }}{% endif %}"
         "{% endif %}"
@@ -104,6 +146,10 @@ _SPECIAL = {
     "gemma3": ["<start_of_turn>", "<end_of_turn>"],
     "mistral": ["[INST]", "[/INST]"],
     "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "llama3.1": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "llama2": [],
+    "qwen2.5": ["<|im_start|>", "<|im_end|>"],
+    "smollm3": ["<|im_start|>", "<|im_end|>"],
     "phi3": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
     "qwen3": ["<|im_start|>", "<|im_end|>"],
     "deepseek-r1": ["<｜User｜>", "<｜Assistant｜>"],
@@ -115,6 +161,7 @@ _THINK = ("<think>", "</think>")
 _PLAIN = {
     "qwen3": (*_THINK, "<tool_response>", "</tool_response>", "<unnamed>"),
     "deepseek-r1": _THINK,
+    "smollm3": _THINK,
     "nemotron": _THINK,
     "gemma3": ("\n", "\n\n", "user"),
 }

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.chat import THINKING_TAGS, Chat
-from selfsteer.errors import ModelError
+from selfsteer.chat import Chat, tokenizer_fingerprint
+from selfsteer.chat_template import THINKING_TAGS
+from selfsteer.errors import ModelError, SelfsteerWarning
 
-from .chat_templates import DEFAULT_SYSTEM, TEMPLATES, tokenizer_of, user
+from .chat_templates import DEFAULT_SYSTEM, TEMPLATES, sentencepiece_of, tokenizer_of, user
 
+PLAIN = (
+    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
 ODD = "naïve 😀 漢字\n\n  two  blanks "
 
 
@@ -62,24 +67,38 @@ def test_text_survives_a_round_trip_and_special_tokens_leave_no_trace_in_it():
 def test_a_response_ends_with_an_end_token_only_where_it_ended():
     chat = Chat(tokenizer_of("llama3"), end_ids=[7])
     ended, cut = chat.encode_response("Hi", ended=True), chat.encode_response("Hi", ended=False)
-    assert ended == [*cut, 7]
+    assert ended == [*cut, chat.tokenizer.convert_tokens_to_ids("<|eot_id|>")]
     assert len(cut) == 2 and chat.tokenizer.bos_token_id not in cut
 
 
-def test_end_tokens_the_models_own_first_then_the_tokenizers():
+def test_end_tokens_the_templates_own_first_then_all_that_are_named():
     tokenizer = tokenizer_of("llama3")
-    turn = tokenizer.convert_tokens_to_ids("<|eot_id|>")
-    eos = tokenizer.eos_token_id
-    assert Chat(tokenizer).end_ids == (eos,)
-    assert Chat(tokenizer, [turn]).end_ids == (turn, eos)
-    assert Chat(tokenizer, [turn, eos, turn]).end_ids == (turn, eos)
+    turn, eos, other = tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<eos>", "<bos>"])
+    assert Chat(tokenizer).end_ids == (turn, eos)
+    assert Chat(tokenizer, [other, turn, eos, turn]).end_ids == (turn, eos, other)
+    assert Chat(tokenizer_of("llama3", eos_token=None)).end_ids == (turn,)
 
 
 def test_without_any_end_token_there_is_no_chat():
     tokenizer = tokenizer_of("llama3", eos_token=None)
+    tokenizer.chat_template = PLAIN
     with pytest.raises(ModelError, match="end token"):
         Chat(tokenizer)
-    assert Chat(tokenizer, [5]).end_ids == (5,)
+    with pytest.warns(SelfsteerWarning, match="ends an answer with no token, so '<|start_header_id|>' ends responses"):
+        assert Chat(tokenizer, [3]).end_ids == (3,)
+
+
+@pytest.mark.parametrize(("named", "first"), [([], "<eos>"), ([3, 2], "<eos>"), ([3], "<|im_start|>")])
+def test_a_template_that_ends_turns_in_plain_text_falls_back_on_what_is_named_and_says_so(named, first):
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = PLAIN
+    with pytest.warns(SelfsteerWarning, match="the chat template of .* ends an answer with no token") as told:
+        chat = Chat(tokenizer, named)
+    end = tokenizer.convert_tokens_to_ids(first)
+    assert len(told) == 1 and set(chat.end_ids) == {*named, 2}
+    assert chat.end_ids[0] == chat.encode_response("Hi", ended=True)[-1] == end
+    prompt, (answer,) = chat.encode_answers(user("Hi"), [("Ho", True)])
+    assert shown(chat, prompt) == "user: Hi\nassistant:" and shown(chat, answer) == f" Ho{first}"
 
 
 def test_without_a_template_there_is_no_chat():
@@ -99,6 +118,7 @@ def test_a_refused_prompt_names_the_roles_and_the_templates_reason():
         chat.encode(user("Hi", "Be brief."))
 
 
+@pytest.mark.filterwarnings("ignore:the chat template of .* ends an answer with no token")
 def test_a_broken_template_is_told_in_words():
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = "{% for message in %}"
@@ -114,6 +134,19 @@ def test_the_fingerprint_names_vocabulary_and_template():
     other_vocabulary = tokenizer_of("chatml", extra=("<think>",))
     assert other_vocabulary.chat_template == TEMPLATES["chatml"]
     assert len(same | {Chat(other_template).fingerprint, Chat(other_vocabulary).fingerprint}) == 3
+
+
+def test_a_tokenizer_is_named_by_all_of_its_rules_and_not_by_what_a_call_leaves_in_it():
+    from tokenizers import normalizers
+
+    same, other, special = (tokenizer_of("chatml") for _ in range(3))
+    first = tokenizer_fingerprint(same)
+    same(["Hi", "Hi there"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_fingerprint(same) == first == tokenizer_fingerprint(tokenizer_of("chatml"))
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()  # the vocabulary stays
+    special.pad_token = "<eos>"
+    names = {first, *map(tokenizer_fingerprint, (other, special, sentencepiece_of("mistral")))}
+    assert len(names) == 4
 
 
 def test_the_fingerprint_is_worked_out_once(monkeypatch):

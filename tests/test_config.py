@@ -20,6 +20,7 @@ from selfsteer.config import (
     load_sweep,
     read_recipe,
     shipped_recipes,
+    template_kwargs,
 )
 from selfsteer.errors import ConfigError
 from selfsteer.reward.recipe import load_reward_recipe
@@ -335,6 +336,97 @@ def test_an_error_of_an_override_points_at_the_command_line_and_not_at_the_file(
     assert error.where == f"command line: {override}"
 
 
+# --- variables of chat templates
+
+
+@pytest.mark.parametrize("key", ["model", "principles.model", "judge"])
+def test_variables_of_a_chat_template_are_set_one_by_one_or_together(write, key):
+    file = write("model: some/model\njudge: some/judge\nprinciples:\n  model: some/writer\n")
+    overrides = [f"{key}.chat_template_kwargs.enable_thinking=false", f"{key}.chat_template_kwargs.date_string='1 May'"]
+    values: dict = load_recipe(file, overrides).model_dump()
+    for part in key.split("."):
+        values = values[part]
+    assert values["chat_template_kwargs"] == {"enable_thinking": False, "date_string": "1 May"}
+    together = load_recipe(file, [f"{key}.chat_template_kwargs={{enable_thinking: false, date_string: 1 May}}"])
+    assert together == load_recipe(file, overrides) and read_recipe(together) == together
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        *((f"model.chat_template_kwargs.{name}=1", f"'{name}' can't be set") for name in (
+            "tools", "messages", "add_generation_prompt", "tokenize", "chat_template", "eos_token", "return_dict"
+        )),
+        ("model.chat_template_kwargs.date=2024-07-26", "the value of 'date' can't be sent as JSON"),
+        ("model.chat_template_kwargs.x=.nan", "the value of 'x' can't be sent as JSON"),
+        ("model.chat_template_kwargs={a b: 1}", "'a b' can't be the name of a template's variable"),
+        ("model.chat_template_kwargs=enable_thinking", "Input should be a valid dictionary"),
+        ("judge.chat_template_kwargs.tools=1", "'tools' can't be set"),
+        ("principles.model.chat_template_kwargs.x=1", "goes by chat_template_kwargs"),
+    ],
+)  # fmt: skip
+def test_what_is_no_variable_of_a_chat_template_is_refused(write, override, what):
+    error = refused(write("judge: x"), override)
+    assert what in error.what and error.where == f"command line: {override}"
+
+
+def test_variables_of_the_command_line_are_read_as_overrides_are():
+    assert template_kwargs(["enable_thinking=false", "effort=low"]) == {"enable_thinking": False, "effort": "low"}
+    with pytest.raises(ConfigError, match="'tools' can't be set") as caught:
+        template_kwargs(["tools=1"])
+    assert caught.value.where == "--chat-template-kwargs"
+    with pytest.raises(ConfigError, match="key=value"):
+        template_kwargs(["enable_thinking"])
+
+
+# --- how each role is sampled
+
+
+def test_a_role_is_sampled_as_its_own_settings_say_and_else_as_all_are(write):
+    recipe = load_recipe(write("generation: {temperature: 0.5}"), ["generation.roles.original.temperature=0"])
+    generation = recipe.generation
+    assert [generation.drawing(role) for role in ("positive", "original")] == [(0.5, 0.8), (0.0, 0.8)]
+    assert generation.own_drawings == {"original": (0.0, 0.8)}
+    assert load_recipe(write(dump_recipe(recipe))) == recipe
+    same = load_recipe(write(""), ["generation.roles.negative={temperature: 0.7, top_p: 0.8}"]).generation
+    assert same.own_drawings == {} and same.sampling == "temperature 0.7, top_p 0.8, 2048 tokens"
+    other = load_recipe(write(""), ["generation.roles.negative.top_p=1"]).generation
+    assert other.sampling == "temperature 0.7, top_p 0.8, 2048 tokens; negative: temperature 0.7, top_p 1.0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "key"),
+    [
+        ("roles: {original: {temperature: 0, top_p: 0.9}}", "top_p has no effect", "roles"),
+        ("{temperature: 0, roles: {negative: {top_p: 0.9}}}", "top_p has no effect", "roles"),
+        ("roles: {original: {temperature: -1}}", "wrong value for 'generation.roles.original.temperature'", "roles"),
+        ("roles: {plain: {temperature: 0}}", "unknown key 'generation.roles.plain'", "roles"),
+        ("roles: {original: {max_new_tokens: 9}}", "unknown key 'generation.roles.original.max_new_tokens'", "roles"),
+    ],
+)
+def test_what_does_not_act_in_a_role_is_an_error(write, settings, what, key):
+    file = write(f"generation:\n  {settings}\n")
+    error = refused(file)
+    assert what in str(error) and error.where == f"{file}:2"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "generation.temperature=2.5",
+        "generation.roles.original.temperature=0.001",
+        "generation.roles.positive.temperature=3",
+        "principles.choice_temperature=2.5",
+    ],
+)
+def test_a_temperature_that_vllm_does_not_sample_at_is_refused_before_anything_is_done(write, override):
+    error = refused(write("generation: {backend: vllm}"), override)
+    assert "vLLM can't sample at temperature" in error.what and error.where == f"command line: {override}"
+    assert load_recipe(write(""), [override]), "other backends do"
+    if override.startswith("principles"):
+        load_recipe(write("generation: {backend: vllm}"), [override, "principles.model=endpoint:m"])
+
+
 # --- who writes the principles
 
 
@@ -459,6 +551,26 @@ def test_the_ablations_in_a_header_load(name):
             assert load_recipe(name, [value, *others]) != load_recipe(name), value
 
 
+@pytest.mark.parametrize("name", ["sso-v1", "pbaa-v1"])
+def test_v1s_recipes_draw_as_its_code_does_and_keep_its_filters(name):
+    recipe = load_recipe(name)
+    principles = recipe.principles
+    assert (principles.choice, principles.choice_temperature, principles.per_round) == ("shuffled", 0.7, "redrawn")
+    assert (principles.aspects_per_query, principles.extra_rate, principles.strategy) == (2, 0.2, "fixed")
+    assert recipe.quality.filters == ["identical", "leak", "preference_order", "near_onpolicy", "steering_gap"]
+    assert recipe.generation.own_drawings == {}
+    assert load_recipe(name, ["rounds=1"]).rounds == 1
+
+
+def test_v2s_recipe_does_what_its_code_does():
+    recipe = load_recipe("sso-v2")
+    assert recipe.generation.own_drawings == {"original": (0.0, 0.8)}
+    assert (recipe.principles.strategy, recipe.principles.steering) == ("guideline", "relative")
+    assert recipe.principles.model.kind == "local" and recipe.principles.model.name != recipe.model.name
+    assert recipe.train.warmup_ratio == 0.04
+    assert recipe.quality.filters == ["identical", "leak"]
+
+
 def test_the_recipes_that_the_readme_builds_on_are_shipped():
     assert {"quickstart", "scripted"} <= set(shipped_recipes())
 
@@ -527,6 +639,7 @@ print("torch" in sys.modules)
     [
         ("generation: {backend: vllm}\ntrain: {lora: {bits: 4}}", "whole weights"),
         ("generation: {backend: vllm}\nmodel: {device: 'cuda:1'}", "CUDA_VISIBLE_DEVICES"),
+        ("mode: data-only\ngeneration: {backend: scripted}\nmodel: {chat_template_kwargs: {x: 1}}", "no chat template"),
         ("generation: {backend: endpoint}\nmode: data-only", "set endpoint.model"),
         ("generation: {backend: endpoint, endpoint: {model: m}}", "no weights to train"),
         ("generation: {endpoint: {concurrency: 3}}", "about the backend endpoint"),
@@ -631,3 +744,34 @@ def test_a_wrong_override_of_values_is_named(write):
 )
 def test_whose_held_out_pairs_tell_whether_the_data_follow_the_principles(write, text, itself):
     assert load_recipe(write(text)).writes_itself is itself
+
+
+@pytest.mark.parametrize(("changes", "expected"), [
+    ({}, True),
+    ({"train": {"base_loss": "dpo"}}, False),
+    ({"train": {"base_loss": "hinge"}}, False),
+    ({"train": {"base_loss": "ln_dpo"}}, True),
+    ({"train": {"objective": "sft", "base_loss": "dpo"}}, True),
+    ({"mode": "generator"}, False),  # dpo by default
+    ({"train": {"base_loss": "dpo"}, "evaluation": {"per_token": True}}, True),
+    ({"evaluation": {"per_token": False}}, False),
+])  # fmt: skip
+def test_implicit_rewards_follow_the_loss_unless_the_recipe_says_otherwise(changes, expected):
+    assert Recipe.model_validate(changes).implicit_per_token is expected
+
+
+def test_the_losses_that_compare_sums_are_those_whose_reward_grows_with_the_length():
+    """Twice as many tokens with the same log-prob each: a sum doubles, a mean stays."""
+    import torch
+
+    from selfsteer.config import per_token
+    from selfsteer.logprobs import PairLogps
+    from selfsteer.losses.base import BASE_LOSSES, pair_loss
+
+    def reward(name, tokens):
+        bundle, other = (PairLogps(*(torch.tensor([mean * tokens]) for mean in means), *[torch.tensor([tokens])] * 2)
+                         for means in ((-1.0, -2.0), (-1.5, -1.5)))  # fmt: skip
+        return pair_loss(name, bundle, other, beta=0.1, label_smoothing=0.0, margin=0.0).chosen_reward
+
+    for name in BASE_LOSSES:
+        assert per_token("base", name) == torch.allclose(reward(name, 4), reward(name, 8)), name

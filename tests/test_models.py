@@ -246,9 +246,9 @@ def hub_error(kind: str) -> BaseException:
 def test_what_the_hub_says(
     monkeypatch: pytest.MonkeyPatch, kind: str, expected: type[SelfsteerError], what: str, do: str
 ) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    for auto, load in ((AutoModelForCausalLM, load_model), (AutoTokenizer, load_tokenizer)):
+    for auto, load in ((AutoConfig, load_model), (AutoTokenizer, load_tokenizer)):
         monkeypatch.setattr(auto, "from_pretrained", raise_as_transformers(hub_error(kind)))
         with pytest.raises(expected, match=what) as caught:
             load("org/name", revision="v9")
@@ -293,6 +293,7 @@ def test_a_repository_of_pickles_is_explained(monkeypatch: pytest.MonkeyPatch) -
     def from_pretrained(*_: object, **__: object) -> None:
         raise OSError("org/name does not appear to have ... and thus cannot be loaded with `safetensors`. Please ...")
 
+    monkeypatch.setattr(loading, "model_config", lambda *_, **__: None)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
     with pytest.raises(ModelError, match="org/name has pickled weights only"):
         load_model("org/name")
@@ -448,6 +449,18 @@ def test_end_tokens_are_part_of_what_a_model_says(tiny: Path, tmp_path: Path) ->
     names += [model_fingerprint(str(folder), chat=True) for folder in (tiny, adapter)]
     (tiny / "README.md").write_text("not the model")
     assert len(set(names)) == 4 and model_fingerprint(str(tiny), chat=True) == names[2]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_model_s_own_code_counts_where_it_is_run(tiny: Path, chat: bool) -> None:
+    def names() -> list[str]:
+        return [model_fingerprint(str(tiny), chat=chat, trust_remote_code=trusted) for trusted in (False, True)]
+
+    (tiny / "modeling_tiny.py").write_text("SCALE = 1\n")
+    before = names()
+    (tiny / "modeling_tiny.py").write_text("SCALE = 2\n")
+    after = names()
+    assert before[0] == after[0] and len({*before, *after}) == 3
 
 
 def test_a_second_fingerprint_reads_no_weights(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,15 @@ def test_versions_of_all_or_of_some(templates):
     assert templates.versions("ask") == {"ask": "3"}
 
 
+def test_contents_change_with_a_text_whose_version_stays(templates):
+    before = templates.contents()
+    assert before.keys() == {"ask", "other"} and before["ask"].startswith("3 ")
+    with (templates.folder / "ask.jinja").open("a") as file:
+        file.write("{# more #}")
+    after = templates.contents("ask")
+    assert after.keys() == {"ask"} and after["ask"] != before["ask"]
+
+
 def test_a_template_must_start_with_its_version(templates):
     (templates.folder / "none.jinja").write_text("no version\n")
     with pytest.raises(AssertionError, match=r"none\.jinja"):

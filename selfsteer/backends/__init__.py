@@ -8,7 +8,18 @@ from selfsteer.backends.base import (
     Prompt,
     Sampling,
     completed,
+    may_think,
     shared_prefix,
 )
 
-__all__ = ["Backend", "Completion", "Failure", "Outcome", "Prompt", "Sampling", "completed", "shared_prefix"]
+__all__ = [
+    "Backend",
+    "Completion",
+    "Failure",
+    "Outcome",
+    "Prompt",
+    "Sampling",
+    "completed",
+    "may_think",
+    "shared_prefix",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,14 @@ from typing import Any
 from selfsteer.backends.base import Completion
 from selfsteer.backends.budget import Usage, usage_of
 
-_ENDED = ("stop", "eos_token")
+_ENDED = ("stop", "eos_token", "end_turn", "stop_sequence")
+_BLOCKED = re.compile(
+    r"content.?filter|safety|recitation|prohibited|blocklist|blocked|spii|refusal|sensitive|guardrail|moderation|toxic"
+    r"|violation",
+    re.IGNORECASE,
+)
+"""Finish reasons of content filters: OpenAI's and Azure's, Gemini's, Anthropic's, Bedrock's, Zhipu's, Cohere's."""
+_FEEDBACK = ("prompt_feedback", "promptFeedback")
 _IMPOSSIBLE = -9999.0
 """What servers write for a token that they give no probability."""
 _BLANKS = " \t\r\n\u2581\u0120"
@@ -22,21 +30,27 @@ _THOUGHTS = ("reasoning_content", "reasoning")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered with status 200.
+    """What a server answered.
 
     Attributes:
         body: As it came.
         choice: The first choice, if it has a message of text (or of nothing).
-        error: What went wrong all the same, None where nothing did.
+        error: What went wrong, None where nothing did; some servers tell it with status 200.
+        blocked: What a content filter said in place of an answer, "" where there was none.
         usage: What the answer used up, None where the server does not say.
         cut_off: The body breaks off in the middle.
+        status: Of an answer with an error; None where it has none.
+        pause: Seconds that the server asks to wait, None where it does not say.
     """
 
     body: bytes
-    choice: dict[str, Any] | None
-    error: Any
-    usage: Usage | None
-    cut_off: bool
+    choice: dict[str, Any] | None = None
+    error: Any = None
+    blocked: str = ""
+    usage: Usage | None = None
+    cut_off: bool = False
+    status: int | None = None
+    pause: float | None = None
 
 
 def read_answer(body: bytes) -> Answer:
@@ -44,13 +58,20 @@ def read_answer(body: bytes) -> Answer:
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
-        return Answer(body, None, None, None, cut_off=b'"choices"' in body)
+        return Answer(body, cut_off=b'"choices"' in body)
     choice = _first_choice(said)
     whole = said if isinstance(said, dict) else {}
     error = whole.get("error") if choice is None else choice.get("error")
     if choice is not None and choice.get("finish_reason") == "error":
         error = error or "the model failed"
-    return Answer(body, choice, error, usage_of(whole.get("usage")), cut_off=False)
+    usage = usage_of(whole.get("usage"))
+    return Answer(body, choice, error, _blocked(whole), usage, status=_status(error))
+
+
+def _status(error: Any) -> int | None:
+    """Return the status that some servers put into an error which they send with status 200."""
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if re.fullmatch("[45][0-9]{2}", code) else None
 
 
 def _first_choice(said: Any) -> dict[str, Any] | None:
@@ -62,12 +83,33 @@ def _first_choice(said: Any) -> dict[str, Any] | None:
     return choice if content is None or isinstance(content, str) else None
 
 
+def _blocked(said: dict[str, Any]) -> str:
+    """Return what a content filter says, "" where there is none.
+
+    It leaves out the choices, the message or the text, names itself as the reason for the end, or gives a refusal.
+    """
+    feedback: dict[str, Any] = next((said[name] for name in _FEEDBACK if isinstance(said.get(name), dict)), {})
+    if reason := feedback.get("block_reason") or feedback.get("blockReason"):
+        return f"the prompt is blocked ({reason})"
+    choices = said.get("choices")
+    if choices == []:
+        return "there is no choice in the answer"
+    choice = choices[0] if isinstance(choices, list) and isinstance(choices[0], dict) else {}
+    finish, message = choice.get("finish_reason"), choice.get("message", {})
+    if isinstance(finish, str) and _BLOCKED.search(finish):
+        return f"finish_reason {finish}"
+    if message is None:
+        return "there is no message in the answer"
+    refusal = message.get("refusal") if isinstance(message, dict) and not message.get("content") else None
+    return f"refusal: {refusal}" if refusal else ""
+
+
 def completion_of(choice: dict[str, Any]) -> Completion:
     """Return the completion in a choice. Whatever the server does not call a natural end counts as cut off."""
     message = choice["message"]
     thoughts = (message.get(name) for name in _THOUGHTS)
     thinking = next((one for one in thoughts if one and isinstance(one, str)), "")
-    ended = choice.get("finish_reason") in _ENDED
+    ended = str(choice.get("finish_reason")).lower() in _ENDED
     text = _whole(message.get("content") or "")
     return Completion(text, "stop" if ended else "length", thinking=_whole(thinking))
 

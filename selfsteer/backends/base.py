@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from selfsteer.chat import Chat
 from selfsteer.errors import SelfsteerError
@@ -55,11 +55,13 @@ class Failure:
         error: Why.
         refused: The request itself is at fault, so asking again is in vain.
         ends: No further request makes sense for now: the cap is reached, the key is not taken, the server is gone.
+        blocked: What of this prompt is refused, "" where it is something else; others may well be answered.
     """
 
     error: SelfsteerError
     refused: bool = False
     ends: bool = False
+    blocked: Literal["", "content", "length"] = ""
 
 
 Outcome = Completion | Failure
@@ -106,6 +108,16 @@ def completed(outcomes: Sequence[Outcome]) -> list[Completion]:
         if isinstance(outcome, Failure):
             raise outcome.error
     return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+
+
+def may_think(backend: str, chat: Chat | None) -> bool:
+    """Return whether a model may think before it answers: its template has tags for thoughts, or a server hides it.
+
+    Args:
+        backend: The name of the backend that asks it.
+        chat: Its template, None where the backend has none.
+    """
+    return backend == "endpoint" if chat is None else chat.thinking is not None
 
 
 def shared_prefix(chat: Chat | None, one: Prompt, other: Prompt) -> list[int]:

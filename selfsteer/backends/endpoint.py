@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,9 +16,11 @@ from urllib.parse import urlsplit
 from selfsteer.backends.answers import Answer, completion_of, label_logprob, read_answer, top_logprobs
 from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
 from selfsteer.backends.budget import Budget, Prices, worst_prompt
+from selfsteer.backends.parameters import LIMIT, Options, Parameters
+from selfsteer.backends.rejections import Rejection
 from selfsteer.backends.traffic import LONGEST_PAUSE, Traffic, Trouble, retry_after
 from selfsteer.config import EndpointSettings
-from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, SelfsteerWarning, WorkFailed
+from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, WorkFailed
 
 TOP_LOGPROBS = 20
 """As many as the interface gives for one position."""
@@ -28,6 +29,10 @@ _NO_KEY = "none"
 """Sent where there is no key: servers without keys take anything, but the client wants one."""
 _SAID = 300
 """Characters of a server's message that are worth a reader's time."""
+_NEGOTIABLE = (400, 422, 501)
+"""What servers answer to a parameter that they don't take."""
+_FILTERED = "leave such prompts out, or ask another server or model"
+_SHORTER = "lower the tokens that are asked for (generation.max_new_tokens), or ask a model with a longer context"
 _FORM = 'it ends before "/chat/completions", mostly with "/v1", as in http://localhost:8000/v1'
 _TEXT_MODE = "use the judge's text mode, or a server that gives log-probs"
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
@@ -46,6 +51,7 @@ def open_endpoint(
     *,
     others: Mapping[str, Prices] | None = None,
     where: str = "generation.endpoint",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> EndpointBackend:
     """Return the backend that a recipe asks for.
 
@@ -54,6 +60,7 @@ def open_endpoint(
         usage: The file that keeps what the server has used up, a line an answer; None keeps none.
         others: Prices of the other models that a run asks, by name: their answers stand in the same file.
         where: The recipe's section with the caps, for messages.
+        chat_template_kwargs: Variables for the chat template that the server renders with.
 
     Raises:
         ModelError, ConfigError: As :class:`EndpointBackend`.
@@ -78,6 +85,7 @@ def open_endpoint(
         timeout=settings.timeout,
         max_retries=settings.max_retries,
         budget=budget,
+        chat_template_kwargs=chat_template_kwargs,
     )
 
 
@@ -95,6 +103,8 @@ class EndpointBackend:
         max_retries: Further tries after a timeout, a lost connection, a damaged answer or status 408, 409, 429 and 5xx.
             The pauses are the server's own (Retry-After) or grow from half a second to a minute.
         budget: What the requests may use up, and where it is noted; None sets no cap and notes nothing.
+        chat_template_kwargs: Variables for the chat template, sent as ``chat_template_kwargs``, which vLLM, SGLang and
+            llama.cpp take.
 
     Raises:
         ModelError: There is no address, or address or key can't be one.
@@ -115,6 +125,7 @@ class EndpointBackend:
         timeout: float = 300.0,
         max_retries: int = 5,
         budget: Budget | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         _check_range(concurrency, timeout, max_retries)
         address = base_url or os.environ.get("OPENAI_BASE_URL", "")
@@ -128,8 +139,10 @@ class EndpointBackend:
         self._create, self._close = client.chat.completions.with_raw_response.create, client.close
         # A closure, so that the key stands in no attribute.
         self._without_key: Callable[[str], str] = lambda text: text if key == _NO_KEY else text.replace(key, "[key]")
-        self._limit = "max_tokens"
-        self._takes_schema = True
+        self._parameters = Parameters(self._where)
+        self._extra: Options = (
+            {"extra_body": {"chat_template_kwargs": dict(chat_template_kwargs)}} if chat_template_kwargs else {}
+        )
 
     def __repr__(self) -> str:
         """Show the model and where it is."""
@@ -145,45 +158,48 @@ class EndpointBackend:
         reached or the account empty, many failures in a row. Its error is then a ModelError, DataError, BudgetReached,
         StorageError or WorkFailed; any other failure is a WorkFailed: there was no answer at the last try.
 
-        A schema goes along as ``response_format``. A server that refuses a request with it and takes the same request
-        without it is not sent it any more, with one warning.
+        A failure is ``blocked`` where the server refuses this prompt, for its content or its length.
+
+        A schema goes along as ``response_format``. A parameter that the server refuses while it takes the same request
+        without it is not sent any more, with one warning.
         """
-        options: dict[str, Any] = {"temperature": sampling.temperature, "seed": seed}
-        if sampling.temperature > 0:  # beside temperature 0 some servers refuse it
+        options: Options = {"temperature": sampling.temperature, "seed": seed}
+        if sampling.temperature > 0 and sampling.top_p < 1:  # some servers refuse it beside others
             options["top_p"] = sampling.top_p
         if sampling.json_schema is not None:
             schema = {"name": "answer", "schema": dict(sampling.json_schema), "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
 
         def ask(prompt: Prompt, ready: Callable[[], None]) -> Completion:
-            return completion_of(self._ask(prompt, ready, sampling.max_new_tokens, options))
+            return completion_of(self._ask(prompt, ready, options | {LIMIT: sampling.max_new_tokens}))
 
         return list(self._traffic.each(prompts, ask, trial=_harmless))
 
-    def label_logprobs(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float | None]]:
+    def label_logprobs(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float | None] | Failure]:
         """Return the log-probs (nats) of each label as the first token of the reply, per prompt in the labels' order.
 
         The forms of a label with and without a leading blank count together. None stands for a label that is not among
-        the :data:`TOP_LOGPROBS` likeliest tokens.
+        the :data:`TOP_LOGPROBS` likeliest tokens (fewer where the server takes no such number). A prompt that the
+        server blocks has a failure in its place.
 
         Raises:
             ModelError: The key, the model or the address is wrong, the server refuses a request or gives no log-probs.
             DataError: A prompt is no text.
             WorkFailed: A request still failed after the last try. The first error ends the work: nothing more is sent.
         """
-        options = {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        options = {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS, LIMIT: 1}
+        needed = {"logprobs", "top_logprobs"}
 
         def ask(prompt: Prompt, ready: Callable[[], None]) -> list[float | None]:
-            top = top_logprobs(self._ask(prompt, ready, 1, options))
+            top = top_logprobs(self._ask(prompt, ready, options, needed))
             if top is None:
                 raise Trouble(ModelError("the server gives no log-probs", where=self._where, do=_TEXT_MODE), ends=True)
             return [label_logprob(label, top) for label in labels]
 
-        found = []
-        for one in self._traffic.each(prompts, ask):
-            if isinstance(one, Failure):
+        found = self._traffic.each(prompts, ask)
+        for one in found:
+            if isinstance(one, Failure) and not one.blocked:
                 raise one.error
-            found.append(one)
         return found
 
     def length(self, prompt: Prompt) -> int:
@@ -195,82 +211,66 @@ class EndpointBackend:
         self._close()
 
     def _ask(
-        self, prompt: Prompt, ready: Callable[[], None], max_tokens: int, options: dict[str, Any]
+        self, prompt: Prompt, ready: Callable[[], None], options: Options, needed: Set[str] = frozenset()
     ) -> dict[str, Any]:
         """Return the server's choice for one prompt; raises Trouble. Every request goes through here.
 
-        ``ready`` is called when there is room for the request, right before it goes.
+        Args:
+            prompt: What to ask.
+            ready: Called when there is room for a request, right before it goes.
+            options: The parameters besides model and messages.
+            needed: Those of them that the answer is of no use without.
         """
+        attempt = self._parameters.attempt(options | self._extra, needed)
+        while (answer := self._answer(prompt, ready, attempt.sent, options[LIMIT])).error:
+            negotiable = answer.status in _NEGOTIABLE
+            if not (negotiable and attempt.yields(Rejection(answer.error), self._said(answer.error))):
+                raise self._told(answer)
+        if not (answer.choice or answer.blocked):
+            raise self._no_answer(answer)
+        attempt.taken()
+        if answer.blocked:
+            raise self._blocked(answer.blocked)
+        assert answer.choice is not None
+        return answer.choice
+
+    def _answer(self, prompt: Prompt, ready: Callable[[], None], options: Options, max_tokens: int) -> Answer:
+        """Send one request when there is room for it; return whatever comes; raises Trouble."""
         try:
             with self.budget.room(worst_prompt(prompt), max_tokens) as count:
                 ready()
-                answer = read_answer(self._send(prompt, max_tokens, options))
+                answer = self._send(prompt, options)
                 if answer.choice is not None or answer.usage is not None:
                     count(answer.usage)
+                return answer
         except SelfsteerError as error:  # the budget's: the next request would meet it as well
             raise Trouble(error, ends=True) from None
-        if answer.error:
-            raise self._told_in_answer(answer.error)
-        if answer.choice is None:
-            raise self._no_answer(answer)
-        return answer.choice
 
-    def _send(self, prompt: Prompt, max_tokens: int, options: dict[str, Any]) -> bytes:
-        """Send one request and return the body of the answer; raises Trouble."""
+    def _send(self, prompt: Prompt, options: Options) -> Answer:
+        """Send one request; raises Trouble where no answer comes."""
         import openai
 
-        if not self._takes_schema:
-            options = _without_schema(options)
-        limit = self._limit
         messages = [dict(message) for message in prompt]
         try:
-            answer = self._create(model=self.model, messages=messages, **{limit: max_tokens}, **options)
-            body: bytes = answer.http_response.content
-            return body
+            return read_answer(self._create(model=self.model, messages=messages, **options).http_response.content)
         except UnicodeEncodeError:
             do = "leave that prompt out, or correct its text"
             error = DataError("a prompt holds half of a surrogate pair, which is no text", do=do)
-            raise Trouble(error, refused=True) from None
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            # Some models of OpenAI's own know the limit by its newer name only, most other servers by the older one.
-            if limit == "max_tokens" and "max_completion_tokens" in str(error):
-                self._limit = "max_completion_tokens"
-                return self._send(prompt, max_tokens, options)
-            if "response_format" in options:
-                return self._send_without_schema(prompt, max_tokens, options, self._said(error.body or str(error)))
+            raise Trouble(error, blocked="content") from None
+        except openai.APIStatusError as error:
+            return Answer(
+                b"",
+                error=error.body or str(error),
+                status=error.status_code,
+                pause=retry_after(error.response.headers),
+            )
+        except openai.APITimeoutError:
             # "from None", here and below: what the client raises may quote the key.
-            raise self._trouble(error) from None
+            raise Trouble(self._failed(f"the server did not answer within {self.timeout:g} s"), again=True) from None
         except openai.OpenAIError as error:
-            raise self._trouble(error) from None
-
-    def _send_without_schema(self, prompt: Prompt, max_tokens: int, options: dict[str, Any], said: str) -> bytes:
-        """Send a refused request again without its schema: if that is taken, the server knows no schemas."""
-        body = self._send(prompt, max_tokens, _without_schema(options))
-        if self._takes_schema:
-            self._takes_schema = False
-            what = f"{self._where} takes no JSON schema (response_format), so answers are read as they come: {said}"
-            warnings.warn(what, SelfsteerWarning, stacklevel=2)
-        return body
-
-    def _trouble(self, error: Exception) -> Trouble:
-        """Return the trouble that one of the client's errors tells of."""
-        import openai
-
-        unreached = type(error.__cause__).__name__ in _UNREACHED
-        if isinstance(error, openai.APITimeoutError):
-            what = f"the server did not answer within {self.timeout:g} s"
-        elif isinstance(error, openai.APIStatusError):
-            said, codes = self._said(error.body or str(error)), (error.code, error.type)
-            return self._by_status(error.status_code, said, codes, retry_after(error.response.headers))
-        else:
-            what = f"can't reach the server: {self._said(str(error.__cause__ or error))}"
-        return Trouble(self._failed(what), again=True, unreached=unreached)
-
-    def _told_in_answer(self, error: Any) -> Trouble:
-        """Return the trouble that an answer with status 200 tells of; some servers put the status into it."""
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else None
-        return self._by_status(status, self._said(error), (code,), None)
+            cause = error.__cause__
+            what = f"can't reach the server: {self._said(str(cause or error))}"
+            raise Trouble(self._failed(what), again=True, unreached=type(cause).__name__ in _UNREACHED) from None
 
     def _no_answer(self, answer: Answer) -> Trouble:
         """Return the trouble of a body that is no answer: cut off, or from what has answered before, it is damaged."""
@@ -280,14 +280,24 @@ class EndpointBackend:
         what = f"what answers there is no chat-completions server: {said!r}"
         return Trouble(ModelError(what, where=self._where, do=f"check base_url: {_FORM}"), ends=True)
 
-    def _by_status(self, status: int | None, said: str, codes: tuple[Any, ...], pause: float | None) -> Trouble:
-        """Return the trouble of a status, None where an error has none, of its codes and of the pause it asks for."""
+    def _told(self, answer: Answer) -> Trouble:
+        """Return the trouble that an answer with an error tells of; the status is None where it has none."""
+        status, pause, rejection = answer.status, answer.pause, Rejection(answer.error)
+        said = self._said(answer.error)
+        whole = answer.error if isinstance(answer.error, dict) else {}
+        codes = (whole.get("code"), whole.get("type"))
         if any(code in codes for code in _NO_MONEY) or (status == 402 and pause is None):
             do = f"see to the account of the key in {self._key_variable}, then run the same command again"
             error = WorkFailed(f"the account has nothing left: {said}", where=self._where, do=do)
             return Trouble(error, ends=True)
-        if status is not None and status < 500 and status not in (402, *_PASSING, *_CROWDED):
-            ends = status in _NOT_THERE
+        refused = status is not None and status < 500 and status not in (402, *_PASSING, *_CROWDED)
+        ends = status in _NOT_THERE
+        if (refused or status is None) and not ends and rejection.content:
+            return self._blocked(f"{rejection.categories}: {said}" if rejection.categories else said)
+        if refused and not ends and (rejection.length or status == 413):
+            what = f"the prompt, or the answer asked for, is too long for the server (status {status}): {said}"
+            return Trouble(ModelError(what, where=self._where, do=_SHORTER), blocked="length")
+        if refused and status is not None:
             return Trouble(self._refused(status, said), ends=ends, refused=not ends, doubtful=status == 403)
         if pause is not None and pause > LONGEST_PAUSE:
             do = "run the same command again then"
@@ -296,6 +306,11 @@ class EndpointBackend:
         what = f"the server answers with {'an error' if status is None else f'status {status}'}: {said}"
         crowded = status in _CROWDED or pause is not None
         return Trouble(self._failed(what), again=True, pause=pause, crowded=crowded)
+
+    def _blocked(self, said: str) -> Trouble:
+        """Return the trouble of a prompt that the server does not answer for its content."""
+        what = f"the server's content filter blocks it: {self._said(said)}"
+        return Trouble(ModelError(what, where=self._where, do=_FILTERED), blocked="content")
 
     @property
     def _where(self) -> str:
@@ -325,10 +340,6 @@ class EndpointBackend:
             body = next((body[name] for name in ("message", "error", "detail") if body.get(name)), body)
         text = self._without_key(" ".join(str(body).split()))
         return text if len(text) <= _SAID else f"{text[:_SAID]}..."
-
-
-def _without_schema(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key != "response_format"}
 
 
 def _harmless(prompt: Prompt) -> Prompt:

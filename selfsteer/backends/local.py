@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,6 +36,10 @@ class LocalSettings(Protocol):
     def trust_remote_code(self) -> bool:
         """Whether to run Python code that the model brings."""
 
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]:
+        """Variables for its chat template."""
+
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -57,7 +63,7 @@ class LocalModel:
     @cached_property
     def device(self) -> str:
         """The device, once something was computed on it; :class:`ConfigError` where that fails."""
-        return _usable(self.settings.device, self.key)
+        return usable_device(self.settings.device, self.key)
 
     @cached_property
     def dtype(self) -> str:
@@ -70,16 +76,17 @@ class LocalModel:
     def chat(self) -> Chat:
         """Its chat template."""
         from selfsteer.chat import Chat
-        from selfsteer.models import end_token_ids, load_tokenizer
 
-        return Chat(load_tokenizer(self.source, **self.options), end_token_ids(self.source, **self.options))
+        return Chat.load(self.source, template_kwargs=self.settings.chat_template_kwargs, **self.options)
 
     @cached_property
-    def weights(self) -> str:
-        """A name for its weights in their precision."""
+    def fingerprint(self) -> str:
+        """Names its weights with their precision, its tokenizer, chat template with its variables, and end tokens."""
         from selfsteer.models import model_fingerprint
 
-        return f"{model_fingerprint(self.source, self.settings.revision)} {self.dtype}"
+        kwargs = self.settings.chat_template_kwargs
+        variables = [json.dumps(dict(kwargs), sort_keys=True)] if kwargs else []
+        return " ".join([model_fingerprint(self.source, **self.options, chat=True), self.dtype, *variables])
 
     def model(self) -> Any:
         """Load it."""
@@ -94,7 +101,7 @@ class LocalModel:
         return TransformersBackend(self.model(), self.chat)
 
 
-def _usable(device: str, key: str) -> str:
+def usable_device(device: str, key: str) -> str:
     """Return a device by its name, once something was computed on it; "auto" is the GPU where there is one."""
     import torch
 

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from selfsteer.backends.base import Failure
 from selfsteer.errors import SelfsteerError, SelfsteerWarning
@@ -47,6 +47,7 @@ class Trouble(Exception):
         crowded: The server has too much to do: all shall wait, and fewer be under way.
         unreached: There was no connection at all; it ends the work unless others get answers meanwhile.
         doubtful: Either this request is at fault or all are; a trial request tells.
+        blocked: The prompt is refused for its content or its length: no reason to doubt the server. As of Failure.
     """
 
     def __init__(
@@ -60,9 +61,10 @@ class Trouble(Exception):
         crowded: bool = False,
         unreached: bool = False,
         doubtful: bool = False,
+        blocked: Literal["", "content", "length"] = "",
     ) -> None:
         super().__init__(error)
-        self.failure = Failure(error, refused=refused, ends=ends)
+        self.failure = Failure(error, refused=refused or bool(blocked), ends=ends, blocked=blocked)
         self.again, self.pause, self.crowded = again, pause, crowded
         self.unreached, self.doubtful = unreached, doubtful
 
@@ -119,7 +121,8 @@ class Traffic:
             items: What to ask for.
             ask: Asks once.
             trial: From an item to a harmless one of the same form. One such is asked for where many fail in a row: it
-                tells whether those are at fault or the server is. None: the first failure ends the work.
+                tells whether those are at fault or the server is. None: the first failure ends the work, unless the
+                server blocks that prompt alone.
         """
         found: list[T | Failure | None] = [None] * len(items)
         batch = _Batch(items, ask, trial, found, iter(range(len(items))))
@@ -155,9 +158,9 @@ class Traffic:
             return found
         with self._changed:
             self._in_a_row += 1
-        if found.failure.ends or batch.trial is None:
+        if found.failure.ends or (batch.trial is None and not found.failure.blocked):
             return self._end(batch, found.failure)
-        if not self._suspicious(found):
+        if batch.trial is None or not self._suspicious(found):
             return found.failure
         with batch.trying:  # one at a time: those that waited may know by then
             return self._tried(batch, batch.trial(item), found) if self._suspicious(found) else found.failure

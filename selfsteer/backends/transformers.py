@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.backends.nucleus import NucleusSampler
 from selfsteer.chat import Chat
+from selfsteer.models.rope import context_of, forget_lengths
 
 _LETS_GO = 4
 """Ended rows leave the batch when they are one in so many: each time the others' cache is copied once."""
@@ -33,15 +34,17 @@ class TransformersBackend:
         self.model, self.chat = model, chat
         self._prefix: tuple[tuple[int, ...], Any] = ((), None)
         config = type(model.generation_config)()
-        pad = chat.tokenizer.pad_token_id
-        config.pad_token_id = chat.end_ids[0] if pad is None else pad
+        rows = model.get_input_embeddings().weight.shape[0]
+        # Padding is masked: any token with an embedding will do.
+        pads = (chat.tokenizer.pad_token_id, *chat.end_ids, 0)
+        config.pad_token_id = next(id for id in pads if id is not None and id < rows)
         config.eos_token_id = list(chat.end_ids)
         self._config = config
 
     @property
     def context(self) -> int | None:
         """Positions the model was made for, None where its configuration names none."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return context_of(self.model.config)
 
     def length(self, prompt: Prompt) -> int:
         """Return the number of prompt tokens."""
@@ -54,6 +57,7 @@ class TransformersBackend:
         """Sample one completion a prompt, as one batch. The same batch and seed give the same completions."""
         if not prompts:
             return []
+        forget_lengths(self._owner)
         encoded = [self.chat.encode(prompt) for prompt in prompts]
         prefix = list(shared_prefix) if self._can_share(shared_prefix, encoded, sampling) else []
         ids, mask = self._batch(encoded, len(prefix))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from typing import Any
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.chat import Chat
+from selfsteer.config import VLLM_TEMPERATURES
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
 from selfsteer.models.loading import check_dtype, check_folder
 from selfsteer.models.problems import loading_errors
@@ -62,8 +64,6 @@ _SPEED_ONLY = frozenset(
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM makes room for."""
-_TEMPERATURES = (0.01, 2.0)
-"""vLLM refuses what is above and samples at 0.01 in place of what is below."""
 _SAID = 300
 """Characters of vLLM's messages that are worth a reader's time."""
 _GRACE = 60.0
@@ -199,7 +199,7 @@ class VllmBackend:
         if sampling.json_schema is not None:
             kinds = importlib.import_module("vllm.sampling_params")
             constraint["structured_outputs"] = kinds.StructuredOutputsParams(json=dict(sampling.json_schema))
-        least, most = _TEMPERATURES
+        least, most = VLLM_TEMPERATURES
         if sampling.temperature and not least <= sampling.temperature <= most:
             what = f"vLLM can't sample at temperature {sampling.temperature:g}"
             raise ConfigError(what, where="generation.temperature", do=f"give 0 (greedy), or {least:g} to {most:g}")
@@ -258,6 +258,12 @@ def acting_on_texts(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in _SPEED_ONLY}
 
 
+def check_installed() -> None:
+    """Raise :class:`ConfigError` where there is no vLLM; nothing is imported."""
+    if importlib.util.find_spec("vllm") is None:
+        raise _not_usable("needs vLLM, which is not installed")
+
+
 def _import_vllm() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -268,8 +274,12 @@ def _import_vllm() -> Any:
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == "vllm"
             what = "needs vLLM, which is not installed" if missing else f"can't use this vLLM: {_said(error)}"
-            do = "pip install 'selfsteer[vllm]'; on a machine without a GPU: make vllm, in a clone"
-            raise ConfigError(f"the vllm backend {what}", where="generation.backend=vllm", do=do) from error
+            raise _not_usable(what) from error
+
+
+def _not_usable(what: str) -> ConfigError:
+    do = "pip install 'selfsteer[vllm]'; on a machine without a GPU: make vllm, in a clone"
+    return ConfigError(f"the vllm backend {what}", where="generation.backend=vllm", do=do)
 
 
 def _check_ours(options: Mapping[str, Any]) -> None:

@@ -15,12 +15,16 @@ from selfsteer.records import PROMPTS, ROLES, Contrast
 
 Measure = dict[str, Any]
 
+SCALES = {True: "per token", False: "summed"}
+"""What implicit rewards are called, by whether they are means per token."""
+
 
 def measure(
     contrasts: Sequence[Contrast],
     *,
     direction: str | None,
     implicit: Sequence[tuple[float, float]] | None,
+    per_token: bool = True,
     drops: Sequence[float] | None = None,
 ) -> Measure:
     """Return the figures of one policy on its contrasts of the held-out queries.
@@ -28,8 +32,8 @@ def measure(
     Args:
         contrasts: Cleaned rows, those with an empty response included.
         direction: Program that says which way y+ must differ from y-, None where no program can.
-        implicit: For each of the starting policy's held-out pairs, the change of mean log-prob under the plain prompt
-            of y+ and of y-, nats per token; None for the starting policy itself.
+        implicit: What :func:`implicit_changes` returns, without the ids; None for the starting policy itself.
+        per_token: Whether these are means per token, or sums.
         drops: What :func:`answer_drops` returns; None for the starting policy itself.
     """
     full = [row for row in contrasts if is_full(row)]
@@ -40,7 +44,7 @@ def measure(
         "steering_margin": _steering_margin(scored) if scored else None,
         "mean_logps": _mean_logps(scored) if scored else None,
         "onpolicyness": onpolicyness(scored) if scored else None,
-        "implicit": _implicit(implicit) if implicit else None,
+        "implicit": _implicit(implicit, per_token) if implicit else None,
         "divergence": {"mean": fmean(drops), "interval": bootstrap(drops), "n": len(drops)} if drops else None,
         "length": {role: _length(contrasts, role) for role in ("original", "positive", "negative")},
         "distinct": _distinct(contrasts),
@@ -75,21 +79,24 @@ def has_score(row: Contrast, role: str, prompt: str) -> bool:
     return ((row.scores or {}).get(f"{role}_response") or {}).get(prompt) is not None
 
 
-def implicit_changes(start: Sequence[Contrast], trained: Sequence[Contrast]) -> dict[str, tuple[float, float]]:
-    """Return by row id how much likelier a policy finds y+ and y- of the start's pairs, nats per token.
+def implicit_changes(
+    start: Sequence[Contrast], trained: Sequence[Contrast], *, per_token: bool = True, max_length: int | None = None
+) -> dict[str, tuple[float, float]]:
+    """Return by row id how much likelier a policy finds y+ and y- of the start's pairs under the plain prompt.
 
     Args:
         start: The pairs, scored by the policy that wrote them.
         trained: The pairs among them that have scores, with those of the trained policy under the plain prompt.
+        per_token: In nats per token, or in nats summed over the response, which takes rows with token ids.
+        max_length: The length limit that the rows were scored with.
     """
     before = {row.id: row for row in start}
-    return {
-        row.id: (
-            score(row, "positive", "prompt") - score(before[row.id], "positive", "prompt"),
-            score(row, "negative", "prompt") - score(before[row.id], "negative", "prompt"),
-        )
-        for row in trained
-    }
+
+    def change(row: Contrast, role: str) -> float:
+        mean = score(row, role, "prompt") - score(before[row.id], role, "prompt")
+        return mean if per_token else mean * row.scored_tokens(role, max_length)
+
+    return {row.id: (change(row, "positive"), change(row, "negative")) for row in trained}
 
 
 def answer_drops(start: Sequence[Contrast], trained: Sequence[Contrast]) -> list[float]:
@@ -150,7 +157,7 @@ def onpolicyness(rows: Sequence[Contrast]) -> Measure:
     }
 
 
-def _implicit(changes: Sequence[tuple[float, float]]) -> Measure:
+def _implicit(changes: Sequence[tuple[float, float]], per_token: bool) -> Measure:
     """Accuracy and margin of the implicit reward: does the policy now prefer y+ more than its start did?"""
     margins = [chosen - rejected for chosen, rejected in changes]
     right = sum(margin > 0 for margin in margins)
@@ -161,6 +168,7 @@ def _implicit(changes: Sequence[tuple[float, float]]) -> Measure:
         "margin_interval": bootstrap(margins),
         "ties": sum(margin == 0 for margin in margins),
         "n": len(margins),
+        "scale": SCALES[per_token],
     }
 
 
@@ -233,7 +241,7 @@ def _implicit_verdict(before: Measure, after: Measure) -> tuple[str, str]:
     (low, high), n = figures["margin_interval"], figures["n"]
     detail = (
         f"implicit reward right in {figures['accuracy']:.0%} of {n} held-out pairs, margin {figures['margin']:+.3f} "
-        f"nats per token (95 % interval {low:+.3f} to {high:+.3f})"
+        f"nats {figures['scale']} (95 % interval {low:+.3f} to {high:+.3f})"
     )
     return _answer(low > 0, high < 0), detail
 

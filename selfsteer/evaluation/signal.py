@@ -39,12 +39,14 @@ class Implicit:
 
     Attributes:
         rows: The pairs.
-        rewards: By row id, the change of mean log-prob of y+ under the plain prompt minus that of y-, nats per token.
+        rewards: By row id, the change of the log-prob of y+ under the plain prompt minus that of y-, nats.
+        scale: "per token" or "summed".
         judgements: By row id.
     """
 
     rows: Sequence[Contrast]
     rewards: Mapping[str, float]
+    scale: str
     judgements: Mapping[str, Judgement] = field(default_factory=dict)
 
 
@@ -324,7 +326,7 @@ def _candidates(told: Sequence[Told], implicit: Implicit | None, program_of: Pro
     scores: list[tuple[str, Score, Sequence[Told]]] = [(name, found, told) for name, found in CANDIDATES.items()]
     if implicit:
         pairs = _told(implicit.rows, program_of, implicit.judgements)
-        scores.append((IMPLICIT, lambda row: implicit.rewards.get(row.id), pairs))
+        scores.append((f"{IMPLICIT}, {implicit.scale}", lambda row: implicit.rewards.get(row.id), pairs))
     by_program = [_candidate(name, own, found, lambda one: one.by_program, "") for name, found, own in scores]
     by_judge = [
         _candidate(name, own, found, lambda one: one.by_judge, f"{judge}, debiased") for name, found, own in scores

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from selfsteer.errors import DataError
+from selfsteer.errors import SelfsteerWarning
 from selfsteer.files import fingerprint
+from selfsteer.queries.messages import Cells, Unusable, is_missing, is_text, kind
+from selfsteer.queries.tally import Tally, check_share, in_words
 from selfsteer.records import HARM_UNKNOWN, Contrast, Message
 
 AUTHORS_FIELDS = ("instruction", "p_system", "n_system", "system", "chosen", "rejected", "raw")
@@ -52,19 +55,29 @@ def authors_problem(row: Contrast) -> str:
     return "" if len(texts) == 1 and row.prompt[-1]["role"] == "user" else "a user turn that differs between prompts"
 
 
-def read_authors(rows: Iterable[tuple[str, Any]]) -> Iterator[Contrast]:
-    """Yield contrasts from rows in the authors' form.
+def read_authors(rows: Iterable[tuple[str, Any]], source: str) -> Iterator[Contrast]:
+    """Yield contrasts from rows in the authors' form; a row that can't be used is left out, with a warning at the end.
 
     Keys besides :data:`AUTHORS_FIELDS`, ``idx`` and :data:`FLAG` are left unread; without the flag nobody knows.
 
     Args:
         rows: Pairs of where a row stands, for messages, and the row.
+        source: Where they come from.
 
     Raises:
-        DataError: A row is no object, lacks a field, or holds what is no text.
+        DataError: No row is left.
     """
+    tally = Tally()
     for where, row in rows:
-        yield _contrast(_fields(row, where), _id(row), _flag(row, where))
+        tally.rows += 1
+        try:
+            yield _contrast(_fields(row), _id(row), _flag(row))
+        except Unusable as unusable:
+            tally.add(where, str(unusable), unusable.do)
+    check_share(tally.info, "row", source, most=None)
+    if tally.unusable:
+        what = f"{tally.unusable} of {tally.rows} rows are left out: {in_words(tally.reasons)}"
+        warnings.warn(what, SelfsteerWarning, stacklevel=2)
 
 
 def _contrast(values: dict[str, str], id: str, flag: str) -> Contrast:
@@ -97,44 +110,37 @@ def _id(row: dict[str, Any]) -> str:
     return str(row["idx"]) if row.get("idx") is not None else ""
 
 
-def _flag(row: dict[str, Any], where: str) -> str:
+def _flag(row: dict[str, Any]) -> str:
     flag = row.get(FLAG, HARM_UNKNOWN)
     if not isinstance(flag, str):
-        raise _wrong(f"{FLAG!r} of this row is no text but {type(flag).__name__}", where)
+        raise _wrong(f"{FLAG!r} of this row is no text but {kind(flag)}")
     return flag
 
 
-def _fields(row: Any, where: str) -> dict[str, str]:
+def _fields(row: Any) -> dict[str, str]:
     """Return the seven texts of a row."""
-    if not isinstance(row, dict):
-        raise _wrong(f"this row is no object but {type(row).__name__}", where)
-    found = {name: row.get(name) for name in AUTHORS_FIELDS} | {"system": row.get("system") or ""}
+    row = Cells(row).cells
+    found = {name: row.get(name) for name in AUTHORS_FIELDS} | {
+        "system": "" if is_missing(row.get("system")) else row["system"]
+    }
     missing = [name for name, value in found.items() if value is None]
     if missing:
-        raise _wrong(f"this row lacks {', '.join(missing)}", where)
+        raise _wrong(f"this row lacks {', '.join(missing)}")
     values = {name: value for name, value in found.items() if isinstance(value, str)}
     strange = [name for name in found if name not in values]
     if strange:
-        raise _wrong(f"{strange[0]!r} of this row is no text but {type(found[strange[0]]).__name__}", where)
+        raise _wrong(f"{strange[0]!r} of this row is no text but {kind(found[strange[0]])}")
     empty = [name for name in _NEVER_EMPTY if not values[name].strip()]
     if empty:
-        raise _wrong(f"{empty[0]!r} of this row is empty", where)
-    if any(map(_is_torn, values.values())):
-        raise _wrong("this row holds half of a surrogate pair, which is no text", where)
+        raise _wrong(f"{empty[0]!r} of this row is empty")
+    if not all(map(is_text, values.values())):
+        raise _wrong("this row holds half of a surrogate pair, which is no text")
     return values
 
 
-def _is_torn(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _wrong(what: str, where: str) -> DataError:
+def _wrong(what: str) -> Unusable:
     fields = ", ".join(AUTHORS_FIELDS)
-    return DataError(what, where=where, do=f"correct that row or leave it out; a row is an object of texts: {fields}")
+    return Unusable(what, f"correct those rows, or leave them out; a row is an object of texts: {fields}")
 
 
 def _system(prompt: list[Message]) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from selfsteer.errors import DataError
 from selfsteer.export.authors import read_authors
+from selfsteer.queries.read import read_file
 from selfsteer.records import SCHEMA_VERSION, Contrast
 
 _BATCH = 256
@@ -24,13 +25,13 @@ def read_source(path: Path) -> Iterator[Contrast]:
     """Yield the rows of a file: .parquet holds contrasts, .json and .jsonl the rows of the paper's authors.
 
     Raises:
-        DataError: It can't be read, or a row is wrong.
+        DataError: It can't be read, or no row is left.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return read_contrasts(path)
     if suffix in (".json", ".jsonl"):
-        return read_authors(_json_rows(path))
+        return read_authors(read_file(path), str(path))
     raise DataError(
         f"can't tell what {path.name!r} holds",
         where=str(path),
@@ -74,30 +75,3 @@ def _contrast(values: dict[str, Any], path: Path) -> Contrast:
         )
     provenance = values.get("provenance") or "{}"
     return Contrast(**{**values, "provenance": json.loads(provenance)})
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (where, row): of a JSON list, of a single object, or of one object a line."""
-    try:
-        if path.suffix.lower() == ".jsonl":
-            with path.open("rb") as stream:
-                for number, line in enumerate(stream, 1):
-                    if line.strip():
-                        yield f"{path}:{number}", _parsed(line, path, number)
-        else:
-            data = _parsed(path.read_bytes(), path, 1)
-            for number, row in enumerate(data if isinstance(data, list) else [data], 1):
-                yield f"{path}: row {number}", row
-    except OSError as error:
-        raise DataError(f"can't read the file: {error.strerror}", where=str(path), do="check the path") from error
-
-
-def _parsed(raw: bytes, path: Path, line: int) -> Any:
-    try:
-        return json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        line += getattr(error, "lineno", 1) - 1
-        rule = "one object a line" if path.suffix.lower() == ".jsonl" else "one JSON list; one object a line is .jsonl"
-        raise DataError(
-            f"not valid JSON: {getattr(error, 'msg', error)}", where=f"{path}:{line}", do=f"the file must hold {rule}"
-        ) from error

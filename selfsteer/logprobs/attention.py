@@ -17,18 +17,12 @@ from transformers import AttentionInterface
 from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.logprobs.flex import flex_rows, supports
 from selfsteer.logprobs.layout import Layout
+from selfsteer.logprobs.probe import why_unlike
 from selfsteer.logprobs.segments import attend_segments, joins_segments
+from selfsteer.models.rope import length_bound_ropes
 
 _NAME = "selfsteer_rows"
 _EXACT_LAYERS = {"full_attention", "sliding_attention"}
-_POSITION_FREE_ROPE = {"default", "linear", "llama3", "yarn"}
-"""Kinds of rotary embedding that depend on a token's own position alone, not on the length of the whole sequence."""
-_OTHERWISE = {
-    "doge": "masks its attention in a way of its own",
-    "nemotron": "does not pass the layout on to its attention",
-    "phimoe": "keeps its sliding window from its attention",
-}
-"""Kinds of model that look as if they computed rows exactly, and don't."""
 _warned: set[str] = set()
 
 
@@ -54,15 +48,11 @@ def row_attention(
         attention_mask: None: the layout says what attends to what.
         scaling, dropout, sliding_window, softcap: As transformers passes them.
         selfsteer_layout: The packed segments.
-        others: What else the model passes; positions and switches need no heed here, any other tensor would.
+        others: What else the model passes; positions and switches need no heed here (:func:`why_unlike`).
 
     Returns:
         (1, T, H, D), and None for the attention weights, which are never formed as a whole.
-
-    Raises:
-        ModelError: The model attends in a way that is not computed here.
     """
-    _check_heeded(module, {"attention_mask": attention_mask, **others})
     if supports(query, key, value, scaling=scaling, softcap=softcap, dropout=dropout):
         attended = flex_rows(
             query, key, value, selfsteer_layout, scaling=scaling, sliding_window=sliding_window, softcap=softcap
@@ -149,36 +139,12 @@ def _why_not(model: Any) -> str:
     config = model.config.get_text_config()
     if not getattr(model, "_supports_attention_backend", False):
         return "has its own attention code"
-    if config.model_type in _OTHERWISE:
-        return _OTHERWISE[config.model_type]
-    if any(isinstance(getattr(module, "sinks", None), Tensor) for module in model.modules()):
-        return "has attention sinks"
     layers = set(getattr(config, "layer_types", None) or []) - _EXACT_LAYERS
     if layers:
         return f"has layers of the kind {', '.join(sorted(layers))}"
-    ropes = _rope_types(getattr(config, "rope_parameters", None)) - _POSITION_FREE_ROPE
-    if ropes:
+    if ropes := length_bound_ropes(config):
         return f"has position embeddings of the kind {', '.join(sorted(ropes))}"
-    return ""
-
-
-def _rope_types(parameters: Any) -> set[str]:
-    """Return the kinds of rotary embedding; Gemma 3 has one a kind of layer."""
-    if not parameters:
-        return {"default"}
-    if "rope_type" in parameters:
-        return {parameters["rope_type"]}
-    return {kind for value in parameters.values() if isinstance(value, dict) for kind in _rope_types(value)}
-
-
-def _check_heeded(module: torch.nn.Module, others: dict[str, Any]) -> None:
-    unheeded = [name for name, value in others.items() if isinstance(value, Tensor) and name != "position_ids"]
-    if unheeded:
-        raise ModelError(
-            f"{type(module).__name__} attends by {', '.join(unheeded)}, which prompt-sharing rows do not compute",
-            where="the model's attention",
-            do="report this kind of model: its responses have to be scored in sequences of their own",
-        )
+    return why_unlike(model)
 
 
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *settings: Any) -> Tensor:

@@ -54,14 +54,16 @@ class ScoreKey:
 
 
 def settings_key(*, max_length: int | None, dtype: str, autocast: str = "") -> str:
-    """Return what scores depend on besides weights and tokens, e.g. "max_length 2048, precision bfloat16 autocast".
+    """Return what scores depend on besides weights and tokens, e.g. "max_length 2048 with the longest prompt,
+    precision bfloat16 autocast".
 
     Args:
-        max_length: Prompt + response tokens at which responses were cut.
+        max_length: Tokens of a row's longest prompt + response at which responses were cut; None where none was.
         dtype: The model's :func:`weights_dtype`: the precision where nothing casts.
         autocast: The type that torch casts to, e.g. "bfloat16"; "" where it does not.
     """
-    return f"max_length {max_length}, precision {f'{autocast} autocast' if autocast else dtype}"
+    cut = "" if max_length is None else " with the longest prompt"  # earlier versions cut under each prompt by itself
+    return f"max_length {max_length}{cut}, precision {f'{autocast} autocast' if autocast else dtype}"
 
 
 def weights_dtype(model: Any) -> str:
@@ -86,7 +88,7 @@ def weights_key(model: Any) -> str:
         if id(tensor) not in seen:
             seen.add(id(tensor))
             digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)} {scales.get(id(tensor), '')}\n".encode())
-            _add_bytes(digest, tensor)
+            add_bytes(digest, tensor)
     return digest.hexdigest()
 
 
@@ -112,7 +114,8 @@ def _adapters(model: Any) -> tuple[set[int], dict[int, float]]:
     return idle, scales
 
 
-def _add_bytes(digest: xxhash.xxh3_128, tensor: Tensor) -> None:
+def add_bytes(digest: xxhash.xxh3_128, tensor: Tensor) -> None:
+    """Add all bytes of a tensor to a digest."""
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)  # numpy has no bfloat16
     for chunk in flat.split(_CHUNK):
         digest.update(chunk.cpu().numpy())

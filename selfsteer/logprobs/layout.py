@@ -64,8 +64,11 @@ class Packed:
     layout: Layout
 
 
-def pack(rows: Sequence[PromptRow], device: torch.device | str = "cpu") -> Packed:
-    """Pack rows; raises :class:`ValueError` on an empty prompt or response."""
+def pack(rows: Sequence[PromptRow], device: torch.device | str = "cpu", *, whole: bool = False) -> Packed:
+    """Pack rows; raises :class:`ValueError` on an empty prompt or response.
+
+    With ``whole`` the last token of each response stays in the input, for models that go by its length.
+    """
     ids: list[int] = []
     positions: list[int] = []
     predictors: list[int] = []
@@ -77,8 +80,9 @@ def pack(rows: Sequence[PromptRow], device: torch.device | str = "cpu") -> Packe
         last = len(ids) - 1
         for response in row.responses:
             predictors += [last, *range(len(ids), len(ids) + len(response) - 1)]
-            ids += response[:-1]
-            positions += range(len(row.prompt), len(row.prompt) + len(response) - 1)
+            shown = response if whole else response[:-1]
+            ids += shown
+            positions += range(len(row.prompt), len(row.prompt) + len(shown))
     targets = [token for row in rows for response in row.responses for token in response]
     return Packed(
         input_ids=torch.tensor([ids], device=device),
@@ -88,6 +92,6 @@ def pack(rows: Sequence[PromptRow], device: torch.device | str = "cpu") -> Packe
         counts=[len(response) for row in rows for response in row.responses],
         layout=Layout(
             tuple(len(row.prompt) for row in rows),
-            tuple(tuple(len(response) - 1 for response in row.responses) for row in rows),
+            tuple(tuple(len(response) - (not whole) for response in row.responses) for row in rows),
         ),
     )

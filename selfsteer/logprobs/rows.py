@@ -39,20 +39,22 @@ def view_cells(views: Iterable[View]) -> list[Cell]:
 def rows_of(contrast: Contrast, cells: Sequence[Cell], max_length: int | None = None) -> list[PromptRow]:
     """Group a contrast's cells into rows; the row order is that of first use, the response order that of ``cells``.
 
-    Responses are cut at ``max_length`` tokens less the prompt's, without an end token.
+    Responses are cut at ``max_length`` tokens less those of the contrast's longest prompt, whichever cells are asked
+    for, without an end token. So a response has the same tokens under all three prompts.
 
     Raises:
-        DataError: A response is empty, or a prompt leaves no room for a response.
+        DataError: A response is empty, or the longest prompt leaves no room for a response.
     """
+    room = None if max_length is None else max_length - contrast.longest_prompt
+    if room is not None and room <= 0:
+        raise DataError(
+            f"the longest prompt of row {contrast.id!r} has {contrast.longest_prompt} tokens, which leaves no room for "
+            "a response",
+            do=f"drop that row or raise max_length above {contrast.longest_prompt}",
+        )
     rows = []
     for prompt, roles in _by_prompt(cells).items():
         ids = contrast.prompt_ids(prompt)
-        room = None if max_length is None else max_length - len(ids)
-        if room is not None and room <= 0:
-            raise DataError(
-                f"the {prompt} of row {contrast.id!r} has {len(ids)} tokens, which leaves no room for a response",
-                do=f"drop that row or raise max_length above {max_length}",
-            )
         responses = [contrast.response_ids(role)[:room] for role in roles]
         if not all(responses):
             raise DataError(f"row {contrast.id!r} has an empty response", do="drop it: quality filter 'empty'")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from selfsteer.chat import Chat
-from selfsteer.contrast import with_token_ids
-from selfsteer.logprobs.attention import attends_rows, recomputes, row_attention_on, shares_prompts
+from selfsteer.contrast import contrast_of, with_token_ids
+from selfsteer.logprobs.attention import attends_rows, recomputes, row_attention_on, shares_prompts, unwrapped
 from selfsteer.logprobs.head import gather_logps, head_in_chunks
 from selfsteer.logprobs.layout import pack
 from selfsteer.logprobs.pairs import PairLogps
 from selfsteer.logprobs.rows import Cell, PromptRow, cell_positions, rows_of, view_cells
+from selfsteer.models.rope import forget_lengths
 from selfsteer.records import Contrast
 from selfsteer.views import PAIRINGS, SSO_VIEWS, View
 
@@ -36,10 +38,7 @@ def score_responses(
         RuntimeError: Gradient checkpointing is on outside :func:`selfsteer.logprobs.row_attention_on`.
     """
     if not shares_prompts(model):
-        return [
-            torch.cat([_score_packed(model, [PromptRow(row.prompt, [r])], wide_head)[0] for r in row.responses])
-            for row in rows
-        ]
+        return [torch.cat([_score_alone(model, row.prompt, r, wide_head) for r in row.responses]) for row in rows]
     if torch.is_grad_enabled() and recomputes(model) and not attends_rows(model):
         raise RuntimeError("with gradient checkpointing, hold row_attention_on(model) until after backward()")
     with row_attention_on(model):
@@ -69,7 +68,10 @@ def score_cells(
     max_length: int | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> tuple[Tensor, Tensor]:
-    """Return (B, C) summed log-probs in nats and (B, C) response token counts of C cells of each contrast."""
+    """Return (B, C) summed log-probs in nats and (B, C) response token counts of C cells of each contrast.
+
+    ``max_length`` cuts responses as :func:`selfsteer.logprobs.rows.rows_of` does.
+    """
     rows = [rows_of(contrast, cells, max_length) for contrast in contrasts]
     flat = torch.cat(score_responses(model, [row for own in rows for row in own], token_budget=token_budget))
     lengths = [len(ids) for own in rows for row in own for ids in row.responses]
@@ -92,7 +94,7 @@ def pair_views(sums: Tensor, counts: Tensor, cells: Sequence[Cell], views: Seque
 def score_views(
     model: Any,
     processing_class: Any,
-    contrasts: Sequence[Contrast],
+    contrasts: Iterable[Contrast | Mapping[str, Any]],
     *,
     views: Sequence[View] = SSO_VIEWS,
     max_length: int | None = None,
@@ -103,28 +105,44 @@ def score_views(
     Args:
         model: A causal language model; gradients flow unless the caller turns them off.
         processing_class: Its tokenizer (rows without ids of its own are tokenised) or a :class:`Chat`.
-        contrasts: B rows.
+        contrasts: B rows with the columns of :class:`Contrast`: a datasets.Dataset or a sequence of either form. Rows
+            that are not ``kept`` are scored too.
         views: The views to score.
-        max_length: Prompt + response tokens; longer responses are cut without an end token.
+        max_length: Tokens of a row's longest prompt + response; longer responses are cut without an end token, at the
+            same place in all views.
         token_budget: Tokens scored at once.
     """
     chat = processing_class if isinstance(processing_class, Chat) else Chat(processing_class)
     cells = view_cells(views)
-    rows = [with_token_ids(row, chat) for row in contrasts]
+    rows = [with_token_ids(row, chat) for row in map(contrast_of, contrasts)]
     sums, counts = score_cells(model, rows, cells, max_length=max_length, token_budget=token_budget)
     return pair_views(sums, counts, cells, views)
 
 
-def _score_packed(model: Any, rows: Sequence[PromptRow], wide_head: bool) -> list[Tensor]:
+def _score_alone(model: Any, prompt: Sequence[int], response: Sequence[int], wide_head: bool) -> Tensor:
+    """(1,) score of one response in a sequence of its own, as the model by itself would compute it."""
+    forget_lengths(unwrapped(model))
+    return _score_packed(model, [PromptRow(prompt, [response])], wide_head, whole=True)[0]
+
+
+def _score_packed(model: Any, rows: Sequence[PromptRow], wide_head: bool, *, whole: bool = False) -> list[Tensor]:
     """Score rows in one forward pass; the head runs only where a response token is predicted."""
-    packed = pack(rows, next(model.parameters()).device)
-    inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "use_cache": False}
+    packed = pack(rows, next(model.parameters()).device, whole=whole)
+    inputs: dict[str, Any] = {"input_ids": packed.input_ids, "use_cache": False}
     if attends_rows(model):
-        inputs["selfsteer_layout"] = packed.layout
+        inputs |= {"position_ids": packed.position_ids, "selfsteer_layout": packed.layout}
+    # Few models compute the logits of all tokens whatever is asked for.
+    keeps = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
     with head_in_chunks(model, wide=wide_head) as chunked:
         if chunked:
             inputs["selfsteer_targets"] = packed.targets
-        output = model(**inputs, logits_to_keep=packed.predictors)
-        logps = output["logps"] if chunked else gather_logps(output.logits[0], packed.targets)
+        if chunked or keeps:
+            inputs["logits_to_keep"] = packed.predictors
+        output = model(**inputs)
+        if chunked:
+            logps = output["logps"]
+        else:
+            logits = output.logits[0]
+            logps = gather_logps(logits if keeps else logits[packed.predictors], packed.targets)
     sums = torch.stack([part.sum() for part in logps.split(packed.counts)])
     return list(sums.split([len(row.responses) for row in rows]))

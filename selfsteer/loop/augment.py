@@ -23,7 +23,7 @@ from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, WorkFailed
 from selfsteer.files import atomic_path, clone, fingerprint, read_json, remove, sha256_file, storage_errors, write_json
 from selfsteer.languages import language
-from selfsteer.loop.blocks import Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.blocks import Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.store import Store, Workspace
@@ -31,7 +31,7 @@ from selfsteer.loop.work import batch_seed, key_of, sample
 from selfsteer.quality import think_apart
 from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fingerprint
 from selfsteer.queries.answers import Reading, read_list, read_one
-from selfsteer.queries.augment import Ask, Planner, Source, template_version
+from selfsteer.queries.augment import Ask, Planner, Source, template_content, template_version
 from selfsteer.queries.grown import grown_fault
 from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.words import changed_words
@@ -161,7 +161,7 @@ class _Growing:
     def _depends(self, policy: Policy) -> list[Any]:
         settings = self.growth.model_dump(exclude={"model", "generation"})
         contents = [source_fingerprint(source) for source in _sources(self.growth)]
-        return [settings, contents, template_version(self.growth.augment.method), self._engine(policy)]
+        return [settings, contents, template_content(self.growth.augment.method), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
         """What an answer depends on besides the request."""
@@ -211,7 +211,11 @@ class _Growing:
         """Return the queries to grow from: those of one message, within the length that is kept."""
         settings = self.growth.queries
         loaded = load_queries(
-            settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+            settings.source,
+            field=settings.field,
+            limit=settings.limit,
+            dataset_split=settings.dataset_split,
+            max_left_out=settings.max_left_out,
         )
         reasons = Counter({"empty or repeated": len(loaded.dropped)} if loaded.dropped else {})
         reasons.update(filter(None, map(self._unused, loaded.queries)))
@@ -237,9 +241,7 @@ class _Growing:
         key = fingerprint([self._engine(policy), self.growth.seed, self.grown.rounds, prompts])
         space = Workspace(self.store.run_dir, "answers", key, Display(quiet=True))
         paths, info = do_blocks(space, 1, self._asking(asks, policy))
-        if info["left_out"] == len(asks):
-            [first, *_] = info["dropped"]
-            raise WorkFailed(f"no request was answered: {first['reason']}", where=f"request {first['where']}")
+        check_any_left(paths, info, len(asks), "request")
         chat = self.models.chat(policy)
         answers = {row.id: think_apart(row, chat) for row in read_rows(paths, Response)}
         self.grown.rounds += 1
@@ -253,7 +255,9 @@ class _Growing:
 
         def plan(_: int) -> Plan[Request]:
             backend = self.models.backend(policy)
-            left_out = [LeftOut(ask.id, reason) for ask in asks if (reason := _too_long(ask.prompt, new, backend))]
+            reasons = {ask.id: _too_long(ask.prompt, new, backend) for ask in asks}
+            do = "lower generation.max_new_tokens"
+            left_out = [LeftOut(name, reason, do) for name, reason in reasons.items() if reason]
             names = {one.where for one in left_out}
             requests = [Request(ask.id, "original", ask.prompt) for ask in asks if ask.id not in names]
             return Plan([requests] if requests else [], left_out)
@@ -278,11 +282,11 @@ class _Growing:
             "model": self.models.name,
             "weights": policy.fingerprint,
             "backend": settings.backend,
-            "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
+            "sampling": settings.sampling,
             "seed": self.growth.seed,
             "method": self.growth.augment.method,
             "template": template_version(self.growth.augment.method),
-        }
+        } | ({"chat_template_kwargs": variables} if (variables := self.growth.model.chat_template_kwargs) else {})
 
     def _gave_up(self, where: str) -> WorkFailed:
         last = self.growth.augment.patience

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple
 
 from selfsteer.backends import Failure
-from selfsteer.errors import SelfsteerError, WorkFailed
-from selfsteer.files import append_json, remove, write_json
+from selfsteer.errors import DataError, SelfsteerError, WorkFailed
+from selfsteer.files import append_json, read_json_lines, remove, write_json
 from selfsteer.loop.store import Item, Row, Workspace, in_batches
+from selfsteer.queries.tally import Tally
 from selfsteer.records import count_rows, read_rows, write_rows
 
 BLOCK = 512
@@ -25,14 +26,20 @@ BLOCK = 512
 NAMED = 100
 """So many of what was left out are named in the ledger and on the report; all of them are in the stage's folder."""
 
+_LEFT_OUT, _REFUSED = ".left-out.json", "refused.jsonl"
+
 Key = Hashable
 
 
 class LeftOut(NamedTuple):
-    """Something that a stage had to leave out: where it stands (a file's line, or a query's id), and why."""
+    """Something that a stage had to leave out: where it stands (a file's line, or a query's id), and why.
+
+    ``do`` is what the reader can do about it, where that is known.
+    """
 
     where: str
     reason: str
+    do: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,29 @@ def do_blocks(space: Workspace, count: int, work: Work[Item, Row]) -> tuple[list
             do="run the same command again to ask for these alone, or set generation.endpoint.failed=drop to leave "
             "their queries out (principles.model.failed for a writer of its own)",
         )
-    return [block.path for block in blocks], summed(block.left_out for block in blocks)
+    listed = f"{space.folder.relative_to(space.run_dir)}/{space.key}-*.left-out.json"
+    return [block.path for block in blocks], summed(block.left_out for block in blocks) | {"list": listed}
+
+
+def check_any_left(paths: Sequence[Path], info: Mapping[str, Any], asked: int, what: str) -> None:
+    """Raise :class:`DataError` where a stage had to leave out everything that it was asked for.
+
+    What it wrote goes, so that the same command asks again: something other than the rows has to change.
+
+    Args:
+        paths, info: What :func:`do_blocks` returned.
+        asked: How many rows there were.
+        what: One of them, in words: "query".
+    """
+    if not asked or info["left_out"] < asked:
+        return
+    for path in paths:
+        remove(path)
+        remove(path.with_suffix(_LEFT_OUT))
+    first = info["dropped"][0]
+    more = f" and {asked - 1} more" if asked > 1 else ""
+    do = first.get("do", "")
+    raise DataError(f"no {what} is left: {first['reason']}", where=f"{what} {first['where']}{more}", do=do)
 
 
 def failures_file(space: Workspace) -> Path:
@@ -110,13 +139,15 @@ def failures_file(space: Workspace) -> Path:
 
 
 def summed(left_out: Iterable[Sequence[LeftOut]]) -> dict[str, Any]:
-    """Return how many were left out, and the first :data:`NAMED` of them."""
-    count = 0
+    """Return how many were left out and the most frequent reasons, and the first :data:`NAMED` of them."""
+    tally = Tally()
     named: list[dict[str, str]] = []
     for some in left_out:
-        count += len(some)
-        named += [one._asdict() for one in some[: NAMED - len(named)]]
-    return {"left_out": count, "dropped": named}
+        for one in some:
+            tally.add(*one)
+        named += map(_told, some[: NAMED - len(named)])
+    counts = {key: value for key, value in tally.info.items() if key != "rows"}
+    return counts | {"left_out": tally.unusable, "dropped": named}
 
 
 class _Block(Generic[Item, Row]):
@@ -127,7 +158,7 @@ class _Block(Generic[Item, Row]):
         self.work: Work[Item, Row] = work
         self.path = space.path(f"{number:05d}.parquet")
         self._pieces = space.path(f"{number:05d}.pieces")
-        self._left_out = space.path(f"{number:05d}.left-out.json")
+        self._left_out = space.path(f"{number:05d}{_LEFT_OUT}")
         self._why: dict[Key, Failure] = {}
 
     @property
@@ -149,11 +180,13 @@ class _Block(Generic[Item, Row]):
     def go(self) -> bool:
         """Do the batches that have no piece yet; return whether the block is whole then."""
         plan = self.work.plan(self.number)
+        self._remember_refused(plan)
         if len(plan.batches) == 1 and not self._pieces.exists():
             return self._go_at_once(plan)
         for place, batch in enumerate(plan.batches):
-            if not self._piece(place).exists():
-                self._do(place, self.number * self.work.per_block + place, batch)
+            open_items = [item for item in batch if self.work.item_key(item) not in self._why]
+            if open_items and not self._piece(place).exists():
+                self._do(place, self.number * self.work.per_block + place, open_items)
             self.space.display.advance(len(batch))
         return not self._missing(plan) and self._finish(plan)
 
@@ -199,10 +232,21 @@ class _Block(Generic[Item, Row]):
                 append_json(failures_file(self.space), line)
         return done
 
+    def _remember_refused(self, plan: Plan[Item]) -> None:
+        """Read what was refused before this process began: it is not asked for again."""
+        keys = {_written(key): key for key in (self.work.item_key(item) for batch in plan.batches for item in batch)}
+        for line in read_json_lines(self._pieces / _REFUSED):
+            if (key := keys.get(line["key"])) is not None:
+                self._why[key] = Failure(DataError(line["reason"], do=line["do"]), refused=True)
+
     def _keep(self, place: int, done: Done[Row]) -> None:
-        """Write a batch's rows; then a failure that ends the stage is raised."""
+        """Write a batch's rows and what was refused; then a failure that ends the stage is raised."""
         if done.rows:
             write_rows(self._piece(place), self.work.kind, done.rows)
+        for key, failure in done.failures.items():
+            if failure.refused:
+                line = {"key": _written(key), "reason": failure.error.what, "do": failure.error.do}
+                append_json(self._pieces / _REFUSED, line)
         for failure in done.failures.values():
             if failure.ends:
                 self.space.display.advance(len(done.rows))
@@ -229,10 +273,10 @@ class _Block(Generic[Item, Row]):
             if key in by_key:
                 kept.append(by_key[key])
             else:
-                reason = self._why[key].error.what
-                left_out.setdefault(self.work.where(item), LeftOut(self.work.where(item), reason))
+                error = self._why[key].error
+                left_out.setdefault(self.work.where(item), LeftOut(self.work.where(item), error.what, error.do))
         if left_out:
-            write_json(self._left_out, [one._asdict() for one in left_out.values()])
+            write_json(self._left_out, [_told(one) for one in left_out.values()])
         write_rows(self.path, self.work.kind, kept)
         remove(self._pieces)
 
@@ -241,3 +285,12 @@ class _Block(Generic[Item, Row]):
 
     def _piece(self, place: int) -> Path:
         return self._pieces / f"{place:05d}.parquet"
+
+
+def _told(one: LeftOut) -> dict[str, str]:
+    return {name: text for name, text in one._asdict().items() if text}
+
+
+def _written(key: Key) -> str:
+    """Return an item's key as text, for a file."""
+    return json.dumps(key)

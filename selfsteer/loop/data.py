@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -12,20 +13,20 @@ from typing import Any, Literal
 import selfsteer
 from selfsteer.config import HarmSettings, QuerySettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
-from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, did_you_mean
+from selfsteer.errors import ConfigError, InputError, NothingSurvived, did_you_mean
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Tell
 from selfsteer.files import write_atomic
 from selfsteer.loop import work, writing
-from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.loop.figures import data_figures
-from selfsteer.loop.leaving import left_out_note
+from selfsteer.loop.leaving import check_left_out, left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Models, Policy
 from selfsteer.loop.rewards import BATCH, RewardMargins, margins_of
 from selfsteer.loop.splitting import Part, of_round, parts_of, query_files, split_queries
 from selfsteer.loop.store import Store, Workspace, in_batches, stage_key
-from selfsteer.principles import PrincipleSet, load_set
+from selfsteer.principles import PrincipleSet, load_set, template_contents, template_versions
 from selfsteer.principles.dumping import dump_set
 from selfsteer.quality import (
     DIRECTIONS,
@@ -34,12 +35,14 @@ from selfsteer.quality import (
     Tally,
     advice,
     direction_of,
+    few_kept,
     flag_harm,
     parse_filters,
     steering_margin,
 )
 from selfsteer.queries import source_fingerprint
 from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, read_columns, read_rows
+from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
 
 _SCORE_BATCH = 8
 _CLASSIFIED = 32  # rows that a classifier of harm looks at together
@@ -146,12 +149,16 @@ class DataStages:
             )
 
     def queries(self) -> Entry:
-        """Load and split the queries, once for all rounds."""
+        """Load and split the queries, once for all rounds.
+
+        Raises:
+            DataError: More rows can't be used than the recipe allows; or as :func:`split_queries`.
+        """
         settings = self._query_settings
         sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
         sources += [benchmark.source for benchmark in settings.decontaminate]
         depends = {
-            "settings": settings.model_dump(exclude={"per_round", "round_size"}),
+            "settings": settings.model_dump(exclude={"per_round", "round_size", "max_left_out"}),
             "content": [source_fingerprint(source) for source in sources],
             "seed": self.recipe.seed,
         }
@@ -159,9 +166,11 @@ class DataStages:
         def note(info: Info) -> str:
             return f": {info['train']} to align on, {info['heldout']} held out{left_out_note(info)}"
 
-        return self.store.stage(
+        entry = self.store.stage(
             "queries", 1, depends, self._load, folder="round-01/queries", units=1, title="read queries", note=note
         )
+        check_left_out(entry.info, "query", settings.source, settings.max_left_out)
+        return entry
 
     def _load(self, space: Workspace) -> tuple[list[Path], Info]:
         return split_queries(space, self._query_settings, self.recipe.seed)
@@ -196,32 +205,54 @@ class DataStages:
         asked = self.asked(queries, split, round)
         depends = {
             "queries": [queries.key, split],
-            "settings": self.recipe.principles.model_dump(exclude={"below_chance", "model"}),
+            "settings": self.recipe.principles.model_dump(
+                exclude={"below_chance", "model", "per_round", "thinking_max_tokens"}
+            ),
+            "thoughts": self._thinking_tokens(policy),
             "set": self.principle_set.fingerprint,
-            "templates": writing.templates_of(self.recipe),
+            "templates": template_contents(*writing.templates_of(self.recipe)),
             "seed": self.recipe.seed,
         } | self._writer(policy)
         if split == "train" and self.recipe.queries.per_round != "all":
             depends["asked"] = [self.recipe.queries.per_round, asked.start, asked.step, self.recipe.queries.round_size]
+        if self.recipe.principles.choice_temperature:
+            depends["top_p"] = self.recipe.generation.top_p
+        seed = self.recipe.seed
+        if split == "train" and round > 1 and self.recipe.principles.per_round == "redrawn":
+            depends["drawn"] = round
+            seed = work.batch_seed(seed, "principles", round)
         readers = [policy, reader] if reader is not None and reader != policy else [policy]
         if len(readers) > 1:
             depends["reader"] = readers[1].fingerprint
         parts = parts_of(query_files(self.store.files(queries), split, queries.info["heldout"]), asked)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            paths, info = do_blocks(space, len(parts), self._writing(parts, policy, readers))
+            paths, info = do_blocks(space, len(parts), self._writing(parts, policy, readers, seed))
+            check_any_left(paths, info, len(asked), "query")
             return paths, info | chosen(paths)
 
         def note(info: Info) -> str:
-            return f": {counted(info['writings'])}" if info["writings"].keys() - {"fixed"} else ""
+            written = [counted(info["writings"])] if info["writings"].keys() - {"fixed"} else []
+            fell_back = fallbacks_told(info["choices"], info["writings"])
+            whole = "warning: " if all_fell_back(info["choices"], info["writings"]) else ""
+            told = "; ".join(filter(None, [*written, *fell_back, left_out_note(info).removeprefix(", ")]))
+            return f": {whole}{told}" if told else ""
 
         what = "choose aspects" if self.recipe.principles.strategy == "fixed" else "write principles"
-        return self.store.stage(
+        entry = self.store.stage(
             "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
             units=len(asked), title=stage_title(what, split, round), note=note,
         )  # fmt: skip
+        self._check_left_out(entry, len(asked))
+        return entry
 
-    def _writing(self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy]) -> Work[Query, Principled]:
+    def _check_left_out(self, entry: Entry, rows: int) -> None:
+        settings = self.recipe.queries
+        check_left_out(entry.info, "query", settings.source, settings.max_left_out, rows)
+
+    def _writing(
+        self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy], seed: int
+    ) -> Work[Query, Principled]:
         """Return how the aspects and principles of blocks of queries are planned and done."""
         chats = [chat for chat in map(self.models.chat, readers) if chat]
         backend, writer = self.models.writing_backend(policy), self.models.writer
@@ -230,11 +261,16 @@ class DataStages:
 
         def plan(number: int) -> Plan[Query]:
             rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
-            ordered = sorted(rows, key=lambda query: (backend.length(query.prompt), query.id))
-            return Plan(in_batches(ordered, size))
+            refused = {query.id: reason for query in rows if (reason := writing.refusal(query, chats))}
+            self.store.display.advance(len(refused))
+            ordered = sorted(
+                (query for query in rows if query.id not in refused),
+                key=lambda query: (backend.length([{"role": "user", "content": writing.text_of(query)}]), query.id),
+            )
+            return Plan(in_batches(ordered, size), [LeftOut(*reason) for reason in refused.items()])
 
         def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
-            return writing.principled(self.recipe, self.principle_set, backend, chats, batch)
+            return writing.principled(self.recipe, self.principle_set, backend, chats, batch, seed)
 
         return Work(Principled, plan, do, failed=writer.failed if writer else self.failed)
 
@@ -268,6 +304,8 @@ class DataStages:
             "roles": list(roles),
             "rows": limit,
         } | self.engine(policy)
+        if settings.own_drawings:
+            depends["own_sampling"] = settings.own_drawings
         files = self.store.files(principles)
         parts = parts_of(files, range(sum(map(count_rows, files)) if limit is None else limit))
         rows = sum(part.size for part in parts)
@@ -275,21 +313,18 @@ class DataStages:
         def write(space: Workspace) -> tuple[list[Path], Info]:
             sampling = self._sampling(parts, policy, roles, split, round)
             paths, info = do_blocks(space, len(parts), sampling)
-            if info["left_out"] == rows:
-                raise DataError(
-                    f"no prompt fits: {info['dropped'][0]['reason']}",
-                    where=f"query {info['dropped'][0]['where']} and {rows - 1} more",
-                    do="lower generation.max_new_tokens or raise train.max_length",
-                )
+            check_any_left(paths, info, rows, "query")
             return paths, info | counted_tokens(paths)
 
         def note(info: Info) -> str:
-            return f": {info['left_out']} queries do not fit and are left out" if info["left_out"] else ""
+            return left_out_note(info).replace(",", ":", 1)
 
-        return self.store.stage(
+        entry = self.store.stage(
             stage_name("responses", split), round, depends, write, folder=stage_folder(split, round, "responses"),
             units=len(roles) * rows, title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
+        self._check_left_out(entry, rows)
+        return entry
 
     def _sampling(
         self, parts: Sequence[Part], policy: Policy, roles: Sequence[str], split: str, round: int
@@ -302,7 +337,7 @@ class DataStages:
             rows = list(read_rows([parts[number].path], Principled))[parts[number].rows]
             items, reasons = work.planned(rows, backend, self.recipe, roles)
             self.store.display.advance(len(roles) * len(reasons))
-            return Plan(in_batches(items, size), [LeftOut(*reason) for reason in reasons.items()])
+            return Plan(in_batches(items, size), [LeftOut(*reason, work.SHORTER) for reason in reasons.items()])
 
         def do(number: int, batch: Sequence[Request]) -> Done[Response]:
             seed = work.batch_seed(self.recipe.seed, "responses", split, round, number)
@@ -352,12 +387,16 @@ class DataStages:
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             paths, info = do_blocks(space, len(sources), self._scoring(join, judge))
+            check_any_left(paths, info, info["left_out"] + sum(map(count_rows, paths)), "query")
             return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
-        return self.store.stage(
+        rows: int = responses.info["responses"] // len(roles)
+        entry = self.store.stage(
             stage_name("scores", split), round, depends, write, folder=stage_folder(split, round, "scores"),
-            units=responses.info["responses"] // len(roles), title=stage_title("clean and score", split, round),
+            units=rows, title=stage_title("clean and score", split, round), note=left_out_note,
         )  # fmt: skip
+        self._check_left_out(entry, rows)
+        return entry
 
     def _scoring(self, join: Callable[[int], list[Contrast]], judge: Policy) -> Work[Contrast, Contrast]:
         """Return how blocks of rows are scored: ``join`` gives the rows of a block, ``judge`` their log-probs."""
@@ -390,6 +429,7 @@ class DataStages:
         depends = {
             "scores": scores.key,
             "filters": self.filters,
+            "files": {step.name: step.content for step in parse_filters(self.filters) if step.content},
             "set": self.principle_set.fingerprint,
             "harmful": self.principle_set.harmful,
             "classifier": classifier and classifier.key,
@@ -410,11 +450,15 @@ class DataStages:
             chain.count(read_columns(paths, TALLIED))  # on disk: a resumed stage has not seen all rows
             return paths, self._checked(chain, paths[0])
 
-        return self.store.stage(
+        title = stage_title("quality control", split, round)
+        entry = self.store.stage(
             stage_name("contrasts", split), round, depends, write, folder=stage_folder(split, round, "contrasts"),
-            units=sum(map(count_rows, files)), title=stage_title("quality control", split, round),
+            units=sum(map(count_rows, files)), title=title,
             note=lambda info: f": {describe_counts(info['counts'])}",
         )  # fmt: skip
+        if few := few_kept(entry.info["counts"]):
+            self.store.display.say(f"{title}: {few}")
+        return entry
 
     def rewards(self, scores: Entry, round: int, split: str) -> Entry:
         """Put the margin of the filters' reward model into the rows; ``scores`` itself where no filter goes by one."""
@@ -500,12 +544,20 @@ class DataStages:
         """What becomes of requests that fail to the last."""
         return self.recipe.generation.endpoint.failed
 
+    def _thinking_tokens(self, policy: Policy) -> int:
+        """Tokens for the thoughts of whoever chooses aspects or writes principles; 0 where nobody may think."""
+        writer = self.models.writer
+        asked = writing.needs_model(self.recipe, self.principle_set)
+        thinks = asked and (writer.may_think if writer else self.models.may_think(policy))
+        return self.recipe.thinking_tokens if thinks else 0
+
     def _writer(self, policy: Policy) -> dict[str, Any]:
         """What principles depend on besides the queries: who writes them, and for which form of prompt."""
         writer = self.models.writer
+        # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
+        chat = self.models.chat(policy) if policy.fingerprint else None
         if writer is None:
             return self.engine(policy)
-        chat = self.models.chat(policy)
         role = chat.system_role if chat else "native"
         return {"writer": [writer.backend, writer.fingerprint, writer.batch], "system_role": role}
 
@@ -538,19 +590,21 @@ class DataStages:
 
     def _provenance(self, policy: Policy, tokenizer: str) -> dict[str, str]:
         settings, principles, writer = self.recipe.generation, self.principle_set, self.models.writer
+        variables = self.recipe.model.chat_template_kwargs
+        versions = template_versions(*writing.templates_of(self.recipe))
         return {
             "selfsteer": selfsteer.__version__,
             "backend": policy.backend,
             "model": policy.name,
             "weights": policy.fingerprint,
             "tokenizer": tokenizer,
-            "sampling": f"temperature {settings.temperature}, top_p {settings.top_p}, {settings.max_new_tokens} tokens",
+            "sampling": settings.sampling,
             "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
             "strategy": self.recipe.principles.strategy,
             "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",
-            "templates": ", ".join(f"{name} v{version}" for name, version in writing.templates_of(self.recipe).items()),
+            "templates": ", ".join(f"{name} v{version}" for name, version in versions.items()),
             "seed": str(self.recipe.seed),
-        }
+        } | ({"chat_template_kwargs": json.dumps(variables, sort_keys=True)} if variables else {})
 
 
 TALLIED = ("kept", "drop_reason", "aspects", "negative_harmful")

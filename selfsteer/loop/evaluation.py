@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from selfsteer.evaluation import Measure, measure
 from selfsteer.evaluation.judges import open_judge
 from selfsteer.evaluation.judges.agreement import agreement
+from selfsteer.evaluation.judges.tables import invalid_told
 from selfsteer.evaluation.measures import answer_drops, implicit_changes, is_full
 from selfsteer.evaluation.probe import Direction, direction_by
 from selfsteer.files import read_json, write_json
@@ -66,10 +67,15 @@ def judged_stage(stages: DataStages, entry: Entry, split: str, round: int) -> En
         write_json(path, told_by(judge, found))
         return [path], {"judge": judge.name, **asdict(agreement(found))}
 
+    def note(info: dict[str, Any]) -> str:
+        told = invalid_told(judge.name, info)
+        whole = "warning: " if info["outcomes"]["invalid"] == info["n"] else ""
+        return f": {whole}{told}" if told else ""
+
     return stages.store.stage(
         "judgements", round, {"rows": entry.key, "judge": judge.key, "by": stages.recipe.judge.by}, write,
         folder=stage_folder(split, round, "judgements"), units=2 * len(rows),
-        title=stage_title(f"ask {judge.name}", split, round),
+        title=stage_title(f"ask {judge.name}", split, round), note=note,
     )  # fmt: skip
 
 
@@ -94,7 +100,13 @@ def measured(stages: DataStages, of: Measured, start: Entry) -> Measure:
     changes, drops = _changes(stages, start, of.implicit) if of.implicit else (None, None)
     signal = direction(stages, of.rows, of.judged)
     return {
-        **measure(rows, direction=stages.direction, implicit=changes, drops=drops),
+        **measure(
+            rows,
+            direction=stages.direction,
+            implicit=changes,
+            per_token=stages.recipe.implicit_per_token,
+            drops=drops,
+        ),
         "judged": of.judged.info if of.judged else None,
         "signal": asdict(signal) if signal else None,
     }
@@ -123,4 +135,6 @@ def _texts(row: Contrast) -> dict[str, str]:
 def _changes(stages: DataStages, start: Entry, implicit: Entry) -> tuple[list[tuple[float, float]], list[float]]:
     """Return for each row of the start how much likelier a policy finds y+ and y-, and how much less likely yo."""
     before, after = (stages.store.read(entry, Contrast) for entry in (start, implicit))
-    return list(implicit_changes(before, after).values()), answer_drops(before, after)
+    recipe = stages.recipe
+    changes = implicit_changes(before, after, per_token=recipe.implicit_per_token, max_length=recipe.train.max_length)
+    return list(changes.values()), answer_drops(before, after)

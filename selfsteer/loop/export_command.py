@@ -20,7 +20,6 @@ from selfsteer.export import (
     export_file,
     export_folder,
     push,
-    read_contrasts,
     read_source,
 )
 from selfsteer.export.dataset import check_output, is_file
@@ -30,6 +29,9 @@ from selfsteer.loop.ledger import Ledger
 from selfsteer.loop.reading import Rounds, again, check_files, in_force, rounds_in_force
 from selfsteer.records import Contrast, read_rows
 from selfsteer.views import View
+
+_SHARDS = ("*.parquet", "train-*.json*")
+"""Files of contrasts, and of an export of the authors' JSON."""
 
 
 class Source(NamedTuple):
@@ -112,7 +114,7 @@ def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
 
 
 def open_source(source: Path, round: int | None = None) -> Source:
-    """Return the rows of a run directory in force, of a folder of Parquet files, or of a file.
+    """Return the rows of a run directory in force, of a folder of files as exports have them, or of a file.
 
     Of a run these are all rounds that no guard gave up, or one of them. A folder's files lie in it, or in its folder
     ``data`` as an export puts them.
@@ -129,9 +131,11 @@ def open_source(source: Path, round: int | None = None) -> Source:
     if (source.parent.parent / "recipe.yaml").is_file() and source.is_dir():
         what = "results of several settings may lie here, and only the run directory tells which is in force"
         raise InputError(what, where=str(source), do=f"name the run directory, {source.parent.parent}, or one file")
-    shards = sorted((source / "data").glob("*.parquet")) or sorted(source.glob("*.parquet"))
+    shards = next(
+        filter(None, (sorted(place.glob(kind)) for place in (source / "data", source) for kind in _SHARDS)), []
+    )
     if source.is_dir() and shards:
-        return Source((row for shard in shards for row in read_contrasts(shard)), str(source))
+        return Source((row for shard in shards for row in read_source(shard)), str(source))
     if not source.is_file():
         what = (
             "this is no run directory: it has no recipe.yaml" if source.is_dir() else "there is no such file or folder"

@@ -10,7 +10,7 @@ from selfsteer.evaluation.measures import has_score, response_length, score
 from selfsteer.export.figures import Mean
 from selfsteer.loop.blocks import NAMED
 from selfsteer.loop.ledger import Entry
-from selfsteer.quality import steering_margin
+from selfsteer.quality import few_kept, steering_margin
 from selfsteer.records import ROLES, Contrast
 
 Figures = dict[str, Any]
@@ -92,6 +92,7 @@ def quality_figures(info: Figures) -> Figures:
         "dropped": {name: counts[name] for name in order if name != "kept"},
         "aspects": {name: {key: own[key] for key in order if key in own} for name, own in _largest_first(aspects)},
         **{name: info[name] for name in ("thresholds", "harmful")},
+        "few_kept": few_kept(counts),
     }
 
 

@@ -36,6 +36,8 @@ def filter_rows(source: Path, overrides: Sequence[str], output: Path | None, *, 
     for part in found.parts:
         out.print(quality_table(part.label, part.after, part.before))
         _thresholds(part.after["thresholds"], out)
+        if part.after["few_kept"]:
+            out.print(part.after["few_kept"], markup=False, soft_wrap=True)
     where = source / "ledger.jsonl" if is_run else output
     done = (
         "nothing was changed (--dry-run)"

@@ -9,22 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.backends import shared_prefix
-from selfsteer.config import Recipe
+from selfsteer.config import Recipe, RolesSettings
 from selfsteer.contrast import Request
-from selfsteer.errors import DataError, NothingSurvived
+from selfsteer.errors import NothingSurvived
 from selfsteer.evaluation.judges import Judge, open_judge
 from selfsteer.evaluation.probe import AspectProbe
 from selfsteer.files import storage_errors, write_json
 from selfsteer.loop import work
-from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.loop.blocks import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
+from selfsteer.loop.leaving import left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
 from selfsteer.loop.probe import Trial, probe_along, trial
 from selfsteer.loop.splitting import draw_queries
 from selfsteer.loop.store import Store, Workspace, in_batches
-from selfsteer.principles import PrincipleSet, template_versions
+from selfsteer.principles import PrincipleSet, template_contents
 from selfsteer.principles.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
 from selfsteer.principles.similarity import THRESHOLD, Candidate, merged
 from selfsteer.quality import think_apart
@@ -44,6 +45,7 @@ class Order:
         support: Answers that have to propose an aspect.
         most: New aspects that are kept at most, those that most answers propose.
         each: Queries that each of them is tried on; 0 tries none.
+        tokens: Tokens that an answer may take for each aspect that is asked for, besides those for thoughts.
     """
 
     sample: int = 24
@@ -53,6 +55,7 @@ class Order:
     support: int = 1
     most: int = 8
     each: int = 4
+    tokens: int = TOKENS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +161,7 @@ def _planned(order: Order) -> list[Planned]:
 def _sample(stages: DataStages, order: Order) -> Entry:
     """Draw the queries to propose from; which ones depends on the seed and their ids alone."""
     settings, seed = stages.recipe.queries, stages.recipe.seed
-    source = {"source": settings.source, "field": settings.field, "split": settings.dataset_split}
+    source = settings.model_dump(include={"source", "field", "dataset_split", "max_left_out"})
     depends = {
         "source": [source, settings.limit, source_fingerprint(settings.source)],
         "sample": order.sample,
@@ -181,7 +184,7 @@ def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[
         "sample": sample.key,
         "order": [order.per_prompt, order.aspects],
         "known": known,
-        "template": template_versions(TEMPLATE),
+        "template": template_contents(TEMPLATE),
         "sampling": [settings.temperature, settings.top_p, _sampling(stages, order, policy).generation.max_new_tokens],
         "seed": stages.recipe.seed,
     } | stages.engine(policy)
@@ -190,13 +193,11 @@ def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         paths, info = do_blocks(space, len(blocks), _asking(stages, order, known, blocks, policy))
-        if info["left_out"] == len(groups):
-            what = f"no prompt of {order.per_prompt} queries fits: {info['dropped'][0]['reason']}"
-            raise DataError(what, where=f"prompt {info['dropped'][0]['where']}", do="lower --per-prompt or --aspects")
+        check_any_left(paths, info, len(groups), "prompt")
         return paths, info
 
     def note(info: dict[str, Any]) -> str:
-        return f": {info['left_out']} prompts are left out" if info["left_out"] else ""
+        return left_out_note(info).replace(",", ":", 1)
 
     return stages.store.stage(
         "proposals", 0, depends, write, folder="invention/answers", units=len(groups), title="ask for aspects",
@@ -229,7 +230,7 @@ def _asking(
             length = backend.length(item.prompt) + room
             if backend.context is not None and length > backend.context:
                 reason = f"it takes {length} tokens with its answer, and the model's context is {backend.context}"
-                left_out.append(LeftOut(item.id, reason))
+                left_out.append(LeftOut(item.id, reason, "lower --per-prompt or --aspects"))
             else:
                 items.append(item)
         stages.store.display.advance(len(left_out))
@@ -245,10 +246,11 @@ def _asking(
 
 def _sampling(stages: DataStages, order: Order, policy: Policy) -> Recipe:
     """Return the recipe with the room that an answer needs; ``max_new_tokens`` is that of the trials' responses."""
-    settings, chat = stages.recipe.generation, stages.models.chat(policy)
-    thinks = chat is not None and chat.thinking is not None
-    tokens = TOKENS * order.aspects + (settings.max_new_tokens if thinks else 0)
-    return stages.recipe.model_copy(update={"generation": settings.model_copy(update={"max_new_tokens": tokens})})
+    settings = stages.recipe.generation
+    thinks = stages.models.may_think(policy)
+    tokens = order.tokens * order.aspects + (stages.recipe.thinking_tokens if thinks else 0)
+    update = {"max_new_tokens": tokens, "roles": RolesSettings()}  # an answer with aspects is no response to a query
+    return stages.recipe.model_copy(update={"generation": settings.model_copy(update=update)})
 
 
 def _name(place: int) -> str:

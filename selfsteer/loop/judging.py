@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings
-from selfsteer.errors import ConfigError, DataError
+from selfsteer.errors import ConfigError, DataError, WorkFailed
 from selfsteer.evaluation.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
-from selfsteer.evaluation.judges.agreement import by_subset, pooled
+from selfsteer.evaluation.judges.agreement import agreement, by_subset, pooled
+from selfsteer.evaluation.judges.cache import BLOCKED, TOO_LONG
 from selfsteer.evaluation.judges.opening import given, settings_of
 from selfsteer.evaluation.judges.sets import load_pairs
-from selfsteer.evaluation.judges.tables import Judged, common_kappa
+from selfsteer.evaluation.judges.tables import Judged, common_kappa, invalid_told
+from selfsteer.evaluation.judges.text import CUT_OFF
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.signal import pairs_of
 from selfsteer.files import fingerprint
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.reading import RunReader
-from selfsteer.queries import is_hub
+from selfsteer.queries import is_split
+from selfsteer.queries.tally import in_words
 from selfsteer.records import Contrast
 
 Progress = Callable[[str, int, int], None]
@@ -34,8 +37,8 @@ def read_pairs(
     """Return the pairs of all sources, and a sentence on what had to be left out of each.
 
     Args:
-        sources: Files and hub data sets of preference pairs, and run directories: of these the kept pairs of the newest
-            round, with the label that the data claims, y+.
+        sources: Files, folders and hub data sets of preference pairs, and run directories: of these the kept pairs of
+            the newest round, with the label that the data claims, y+.
         limit: Take a random sample of so many pairs of each source.
         seed: Chooses the sample.
         by: What a run's pairs are judged by: overall quality, or the aspects that they were steered by.
@@ -48,21 +51,25 @@ def read_pairs(
     pairs: list[Pair] = []
     notes = []
     for source in sources:
-        if source.is_dir():
+        if is_run(source):
             pairs += _run_pairs(source, limit, seed, by)
             continue
         found = load_pairs(source, limit=limit, seed=seed, split=split)
         pairs += found.pairs
         if found.dropped:
-            first = found.dropped[0]
-            notes.append(f"{source.name}: {len(found.dropped)} rows left out, e.g. {first.where}: {first.reason}")
+            notes.append(f"{source.name}: {len(found.dropped)} rows left out: {in_words(found.reasons)}")
     check_ids(pairs, sources)
     return pairs, notes
 
 
+def is_run(source: Path) -> bool:
+    """Tell a run directory from a folder of data."""
+    return (source / "recipe.yaml").is_file() or (source / "ledger.jsonl").is_file()
+
+
 def hub_split(sources: Sequence[Path], split: str | None) -> str:
     """Return the split that is read of hub data sets; :class:`ConfigError` where one is given and no source has any."""
-    if split is not None and not any(is_hub(str(source)) for source in sources):
+    if split is not None and not any(is_split(str(source)) for source in sources):
         what = f"--split {split} is about hub data sets, and none of the sources is one"
         raise ConfigError(what, where="--split", do="leave it out, or name a hub data set (org/name)")
     return split or "train"
@@ -111,6 +118,26 @@ def judge_with_cache(
     cache = AnswerCache(answers / f"{judge.key}.jsonl")
     report = judge_pairs(judge, pairs, cache, progress=lambda done, total: progress(judge.name, done, total))
     return Judged(judge.name, report)
+
+
+_NEVER_JUDGED = {
+    CUT_OFF: "raise --max-tokens (judge.max_tokens), or take --mode logprobs; a model that thinks needs room for it",
+    TOO_LONG.why: "take a judge with a longer context, or lower --max-tokens (judge.max_tokens) in mode text",
+    BLOCKED: "ask another server or model",
+}
+"""Why a reply is no verdict though the judge could not say one, and what helps. Other invalid replies are its own."""
+
+
+def check_verdicts(all_judged: Sequence[Judged]) -> None:
+    """Raise :class:`WorkFailed` where no reply of a judge could come to a verdict.
+
+    One that replies, and names no verdict, has been asked: that it is of no use is what the figures say.
+    """
+    for judged in all_judged:
+        found = agreement(judged.judgements, kappas=False)
+        if found.n and found.outcomes["invalid"] == found.n and found.why_invalid.keys() <= _NEVER_JUDGED.keys():
+            most = max(found.why_invalid, key=lambda why: found.why_invalid[why])
+            raise WorkFailed(f"no verdict. {invalid_told(judged.name, asdict(found))}", do=_NEVER_JUDGED[most])
 
 
 def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:

@@ -12,10 +12,9 @@ from rich.progress import Progress
 from selfsteer.config import judge_settings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import AnswerCache, Judge, Pair
-from selfsteer.evaluation.judges.agreement import agreement
-from selfsteer.evaluation.judges.tables import ALL_SETS, Judged, figures_table, kappa_table, order_warning
+from selfsteer.evaluation.judges.tables import ALL_SETS, Judged, figures_table, judge_warnings, kappa_table
 from selfsteer.files import write_json
-from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
+from selfsteer.loop.judging import as_json, check_verdicts, is_run, judge_with_cache, open_judges, read_pairs
 from selfsteer.models import cache_folder
 
 _POOLED = f' "{ALL_SETS}" takes all pairs together, each once, so a larger set counts for more.'
@@ -39,7 +38,7 @@ def judge(
     """Judge the pairs of ``sources``, print the figures, and write them to ``json_file`` if it is given.
 
     Args:
-        sources: Files or hub data sets of preference pairs, or run directories.
+        sources: Files, folders or hub data sets of preference pairs, or run directories.
         names: Of judges, as :func:`open_judge` takes them.
         settings: Keys and values of :class:`JudgeSettings`, besides the name.
         human: Who judges in person, after the others; None is nobody.
@@ -54,6 +53,7 @@ def judge(
     Raises:
         ConfigError: Nobody is named to judge, or a setting is wrong.
         DataError: A source can't be read.
+        WorkFailed: No reply of a judge came to a verdict; figures and verdicts are printed and written all the same.
         KeyboardInterrupt: Ctrl-C, also while a person judges; every answer is kept, and no figures are shown.
     """
     if not names and not human:
@@ -61,7 +61,7 @@ def judge(
     if page and not human:
         raise ConfigError("--page shows the pairs to a person", do="add --human NAME")
     own = judge_settings(dict(settings))
-    if own.by != "overall" and not any(source.is_dir() for source in sources):
+    if own.by != "overall" and not any(map(is_run, sources)):
         what = f"--by {own.by} is about a run's pairs, and files of pairs have no aspects"
         raise ConfigError(what, where="--by", do="leave it out, or give a run directory")
     pairs, notes = read_pairs(sources, limit=limit, seed=seed, by=own.by, split=split)
@@ -75,6 +75,7 @@ def judge(
     _show(judged, out)
     if json_file:
         write_json(json_file, as_json(judged))
+    check_verdicts(judged)
 
 
 def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path, errors: Console) -> list[Judged]:
@@ -119,8 +120,7 @@ def _show(judged: Sequence[Judged], out: Console) -> None:
         soft_wrap=True,
     )
     for one in judged:
-        warning = order_warning(one, agreement(one.judgements))
-        if warning:
+        for warning in judge_warnings(one):
             out.print(warning, markup=False, soft_wrap=True)
     if len(judged) > 1:
         out.print(kappa_table(judged))

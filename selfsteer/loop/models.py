@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.backends import Backend
+from selfsteer.backends import Backend, may_think
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import WEIGHTLESS, Recipe
@@ -29,11 +31,13 @@ class Policy:
     Attributes:
         round: The round that trained it.
         path: A folder or a hub name; says nothing of one without weights.
-        fingerprint: Names its weights, tokenizer, chat template and end tokens: stages that use it depend on that.
+        fingerprint: Names its weights, tokenizer, chat template with its variables, and end tokens: stages that use it
+            depend on that.
         backend: Who samples from it.
         name: What rows' provenance calls it.
         options: How it is loaded, for a start that is not in the run directory.
         foreign: Whether it is none of the run's own models, so that its weights stay whole whatever ``train`` says.
+        start: The start that it was trained from, whose tokenizer, template and end tokens it has; None for a start.
     """
 
     round: int
@@ -43,6 +47,7 @@ class Policy:
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     foreign: bool = False
+    start: Policy | None = None
 
     @property
     def weightless(self) -> bool:
@@ -51,7 +56,8 @@ class Policy:
 
     def trained(self, round: int, path: str, fingerprint: str, name: str) -> Policy:
         """Return what training made of this one; it lies in the run directory."""
-        return replace(self, round=round, path=path, fingerprint=fingerprint, name=name, options={})
+        found = replace(self, round=round, path=path, fingerprint=fingerprint, name=name)
+        return replace(found, options={}, start=self.start or self)
 
 
 class Models:
@@ -67,7 +73,7 @@ class Models:
         """The model that writes the principles, where that is not the policy."""
         self._chats: dict[str, Chat] = {}
         self._held = OneHeld()
-        self._made_again: dict[str, tuple[Policy, Callable[[], None]]] = {}
+        self._made_again: dict[str, Callable[[], None]] = {}
 
     @property
     def weightless(self) -> bool:
@@ -84,10 +90,16 @@ class Models:
         if self.weightless:
             return self.stand_in()
         settings, generation = self.recipe.model, self.recipe.generation
-        options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
         backend = "transformers" if generation.weightless else generation.backend
-        found = self._fetched(settings.name, backend, options, say)
+        found = self._fetched(settings.name, backend, self._options, say)
+        if settings.chat_template_kwargs:
+            self.chat(found)  # a variable that its template does not read is told of before any work
         return replace(found, fingerprint=f"{found.fingerprint} in {self.bits} bits") if self.bits else found
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """How the recipe's model is loaded."""
+        return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
 
     def responder(self, policy: Policy, say: Callable[[str], None]) -> Policy:
         """Return who writes the training responses: ``policy``, or in mode offline whom the recipe names."""
@@ -104,7 +116,12 @@ class Models:
         if backend == "scripted":
             return Policy(0, backend, "scripted", backend, "scripted")
         model = str(self.recipe.generation.endpoint.model)
-        return Policy(0, backend, f"endpoint:{model}", backend, model)
+        return Policy(0, backend, self._with_kwargs(f"endpoint:{model}"), backend, model)
+
+    def _with_kwargs(self, fingerprint: str) -> str:
+        """Return a fingerprint that names the variables of the chat template too."""
+        kwargs = self.recipe.model.chat_template_kwargs
+        return f"{fingerprint} with {json.dumps(kwargs, sort_keys=True)}" if kwargs else fingerprint
 
     def _fetched(self, name: str, backend: str, options: dict[str, Any], say: Callable[[str], None]) -> Policy:
         from selfsteer.models import model_fingerprint, quiet, resolve
@@ -118,21 +135,28 @@ class Models:
                 say(f"      {phrase} ({share:.0%})")
 
         path = resolve(name, progress=progress)
-        content = model_fingerprint(path, options.get("revision"), chat=True)
-        return Policy(0, path, content, backend, name, options)
+        content = model_fingerprint(path, **options, chat=True)
+        return Policy(0, path, self._with_kwargs(content), backend, name, options)
 
     def chat(self, policy: Policy) -> Chat | None:
-        """Return the policy's chat template; None where there are no tokens."""
+        """Return the policy's chat template; None where there are no tokens.
+
+        A trained policy has that of its start, so it is known before anything is trained.
+        """
         if policy.weightless:
             return None
-        if policy.path in self._made_again:
-            return self.chat(self._made_again[policy.path][0])
+        policy = policy.start or policy
         if policy.path not in self._chats:
-            from selfsteer.models import end_token_ids, load_tokenizer
-
-            tokenizer = load_tokenizer(policy.path, **policy.options)
-            self._chats[policy.path] = Chat(tokenizer, end_token_ids(policy.path, **policy.options))
+            kwargs = self.recipe.model.chat_template_kwargs
+            self._chats[policy.path] = Chat.load(
+                policy.path, template_kwargs=kwargs, strict=not policy.foreign, **policy.options
+            )
         return self._chats[policy.path]
+
+    def may_think(self, policy: Policy) -> bool:
+        """Whether the policy may think before it answers."""
+        # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
+        return may_think(policy.backend, self.chat(policy) if policy.fingerprint else None)
 
     def backend(self, policy: Policy) -> Backend:
         """Return a backend that samples from the policy, or that stands for it."""
@@ -154,7 +178,10 @@ class Models:
         from selfsteer.backends.endpoint import open_endpoint
 
         others = self.writer.prices if self.writer else {}
-        return open_endpoint(self.recipe.generation.endpoint, self.run_dir / USAGE, others=others)
+        return open_endpoint(
+            self.recipe.generation.endpoint, self.run_dir / USAGE, others=others,
+            chat_template_kwargs=self.recipe.model.chat_template_kwargs,
+        )  # fmt: skip
 
     def writing_backend(self, policy: Policy) -> Backend:
         """Return who chooses aspects and writes principles: the model that the recipe names for it, else the policy."""
@@ -172,18 +199,15 @@ class Models:
             policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **policy.options
         )
 
-    def when_gone(self, policy: Policy, start: Policy, make: Callable[[], None]) -> None:
-        """Say how a policy's weights are made again, should they be needed when they are not there any more.
-
-        Its chat template is that of ``start``, which it was trained from and which stays.
-        """
-        self._made_again[policy.path] = (start, make)
+    def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
+        """Say how a policy's weights are made again, should they be needed when they are not there any more."""
+        self._made_again[policy.path] = make
 
     def make(self, policy: Policy) -> None:
         """Make a policy's weights again where they are gone and :meth:`when_gone` said how."""
         if policy.path in self._made_again and not Path(policy.path).exists():
             self.free()
-            self._made_again[policy.path][1]()
+            self._made_again[policy.path]()
 
     def scorer(self, policy: Policy) -> Scorer | None:
         """Return what scores responses under the policy, in the precision it is trained in; None without weights."""
@@ -228,13 +252,12 @@ class Models:
         lora = self.recipe.train.lora
         return None if lora is None or self.weightless else lora.bits
 
-    @property
+    @cached_property
     def device(self) -> str:
-        """The device the recipe asks for, or the best there is."""
-        from selfsteer.models import pick_device
+        """The device the recipe asks for, or the best there is; :class:`ConfigError` where nothing can be computed."""
+        from selfsteer.backends.local import usable_device
 
-        asked = self.recipe.model.device
-        return pick_device() if asked == "auto" else asked
+        return usable_device(self.recipe.model.device, "model.device")
 
     def free(self) -> None:
         """Let go of the model in memory."""

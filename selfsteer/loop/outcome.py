@@ -129,6 +129,8 @@ def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
     program = next((p["direction"]["program"] for p in policies if p["direction"]), "")
     judge = next((p["judged"]["judge"] for p in policies if p.get("judged")), "")
+    scale = next((p["implicit"]["scale"] for p in policies if p["implicit"]), "")
+    unit = "nats, summed" if scale == "summed" else "nats/token"
     wanted = [
         ("answer length, tokens", "length.original.mean_tokens", "{:.0f}"),
         ("   under the positive principle", "length.positive.mean_tokens", "{:.0f}"),
@@ -137,8 +139,8 @@ def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         (f"y+ is {program} (by program)", "direction.share", "{:.0%}"),
         (f"y+ is better, strict ({judge})", "judged.strict.share", "{:.0%}"),
         (f"y+ is better, debiased ({judge})", "judged.debiased.share", "{:.0%}"),
-        ("implicit-reward accuracy", "implicit.accuracy", "{:.0%}"),
-        ("implicit-reward margin, nats/token", "implicit.margin", "{:+.3f}"),
+        (f"implicit-reward accuracy, {scale}", "implicit.accuracy", "{:.0%}"),
+        (f"implicit-reward margin, {unit}", "implicit.margin", "{:+.3f}"),
         ("steering margin, nats/token (prompts matter)", "steering_margin.mean", "{:.3f}"),
         ("on-policyness of y+", "onpolicyness.positive_response", "{:.3f}"),
         ("on-policyness of y-", "onpolicyness.negative_response", "{:.3f}"),

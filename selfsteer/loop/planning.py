@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from selfsteer.loop.data import DataStages, stage_title
+from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display
 from selfsteer.loop.evaluation import heldout_rows, implicit_stage, judged_stage
 from selfsteer.loop.guards import may_give_up, verdict_depends
@@ -145,7 +145,7 @@ def _data(
     responses = stages.responses(principles, "train", number, writer, roles=roles)
     scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
     if judges:
-        _judged(stages, scores, "train", number)
+        judged_stage(stages, scores, "train", number)
     return stages.contrasts(scores, number)
 
 
@@ -162,7 +162,7 @@ def _generator(stages: DataStages, principles: Entry, number: int, policy: Polic
     responses = stages.responses(principles, "generator", number, policy, limit=limit)
     scores = stages.scores(principles, responses, "generator", number, policy)
     if judges:
-        _judged(stages, scores, "train", number)
+        judged_stage(stages, scores, "train", number)
     contrasts = stages.contrasts(scores, number, "generator")
     return train_stage(stages, Training("generator", number, [contrasts], policy, policy))[1]
 
@@ -171,21 +171,8 @@ def _held(stages: DataStages, principles: Entry, policy: Policy, round: int, bef
     entry = heldout_rows(stages, principles, policy)
     if before:
         implicit_stage(stages, before, policy)
-    _judged(stages, entry, "heldout", round)
+    judged_stage(stages, entry, "heldout", round)
     return entry
-
-
-def _judged(stages: DataStages, entry: Entry, split: str, round: int) -> None:
-    """The key of a reward model's stage may need its weights, so it is left open."""
-    kind, _, name = (stages.recipe.judge.name or "").partition(":")
-    if kind != "reward":
-        judged_stage(stages, entry, split, round)
-        return
-    assert isinstance(stages.store, Looking)
-    slot, title = ("judgements", round, split == "heldout"), stage_title(f"ask {name}", split, round)
-    newest = stages.store.ledger.newest(slot)
-    stages.store.claims.append((*slot[:2], newest.key if newest else ""))
-    stages.store.steps.append(Step(slot, title, State.AFTER, "its key needs the judge's weights"))
 
 
 def changed(steps: Sequence[Step]) -> Iterator[str]:

@@ -12,14 +12,15 @@ from selfsteer.evaluation.judges.sets import pair_of
 from selfsteer.loop.blocks import BLOCK, Done, Plan, Work, do_blocks
 from selfsteer.loop.data import DataStages, stage_folder
 from selfsteer.loop.figures import data_figures
-from selfsteer.loop.leaving import LeftOutFile, leaving, left_out_note
+from selfsteer.loop.leaving import LeftOutFile, check_left_out, leaving, left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
 from selfsteer.loop.splitting import query_files
 from selfsteer.loop.store import Workspace, in_batches
 from selfsteer.loop.work import fitting
 from selfsteer.queries import Checks, check_dataset_split, check_languages, source_fingerprint, source_rows
-from selfsteer.queries.rows import Unusable
+from selfsteer.queries.messages import Unusable
+from selfsteer.queries.tally import check_share
 from selfsteer.records import Contrast, Query, count_rows, read_rows, write_rows
 
 _SCORE_BATCH = 8
@@ -32,9 +33,11 @@ def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
 
     Raises:
         ConfigError: As :class:`selfsteer.queries.Checks`.
-        DataError: The source or a benchmark is not there, a row has no known form, or no pair is left.
+        DataError: The source or a benchmark is not there, no pair is left, or more rows can't be used than
+            ``queries.max_left_out`` allows.
     """
     settings, checked = stages.recipe.preferences, stages.recipe.queries
+
     source = str(settings.source)
     check_dataset_split(source, settings.dataset_split, "preferences.dataset_split")
     check_languages(checked.languages or ())
@@ -56,9 +59,11 @@ def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
     def note(info: dict[str, Any]) -> str:
         return f": {info['pairs']} pairs to train on{left_out_note(info)}"
 
-    return stages.store.stage(
+    entry = stages.store.stage(
         "preferences", 1, depends, write, folder="round-01/preferences", units=1, title="read preferences", note=note
     )
+    check_left_out(entry.info, "pair", source, checked.max_left_out)
+    return entry
 
 
 def scored_preferences(stages: DataStages, preferences: Entry, policy: Policy) -> Entry:
@@ -82,10 +87,14 @@ def scored_preferences(stages: DataStages, preferences: Entry, policy: Policy) -
         paths, info = do_blocks(space, len(files), Work(Contrast, plan, do))
         return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
-    return stages.store.stage(
-        "scores", 1, depends, write, folder=stage_folder("train", 1, "scores"), units=sum(map(count_rows, files)),
-        title="score preferences, round 1",
+    rows = sum(map(count_rows, files))
+    entry = stages.store.stage(
+        "scores", 1, depends, write, folder=stage_folder("train", 1, "scores"), units=rows,
+        title="score preferences, round 1", note=left_out_note,
     )  # fmt: skip
+    settings = stages.recipe
+    check_left_out(entry.info, "pair", str(settings.preferences.source), settings.queries.max_left_out, rows)
+    return entry
 
 
 def numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:
@@ -104,7 +113,7 @@ class _Reading:
         self._heldout = [query.prompt for query in heldout]
         for query in heldout:  # nothing that is near to one of them is trained on
             checks.remember(query.id, query.prompt)
-        self._read = self._pairs = 0
+        self._pairs = 0
         self._block: list[Contrast] = []
         self._paths: list[Path] = []
 
@@ -114,19 +123,26 @@ class _Reading:
         for own_id, where, row, origin in rows:
             if self._pairs == limit:
                 break
-            self._read += 1
+            self._left_out.tally.rows += 1
             self._take(own_id, where, row, origin)
         if self._block:
             self._flush()
+        info = self._left_out.info
         if not self._paths:
-            first = self._left_out.first
-            reason = first[0]["reason"] if first else "the source is empty"
-            raise DataError(f"no pair is left of {self._read} rows: {reason}", where=source, do="give preference pairs")
-        return self._paths, {"read": self._read, "pairs": self._pairs, **self._left_out.info}
+            check_share(info, "pair", source, most=None)
+            reason = self._left_out.first[0]["reason"]
+            what = f"no pair is left of {info['rows']} rows: {reason}"
+            raise DataError(what, where=source, do="give other preference pairs")
+        return self._paths, {"read": info["rows"], "pairs": self._pairs, **info}
 
     def _take(self, own_id: str, where: str, row: Any, origin: str) -> None:
         try:
-            found = _contrast(pair_of(row, where, own_id, origin))
+            pair = pair_of(row, own_id, origin)
+        except Unusable as unusable:
+            self._left_out.unusable(where, str(unusable), unusable.do)
+            return
+        try:
+            found = _contrast(pair)
         except Unusable as unusable:
             self._left_out.drop(where, str(unusable))
             return

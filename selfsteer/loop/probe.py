@@ -13,13 +13,15 @@ from selfsteer.evaluation.judges import Judge, open_judge
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.probe import Probe, probe_figures
 from selfsteer.files import storage_errors, write_json
+from selfsteer.loop.blocks import LeftOut, summed
 from selfsteer.loop.data import DataStages
 from selfsteer.loop.display import Display, Planned
 from selfsteer.loop.judging import judge_rows, told_by
+from selfsteer.loop.leaving import check_left_out, left_out_note
 from selfsteer.loop.ledger import Entry
 from selfsteer.loop.models import Policy
 from selfsteer.loop.store import Store, Workspace
-from selfsteer.loop.writing import Made, steered
+from selfsteer.loop.writing import Made, refusal, steered
 from selfsteer.principles import pair_for
 from selfsteer.queries import load_queries
 from selfsteer.records import Contrast, Principled, Query, write_rows
@@ -79,7 +81,11 @@ def _trials(stages: DataStages, pairs: int) -> list[Trial]:
     settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
     each = -(-pairs // len(names))
     queries = load_queries(
-        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+        settings.source,
+        field=settings.field,
+        limit=settings.limit,
+        dataset_split=settings.dataset_split,
+        max_left_out=settings.max_left_out,
     ).queries
     if len(queries) < each:
         what = f"{len(queries)} queries are too few: each aspect is tried on {each}"
@@ -98,13 +104,21 @@ def _principles(stages: DataStages, policy: Policy, trials: Sequence[Trial]) -> 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         chat, principle_set = stages.models.chat(policy), stages.principle_set
         chats = [chat] if chat else []
-        rows = [steered(query, Made(pair_for(principle_set, [name]), "all", "fixed"), chats) for name, query in trials]
+        reasons = {query.id: reason for _, query in trials if (reason := refusal(query, chats))}
+        rows = [
+            steered(query, Made(pair_for(principle_set, [name]), "all", "fixed"), chats)
+            for name, query in trials
+            if query.id not in reasons
+        ]
         path = space.path("principles.parquet")
         write_rows(path, Principled, rows)
-        return [path], {}
+        return [path], summed([[LeftOut(*reason) for reason in reasons.items()]])
 
     folder, title = "round-00/heldout/principles", "write principles"
-    return stages.store.stage("probe", 0, depends, write, folder=folder, units=1, title=title)
+    entry = stages.store.stage("probe", 0, depends, write, folder=folder, units=1, title=title, note=left_out_note)
+    settings = stages.recipe.queries
+    check_left_out(entry.info, "query", settings.source, settings.max_left_out, len({query.id for _, query in trials}))
+    return entry
 
 
 def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterator[Trial]:

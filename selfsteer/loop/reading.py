@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import InputError
-from selfsteer.evaluation.measures import implicit_changes
+from selfsteer.evaluation.measures import SCALES, implicit_changes
 from selfsteer.evaluation.signal import Chosen, Implicit, Part, principles_of
 from selfsteer.files import read_json
 from selfsteer.loop.data import DataStages
@@ -119,9 +119,11 @@ class RunReader:
             return None
         entries += [found, start]
         rows = self._rows(start)
-        changes = implicit_changes(rows, self._rows(found))
+        means = self.recipe.implicit_per_token
+        limit = self.recipe.train.max_length
+        changes = implicit_changes(rows, self._rows(found), per_token=means, max_length=limit)
         rewards = {name: positive - negative for name, (positive, negative) in changes.items()}
-        return Implicit([row for row in rows if row.id in rewards], rewards)
+        return Implicit([row for row in rows if row.id in rewards], rewards, SCALES[means])
 
     def _chosen(self, number: int) -> Chosen | None:
         """Return how often each aspect and each principle was chosen for a round; None where its file is gone."""

@@ -22,6 +22,8 @@ _NAMES: dict[str, str | dict[str, str]] = {
     "checks": {"preferences": "queries"},
     "asked": "the queries of the round",
     "reader": "the model to train",
+    "drawn": "principles.per_round",
+    "top_p": "generation.top_p",
     "roles": "the responses asked for",
     "decay": "train.ema_decay",
     "views": "the views trained on",
@@ -40,14 +42,18 @@ _NAMES: dict[str, str | dict[str, str]] = {
     "sampling.0": "generation.temperature",
     "sampling.1": "generation.top_p",
     "sampling.2": "generation.max_new_tokens",
+    "own_sampling": "generation.roles",
     "limit": "train.max_length",
+    "room": "generation.max_new_tokens (a writer that thinks)",
     "clean": "quality.clean",
     "thinking": "generation.thinking",
     "filters": "quality.filters",
+    "files": "the file of filter",
     "judge": "the judge",
     "reward": "the model of quality.reward",
     "by": "judge.by",
     "model": "weights",
+    "tokenizer": "the tokenizer or chat template",
 }
 """What a dependency (a path of keys and places) is called; what is not here has its own name."""
 

@@ -31,7 +31,7 @@ class References:
 
     def __init__(self, stages: DataStages, start: Policy) -> None:
         self._stages, self._reference = stages, start
-        self._kind, self._decay = stages.recipe.train.reference, stages.recipe.train.ema_decay
+        self._kind = stages.recipe.train.reference
         self._newest = start.round
 
     def of(self, policy: Policy) -> Policy:
@@ -43,20 +43,21 @@ class References:
             return policy
         if self._kind == "ema" and policy.round > self._newest:
             self._newest = policy.round
-            self._reference = average_stage(self._stages, self._reference, policy, self._decay)
+            self._reference = average_stage(self._stages, self._reference, policy)
         return self._reference
 
 
-def average_stage(stages: DataStages, average: Policy, policy: Policy, decay: float) -> Policy:
+def average_stage(stages: DataStages, average: Policy, policy: Policy) -> Policy:
     """Return the weights decay * ``average`` + (1 - decay) * ``policy``, in float32: the average after its round."""
-    depends = {"average": average.fingerprint, "policy": policy.fingerprint, "decay": decay}
+    train = stages.recipe.train
+    depends = {"average": average.fingerprint, "policy": policy.fingerprint, "decay": train.ema_decay}
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         stages.models.free()
         folder = space.folder / f"average-{space.key}"
         if not folder.exists():
             with atomic_path(folder) as temporary:
-                _write_average(average, policy, decay, temporary)
+                _write_average(average, policy, train.ema_decay, temporary)
         return [folder], {}
 
     round = policy.round

@@ -11,6 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from selfsteer.chat import tokenizer_fingerprint
 from selfsteer.config import dump_recipe
 from selfsteer.errors import ConfigError, NothingSurvived
 from selfsteer.evaluation.judges import Judge
@@ -124,24 +125,46 @@ class _Reward:
         quiet()
         return LocalModel(self.recipe.hardware, resolve(self.recipe.model.name), "model.device")
 
+    @property
+    def _template_kwargs(self) -> dict[str, Any]:
+        """The variables of the chat template, as a part of keys and cards; nothing where there are none."""
+        kwargs = self.recipe.model.chat_template_kwargs
+        return {"chat_template_kwargs": kwargs} if kwargs else {}
+
     @cached_property
     def max_length(self) -> int:
         """Tokens of a conversation: what the recipe allows, and the base's context."""
-        from transformers import AutoConfig
+        from selfsteer.models.configs import model_config
+        from selfsteer.models.rope import context_of
 
-        from selfsteer.models.problems import loading_errors
-        from selfsteer.reward.scoring import context_of
-
-        with loading_errors(self.local.source):
-            config = AutoConfig.from_pretrained(self.local.source, **self.local.options)
-        return min(self.recipe.options.max_length, context_of(config) or self.recipe.options.max_length)
+        context = context_of(model_config(self.local.source, **self.local.options))
+        return min(self.recipe.options.max_length, context or self.recipe.options.max_length)
 
     @cached_property
     def evaluated(self) -> dict[str, PairSet]:
         """All pairs of the files to evaluate on, and what is none."""
         return {name: load_pairs(Path(name)) for name in self.recipe.evaluate}
 
+    def check_model(self) -> None:
+        """Hold base, tokenizer and settings against each other; no weights are read for it.
+
+        Raises:
+            InputError: They do not go together.
+        """
+        from selfsteer.models.configs import outline
+        from selfsteer.policy.adapters import check_adapter
+        from selfsteer.reward.loading import check_form
+
+        local = self.local
+        local.device  # noqa: B018  # raises where there is no such device
+        local.chat  # noqa: B018  # its tokens are held against the embeddings
+        check_form(local.source)
+        if self.recipe.options.lora:
+            model = outline(local.source, outputs=1, **local.options)
+            check_adapter(model, local.source, self.recipe.options.lora, where="options.lora", task="SEQ_CLS")
+
     def go(self, command: str) -> Results:
+        self.check_model()
         trainings, files = self.recipe.trainings, self.recipe.evaluate
         each = [Planned("train", 60.0), *(Planned(f"score {name}", 10.0) for name in files)]
         first, last = [Planned("pairs", 1.0)] * len(trainings), [Planned("length", 1.0)] * len(files)
@@ -182,7 +205,7 @@ class _Reward:
         depends = {
             "sets": {name: self._set_key(name) for name in names},
             "evaluate": self.files,
-            "chat": self.local.chat.fingerprint,
+            "tokenizer": tokenizer_fingerprint(self.local.chat.tokenizer),
             "options": options.model_dump(include=_SAID_BY_DATA - {"max_length"}),
             "max_length": self.max_length,
             "seed": one.seed,
@@ -254,7 +277,8 @@ class _Reward:
             "examples": data.info["content"],
             "options": options.model_dump(exclude=_CHANGES_NO_WEIGHT | _SAID_BY_DATA | {"precision"}),
             "precision": self.local.dtype,
-            "model": model_fingerprint(self.local.source, self.recipe.model.revision),
+            "model": model_fingerprint(self.local.source, **self.local.options),
+            "tokenizer": tokenizer_fingerprint(self.local.chat.tokenizer),
             "seed": one.seed,
         }
 
@@ -325,7 +349,7 @@ class _Reward:
             title=f"{recipe.name}: {one.variant}, seed {one.seed}",
             sets=[(name, recipe.sets[name], self.sources[name], data["sets"].get(name, 0)) for name in names],
             data=data,
-            settings=recipe.options.model_dump() | {"seed": one.seed},
+            settings=recipe.options.model_dump() | {"seed": one.seed, **self._template_kwargs},
             training=training,
             scores=scores,
         )
@@ -338,18 +362,22 @@ class _Reward:
 
         def judge() -> Judge:
             from selfsteer.evaluation.judges.reward import RewardJudge
-            from selfsteer.models import load_tokenizer
+            from selfsteer.models import load_tokenizer, model_fingerprint
             from selfsteer.reward.loading import load_reward_model, reward_config
 
             folder = str(self.store.files(entry)[0])
-            return RewardJudge(  # type: ignore[return-value]  # its key is computed, the protocol's could be set
+            return RewardJudge(
                 partial(load_reward_model, folder, device=self.local.device, **trusted),
                 load_tokenizer(folder, **trusted),
                 config=reward_config(folder, **trusted),
                 name=str(one),
+                content=f"{model_fingerprint(folder, chat=True, **trusted)} float32",
+                template_kwargs=self.recipe.model.chat_template_kwargs,
             )
 
-        return self._scored(str(one), {"model": entry.key}, name, judge, f"score {name} by {one}")
+        return self._scored(
+            str(one), {"model": entry.key} | self._template_kwargs, name, judge, f"score {name} by {one}"
+        )
 
     def length_stage(self, name: str) -> Entry:
         """Score a file's pairs by length alone."""
@@ -396,7 +424,8 @@ def _file(name: str) -> Path:
 
 def _told(info: dict[str, Any]) -> str:
     left_out = sum(info["left_out"].values())
-    return f": {info['examples']}" + (f", {left_out} left out" if left_out else "")
+    first = f"{next(iter(info['left_out']))}, ...; see data/*-left_out.jsonl" if left_out else ""
+    return f": {info['examples']}" + (f", {left_out} left out ({first})" if left_out else "")
 
 
 def _nothing_left(one: Trained, left_out: Sequence[Any]) -> NothingSurvived:

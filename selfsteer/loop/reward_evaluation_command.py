@@ -15,9 +15,9 @@ from selfsteer.config import judge_settings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation import rewardbench
 from selfsteer.evaluation.judges.agreement import Figures, agreement
-from selfsteer.evaluation.judges.tables import ALL_SETS, Judged, order_warning, percent
+from selfsteer.evaluation.judges.tables import ALL_SETS, Judged, judge_warnings, percent
 from selfsteer.files import write_json
-from selfsteer.loop.judging import open_judges
+from selfsteer.loop.judging import check_verdicts, open_judges
 from selfsteer.loop.judging_command import ask_in_turn
 from selfsteer.loop.reward_evaluation import (
     LabelledSet,
@@ -78,6 +78,7 @@ def evaluate(
     _show(sets, judged, out)
     if json_file:
         write_json(json_file, evaluation_json(sets, judged))
+    check_verdicts(judged)
 
 
 def _show(sets: Sequence[LabelledSet], judged: Sequence[Judged], out: Console) -> None:
@@ -90,8 +91,7 @@ def _show(sets: Sequence[LabelledSet], judged: Sequence[Judged], out: Console) -
         out.print(bench_table(judged))
         out.print(_bench_note(judged[0]), soft_wrap=True)
     for one in judged:
-        warning = order_warning(one, agreement(one.judgements, kappas=False))
-        if warning:
+        for warning in judge_warnings(one):
             out.print(warning, markup=False, soft_wrap=True)
 
 

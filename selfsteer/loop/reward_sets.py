@@ -15,7 +15,8 @@ from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.loop.preferences import better_and_worse, numbered
 from selfsteer.loop.reading import again, check_files, rounds_in_force
 from selfsteer.queries import Dropped, check_dataset_split, source_fingerprint
-from selfsteer.queries.rows import Unusable
+from selfsteer.queries.messages import Unusable
+from selfsteer.queries.tally import Tally, check_share
 from selfsteer.records import Contrast, read_rows
 from selfsteer.reward.data import LabelledPair
 from selfsteer.reward.recipe import SetSettings
@@ -61,18 +62,27 @@ def open_source(name: str, settings: SetSettings) -> Source:
             what = f"{key} is about run directories, and {settings.source} is none"
             raise ConfigError(what, where=f"sets.{name}.{key}", do="leave it out")
     content = [source_fingerprint(settings.source), settings.dataset_split]
-    return Source(content, lambda: _annotated(settings), False, "labelled pairs")
+    return Source(content, lambda: _annotated(name, settings), False, "labelled pairs")
 
 
-def _annotated(settings: SetSettings) -> Pairs:
+def _annotated(name: str, settings: SetSettings) -> Pairs:
+    tally = Tally()
     for own_id, where, row, origin in numbered(settings.source, settings.dataset_split):
+        tally.rows += 1
         try:
-            pair = pair_of(row, where, own_id, origin)
+            pair = pair_of(row, own_id, origin)
+        except Unusable as unusable:
+            tally.add(where, str(unusable), unusable.do)
+            yield Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
+            continue
+        try:
             chosen, rejected = better_and_worse(pair)
         except Unusable as unusable:
             yield Dropped(own_id, where, str(unusable))
             continue
         yield LabelledPair(own_id, where, pair.prompt, chosen, rejected, _margin(row))
+    key = f"sets.{name}.max_left_out"
+    check_share(tally.info, "pair", settings.source, most=settings.max_left_out, key=key)
 
 
 def _margin(row: Any) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from selfsteer.config import JudgeSettings, RewardFilterSettings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import Judge, Pair, Shown, open_judge
+from selfsteer.evaluation.judges.cache import Answer
 from selfsteer.evaluation.measures import is_full
 from selfsteer.files import fingerprint
 from selfsteer.quality import RewardMargin, parse_filters, put_margin, stored_margin
@@ -35,20 +36,22 @@ class RewardMargins:
     """
 
     def __init__(self, settings: RewardFilterSettings, device: str) -> None:
-        self._settings = JudgeSettings(name=f"reward:{settings.model}", device=device, revision=settings.revision)
+        self._settings = JudgeSettings(
+            name=f"reward:{settings.model}", device=device, revision=settings.revision,
+            chat_template_kwargs=settings.chat_template_kwargs,
+        )  # fmt: skip
         self._source, self._revision = settings.model, settings.revision
         self._judge: Judge | None = open_judge(self._settings)
         self._known = Scratch(["CREATE TABLE margins (row BLOB PRIMARY KEY, margin REAL) WITHOUT ROWID"], "margins")
 
     @cached_property
     def key(self) -> str:
-        """Names the model: its weights and configuration, its vocabulary and its chat template."""
-        from selfsteer.models import load_tokenizer, model_fingerprint, resolve
+        """Names the model: its weights and configuration, its tokenizer and its chat template."""
+        from selfsteer.models import model_fingerprint
 
-        source = resolve(self._source)
-        tokenizer = load_tokenizer(source, revision=self._revision)
-        vocabulary = sorted(tokenizer.get_vocab().items())
-        return fingerprint([model_fingerprint(source, self._revision), vocabulary, tokenizer.chat_template])
+        content = model_fingerprint(self._source, self._revision, chat=True)
+        kwargs = self._settings.chat_template_kwargs
+        return fingerprint([content, kwargs]) if kwargs else content
 
     def put(self, rows: Sequence[Contrast]) -> list[Contrast]:
         """Return the rows with their margins; those with an empty response are left as they are."""
@@ -79,7 +82,7 @@ class RewardMargins:
             for row in rows
         ]  # fmt: skip
         answers = self._judge.answer([Shown(pair, swapped=False) for pair in pairs])
-        return [answer.log_odds if answer.valid else None for answer in answers]
+        return [answer.log_odds if isinstance(answer, Answer) and answer.valid else None for answer in answers]
 
     def _of(self, name: bytes) -> tuple[float | None] | None:
         found: tuple[float | None] | None = self._known.execute(

@@ -35,12 +35,14 @@ from selfsteer.loop.expected import planned
 from selfsteer.loop.figures import Stages, quality_figures, round_figures
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.ledger import Entry, check_place
+from selfsteer.loop.model_checks import check_models
 from selfsteer.loop.models import Policy
 from selfsteer.loop.planning import Step, changed, plan
 from selfsteer.loop.preferences import preferences_stage, scored_preferences
 from selfsteer.loop.references import Made, References, trained_on, training_rows
 from selfsteer.loop.store import Store
 from selfsteer.loop.training import Training, restore_log, train_stage
+from selfsteer.loop.writing import check_draws
 from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 
@@ -117,6 +119,7 @@ def check(stages: DataStages) -> None:
     """Check what the recipe names before anything is computed: filters, direction, judge, bits of weights, losses."""
     stages.check_filters()
     stages.check_programs()
+    check_draws(stages.recipe, stages.principle_set)
     stages.check_models()
     check_criterion(stages)
     if stages.principle_set.steering == "adjectives" and stages.recipe.principles.strategy != "fixed":
@@ -128,6 +131,12 @@ def check(stages: DataStages) -> None:
         open_judge(stages.recipe.judge)
     if stages.models.writer:
         stages.models.writer.check()
+    if not stages.models.weightless:
+        stages.models.device  # noqa: B018  # raises where there is no such device
+    if "vllm" in (stages.recipe.generation.backend, stages.models.writer and stages.models.writer.backend):
+        from selfsteer.backends.vllm import check_installed
+
+        check_installed()
     if stages.models.bits:
         from selfsteer.models import check_bits
 
@@ -160,6 +169,8 @@ class _Run:
 
     def go(self, command: str) -> Summary:
         steps = self._announce()
+        if any(step.todo for step in steps):
+            check_models(self.stages, self.stages.models.start(self.display.say), measures=self.whole)
         queries = self.stages.queries()
         held = queries.info["heldout"] if self.whole else 0
         warn_of_disk(self.stages, steps, Sizes(queries.info["train"], held))

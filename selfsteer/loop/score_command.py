@@ -15,13 +15,14 @@ from typing import Any
 
 from rich.console import Console
 
-from selfsteer.errors import ConfigError, DataError, ModelError
-from selfsteer.evaluation.judges.sets import pair_of
-from selfsteer.files import cut_torn_line, fingerprint, remove, sha256_file, storage_errors
+from selfsteer.errors import ConfigError, DataError, PromptRefused
+from selfsteer.evaluation.judges.sets import is_pair, pair_of
+from selfsteer.files import cut_torn_line, fingerprint, remove, storage_errors
 from selfsteer.loop.preferences import better_and_worse
 from selfsteer.loop.store import locked
-from selfsteer.queries.read import read_file
-from selfsteer.queries.rows import Unusable, is_text
+from selfsteer.queries import is_hub, source_fingerprint, source_rows
+from selfsteer.queries.messages import Cells, Unusable, is_missing, read_messages
+from selfsteer.queries.rows import COLUMNS
 from selfsteer.records import Message
 from selfsteer.reward.recipe import Hardware
 from selfsteer.reward.scoring import TokenIds
@@ -53,14 +54,14 @@ def score_file(
 ) -> None:
     """Write each row of ``file`` to ``output`` with its rewards, in the same order; memory stays flat.
 
-    A row has ``messages`` (the last one the assistant's) or ``prompt`` and ``response``, and gets ``reward``; or
-    ``prompt`` and ``responses``, and gets ``rewards``; or any form of a preference pair that `selfsteer judge` reads,
-    and gets ``reward_chosen`` and ``reward_rejected`` (``rewards`` where it has no winner). A row that can't be scored
-    gets ``error`` and is counted.
+    A row has a conversation that ends with the assistant's message, or a prompt with ``response``, ``completion`` or
+    ``output``, and gets ``reward``; or a prompt and ``responses``, and gets ``rewards``; or any form of a preference
+    pair that `selfsteer judge` reads, and gets ``reward_chosen`` and ``reward_rejected`` (``rewards`` where it has no
+    winner). A row that can't be scored gets ``error`` and is counted.
 
     Args:
         model: A reward model's folder or hub name.
-        file: A .json, .jsonl, .parquet, .csv or .tsv file.
+        file: A file or a folder, as of :func:`selfsteer.queries.load_queries`.
         output: The .jsonl file; it appears whole. What a killed call had scored is gone on from, as long as ``file``,
             the model and the hardware are the same.
         hardware: Where and in what the model computes.
@@ -75,11 +76,11 @@ def score_file(
         WorkFailed: Another process is writing ``output``.
     """
     _check_output(output, overwrite)
-    next(read_file(file), None)  # a file that can't be read is told of before anything is made
+    next(_rows(file), None)  # a file that can't be read is told of before anything is made
     scorer = _Scorer(model, hardware, batch_size)
     part = output.with_name(f".{output.name}.part")
     with storage_errors(output), locked(part, "output", "--output"):
-        lines = part / f"{fingerprint([sha256_file(file), *scorer.depends])}.jsonl"
+        lines = part / f"{fingerprint([source_fingerprint(str(file)), *scorer.depends])}.jsonl"
         tally = _write(lines, file, scorer, errors)
         if tally.scored:
             lines.replace(output)
@@ -103,7 +104,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
     """Write the rows that ``lines`` does not have yet; those of a killed command are counted as they stand."""
-    rows, tally = read_file(file), _Tally()
+    rows, tally = _rows(file), _Tally()
     cut_torn_line(lines)
     with lines.open("a+", encoding="utf-8") as stream:
         stream.seek(0)
@@ -144,8 +145,8 @@ class _Scorer:
     def __init__(self, model: str, hardware: Hardware, batch_size: int) -> None:
         from selfsteer.backends.local import LocalModel
         from selfsteer.models import quiet, resolve
+        from selfsteer.models.rope import context_of
         from selfsteer.reward.loading import reward_config
-        from selfsteer.reward.scoring import context_of
 
         quiet()
         self._batch_size, self._precision = batch_size, hardware.precision
@@ -157,11 +158,7 @@ class _Scorer:
     @property
     def depends(self) -> list[str]:
         """Everything of the model that rewards depend on; batches leave them as they are."""
-        from selfsteer.models import model_fingerprint
-
-        local = self._local
-        return [model_fingerprint(local.source, local.settings.revision), local.chat.fingerprint, self._dtype,
-                local.device]  # fmt: skip
+        return [self._local.fingerprint, self._dtype, self._local.device]
 
     @property
     def _dtype(self) -> str:
@@ -214,7 +211,7 @@ def _rendered(row: _Read, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
             name: [conversation_ids(scorer.template, one, scorer.where) for one in many]
             for name, many in row.conversations.items()
         }
-    except ModelError as error:
+    except PromptRefused as error:
         return error.what
     longest = max(len(ids) for many in found.values() for ids in many)
     if scorer.longest is not None and longest > scorer.longest:
@@ -222,55 +219,62 @@ def _rendered(row: _Read, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
     return found
 
 
+def _rows(file: Path) -> Iterator[tuple[str, Any]]:
+    if is_hub(str(file)):
+        raise DataError("no such file or folder", where=str(file), do="give a file; a hub data set has to be here")
+    return ((where, row) for where, row, _ in source_rows(str(file), "train"))
+
+
 def _read(row: Any, where: str) -> _Read:
     try:
-        return _Read(row, where, _conversations(row, where))
+        return _Read(row, where, _conversations(Cells(row)))
     except Unusable as unusable:
         return _Read(row, where, {}, str(unusable))
-    except DataError as error:
-        return _Read(row, where, {}, error.what)
 
 
-def _conversations(row: Any, where: str) -> dict[str, list[list[Message]]]:
-    cells = row if isinstance(row, dict) else {}
-    if "messages" in cells:
-        return {"reward": [_messages(cells["messages"], "messages")]}
-    if "prompt" in cells and "response" in cells:
-        return {"reward": [_answered(cells["prompt"], cells["response"])]}
-    if "prompt" in cells and "responses" in cells:
-        if not isinstance(cells["responses"], list) or not cells["responses"]:
+_RESPONSES = ("response", "completion", "output")
+"""Columns that may hold the one response to a prompt."""
+
+
+def _conversations(cells: Cells) -> dict[str, list[list[Message]]]:
+    if is_pair(cells):
+        return _of_pair(cells)
+    name = cells.first(COLUMNS)
+    if name is None:
+        raise Unusable(f"a row has the keys {cells.names}, which is no known form of a conversation or a pair")
+    conversation = read_messages(cells.conversation(name), name)
+    response = cells.first(_RESPONSES)
+    if response is not None:
+        return {"reward": [_answered(conversation, cells, response)]}
+    if "responses" in cells.cells:
+        texts = cells.cells["responses"]
+        if not isinstance(texts, list) or is_missing(texts):
             raise Unusable("'responses' is no list of texts")
-        return {"rewards": [_answered(cells["prompt"], text) for text in cells["responses"]]}
-    pair = pair_of(row, where, "", "")
-    if pair.label in (1, -1):
-        chosen, rejected = better_and_worse(pair)
-        return {
-            "reward_chosen": [_answered(pair.prompt, chosen)],
-            "reward_rejected": [_answered(pair.prompt, rejected)],
-        }
-    return {"rewards": [_answered(pair.prompt, text) for text in (pair.first, pair.second)]}
+        each = [Cells({"responses": text}) for text in texts]
+        return {"rewards": [_answered(conversation, one, "responses") for one in each]}
+    return {"reward": [_finished(conversation, name)]}
 
 
-def _answered(prompt: Any, response: Any) -> list[Message]:
-    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    answer = [{"role": "assistant", "content": response}] if isinstance(response, str) else response
-    if not (isinstance(turns, list) and isinstance(answer, list)):
-        raise Unusable("prompt and response are no texts and no messages")
-    return _messages([*turns, *answer], "prompt and response")
+def _of_pair(cells: Cells) -> dict[str, list[list[Message]]]:
+    pair = pair_of(dict(cells.cells), "", "")
+    conversations = [[*pair.prompt, {"role": "assistant", "content": text}] for text in (pair.first, pair.second)]
+    if pair.label not in (1, -1):
+        return {"rewards": conversations}
+    better_and_worse(pair)  # both say something
+    chosen, rejected = conversations[:: pair.label]
+    return {"reward_chosen": [chosen], "reward_rejected": [rejected]}
 
 
-def _messages(value: Any, key: str) -> list[Message]:
-    """Return a conversation that ends with the assistant's turn."""
-    messages = [_message(one, key) for one in value] if isinstance(value, list) else []
+def _answered(prompt: list[Message], cells: Cells, name: str) -> list[Message]:
+    """Return a conversation with the response of a column: text, or messages, before which the prompt may stand."""
+    value = cells.value(name)
+    if isinstance(value, str):
+        return [*prompt, {"role": "assistant", "content": cells.text(name)}]
+    messages = read_messages(value, name)
+    return _finished(messages if messages[: len(prompt)] == prompt else [*prompt, *messages], name)
+
+
+def _finished(messages: list[Message], name: str) -> list[Message]:
     if not messages or messages[-1]["role"] != "assistant":
-        raise Unusable(f"{key}: no conversation that ends with a message of the assistant")
+        raise Unusable(f"{name!r} is no conversation that ends with a message of the assistant")
     return messages
-
-
-def _message(item: Any, key: str) -> Message:
-    role, content = (item.get("role"), item.get("content")) if isinstance(item, dict) else (None, None)
-    if not (isinstance(role, str) and isinstance(content, str)):
-        raise Unusable(f"{key}: a message without the texts role and content")
-    if not is_text(content):
-        raise Unusable(f"{key}: broken text (half of a surrogate pair)")
-    return {"role": role, "content": content}

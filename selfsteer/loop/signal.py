@@ -11,8 +11,7 @@ from typing import Any, Literal
 from selfsteer.config import JudgeSettings, Recipe, judge_settings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import Judge, Judgement, open_judge
-from selfsteer.evaluation.judges.agreement import agreement
-from selfsteer.evaluation.judges.tables import Judged, order_warning
+from selfsteer.evaluation.judges.tables import Judged, judge_warnings
 from selfsteer.evaluation.measures import is_full
 from selfsteer.evaluation.signal import Implicit, Part, pairs_of, signal_quality
 from selfsteer.files import write_json
@@ -68,7 +67,7 @@ def evaluate_signal(
         "judge": {"name": judge.name, "key": judge.key, "by": settings.by} if judge else None,
         "made_from": made_from(reading.entries),
         "notes": _notes(reading, parts, reader, judge),
-        "warnings": [*_order_warnings(parts, judge), *_check_warnings(figures, settings, judge)] if judge else [],
+        "warnings": [*_judge_warnings(parts, judge), *_check_warnings(figures, settings, judge)] if judge else [],
         "parts": figures,
     }
     write_json(run_dir / "signal.json", signal)
@@ -131,14 +130,10 @@ def _with_judgements(part: Part, told: Iterator[dict[str, Judgement]]) -> Part:
     return replace(part, judgements=own, implicit=implicit)
 
 
-def _order_warnings(parts: Sequence[Part], judge: Judge) -> list[str]:
-    """Return a sentence for each part in which the judge goes by the order."""
-    found = []
-    for part in parts:
-        judgements = list(part.judgements.values())
-        warning = order_warning(Judged(judge.name, judgements), agreement(judgements)) if judgements else ""
-        found += [f"{part.label}: {warning}"] if warning else []
-    return found
+def _judge_warnings(parts: Sequence[Part], judge: Judge) -> list[str]:
+    """Return a sentence for each part in which the judge goes by the order, or gives no verdict on some pairs."""
+    judged = {part.label: Judged(judge.name, list(part.judgements.values())) for part in parts}
+    return [f"{label}: {warning}" for label, one in judged.items() for warning in judge_warnings(one)]
 
 
 def _check_warnings(figures: Sequence[Mapping[str, Any]], settings: JudgeSettings, judge: Judge) -> list[str]:

@@ -46,7 +46,11 @@ def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
     """
     drawn = _HeldOut(count, seed)
     for found in stream_queries(
-        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+        settings.source,
+        field=settings.field,
+        limit=settings.limit,
+        dataset_split=settings.dataset_split,
+        max_left_out=settings.max_left_out,
     ):
         if isinstance(found, Query):
             drawn.push(found)
@@ -113,7 +117,7 @@ class _Split:
         self.space, self.settings, self.seed = space, settings, seed
         self._left_out = left_out
         self._checks = Checks(settings, settings.languages)
-        self._read = self._train = 0
+        self._train = 0
         self._block: list[Query] = []
         self._blocks: list[Path] = []
 
@@ -138,14 +142,19 @@ class _Split:
         if apart:
             self._blocks.append(self.space.path("heldout.parquet"))
             write_rows(self._blocks[-1], Query, apart)
-        counts = {"read": self._read, "train": self._train, "heldout": len(apart)}
+        counts = {"read": self._left_out.tally.rows, "train": self._train, "heldout": len(apart)}
         return self._blocks, counts | self._left_out.info
 
     def _apart(self) -> list[Query]:
         """Return the held-out queries of a source of their own."""
         if isinstance(self.settings.heldout, int):
             return []
-        loaded = load_queries(self.settings.heldout, split="heldout", limit=self.settings.heldout_limit)
+        loaded = load_queries(
+            self.settings.heldout,
+            split="heldout",
+            limit=self.settings.heldout_limit,
+            max_left_out=self.settings.max_left_out,
+        )
         for drop in loaded.dropped:
             self._left_out.drop(drop.where, drop.reason)
         return loaded.queries
@@ -161,16 +170,22 @@ class _Split:
     def _stream(self) -> Iterator[Query | Dropped]:
         settings = self.settings
         return stream_queries(
-            settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+            settings.source,
+            field=settings.field,
+            limit=settings.limit,
+            dataset_split=settings.dataset_split,
+            max_left_out=None,  # the stage's info is looked at, whenever it was made
         )
 
     def _queries(self) -> Iterator[Query]:
         for found in self._stream():
-            self._read += 1
-            if isinstance(found, Dropped):
-                self._left_out.drop(found.where, found.reason)
-            else:
+            self._left_out.tally.rows += 1
+            if isinstance(found, Query):
                 yield found
+            elif found.unusable:
+                self._left_out.unusable(found.where, found.reason, found.do)
+            else:
+                self._left_out.drop(found.where, found.reason)
 
     def _nothing_left(self) -> DataError:
         counts = self._left_out.counts

@@ -105,7 +105,7 @@ def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
     name = f"{recipe.model.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
     trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
     if training.kind == "generator":
-        stages.models.when_gone(trained, training.start, lambda: _train_again(stages, training, space))
+        stages.models.when_gone(trained, lambda: _train_again(stages, training, space))
     return entry, trained
 
 
@@ -182,6 +182,7 @@ def open_trainer(stages: DataStages, training: Training, rows: Sequence[Contrast
     args = sso_config(
         recipe.train, checkpoints, seed=recipe.seed, precision=models.precision(recipe.train.precision),
         device=models.device, loss=training.loss(recipe), stored=training.reference != training.start,
+        template_kwargs=recipe.model.chat_template_kwargs,
     )  # fmt: skip
     return SSOTrainer(
         model=models.trainable(training.start),
@@ -201,6 +202,7 @@ def sso_config(
     device: str,
     loss: TrainSettings | GeneratorSettings | None = None,
     stored: bool = False,
+    template_kwargs: dict[str, Any] | None = None,
 ) -> SSOConfig:
     """Return the trainer's configuration for a recipe's train section.
 
@@ -212,6 +214,7 @@ def sso_config(
         device: The models'.
         loss: The section with the loss, learning rate, epochs and batch size (default: ``settings``).
         stored: Whether the reference is that of the rows' scores and not the start.
+        template_kwargs: Variables for the chat template.
     """
     from selfsteer.policy import SSOConfig
     from selfsteer.policy.config import checkpointing_argument
@@ -227,11 +230,12 @@ def sso_config(
     return SSOConfig(
         output_dir=str(folder),
         reference="stored" if stored else "start",
+        chat_template_kwargs=template_kwargs or None,
         learning_rate=own.learning_rate,
         num_train_epochs=own.epochs,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=own.batch_size // micro,
-        warmup_steps=settings.warmup_ratio,
+        warmup_ratio=settings.warmup_ratio,
         adam_beta1=settings.adam_betas[0],
         adam_beta2=settings.adam_betas[1],
         save_strategy="steps",
@@ -304,4 +308,5 @@ def _card(
         figures=metrics,
         version=selfsteer.__version__,
         annotated=bool(annotated),
+        template_kwargs=recipe.model.chat_template_kwargs,
     )

@@ -11,10 +11,14 @@ from selfsteer.backends import Backend, Completion, Failure, Sampling
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, requests, with_token_ids
+from selfsteer.errors import PromptRefused
 from selfsteer.loop.blocks import Done, LeftOut
 from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Response, Role
+from selfsteer.records import ROLES, Contrast, Principled, Response, Role
+
+SHORTER = "lower generation.max_new_tokens or raise train.max_length"
+"""What helps where a prompt leaves no room for a response."""
 
 _PROMPTS = tuple(PROMPT_OF_ROLE.items())
 
@@ -42,9 +46,17 @@ def planned(
 
     Requests of one batch shall be alike: they stand in the order of role, prompt length and id.
     """
-    lengths = {(row.id, role): backend.length(getattr(row, name)) for row in rows for role, name in _PROMPTS}
-    found = {row.id: _too_long(max(lengths[row.id, role] for role in ROLES), backend, recipe) for row in rows}
-    reasons = {name: reason for name, reason in found.items() if reason}
+    lengths: dict[tuple[str, str], int] = {}
+    reasons: dict[str, str] = {}
+    for row in rows:
+        try:
+            own = {(row.id, role): backend.length(getattr(row, name)) for role, name in _PROMPTS}
+        except PromptRefused as error:
+            reasons[row.id] = error.what
+            continue
+        lengths |= own
+        if reason := _too_long(max(own.values()), backend, recipe):
+            reasons[row.id] = reason
     items = requests([row for row in rows if row.id not in reasons], roles)
     items.sort(key=lambda item: (ROLES.index(item.role), lengths[item.id, item.role], item.id))
     return items, reasons
@@ -63,17 +75,26 @@ def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
 def sample(
     recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int, shared_prefix: Sequence[int] = ()
 ) -> Done[Response]:
-    """Sample one response a request; failures by id and role. ``shared_prefix``: token ids that all begin with."""
+    """Sample one response a request; failures by id and role. ``shared_prefix``: token ids that all begin with.
+
+    A backend samples the requests of one call alike, so it gets one call for each way of sampling in the batch.
+    """
     settings = recipe.generation
-    sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
-    outcomes = backend.generate([request.prompt for request in batch], sampling, seed=seed, shared_prefix=shared_prefix)
+    alike: dict[Sampling, list[Request]] = {}
+    for request in batch:
+        alike.setdefault(Sampling(settings.max_new_tokens, *settings.drawing(request.role)), []).append(request)
     rows: list[Response] = []
     failures: dict[Hashable, Failure] = {}
-    for request, found in zip(batch, outcomes, strict=True):
-        if isinstance(found, Failure):
-            failures[request.id, request.role] = found
-        else:
-            rows.append(response_of(request.id, request.role, found))
+    for number, (sampling, own) in enumerate(alike.items()):
+        prompts = [request.prompt for request in own]
+        # Two calls with one seed would draw the same random numbers for other responses.
+        drawn = batch_seed(seed, number) if number else seed
+        outcomes = backend.generate(prompts, sampling, seed=drawn, shared_prefix=shared_prefix)
+        for request, found in zip(own, outcomes, strict=True):
+            if isinstance(found, Failure):
+                failures[request.id, request.role] = found
+            else:
+                rows.append(response_of(request.id, request.role, found))
     return Done(rows, failures)
 
 
@@ -100,28 +121,41 @@ def joined(
         if principle_set is not None:
             labels = adjectives_of(principle_set, row.aspects)
             own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
+        if chat is not None:  # what was not sampled stands under the prompts of the same kind
+            own |= {role: _absent(row, role, chat, thinking_apart) for role in ROLES if role not in own}
         contrasts.append(assemble(row, own, round=round, provenance=provenance))
     return contrasts
 
 
 def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[Contrast], list[LeftOut]]:
-    """Return the rows, with token ids, whose prompts leave room for a response, and why the others don't.
+    """Return the rows, with token ids, whose prompts ``chat`` takes and which leave room for a response; and why the
+    others don't.
 
     Who wrote the responses may have counted in other tokens than ``chat``.
     """
     fits: list[Contrast] = []
     left_out: list[LeftOut] = []
-    for row in (with_token_ids(row, chat) for row in rows):
-        longest = max(len(row.prompt_ids(prompt)) for prompt in PROMPTS)
-        if longest < recipe.train.max_length:
+    for given in rows:
+        try:
+            row = with_token_ids(given, chat)
+        except PromptRefused as error:
+            left_out.append(LeftOut(given.id, error.what))
+            continue
+        if row.longest_prompt < recipe.train.max_length:
             fits.append(row)
         else:
-            left_out.append(LeftOut(row.id, _no_room(longest)))
+            left_out.append(LeftOut(row.id, _no_room(row.longest_prompt), SHORTER))
     return fits, left_out
 
 
 def _no_room(longest: int) -> str:
     return f"prompt of {longest} tokens leaves no room for a response within train.max_length"
+
+
+def _absent(row: Principled, role: str, chat: Chat, thinking_apart: bool) -> Response:
+    prompt = chat.encode(getattr(row, PROMPT_OF_ROLE[role]))
+    prompt = chat.without_thought(prompt) if thinking_apart else prompt
+    return Response(row.id, cast(Role, role), "", "absent", [], prompt)
 
 
 def _thinking_apart(response: Response, chat: Chat | None) -> Response:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from selfsteer.backends import Backend
+from selfsteer.backends import Backend, may_think
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import EndpointSettings, Recipe
 from selfsteer.files import fingerprint
@@ -45,13 +46,17 @@ class Writer:
     def fingerprint(self) -> str:
         """What its answers depend on: its content, precision and vLLM's arguments, or its name on a server."""
         if self.settings.kind != "local":
-            return self.name
+            kwargs = self.settings.chat_template_kwargs
+            return " ".join([self.name, *([json.dumps(kwargs, sort_keys=True)] if kwargs else [])])
         from selfsteer.backends.vllm import acting_on_texts
-        from selfsteer.models import model_fingerprint
 
-        content = model_fingerprint(self._local.source, self.settings.revision, chat=True)
         options = acting_on_texts(self.recipe.generation.vllm)
-        return " ".join([content, self._local.dtype, *([fingerprint(options)] if options else [])])
+        return " ".join([self._local.fingerprint, *([fingerprint(options)] if options else [])])
+
+    @property
+    def may_think(self) -> bool:
+        """Whether it may think before it answers."""
+        return may_think(self.backend, self._local.chat if self.settings.kind == "local" else None)
 
     @property
     def batch(self) -> int:
@@ -74,6 +79,13 @@ class Writer:
             self.open(None)
         elif self.settings.kind == "local":
             self._local.device  # noqa: B018  # raises where there is no such device
+            if self.settings.chat_template_kwargs:
+                self._local.chat  # noqa: B018  # raises where its template does not read them
+
+    def check_model(self) -> None:
+        """Raise :class:`ModelError` where a local writer's tokenizer can't be used, or does not suit its embeddings."""
+        if self.settings.kind == "local":
+            self._local.chat  # noqa: B018
 
     def open(self, usage: Path | None) -> Backend:
         """Load it, or connect to it.
@@ -97,7 +109,9 @@ class Writer:
         others = {policy.model: policy.prices} if policy.model else {}
         capped = self.settings.max_total_tokens is not None or self.settings.max_cost is not None
         where = "generation.endpoint" if policy.model and not capped else _KEY
-        return open_endpoint(self._endpoint, usage, others=others, where=where)
+        return open_endpoint(
+            self._endpoint, usage, others=others, where=where, chat_template_kwargs=self.settings.chat_template_kwargs
+        )
 
     def _open_vllm(self) -> Backend:
         from selfsteer.backends.vllm import VllmBackend

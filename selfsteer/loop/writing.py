@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from selfsteer.backends import Backend, Completion, Failure, Prompt, Sampling, shared_prefix
+from selfsteer.backends import Backend, Completion, Failure, Prompt, Sampling, may_think, shared_prefix
 from selfsteer.chat import Chat, SystemRole
 from selfsteer.config import Recipe
 from selfsteer.contrast import check_prompts_differ
+from selfsteer.errors import ConfigError, PromptRefused
 from selfsteer.loop.blocks import Done
-from selfsteer.loop.work import response_of
+from selfsteer.loop.work import batch_seed
 from selfsteer.principles import (
     Choice,
     PrinciplePair,
@@ -30,15 +32,10 @@ from selfsteer.principles import (
     parse_pairs,
     steer,
     steering_message,
-    template_versions,
     with_extra,
 )
-from selfsteer.quality import think_apart
+from selfsteer.quality import answer_of
 from selfsteer.records import Principled, Query
-
-_CHOICE_TOKENS = 24
-_PAIR_TOKENS = 240
-"""Room for two principles that are as long as they may be, and for the JSON around them."""
 
 _LONGEST_SOURCE = 200  # characters
 
@@ -54,9 +51,9 @@ class Made(NamedTuple):
     writing: str
 
 
-def templates_of(recipe: Recipe) -> dict[str, str]:
-    """Return the versions of the templates that a recipe's principles come from."""
-    return template_versions("choose_aspects", "steer", *_TEMPLATES[recipe.principles.strategy])
+def templates_of(recipe: Recipe) -> Sequence[str]:
+    """Return the names of the templates that a recipe's principles come from."""
+    return "choose_aspects", "steer", *_TEMPLATES[recipe.principles.strategy]
 
 
 def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
@@ -65,8 +62,34 @@ def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
     return written or choice_without_model(principle_set, aspects_wanted(recipe, principle_set)) is None
 
 
+def check_draws(recipe: Recipe, principle_set: PrincipleSet) -> None:
+    """Raise :class:`ConfigError` where a setting of what is drawn for a query has nothing to draw from this set."""
+    settings, count = recipe.principles, len(principle_set.choosable)
+    draws = [key for key in ("choice", "choice_temperature") if getattr(settings, key) not in ("first", 0)]
+    if draws and choice_without_model(principle_set, aspects_wanted(recipe, principle_set)):
+        raise ConfigError(
+            f"the set {principle_set.name!r} leaves nothing to choose: every query gets all {count} aspects",
+            where=f"principles.{draws[0]}",
+            do=f"leave {' and '.join(draws)} out"
+            + f", or set principles.aspects_per_query below {count}" * (count > 1),
+        )
+    extras = principle_set.extras and 0 < settings.extra_rate < 1
+    if settings.per_round == "redrawn" and not draws and not extras:
+        raise ConfigError(
+            "nothing about a query is drawn at random: no extra aspect is added to some queries, and the choice is "
+            "neither sampled nor shuffled",
+            where="principles.per_round",
+            do="leave it out, or set principles.choice, principles.choice_temperature or principles.extra_rate",
+        )
+
+
 def principled(
-    recipe: Recipe, principle_set: PrincipleSet, writer: Backend, chats: Sequence[Chat], queries: Sequence[Query]
+    recipe: Recipe,
+    principle_set: PrincipleSet,
+    writer: Backend,
+    chats: Sequence[Chat],
+    queries: Sequence[Query],
+    seed: int | None = None,
 ) -> Done[Principled]:
     """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
 
@@ -76,16 +99,31 @@ def principled(
         writer: Who chooses the aspects and writes the principles.
         chats: The templates of all models that read the steered prompts; none where these have no tokens.
         queries: A batch.
+        seed: Of what is drawn at random (default: the recipe's).
     """
-    made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer), queries)
+    seed = recipe.seed if seed is None else seed
+    made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer, seed), queries)
     rows: list[Principled] = []
     failures: dict[Hashable, Failure] = {}
     for query, found in zip(queries, made, strict=True):
         if isinstance(found, Failure):
             failures[query.id] = found
-        else:
+            continue
+        try:
             rows.append(steered(query, found, chats))
+        except PromptRefused as error:
+            failures[query.id] = Failure(error, refused=True)
     return Done(rows, failures)
+
+
+def refusal(query: Query, chats: Sequence[Chat]) -> str:
+    """Return why a chat template refuses a query, "" where all take it."""
+    try:
+        for chat in chats:
+            chat.encode(fold_system(query.prompt) if chat.system_role == "folded" else query.prompt)
+    except PromptRefused as error:
+        return error.what
+    return ""
 
 
 def steered(query: Query, made: Made, chats: Sequence[Chat]) -> Principled:
@@ -126,6 +164,7 @@ class _Writing:
     recipe: Recipe
     principle_set: PrincipleSet
     writer: Backend
+    seed: int
 
     def choose(self, queries: Sequence[Query]) -> list[Choice | Failure]:
         """Return the aspects of each query, the set's extra ones included."""
@@ -142,16 +181,28 @@ class _Writing:
             [chooser_messages(self.principle_set, text_of(query), count, self._role) for query in queries],
             # Two made-up queries differ from their first letter on, so what they share is exactly the few-shot part.
             [chooser_messages(self.principle_set, text, count, self._role) for text in ("A", "Z")],
-            _CHOICE_TOKENS,
+            self.recipe.principles.choice_max_tokens,
+            temperature=self.recipe.principles.choice_temperature,
+            seed=batch_seed(self.seed, "choice", queries[0].id) if queries else 0,
         )
+        shuffles = self.recipe.principles.choice == "shuffled"
         return [
-            outcome if isinstance(outcome, Failure) else parse_choice(outcome.text, self.principle_set, count)
-            for outcome in outcomes
+            outcome
+            if isinstance(outcome, Failure)
+            else parse_choice(
+                outcome.text,
+                self.principle_set,
+                count,
+                cut=outcome.finish == "length",
+                shuffle=random.Random(f"{self.seed}\n{query.id}") if shuffles else None,
+            )
+            for query, outcome in zip(queries, outcomes, strict=True)
         ]
 
     def _with_extra(self, choice: Choice, query: Query) -> Choice:
-        rate, seed = self.recipe.principles.extra_rate, self.recipe.seed
-        return dataclasses.replace(choice, aspects=with_extra(choice.aspects, self.principle_set, query.id, rate, seed))
+        rate = self.recipe.principles.extra_rate
+        aspects = with_extra(choice.aspects, self.principle_set, query.id, rate, self.seed)
+        return dataclasses.replace(choice, aspects=aspects)
 
     def write_pairs(self, queries: Sequence[Query], aspects: Sequence[Sequence[str]]) -> list[Completion | Failure]:
         """Return what the writer answers when it is asked for a pair for each aspect of each query."""
@@ -161,14 +212,14 @@ class _Writing:
             for query, names in zip(queries, aspects, strict=True)
         ]
         like = [pair_messages(known, [known.aspects[0].name], text, self._role) for text in ("A", "Z")]
-        tokens = _PAIR_TOKENS * (aspects_wanted(self.recipe, known) + len(known.extras))
+        tokens = self.recipe.principles.writing_max_tokens * (aspects_wanted(self.recipe, known) + len(known.extras))
         return self.ask(asked, like, tokens, pairs_schema(known))
 
     def write_guidelines(self, queries: Sequence[Query]) -> list[Completion | Failure]:
         """Return what the writer answers when it is asked for a good and a bad guideline for each query."""
         asked = [guideline_messages(text_of(query), self._role) for query in queries]
         like = [guideline_messages(text, self._role) for text in ("A", "Z")]
-        return self.ask(asked, like, _PAIR_TOKENS, guideline_schema())
+        return self.ask(asked, like, self.recipe.principles.writing_max_tokens, guideline_schema())
 
     def ask(
         self,
@@ -176,27 +227,35 @@ class _Writing:
         like: Sequence[Prompt],
         tokens: int,
         json_schema: Mapping[str, Any] | None = None,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Completion | Failure]:
-        """Ask the writer greedily; a reasoning model gets room to think, and its thoughts are left out.
+        """Ask the writer; a reasoning model gets room to think, and its thoughts are left out.
 
         Args:
             prompts: What to ask.
             like: Two prompts that have in common with each other what all of them have.
-            tokens: Room for an answer.
+            tokens: Room for an answer, besides that for thoughts.
             json_schema: What an answer shall be; a model that thinks is not held to it, as it could not think then.
+            temperature: 0 is greedy; else ``generation.top_p`` acts too.
+            seed: Of the batch.
         """
         if not prompts:
             return []
-        chat = self.writer.chat
+        chat, context = self.writer.chat, self.writer.context
         if chat is not None and chat.thinking is not None:
-            tokens, json_schema = max(tokens, self.recipe.generation.max_new_tokens), None
+            json_schema = None
+        room = tokens + (self.recipe.thinking_tokens if may_think(self.writer.name, chat) else 0)
+        if context is not None:
+            room = max(tokens, min(room, context - max(map(self.writer.length, prompts))))
         outcomes = self.writer.generate(
             prompts,
-            Sampling(tokens, temperature=0.0, top_p=1.0, json_schema=json_schema),
-            seed=0,
+            Sampling(room, temperature, self.recipe.generation.top_p if temperature else 1.0, json_schema),
+            seed=seed,
             shared_prefix=shared_prefix(chat, like[0], like[1]),
         )
-        return [outcome if isinstance(outcome, Failure) else _without_thoughts(outcome, chat) for outcome in outcomes]
+        return [outcome if isinstance(outcome, Failure) else answer_of(outcome, chat) for outcome in outcomes]
 
     @property
     def _role(self) -> SystemRole:
@@ -232,16 +291,18 @@ def _per_aspect(writing: _Writing, queries: Sequence[Query]) -> list[Made | Fail
 def _guideline(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
     """Have two guidelines written; a query that got none is given aspects and their pairs as with "fixed"."""
     steering = writing.principle_set.steering
+    answers = writing.write_guidelines(queries)
     found = [
         answer if isinstance(answer, Failure) else parse_guideline(answer.text, steering, cut=answer.finish == "length")
-        for answer in writing.write_guidelines(queries)
+        for answer in answers
     ]
     without = iter(_fixed(writing, [query for query, one in zip(queries, found, strict=True) if one is None]))
     made: list[Made | Failure] = []
-    for one in found:
+    for one, answer in zip(found, answers, strict=True):
         if one is None:
             fixed = next(without)
-            made.append(fixed if isinstance(fixed, Failure) else fixed._replace(writing="fallback"))
+            outcome = "cut" if isinstance(answer, Completion) and answer.finish == "length" else "fallback"
+            made.append(fixed if isinstance(fixed, Failure) else fixed._replace(writing=outcome))
         else:
             made.append(one if isinstance(one, Failure) else Made(one.pair, "none", one.outcome))
     return made
@@ -259,7 +320,3 @@ def text_of(query: Query) -> str:
 def aspects_wanted(recipe: Recipe, principle_set: PrincipleSet) -> int:
     """Return how many aspects a query gets, besides the set's extra ones."""
     return recipe.principles.aspects_per_query or principle_set.aspects_per_query
-
-
-def _without_thoughts(completion: Completion, chat: Chat | None) -> Completion:
-    return dataclasses.replace(completion, text=think_apart(response_of("", "original", completion), chat).text)

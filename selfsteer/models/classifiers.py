@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from selfsteer.models.configs import model_config
 from selfsteer.models.gguf_files import progress_bars_hidden
 from selfsteer.models.loading import check_folder
 
@@ -31,13 +32,16 @@ def read_classifier(
     """
     from transformers import AutoModelForSequenceClassification as Classifier
 
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    if Path(source).is_dir():
+        check_folder(Path(source))
+    changes: dict[str, Any] = {} if outputs is None else {"num_labels": outputs}
+    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision, **changes)
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True}
+    options["trust_remote_code"] = trust_remote_code
     # What is missing or misshapen is told in our words.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    options |= {} if outputs is None else {"num_labels": outputs}
     if not Path(source).is_dir():
         return Classifier.from_pretrained(source, revision=revision or "main", **options)
-    check_folder(Path(source))
     with progress_bars_hidden():
         return Classifier.from_pretrained(source, **options)
 

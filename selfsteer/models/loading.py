@@ -6,11 +6,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.errors import ConfigError, ModelError, did_you_mean
+from selfsteer.errors import ConfigError, ModelError, SelfsteerWarning, did_you_mean
+from selfsteer.models.configs import generation_values, model_config, savable
 from selfsteer.models.gguf_files import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
 from selfsteer.models.hardware import check_bits
 from selfsteer.models.problems import loading_errors, pickle_only
 from selfsteer.models.resolving import adapter_base, gguf_file, is_adapter, resolve
+from selfsteer.models.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +37,7 @@ def load_model(
     Args:
         name_or_path: Whatever :func:`resolve` takes.
         dtype: "float32", "bfloat16" or "float16".
-        device: "cpu", "cuda", "cuda:1", ...
+        device: "cpu", "cuda", "cuda:1", ...; "meta" checks that the weights are whole, and keeps none.
         trust_remote_code: Run Python code that the model brings.
         revision: Branch, tag or commit of a hub model.
         attn_implementation: As in transformers; None leaves the choice to it.
@@ -55,12 +57,14 @@ def load_model(
     if bits is not None:
         check_bits(bits, device, where="bits")
         options |= {"quantization_config": _quantised(bits), "device_map": device}
+    elif device == "meta":
+        options["device_map"] = device
     source = resolve(name_or_path)
     with loading_errors(source):
         load = _load_adapter if is_adapter(source) else _load_whole
         model = load(source, dtype, revision, options)
     # Packed weights are put on their device as they are loaded, and may refuse to move.
-    return (model if bits is not None else model.to(device)).eval()
+    return (model if "device_map" in options else model.to(device)).eval()
 
 
 def load_tokenizer(
@@ -68,17 +72,22 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a chat model, with a pad token.
 
-    A missing pad token is set to the end token (or the unknown token): no new id, so no embedding is resized.
+    A pad token that is missing, or has no embedding, is set to the end token (or the unknown token): no new id, so no
+    embedding is resized.
 
     Raises:
-        ModelError: There is no tokenizer, or it has no chat template or nothing to pad with.
+        ModelError: There is no tokenizer, or it has no chat template or nothing to pad with; or the model beside it has
+            no embedding for a token that can occur.
         FetchError: It can't be fetched.
     """
     source = resolve(name_or_path)
     with loading_errors(source):
         tokenizer = _read_tokenizer(source, revision, trust_remote_code)
     _check_chat_template(tokenizer, source)
-    _set_pad_token(tokenizer, source)
+    rows = _embedding_rows(source, revision, trust_remote_code)
+    if rows is not None:
+        fit_vocabulary(tokenizer, rows, source)
+    set_pad_token(tokenizer, source)
     return tokenizer
 
 
@@ -120,6 +129,8 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
     from transformers import AutoModelForCausalLM
 
     gguf = gguf_file(source)
+    if defaults := generation_values(str(gguf.parent) if gguf else source, revision):
+        options = {**options, "generation_config": savable(defaults)}
     if gguf is not None and "quantization_config" in options:
         do = "give the model's safetensors, or leave bits (train.lora.bits) out"
         raise ConfigError("the weights of a GGUF file can't be held in 4 or 8 bits", where=source, do=do)
@@ -128,14 +139,19 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
     arguments = {**options, "dtype": dtype, "use_safetensors": True}
     # What is missing or misshapen is told in our words, below.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if Path(source).is_dir():
+        check_folder(Path(source))
+    arguments["config"] = model_config(source, trust_remote_code=options["trust_remote_code"], revision=revision)
     if not Path(source).is_dir():
         # Bars stay on: a hub model may take its time to arrive.
         model, info = AutoModelForCausalLM.from_pretrained(source, revision=revision or "main", **arguments)
     else:
-        check_folder(Path(source))
         with progress_bars_hidden():
             model, info = AutoModelForCausalLM.from_pretrained(source, **arguments)
     check_complete(info, source)
+    _warn_of_unused(info, source)
+    if model.can_generate():  # what config.json says of sampling, where there is no file of its own
+        model.generation_config = savable(model.generation_config.to_dict())
     return model
 
 
@@ -166,6 +182,15 @@ def check_complete(info: dict[str, Any], source: str) -> None:
         raise ModelError(what, where=source, do=do)
 
 
+def _warn_of_unused(info: dict[str, Any], source: str) -> None:
+    """Tell of weights that the model has no place for: with fewer layers in config.json it would be another model."""
+    unused = sorted(info["unexpected_keys"])
+    if unused:
+        some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+        what = f"{len(unused)} weights of {source} are not part of the model that its config.json describes: {some}"
+        warnings.warn(f"{what}; check that the two belong together", SelfsteerWarning, stacklevel=2)
+
+
 def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
     """Load base and adapter; ``revision`` is the base's and yields to the one the adapter names."""
     from peft import PeftModel
@@ -180,6 +205,7 @@ def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[s
     with warnings.catch_warnings():
         # peft only warns and goes on with an adapter that is part random.
         warnings.filterwarnings("error", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # on "meta", as it should be
         # peft asks by a name that transformers is giving up; there is nothing a reader could do about it.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         try:
@@ -208,6 +234,18 @@ def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) 
     return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
 
 
+def _embedding_rows(source: str, revision: str | None, trust_remote_code: bool) -> int | None:
+    """Return the number of embeddings of the model that a tokenizer lies beside, None where there is none to ask.
+
+    A GGUF file holds tokens and embeddings together.
+    """
+    base = adapter_base(source)[0] if is_adapter(source) else source
+    if Path(base).exists() and not (Path(base) / "config.json").is_file():
+        return None
+    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
 def _check_chat_template(tokenizer: Any, source: str) -> None:
     try:
         tokenizer.get_chat_template()
@@ -219,7 +257,12 @@ def _check_chat_template(tokenizer: Any, source: str) -> None:
         ) from error
 
 
-def _set_pad_token(tokenizer: Any, source: str) -> None:
+def set_pad_token(tokenizer: Any, source: str) -> None:
+    """Let a tokenizer without a pad token pad with its end token or its unknown one.
+
+    Raises:
+        ModelError: It has neither.
+    """
     if tokenizer.pad_token_id is not None:
         return
     stand_in = tokenizer.eos_token or tokenizer.unk_token

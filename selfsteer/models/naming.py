@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 from selfsteer.errors import ModelError, StorageError
 from selfsteer.files import fingerprint, sha256_file, write_atomic
 from selfsteer.models.catalogue import cache_folder
+from selfsteer.models.configs import end_ids, generation_values
 from selfsteer.models.problems import loading_errors
 from selfsteer.models.resolving import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
 
@@ -17,26 +20,31 @@ _CHAT_FILES = (
     "added_tokens.json",
     "additional_chat_templates/*",
     "chat_template*",
-    "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "tekken.json",
-    "tokenization*.py",
     "tokenizer*",
     "vocab*",
     "*.model",
     "*.tiktoken",
 )
-"""What makes token ids of a prompt, and says which of them end a response."""
+"""What makes token ids of a prompt; of generation_config.json the end tokens alone act."""
+
+_INERT = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"""Keys of config.json that change nothing here: precision and caching are ours to choose."""
 
 _SETTLED_SECONDS = 2.0
 """A file younger than this may still change without its time stamp showing it; its hash is not kept."""
 
 
-def model_fingerprint(path_or_name: str, revision: str | None = None, *, chat: bool = False) -> str:
+def model_fingerprint(
+    path_or_name: str, revision: str | None = None, *, chat: bool = False, trust_remote_code: bool = False
+) -> str:
     """Return 16 hex digits that name the weights: another weight, shard or config.json gives another name.
 
-    With ``chat`` they name all that what it says depends on: its tokenizer, chat template and end tokens too.
+    With ``chat`` they name all that what it says depends on: its tokenizer, chat template and end tokens too. Sampling
+    defaults in generation_config.json never act, and leave the name as it is. With ``trust_remote_code`` they name the
+    Python code in its folder as well, and that it is run.
 
     A folder or a GGUF file is named by its content (an adapter with its base), a hub name by the commit it stands for.
     Hashes of files are kept in the cache folder by path, size and time, so that a second call reads nothing.
@@ -46,13 +54,19 @@ def model_fingerprint(path_or_name: str, revision: str | None = None, *, chat: b
         FetchError: A catalogue or hub model can't be fetched.
     """
     source = resolve(path_or_name)
+    own_code = ["its own code is run"] if trust_remote_code else []
     if not Path(source).exists():
-        return fingerprint(["hub", source, _hub_commit(source, revision)])
+        return fingerprint(["hub", source, _hub_commit(source, revision), *own_code])
+    config = _acting(source)
     files = _weight_files(source) + (_chat_files(source) if chat else [])
-    named: list[object] = [[path.name, _content_hash(path)] for path in files]
+    files += sorted(Path(source).rglob("*.py")) if trust_remote_code else []
+    named: list[object] = [*([path.name, _content_hash(path)] for path in files), *own_code]
+    named += [["config.json", config]] if config else []
+    named += [["eos_token_id", end_ids(generation_values(source))]] if chat else []
     if is_adapter(source):
         base, own_revision = adapter_base(source)
-        named.append(["base", model_fingerprint(base, own_revision or revision, chat=chat)])
+        options = {"chat": chat, "trust_remote_code": trust_remote_code}
+        named.append(["base", model_fingerprint(base, own_revision or revision, **options)])
     return fingerprint(named)
 
 
@@ -64,7 +78,19 @@ def _weight_files(source: str) -> list[Path]:
         raise ModelError(f"no weights in {source}", where=source, do="give a folder with *.safetensors or a .gguf file")
     if folder.is_file():
         return weights
-    return weights + [folder / name for name in ("config.json", ADAPTER_CONFIG) if (folder / name).is_file()]
+    return weights + [folder / name for name in (ADAPTER_CONFIG,) if (folder / name).is_file()]
+
+
+def _acting(source: str) -> dict[str, Any]:
+    """Return what of config.json acts, {} where there is none."""
+    file = Path(source) / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        return {key: value for key, value in json.loads(file.read_bytes()).items() if key not in _INERT}
+    except (ValueError, AttributeError) as error:
+        do = "copy the model again"
+        raise ModelError(f"config.json is not a JSON object: {error}", where=str(file), do=do) from error
 
 
 def _chat_files(source: str) -> list[Path]:

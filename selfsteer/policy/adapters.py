@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from selfsteer.config import LoraSettings
-from selfsteer.errors import ConfigError
+from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.models.resolving import is_adapter
 
 _COMPARED = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules")
 
@@ -18,6 +21,50 @@ def lora_config(lora: LoraSettings, task: str = "CAUSAL_LM") -> Any:
     return LoraConfig(
         task_type=task, r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.target_modules
     )
+
+
+def is_target(asked: str | Sequence[str], name: str) -> bool:
+    """Whether peft puts an adapter on the module of that name: a text is a regular expression for the whole of it."""
+    if asked == "all-linear":
+        return True
+    if isinstance(asked, str):
+        return re.fullmatch(asked, name) is not None
+    return any(name == one or name.endswith(f".{one}") for one in asked)
+
+
+def check_adapter(model: Any, source: str, lora: LoraSettings | None, *, where: str, task: str = "CAUSAL_LM") -> None:
+    """Raise where a recipe's adapter can't be put on a model, or is not the one that it brings.
+
+    Args:
+        model: On the meta device (:func:`selfsteer.models.configs.outline`); it is changed.
+        source: Its folder.
+        lora: The recipe's settings.
+        where: What their section is called, for messages.
+        task: As of :func:`lora_config`.
+
+    Raises:
+        ConfigError: The model lacks a target module, or its own adapter has other settings.
+    """
+    if lora is None:
+        return
+    if is_adapter(source):
+        from peft import PeftConfig
+
+        check_alike(PeftConfig.from_pretrained(source), lora_config(lora, task))
+        return
+    key, asked = f"{where}.target_modules", lora.target_modules
+    modules = dict(model.named_modules())
+    linear = {name.rpartition(".")[2] for name, module in modules.items() if hasattr(module, "in_features")}
+    try:
+        for one in [asked] if isinstance(asked, str) else asked:
+            if not any(is_target(one if isinstance(asked, str) else [one], name) for name in modules):
+                what = f"{type(model).__name__} has no module of the name {one!r}"
+                raise ConfigError(what, where=key, do=did_you_mean(one, {*linear, "all-linear"}))
+        _with_fresh(model, lora_config(lora, task))
+    except (ValueError, TypeError, re.error) as error:
+        said = str(error).partition("\n")[0].partition(". ")[0]
+        what = f"no adapter can be put on {asked!r} of {type(model).__name__}: {said}"
+        raise ConfigError(what, where=key, do=f"take some of: all-linear, {', '.join(sorted(linear))}") from error
 
 
 def with_adapter(model: Any, peft_config: Any) -> Any:
@@ -35,7 +82,7 @@ def with_adapter(model: Any, peft_config: Any) -> Any:
     if not isinstance(model, PeftModel):
         return model if peft_config is None else _with_fresh(_prepared(model), peft_config)
     if peft_config is not None:
-        _check_alike(model.active_peft_config, peft_config)
+        check_alike(model.active_peft_config, peft_config)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         model = _prepared(model)
         model.set_adapter(model.active_adapter)
@@ -76,7 +123,8 @@ def _prepared(model: Any) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
-def _check_alike(own: Any, asked: Any) -> None:
+def check_alike(own: Any, asked: Any) -> None:
+    """Raise :class:`ConfigError` where the adapter that a model brings has other settings than are asked for."""
     for name in _COMPARED:
         has, wants = getattr(own, name, None), getattr(asked, name, None)
         open_choice = name == "target_modules" and (wants is None or isinstance(wants, str))  # peft expands these

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ def model_card(
     figures: Sequence[Mapping[str, Any]],
     version: str,
     annotated: bool = False,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
     """Return a Hugging Face model card.
 
@@ -29,6 +31,7 @@ def model_card(
         figures: One row per logged optimiser step, as in metrics.jsonl; the first and the last are shown.
         version: Of this package.
         annotated: Whether the preferences were annotated, and not made by the model itself.
+        template_kwargs: Variables that the chat template was used with.
     """
     # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
     shown = [figures[0], figures[-1]] if figures else []
@@ -42,4 +45,5 @@ def model_card(
         names=names,
         version=version,
         annotated=annotated,
+        template_kwargs=json.dumps(template_kwargs, ensure_ascii=False) if template_kwargs else "",
     )

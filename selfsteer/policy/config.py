@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 from selfsteer.errors import ConfigError
 from selfsteer.policy.objective import objective_of
+from selfsteer.policy.warmup import WarmupRatio
 
 
 @dataclass
-class SSOConfig(TrainingArguments):
+class SSOConfig(WarmupRatio, TrainingArguments):
     """Settings of :class:`SSOTrainer`: those of the losses in :mod:`selfsteer.losses`, and all of TrainingArguments.
 
     The defaults of the loss are those of the paper's v1 (arXiv 2410.17131, section 2 of its method): IPO, beta 0.2,
-    g 0.1, alpha 0.66. ``max_length`` counts prompt + response tokens; a longer response is cut without an end label.
+    g 0.1, alpha 0.66. ``max_length`` counts the tokens of a row's longest prompt + response; a longer response is
+    cut without an end label, at the same place in all views.
 
     ``objective`` says what is minimised: "sso" (``sso_loss``), "base" (the base view's preference loss alone: PBAA),
     "generator" (``generator_loss``: ``terms`` and ``negative`` are its own) or "sft" (y+ alone, no preference). A
@@ -25,6 +27,9 @@ class SSOConfig(TrainingArguments):
     ``reference`` says whose log-probs those stored with the rows are: "start" takes them for the starting weights' and
     refuses others; "stored" takes those of any weights, which then are the reference, if all rows have them of the
     same.
+
+    ``warmup_ratio`` is the share of the steps over which the learning rate rises: :class:`WarmupTrainer` says how.
+    ``seed`` decides the start of an adapter, dropout and, unless ``data_seed`` is given, the order of the rows.
     """
 
     objective: Literal["sso", "base", "generator", "sft"] = "sso"
@@ -46,6 +51,9 @@ class SSOConfig(TrainingArguments):
     )
     reference: Literal["start", "stored"] = "start"
     max_length: int | None = 2048
+    chat_template_kwargs: dict[str, Any] | None = field(
+        default=None, metadata={"help": "Variables for the chat template, for rows without token ids of their own."}
+    )
     check_start: bool = field(
         default=True, metadata={"help": "Stop if the policy does not equal its reference before the first step."}
     )
@@ -57,12 +65,15 @@ class SSOConfig(TrainingArguments):
     weight_decay: float = 0.1
     adam_beta2: float = 0.95
     num_train_epochs: float = 1.0
+    data_seed: int | None = None
     logging_steps: float = 1
     remove_unused_columns: bool | None = False
 
     def __post_init__(self) -> None:
         """Check the loss settings together with those of TrainingArguments."""
         super().__post_init__()
+        # Else accelerate takes the seed that torch was given last, whoever gave it.
+        self.data_seed = self.seed if self.data_seed is None else self.data_seed
         objective_of(self)
         if self.reference not in ("start", "stored"):
             raise ConfigError(f"reference is {self.reference!r}", where="SSOConfig", do="give 'start' or 'stored'")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
 from typing import Any
 
 import torch
@@ -13,14 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from selfsteer.chat import Chat
-from selfsteer.contrast import with_token_ids
+from selfsteer.contrast import contrast_of, with_token_ids
 from selfsteer.errors import DataError, SelfsteerWarning
-from selfsteer.logprobs import Cell
 from selfsteer.records import HARM_UNKNOWN, Contrast
 from selfsteer.views import PAIRINGS, View, harmful_target
-
-_COLUMNS = {field.name for field in fields(Contrast)}
-_REQUIRED = [field.name for field in fields(Contrast) if field.default is MISSING and field.default_factory is MISSING]
 
 
 class ContrastDataset(Dataset[tuple[Contrast, Tensor]]):
@@ -38,8 +32,7 @@ class ContrastDataset(Dataset[tuple[Contrast, Tensor]]):
 
 def kept_contrasts(rows: Iterable[Contrast | Mapping[str, Any]], chat: Chat) -> list[Contrast]:
     """Return the rows with ``kept`` set, as :class:`Contrast` with token ids of this tokenizer."""
-    contrasts = (row if isinstance(row, Contrast) else _from_columns(row) for row in rows)
-    return [with_token_ids(row, chat) for row in contrasts if row.kept]
+    return [with_token_ids(row, chat) for row in map(contrast_of, rows) if row.kept]
 
 
 def untrainable(row: Contrast, view: View, *, allow_harmful: bool = False) -> str:
@@ -76,14 +69,13 @@ def trainable(contrasts: list[Contrast], views: Sequence[View], *, allow_harmful
     return [row for row, reason in zip(contrasts, reasons, strict=True) if not reason]
 
 
-def without_over_long(contrasts: list[Contrast], cells: Sequence[Cell], max_length: int | None) -> list[Contrast]:
-    """Return the rows whose prompts leave room for a response; one warning where some don't.
+def without_over_long(contrasts: list[Contrast], max_length: int | None) -> list[Contrast]:
+    """Return the rows whose prompts, all three, leave room for a response; one warning where some don't.
 
     Raises:
         DataError: No row is left.
     """
-    prompts = {cell.prompt for cell in cells}
-    fits = [max_length is None or all(len(row.prompt_ids(p)) < max_length for p in prompts) for row in contrasts]
+    fits = [max_length is None or row.longest_prompt < max_length for row in contrasts]
     if all(fits):
         return contrasts
     what = f"{fits.count(False)} of {len(fits)} rows have a prompt that leaves no room for a response"
@@ -102,17 +94,3 @@ def without_over_long(contrasts: list[Contrast], cells: Sequence[Cell], max_leng
 def collate(items: Sequence[tuple[Contrast, Tensor]]) -> dict[str, Any]:
     """Return a micro-batch: ``reference`` (B, C) and the B ``contrasts`` themselves."""
     return {"reference": torch.stack([item[1] for item in items]), "contrasts": [item[0] for item in items]}
-
-
-def _from_columns(row: Mapping[str, Any]) -> Contrast:
-    missing = [name for name in _REQUIRED if name not in row]
-    if missing:
-        raise DataError(
-            f"the data set lacks the columns {', '.join(missing)}",
-            where=f"row {row.get('id', '')!r}",
-            do="give rows of selfsteer.records.Contrast, as a run's contrasts/*.parquet have them",
-        )
-    values = {name: value for name, value in row.items() if name in _COLUMNS}
-    provenance = values.get("provenance") or {}
-    values["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance  # JSON on disk
-    return Contrast(**values)

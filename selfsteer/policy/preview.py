@@ -20,7 +20,7 @@ def preview(contrast: Contrast, views: Sequence[View], chat: Chat, max_length: i
         contrast: A row with token ids.
         views: The views to show.
         chat: Has the tokenizer of those ids.
-        max_length: Prompt + response tokens; a longer response is cut, as in training.
+        max_length: Tokens of the row's longest prompt + response; a longer response is cut, as in training.
         title: Stands first, before the row's id.
     """
     lines = [f"{title}: row {contrast.id!r}"]

@@ -24,7 +24,7 @@ class StartKey:
     Args:
         model: The model as given, before an adapter is added: some ways to initialise one rewrite what is under it.
         cells: The C cells whose scores make the reference.
-        max_length: Prompt + response tokens.
+        max_length: Tokens of a row's longest prompt + response.
         stored: Take the scores that rows bring for the reference whatever weights gave them, if all are of the same:
             not of the start then, and never scored here.
 
@@ -65,7 +65,7 @@ class StartKey:
         for row in rows:
             stored = self._stored(row)
             own = ScoreKey.of(row, self._weights, self._settings) if stored else None
-            found.append(_sums(row, self._cells, self._max_length) if stored and stored == own else None)
+            found.append(self._sums(row) if stored and stored == own else None)
             if stored and own and stored != own:
                 others.append((row, stored, own))
         if others and (refuse or self._takes_stored):
@@ -99,6 +99,13 @@ class StartKey:
     def _stored(self, row: Contrast) -> ScoreKey | None:
         return ScoreKey.stored(row) if _has_scores(row, self._cells) else None
 
+    def _sums(self, row: Contrast) -> Tensor:
+        """Return (C,) summed log-probs, nats, in float32, or in float64 where the weights are."""
+        lengths = [row.scored_tokens(cell.role, self._max_length) for cell in self._cells]
+        pairs = zip(_means(row, self._cells), lengths, strict=True)
+        dtype = torch.float64 if self._dtype == "float64" else torch.float32
+        return torch.tensor([mean * length for mean, length in pairs if mean is not None], dtype=dtype)
+
     @property
     def _settings(self) -> str:
         autocast = _AUTOCAST.get(self.mixed_precision, self.mixed_precision)
@@ -131,14 +138,3 @@ def _has_scores(row: Contrast, cells: Sequence[Cell]) -> bool:
 
 def _means(row: Contrast, cells: Sequence[Cell]) -> list[float | None]:
     return [((row.scores or {}).get(f"{cell.role}_response") or {}).get(cell.prompt) for cell in cells]
-
-
-def _sums(row: Contrast, cells: Sequence[Cell], max_length: int | None) -> Tensor:
-    lengths = [_length(row, cell, max_length) for cell in cells]
-    pairs = zip(_means(row, cells), lengths, strict=True)
-    return torch.tensor([mean * length for mean, length in pairs if mean is not None], dtype=torch.float32)
-
-
-def _length(row: Contrast, cell: Cell, max_length: int | None) -> int:
-    length = len(row.response_ids(cell.role))
-    return length if max_length is None else min(length, max_length - len(row.prompt_ids(cell.prompt)))

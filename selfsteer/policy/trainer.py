@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 
 from selfsteer.chat import Chat
 from selfsteer.errors import DataError, TrainingDiverged, WorkFailed
@@ -25,15 +25,17 @@ from selfsteer.policy.preview import preview
 from selfsteer.policy.processes import anywhere, check_even, first_time, gathered, summed
 from selfsteer.policy.reference import StartKey
 from selfsteer.policy.start import start_gaps, start_line, start_tolerance
+from selfsteer.policy.unchanged import Unchanged
+from selfsteer.policy.warmup import WarmupTrainer
 from selfsteer.records import Contrast
 from selfsteer.views import View
 
 
-class SSOTrainer(Trainer):
+class SSOTrainer(WarmupTrainer):
     """Train a policy on contrasts (arXiv 2410.17131): with SSO's three views, or another ``objective`` of its settings.
 
     Args:
-        model: A causal language model with float32 weights, or the name of one.
+        model: A causal language model with float32 (or float64) weights, or the name of one.
         args: An :class:`SSOConfig`.
         train_dataset: Rows with the columns of :class:`Contrast` (a datasets.Dataset or a sequence of either form).
             Rows that are not ``kept`` are left out, and so are those with a prompt of ``max_length`` tokens or more.
@@ -43,7 +45,8 @@ class SSOTrainer(Trainer):
         eval_dataset: The same, for ``evaluate``; or a dictionary of such data sets. ``evaluate`` and ``predict`` also
             take new ones: before the first step any, after that such as bring scores with the start's key.
         processing_class: The model's tokenizer.
-        peft_config: A peft configuration for LoRA and its kin; a model that brings an adapter goes on with that one.
+        peft_config: A peft configuration for LoRA and its kin; ``args.seed`` decides how a fresh adapter starts. A
+            model that brings an adapter goes on with that one.
         **trainer_kwargs: Anything else that transformers.Trainer takes.
 
     Attributes:
@@ -54,7 +57,7 @@ class SSOTrainer(Trainer):
         ConfigError: The model brings an adapter with other settings than ``peft_config``; or several processes are not
             to get equally many micro-batches.
         DataError: No row is kept or fits, or a row's scores have the key of other weights, settings or tokens.
-        WorkFailed: Before the first step the policy differs from its reference.
+        WorkFailed: Before the first step the policy differs from its reference; or no step changed a weight.
         TrainingDiverged: A loss is not finite (the message names the rows), or a gradient, or a weight at the end.
     """
 
@@ -74,7 +77,7 @@ class SSOTrainer(Trainer):
         self._objective = objective_of(args)
         self.views = self._objective.views
         self.cells = view_cells(self.views)
-        self._chat = Chat(processing_class)
+        self._chat = Chat(processing_class, template_kwargs=args.chat_template_kwargs)
         self._start = StartKey(model, self.cells, args.max_length, stored=args.reference == "stored")
         self._moved = False
         train_rows, eval_rows = (
@@ -84,6 +87,7 @@ class SSOTrainer(Trainer):
             _each(data, lambda rows: self._start.read_weights(model, rows))
         self._metrics: dict[str, dict[str, float]] = {split: defaultdict(float) for split in ("start", "train", "eval")}
         self.say: Callable[[str], None] = print
+        set_seed(args.seed)  # transformers does so later, when a fresh adapter is drawn already
         model = with_adapter(model, peft_config)
         if train_dataset is not None:
             check_trainable(model)
@@ -97,6 +101,7 @@ class SSOTrainer(Trainer):
         )
         check_even(self.accelerator)
         self.add_callback(Finite)
+        self.add_callback(Unchanged)
         self.add_callback(_AtStart(self))
         self._start.mixed_precision = self.accelerator.mixed_precision
         self.train_dataset = _each(train_rows, lambda rows: self._with_reference(rows, refuse=True))
@@ -107,7 +112,7 @@ class SSOTrainer(Trainer):
         if not contrasts:
             raise DataError("no row is kept, so there is nothing to train on", do="relax the quality filters")
         rows = trainable(contrasts, self.views, allow_harmful=args.allow_harmful_targets)
-        return without_over_long(rows, self.cells, args.max_length)
+        return without_over_long(rows, args.max_length)
 
     def _later(self, data: Any) -> Any:
         """Prepare rows that evaluate or predict is given; None, and what is prepared already, pass."""
@@ -141,7 +146,7 @@ class SSOTrainer(Trainer):
         self.model.eval()
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             scores = [score_cells(self.model, [row], self.cells, max_length=self.args.max_length) for row in contrasts]
-        return [sums[0].float().cpu() for sums, _ in scores]
+        return [sums[0].cpu() for sums, _ in scores]
 
     @property
     def examples(self) -> int:
@@ -193,7 +198,7 @@ class SSOTrainer(Trainer):
         with self.accelerator.autocast():
             sums, counts = score_cells(model, contrasts, self.cells, max_length=self.args.max_length)
         policy = pair_views(sums, counts, self.cells, self.views)
-        reference = pair_views(inputs["reference"].to(sums.device), counts, self.cells, self.views)
+        reference = pair_views(inputs["reference"].to(sums), counts, self.cells, self.views)
         if self._starts:
             self._check_start(policy, reference)
         bundle = self._objective.loss(policy, reference)

@@ -4,7 +4,7 @@ from selfsteer.principles.choose import Choice, choice_without_model, chooser_me
 from selfsteer.principles.loading import list_sets, load_set, parse_set
 from selfsteer.principles.pair import PrinciplePair, pair_for, steering_message
 from selfsteer.principles.principle_set import Aspect, Example, PrincipleSet
-from selfsteer.principles.rendering import template_versions
+from selfsteer.principles.rendering import template_contents, template_versions
 from selfsteer.principles.steer import fold_system, steer
 from selfsteer.principles.write import (
     Written,
@@ -39,6 +39,7 @@ __all__ = [
     "parse_set",
     "steer",
     "steering_message",
+    "template_contents",
     "template_versions",
     "with_extra",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -23,12 +24,14 @@ _HEAD, _TAIL = 1000, 500
 class Choice:
     """The aspects of one query and how they were found.
 
-    ``outcome`` is "model" (its answer named them), "fallback" (its answer named none) or "all" (there are no more
-    aspects than wanted, so no model was asked). A row with a written guideline has no choice: "none".
+    ``outcome`` is "model" (its answer named them), "filled" (its answer named too few, and others were drawn),
+    "fallback" (its answer named none), "cut" (the same, and its answer was cut off) or "all" (there are no more aspects
+    than wanted, so no model was asked). A row
+    with a written guideline has no choice: "none".
     """
 
     aspects: list[str]
-    outcome: Literal["model", "fallback", "all"]
+    outcome: Literal["model", "filled", "fallback", "cut", "all"]
 
 
 def choice_without_model(principle_set: PrincipleSet, count: int) -> Choice | None:
@@ -61,23 +64,34 @@ def chooser_messages(
     return fold_system(messages) if system_role == "folded" else messages
 
 
-def parse_choice(text: str, principle_set: PrincipleSet, count: int) -> Choice:
+def parse_choice(
+    text: str, principle_set: PrincipleSet, count: int, *, cut: bool = False, shuffle: random.Random | None = None
+) -> Choice:
     """Read the model's answer: the first ``count`` distinct aspects whose names stand in it as whole words.
 
     Case, list marks, emphasis and other words are passed over. An answer that names fewer than ``count`` aspects is
-    taken as it is; one that names none gives the set's fallback.
+    taken as it is; one that names none gives the set's fallback. With ``shuffle`` the choice is that of v1's code: the
+    named aspects in random order, then the others in random order, and of these the first ``count``.
 
     Args:
         text: The answer, without a reasoning model's thoughts (:func:`selfsteer.quality.think_apart`).
         principle_set: Whose aspects count.
         count: How many to take at most.
+        cut: The answer ran into its length limit.
+        shuffle: Draws the orders.
     """
     _check_count(count)
     names = [aspect.name for aspect in principle_set.choosable]
-    found = [names[match.lastindex - 1] for match in _pattern(names).finditer(text) if match.lastindex]
+    matches = [names[match.lastindex - 1] for match in _pattern(names).finditer(text) if match.lastindex]
+    found = list(dict.fromkeys(matches))
+    nothing: Literal["cut", "fallback"] = "cut" if cut else "fallback"
+    if shuffle:
+        others = [name for name in names if name not in found]
+        drawn = [*shuffle.sample(found, len(found)), *shuffle.sample(others, len(others))]
+        return Choice(drawn[:count], "model" if len(found) >= count else "filled" if found else nothing)
     if found:
-        return Choice(list(dict.fromkeys(found))[:count], "model")
-    return Choice(list(dict.fromkeys([*principle_set.fallback, *names]))[:count], "fallback")
+        return Choice(found[:count], "model")
+    return Choice(list(dict.fromkeys([*principle_set.fallback, *names]))[:count], nothing)
 
 
 def with_extra(aspects: Sequence[str], principle_set: PrincipleSet, query_id: str, rate: float, seed: int) -> list[str]:

@@ -49,7 +49,7 @@ def pair_for(principle_set: PrincipleSet, aspects: Sequence[str]) -> PrinciplePa
 def steering_message(pair: PrinciplePair, sign: Sign) -> str:
     """Return the text that steers a response: it goes to the system role (:func:`selfsteer.principles.steer`)."""
     if sign == "positive":
-        adjectives, principle = pair.positive_adjectives, pair.positive_principle
+        adjectives, principle, quality = pair.positive_adjectives, pair.positive_principle, "good"
     else:
-        adjectives, principle = pair.negative_adjectives, pair.negative_principle
-    return render("steer", pair.steering, adjectives=adjectives, principle=principle)
+        adjectives, principle, quality = pair.negative_adjectives, pair.negative_principle, "bad"
+    return render("steer", pair.steering, adjectives=adjectives, principle=principle, quality=quality)

@@ -14,7 +14,7 @@ from selfsteer.files import fingerprint
 
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[int, Field(ge=1)]
-Steering = Literal["full", "direct", "adjectives"]
+Steering = Literal["full", "relative", "direct", "adjectives"]
 _NAME = re.compile(r"[^\W_]([\w &/'-]*[^\W_])?")
 
 
@@ -58,8 +58,9 @@ class PrincipleSet(_Part):
     """Name of a program that says which way y+ must differ from y-, e.g. "shorter"."""
     aspects_per_query: Positive
     steering: Steering = "full"
-    """"full": adjectives, principles, a request not to reveal them (the paper's); "direct": the principles alone;
-    "adjectives": the adjectives alone, as RLCD steers."""
+    """"full": adjectives, principles, a request not to reveal them (the paper's); "relative": the same, with
+    "relatively good" or "bad" for the adjectives (v2's code); "direct": the principles alone; "adjectives": the
+    adjectives alone, as RLCD steers."""
     fallback: list[str] = []
     """Aspects for a query for which the model named none, the first choice first (default: the order of the set)."""
     aspects: list[Aspect]

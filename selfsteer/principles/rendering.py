@@ -9,4 +9,5 @@ from selfsteer.rendering import Templates
 _TEMPLATES = Templates(Path(__file__).parent / "templates")
 render = _TEMPLATES.render
 template_versions = _TEMPLATES.versions
+template_contents = _TEMPLATES.contents
 exported = _TEMPLATES.exported

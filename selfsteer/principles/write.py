@@ -22,7 +22,7 @@ from selfsteer.principles.rendering import exported, render
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message
 
-Outcome = Literal["ok", "repaired", "fallback"]
+Outcome = Literal["ok", "repaired", "fallback", "cut"]
 
 LONGEST = 400
 """Characters that a principle may have. Longer ones are mostly an answer to the query."""
@@ -45,7 +45,7 @@ class Written:
     """A pair and what became of the model's answer.
 
     ``outcome`` is "ok" (the JSON that was asked for, and every principle is one), "repaired" (everything was there, in
-    another form) or "fallback" (some or all principles are the set's).
+    another form), "fallback" (some or all principles are the set's) or "cut" (the same, and the answer was cut off).
     """
 
     pair: PrinciplePair
@@ -124,7 +124,8 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     sets = [(aspect.positive_principle, aspect.negative_principle) for aspect in map(principle_set.aspect, aspects)]
     positive, negative = zip(*(found.get(name, pair) for name, pair in zip(aspects, sets, strict=True)), strict=True)
     pair = dataclasses.replace(fixed, positive_principle="\n".join(positive), negative_principle="\n".join(negative))
-    return Written(pair, _outcome(len(found) == len(aspects), read == "ok" and _has_form(value, aspects)))
+    complete = len(found) == len(aspects)
+    return Written(pair, _outcome(complete, read == "ok" and _has_form(value, aspects), cut))
 
 
 def parse_guideline(text: str, steering: Steering, *, cut: bool = False) -> Written | None:
@@ -140,7 +141,7 @@ def parse_guideline(text: str, steering: Steering, *, cut: bool = False) -> Writ
     if pair is None:
         return None
     as_asked = isinstance(value, dict) and {"good", "bad"} <= value.keys()
-    return Written(PrinciplePair([], [], [], *pair, steering), _outcome(True, read == "ok" and as_asked))
+    return Written(PrinciplePair([], [], [], *pair, steering), _outcome(True, read == "ok" and as_asked, cut))
 
 
 _TEXT = {"type": "string"}
@@ -163,9 +164,9 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _outcome(complete: bool, as_asked: bool) -> Outcome:
+def _outcome(complete: bool, as_asked: bool, cut: bool) -> Outcome:
     if not complete:
-        return "fallback"
+        return "cut" if cut else "fallback"
     return "ok" if as_asked else "repaired"
 
 

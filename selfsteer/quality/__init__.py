@@ -8,13 +8,14 @@ from selfsteer.quality.filters import (
     FilterReport,
     advice,
     counts_table,
+    few_kept,
     parse_filters,
 )
 from selfsteer.quality.harm import HarmClassifier, flag_harm
 from selfsteer.quality.reward import RewardMargin, put_margin, stored_margin
 from selfsteer.quality.score_filters import contrastive_likelihood, steering_margin
 from selfsteer.quality.tally import Tally
-from selfsteer.quality.thinking import think_apart
+from selfsteer.quality.thinking import answer_of, think_apart
 
 __all__ = [
     "DIRECTIONS",
@@ -25,11 +26,13 @@ __all__ = [
     "RewardMargin",
     "Tally",
     "advice",
+    "answer_of",
     "apply_filters",
     "clean_response",
     "contrastive_likelihood",
     "counts_table",
     "direction_of",
+    "few_kept",
     "flag_harm",
     "parse_filters",
     "put_margin",

@@ -62,6 +62,11 @@ class Filter(BaseModel):
         """The thresholds that its settings say; None where it must be fitted to the set, at the cost of a pass."""
         return {}
 
+    @property
+    def content(self) -> str:
+        """Names the content of a shipped file that its verdicts depend on; "" where there is none."""
+        return ""
+
     def fit(self, rows: Iterable[Contrast], context: Context) -> Context | None:
         """Return the context with what the set says, None where there is no row to go by.
 

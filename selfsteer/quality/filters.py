@@ -51,6 +51,10 @@ FILTERS: dict[str, type[Filter]] = {
 }
 
 
+_FEW = 0.2
+"""A smaller share of kept rows is worth a warning."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FilterReport:
     """What filtering did.
@@ -97,10 +101,18 @@ def counts_table(counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
     return table
 
 
-def advice(counts: Mapping[str, int]) -> str:
-    """Return what to relax if nothing survived; "" where a row did."""
-    if counts.get(KEPT):
+def few_kept(counts: Mapping[str, int]) -> str:
+    """Return one line that says how few rows survived and what to relax; "" where a fifth did, or more."""
+    reached = sum(counts.values()) - counts.get(DROPPED_BEFORE, 0)
+    kept = counts.get(KEPT, 0)
+    if kept >= _FEW * reached:
         return ""
+    filters = {name: count for name, count in counts.items() if name != DROPPED_BEFORE}
+    return f"only {kept:,} of {reached:,} rows ({kept / reached:.0%}) are kept: {advice(filters)}"
+
+
+def advice(counts: Mapping[str, int]) -> str:
+    """Return what to relax: the filter that dropped most."""
     drops = _drops(counts)
     worst = max(drops, key=lambda name: drops[name], default="")
     if not worst or not drops[worst]:

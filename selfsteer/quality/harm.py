@@ -57,7 +57,7 @@ class HarmClassifier:
         """What the flags depend on."""
         from selfsteer.models import model_fingerprint
 
-        return [model_fingerprint(self.source, self.revision), self._place, self.threshold]
+        return [model_fingerprint(self.source, self.revision, chat=True), self._place, self.threshold]
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         """Return the probability of the label for each text; of a long one, that of its most harmful part."""
@@ -84,7 +84,9 @@ class HarmClassifier:
         from transformers import AutoTokenizer
 
         from selfsteer.models.classifiers import missing_head, read_classifier
+        from selfsteer.models.loading import set_pad_token
         from selfsteer.models.problems import loading_errors
+        from selfsteer.models.vocabulary import fit_vocabulary
 
         with loading_errors(self.source):
             tokenizer = AutoTokenizer.from_pretrained(self.source, revision=self.revision or "main")
@@ -92,6 +94,14 @@ class HarmClassifier:
         if missing_head(model, info):
             do = "give a text-classification model, with its head"
             raise ModelError("the model has no classification head, so it is no classifier", where=self.source, do=do)
+        fit_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], self.source)
+        set_pad_token(tokenizer, self.source)
+        # The model reads its answer at the last token that is not its own padding.
+        pad = model.config.pad_token_id
+        if pad is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        else:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
         return tokenizer, model.to(self.device).eval()
 
     @property

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import yaml
 
+from selfsteer.files import fingerprint
+
 _FILE = Path(__file__).parent / "refusals.yaml"
 _OPENING, _READ = 200, 400  # characters
 
@@ -33,6 +35,11 @@ def refusal(text: str) -> str:
     if match is None or patterns.answers.search(start, match.end()):
         return ""
     return match[0]
+
+
+def phrases_fingerprint() -> str:
+    """Return 16 hex digits that name the phrases."""
+    return fingerprint(_FILE.read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -46,10 +46,12 @@ class Averaged(Filter):
     Attributes:
         thresholds: Given in place of the averages, e.g. those of an earlier set, as its summary.json tells them:
             {positive_response: -1.2, negative_response: -1.0}, nats per token.
+        min: One threshold for both, in place of the averages.
     """
 
     scored = True
     thresholds: dict[str, float] | None = None
+    min: float | None = None
 
     @field_validator("thresholds")
     @classmethod
@@ -62,9 +64,18 @@ class Averaged(Filter):
             raise ConfigError(what, where=f"{cls.name}.thresholds", do=do)
         return thresholds
 
+    @model_validator(mode="after")
+    def _are_given_once(self) -> Self:
+        if self.thresholds is not None and self.min is not None:
+            where = f"{self.name}.min"
+            raise ConfigError(f"{self.name} takes thresholds or min, not both", where=where, do="leave one of them out")
+        return self
+
     @property
     def given(self) -> Mapping[str, float] | None:
         """The thresholds of the settings, in the order of the averages."""
+        if self.min is not None:
+            return dict.fromkeys(_STEERED, self.min)
         return self.thresholds and {response: self.thresholds[response] for response in _STEERED}
 
     def fit(self, rows: Iterable[Contrast], context: Context) -> Context | None:
@@ -74,7 +85,7 @@ class Averaged(Filter):
 
     @property
     def _named(self) -> str:
-        return "the average" if self.thresholds is None else "the given threshold"
+        return "the average" if self.given is None else "the given threshold"
 
     def averaged(self, row: Contrast) -> dict[str, float]:
         """Return the numbers whose averages are the thresholds, nats per token."""
@@ -85,7 +96,7 @@ class NearOnpolicy(Averaged):
     """m(y+|x) and m(y-|x) are each at or above their average over the rows still kept when this filter starts."""
 
     name = "near_onpolicy"
-    relax = "take near_onpolicy out, or generate more rows: its thresholds are the set's own averages"
+    relax = "take near_onpolicy out, or give it lower thresholds: without any it goes by the averages of the set"
 
     def averaged(self, row: Contrast) -> dict[str, float]:
         """Return m of each response under the plain prompt."""
@@ -103,11 +114,12 @@ class NearOnpolicy(Averaged):
 class SteeringGap(Averaged):
     """m(y+|x+)-m(y+|x-) and m(y-|x-)-m(y-|x+) each exceed their average over the rows still kept at the start.
 
-    Strictly, as in the paper: of rows that are all alike, or of a single row, none is left.
+    Strictly, as in the paper: of rows that are all alike, or of a single row, none is left. With ``min: 0`` a
+    response has to be likelier under its own principle than under the opposite one, whatever the other rows are like.
     """
 
     name = "steering_gap"
-    relax = "take steering_gap out, or generate more rows: its thresholds are the set's own averages"
+    relax = "take steering_gap out, or give it lower thresholds: without any it goes by the averages of the set"
 
     def averaged(self, row: Contrast) -> dict[str, float]:
         """Return the gap of each response."""

@@ -14,7 +14,7 @@ from selfsteer.languages import language
 from selfsteer.quality import leak
 from selfsteer.quality.base import ALL_ROLES, SYMBOLS, Context, Filter, Role
 from selfsteer.quality.direction import DIRECTIONS, direction_of, pair_lengths
-from selfsteer.quality.refusals import refusal
+from selfsteer.quality.refusals import phrases_fingerprint, refusal
 from selfsteer.records import Contrast
 
 _RUN, _MIN_RUNS = 12, 60  # characters in a run, and runs that a text needs before a share of them means anything
@@ -203,6 +203,11 @@ class RefusalMismatch(Filter):
     )
     drop: Literal["any", "positive", "negative"] = "any"
     except_aspects: tuple[str, ...] | None = None
+
+    @property
+    def content(self) -> str:
+        """Names the phrases that refuse."""
+        return phrases_fingerprint()
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Quote the refusal."""

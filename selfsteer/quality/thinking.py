@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from selfsteer.chat import THINKING_TAGS, Chat, ThinkingTags, Thought
+from selfsteer.backends import Completion
+from selfsteer.chat import Chat
+from selfsteer.chat_template import THINKING_TAGS, ThinkingTags, Thought
 from selfsteer.errors import InputError
 from selfsteer.quality.cleaning import first_boundary
 from selfsteer.records import Response
@@ -20,8 +22,8 @@ def think_apart(response: Response, chat: Chat | None) -> Response:
     that is never closed leaves no answer (text ""), which the ``empty`` filter drops. A response without a thought is
     returned as it is. What a server handed out as thinking stays, and comes first.
 
-    The ids of the answer are a suffix of the sampled ones. They begin at the first token after the closing tag, inside
-    no character; white space may lead them, while the text is stripped: ``text == decode(token_ids).strip()``. They
+    The ids of the answer are a suffix of the sampled ones. They begin at the first token after the closing tag that is
+    not white space alone, inside no character, while the text is stripped: ``text == decode(token_ids).strip()``. They
     hold the end token if and only if ``finish`` is "stop".
 
     Args:
@@ -43,6 +45,20 @@ def think_apart(response: Response, chat: Chat | None) -> Response:
     if response.token_ids is None or chat is None:
         return _of_text(response, tags, opened)
     return _of_ids(response, response.token_ids, chat, tags, opened)
+
+
+def answer_of(completion: Completion, chat: Chat | None) -> Completion:
+    """Return the answer to a helper's request without its thoughts: its text is what is read.
+
+    Taken apart as by :func:`think_apart`. Where thoughts are closed that nothing opened, because a server's template
+    did, the answer is what follows.
+    """
+    ids = completion.token_ids, completion.prompt_token_ids
+    whole = Response("", "original", completion.text, completion.finish, *ids, completion.thinking)
+    text = think_apart(whole, chat).text
+    for tags in THINKING_TAGS:
+        text = text.rpartition(tags.close)[2]
+    return dataclasses.replace(completion, text=text.strip())
 
 
 def _leading_tags(response: Response, chat: Chat | None) -> tuple[ThinkingTags | None, bool]:
@@ -85,6 +101,8 @@ def _of_ids(response: Response, ids: list[int], chat: Chat, tags: ThinkingTags, 
             return response
         thinking, answer = text[thought.start : thought.end], first_boundary(ids, chat.decode, thought.answer)
     last = len(ids) - 1 if response.finish == "stop" else len(ids)  # an empty answer keeps its end token
+    while answer < last and chat.decode([ids[answer]]).isspace():  # it is part of how a template closes a thought
+        answer += 1
     kept = ids[min(answer, last) :]
     thinking = _joined(response.thinking, thinking)
     return dataclasses.replace(response, text=chat.decode(kept).strip(), token_ids=kept, thinking=thinking)

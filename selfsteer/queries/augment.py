@@ -121,6 +121,11 @@ def template_version(method: str) -> str:
     return f"{name} v{version}"
 
 
+def template_content(method: str) -> dict[str, str]:
+    """Return version and fingerprint of a method's template."""
+    return _TEMPLATES.contents(TEMPLATE_OF[method])
+
+
 def _drawn(sources: Sequence[Source], count: int, key: str) -> list[Source]:
     """Return ``count`` different sources (or all) in random order, which depends on ``key`` alone."""
     return random.Random(_lot(key)).sample(sources, min(count, len(sources)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 
-from selfsteer.config import BenchmarkSettings, CheckSettings
-from selfsteer.errors import ConfigError, DataError, did_you_mean
+from selfsteer.config import MAX_LEFT_OUT, BenchmarkSettings, CheckSettings
+from selfsteer.errors import ConfigError, DataError, SelfsteerWarning, did_you_mean
 from selfsteer.languages import known_languages, language
 from selfsteer.queries.benchmarks import Benchmarks
 from selfsteer.queries.load import check_dataset_split, source_rows
+from selfsteer.queries.messages import Unusable
 from selfsteer.queries.near import NearDuplicates
 from selfsteer.queries.rows import to_texts
+from selfsteer.queries.tally import Tally, check_share, in_words
 from selfsteer.records import Message
 
 NGRAM = 13
@@ -122,9 +125,20 @@ def load_benchmarks(sources: Sequence[BenchmarkSettings], ngram: int) -> Benchma
 
 def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:
     check_dataset_split(settings.source, settings.dataset_split, "queries.decontaminate")
+    tally = Tally()
     for where, row, _ in source_rows(settings.source, settings.dataset_split):
-        for text in to_texts(row, where, settings.field):
-            yield where, text
+        tally.rows += 1
+        try:
+            texts = to_texts(row, settings.field)
+        except Unusable as unusable:
+            tally.add(where, str(unusable), unusable.do)
+            continue
+        yield from ((where, text) for text in texts)
+    if tally.rows:
+        check_share(tally.info, "question", settings.source, most=MAX_LEFT_OUT, key=f"a benchmark ({settings.source})")
+    if tally.unusable:
+        what = f"{tally.unusable} of {tally.rows} rows of the benchmark {settings.source} are not compared with"
+        warnings.warn(f"{what}: {in_words(tally.reasons)}", SelfsteerWarning, stacklevel=2)
 
 
 def check_languages(languages: Sequence[str]) -> None:

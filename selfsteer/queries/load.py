@@ -8,17 +8,21 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from selfsteer.config import MAX_LEFT_OUT
 from selfsteer.errors import ConfigError, DataError, did_you_mean
 from selfsteer.files import fingerprint, sha256_file
-from selfsteer.queries.read import READERS, format_of, read_file, read_hub, reading
-from selfsteer.queries.rows import Unusable, is_text, to_prompt
+from selfsteer.queries.folders import data_files, has_splits
+from selfsteer.queries.messages import Unusable, is_missing, is_text, shown
+from selfsteer.queries.read import format_of, read_file, read_hub, reading
+from selfsteer.queries.rows import to_prompt
 from selfsteer.queries.seen import Seen
+from selfsteer.queries.tally import Tally, check_share
 from selfsteer.records import Message, Query
 from selfsteer.scratch import hash_of
 
@@ -37,17 +41,22 @@ _DATA = Path(__file__).parent.parent / "data"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _SPLITS = ("train", "heldout")
 _SPLIT_KEY = "queries.dataset_split"
-_MOST_REASONS = 1000
+_SHARE_KEY = "queries.max_left_out"
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-    """A row that gives no query. ``id`` is "" where there is none; ``where`` is its file and line."""
+    """A row that gives no query. ``id`` is "" where there is none; ``where`` is its file and line.
+
+    ``unusable`` says that the row itself can't be used, whatever else there is; ``do`` what can be done about that.
+    """
 
     id: str
     where: str
     reason: str
+    do: str = dataclasses.field(default="", compare=False)
+    unusable: bool = dataclasses.field(default=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,29 +74,35 @@ def load_queries(
     split: str = "train",
     limit: int | None = None,
     dataset_split: str = "train",
+    max_left_out: float = MAX_LEFT_OUT,
 ) -> Loaded:
     """Load queries from a shipped set, a file, a folder of files or a hub data set.
 
     Accepted rows: a string; an object with a column of :data:`selfsteer.queries.rows.COLUMNS` (text or messages).
-    A conversation is kept up to its last user turn, system messages included. An empty query and a repetition of an
-    earlier one (same text after Unicode NFC, white space aside) are dropped.
+    A conversation is kept up to its last user turn, system messages included. A row that can't be used and a repetition
+    of an earlier query (same text after Unicode NFC, white space aside) are dropped.
 
     Args:
         source: ``builtin:NAME``; a file (.jsonl .json .parquet .csv .tsv .txt, the text forms also with .gz); a folder
-            of such files, read in the order of their names; or a hub data set, ``org/name`` or ``org/name:config``.
+            of such files, read in the order of their names; a folder of ``save_to_disk`` or a repository of a data set;
+            or a hub data set, ``org/name`` or ``org/name:config``.
         field: The column that holds the query; None looks for a known name.
         split: What the queries serve for, "train" or "heldout".
         limit: Take the first so many queries, after de-duplication; the rows behind them are not looked at.
-        dataset_split: The split of a hub data set.
+        dataset_split: The split of a hub data set, or of a folder that has splits.
+        max_left_out: The largest share of rows that can't be used.
 
     Returns:
         The queries, with the row's own id or else a hash of the prompt, and the dropped rows.
 
     Raises:
         ConfigError: ``split``, ``limit`` or ``dataset_split`` is wrong.
-        DataError: The source is not there, a row is malformed, an id stands for two queries, or no query is left.
+        DataError: The source is not there, a file can't be read, its table has no column ``field``, too many rows can't
+            be used, or no query is left.
     """
-    found = stream_queries(source, field=field, split=split, limit=limit, dataset_split=dataset_split)
+    found = stream_queries(
+        source, field=field, split=split, limit=limit, dataset_split=dataset_split, max_left_out=max_left_out
+    )
     loaded = Loaded([], [])
     for item in found:
         if isinstance(item, Query):
@@ -104,6 +119,7 @@ def stream_queries(
     split: str = "train",
     limit: int | None = None,
     dataset_split: str = "train",
+    max_left_out: float | None = MAX_LEFT_OUT,
 ) -> Generator[Query | Dropped, None, None]:
     """Yield what :func:`load_queries` gives, row by row in the order of the source; memory does not grow with it.
 
@@ -112,15 +128,16 @@ def stream_queries(
 
     Args:
         source, field, split, limit, dataset_split: As of :func:`load_queries`.
+        max_left_out: As of :func:`load_queries`; None allows any share, as long as one query is left.
 
     Raises:
         ConfigError: At once: ``split``, ``limit`` or ``dataset_split`` is wrong.
-        DataError: At the row it concerns: the source is not there, a row is malformed, or an id stands for two
-            queries; at the end: no query was left.
+        DataError: When a file is opened: as of :func:`load_queries`; at the end: too many rows can't be used, or no
+            query was left.
         StorageError: The temporary folder is full.
     """
     _check(source, split, limit, dataset_split)
-    return _stream(source, field, cast(Literal["train", "heldout"], split), limit, dataset_split)
+    return _stream(source, field, cast(Literal["train", "heldout"], split), limit, dataset_split, max_left_out)
 
 
 def source_fingerprint(source: str) -> str:
@@ -135,7 +152,7 @@ def source_fingerprint(source: str) -> str:
 
 
 def reads_file(source: str, path: Path) -> bool:
-    """Tell whether a source reads this file, or would if it were there: its own file, or one in its folder.
+    """Tell whether a source reads this file, or would if it were there: its own file, or one under its folder.
 
     Raises:
         DataError: The source is not there.
@@ -143,7 +160,7 @@ def reads_file(source: str, path: Path) -> bool:
     if is_hub(source):
         return False
     own, folder = path.resolve(), Path(source).expanduser()
-    in_folder = folder.is_dir() and own.parent == folder.resolve()
+    in_folder = folder.is_dir() and folder.resolve() in own.parents
     return in_folder or own in {file.resolve() for file in _source_files(source)}
 
 
@@ -157,32 +174,37 @@ def source_rows(
         key: The setting that names the split, for messages.
 
     Raises:
-        DataError: The source is not there, or a row is malformed.
+        DataError: The source is not there, or a file can't be read.
     """
     if is_hub(source):
         yield from ((where, row, source) for where, row in read_hub(source, dataset_split, key))
         return
-    for path in _source_files(source):
+    for path in _source_files(source, dataset_split, key):
         yield from ((where, row, path.name) for where, row in read_file(path))
 
 
 def _stream(
-    source: str, field: str | None, split: Literal["train", "heldout"], limit: int | None, dataset_split: str
+    source: str,
+    field: str | None,
+    split: Literal["train", "heldout"],
+    limit: int | None,
+    dataset_split: str,
+    max_left_out: float | None,
 ) -> Generator[Query | Dropped, None, None]:
-    tally, taken = _Tally(), 0
+    tally, taken = Tally(), 0
     with Seen() as seen, closing(source_rows(source, dataset_split, _SPLIT_KEY)) as rows:
         reader = _Reader(split, field, seen)
         for where, row, origin in rows:
             found = reader.read(where, row, origin)
-            yield found
+            tally.rows += 1
             if isinstance(found, Query):
                 taken += 1
-                if taken == limit:
-                    return
-            elif not taken:
-                tally.add(found)
-    if not taken:
-        raise tally.nothing_left(source)
+            elif found.unusable:
+                tally.add(where, found.reason, found.do)
+            yield found
+            if taken == limit:
+                break
+    check_share(tally.info, "query", source, most=max_left_out, key=_SHARE_KEY)
 
 
 @dataclasses.dataclass
@@ -194,44 +216,27 @@ class _Reader:
     seen: Seen
 
     def read(self, where: str, row: Any, origin: str) -> Query | Dropped:
-        own_id = _own_id(row, where)
+        if self.field is not None and isinstance(row, dict) and self.field not in row and _is_table(origin):
+            do = did_you_mean(self.field, map(str, row))
+            raise DataError(f"no column {self.field!r} here", where=where, do=do)
+        own_id = ""
         try:
-            prompt = to_prompt(row, where, self.field)
+            own_id = _own_id(row)
+            prompt = to_prompt(row, self.field)
+            name, content = own_id or made_id(prompt), content_hash(prompt)
+            if first := self.seen.claim(name, content, where):
+                do = "give each query its own id, or leave the column out: ids are then made from the text"
+                raise Unusable(f"its id {name!r} stands for another query already ({first})", do)
         except Unusable as unusable:
-            return Dropped(own_id, where, str(unusable))
-        name, content = own_id or made_id(prompt), content_hash(prompt)
-        if first := self.seen.claim(name, content, where):
-            raise DataError(
-                f"the id {name!r} stands for two different queries",
-                where=f"{first} and {where}",
-                do="give each query its own id, or leave the column out: ids are then made from the text",
-            )
+            return Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
         if first := self.seen.first_id(content, name):
             return Dropped(name, where, f"duplicate of {first}")
         return Query(name, prompt, self.split, _origin(row) or origin, _grown_from(row))
 
 
-class _Tally:
-    """Why there is no query yet, for the message if there never is: no repetition among them, so few reasons."""
-
-    def __init__(self) -> None:
-        self._reasons: Counter[str] = Counter()
-        self._first = ""
-
-    def add(self, dropped: Dropped) -> None:
-        self._first = self._first or dropped.where
-        known = dropped.reason in self._reasons or len(self._reasons) < _MOST_REASONS
-        self._reasons[dropped.reason if known else "another reason"] += 1
-
-    def nothing_left(self, source: str) -> DataError:
-        if not self._reasons:
-            return DataError("the source is empty: it holds no row", where=source, do="give a file that holds queries")
-        reasons = ", ".join(f"{reason} ({count} rows)" for reason, count in self._reasons.most_common(3))
-        return DataError(
-            f"no query is left of {self._reasons.total()} rows: {reasons}",
-            where=f"{source}, first at {self._first}",
-            do="check that the right column is taken (queries.field=NAME)",
-        )
+def _is_table(origin: str) -> bool:
+    """Whether all rows of a file (or hub data set) have the same columns."""
+    return format_of(Path(origin)) not in (".jsonl", ".json", ".txt")
 
 
 def _check(source: str, split: str, limit: int | None, dataset_split: str) -> None:
@@ -244,12 +249,17 @@ def _check(source: str, split: str, limit: int | None, dataset_split: str) -> No
 
 def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
     """Raise :class:`ConfigError`, naming the recipe's ``key``, where a split is asked for and the source has none."""
-    if dataset_split != "train" and not is_hub(source):
+    if dataset_split != "train" and not is_split(source):
         raise ConfigError(
             f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
             where=key,
             do="leave it out, or give a hub data set (org/name)",
         )
+
+
+def is_split(source: str) -> bool:
+    """Tell whether a source may have splits: a hub data set, or a folder of one."""
+    return is_hub(source) or has_splits(Path(source).expanduser())
 
 
 def is_hub(source: str) -> bool:
@@ -258,8 +268,9 @@ def is_hub(source: str) -> bool:
     return bool(_HUB_NAME.fullmatch(source)) and not format_of(path) and not path.exists()
 
 
-def _source_files(source: str) -> list[Path]:
-    return [_builtin(source)] if source.startswith("builtin:") else _files(source)
+def _source_files(source: str, split: str | None = None, key: str = "dataset_split") -> list[Path]:
+    """Return the files of a source; of a folder that has splits those of one, or of all."""
+    return [_builtin(source)] if source.startswith("builtin:") else _files(source, split, key)
 
 
 def _builtin(source: str) -> Path:
@@ -269,19 +280,14 @@ def _builtin(source: str) -> Path:
     return _DATA / BUILTIN[name]
 
 
-def _files(source: str) -> list[Path]:
+def _files(source: str, split: str | None, key: str) -> list[Path]:
     """Return the file that ``source`` names, or the data files of the folder that it names."""
     path = Path(source)
     with reading(path):
         path = path.expanduser()
         if not source.strip() or not path.exists():
             raise DataError("no such file", where=source or "(an empty name)", do=_nearby(path))
-        if not path.is_dir():
-            return [path]
-        files = sorted(item for item in path.iterdir() if format_of(item) and not item.name.startswith("."))
-    if not files:
-        raise DataError("no data file in that folder", where=source, do=f"put one there: {', '.join(READERS)}")
-    return files
+        return data_files(path, split, key) if path.is_dir() else [path]
 
 
 def _nearby(path: Path) -> str:
@@ -296,17 +302,17 @@ def _nearby(path: Path) -> str:
     return f"{str(path.parent)!r} holds: {', '.join(names[:10]) or 'nothing'}{', ...' if names[10:] else ''}"
 
 
-def _own_id(row: Any, where: str) -> str:
+def _own_id(row: Any) -> str:
     """Return the id that a row gives itself, "" where it gives none."""
     value = row.get("id") if isinstance(row, dict) else None
-    if value is None:
+    if is_missing(value):
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"an id is {value!r}, expected text or a number", where=where, do="correct that row")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise Unusable(f"its id is {shown(value)}, expected text or a number")
     name = str(value)
     if not is_text(name):
-        raise DataError("an id is broken text (half of a surrogate pair)", where=where, do="correct that row")
-    return name if name.strip() else ""
+        raise Unusable("its id is broken text (half of a surrogate pair)")
+    return name
 
 
 def _origin(row: Any) -> str:

@@ -1,17 +1,22 @@
 """Where rows come from: one reader per file format, and the hub.
 
-A reader yields (where, row) and holds a line, a record or a few hundred rows at a time; only .json is read whole.
-Closing it closes its file.
+A reader yields (where, row) and holds a line, a record or a few hundred rows at a time; only a .json list is read
+whole. What is wrong with one row stands in its place as :class:`Unreadable`; what is wrong with the file is an error.
+Closing a reader closes its file.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +28,54 @@ from selfsteer.errors import DataError
 Rows = Iterator[tuple[str, Any]]
 """Pairs of "file:line" (or "file: row N") and the row that stands there."""
 
-_BOM = b"\xef\xbb\xbf"
+METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files beside the data of `datasets` and of LLaMA-Factory that hold no rows."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in place of a row, or of a cell, that could not be read.
+
+    Attributes:
+        reason: Why.
+        do: What can be done about it.
+    """
+
+    reason: str
+    do: str = ""
+
+    def __str__(self) -> str:
+        return f"({self.reason})"
+
+
+_BATCH = 256
+_HEAD = 2**16  # bytes that tell encoding and line ends
+_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Encodings by their byte order mark; that of UTF-32 begins with that of UTF-16."""
+
+_BOM = codecs.BOM_UTF8
 _PIECE = 2**20  # bytes of a Parquet column that are read at once
 _MAX_CELL = 2**31 - 1  # the csv module's own limit, 131,072 characters, is shorter than some queries
 
 
 def format_of(path: Path) -> str:
-    """Return the key of :data:`READERS` for a file, "" where there is none; .gz goes with the text formats only."""
+    """Return the key of :data:`READERS` for a file, "" where it holds no rows; .gz goes with the text formats only."""
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
-    return suffix if suffix in READERS and not (suffix == ".parquet" and name.endswith(".gz")) else ""
+    packed = name.endswith(".gz") and suffix in (".parquet", ".arrow")
+    return suffix if suffix in READERS and not packed and name not in METADATA else ""
 
 
 def read_file(path: Path) -> Rows:
     """Yield the rows of one file.
 
     Raises:
-        DataError: The format is unknown, the file can't be read, or a row is malformed.
+        DataError: The format is unknown, or the file can't be read as a whole.
     """
     suffix = format_of(path)
     if not suffix:
@@ -77,125 +113,215 @@ def read_hub(name: str, split: str, key: str = "dataset_split") -> Rows:
             do="no local file or folder has that name either; check the name (org/name or org/name:config), the split "
             f"({key}) and the network; without network give a file{shipped}",
         ) from error
-    for number, row in enumerate(rows, 1):
+    batches = rows.with_format("arrow").iter(batch_size=_BATCH)  # else every feature is decoded, images too
+    for number, row in enumerate(itertools.chain.from_iterable(map(_rows_of, batches)), 1):
         yield f"{name}: row {number}", row
 
 
 def _jsonl(path: Path) -> Rows:
     for number, line in _lines(path):
-        if line.strip():
-            yield f"{path}:{number}", _json(line.rstrip(), path, number)
+        if not line.isspace():
+            yield f"{path}:{number}", _json_row(line)
+
+
+def _json_row(line: str) -> Any:
+    try:
+        return json.loads(line.strip("\ufeff \t\r\n"))  # files with a byte order mark were joined
+    except (ValueError, RecursionError) as error:
+        do = "the file must hold one JSON value per line; correct that line"
+        return Unreadable(f"not valid JSON: {_json_fault(error)}", do)
 
 
 def _txt(path: Path) -> Rows:
     for number, line in _lines(path):
-        yield f"{path}:{number}", line.removesuffix("\n").removesuffix("\r")
+        if not line.isspace():
+            yield f"{path}:{number}", line.removesuffix("\n").removesuffix("\r")
 
 
 def _json_file(path: Path) -> Rows:
-    """Parse a whole file, which needs several times its size of memory; millions of rows belong into a .jsonl file."""
+    """Yield the rows of a list, or of one value per line as ``Dataset.to_json`` writes them.
+
+    A list is parsed as a whole, which needs several times its size of memory; millions of rows belong on lines.
+    """
+    head = list(itertools.islice((line for _, line in _lines(path) if not line.isspace()), 2))
+    if len(head) == 2 and _on_lines(head):
+        yield from _jsonl(path)
+        return
     text = "".join(line for _, line in _lines(path))
-    data = _json(text, path, 1) if text.strip() else []
-    rows = data.get("data") if isinstance(data, dict) else data
-    if not isinstance(rows, list):
-        held = f"an object with the keys {', '.join(data)}" if isinstance(data, dict) else "no list"
-        raise DataError(
-            f"the file holds {held}, expected a list of rows",
-            where=str(path),
-            do='write [row, ...] or {"data": [row, ...]}; one object per line belongs into a .jsonl file',
-        )
-    for number, row in enumerate(rows, 1):
+    data = _json(text, path) if text.strip() else []
+    rows = data["data"] if isinstance(data, dict) and isinstance(data.get("data"), list) else data
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
         yield f"{path}: row {number}", row
 
 
+def _on_lines(head: list[str]) -> bool:
+    """Tell one value per line from a list or an object over several lines, by the first two lines."""
+    whole = [not isinstance(_json_row(line), Unreadable) for line in head]
+    return whole[0] or (whole[1] and all(line.lstrip().startswith("{") for line in head))
+
+
 def _parquet(path: Path) -> Rows:
-    number = 0
     # else pyarrow reads a whole row group ahead, which in some files is the whole file
     with reading(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_PIECE) as file:
-        for batch in file.iter_batches(batch_size=256):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", row
+        yield from _numbered(path, file.iter_batches(batch_size=_BATCH))
+
+
+def _arrow(path: Path) -> Rows:
+    """Yield the rows of an Arrow stream, as ``Dataset.save_to_disk`` writes it, or of an Arrow file."""
+    with reading(path), pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            file = pa.ipc.open_file(source)
+            batches = map(file.get_batch, range(file.num_record_batches))
+        else:
+            source.seek(0)
+            batches = iter(pa.ipc.open_stream(source))
+        yield from _numbered(
+            path, (batch.slice(at, _BATCH) for batch in batches for at in range(0, batch.num_rows, _BATCH))
+        )
+
+
+def _numbered(path: Path, batches: Iterable[Any]) -> Rows:
+    for number, row in enumerate(itertools.chain.from_iterable(map(_rows_of, batches)), 1):
+        yield f"{path}: row {number}", row
+
+
+_UNHELD = (ArithmeticError, LookupError, ValueError, TypeError, ImportError, NotImplementedError, pa.ArrowException)
+"""What pyarrow raises for a value that Python can't hold: a year beyond 9999, an unknown time zone, a torn text."""
+
+
+def _rows_of(batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a record batch or a table; a cell that Python can't hold is :class:`Unreadable`."""
+    names = batch.schema.names
+    columns = [_values(column) for column in batch.columns]
+    return (dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except _UNHELD:
+        return [_value(cell) for cell in column]
+
+
+def _value(cell: Any) -> Any:
+    for read in (lambda: cell.as_py(), lambda: cell.cast(pa.string()).as_py()):
+        try:
+            return read()
+        except _UNHELD:
+            continue
+    return Unreadable(f"a value of type {cell.type} that Python can't hold")
 
 
 def _delimited(delimiter: str) -> Callable[[Path], Rows]:
     def read(path: Path) -> Rows:
         csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL))
-        reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+        reader = csv.reader((line for _, line in _lines(path, table=True)), delimiter=delimiter, strict=True)
         header: list[str] | None = None
-        for number, cells in _records(reader, path):
+        for lines, cells in _records(reader):
+            where = f"{path}:{lines[0]}"
             if header is None:
-                header = _header(cells, f"{path}:{number}")
-            elif len(cells) != len(header):
-                raise _ragged(f"{path}:{number}", len(cells), header, delimiter)
-            else:
-                yield f"{path}:{number}", dict(zip(header, cells, strict=True))
+                header = _header(cells, where)
+            elif isinstance(cells, list) and len(cells) == len(header):
+                yield where, dict(zip(header, cells, strict=True))
+            else:  # a quote too many or too few may take in lines after it: each of them is named
+                fault = cells if isinstance(cells, Unreadable) else _ragged(len(cells), header, delimiter)
+                yield from ((f"{path}:{line}", fault) for line in lines)
 
     return read
 
 
-def _header(cells: list[str], where: str) -> list[str]:
+def _header(cells: list[str] | Unreadable, where: str) -> list[str]:
+    if isinstance(cells, Unreadable):
+        raise DataError(cells.reason, where=where, do=cells.do)
     twice = sorted({cell for cell in cells if cells.count(cell) > 1})
     if twice:
         raise DataError(f"the header names {twice[0]!r} twice", where=where, do="rename one of the columns")
     return cells
 
 
-def _records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line on which each record starts, and its cells; blank lines are passed over."""
+def _records(reader: Any) -> Iterator[tuple[range, list[str] | Unreadable]]:
+    """Yield the lines of each record, and its cells; blank lines are passed over."""
     while True:
-        number = reader.line_num + 1
+        first = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise DataError(
-                f"malformed record: {error}",
-                where=f"{path}:{number}",
-                do='put the cell in double quotes and write a quote inside it twice (""); is the last quote closed?',
-            ) from error
+            do = 'put the cell in double quotes and write a quote inside it twice (""); is the last quote closed?'
+            cells = Unreadable(f"malformed record: {error}", do)
         if cells is None:
             return
         if cells:
-            yield number, cells
+            yield range(first, reader.line_num + 1), cells
 
 
-def _ragged(where: str, count: int, header: list[str], delimiter: str) -> DataError:
+def _ragged(count: int, header: list[str], delimiter: str) -> Unreadable:
     name = "tab" if delimiter == "\t" else "comma"
-    return DataError(
+    return Unreadable(
         f"{count} cells in this record, {len(header)} in the header ({', '.join(header)})",
-        where=where,
-        do=f"put a cell that holds a {name} in double quotes",
+        f"put a cell that holds a {name} in double quotes",
     )
 
 
-def _json(text: str, path: Path, number: int) -> Any:
-    """Parse JSON that starts on line ``number`` of a file."""
+def _json(text: str, path: Path) -> Any:
+    """Parse a whole JSON file."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        line = number + getattr(error, "lineno", 1) - 1
-        reason = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
-        rule = (
-            "one JSON value per line" if format_of(path) == ".jsonl" else "one JSON list; one value per line is .jsonl"
-        )
         raise DataError(
-            f"not valid JSON: {reason}", where=f"{path}:{line}", do=f"correct that line; the file must hold {rule}"
+            f"not valid JSON: {_json_fault(error)}",
+            where=f"{path}:{getattr(error, 'lineno', 1)}",
+            do="correct that line; the file must hold one JSON list, or one JSON value per line",
         ) from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""Yield numbered lines, each with its "\n": nothing else ends a line (texts hold U+2028 and the like)."""
+def _json_fault(error: Exception) -> str:
+    return f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _lines(path: Path, *, table: bool = False) -> Iterator[tuple[int, str]]:
+    r"""Yield numbered lines, each with its "\n": nothing else ends a line (texts hold U+2028 and the like).
+
+    UTF-16 and UTF-32 are told by their byte order mark or by the first character. "\r" ends lines too where the head of
+    the file has no "\n", and in a table whose header it ends (its cells may hold "\n").
+    """
     with reading(path), _open(path) as stream:
-        for number, raw in enumerate(stream, 1):
-            line = raw.removeprefix(_BOM) if number == 1 else raw
-            if line:
-                yield number, _decoded(line, f"{path}:{number}")
+        head = stream.peek(_HEAD)[:_HEAD]
+        encoding = _encoding(head)
+        text = head.decode(encoding, "ignore")
+        first = text.partition("\n")[0][:-1] if table else text[:-1]
+        old = "\r" in first and (table or "\n" not in text)
+        if encoding == "utf-8" and not old:
+            for number, raw in enumerate(stream, 1):
+                line = raw.removeprefix(_BOM) if number == 1 else raw
+                if line:
+                    yield number, _decoded(line, f"{path}:{number}")
+            return
+        wide = io.TextIOWrapper(stream, encoding, newline="" if old else "\n")
+        try:
+            for number, line in enumerate(wide, 1):
+                yield number, line.removeprefix("\ufeff") if number == 1 else line
+        except UnicodeError as error:
+            what = f"not valid {encoding.upper()}: {error}"
+            raise DataError(what, where=str(path), do="save the file as UTF-8") from error
+
+
+def _encoding(head: bytes) -> str:
+    """Return the encoding of a file that begins with these bytes; UTF-8 where nothing says otherwise."""
+    for mark, encoding in _ENCODINGS.items():
+        if head.startswith(mark):
+            return encoding
+    if len(head) > 1 and bool(head[0]) != bool(head[1]):  # a Latin letter in two bytes, without a mark before it
+        return "utf-16-le" if head[0] else "utf-16-be"
+    return "utf-8"
 
 
 def _decoded(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":  # the file was torn within a character: its last row is
+            return raw.decode("utf-8", "ignore")
         raise DataError(
             f"not valid UTF-8: byte {raw[error.start]:#04x} at position {error.start} of the line",
             where=where,
@@ -203,8 +329,8 @@ def _decoded(raw: bytes, where: str) -> str:
         ) from error
 
 
-def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")
+def _open(path: Path) -> AbstractContextManager[Any]:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb", buffering=_HEAD)
 
 
 @contextmanager
@@ -223,6 +349,7 @@ READERS: dict[str, Callable[[Path], Rows]] = {
     ".jsonl": _jsonl,
     ".json": _json_file,
     ".parquet": _parquet,
+    ".arrow": _arrow,
     ".csv": _delimited(","),
     ".tsv": _delimited("\t"),
     ".txt": _txt,

@@ -203,7 +203,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         ),
         Metric(
             "Implicit-reward margin",
-            "By how much it gained more, on average.",
+            "By how much it gained more, on average, in nats.",
             ("implicit", "margin"),
             NATS,
             ("implicit", "margin_interval"),
@@ -236,7 +236,7 @@ def _row(metric: Metric, policies: Sequence[Json]) -> Row:
         first, last = values[0], values[-1]
         change = None if first is None or last is None else last - first
         difference = maybe(change, lambda known: signed(metric.kind.difference(known)))
-    return Row(metric.name + _program(metric, policies), metric.meaning, cells, difference)
+    return Row(metric.name + _qualifier(metric, policies), metric.meaning, cells, difference)
 
 
 def _cell(metric: Metric, policy: Json, value: float | None) -> Cell:
@@ -248,12 +248,14 @@ def _cell(metric: Metric, policy: Json, value: float | None) -> Cell:
     return Cell(metric.kind.show(value), [text for text in (ends, metric.note(policy)) if text])
 
 
-def _program(metric: Metric, policies: Sequence[Json]) -> str:
-    """Return which program checks the direction, for the row that is about it."""
-    programs = {
-        label(dig(policy, "direction", "program")) for policy in policies if dig(policy, "direction", "program")
-    }
-    return f" ({', '.join(sorted(programs))})" if metric.path[0] == "direction" and programs else ""
+_QUALIFIERS = {"direction": "program", "implicit": "scale"}
+"""What is said behind a metric's name: which program checks the direction, whether rewards are per token or summed."""
+
+
+def _qualifier(metric: Metric, policies: Sequence[Json]) -> str:
+    path = (metric.path[0], _QUALIFIERS.get(metric.path[0], ""))
+    found = {label(dig(policy, *path)) for policy in policies if dig(policy, *path)}
+    return f" ({', '.join(sorted(found))})" if found else ""
 
 
 def _sizes(policies: Sequence[Json]) -> str:

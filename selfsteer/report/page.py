@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
 
+from selfsteer.evaluation.judges.tables import invalid_told
 from selfsteer.files import write_atomic
 from selfsteer.quality.direction import words
 from selfsteer.rendering import environment_of
 from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
+from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
 from selfsteer.report.figures import Figure
 from selfsteer.report.guards import guards_section, handed_out
 from selfsteer.report.load import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
@@ -59,6 +62,7 @@ def _context(run: Run) -> Json:
     """Return everything the template prints, as text, figures and tables."""
     summary = run.summary
     rounds, policies = dig_rows(summary, "rounds"), dig_rows(summary, "policies")
+    fell_back = list(_fell_back(rounds, policies))
     return {
         **_head(summary),
         "verdict": [_verdict(row) for row in dig_rows(summary, "verdict")],
@@ -71,6 +75,9 @@ def _context(run: Run) -> Json:
         "training_figures": _training_figures(run),
         "quality": figures.quality_figure(rounds),
         "kept": tables.kept_tables(rounds),
+        "fell_back": [sentence for sentence, whole in fell_back if not whole],
+        "failed": [sentence for sentence, whole in fell_back if whole],
+        "few_kept": _few_kept(rounds),
         "harmful": _harmful(rounds),
         "refiltered": _refiltered(summary),
         "thresholds": tables.threshold_table(rounds),
@@ -131,6 +138,12 @@ def _last(rounds: list[Json], *path: str) -> float | None:
     return dig_number(rounds[-1], *path) if rounds else None
 
 
+def _few_kept(rounds: list[Json]) -> list[str]:
+    """Return a sentence for each round of which few rows were kept."""
+    told = {label(row.get("round")): dig(row, "quality", "few_kept") for row in rounds}
+    return [f"Round {number}: {text}." for number, text in told.items() if text]
+
+
 def _harmful(rounds: list[Json]) -> list[str]:
     """Return a sentence for each round in which a y- is flagged as harmful, and one where nobody knows of some."""
     told = []
@@ -146,6 +159,25 @@ def _harmful(rounds: list[Json]) -> list[str]:
             what = "no aspect says and no classifier looked, so it is a target only where harmful ones are allowed."
             told.append(f"{head}nobody knows whether y⁻ was asked to do harm in {number(unknown)}; {what}")
     return told
+
+
+def _fell_back(rounds: list[Json], policies: list[Json]) -> Iterator[tuple[str, bool]]:
+    """Yield a sentence on what models were asked for and did not give, and whether they gave it for no row."""
+    for row in rounds:
+        counts = [_counts(row, name) for name in ("choices", "writings")]
+        for sentence in fallbacks_told(*counts):
+            yield f"Round {label(row.get('round'))}: {sentence}.", sentence in all_fell_back(*counts)
+    for policy in policies:
+        judged, invalid = dig_dict(policy, "judged"), dig_number(policy, "judged", "outcomes", "invalid")
+        if (n := dig_number(judged, "n")) and invalid:
+            found = {"n": int(n), "outcomes": {"invalid": int(invalid)}, "why_invalid": _counts(judged, "why_invalid")}
+            told = invalid_told(label(judged.get("judge"), 120), found)
+            yield f"{label(policy.get('label'))}: {told}.", invalid == n
+
+
+def _counts(row: Json, *path: str) -> dict[str, int]:
+    found = dig_dict(row, *path)
+    return {label(name, 120): int(dig_number(found, name) or 0) for name in found}
 
 
 def _refiltered(summary: Json) -> str:

@@ -91,9 +91,16 @@ def sweep_table(record: Json) -> Table:
 
 
 def sweep_notes(record: Json) -> list[str]:
-    """Return what was shared, and why a variant is not done."""
+    """Return what was shared, what implicit rewards are, and why a variant is not done."""
     taken, total = record["shared"]["taken"], record["shared"]["total"]
     notes = [f"{number(taken)} of {number(total)} stages taken from a sibling."]
+    scales: dict[str, list[str]] = {}
+    for run in record["runs"]:
+        if scale := run["figures"].get("implicit_scale"):
+            scales.setdefault(scale, []).append(run["name"])
+    if scales:
+        listed = "; ".join(f"{scale} in {', '.join(names)}" for scale, names in scales.items())
+        notes.append(f"Implicit rewards: {listed}.")
     return notes + [f"{run['name']} {run['outcome']}: {run['reason']}" for run in record["runs"] if run["reason"]]
 
 
@@ -106,6 +113,7 @@ def _figures(summary: Json) -> Json:
     for key, column in COLUMNS.items():
         own = dig_number(policy, *column.path)
         found[key] = dig_number(last, "data", *column.of_data) if not policies and column.of_data else own
+    found["implicit_scale"] = dig(policy, "implicit", "scale")
     found["plain_before"] = dig_number(policies[0], *_BEFORE.path) if policies else None
     found["plain_after"] = dig_number(policy, *_BEFORE.path) if len(policies) > 1 else None
     return found

@@ -65,7 +65,9 @@ def choice_table(rounds: Sequence[Json]) -> Table:
     """Who chose the aspects: the model's own answer, or the fallback."""
     words = {
         "model": "the model's own choice",
+        "filled": "the model, and others at random: it named too few",
         "fallback": "the fallback: the model named none",
+        "cut": "the fallback: the answer was cut off",
         "all": "all aspects",
         "none": "no aspects: a guideline was written",
     }
@@ -80,6 +82,7 @@ def writing_table(rounds: Sequence[Json]) -> Table:
         "ok": "written as asked",
         "repaired": "written, read out of another form",
         "fallback": "written in part or not at all: the set's in its place",
+        "cut": "the answer was cut off: the set's in its place",
     }
     missing = "It wasn't recorded where the principles come from."
     return _worded("Where the principles come from", "Principles", rounds, "writings", words, missing)
@@ -130,8 +133,9 @@ def round_table(rounds: Sequence[Json], policies: Sequence[Json]) -> Table:
         if dig_dict(row, "generator"):
             rows.append([f"{_round(row)}, for the generator", *_data_cells(dig_dict(row, "generator")), ""])
         rows.append([_round(row), *_data_cells(row), maybe(accuracy.get(_round(row)), percent)])
+    scales = sorted({label(dig(one, "implicit", "scale")) for one in policies if dig(one, "implicit", "scale")})
     head = ["Round", "Pairs kept", "Length of y⁺", "Length of y⁻", "On-policyness of y⁺", "On-policyness of y⁻",
-            "Steering margin", "Implicit accuracy, held-out"]  # fmt: skip
+            "Steering margin", ", ".join(["Implicit accuracy, held-out", *scales])]  # fmt: skip
     known = [row for row in rounds if dig_dict(row, "data")]
     return _table("What each round trained on", head, rows if known else [], "The rounds' data were not measured.")
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfsteer.chat import ChatTemplate
-from selfsteer.errors import ModelError
+from selfsteer.chat_template import ChatTemplate
+from selfsteer.errors import PromptRefused
 from selfsteer.files import atomic_path, fingerprint
 from selfsteer.queries import Dropped
 from selfsteer.queries.words import words_of
@@ -138,7 +138,7 @@ def _example(
             conversation_ids(template, [*pair.prompt, {"role": "assistant", "content": text}], model)
             for text in (pair.chosen, pair.rejected)
         )
-    except ModelError as error:
+    except PromptRefused as error:
         return pair.without(error.what)
     if chosen == rejected:
         return pair.without("both answers are the same")

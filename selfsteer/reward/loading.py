@@ -6,35 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import ModelError
-from selfsteer.files import fingerprint
-from selfsteer.models import cache_folder, loading, model_fingerprint, resolve
+from selfsteer.models import loading, resolve
 from selfsteer.models.classifiers import missing_head, read_classifier
+from selfsteer.models.configs import model_config
 from selfsteer.models.problems import loading_errors
 from selfsteer.models.resolving import gguf_file, is_adapter
 
 _OUTPUTS = 1
-
-
-def weights_file(source: str, *, dtype: str, trust_remote_code: bool = False, revision: str | None = None) -> Path:
-    """Return the file in the cache folder that keeps the :func:`weights_key` of a reward model once it was loaded.
-
-    Its name goes by all that the key goes by: the content of the model's files, the precision, and what makes modules
-    and their names of them: the release of transformers, or the model's own code.
-
-    Args:
-        source: A local folder or a hub name.
-        dtype: What the weights are loaded in.
-        trust_remote_code: Whether Python code that the model brings is run.
-        revision: Branch, tag or commit of a hub model.
-
-    Raises:
-        ModelError: There are no weights.
-        FetchError: The hub can't be asked.
-    """
-    import transformers
-
-    made = [model_fingerprint(source, revision), dtype, trust_remote_code, transformers.__version__]
-    return cache_folder() / "reward_weights" / fingerprint(made)
 
 
 def reward_config(source: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
@@ -49,13 +27,10 @@ def reward_config(source: str, *, trust_remote_code: bool = False, revision: str
         ModelError: It is no reward model, or can't be used as it is.
         FetchError: It can't be fetched.
     """
-    from transformers import AutoConfig
-
-    _check_form(source)
+    check_form(source)
     if Path(source).is_dir():
         loading.check_folder(Path(source))
-    with loading_errors(source):
-        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
+    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
     # A model of texts and images has two configurations, and only loading tells which of them counts.
     _check_outputs(source, config.num_labels, config.get_text_config().num_labels)
     return config
@@ -86,7 +61,7 @@ def load_reward_model(
     loading.check_dtype(dtype)
     loading.check_device(device)
     source = resolve(name)
-    _check_form(source)
+    check_form(source)
     with loading_errors(source):
         model, info = read_classifier(source, dtype, revision, trust_remote_code)
     _check_head(model, info, source)
@@ -117,7 +92,7 @@ def new_reward_model(
 
     loading.check_device(device)
     source = resolve(name)
-    _check_form(source)
+    check_form(source)
     set_seed(seed)
     with loading_errors(source):
         model, info = read_classifier(source, "float32", revision, trust_remote_code, outputs=_OUTPUTS)
@@ -130,7 +105,8 @@ def new_reward_model(
     return model.to(device)
 
 
-def _check_form(source: str) -> None:
+def check_form(source: str) -> None:
+    """Raise :class:`ModelError` for a source that no reward model is loaded from, or made of."""
     if is_adapter(source):
         do = "merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
         raise ModelError("a reward model can't be loaded from an adapter", where=source, do=do)

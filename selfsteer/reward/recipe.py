@@ -5,13 +5,14 @@ No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from selfsteer.config import (
+    MAX_LEFT_OUT,
     LoraSettings,
     ModelSettings,
     Positive,
@@ -38,6 +39,8 @@ class SetSettings(Section):
     """Share of the set's pairs that is taken: 0.5 is half of them, drawn by the seed; 2 is each of them twice."""
     limit: Positive | None = None
     """Take so many pairs that can be used, drawn at random, the same for every seed and variant."""
+    max_left_out: Share = MAX_LEFT_OUT
+    """Stop where a larger share of the rows can't be used: malformed, or no pair."""
     rounds: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Of a run directory: these rounds (default: all)."""
     finished: bool = False
@@ -71,7 +74,8 @@ class RewardOptions(Section):
     micro_batch_size: Positive = 8
     """Pairs computed at once."""
     warmup_ratio: Share = 0.1
-    """Share of the steps over which the learning rate rises; after that it falls linearly."""
+    """Share of the steps, rounded up, in which the learning rate rises; the last of these has all of it. Then it falls
+    linearly. No step has rate 0 (docs/training.md)."""
     max_length: Positive = 2048
     """Tokens of a prompt with one answer; a pair with a longer one, or beyond the model's context, is left out."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -97,6 +101,7 @@ class Hardware(NamedTuple):
     precision: str
     revision: str | None
     trust_remote_code: bool
+    chat_template_kwargs: Mapping[str, Any]
 
 
 class Trained(NamedTuple):
@@ -141,7 +146,8 @@ class RewardRecipe(Section):
     def hardware(self) -> Hardware:
         """Where and in what the model is trained."""
         model = self.model
-        return Hardware(model.device, self.options.precision, model.revision, model.trust_remote_code)
+        precision, kwargs = self.options.precision, model.chat_template_kwargs
+        return Hardware(model.device, precision, model.revision, model.trust_remote_code, kwargs)
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardRecipe:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from selfsteer.chat import ChatTemplate
-from selfsteer.errors import DataError, ModelError
+from selfsteer.chat_template import ChatTemplate
+from selfsteer.errors import DataError, PromptRefused
+from selfsteer.models.rope import context_of, forget_lengths, length_bound_ropes
 from selfsteer.records import Message
 
 TokenIds = tuple[int, ...]
 
-_LENGTH_BOUND_ROPE = ("dynamic", "longrope")
-"""Rotary embeddings that change with the length of the whole (padded) sequence."""
-
 
 def score(
-    model: Any, tokenizer: Any, conversations: Sequence[Sequence[Message]], *, batch_size: int = 8
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    batch_size: int = 8,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """Return the reward of each conversation; it does not depend on what else is scored (to 1e-5, in float32).
 
@@ -26,12 +29,13 @@ def score(
         tokenizer: Its tokenizer; the chat template renders each conversation.
         conversations: (B,) lists of messages; the last one is the response that is scored.
         batch_size: Conversations in one forward pass; it bounds memory, not the result.
+        template_kwargs: Variables for the chat template.
 
     Raises:
         DataError: A conversation is longer than the model's context.
-        ModelError: The chat template refuses a conversation.
+        PromptRefused: The chat template refuses a conversation.
     """
-    template, longest = ChatTemplate(tokenizer), context_of(model.config)
+    template, longest = ChatTemplate(tokenizer, template_kwargs), context_of(model.config)
     where = str(getattr(tokenizer, "name_or_path", ""))
     rendered = [conversation_ids(template, messages, where) for messages in conversations]
     for number, ids in enumerate(rendered):
@@ -51,7 +55,7 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         where: Names the model, for messages.
 
     Raises:
-        ModelError: The template refuses the roles, or a character is a control token by itself.
+        PromptRefused: The template refuses the roles, or a character is a control token by itself.
     """
     from jinja2 import TemplateError
 
@@ -59,13 +63,9 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         return tuple(template.encode(messages, cue=False))
     except (TemplateError, TypeError) as error:
         what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
-        raise ModelError(what, where=where, do="bring the prompts into the form this model's template takes") from error
-
-
-def context_of(config: Any) -> int | None:
-    """Return how many tokens a model of this configuration takes; None where it does not say."""
-    longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return longest
+        raise PromptRefused(
+            what, where=where, do="bring the prompts into the form this model's template takes"
+        ) from error
 
 
 def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int) -> dict[TokenIds, float]:
@@ -78,8 +78,7 @@ def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int)
 
 
 def _batches(model: Any, ordered: Sequence[TokenIds], batch_size: int) -> Iterator[list[TokenIds]]:
-    ropes = str(getattr(model.config.get_text_config(), "rope_parameters", None))
-    unpadded = any(kind in ropes for kind in _LENGTH_BOUND_ROPE)
+    unpadded = bool(length_bound_ropes(model.config))  # their length would be the padded one
     batch: list[TokenIds] = []
     for ids in ordered:
         if len(batch) == batch_size or (unpadded and batch and len(ids) != len(batch[0])):
@@ -94,6 +93,7 @@ def _forward(model: Any, batch: Sequence[TokenIds]) -> list[float]:
     """Return the rewards of right-padded conversations."""
     import torch
 
+    forget_lengths(model)
     width, device = max(map(len, batch)), model.device
     mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in batch]
     with torch.inference_mode(), _pad_id(model.config.get_text_config(), batch) as pad:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import set_seed
 from trl import RewardConfig, RewardTrainer
 
@@ -15,8 +17,54 @@ from selfsteer.errors import ModelError
 from selfsteer.policy.adapters import lora_config, with_adapter
 from selfsteer.policy.config import checkpointing_argument
 from selfsteer.policy.finite import Finite
+from selfsteer.policy.processes import gathered
+from selfsteer.policy.unchanged import Unchanged
+from selfsteer.policy.warmup import WarmupRatio, WarmupTrainer
 from selfsteer.reward.data import Example
 from selfsteer.reward.recipe import RewardOptions
+
+_MEANS = ("mean_reward", "accuracy", "margin")
+"""TRL's figures that are means over a micro-batch; it logs the mean of these over the micro-batches of a step."""
+
+
+@dataclass
+class PairConfig(WarmupRatio, RewardConfig):
+    """TRL's settings, with ``warmup_ratio``."""
+
+
+class PairTrainer(WarmupTrainer, RewardTrainer):
+    """TRL's trainer, in which each pair of an optimiser step weighs alike, however the step is cut into micro-batches.
+
+    TRL takes the mean over the micro-batches' means, so that the pairs of a smaller last one weigh more.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the number of pairs in the whole optimiser step
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """Return the micro-batches of one optimiser step and their number of pairs over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, gathered(torch.tensor([sum(map(_pairs, batches))])).sum().to(device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the sum of the pairs' losses over the number of pairs in the step; in evaluation their mean."""
+        pairs, split = _pairs(inputs), "train" if self.model.training else "eval"
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        for name in _MEANS:
+            values = self._metrics[split][name]
+            values += values[-1:] * (pairs - 1)
+        if num_items_in_batch is not None:
+            # Gradients are averaged over processes, while the normaliser counts the pairs of all of them.
+            loss = loss * pairs * self.accelerator.num_processes / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+
+def _pairs(batch: dict[str, Any]) -> int:
+    """Return the number of pairs in a micro-batch, which holds the chosen conversations and then the rejected ones."""
+    return len(batch["input_ids"]) // 2
 
 
 def reward_trainer(
@@ -29,8 +77,8 @@ def reward_trainer(
     seed: int,
     precision: str,
     device: str = "cpu",
-) -> RewardTrainer:
-    """Return TRL's trainer over rendered pairs: loss -log sigmoid(r(chosen) - r(rejected) - margin), mean over pairs.
+) -> PairTrainer:
+    """Return a trainer over rendered pairs: loss -log sigmoid(r(chosen) - r(rejected) - margin), mean over pairs.
 
     Args:
         model: A float32 model with one output (:func:`selfsteer.reward.loading.new_reward_model`).
@@ -38,7 +86,7 @@ def reward_trainer(
         examples: What is trained on. Their margins act if they have any.
         options: The recipe's.
         folder: Where checkpoints go.
-        seed: Of the order, and of an adapter's start.
+        seed: Of the order, of dropout, and of an adapter's start.
         precision: "bfloat16" (autocast over float32 weights) or "float32".
         device: The model's.
 
@@ -47,30 +95,31 @@ def reward_trainer(
     """
     from datasets import Dataset
 
-    set_pad_token(tokenizer, {ids[-1] for one in examples for ids in (one.chosen_ids, one.rejected_ids)})
+    ends = {ids[-1] for one in examples for ids in (one.chosen_ids, one.rejected_ids)}
+    set_pad_token(tokenizer, ends, model.get_input_embeddings().weight.shape[0])
     names = ["chosen_ids", "rejected_ids", *(["margin"] if any(one.margin is not None for one in examples) else [])]
     rows = Dataset.from_dict({name: [getattr(one, name) for one in examples] for name in names})
     set_seed(seed)
     with _no_telemetry():
-        return RewardTrainer(
+        return PairTrainer(
             model=with_adapter(model, options.lora and lora_config(options.lora, "SEQ_CLS")),
             args=_arguments(options, folder, seed=seed, precision=precision, device=device),
             train_dataset=rows,
             processing_class=tokenizer,
-            callbacks=[Finite()],
+            callbacks=[Finite(), Unchanged()],
         )
 
 
-def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: str, device: str) -> RewardConfig:
+def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: str, device: str) -> PairConfig:
     checkpointing: dict[str, Any] = {checkpointing_argument(): options.gradient_checkpointing}
     micro = min(options.micro_batch_size, options.batch_size)
-    return RewardConfig(
+    return PairConfig(
         output_dir=str(folder),
         learning_rate=options.learning_rate,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=options.batch_size // micro,
-        warmup_steps=options.warmup_ratio,
+        warmup_ratio=options.warmup_ratio,
         max_length=None,  # over-long pairs are left out before, and counted
         center_rewards_coefficient=options.center_rewards,
         bf16=precision == "bfloat16",
@@ -81,14 +130,15 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
         seed=seed,
+        data_seed=seed,
         report_to="none",
         disable_tqdm=True,
         **checkpointing,
     )
 
 
-def set_pad_token(tokenizer: Any, ends: set[int]) -> None:
-    """Give a tokenizer a pad token that ends no conversation.
+def set_pad_token(tokenizer: Any, ends: set[int], rows: int) -> None:
+    """Give a tokenizer a pad token that ends no conversation and has an embedding.
 
     A sequence-classification model of transformers reads the reward at the last token that is not its padding. Where
     the padding is the end token, which is usual, that would be the token before the end.
@@ -96,14 +146,15 @@ def set_pad_token(tokenizer: Any, ends: set[int]) -> None:
     Args:
         tokenizer: Is changed.
         ends: The last tokens of conversations.
+        rows: Of the model's embedding.
 
     Raises:
         ModelError: All of its special tokens end conversations.
     """
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends and tokenizer.pad_token_id < rows:
         return
     special = [tokenizer.unk_token_id, tokenizer.bos_token_id, *sorted(tokenizer.added_tokens_decoder)]
-    spare = next((id for id in special if id is not None and id not in ends), None)
+    spare = next((id for id in special if id is not None and id not in ends and id < rows), None)
     if spare is None:
         what = "every special token of the tokenizer ends conversations, so there is none to pad with"
         raise ModelError(what, where=str(tokenizer.name_or_path), do="add a pad_token to its tokenizer_config.json")

@@ -235,3 +235,15 @@ def test_a_tokenizer_without_a_pad_token_is_padded_with_an_end_token(chat):
 
 def test_the_context_is_what_the_configuration_says(chat):
     assert TransformersBackend(tiny_llama(chat.tokenizer, max_position_embeddings=99), chat).context == 99
+
+
+def test_a_batch_does_not_depend_on_longer_ones_before_it_where_positions_depend_on_the_length(chat):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+
+    def fresh() -> TransformersBackend:
+        model = tiny_model("llama", chat.tokenizer, max_position_embeddings=8, rope_parameters=rope)
+        return TransformersBackend(model, chat)
+
+    used = fresh()
+    used.generate([user("A long query. " * 20)], GREEDY, seed=0)
+    assert tokens(used.generate(PROMPTS[:1], SAMPLED, seed=3)) == tokens(fresh().generate(PROMPTS[:1], SAMPLED, seed=3))

@@ -10,8 +10,8 @@ import pytest
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation import measure, response_length
 from selfsteer.evaluation.intervals import bootstrap, wilson
-from selfsteer.evaluation.measures import answer_drops
-from selfsteer.records import ROLES, Contrast
+from selfsteer.evaluation.measures import answer_drops, implicit_changes
+from selfsteer.records import PROMPTS, ROLES, Contrast
 
 from ..chat_templates import user
 from ..example_rows import contrast, scores
@@ -135,6 +135,22 @@ def test_the_implicit_reward_is_right_where_y_plus_gained_more_than_y_minus():
     assert found["margin"] == pytest.approx((0.3 - 0.1 + 0.0 + 0.4) / 4)
     assert found["accuracy_interval"] == wilson(2, 4)
     assert found["margin_interval"] == pytest.approx(bootstrap([0.3, -0.1, 0.0, 0.4]))
+
+
+@pytest.mark.parametrize(("max_length", "tokens"), [(None, (2, 6)), (7, (2, 4))])
+def test_implicit_rewards_are_per_token_or_summed_over_the_tokens_that_were_scored(max_length, tokens):
+    """Per token y+ gained 0.3 and y- 0.2; over 2 and 6 tokens that is 0.6 and 1.2, and y- gained more."""
+    prompts = {f"{prompt}_token_ids": [1, 2, 3][:size] for prompt, size in zip(PROMPTS, (2, 3, 1), strict=True)}
+    ids = {**prompts, "positive_token_ids": [4, 5], "negative_token_ids": [4, 5, 6, 7, 8, 9]}
+    start, trained = (
+        contrast(scores=scores((plus, -9, -9), (minus, -9, -9)), **ids) for plus, minus in ((-1.3, -2.2), (-1.0, -2.0))
+    )
+    assert implicit_changes([start], [trained])["q1"] == pytest.approx((0.3, 0.2))
+    summed = implicit_changes([start], [trained], per_token=False, max_length=max_length)
+    assert summed["q1"] == pytest.approx((0.3 * tokens[0], 0.2 * tokens[1]))
+    for changes, per_token, expected in (((0.3, 0.2), True, ("per token", 1)), (summed["q1"], False, ("summed", 0))):
+        found = measure([contrast()], direction=None, implicit=[changes], per_token=per_token)["implicit"]
+        assert (found["scale"], found["accuracy"]) == expected
 
 
 def test_the_start_has_no_implicit_reward():

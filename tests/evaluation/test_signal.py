@@ -294,12 +294,12 @@ def test_a_score_that_no_row_has_is_said_to_be_unknown():
 
 def test_the_implicit_reward_is_compared_on_the_starts_held_out_pairs():
     start = [row("h1"), row("h2", "One two.", "One."), row("h3")]
-    implicit = Implicit(start, {"h1": 0.5, "h2": -0.1, "h3": 0.0})
-    one = candidate(only(row("a"), implicit=implicit), IMPLICIT)
+    implicit = Implicit(start, {"h1": 0.5, "h2": -0.1, "h3": 0.0}, "summed")
+    one = candidate(only(row("a"), implicit=implicit), f"{IMPLICIT}, summed")
     assert (one["n"], one["wrong"], one["calibration"]["auc"]) == (3, 1, 1.0)
     assert one["calibration"]["accuracy_as_judge"] == pytest.approx(2 / 3)
-    by_judge = only(row("a"), implicit=Implicit(start, implicit.rewards, odds("h1", 1, -1)))
-    assert candidate(by_judge, IMPLICIT, "J, debiased")["n"] == 1
+    by_judge = only(row("a"), implicit=Implicit(start, implicit.rewards, "summed", odds("h1", 1, -1)))
+    assert candidate(by_judge, f"{IMPLICIT}, summed", "J, debiased")["n"] == 1
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.01, 1), (0.25, 3), (0.7, 7), (1.0, 10)])

@@ -23,6 +23,7 @@ def figures(
     margins: list[float] | None = None,
     onpolicy: list[float] | None = None,
     answered: tuple[int, int] = (9, 10),
+    scale: str = "per token",
 ) -> dict[str, Any]:
     values, share = lengths or [10] * 20, answered[0] / answered[1]
     found: dict[str, Any] = {
@@ -43,7 +44,7 @@ def figures(
         accuracy = sum(margin > 0 for margin in margins) / len(margins)
         mean = sum(margins) / len(margins)
         found["implicit"] = {"accuracy": accuracy, "margin": mean, "margin_interval": bootstrap(margins)}
-        found["implicit"]["n"] = len(margins)
+        found["implicit"] |= {"n": len(margins), "scale": scale}
     if onpolicy:
         found["onpolicyness"] = {"mean": sum(onpolicy) / len(onpolicy), "interval": bootstrap(onpolicy)}
     return found
@@ -112,6 +113,8 @@ def test_whether_the_policy_prefers_y_plus_more_than_its_start_did(margins, expe
 def test_the_preference_is_told_in_numbers():
     detail = answer(PREFERS, figures(), figures(margins=[0.25] * 3 + [-0.05]))[1]
     assert detail.startswith("implicit reward right in 75% of 4 held-out pairs, margin +0.175 nats per token (95 % ")
+    summed = answer(PREFERS, figures(), figures(margins=[0.25] * 4, scale="summed"))[1]
+    assert "margin +0.250 nats summed (95 % " in summed
     assert "not measured" in answer(PREFERS, figures(), figures())[1]
 
 

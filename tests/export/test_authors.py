@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from selfsteer.errors import DataError
+from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.export import FORMATS, Layout, read_source
 from selfsteer.export.authors import authors_problem, to_authors
 from selfsteer.records import HARM_UNKNOWN
@@ -80,26 +80,32 @@ def test_rows_without_an_idx_are_named_by_their_content(tmp_path):
     [
         ({"instruction": "x"}, "lacks p_system, n_system, chosen, rejected, raw"),
         ({key: ROW[key] for key in ROW if key != "raw"}, "lacks raw"),
-        (ROW | {"chosen": ["a"]}, "'chosen' of this row is no text but list"),
+        (ROW | {"chosen": ["a"]}, "'chosen' of this row is no text but a list"),
         (ROW | {"p_system": " "}, "'p_system' of this row is empty"),
         (ROW | {"instruction": ""}, "'instruction' of this row is empty"),
-        (ROW | {"negative_harmful": True}, "'negative_harmful' of this row is no text but bool"),
+        (ROW | {"negative_harmful": True}, "'negative_harmful' of this row is no text but true or false"),
         (ROW | {"raw": "half \ud83d"}, "half of a surrogate pair"),
-        (["a"], "no object but list"),
+        (["a"], "a row is a list, expected an object"),
     ],
 )
-def test_a_wrong_row_is_named_with_what_to_do(tmp_path, row, what):
-    message = refused(DataError, lambda: read(tmp_path, [ROW, row]))
-    assert what in message and "authors.json: row 2" in message and "correct that row" in message
-    lines = f"{json.dumps(ROW)}\n{json.dumps(row)}\n"
-    assert "a.jsonl:2" in refused(DataError, lambda: read(tmp_path, lines, "a.jsonl"))
+def test_a_wrong_row_is_left_out_and_named_with_what_to_do(tmp_path, row, what):
+    expected = read(tmp_path, [ROW])
+    for text, name, where in (
+        ([ROW, row], "authors.json", "authors.json: row 2"),
+        (f"{json.dumps(ROW)}\n{json.dumps(row)}\n", "a.jsonl", "a.jsonl:2"),
+    ):
+        with pytest.warns(SelfsteerWarning, match="1 of 2 rows are left out") as caught:
+            assert read(tmp_path, text, name) == expected
+        assert what in str(caught[0].message) and where in str(caught[0].message)
+    message = refused(DataError, lambda: read(tmp_path, [row]))
+    assert "no row is left of 1 rows" in message and "correct those rows" in message
 
 
 def test_what_is_no_json_is_named_with_its_line(tmp_path):
-    assert "a.jsonl:2" in refused(DataError, lambda: read(tmp_path, f"{json.dumps(ROW)}\n{{oops\n", "a.jsonl"))
+    with pytest.warns(SelfsteerWarning, match=r"not valid JSON.*a\.jsonl:2"):
+        read(tmp_path, f"{json.dumps(ROW)}\n{{oops\n", "a.jsonl")
     assert "a.json:3" in refused(DataError, lambda: read(tmp_path, "[\n{},\n oops]", "a.json"))
-    two_lines = f"{json.dumps(ROW)}\n{json.dumps(ROW)}"
-    assert "one object a line is .jsonl" in refused(DataError, lambda: read(tmp_path, two_lines, "a.json"))
+    assert len(read(tmp_path, f"{json.dumps(ROW)}\n{json.dumps(ROW)}", "a.json")) == 2
     (tmp_path / "latin.json").write_bytes(b'["\xe9"]')
     assert "latin.json:1" in refused(DataError, lambda: list(read_source(tmp_path / "latin.json")))
 

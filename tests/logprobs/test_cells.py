@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from itertools import pairwise
 
+import datasets
 import pytest
 import torch
 
@@ -103,26 +104,37 @@ def test_gradients_flow_and_do_not_depend_on_the_token_budget():
     assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-5 * found[1].abs().max().item())
 
 
-def test_max_length_cuts_the_tail_of_a_response_and_nothing_else(model):
-    row, limit = contrast(), 8
+def test_max_length_cuts_a_response_at_the_same_place_under_all_prompts_and_nothing_else(model):
+    row, limit = contrast(), 9  # the longest prompt has 6 tokens
     sums, counts = score_cells(model, [row, contrast(3)], ALL_CELLS, max_length=limit)
-    kept = [row.response_ids(cell.role)[: limit - len(row.prompt_ids(cell.prompt))] for cell in ALL_CELLS]
+    kept = [row.response_ids(cell.role)[:3] for cell in ALL_CELLS]
     expected = separate(
         model, [PromptRow(row.prompt_ids(cell.prompt), [ids]) for cell, ids in zip(ALL_CELLS, kept, strict=True)]
     )
     assert sums[0].double() == pytest.approx(torch.cat(expected), abs=1e-5)
-    assert counts[0].tolist() == [len(ids) for ids in kept] == [5, 2, 3, 2, 2, 2, 4, 2, 3]
+    assert counts[0].tolist() == [len(ids) for ids in kept] == [3, 3, 3, 2, 2, 2, 3, 3, 3]
     unlimited, lengths = score_cells(model, [row], ALL_CELLS)
     whole = counts[0] == lengths[0]
     assert sums[0][whole] == pytest.approx(unlimited[0][whole], abs=1e-5)
 
 
+@pytest.mark.parametrize("views", [[View.BASE], [View.NEGATIVE], list(View)], ids=len)
+def test_a_view_alone_has_the_tokens_that_it_has_beside_the_others(model, views):
+    """So the scores of all cells, stored, are the reference of a training that reads some of them."""
+    cells = view_cells(views)
+    together, lengths = score_cells(model, CONTRASTS, ALL_CELLS, max_length=9)
+    alone, counts = score_cells(model, CONTRASTS, cells, max_length=9)
+    places = [ALL_CELLS.index(cell) for cell in cells]
+    assert counts.tolist() == lengths[:, places].tolist()
+    assert alone == pytest.approx(together[:, places], abs=1e-5)
+
+
 @pytest.mark.parametrize("limit", [5, 6])
-def test_a_prompt_that_leaves_no_room_raises_and_is_named(model, limit):
-    with pytest.raises(DataError, match=r"positive_prompt of row 'q3' has 6 tokens") as caught:
-        score_cells(model, [contrast(3)], [Cell("positive", "positive_prompt")], max_length=limit)
-    assert f"max_length above {limit}" in str(caught.value)
-    score_cells(model, [contrast(3)], [Cell("positive", "prompt")], max_length=limit)  # that prompt is short
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_that_leaves_no_room_raises_whichever_cell_is_asked_for(model, limit, prompt):
+    with pytest.raises(DataError, match=r"longest prompt of row 'q3' has 6 tokens") as caught:
+        score_cells(model, [contrast(3)], [Cell("positive", prompt)], max_length=limit)
+    assert "max_length above 6" in str(caught.value)
 
 
 def test_an_empty_response_raises_and_its_row_is_named(model):
@@ -175,6 +187,21 @@ def test_score_views_scores_each_view_with_its_own_ids():
             assert found[view].rejected.double() == pytest.approx(rejected, abs=1e-4)
             assert found[view].chosen_lengths.tolist() == [len(row.response_ids(cells[0].role)) for row in rows]
     assert list(score_views(model, tokenizer, rows)) == list(SSO_VIEWS)
+
+
+@pytest.mark.parametrize("form", [list, datasets.Dataset.from_list])
+def test_score_views_takes_rows_as_columns(form):
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer).requires_grad_(False)
+    own = {"tokenizer": Chat(tokenizer).fingerprint}
+    rows = [dataclasses.replace(row, provenance=own, kept=place > 0) for place, row in enumerate(CONTRASTS)]
+    given = form([dataclasses.asdict(row) | {"note": "another column"} for row in rows])
+    expected, found = score_views(model, tokenizer, rows), score_views(model, tokenizer, given)
+    for view in SSO_VIEWS:
+        assert torch.equal(found[view].chosen, expected[view].chosen)
+        assert torch.equal(found[view].rejected_lengths, expected[view].rejected_lengths)
+    with pytest.raises(DataError, match="lacks the columns positive_response"):
+        score_views(model, tokenizer, [{k: v for k, v in dict(given[0]).items() if k != "positive_response"}])
 
 
 def test_score_views_tokenises_rows_of_another_tokenizer():

@@ -145,6 +145,16 @@ class LargestVocabularyTensor(TorchDispatchMode):
         return result
 
 
+def test_trying_a_models_logits_out_draws_nothing_from_trainings_random_numbers():
+    """It happens once a model: a resumed training would else drop other units than an unbroken one."""
+    model = tiny_model("llama", attention_dropout=0.5).train()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with head_module.head_in_chunks(model) as chunked:
+        assert chunked
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_logits_are_never_held_for_more_than_a_chunk(monkeypatch):
     monkeypatch.setitem(CHUNK_LOGITS, "cpu", 4 * 997)
     model = tiny_model("llama", torch.float32, vocab_size=997)

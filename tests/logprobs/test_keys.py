@@ -95,8 +95,8 @@ def test_a_model_that_was_saved_and_loaded_keeps_its_key(tmp_path, tokenizer, dt
 
 def test_tied_weights_count_once(tokenizer, monkeypatch):
     hashed = []
-    add = keys._add_bytes
-    monkeypatch.setattr(keys, "_add_bytes", lambda digest, tensor: (hashed.append(id(tensor)), add(digest, tensor)))
+    add = keys.add_bytes
+    monkeypatch.setattr(keys, "add_bytes", lambda digest, tensor: (hashed.append(id(tensor)), add(digest, tensor)))
     model = build_model(tokenizer, tie_word_embeddings=True)
     weights_key(model)
     assert sorted(hashed) == sorted({id(parameter) for parameter in model.parameters()})
@@ -132,7 +132,7 @@ def test_a_merged_adapter_is_in_the_weights(tokenizer):
 
 
 def test_the_settings_say_limit_and_precision():
-    assert settings_key(max_length=480, dtype="float32") == "max_length 480, precision float32"
+    assert settings_key(max_length=480, dtype="float32") == "max_length 480 with the longest prompt, precision float32"
     assert settings_key(max_length=None, dtype="float32", autocast="bfloat16") == (
         "max_length None, precision bfloat16 autocast"
     )

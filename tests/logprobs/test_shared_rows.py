@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from selfsteer.errors import ModelError, SelfsteerWarning
+from selfsteer.errors import SelfsteerWarning
 from selfsteer.logprobs import PromptRow, row_attention_on, score_responses, shares_prompts
 from selfsteer.logprobs.layout import pack
 
@@ -132,40 +132,9 @@ def test_a_recurrent_architecture_falls_back_to_separate_sequences_with_one_warn
             assert close(one, other, 1e-6)  # Mamba computes in float32 inside
 
 
-@pytest.mark.parametrize(
-    ("name", "overrides"),
-    [
-        ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 5}),
-        ("doge", {}),
-        ("nemotron", {}),
-        ("phimoe", {"num_local_experts": 2, "sliding_window": 5}),
-    ],
-)
-def test_attention_that_rows_do_not_compute_falls_back_to_separate_sequences(name, overrides, monkeypatch):
-    """Each of these looks like a model that shares prompts, and gave other numbers (or an error) when it was let."""
-    monkeypatch.setattr("selfsteer.logprobs.attention._warned", set())
-    model = tiny_model(name, torch.float32, **overrides)
-    with pytest.warns(SelfsteerWarning, match="not shared"), torch.no_grad():
-        found = score_responses(model, ROWS)
-        expected = separate(model, ROWS)
-    assert close(torch.cat(found).double(), torch.cat(expected), 1e-5)
-
-
-def test_a_tensor_that_row_attention_would_pass_over_raises(monkeypatch):
-    monkeypatch.setattr("selfsteer.logprobs.attention._OTHERWISE", {})
-    with pytest.raises(ModelError, match="DogeAttention attends by attention_mask"):
-        score_responses(tiny_model("doge", torch.float32), ROWS)
-
-
 @pytest.mark.parametrize("name", ["jetmoe", "afmoe"])
 def test_the_output_is_laid_out_as_models_expect_that_view_it(name):
     overrides = {"num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
     model = tiny_model(name, torch.float32, **overrides)
     with torch.no_grad():
         assert close(torch.cat(score_responses(model, ROWS)).double(), torch.cat(separate(model, ROWS)), 1e-5)
-
-
-def test_rope_that_depends_on_the_sequence_length_is_not_shared():
-    model = tiny_model("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
-    with pytest.warns(SelfsteerWarning, match="dynamic"):
-        assert not shares_prompts(model)

@@ -99,12 +99,13 @@ class Answering:
 
     def __init__(self, chat, *outcomes):
         self.chat, self.outcomes = chat, list(outcomes)
-        self.samplings, self.prompts, self.prefixes = [], [], []
+        self.samplings, self.prompts, self.prefixes, self.seeds = [], [], [], []
 
     def generate(self, prompts, sampling, *, seed, shared_prefix=()):
         self.samplings.append(sampling)
         self.prompts.append(prompts)
         self.prefixes.append(shared_prefix)
+        self.seeds.append(seed)
         return self.outcomes.pop(0)
 
     def length(self, prompt):

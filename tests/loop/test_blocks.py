@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from selfsteer.backends import Failure
-from selfsteer.errors import ModelError, WorkFailed
-from selfsteer.loop.blocks import NAMED, Done, LeftOut, Plan, Work, do_blocks
+from selfsteer.errors import DataError, ModelError, WorkFailed
+from selfsteer.loop.blocks import NAMED, Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.loop.display import Display
 from selfsteer.loop.store import Workspace, in_batches
 from selfsteer.records import Query, read_rows
@@ -70,7 +70,7 @@ def test_each_block_becomes_one_file_in_the_plans_order(tmp_path):
     assert [path.name for path in paths] == ["key-00000.parquet", "key-00001.parquet"]
     assert [ids([path]) for path in paths] == [list("012345"), ["6", "7", "8", "9", "10", "11"]]
     assert [number for number, _ in ask.batches] == [0, 1, 2, 3, 4, 5], "numbers go on from block to block"
-    assert info == {"left_out": 0, "dropped": []}
+    assert (info["left_out"], info["dropped"], info["reasons"]) == (0, [], [])
     assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [path.name for path in paths]
 
 
@@ -175,6 +175,33 @@ def test_a_refused_request_is_not_asked_again_and_does_not_stop_the_stage(tmp_pa
     assert len(ask.batches) == 6
     assert ids(paths) == [str(number) for number in range(12) if number != 4]
     assert info["dropped"] == [{"where": "4", "reason": "content filter"}]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_was_refused_before_the_stage_stopped_is_not_asked_for_again(tmp_path, size):
+    """Request 1 is refused in a first run, in which 2 fails to the end; a second run asks for 2 alone."""
+    refused = Failure(ModelError("content filter", do="leave it out"), refused=True)
+    ask = Asked(lambda number, before: refused if number == 1 else failing() if number == 2 else None)
+    with pytest.raises(WorkFailed):
+        do_blocks(workspace(tmp_path), *work(ask, 3, block=3, size=size))
+    again = Asked()
+    paths, info = do_blocks(workspace(tmp_path), *work(again, 3, block=3, size=size))
+    assert [names for _, names in again.batches] == [["2"]] and ids(paths) == ["0", "2"]
+    assert info["dropped"] == [{"where": "1", "reason": "content filter", "do": "leave it out"}]
+
+
+def test_a_stage_of_which_nothing_is_left_says_why_and_is_done_again(tmp_path):
+    refused = Failure(ModelError("no such parameter", do="change it"), refused=True)
+    paths, info = do_blocks(workspace(tmp_path), *work(Asked(lambda number, before: refused)))
+    with pytest.raises(DataError) as found:
+        check_any_left(paths, info, 12, "query")
+    assert found.value.what == "no query is left: no such parameter"
+    assert (found.value.where, found.value.do) == ("query 0 and 11 more", "change it")
+    again = Asked()
+    paths, info = do_blocks(workspace(tmp_path), *work(again))
+    assert len(ids(paths)) == 12 and info["left_out"] == 0
+    check_any_left(paths, info, 12, "query")
+    check_any_left([], {"left_out": 0, "dropped": []}, 0, "query")
 
 
 def test_a_failure_that_ends_the_stage_keeps_what_did_arrive(tmp_path):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from selfsteer.backends.endpoint import EndpointBackend
-from selfsteer.config import Recipe
-from selfsteer.errors import BudgetReached, ConfigError, WorkFailed
+from selfsteer.config import QualitySettings, Recipe
+from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
 from selfsteer.loop import generate, run
+from selfsteer.loop.display import Display
 from selfsteer.records import Response, read_rows
+from selfsteer.report import write_report
 
-from ..backends.chat_server import ChatServer, Reply, failure, metered, scripted
+from ..backends.chat_server import ChatServer, Reply, completion, failure, metered, scripted
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
 
 KEY = "sk-very-secret-1234567890"
@@ -36,7 +41,7 @@ def served(monkeypatch):
     def serve(answer=scripted) -> ChatServer:
         def counted(request, count) -> Reply:
             reply = answer(request, count)
-            if reply.status != 200:
+            if reply.status != 200 or not reply.body["choices"]:
                 return reply
             words = len(reply.body["choices"][0]["message"]["content"].split())
             return metered(reply, 100, words)
@@ -70,6 +75,29 @@ def test_it_makes_the_rows_of_a_round_and_measures_nothing(tmp_path, queries):
     assert summary["policies"] == [] and summary["mode"] == "data-only"
     assert summary["rounds"][0]["quality"]["total"] == 7 and len(contrasts(tmp_path / "run")) == 7
     assert not (tmp_path / "run/round-00").exists(), "held-out queries are split off, and not answered"
+
+
+def test_few_kept_rows_are_told_each_time_with_what_to_relax(tmp_path):
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n".join(f"Tell me something about number {i} and the river." for i in range(40)))
+    generation = {"backend": "scripted", "max_new_tokens": 90}
+
+    def told(ratio):
+        recipe = scripted_recipe(
+            queries, 0, generation=generation, quality={"filters": [{"length_ratio": {"max_ratio": ratio}}]}
+        )
+        output = StringIO()
+        summary = generate(recipe, tmp_path / "run", display=Display(Console(file=output, width=500)))
+        found = summary["rounds"][0]["quality"]
+        lines = [line for line in output.getvalue().splitlines() if "only" in line]
+        assert lines == [f"quality control, round 1: {found['few_kept']}"] * bool(found["few_kept"])
+        return found["few_kept"]
+
+    for _ in range(2):
+        assert re.match(
+            r"only \d of 40 rows .* 'length_ratio' dropped most .*: raise length_ratio.max_ratio", told(2.1)
+        )
+    assert told(20.0) == ""
 
 
 def test_a_run_finds_done_what_was_generated(tmp_path, queries, tiny_chat_model):
@@ -177,6 +205,80 @@ def test_a_query_that_the_server_refuses_is_left_out_and_named(tmp_path, queries
     assert len(contrasts(tmp_path / "run")) == 9
     (drop,) = summary["rounds"][0]["queries"]["dropped"]
     assert "content filter" in drop["reason"]
+
+
+def test_a_blocked_query_is_named_and_paid_for_once(tmp_path, queries, served, capfd):
+    """Another request fails, so the run stops; the same command asks for that one alone."""
+    broken = [True]
+
+    def answer(request, count):
+        asked = request["messages"][-1]["content"]
+        if "number 3 " in asked:
+            return Reply({"choices": []})
+        return failure(500, "busy") if broken[0] and "number 5 " in asked else scripted(request, count)
+
+    recipe = endpoint_recipe(queries, served(answer), concurrency=1)
+    with pytest.raises(WorkFailed, match="still fail"):
+        generate(recipe, tmp_path / "run")
+    broken[0], again = False, served(answer)
+    summary = generate(endpoint_recipe(queries, again, concurrency=1), tmp_path / "run", display=Display())
+    assert not any("number 3 " in str(body["messages"]) for body in again.bodies)
+    assert summary["rounds"][0]["queries"]["left_out"] == 1
+    [dropped] = summary["rounds"][0]["queries"]["dropped"]
+    assert "content filter blocks it" in dropped["reason"]
+    assert f"1 queries left out, first {dropped['where']}: the server's content filter" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reply", "what", "do"),
+    [
+        (failure(400, "the tenant must be set"), "the tenant must be set", "change the settings or the prompts"),
+        (failure(400, "maximum context length is 10 tokens"), "too long", "generation.max_new_tokens"),
+        (Reply({"choices": []}), "content filter", "another server or model"),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["fixed", "guideline"])
+def test_where_every_request_is_refused_the_reason_is_said_with_what_helps(
+    tmp_path, queries, served, reply, what, do, strategy
+):
+    recipe = endpoint_recipe(queries, served(lambda request, count: reply))
+    few = recipe.model_copy(
+        update={
+            "queries": recipe.queries.model_copy(update={"limit": 3, "heldout": 0}),
+            "principles": recipe.principles.model_copy(update={"set": "quality", "strategy": strategy}),
+            "quality": QualitySettings(filters=[]),
+        }
+    )
+    with pytest.raises(DataError, match=what) as found:
+        generate(few, tmp_path / "run")
+    assert do in found.value.do and "and 2 more" in found.value.where
+    assert ("max_length" in found.value.do or "max_new_tokens" in found.value.do) == (what == "too long")
+
+
+def test_a_choice_that_fell_back_for_every_query_is_said(tmp_path, queries, served, capfd):
+    """The server's model thinks until it is cut off; with room for its thoughts it chooses."""
+
+    def answer(request, count):
+        if request["temperature"] > 0:
+            return scripted(request, count)
+        return completion("", "length") if request["max_tokens"] < 300 else completion("Accuracy, Safety")
+
+    def made(name, **principles):
+        recipe = endpoint_recipe(queries, served(answer))
+        own = {
+            "principles": recipe.principles.model_copy(update={"set": "quality", **principles}),
+            "quality": QualitySettings(filters=[]),
+        }
+        summary = generate(recipe.model_copy(update=own), tmp_path / name, display=Display())
+        page = write_report(tmp_path / name).read_text("utf-8")
+        return summary["rounds"][0], capfd.readouterr().err, page
+
+    round_, told, page = made("cut", thinking_max_tokens=0)
+    count = round_["choices"]["cut"]
+    words = f"{count} of {count} choices of aspects fell back to the set's default (100 %): its answer was cut off"
+    assert f"warning: {words}" in told and words in page.replace("&#39;", "'") and "thinking_max_tokens" in told
+    round_, told, page = made("room", thinking_max_tokens=400)
+    assert round_["choices"] == {"model": count} and "fell back" not in told + page
 
 
 @pytest.mark.parametrize("backend", ["scripted", "endpoint"])

@@ -76,6 +76,38 @@ def test_killed_in_training_it_goes_on_from_the_last_checkpoint(unbroken, tmp_pa
     assert len(metrics) == len((whole / "metrics.jsonl").read_text().splitlines()), "no step is logged twice"
 
 
+def test_adapters_killed_before_their_first_checkpoint_end_with_the_same_bits(tmp_path, tiny_chat_model, monkeypatch):
+    """The generator's and the policy's; and a generator whose weights are made again is the one that answered."""
+    from selfsteer.policy import SSOTrainer
+
+    lora = {"r": 2, "dropout": 0.1}
+    settings = {"mode": "generator", "queries__heldout": 0, "train__save_steps": 50, "train__lora": lora,
+                "train__learning_rate": 1e-2, "generator__learning_rate": 1e-2}  # fmt: skip
+    recipe = small_recipe(tiny_chat_model, write_queries(tmp_path), **settings)
+    run(recipe, tmp_path / "whole")
+    compute, killed = SSOTrainer.compute_loss, []
+
+    def dying(self, *args, **kwargs):
+        # In the generator's first step, then in the policy's second one.
+        if len(killed) < 2 and self.state.global_step == len(killed):
+            killed.append(self)
+            raise Killed
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(SSOTrainer, "compute_loss", dying)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(recipe, tmp_path / "killed")
+    again = recipe.model_copy(update={"generator": recipe.generator.model_copy(update={"keep": True})})
+    run(again, tmp_path / "killed")
+    run(again, tmp_path / "whole")
+    assert len(killed) == 2
+    assert contrasts(tmp_path / "killed") == contrasts(tmp_path / "whole")
+    for name in ("policy", "round-01/generator/policy"):
+        files = [tmp_path / folder / name / "adapter_model.safetensors" for folder in ("whole", "killed")]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
 def test_ctrl_c_is_exit_130_and_loses_nothing(tmp_path):
     queries = tmp_path / "queries.txt"
     queries.write_text("\n".join(f"Question number {i}?" for i in range(20_000)), encoding="utf-8")

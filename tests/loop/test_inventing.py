@@ -93,6 +93,19 @@ def test_the_aspects_are_tried_on_the_queries_that_they_are_for(tmp_path, monkey
     assert tact.example.query in own and found.candidates[0].queries == (found.queries[1].id, found.queries[2].id)
 
 
+def test_proposals_are_sampled_as_all_is_and_trials_as_their_roles_are(tmp_path, monkeypatch):
+    usual, samplings = ScriptedBackend.generate, {}
+
+    def generate(self, prompts, sampling, **options):
+        proposes = "JSON only." in prompts[0][-1]["content"]
+        samplings.setdefault(proposes, set()).add(sampling.temperature)
+        return usual(self, prompts, sampling, **options)
+
+    monkeypatch.setattr(ScriptedBackend, "generate", generate)
+    command(tmp_path, "generation.roles={original: {temperature: 0.1}, negative: {temperature: 0.2}}")
+    assert samplings == {True: {0.7}, False: {0.1, 0.2, 0.7}}
+
+
 def test_a_judge_says_which_way_an_aspect_steers(tmp_path, monkeypatch):
     changes = {"positive_principle": "Be short and concise.", "negative_principle": "Be very long and verbose."}
     answering(monkeypatch, [proposal("Brevity", (1, 2), **changes)], [], [])
@@ -250,7 +263,7 @@ def test_the_command_line_has_the_defaults_of_an_order():
 
 def test_prompts_that_do_not_fit_are_said(tmp_path, tiny_chat_model):
     options = {"model": str(tiny_chat_model), "order": SMALL}
-    with pytest.raises(DataError, match=r"no prompt of 2 queries fits: it takes \d+ tokens .* context is 512"):
+    with pytest.raises(DataError, match=r"no prompt is left: it takes \d+ tokens .* context is 512"):
         command(tmp_path, "generation.backend=transformers", "model.device=cpu", **options)
 
 

@@ -27,6 +27,7 @@ from selfsteer.evaluation.judges.tables import Judged
 from selfsteer.loop import judging_command, run
 from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
 
+from ..backends.chat_server import ChatServer, completion
 from ..conftest import build_model, build_tokenizer
 from .helpers import contrasts, scripted_recipe, without_reports, write_queries
 
@@ -149,7 +150,7 @@ def test_a_judge_that_goes_by_the_place_and_rows_left_out_are_told(judge, folder
         file.writelines(f'{{"prompt": "q{i}", "chosen": "a", "rejected": "b"}}\n' for i in range(5))
     code, shown, said = judge("odd.jsonl", "--judge", "program:place.py:first")
     assert code == 0 and "first votes for the first response shown in 100% of its answers" in shown
-    assert "odd.jsonl: 1 rows left out, e.g." in said and "odd.jsonl:2" in said
+    assert "odd.jsonl: 1 rows left out: empty prompt (1 rows, first at odd.jsonl:2)" in said
 
 
 @pytest.mark.parametrize(
@@ -430,3 +431,33 @@ def test_what_a_runs_pairs_are_judged_by_is_no_setting_for_files(judge):
 def test_a_folder_that_is_no_run_is_said(tmp_path):
     with pytest.raises(InputError, match=r"run"):
         read_pairs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "code", "words"),
+    [
+        ("", "length", 1, ["no verdict", "4 of 4 pairs have no valid verdict (100%)", "raise --max-tokens"]),
+        (None, "content_filter", 1, ["blocked by the server: 8", "ask another server"]),
+        ("I like both of them", "stop", 0, ["4 of 4 pairs have no valid verdict (100%); replies names no verdict: 8"]),
+    ],
+)
+def test_a_judge_that_never_came_to_a_verdict_is_said_with_what_to_set(
+    judge, folder, monkeypatch, text, finish, code, words
+):
+    server = ChatServer(lambda body, count: completion(text, finish))
+    options = ["--judge", "endpoint:m", "--mode", "text", "--base-url", server.url, "--json", "told.json"]
+    try:
+        found, out, said = judge("pairs.json", *options, "--max-tokens", "20")
+        assert {body["max_tokens"] for body in server.bodies} == {20}
+        assert found == code and all(word in " ".join((out + said).split()) for word in words)
+        figures = json.loads((folder / "told.json").read_text())["judges"][0]["all_sets"]
+        assert figures["outcomes"]["invalid"] == 4 and sum(figures["why_invalid"].values()) == 8
+        judge("pairs.json", *options)
+        assert server.bodies[-1]["max_tokens"] == 16 + 2048, "a server may hide a model that thinks"
+    finally:
+        server.close()
+
+
+def test_the_tokens_of_a_reply_are_for_what_a_judge_writes(judge):
+    code, _, said = judge("pairs.json", "--judge", "endpoint:m", "--max-tokens", "20", "--base-url", "http://x/v1")
+    assert code == 2 and "max_tokens" in said and "mode: text" in said

@@ -432,3 +432,43 @@ def test_adjectives_alone_steer(tmp_path, tiny_chat_model, queries):
         system = row.positive_prompt[0]["content"]
         assert system.startswith("Write an answer that is ") and "\n" not in system
         assert row.positive_principle not in system
+
+
+def test_the_likeliest_plain_answers_beside_sampled_steered_ones(tmp_path, tiny_chat_model, queries):
+    def rows(seed, **changes):
+        folder = tmp_path / f"{seed}-{len(changes)}"
+        changes = {"seed": seed, "mode": "data-only", "queries__heldout": 0, **changes}
+        run(small_recipe(tiny_chat_model, queries, **changes), folder)
+        return contrasts(folder)
+
+    greedy = {"generation__roles": {"original": {"temperature": 0}}}
+    one, other, sampled = rows(1, **greedy), rows(2, **greedy), rows(1)
+    assert [row.original_token_ids for row in one] == [row.original_token_ids for row in other]
+    assert [row.original_token_ids for row in one] != [row.original_token_ids for row in sampled]
+    assert all(row.positive_token_ids != again.positive_token_ids for row, again in zip(one, other, strict=True))
+    words = "temperature 0.7, top_p 0.8, 6 tokens"
+    assert {row.provenance["sampling"] for row in one} == {f"{words}; original: temperature 0.0"}
+    assert {row.provenance["sampling"] for row in sampled} == {words}
+
+
+def test_what_is_drawn_for_a_query_is_drawn_again_in_each_round_where_the_recipe_says_so(
+    tmp_path, tiny_chat_model, queries
+):
+    draws = {"choice": "shuffled", "choice_temperature": 0.7, "set": "quality", "extra_rate": 0.5}
+
+    def aspects(per_round):
+        changes = {
+            "queries__heldout": 0,
+            "queries__limit": 6,
+            "train__epochs": 1,
+            "rounds": 2,
+            "train__max_length": 2000,
+        }
+        recipe = small_recipe(tiny_chat_model, queries, principles={**draws, "per_round": per_round}, **changes)
+        run(recipe, tmp_path / per_round)
+        return [{row.id: row.aspects for row in contrasts(tmp_path / per_round, number)} for number in (1, 2)]
+
+    fixed, redrawn = aspects("fixed"), aspects("redrawn")
+    assert redrawn[0] == fixed[0]
+    extra = [[name for name, own in found.items() if "Concision" in own] for found in (*fixed, redrawn[1])]
+    assert extra[0] == extra[1] != extra[2]

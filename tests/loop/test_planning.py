@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from selfsteer.config import Recipe
 from selfsteer.files import read_json_lines
 from selfsteer.loop import generate, run
 from selfsteer.loop.display import Display
@@ -71,6 +72,49 @@ def test_a_changed_length_redoes_all_that_follows_each_with_its_reason(queries, 
         "clean and score, round 1": "the responses are other ones",
         "quality control, round 1": "the scores are other ones",
     }
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "title", "why"),
+    [
+        (
+            {},
+            {"generation": {"roles": {"original": {"temperature": 0}}}},
+            "sample responses, round 1",
+            'generation.roles null -> {"original": [0.0, 0.8]}',
+        ),
+        (
+            {"generation": {"roles": {"original": {"temperature": 0}}}},
+            {"generation": {"roles": {"original": {"temperature": 1.0, "top_p": 1.0}}}},
+            "sample responses, held-out, before",
+            "generation.roles original.0 0.0 -> 1.0",
+        ),
+        ({}, {"principles": {"choice": "shuffled"}}, "choose aspects, round 1", "principles.choice first -> shuffled"),
+        (
+            {},
+            {"principles": {"choice_temperature": 0.7}},
+            "choose aspects, held-out, before",
+            "principles.choice_temperature 0.0 -> 0.7",
+        ),
+        (
+            {"principles": {"choice_temperature": 0.7}},
+            {"principles": {"choice_temperature": 0.7}, "generation": {"top_p": 1.0}},
+            "choose aspects, round 1",
+            "generation.top_p 0.8 -> 1.0",
+        ),
+    ],
+)
+def test_how_something_is_drawn_is_a_reason(queries, tmp_path, base, change, title, why):
+    def recipe(sections):
+        values = scripted_recipe(queries).model_dump()
+        for name, settings in sections.items():
+            values[name] |= settings
+        return Recipe.model_validate(values)
+
+    with without_reports():
+        run(recipe(base), tmp_path / "run")
+    found = {step.title: step.why for step in _plan(recipe(change), tmp_path / "run")}
+    assert why in found[title]
 
 
 def test_other_queries_in_the_same_file_are_a_reason(copied, tmp_path, queries):
@@ -193,10 +237,14 @@ def test_lines_of_a_change_name_each_redone_stage(queries, scripted_run):
     assert not list(changed(_plan(scripted_recipe(queries), scripted_run)))
 
 
-def test_a_reward_judge_is_left_open_because_its_key_needs_its_weights(queries, tmp_path):
-    recipe = scripted_recipe(queries, judge={"name": "reward:some/model"})
-    step = next(step for step in _plan(recipe, tmp_path) if step.slot[0] == "judgements")
-    assert (step.state, step.why) == (State.AFTER, "its key needs the judge's weights")
+def test_a_plan_of_several_rounds_knows_the_template_of_policies_that_are_not_trained_yet(
+    tiny_chat_model, queries, tmp_path
+):
+    """A writer of principles goes by it: the role that every policy's prompts take."""
+    written = {"principles__strategy": "guideline", "principles__model": {"name": "scripted"}}
+    recipe = small_recipe(tiny_chat_model, queries, rounds=2, **written)
+    steps = _plan(recipe, tmp_path / "run")
+    assert [step.slot for step in steps if step.slot[0] == "policy"] == [("policy", 1, False), ("policy", 2, False)]
 
 
 def test_the_ledger_keeps_what_a_key_was_made_of_and_of_long_values_the_fingerprint():

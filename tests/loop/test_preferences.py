@@ -106,3 +106,38 @@ def test_the_pairs_depend_on_the_checks_and_the_benchmarks_and_the_queries_do_no
     steps = {step.title: step for step in plan(changed, measure=False)}
     assert steps["read queries"].state is State.DONE
     assert steps["read preferences"].why == "queries.min_chars null -> 3"
+
+
+def mixed(tmp_path, bad: int) -> None:
+    """Write eight pairs among so many rows that are none."""
+    good = [json.dumps({"prompt": one, "chosen": "Yes, so.", "rejected": "No."}) for one in QUESTIONS]
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*good, *['{"prompt": "Hm?"}', "{torn"] * (bad // 2)]))
+
+
+def test_rows_that_are_no_pairs_are_left_out_named_and_told(tmp_path, read, capsys):
+    read(QUESTIONS)
+    mixed(tmp_path, 6)
+    stages = open_stages(recipe(tmp_path), tmp_path / "run", Display(quiet=False))
+    entry = preferences_stage(stages, stages.queries())
+    assert (entry.info["pairs"], entry.info["unusable"], entry.info["rows"]) == (8, 6, 14)
+    source = tmp_path / "pairs.jsonl"
+    assert [line["where"] for line in left_out(stages, entry)] == [f"{source}:{number}" for number in range(9, 15)]
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert (
+        "8 pairs to train on, 6 left out (a row has the keys prompt, which is no known form of a preference pair"
+        in said
+    )
+    assert f"(3 rows, first at {source}:9); see round-01/preferences/{entry.key}-left-out.jsonl)" in said
+
+
+def test_the_share_acts_on_a_finished_stage_and_redoes_nothing(tmp_path, read):
+    read(QUESTIONS)
+    mixed(tmp_path, 10)
+    with pytest.raises(
+        DataError, match=r"10 of 18 rows can't be used, more than the share of 0\.5 that queries\.max_left"
+    ):
+        preferences_stage(
+            stages := open_stages(recipe(tmp_path), tmp_path / "run", Display(quiet=True)), stages.queries()
+        )
+    loose = open_stages(recipe(tmp_path, max_left_out=0.6), tmp_path / "run", Display(quiet=True))
+    assert preferences_stage(loose, loose.queries()).info["pairs"] == 8 and loose.store.stages[-1]["reused"]

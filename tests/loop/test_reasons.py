@@ -31,6 +31,8 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("contrasts", {"filters": ["leak"]}, {"filters": ["identical"]}, ['quality.filters ["leak"] -> ["identical"]']),
         ("contrasts", {"set": "s1"}, {"set": "s2"}, ["the text of the principle set has changed"]),
         ("principles", {"templates": {"steer": 1}}, {"templates": {"steer": 2}}, ["prompt template steer 1 -> 2"]),
+        ("principles", {"room": 64}, {"room": 96}, ["generation.max_new_tokens (a writer that thinks) 64 -> 96"]),
+        ("contrasts", {"files": {"leak": "a"}}, {"files": {"leak": "b"}}, ["the file of filter leak a -> b"]),
         ("scores", {"version": 2}, {"version": 3}, ["selfsteer's code of this stage 2 -> 3"]),
         ("policy", {"seed": 0}, {"seed": 1}, ["seed 0 -> 1"]),
         ("policy", {"scorer": ["w1", "float32", 9]}, {"scorer": ["w2", "float32", 9]},

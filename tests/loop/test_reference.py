@@ -25,4 +25,5 @@ def test_two_rounds_train_on_the_scores_they_made(tmp_path, tiny_chat_model, mon
     assert [len({key.weights for key in own}) for own in keys] == [1, 1]
     assert keys[0][0].weights != keys[1][0].weights
     named = "float32" if precision == "float32" else "bfloat16 autocast"
-    assert {key.settings for own in keys for key in own} == {f"max_length 480, precision {named}"}
+    settings = f"max_length 480 with the longest prompt, precision {named}"
+    assert {key.settings for own in keys for key in own} == {settings}

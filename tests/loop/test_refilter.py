@@ -244,6 +244,9 @@ def test_the_command_prints_before_and_after(run_dir, file, tmp_path):
     filter_rows(run_dir, [STRICT], None, dry_run=True, out=out)
     shown = out.export_text()
     assert "all rows" in shown and "Brevity" in shown and "→" in shown and "nothing was changed" in shown
+    assert "are kept: " not in shown, "2 of 7 rows are enough"
+    filter_rows(run_dir, ["quality.filters=[{length_ratio: {max_ratio: 1.08}}]"], None, dry_run=True, out=out)
+    assert "only 1 of 7 rows (14%) are kept: 'length_ratio' dropped most (6 of 7 rows)" in out.export_text()
     with pytest.raises(ConfigError, match="--output"):
         filter_rows(run_dir, [STRICT], tmp_path / "x.parquet", dry_run=False, out=out)
     with pytest.raises(ConfigError, match="nothing says where"):

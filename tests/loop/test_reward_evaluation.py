@@ -83,7 +83,7 @@ def test_subsets_sets_and_all_of_them_have_figures_and_a_folder_tells_what_it_le
     assert [row[0] for row in cells(shown, "longer")] == [
         "50 % (15-85)", "100 % (34-100)", "100 % (34-100)", "100 % (51-100)", "75 % (41-93)",
     ]  # fmt: skip
-    assert "queries: 2 rows left out: queries.json: row 1: a row has the keys query, which is no known form" in shown
+    assert "queries: 2 rows left out" in shown and "a row has the keys query, which is no known form" in shown
 
 
 def test_a_sample_says_so_and_is_the_sample_of_judge(evaluate, folder):
@@ -113,7 +113,7 @@ def test_a_reward_model_an_implicit_reward_and_a_chat_model_share_the_table_and_
     code, shown, said = evaluate(*arguments)
     assert code == 0, said
     found = {own["name"]: own for own in json.loads((folder / "out.json").read_text())["judges"]}
-    names = ["longer is better", "rewards (reward)", "policy against tiny (implicit)", "tiny (log-probs)"]
+    names = ["longer is better", "rewards (reward)", "policy against tiny (implicit, summed)", "tiny (log-probs)"]
     assert list(found) == names and len(cells(shown, names[2])) == 1
     implicit = found[names[2]]
     assert {row["outcome"] for row in implicit["pairs"]} == {"consistent"}

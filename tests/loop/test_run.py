@@ -16,7 +16,7 @@ from selfsteer.loop.display import Display
 from selfsteer.loop.planning import State, plan
 from selfsteer.loop.run import open_stages
 from selfsteer.loop.store import Store
-from selfsteer.records import PROMPTS, ROLES
+from selfsteer.records import PROMPTS, ROLES, Contrast, read_rows
 
 from .helpers import contrasts, policy_hash, small_recipe, stages, without_reports
 
@@ -111,6 +111,26 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(done, tmp_path, tiny_c
     after_training = {"policy", "responses", "scores", "implicit"}
     assert redone <= {stage for stage, _ in new} <= redone | (after_training if redone else set())
     assert all(number == 1 for _, number in new)
+
+
+def test_implicit_rewards_follow_the_loss_or_what_is_asked_and_redo_nothing(done, tmp_path, tiny_chat_model, queries):
+    assert done[1]["policies"][1]["implicit"]["scale"] == "per token", "the loss is ipo"
+    run_dir = shutil.copytree(done[0], tmp_path / "run", symlinks=True)
+    summary = run(small_recipe(tiny_chat_model, queries, evaluation__per_token=False), run_dir)
+    assert all(stage["reused"] for stage in summary["stages"])
+    found = summary["policies"][1]["implicit"]
+    sums = []
+    for folder in ("round-00/heldout/scores", "round-01/heldout/implicit"):
+        rows = sorted(read_rows(sorted((run_dir / folder).glob("*.parquet")), Contrast), key=lambda row: row.id)
+        sums.append([
+            sum(sign * row.scores[f"{role}_response"]["prompt"] * len(row.response_ids(role))
+                for sign, role in ((1, "positive"), (-1, "negative")))
+            for row in rows
+        ])  # fmt: skip
+    margins = [after - before for before, after in zip(*sums, strict=True)]
+    assert found["scale"] == "summed" and found["margin"] == pytest.approx(sum(margins) / len(margins))
+    page = (run_dir / "report.html").read_text(encoding="utf-8")
+    assert "Implicit-reward accuracy (summed)" in page and "Implicit accuracy, held-out, summed" in page
 
 
 def test_the_same_seed_gives_the_same_rows_and_weights(done, tmp_path, tiny_chat_model, queries):

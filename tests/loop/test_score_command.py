@@ -69,16 +69,36 @@ def test_rows_of_every_form_get_their_rewards_and_bad_ones_are_named(model, tmp_
         assert (row["reward_chosen"], row["reward_rejected"]) == pytest.approx((hello, no), **close)
     assert found[5]["rewards"] == pytest.approx([hello, no], **close)
     assert [row["error"].partition(": ")[2] for row in found[6:]] == [
-        "messages: no conversation that ends with a message of the assistant",
-        "prompt and response are no texts and no messages",
+        "'messages' is no conversation that ends with a message of the assistant",
+        "'response' is a number, expected text",
         "'responses' is no list of texts",
-        "messages: a message without the texts role and content",
-        "a row has the keys text, which is no known form of a preference pair",
-        "a row is 'Hi', which is no known form of a preference pair",
+        "'messages' has a message with the keys role; expected role and content (or from, value)",
+        "'text' is no conversation that ends with a message of the assistant",
+        "a row is text, expected an object",
         "longer than the model's context of 512 tokens",
     ]
     assert found[11]["row"] == "Hi" and not any("reward" in row for row in found[6:])
     assert "6 of 13 rows scored" in result.stdout and "7 rows have no reward, first" in result.stderr
+
+
+def test_rows_of_one_conversation_in_other_forms_and_an_export_of_our_own(model, tmp_path):
+    answer = {"role": "assistant", "content": "Hello."}
+    forms = [
+        ROWS[0],
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "GPT", "value": "Hello."}]},
+        {"messages": [user("Hi")[0] | {"content": [{"type": "text", "text": "Hi"}]}, answer]},
+        {"instruction": "Hi", "input": "", "output": "Hello."},
+        {"prompt": user("Hi"), "completion": [answer], "label": True},
+        {"prompt": "Hi", "response": json.dumps([*user("Hi"), answer])},
+    ]
+    rewards = [row["reward"] for row in scored(model, tmp_path, forms)[1]]
+    assert rewards == pytest.approx([rewards[0]] * len(forms), abs=1e-5)
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "train-00000.jsonl").write_text(json.dumps(forms[4]) + "\n{torn\n")
+    command = ["score", str(model), str(tmp_path / "own"), "--output", str(tmp_path / "own.jsonl"), "--device", "cpu"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    good, torn = map(json.loads, (tmp_path / "own.jsonl").read_text().splitlines())
+    assert good["reward"] == pytest.approx(rewards[0], abs=1e-5) and "not valid JSON" in torn["error"]
 
 
 def test_nothing_is_replaced_unasked_and_nothing_half_is_left(model, tmp_path):

@@ -191,7 +191,7 @@ def test_a_round_has_its_figures_and_the_implicit_reward_of_its_policy(online, f
     (part,) = found["parts"]
     assert 0 < part["before"]["onpolicyness"]["mean"] < 1
     scores = {one["score"] for one in part["candidates"] if one["truth"] == "fake, debiased"}
-    assert "steering margin" in scores and "implicit reward, held-out" in scores
+    assert "steering margin" in scores and "implicit reward, held-out, per token" in scores
     held = {row.id for row in RunReader(online).heldout().parts[0].rows}
     assert held < {shown.pair.id for shown in judge.asked}
     stages = [(one["stage"], one["round"]) for one in found["made_from"]]

@@ -26,7 +26,7 @@ from selfsteer.loop.store import locked
 from selfsteer.loop.sweep import check_all, failed, sweep
 from selfsteer.loop.variants import read_sweep
 from selfsteer.records import Contrast, read_rows
-from selfsteer.report.sweep import write_sweep
+from selfsteer.report.sweep import sweep_notes, write_sweep
 
 from .helpers import contrasts, policy_hash, scripted_recipe, small_recipe, without_reports
 
@@ -194,6 +194,7 @@ def test_trained_variants_share_what_is_the_same_and_equal_runs_of_their_own(wri
     assert {line["stage"] for line in lines if line["taken_from"] == "sso"} == before
     figures = record["runs"][2]["figures"]
     assert figures["implicit_accuracy"] == summary["policies"][1]["implicit"]["accuracy"]
+    assert "Implicit rewards: per token in sso, guarded, pbaa." in sweep_notes(record)
     assert figures["plain_before"] == summary["policies"][0]["length"]["original"]["mean_tokens"]
     assert figures["plain_after"] == summary["policies"][1]["length"]["original"]["mean_tokens"]
     # What is trained in the same way is taken with its weights and its curve, and needs its sibling no more.

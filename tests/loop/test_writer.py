@@ -89,12 +89,12 @@ def test_a_weightless_policy_with_a_writer_on_this_machine(tmp_path, queries, ti
     """Random weights write no JSON, so every row falls back; that they were asked shows in the choices."""
     recipe = written_recipe(queries, strategy, name=str(tiny_chat_model), device="cpu")
     summary = generate(recipe, tmp_path / "run")
-    assert summary["rounds"][0]["writings"] == {"fallback": 10}
+    assert summary["rounds"][0]["writings"] == {"cut": 10}
     rows = principled(tmp_path / "run")
-    assert all(row.aspects and row.choice in ("model", "fallback") for row in rows)
+    assert all(row.aspects and row.choice in ("model", "fallback", "cut") for row in rows)
     origin = contrasts(tmp_path / "run")[0].provenance
     assert origin["writer"].startswith(f"{tiny_chat_model} ") and origin["model"] == "scripted"
-    assert (origin["strategy"], origin["writing"]) == (strategy, "fallback")
+    assert (origin["strategy"], origin["writing"]) == (strategy, "cut")
 
 
 def test_a_policy_with_weights_and_a_weightless_writer(tmp_path, queries, tiny_chat_model):

@@ -11,9 +11,10 @@ from selfsteer.backends import Completion, Failure
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
-from selfsteer.errors import WorkFailed
+from selfsteer.errors import ConfigError, WorkFailed
 from selfsteer.loop import writing
-from selfsteer.principles import load_set
+from selfsteer.loop.writing import text_of
+from selfsteer.principles import chooser_messages, load_set
 
 from ..chat_templates import tokenizer_of
 from .helpers import Answering, asked_queries, said
@@ -46,7 +47,7 @@ def test_aspects_that_a_model_merely_thought_of_are_not_chosen():
         (["Accuracy", "Logicality"], "model"),
         ([*QUALITY.fallback][:2], "fallback"),
     ]
-    assert backend.samplings[0].max_new_tokens == Recipe().generation.max_new_tokens, "room to think"
+    assert backend.samplings[0].max_new_tokens == 24 + Recipe().generation.max_new_tokens, "room to think"
 
 
 def test_a_model_that_does_not_think_gets_few_tokens_to_choose():
@@ -57,6 +58,117 @@ def test_a_model_that_does_not_think_gets_few_tokens_to_choose():
         "Safety",
     ]
     assert backend.samplings[0].max_new_tokens < 100
+
+
+def test_the_budgets_of_choosing_writing_and_thinking_are_settings():
+    own = {"choice_max_tokens": 7, "writing_max_tokens": 11, "thinking_max_tokens": 500}
+    for family, thoughts in (("chatml", 0), ("deepseek-r1", 500)):
+        chat = Chat(tokenizer_of(family))
+        writer = Answering(chat, [said(chat, "Accuracy")], [said(chat, "nothing")])
+        writing.principled(recipe("per_aspect", aspects_per_query=1, **own), QUALITY, writer, [chat], asked_queries(1))
+        concision = 1  # the set's extra aspect may be written for as well
+        assert [one.max_new_tokens for one in writer.samplings] == [7 + thoughts, 11 * (1 + concision) + thoughts]
+
+
+def test_a_server_may_hide_a_model_that_thinks_so_it_gets_the_room():
+    writer = Answering(None, [done("Accuracy")])
+    writer.name = "endpoint"
+    writing.principled(Recipe(), QUALITY, writer, [], asked_queries(1))
+    assert writer.samplings[0].max_new_tokens == 24 + Recipe().generation.max_new_tokens
+
+
+def test_room_to_think_ends_where_the_context_does():
+    chat = Chat(tokenizer_of("deepseek-r1"))
+    writer = Answering(chat, [said(chat, "Accuracy")])
+    prompt = chat.encode(chooser_messages(QUALITY, text_of(asked_queries(1)[0]), 2, chat.system_role))
+    writer.context, writer.length = len(prompt) + 100, lambda prompt: len(chat.encode(prompt))
+    writing.principled(Recipe(), QUALITY, writer, [chat], asked_queries(1))
+    assert writer.samplings[0].max_new_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "aspects", "outcome"),
+    [
+        ("<think>Safety? No", "length", QUALITY.fallback, "cut"),
+        ("Let me see what matters", "length", QUALITY.fallback, "cut"),
+        ("I can't say", "stop", QUALITY.fallback, "fallback"),
+        ("<think>Safety?</think>Accuracy, Logicality", "stop", ["Accuracy", "Logicality"], "model"),
+        ("Safety? No.</think>Accuracy, Logicality", "stop", ["Accuracy", "Logicality"], "model"),
+        ("Accuracy, Logicality, and", "length", ["Accuracy", "Logicality"], "model"),
+    ],
+)
+def test_what_came_of_a_choice_is_told_by_its_row(text, finish, aspects, outcome):
+    """A server's template may open the thought, so that only its end stands in the text."""
+    (row,) = writing.principled(
+        recipe("fixed"), QUALITY, Answering(None, [done(text, finish)]), [], asked_queries(1)
+    ).rows
+    assert (row.aspects, row.choice) == (list(aspects)[:2], outcome)
+
+
+def test_a_choice_is_greedy_unless_the_recipe_gives_it_a_temperature():
+    texts = [done("Accuracy, Safety")] * 2
+    for settings, sampling in (({}, (0.0, 1.0)), ({"choice_temperature": 0.7}, (0.7, 0.8))):
+        backend = Answering(None, list(texts), list(texts), list(texts))
+        for seed in (1, 1, 2):
+            writing.principled(recipe("fixed", **settings), QUALITY, backend, [], asked_queries(2), seed)
+        assert {(asked.temperature, asked.top_p) for asked in backend.samplings} == {sampling}
+        assert backend.seeds[0] == backend.seeds[1] != backend.seeds[2]
+
+
+def test_what_is_written_stays_greedy_where_the_choice_is_sampled():
+    pair = answer(Accuracy=("State facts.", "Make facts up."), Safety=("Warn.", "Do not warn."))
+    backend = Answering(None, [done("Accuracy, Safety")], [done(pair)])
+    writing.principled(recipe("per_aspect", choice_temperature=0.7), QUALITY, backend, [], asked_queries(1))
+    assert [asked.temperature for asked in backend.samplings] == [0.7, 0.0]
+
+
+def test_a_shuffled_choice_depends_on_the_seed_and_the_query_alone():
+    def aspects(seed, queries):
+        backend = Answering(None, [done("Accuracy, Safety, Helpfulness, Engagement")] * len(queries))
+        found = writing.principled(recipe("fixed", choice="shuffled"), QUALITY, backend, [], queries, seed).rows
+        return {row.id: row.aspects for row in found}
+
+    queries = asked_queries(12)
+    first = aspects(1, queries)
+    assert aspects(1, queries[::-1]) == first
+    assert aspects(1, queries[5:6]) == {"q5": first["q5"]}
+    assert aspects(2, queries) != first
+    assert len(set(map(tuple, first.values()))) > 3
+
+
+ONE_ASPECT = QUALITY.model_copy(
+    update={"aspects": QUALITY.aspects[:1], "aspects_per_query": 1, "few_shot": [], "fallback": []}
+)
+
+
+@pytest.mark.parametrize(
+    ("principle_set", "settings", "key"),
+    [
+        (QUALITY, {"choice": "shuffled", "aspects_per_query": 7}, "choice"),
+        (BRIEF, {"choice_temperature": 0.5, "aspects_per_query": 3}, "choice_temperature"),
+        (ONE_ASPECT, {"choice": "shuffled"}, "choice"),
+        (BRIEF, {"per_round": "redrawn"}, "per_round"),
+        (QUALITY, {"per_round": "redrawn", "extra_rate": 0.0}, "per_round"),
+        (QUALITY, {"per_round": "redrawn", "extra_rate": 1.0}, "per_round"),
+    ],
+)
+def test_a_setting_of_draws_where_nothing_is_drawn_is_refused(principle_set, settings, key):
+    with pytest.raises(ConfigError) as caught:
+        writing.check_draws(recipe("fixed", **settings), principle_set)
+    assert caught.value.where == f"principles.{key}" and caught.value.do
+
+
+@pytest.mark.parametrize(
+    ("principle_set", "settings"),
+    [
+        (QUALITY, {"choice": "shuffled", "choice_temperature": 0.7, "per_round": "redrawn"}),
+        (QUALITY, {"per_round": "redrawn", "extra_rate": 0.2, "aspects_per_query": 7}),
+        (BRIEF, {"per_round": "redrawn", "choice": "shuffled"}),
+        (ONE_ASPECT, {}),
+    ],
+)
+def test_a_setting_of_draws_that_acts_is_taken(principle_set, settings):
+    writing.check_draws(recipe("fixed", **settings), principle_set)
 
 
 def test_a_choice_that_failed_is_a_failure_of_its_query():
@@ -142,7 +254,7 @@ def test_a_failed_guideline_is_a_failure_and_so_is_a_failed_choice_in_its_place(
 def test_what_an_answer_that_was_cut_off_leaves_open_is_no_guideline():
     writer = Answering(None, [done('{"good": "Say Rayleigh.", "bad": "Say it is', "length")], [done("Safety")])
     (row,) = writing.principled(recipe("guideline"), QUALITY, writer, [], asked_queries(1)).rows
-    assert row.writing == "fallback" and "Say it is" not in row.negative_principle
+    assert row.writing == "cut" and "Say it is" not in row.negative_principle
 
 
 def test_a_reasoning_models_thoughts_are_no_principles_and_it_is_held_to_no_schema():
@@ -152,7 +264,7 @@ def test_a_reasoning_models_thoughts_are_no_principles_and_it_is_held_to_no_sche
     (row,) = writing.principled(recipe("guideline"), QUALITY, writer, [chat], asked_queries(1)).rows
     assert row.positive_principle == "Say Rayleigh."
     assert writer.samplings[0].json_schema is None
-    assert writer.samplings[0].max_new_tokens == Recipe().generation.max_new_tokens, "room to think"
+    assert writer.samplings[0].max_new_tokens == 240 + Recipe().generation.max_new_tokens, "room to think"
 
 
 @pytest.mark.parametrize("strategy", ["per_aspect", "guideline"])

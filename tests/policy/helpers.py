@@ -13,7 +13,7 @@ from torch import Tensor
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.logprobs import PairLogps
-from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_key
+from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_dtype, weights_key
 from selfsteer.policy import SSOConfig, SSOTrainer
 from selfsteer.records import PROMPTS, ROLES, Contrast
 from selfsteer.views import View
@@ -33,6 +33,9 @@ _ANSWERS = [
     ("Write one sentence.", "Here is one.", "Sentence sentence sentence.", "One sentence."),
     ("How long is the answer?", "Short.", "A very long and detailed answer.", "It is one short sentence."),
 ]
+
+
+TO_TRAINER = ("eval_dataset", "peft_config", "callbacks", "optimizers")
 
 
 def contrast(number: int = 0, **changes: Any) -> Contrast:
@@ -74,7 +77,7 @@ def policy(tokenizer: Any, seed: int = 0, **overrides: Any) -> Any:
 
 def trainer(folder: Path, tokenizer: Any, rows: Any, model: Any = None, **options: Any) -> SSOTrainer:
     """A trainer on the CPU that writes nothing; ``options`` go to SSOConfig, or to SSOTrainer where it takes them."""
-    own = {name: options.pop(name) for name in ("eval_dataset", "peft_config", "callbacks") if name in options}
+    own = {name: options.pop(name) for name in TO_TRAINER if name in options}
     settings = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -130,7 +133,7 @@ def plain_logp(model: Any, prompt: list[int], response: list[int]) -> Tensor:
 def with_scores(model: Any, tokenizer: Any, rows: Sequence[Contrast], *, keyed: bool = True) -> list[Contrast]:
     """The rows with the mean log-prob of every response under every prompt and their key, as scoring stores them."""
     scored = []
-    weights, settings = weights_key(model), settings_key(max_length=2048, dtype="float32")
+    weights, settings = weights_key(model), settings_key(max_length=2048, dtype=weights_dtype(model))
     for row in (with_token_ids(row, Chat(tokenizer)) for row in rows):
         with torch.no_grad():
             scores = {

@@ -51,7 +51,7 @@ def test_a_response_without_an_end_token_says_why(chat):
     assert row.negative_finish == "length"
     lines = shown(row, chat, views=[View.BASE])
     assert lines[-1] == "    rejected: generation was cut off: no end label"
-    room = len(row.prompt_token_ids) + 3
+    room = row.longest_prompt + 3
     cut = shown(row, chat, max_length=room, views=[View.BASE])
     assert cut[3].startswith("    chosen: positive_response, 3 tokens 'P")
     assert cut[4] == "    chosen: cut at max_length: no end label"
@@ -60,7 +60,7 @@ def test_a_response_without_an_end_token_says_why(chat):
 
 def test_a_response_that_just_fits_keeps_its_end_token(chat):
     row = with_token_ids(contrast(2), chat)
-    room = len(row.prompt_token_ids) + len(row.positive_token_ids)
+    room = row.longest_prompt + len(row.positive_token_ids)
     assert "    chosen: end token, 1 token '<|im_end|>', trained" in shown(row, chat, room, [View.BASE])
     assert "    chosen: cut at max_length: no end label" in shown(row, chat, room - 1, [View.BASE])
 
@@ -75,7 +75,7 @@ def test_control_characters_do_not_reach_the_terminal(chat):
 def test_a_prompt_that_leaves_no_room_raises_as_in_training(chat):
     row = with_token_ids(contrast(0), chat)
     with pytest.raises(DataError, match="leaves no room"):
-        shown(row, chat, max_length=len(row.prompt_token_ids))
+        shown(row, chat, max_length=row.longest_prompt)
 
 
 def test_a_row_without_ids_is_named(chat):

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from selfsteer.chat import Chat
+from selfsteer.contrast import with_token_ids
 from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.logprobs import ALL_CELLS
 from selfsteer.logprobs.keys import ScoreKey
@@ -73,9 +74,13 @@ def unchanged(row, tokenizer):
     ("change", "options", "words"),
     [
         (other_weights, {}, ["weights [0-9a-f]{8} gave them, and training starts from weights [0-9a-f]{8}"]),
-        (unchanged, {"max_length": 300}, ["max_length 2048, precision float32", "max_length 300, precision float32"]),
+        (
+            unchanged,
+            {"max_length": 300},
+            ["max_length 2048 [^,]*, precision float32", "max_length 300 "],
+        ),
         (unchanged, {"max_length": None}, ["max_length None"]),
-        (unchanged, {"bf16": True}, ["2048, precision float32", "2048, precision bfloat16 autocast"]),
+        (unchanged, {"bf16": True}, ["prompt, precision float32", "prompt, precision bfloat16 autocast"]),
         (other_token, {}, ["token ids are not those that were scored"]),
     ],
     ids=["weights", "max_length", "no max_length", "precision", "token"],
@@ -146,9 +151,23 @@ def test_the_scorer_of_a_run_and_the_trainer_name_the_same_start(tmp_path, token
     assert ScoreKey.stored(rows[0]).settings.endswith("bfloat16 autocast" if autocast else "float32")
 
 
+@pytest.mark.parametrize("objective", ["sso", "base", "generator"])
+def test_responses_that_are_cut_have_the_tokens_in_training_that_were_scored(tmp_path, tokenizer, calls, objective):
+    rows = [with_token_ids(row, Chat(tokenizer)) for row in contrasts(3)]
+    limit = max(row.longest_prompt for row in rows) + 2
+    scored = scored_by(policy(tokenizer), tokenizer, rows, max_length=limit)
+    settings = {"max_length": limit, "objective": objective} | ({"base_loss": "dpo"} if objective != "sso" else {})
+    run = trainer(tmp_path, tokenizer, scored, **settings)
+    assert run.train_dataset.reference == pytest.approx(torch.stack(run._score(rows)), abs=1e-5)
+    calls.clear()
+    run.train()
+    assert not calls
+    assert all(value == pytest.approx(0, abs=1e-4) for name, value in step_logs(run)[0].items() if "/margin" in name)
+
+
 def test_weights_in_bfloat16_have_a_key_too(tmp_path, tokenizer, calls):
     rows = scored_by(policy(tokenizer).bfloat16(), tokenizer, contrasts(2))
-    assert ScoreKey.stored(rows[0]).settings == "max_length 2048, precision bfloat16"
+    assert ScoreKey.stored(rows[0]).settings == "max_length 2048 with the longest prompt, precision bfloat16"
     lora = LoraConfig(**LORA)
     run = trainer(tmp_path, tokenizer, rows, policy(tokenizer).bfloat16(), peft_config=lora, check_start=False)
     run.train()

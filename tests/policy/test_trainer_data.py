@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import datasets
@@ -54,6 +55,15 @@ def test_sampled_ids_are_trained_on_as_they_are(tokenizer):
     assert kept_contrasts([foreign], chat)[0].positive_token_ids == chat.encode_response(text, ended=True)
 
 
+def test_rows_without_ids_are_rendered_with_the_variables_of_the_chat_template(tmp_path, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ mood | default('') }}" + tokenizer.chat_template
+    for options, start in (({}, ""), ({"chat_template_kwargs": {"mood": "calm"}}, "calm")):
+        run = trainer(tmp_path, tokenizer, [contrast(0)], **options)
+        text = tokenizer.decode(run.train_dataset.contrasts[0].prompt_ids("prompt"))
+        assert text.startswith(f"{start}<|im_start|>")
+
+
 @pytest.mark.parametrize("form", ["dicts", "datasets.Dataset", "parquet"])
 def test_rows_come_as_contrasts_or_as_columns(tmp_path, tokenizer, form):
     model = policy(tokenizer)
@@ -82,12 +92,12 @@ def test_a_column_that_is_missing_is_named(tmp_path, tokenizer):
 @pytest.mark.parametrize("stored", [False, True], ids=["scored here", "stored scores"])
 def test_responses_are_cut_at_max_length_in_policy_and_reference_alike(tmp_path, tokenizer, stored):
     model, row = policy(tokenizer), with_token_ids(contrast(0), Chat(tokenizer))
-    limit = max(len(row.prompt_ids(prompt)) for prompt in PROMPTS) + 2
+    limit = row.longest_prompt + 2
     scores: dict[str, dict[str, float]] = {}
     expected = []
     for cell in trainer(tmp_path, tokenizer, [row], model).cells:
         prompt = row.prompt_ids(cell.prompt)
-        ids = row.response_ids(cell.role)[: limit - len(prompt)]
+        ids = row.response_ids(cell.role)[:2]
         expected.append(plain_logp(model, prompt, ids).item())
         scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = expected[-1] / len(ids)
     if stored:
@@ -114,10 +124,11 @@ def test_rows_whose_prompt_leaves_no_room_are_left_out_with_one_warning(tmp_path
     assert f"above {limit}" in str(refused.value)
 
 
-def test_only_prompts_that_are_used_have_to_leave_room(tmp_path, tokenizer):
+@pytest.mark.parametrize("steers", [True, False])
+def test_all_prompts_have_to_leave_room_whichever_views_are_trained_on(tmp_path, tokenizer, steers):
     system = {"role": "system", "content": "river " * 30}
     row = with_token_ids(contrast(0, positive_prompt=[system, *contrast(0).prompt]), Chat(tokenizer))
-    limit = len(row.prompt_ids("positive_prompt"))
-    assert trainer(tmp_path, tokenizer, [row], max_length=limit, use_steering=False).examples == 1
+    limit = row.longest_prompt
     with pytest.raises(DataError, match="leaves no room"):
-        trainer(tmp_path, tokenizer, [row], max_length=limit)
+        trainer(tmp_path, tokenizer, [row], max_length=limit, use_steering=steers)
+    assert trainer(tmp_path, tokenizer, [row], max_length=limit + 1, use_steering=steers).examples == 1

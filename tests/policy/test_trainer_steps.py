@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from selfsteer.losses import sso_loss
 from selfsteer.policy import SSOConfig
 from selfsteer.views import SSO_VIEWS, View
 
-from .helpers import contrasts, largest_change, plain_logps, policy, step_logs, trainer, weights
+from .helpers import contrasts, largest_change, plain_logps, policy, step_logs, trainer, weights, with_scores
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
@@ -159,6 +160,33 @@ def test_bfloat16_autocast_trains_float32_weights(tmp_path, tokenizer):
     )
     assert abs(first["mean_logps/base/chosen"] - (exact / lengths).mean().item()) > 1e-6  # and so is the policy
     assert abs(first["rewards/base/chosen"]) < 0.2 * 0.02
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"base_loss": "dpo"}, {"base_loss": "orpo"}, {"objective": "base", "base_loss": "hinge"},
+    {"objective": "generator", "base_loss": "dpo"}, {"objective": "sft"}, {"gradient_checkpointing": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("stored", [False, True], ids=["scored here", "stored scores"])
+def test_a_float64_policy_trains_with_losses_in_float64(tmp_path, tokenizer, settings, stored):
+    model = policy(tokenizer).double()
+    rows = with_scores(model, tokenizer, contrasts(3)) if stored else contrasts(3)
+    start, kinds = weights(model), []
+    run = trainer(tmp_path, tokenizer, rows, model, eval_dataset=rows[:2], optim="sgd", **settings)
+    loss = run._objective.loss
+    watched = lambda *bundles: (bundle := loss(*bundles), kinds.append(bundle.loss.dtype))[0]  # noqa: E731
+    run._objective = dataclasses.replace(run._objective, loss=watched)
+    run.train()
+    assert math.isfinite(run.evaluate()["eval_loss"]) and set(kinds) == {torch.float64}
+    assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float64}
+    assert largest_change(start, weights(run.model)) > 1e-6
+
+
+def test_the_reference_of_a_float64_policy_has_its_digits(tmp_path, tokenizer):
+    model = policy(tokenizer).double()
+    exact = plain_logps(model, tokenizer, contrasts(2))[View.BASE].chosen.detach()
+    for rows in (contrasts(2), with_scores(model, tokenizer, contrasts(2))):
+        found = trainer(tmp_path, tokenizer, rows, model).train_dataset.reference[:, 0]
+        assert (found - exact).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("lora", [False, True])

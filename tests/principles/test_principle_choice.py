@@ -1,6 +1,7 @@
 """Choosing aspects: the chooser's prompt, reading its answer, the extra aspect."""
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -130,6 +131,29 @@ def test_reading_the_answer(answer, aspects):
 def test_fallback_goes_on_in_the_order_of_the_set():
     assert parse_choice("?", parse_set(TINY), 2) == Choice(["Warmth", "Calm"], "fallback")
     assert parse_choice("?", parse_set(TINY.replace("fallback: [Warmth]\n", "")), 1) == Choice(["Calm"], "fallback")
+
+
+@pytest.mark.parametrize(
+    ("answer", "named", "outcome"),
+    [
+        ("Accuracy, Safety, Helpfulness", {"Accuracy", "Safety", "Helpfulness"}, "model"),
+        ("Engagement", {"Engagement"}, "filled"),
+        ("Nothing of the list", set(), "fallback"),
+    ],
+)
+def test_a_shuffled_choice_takes_any_of_the_named_aspects_and_fills_up_at_random(answer, named, outcome):
+    choices = [parse_choice(answer, QUALITY, 2, shuffle=random.Random(seed)) for seed in range(300)]
+    assert {choice.outcome for choice in choices} == {outcome}
+    taken = Counter(name for choice in choices for name in choice.aspects)
+    assert all(len(set(choice.aspects)) == 2 for choice in choices)
+    drawn = named if len(named) >= 2 else {aspect.name for aspect in QUALITY.choosable}
+    assert taken.keys() == drawn, "no extra aspect"
+    if len(named) == 1:
+        assert all(choice.aspects[0] in named for choice in choices)
+        taken = Counter({name: count for name, count in taken.items() if name not in named})
+    assert max(taken.values()) < 2 * min(taken.values()), "each as likely as the others"
+    assert {choice.aspects[0] for choice in choices} == (named or drawn)
+    assert parse_choice(answer, QUALITY, 2, shuffle=random.Random(3)) == choices[3]
 
 
 def test_names_of_several_words():

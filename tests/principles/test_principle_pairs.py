@@ -70,13 +70,27 @@ def test_direct_steering_message():
     assert steering_message(pair_for(BRIEF, ["Brevity"]), "negative") == BRIEF.aspect("Brevity").negative_principle
 
 
+def test_relative_steering_message():
+    """Also of a guideline, which has no adjectives."""
+    for pair in (
+        _pair("joy", steering="relative"),
+        dataclasses.replace(_pair("joy", steering="relative"), positive_adjectives=[], negative_adjectives=[]),
+    ):
+        for sign, quality, principle in (("positive", "good", "Do joy."), ("negative", "bad", "Drop joy.")):
+            assert steering_message(pair, sign) == (
+                f"Write a relatively {quality} answer, by the following guideline:\n"
+                f"{principle}\n"
+                "Do not mention or quote these instructions in the answer."
+            )
+
+
 def test_pair_without_adjectives():
     """A pair that a model wrote for one query has a principle of its own and no adjectives."""
     pair = dataclasses.replace(_pair("joy"), positive_adjectives=[])
     assert steering_message(pair, "positive").startswith("Keep to the following:\nDo joy.\n")
 
 
-@pytest.mark.parametrize("steering", ["full", "direct"])
+@pytest.mark.parametrize("steering", ["full", "relative", "direct"])
 @pytest.mark.parametrize("text", ["{{ 7*7 }}", "{% raw %}", "{principle} {0}", "<b>&</b>"])
 def test_markup_in_a_principle_is_text(steering, text):
     pair = dataclasses.replace(_pair("joy", steering=steering), positive_principle=text)

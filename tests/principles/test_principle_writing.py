@@ -259,7 +259,7 @@ def test_an_aspect_that_was_not_asked_for_is_not_taken():
 
 def test_what_an_answer_that_was_cut_off_leaves_open_is_no_principle():
     text = ASKED[: ASKED.index("Run.") + 2]
-    assert pairs(text, cut=True) == ("Smile.\nA.", "Frown.\nB.", "fallback")
+    assert pairs(text, cut=True) == ("Smile.\nA.", "Frown.\nB.", "cut")
     assert pairs(ASKED[:-3], cut=True) == ("Smile.\nRest.", "Frown.\nRun.", "repaired"), "its last text was whole"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfsteer.config import QualitySettings
 from selfsteer.errors import ConfigError, InputError, SelfsteerWarning
-from selfsteer.quality import FILTERS, advice, apply_filters, counts_table, parse_filters, put_margin, steering_margin
+from selfsteer.quality import (
+    FILTERS,
+    FilterChain,
+    advice,
+    apply_filters,
+    counts_table,
+    few_kept,
+    parse_filters,
+    put_margin,
+    steering_margin,
+)
 from selfsteer.quality.filters import FilterReport
 from selfsteer.records import ROLES, Contrast
 
@@ -189,6 +201,89 @@ def test_averages_are_over_rows_still_kept(make_row: MakeRow, scores: Scores) ->
     assert report.counts == {"empty": 0, "preference_order": 1, "near_onpolicy": 1, "kept": 1}
 
 
+@pytest.mark.parametrize("name", ["near_onpolicy", "steering_gap"])
+def test_one_threshold_for_both_responses(make_row: MakeRow, scores: Scores, name: str) -> None:
+    rows = [
+        make_row(scores=scores((0.0, up, up - 1), (0.0, down, down - 1))) for up, down in ((1, 1), (1, -1), (-1, 1))
+    ]
+    same = {"thresholds": {"positive_response": 0.5, "negative_response": 0.5}}
+    found = quietly(rows, {name: {"min": 0.5}})
+    assert found == quietly(rows, {name: same}) and found.thresholds[f"{name}.negative_response"] == 0.5
+    chain = FilterChain([{name: {"min": 0.5}}])  # no other row matters, so nothing has to be fitted
+    assert [chain.apply(row) for row in rows] == found.rows
+    with pytest.raises(ConfigError, match="thresholds or min, not both"):
+        parse_filters([{name: {"min": 0.5, **same}}])
+
+
+def test_with_a_least_gap_of_0_a_response_has_to_be_likelier_under_its_own_principle(
+    make_row: MakeRow, scores: Scores
+) -> None:
+    """m(y+) under (x, x+, x-), then m(y-) under (x, x-, x+): the plain prompt says nothing."""
+    cells = [
+        ((-9.0, -1.0, -2.0), (-9.0, -1.0, -2.0)),
+        ((-1.0, -2.0, -2.0), (-1.0, -1.0, -2.0)),
+        ((-1.0, -1.0, -2.0), (-1.0, -2.0, -1.5)),
+    ]
+    rows = [make_row(scores=scores((own, plain, other), (own2, plain2, other2)))
+            for (plain, own, other), (plain2, own2, other2) in cells]  # fmt: skip
+    assert reasons(rows, {"steering_gap": {"min": 0}}) == [
+        "",
+        "steering_gap: the gap of y+, 0, does not exceed the given threshold 0",
+        "steering_gap: the gap of y-, -0.5, does not exceed the given threshold 0",
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------- small sets
+PAPER = ["identical", "leak", "preference_order", "near_onpolicy", "steering_gap"]
+_WORDS = ("river garden teacher window history market engine language winter harbour kitchen forest mountain letter "
+          "doctor railway painter orchestra library carpenter").split()  # fmt: skip
+
+
+def follows(make_row: MakeRow, scores: Scores, count: int, pull: float, seed: int) -> list[Contrast]:
+    """Rows of a model that follows its principles: a response is likelier under its own principle than under none, and
+    than under the opposite, by ``pull`` nats per token on average, with deviations of 0.1 from row to row.
+    """
+    source = random.Random(seed)
+
+    def cells() -> tuple[float, float, float]:
+        plain = source.gauss(-0.9, 0.25)
+        return plain + source.gauss(pull, 0.1), plain, plain - source.gauss(pull, 0.1)
+
+    rows = []
+    for number in range(count):
+        one, other, third = source.sample(_WORDS, 3)
+        query = f"Question {number}: what does the {one} have to do with the {other} and with the {third}?"
+        texts = {
+            "positive_response": f"The {one} and the {other} are both parts of the answer to question {number}.",
+            "negative_response": f"There is so much that could be said about the {third}, and about number {number}.",
+            "original_response": f"In question {number} the {third} stands for the {one} that people remember.",
+        }
+        prompt = [{"role": "user", "content": query}]
+        rows.append(make_row(f"r{number}", prompt=prompt, scores=scores(cells(), cells()), **texts))
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("count", [20, 200])
+def test_the_default_filters_keep_a_third_of_a_small_set(
+    make_row: MakeRow, scores: Scores, count: int, seed: int
+) -> None:
+    rows = follows(make_row, scores, count, 0.08, seed)
+    report = quietly(rows, *QualitySettings().filters)
+    assert len(report.kept) > count / 3, report.counts
+    assert few_kept(report.counts) == ""
+    paper = quietly(rows, *PAPER)
+    assert len(paper.kept) < 0.15 * count, "the averages of the paper's leave a few rows of a hundred"
+    assert few_kept(paper.counts)
+
+
+def test_the_default_filters_drop_rows_that_the_principles_pulled_the_wrong_way(
+    make_row: MakeRow, scores: Scores
+) -> None:
+    report = quietly(follows(make_row, scores, 200, -0.2, 0), *QualitySettings().filters)
+    assert report.counts["steering_gap"] > 190
+
+
 @pytest.mark.parametrize("name", ["preference_order", "near_onpolicy", "steering_gap"])
 def test_missing_scores_are_refused(make_row: MakeRow, scores: Scores, name: str) -> None:
     holes = scores(*GOOD)
@@ -298,12 +393,33 @@ def test_counts_table() -> None:
 
 
 def test_advice() -> None:
-    assert advice({"empty": 9, "kept": 1}) == ""
     assert advice({"empty": 1, "direction": 7, "kept": 0}) == (
         "'direction' dropped most (7 of 8 rows): raise or remove direction.min_ratio, or take direction out"
     )
     assert "no row reached" in advice({"empty": 0, "kept": 0})
     assert "read their drop_reason" in advice({"dropped_before": 3, "empty": 0, "kept": 0})
+
+
+@pytest.mark.parametrize("counts", [
+    {"empty": 40, "kept": 10}, {"empty": 0, "kept": 1}, {"empty": 0, "kept": 0}, {},
+    {"dropped_before": 900, "empty": 8, "kept": 2},
+])  # fmt: skip
+def test_a_fifth_of_the_rows_is_no_warning(counts: dict[str, int]) -> None:
+    assert few_kept(counts) == ""
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({"empty": 41, "kept": 10}, "only 10 of 51 rows (20%) are kept: 'empty' dropped most (41"),
+        ({"leak": 1, "steering_gap": 8, "kept": 0}, "only 0 of 9 rows (0%) are kept: 'steering_gap' dropped most (8"),
+        ({"dropped_before": 900, "leak": 9, "kept": 1}, "only 1 of 10 rows (10%) are kept: 'leak' dropped most (9"),
+    ],
+)  # fmt: skip
+def test_fewer_are_told_with_what_to_relax(counts: dict[str, int], words: str) -> None:
+    assert few_kept(counts).startswith(words)
+    worst = words.partition(": '")[2].partition("'")[0]
+    assert few_kept(counts).endswith(FILTERS[worst].relax)
 
 
 TEXTS = st.sampled_from(

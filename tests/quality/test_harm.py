@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def test_a_label_that_the_model_lacks_is_refused_before_its_weights_are_loaded(t
     with pytest.raises(ConfigError, match="has no label 'toxic'") as caught:
         HarmClassifier(str(tiny_classifier), "toxic", 0.5)
     assert caught.value.where == "quality.harm.label" and "harmful" in caught.value.do
+
+
+def test_padding_without_an_embedding_changes_nothing(tiny_classifier: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = Path(shutil.copytree(tiny_classifier, tmp_path / "pad"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    found = HarmClassifier(str(folder), "harmful", 0.5).probabilities(TEXTS)
+    assert found == pytest.approx([by_hand(tiny_classifier, text) for text in TEXTS], abs=1e-5)
 
 
 def test_a_language_model_is_no_classifier(tiny_chat_model: Path) -> None:

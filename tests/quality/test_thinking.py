@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfsteer.chat import THINKING_TAGS, Chat
+from selfsteer.chat import Chat
+from selfsteer.chat_template import THINKING_TAGS
 from selfsteer.errors import InputError
 from selfsteer.quality import clean_response, think_apart
 from selfsteer.records import Response
@@ -46,8 +47,8 @@ def parts(response: Response) -> tuple[str, str]:
 def test_tags_that_are_tokens():
     chat = chat_of("qwen3")
     think, close = chat.tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
-    answer = [*letters(chat, "\n\nThe tag </think> ends it."), *chat.end_ids]
-    ids = [think, *letters(chat, "\n2+2 is 4.\n"), close, *answer]
+    answer = [*letters(chat, "The tag </think> ends it."), chat.end_ids[0]]
+    ids = [think, *letters(chat, "\n2+2 is 4.\n"), close, *letters(chat, "\n\n"), *answer]
     before = Response("q1", "original", chat.decode(ids), "stop", ids, chat.encode(user("2+2?")))
     assert before.text == "<think>\n2+2 is 4.\n</think>\n\nThe tag </think> ends it."
     after = think_apart(before, chat)
@@ -55,7 +56,7 @@ def test_tags_that_are_tokens():
         "q1", "original", "The tag </think> ends it.", "stop", answer, before.prompt_token_ids, thinking="2+2 is 4."
     )
     cleaned = clean_response(after, chat.decode, ["concise"])
-    assert (cleaned.text, cleaned.token_ids, cleaned.thinking) == (after.text, answer[2:], "2+2 is 4.")
+    assert (cleaned.text, cleaned.token_ids, cleaned.thinking) == (after.text, answer, "2+2 is 4.")
 
 
 def test_tags_that_are_ordinary_text():
@@ -63,8 +64,8 @@ def test_tags_that_are_ordinary_text():
     before = sampled(chat, letters(chat, "<think>\n2+2 is 4.\n</think>\n\nThe tag </think> ends it."))
     after = think_apart(before, chat)
     assert parts(after) == ("2+2 is 4.", "The tag </think> ends it.")
-    assert after.token_ids == [*letters(chat, "\n\nThe tag </think> ends it."), *chat.end_ids]
-    assert clean_response(after, chat.decode, []).token_ids == [*letters(chat, after.text), *chat.end_ids]
+    assert after.token_ids == [*letters(chat, "The tag </think> ends it."), chat.end_ids[0]]
+    assert clean_response(after, chat.decode, []).token_ids == [*letters(chat, after.text), chat.end_ids[0]]
 
 
 def test_tags_that_decoding_skips():
@@ -73,7 +74,7 @@ def test_tags_that_decoding_skips():
     before = sampled(chat, [think, *letters(chat, "hm"), close, *letters(chat, "Four.")])
     assert before.text == "hmFour."
     after = think_apart(before, chat)
-    assert parts(after) == ("hm", "Four.") and after.token_ids == [*letters(chat, "Four."), *chat.end_ids]
+    assert parts(after) == ("hm", "Four.") and after.token_ids == [*letters(chat, "Four."), chat.end_ids[0]]
 
 
 def test_a_tag_of_a_token_and_a_word():
@@ -81,7 +82,7 @@ def test_a_tag_of_a_token_and_a_word():
     start, close = chat.tokenizer.convert_tokens_to_ids(["<|channel>", "<channel|>"])
     before = sampled(chat, [start, *letters(chat, "thought\nhm\n"), close, *letters(chat, "Four.")])
     after = think_apart(before, chat)
-    assert parts(after) == ("hm", "Four.") and after.token_ids == [*letters(chat, "Four."), *chat.end_ids]
+    assert parts(after) == ("hm", "Four.") and after.token_ids == [*letters(chat, "Four."), chat.end_ids[0]]
     other = sampled(chat, [start, *letters(chat, "analysis\nhm\n"), close, *letters(chat, "Four.")])
     assert think_apart(other, chat) == other
 
@@ -91,10 +92,11 @@ def test_a_thought_that_the_prompt_opened_ends_with_the_first_closing_tag(plain)
     chat = chat_of("deepseek-r1", plain)
     close = chat.tokenizer.encode("</think>", add_special_tokens=False)
     assert len(close) == (8 if plain == () else 1)
-    answer = [*letters(chat, "\nFour, not "), *close]
-    after = think_apart(sampled(chat, [*letters(chat, "2+2 <b>is</b> 4.\n"), *close, *answer]), chat)
+    answer = [*letters(chat, "Four, not "), *close]
+    ids = [*letters(chat, "2+2 <b>is</b> 4.\n"), *close, *letters(chat, "\n"), *answer]
+    after = think_apart(sampled(chat, ids), chat)
     assert parts(after) == ("2+2 <b>is</b> 4.", "Four, not </think>")
-    assert after.token_ids == [*answer, *chat.end_ids]
+    assert after.token_ids == [*answer, chat.end_ids[0]]
 
 
 @pytest.mark.parametrize("plain", [None, ()])
@@ -124,7 +126,7 @@ def test_a_thought_that_is_never_closed_leaves_no_answer(plain, family, opening)
     cut = think_apart(sampled(chat, ids, "length"), chat)
     assert parts(cut) == ("Let me see. Perhaps", "") and cut.token_ids == []
     ended = think_apart(sampled(chat, ids), chat)
-    assert parts(ended) == ("Let me see. Perhaps", "") and ended.token_ids == list(chat.end_ids)
+    assert parts(ended) == ("Let me see. Perhaps", "") and ended.token_ids == [chat.end_ids[0]]
     for response in (cut, ended):
         assert clean_response(response, chat.decode, ["concise"]) == response
 
@@ -135,9 +137,9 @@ def test_an_answer_that_never_came_or_a_thought_that_never_was():
     after = think_apart(sampled(chat, [think, *letters(chat, "hm"), close], "length"), chat)
     assert parts(after) == ("hm", "") and after.token_ids == []
     after = think_apart(sampled(chat, [think, *letters(chat, "hm"), close]), chat)
-    assert parts(after) == ("hm", "") and after.token_ids == list(chat.end_ids)
+    assert parts(after) == ("hm", "") and after.token_ids == [chat.end_ids[0]]
     after = think_apart(sampled(chat, [think, *letters(chat, "\n\n"), close, *letters(chat, "\n\nHi")]), chat)
-    assert parts(after) == ("", "Hi") and after.token_ids == [*letters(chat, "\n\nHi"), *chat.end_ids]
+    assert parts(after) == ("", "Hi") and after.token_ids == [*letters(chat, "Hi"), chat.end_ids[0]]
 
 
 @pytest.mark.parametrize("finish", ["stop", "length"])
@@ -154,13 +156,13 @@ def test_white_space_may_stand_before_the_tag():
         chat = chat_of("qwen3", plain)
         ids = chat.tokenizer.encode(" \n<think>hm</think> Hi", add_special_tokens=False)
         after = think_apart(sampled(chat, ids), chat)
-        assert parts(after) == ("hm", "Hi") and after.token_ids == [*letters(chat, " Hi"), *chat.end_ids]
+        assert parts(after) == ("hm", "Hi") and after.token_ids == [*letters(chat, "Hi"), chat.end_ids[0]]
 
 
 def test_a_tag_in_letters_counts_at_the_front_also_where_it_is_a_token():
     chat = chat_of("qwen3")
     after = think_apart(sampled(chat, letters(chat, "<think>hm</think>Hi")), chat)
-    assert parts(after) == ("hm", "Hi") and after.token_ids == [*letters(chat, "Hi"), *chat.end_ids]
+    assert parts(after) == ("hm", "Hi") and after.token_ids == [*letters(chat, "Hi"), chat.end_ids[0]]
 
 
 def test_in_a_thought_a_tag_in_letters_does_not_close_it():
@@ -173,7 +175,7 @@ def test_in_a_thought_a_tag_in_letters_does_not_close_it():
 def test_a_model_whose_template_names_no_tags():
     chat = chat_of("chatml")
     after = think_apart(sampled(chat, letters(chat, "<think>hm</think>Hi")), chat)
-    assert parts(after) == ("hm", "Hi") and after.token_ids == [*letters(chat, "Hi"), *chat.end_ids]
+    assert parts(after) == ("hm", "Hi") and after.token_ids == [*letters(chat, "Hi"), chat.end_ids[0]]
     for text in ("hm</think>Hi", "Hi"):
         response = sampled(chat, letters(chat, text))
         assert think_apart(response, chat) == response
@@ -263,7 +265,7 @@ def test_text_and_ids_agree_and_ids_are_a_suffix(family: str, pieces: list[str],
     assert before.token_ids is not None and after.token_ids is not None
     assert before.token_ids[len(before.token_ids) - len(after.token_ids) :] == after.token_ids
     assert after.text.strip() == chat.decode(after.token_ids).strip()
-    assert (after.token_ids[-1:] == list(chat.end_ids)) is (finish == "stop")
+    assert (after.token_ids[-1:] == [chat.end_ids[0]]) is (finish == "stop")
     cleaned = clean_response(after, chat.decode, ["helpful"])
     assert cleaned.text == chat.decode(cleaned.token_ids or []).strip()
     assert cleaned.text == clean_response(expected, None, ["helpful"]).text or finish == "length"

@@ -1,5 +1,6 @@
 """Bad sources: each ends in one message that says what is wrong, where, and what to do, with exit code 2."""
 
+import codecs
 import gzip
 import json
 import re
@@ -30,87 +31,25 @@ def file(tmp_path: Path, name: str, body: str | bytes) -> Path:
 
 GOOD = '"fine"\n'
 DEEP = "[" * 100_000
+ON_LINES = "one JSON value per line"
 
 
 @pytest.mark.parametrize(
     ("name", "body", "line", "what", "do"),
     [
-        ("a.jsonl", GOOD + '{"prompt": "x"\n', ":2", r"not valid JSON: .*delimiter", "one JSON value per line"),
-        ("a.jsonl", GOOD * 2 + "hello\n", ":3", "not valid JSON: Expecting value", "correct that line"),
-        ("a.jsonl", "[\n" + GOOD + "]", ":1", "not valid JSON", "one JSON value per line"),
-        ("a.jsonl", DEEP, ":1", "not valid JSON: .*recursion", "correct that line"),
-        ("a.jsonl", "9" * 5000, ":1", "not valid JSON: .*digits", "correct that line"),
         ("a.json", '[\n"a",\n"b"\n"c"]', ":4", "not valid JSON", "correct that line"),
-        ("a.json", GOOD * 2, ":2", "not valid JSON: Extra data", r"one value per line is \.jsonl"),
-        ("a.json", '{"rows": [1], "n": 2}', "", "an object with the keys rows, n", r'\{"data": \[row'),
-        ("a.json", "3", "", "no list, expected a list of rows", "data"),
-        ("a.json", '["a", 3]', ": row 2", "a row is a number, expected a string or an object", "correct that row"),
-        ("a.jsonl", GOOD + "null\n", ":2", "a row is null", "correct that row"),
-        (
-            "a.jsonl",
-            b'"a"\n"b"\n"caf\xe9"\n',
-            ":3",
-            r"not valid UTF-8: byte 0xe9 at position 4",
-            "save the file as UTF-8",
-        ),
-        ("a.txt", "hi".encode("utf-16"), ":1", "not valid UTF-8: byte 0xff", "save the file as UTF-8"),
+        ("a.json", '["a",\n"b"', ":2", "not valid JSON", ON_LINES),
+        ("a.jsonl", b'"a"\n"b"\n"caf\xe9"\n', ":3", r"not valid UTF-8: byte 0xe9 at position 4", "as UTF-8"),
         ("a.csv", b"prompt\nok\n\xff\n", ":3", "not valid UTF-8", "save the file as UTF-8"),
         ("a.json", b'["a",\n"\xff"]', ":2", "not valid UTF-8", "save the file as UTF-8"),
-        (
-            "a.csv",
-            'prompt,x\nok,1\n"never closed,2\n',
-            ":3",
-            "malformed record: unexpected end of data",
-            "last quote closed",
-        ),
-        ("a.csv", 'prompt,x\n"a"b,1\n', ":2", "malformed record", "inside it twice"),
-        (
-            "a.csv",
-            "prompt,x\nok,1\nyes, and,2\n",
-            ":3",
-            r"3 cells in this record, 2 in the header \(prompt, x\)",
-            "a comma in",
-        ),
-        ("a.tsv", "prompt\tx\nok\n", ":2", "1 cells in this record, 2 in the header", "a tab in"),
+        ("a.jsonl", codecs.BOM_UTF16_LE + b'"\x00\xff\xdb"\x00', "", "not valid UTF-16", "save the file as UTF-8"),
         ("a.csv", "prompt,prompt\na,b\n", ":1", "the header names 'prompt' twice", "rename"),
-        (
-            "a.csv",
-            "frage,id\nwas,1\n",
-            ":2",
-            "columns here: frage, id",
-            "queries.field=NAME, or rename it to one of: prompt, instr",
-        ),
-        ("a.jsonl", "{}", ":1", r"columns here: \(none\)", "queries.field=NAME"),
-        ("a.jsonl", '{"prompt": 3}', ":1", "column 'prompt' holds a number", "queries.field=NAME"),
-        ("a.jsonl", '{"prompt": {"a": 1}}', ":1", "column 'prompt' holds an object", "correct that row"),
-        ("a.jsonl", '{"instruction": "a", "input": [1]}', ":1", "instruction or input is a list", "correct that row"),
-        (
-            "a.jsonl",
-            '{"messages": ["hi"]}',
-            ":1",
-            "a message is text, expected an object with role",
-            "correct that row",
-        ),
-        (
-            "a.jsonl",
-            '{"messages": [{"text": "hi"}]}',
-            ":1",
-            "a message has the keys text, expected",
-            "queries.field=NAME",
-        ),
-        (
-            "a.jsonl",
-            '{"messages": [{"role": "user"}]}',
-            ":1",
-            "a message has the keys role, expected",
-            "correct that row",
-        ),
-        ("a.csv", "messages\nhello\n", ":2", "column 'messages' is text but not JSON", "list of messages"),
-        ("a.jsonl", '{"id": true, "prompt": "a"}', ":1", "an id is True", "correct that row"),
-        ("a.jsonl", r'{"id": "\ud800", "prompt": "a"}', ":1", "an id is broken text", "correct that row"),
+        ("a.csv", 'prompt,"x"y\na,b\n', ":1", "malformed record", "inside it twice"),
     ],
 )
-def test_malformed_content_names_the_line(tmp_path: Path, name: str, body: str, line: str, what: str, do: str) -> None:
+def test_a_file_that_can_not_be_read_is_an_error_at_once(
+    tmp_path: Path, name: str, body: str, line: str, what: str, do: str
+) -> None:
     path = file(tmp_path, name, body)
     error = refused(path)
     assert isinstance(error, DataError)
@@ -119,41 +58,123 @@ def test_malformed_content_names_the_line(tmp_path: Path, name: str, body: str, 
     assert len(str(error).splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "what", "do"),
+    [
+        ("a.jsonl", '{"prompt": "x"', r"not valid JSON: .*delimiter", ON_LINES),
+        ("a.jsonl", "hello", "not valid JSON: Expecting value", "correct that line"),
+        ("a.jsonl", DEEP, "not valid JSON: .*recursion", "correct that line"),
+        ("a.jsonl", "9" * 5000, "not valid JSON: .*digits", "correct that line"),
+        ("a.jsonl", "3", "a row is a number, expected a string or an object", "correct those rows"),
+        ("a.jsonl", "null", "a row is null", "correct those rows"),
+        ("a.jsonl", "{}", r"columns here: \(none\)", "queries.field=NAME, or rename it to one of: prompt, instr"),
+        ("a.jsonl", '{"rows": [1], "n": 2}', "columns here: rows, n", "queries.field=NAME"),
+        ("a.jsonl", '{"prompt": 3}', "'prompt' is a number, expected text", ""),
+        ("a.jsonl", '{"prompt": {"a": 1}}', "'prompt' has a message with the keys a", "queries.field=NAME"),
+        ("a.jsonl", '{"instruction": "a", "input": 1}', "'input' is a number, expected text", ""),
+        ("a.jsonl", '{"messages": ["hi"]}', "'messages' holds text in place of a message", "correct those rows"),
+        ("a.jsonl", '{"messages": [{"text": "hi"}]}', "has a message with the keys text", "queries.field=NAME"),
+        ("a.jsonl", '{"messages": [{"role": "user"}]}', "has a message with the keys role", "correct those rows"),
+        ("a.jsonl", '{"messages": "hello"}', "'messages' is text but no list of messages", "write it as JSON"),
+        ("a.jsonl", '{"id": true, "prompt": "a"}', "its id is True, expected text or a number", ""),
+        ("a.jsonl", r'{"id": "\ud800", "prompt": "a"}', "its id is broken text", ""),
+        ("a.csv", '"a"b,1', "malformed record", "inside it twice"),
+        ("a.csv", "yes, and,2", r"3 cells in this record, 2 in the header \(prompt, x\)", "a comma in"),
+        ("a.tsv", "ok", "1 cells in this record, 2 in the header", "a tab in"),
+        ("a.csv", '"never closed,2', "malformed record: unexpected end of data", "last quote closed"),
+    ],
+)
+def test_a_row_that_can_not_be_used_is_left_out_and_one_alone_is_an_error(
+    tmp_path: Path, name: str, row: str, what: str, do: str
+) -> None:
+    head, good = (
+        ("prompt\tx\n", "f\t1\n") if "tsv" in name else ("prompt,x\n", "f,1\n") if "csv" in name else ("", GOOD)
+    )
+    path = file(tmp_path, name, head + good + row + "\n")
+    loaded = load_queries(str(path))
+    [dropped], line = loaded.dropped, 2 + bool(head)
+    assert len(loaded.queries) == 1 and dropped.unusable and dropped.where == f"{path}:{line}"
+    assert re.search(what, dropped.reason) and re.search(do, dropped.do)
+    file(tmp_path, name, head + row + "\n")
+    error = refused(path)
+    assert error.what.startswith("no query is left of 1 rows: ") and f"first at {path}:{line - 1}" in error.what
+    assert re.search(what, error.what) and re.search(do, error.do)
+    assert len(str(error).splitlines()) == 3
+
+
+def test_a_quote_that_is_never_closed_names_all_lines_that_it_takes(tmp_path: Path) -> None:
+    lines = [f"q{number},1" for number in range(10)]
+    path = file(tmp_path, "a.csv", "\n".join(["prompt,x", *lines[:7], '"open,1', *lines[7:]]))
+    loaded = load_queries(str(path))
+    assert [drop.where for drop in loaded.dropped] == [f"{path}:{line}" for line in range(9, 13)]
+    assert len(loaded.queries) == 7
+
+
+def test_too_many_rows_that_can_not_be_used_stop_the_reading(tmp_path: Path) -> None:
+    rows = ["a", "b", {"x": 1}, "a", {"prompt": 3}, {"x": 2}]
+    path = file(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert len(load_queries(str(path)).queries) == 2, "3 of 6 is no more than half; a repetition is no fault"
+    error = refused(path, max_left_out=0.49)
+    assert error.what == (
+        "3 of 6 rows can't be used, more than the share of 0.49 that queries.max_left_out allows: no column that is "
+        f"known to hold a query; columns here: x (2 rows, first at {path}:3); 'prompt' is a number, expected text "
+        f"(1 rows, first at {path}:5)"
+    )
+    assert error.where == str(path) and error.do.endswith("; or raise queries.max_left_out")
+
+
+def test_what_differs_in_details_counts_as_one_reason(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.jsonl", '{"prompt": 1}\n{"a"\n{"bc"\n')
+    assert f"not valid JSON: Expecting ':' delimiter (column 5) (2 rows, first at {path}:2)" in refused(path).what
+
+
 def test_field_that_is_not_there(tmp_path: Path) -> None:
     path = file(tmp_path, "a.jsonl", '{"question": "a", "answer": "b"}')
     error = refused(path, field="questoin")
-    assert (error.what, error.where) == ("no column 'questoin' here", f"{path}:1")
+    assert error.what == f"no query is left of 1 rows: no column 'questoin' here (1 rows, first at {path}:1)"
     assert error.do == "Did you mean 'question'? Available: answer, question"
-    assert (
-        refused(file(tmp_path, "a.txt", "hi"), field="q").what
-        == "a row is plain text, expected an object with the column 'q'"
-    )
+    what = refused(file(tmp_path, "a.txt", "hi"), field="q").what
+    assert "a row is text, expected an object with the column 'q'" in what
+
+
+def test_a_table_without_the_column_that_was_named_is_an_error_at_its_first_row(tmp_path: Path) -> None:
+    file(tmp_path, "1.csv", "question,n\n" + "what?,1\n" * 9)
+    pq.write_table(pa.table({"answer": ["a"]}), tmp_path / "2.parquet")
+    error = refused(tmp_path, field="question")
+    assert (error.what, error.where) == ("no column 'question' here", f"{tmp_path}/2.parquet: row 1")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt"])
 @pytest.mark.parametrize("body", [b"", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0)])
 def test_an_empty_file(tmp_path: Path, name: str, body: bytes) -> None:
     error = refused(path := file(tmp_path, name + ".gz" * body.startswith(b"\x1f\x8b"), body))
-    assert (error.where, error.do) == (str(path), "give a file that holds queries") and "is empty" in error.what
+    assert (error.where, error.do) == (str(path), "give rows that hold a query") and "is empty" in error.what
 
 
 def test_rows_but_no_query(tmp_path: Path) -> None:
     error = refused(path := file(tmp_path, "a.jsonl", '""\n" "\n{"messages": [{"role": "tool", "content": "x"}]}\n'))
-    assert error.what == "no query is left of 3 rows: empty query (2 rows), no user message (1 rows)"
-    assert error.where == f"{path}, first at {path}:1" and "queries.field=NAME" in error.do
+    assert error.what == (
+        f"no query is left of 3 rows: empty query (2 rows, first at {path}:1); no user message (1 rows, first at "
+        f"{path}:3)"
+    )
+    assert error.where == str(path) and "queries.field=NAME" in error.do
 
 
-def test_one_id_for_two_queries(tmp_path: Path) -> None:
+def test_the_second_query_of_one_id_is_left_out(tmp_path: Path) -> None:
     rows = [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x"}, {"id": "b", "prompt": "y"}]
-    error = refused(path := file(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows))))
-    assert error.what == "the id 'b' stands for two different queries"
-    assert error.where == f"{path}:2 and {path}:3" and "its own id" in error.do
+    loaded = load_queries(str(path := file(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))))
+    assert [drop.reason for drop in loaded.dropped] == [
+        "duplicate of a",
+        f"its id 'b' stands for another query already ({path}:2)",
+    ]
+    assert "its own id" in loaded.dropped[1].do
 
 
 def test_an_id_clashes_across_the_files_of_a_folder(tmp_path: Path) -> None:
     for name, text in (("1.jsonl", "x"), ("2.jsonl", "y")):
         file(tmp_path, name, json.dumps({"id": 1, "prompt": text}))
-    assert refused(tmp_path).where == f"{tmp_path}/1.jsonl:1 and {tmp_path}/2.jsonl:1"
+    [dropped] = load_queries(str(tmp_path)).dropped
+    assert dropped.where == f"{tmp_path}/2.jsonl:1" and f"({tmp_path}/1.jsonl:1)" in dropped.reason
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -172,7 +193,7 @@ def test_a_format_that_is_not_known(tmp_path: Path) -> None:
     for name in ("a.xlsx", "a", "a.parquet.gz"):
         error = refused(file(tmp_path, name, GOOD))
         assert error.what == f"can't tell the format of {name!r}"
-        assert error.do == "use one of .jsonl, .json, .parquet, .csv, .tsv, .txt (.gz after a text format)"
+        assert error.do == "use one of .jsonl, .json, .parquet, .arrow, .csv, .tsv, .txt (.gz after a text format)"
     assert refused(tmp_path).what == "no data file in that folder"
 
 

@@ -124,7 +124,7 @@ def test_a_benchmark_that_is_not_there_or_holds_nothing(tmp_path):
     ],
 )
 def test_texts_of_a_benchmark_row(row, field, texts):
-    assert to_texts(row, "here", field) == texts
+    assert to_texts(row, field) == texts
 
 
 @pytest.mark.parametrize(

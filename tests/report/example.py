@@ -163,6 +163,7 @@ def _implicit(queries: int) -> Json:
         "margin_interval": [0.03, 0.21],
         "ties": 1,
         "n": queries,
+        "scale": "per token",
     }
 
 

@@ -68,7 +68,7 @@ def test_verdict_is_a_word_and_a_symbol(full: Page) -> None:
 
 
 def test_implicit_reward_before_training_is_not_measured(full: Page) -> None:
-    row = full.source.split("Implicit-reward accuracy")[1].split("</tr>")[0]
+    row = full.source.split("Implicit-reward accuracy (per token)")[1].split("</tr>")[0]
     assert row.count("not measured") == 2  # before, and the difference
     assert ">70\u202f%<" in row
 
@@ -99,6 +99,7 @@ def test_what_was_kept_is_shown_by_aspect_and_flags_of_harm_are_counted(tmp_path
         "Pace": {"identical": 0, "direction": 5, "kept": 14},
     }
     quality["harmful"] = {"classifier": 3, "principle": 20, "unknown": 2}
+    quality["few_kept"] = "only 2 of 39 rows (5%) are kept: <b>leak</b>"
     summary["refiltered"] = ["round 1"]
     write_run(tmp_path, summary, metrics_lines(), recipe_text())
     page = read_report(tmp_path)
@@ -108,6 +109,7 @@ def test_what_was_kept_is_shown_by_aspect_and_flags_of_harm_are_counted(tmp_path
     ]  # fmt: skip
     assert re.findall(r'<td dir="auto">(.*?)</td>', table) == ["20", "12", "1", "7", "19", "14", "0", "5"]
     assert "y⁻ is flagged as harmful in 3 by classifier, 20 by principle" in page.text
+    assert "Round 1: only 2 of 39 rows (5%) are kept: <b>leak</b>." in page.text
     assert "nobody knows whether y⁻ was asked to do harm in 2;" in page.text
     assert "The rows of round 1 were filtered anew since" in page.text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.reward.data import Example, LabelledPair, encoded
 
 from ..chat_templates import user

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.queries import Dropped
 from selfsteer.reward.data import (
     BEYOND,

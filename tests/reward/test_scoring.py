@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from selfsteer.chat import ChatTemplate
+from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import DataError, ModelError
 from selfsteer.reward import score
-from selfsteer.reward.scoring import conversation_ids
+from selfsteer.reward.scoring import conversation_ids, score_ids
 
 from ..chat_templates import tokenizer_of, user
 from .tiny import reward_model
@@ -33,6 +33,16 @@ def test_each_reward_is_that_of_the_conversation_alone(tokenizer, batch_size):
         with torch.inference_mode():
             assert reward == pytest.approx(model(torch.tensor([ids])).logits[0, 0].item(), abs=1e-5)
     assert len(set(found)) == 4 and found[0] == found[4], "in the order given, equal ones included"
+
+
+def test_rewards_of_a_length_bound_position_embedding_do_not_depend_on_what_was_scored_before(tokenizer):
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    context = {"max_position_embeddings": 8, "rope_parameters": rope}
+    long, short = (tuple(range(5, 5 + length)) for length in (40, 12))
+    model = reward_model(tokenizer, **context)
+    score_ids(model, [long], batch_size=1)
+    fresh = score_ids(reward_model(tokenizer, **context), [short], batch_size=1)
+    assert score_ids(model, [short], batch_size=1)[short] == pytest.approx(fresh[short], abs=1e-6)
 
 
 def test_a_conversation_ends_with_the_templates_end_and_its_text_stays_text(tokenizer):

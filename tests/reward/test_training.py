@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from selfsteer.chat import ChatTemplate
-from selfsteer.errors import ModelError
+from selfsteer.chat_template import ChatTemplate
+from selfsteer.errors import ModelError, WorkFailed
 from selfsteer.reward.loading import load_reward_model, new_reward_model
 from selfsteer.reward.recipe import RewardOptions
 from selfsteer.reward.scoring import conversation_ids, score_ids
@@ -103,6 +103,68 @@ def test_the_loss_of_a_batch_is_the_one_worked_out_by_hand(tmp_path, tokenizer, 
     assert (abs(found - plain) > 1e-3) == (margins[0] is not None or center is not None)
 
 
+@pytest.mark.parametrize(
+    ("margins", "center"), [([None] * 7, None), ([0.5, 0.0, 1.5, 3.0, 0.2, 0.0, 2.0], None), ([None] * 7, 0.3)],
+    ids=["plain", "margins", "centered"],
+)  # fmt: skip
+def test_each_pair_of_a_step_weighs_alike_however_it_is_cut_into_micro_batches(tmp_path, tokenizer, margins, center):
+    """Seven pairs, four a step: the second step has three."""
+    pairs = toy_examples(tokenizer, toy_pairs(7))
+    examples = [one._replace(margin=margin) for one, margin in zip(pairs, margins, strict=True)]
+    runs = []
+    for micro in (4, 2, 1):
+        runs.append(
+            trainer_of(
+                tmp_path / str(micro), tokenizer, reward_model(tokenizer), examples, batch_size=4, epochs=1,
+                micro_batch_size=micro, center_rewards=center, learning_rate=0.02, warmup_ratio=1.0,
+            )
+        )  # fmt: skip
+        # Adam would turn the rounding of gradients near zero into whole steps.
+        runs[-1].optimizer = torch.optim.SGD(runs[-1].model.parameters(), lr=0.02)
+        runs[-1].train()
+    whole, *cut = [[row for row in run.state.log_history if "loss" in row] for run in runs]
+    assert [row["learning_rate"] for row in whole] == [0.01, 0.02]
+    for run, logs in zip(runs[1:], cut, strict=True):
+        for name, value in weights(run.model).items():
+            assert torch.allclose(value, weights(runs[0].model)[name], atol=1e-6), name
+        for row, wanted in zip(logs, whole, strict=True):
+            for name in ("loss", "grad_norm", "accuracy", "margin", "mean_reward"):
+                assert row[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-5), name
+
+
+def test_a_ragged_step_is_the_mean_over_its_pairs(tmp_path, tokenizer):
+    """Three pairs in micro-batches of two, their losses worked out one by one."""
+    examples, model = toy_examples(tokenizer, toy_pairs(3)), reward_model(tokenizer)
+    scores = score_ids(model, [ids for one in examples for ids in one[3:5]], batch_size=1)
+    gaps = [scores[one.chosen_ids] - scores[one.rejected_ids] for one in examples]
+    losses = [math.log(1 + math.exp(-gap)) for gap in gaps]
+    run = trainer_of(tmp_path, tokenizer, model, examples, batch_size=4, micro_batch_size=2, epochs=1)
+    run.train()
+    first = run.state.log_history[0]
+    assert first["loss"] == pytest.approx(sum(losses) / 3, abs=1e-5)
+    assert first["margin"] == pytest.approx(sum(gaps) / 3, abs=1e-5)
+    assert first["accuracy"] == pytest.approx(sum(gap > 0 for gap in gaps) / 3)
+    of_means = [(sum(losses) - last) / 4 + last / 2 for last in losses]
+    assert min(abs(first["loss"] - other) for other in of_means) > 1e-3, "it is no mean of the micro-batches' means"
+
+
+def test_the_only_step_of_a_training_trains(tmp_path, tokenizer, tiny_chat_model):
+    model = base(tiny_chat_model)
+    before = weights(model)
+    run = trainer_of(tmp_path, tokenizer, model, toy_examples(tokenizer, toy_pairs(3)), epochs=1, warmup_ratio=0.1)
+    run.train()
+    assert [row["learning_rate"] for row in run.state.log_history if "loss" in row] == [3e-3]
+    assert any(not torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_a_training_that_changed_no_weight_fails(tmp_path, tokenizer, tiny_chat_model):
+    run = trainer_of(
+        tmp_path, tokenizer, base(tiny_chat_model), toy_examples(tokenizer, toy_pairs(3)), learning_rate=1e-30
+    )
+    with pytest.raises(WorkFailed, match="changed no weight in 3 steps"):
+        run.train()
+
+
 def test_an_adapter_alone_is_trained_and_merged_when_it_is_saved(tmp_path, tokenizer, tiny_chat_model):
     model = base(tiny_chat_model)
     before = weights(model)
@@ -148,14 +210,14 @@ def test_the_end_of_a_conversation_is_read_in_training_as_in_scoring(tmp_path, f
 
 
 def test_padding_is_left_as_it_is_where_it_ends_nothing(tokenizer):
-    set_pad_token(tokenizer, {tokenizer.eos_token_id})
+    set_pad_token(tokenizer, {tokenizer.eos_token_id}, len(tokenizer))
     assert tokenizer.pad_token == "<pad>"
     tokenizer.pad_token = tokenizer.eos_token
-    set_pad_token(tokenizer, {tokenizer.eos_token_id})
+    set_pad_token(tokenizer, {tokenizer.eos_token_id}, len(tokenizer))
     assert tokenizer.pad_token == "<pad>"
     with pytest.raises(ModelError, match="every special token"):
         tokenizer.pad_token = tokenizer.eos_token
-        set_pad_token(tokenizer, set(range(len(tokenizer))))
+        set_pad_token(tokenizer, set(range(len(tokenizer))), len(tokenizer))
 
 
 def test_a_saved_model_is_a_plain_sequence_classifier(tmp_path, tokenizer, tiny_chat_model):

@@ -51,6 +51,7 @@ class Figures:
         n_tied_labels: Pairs that are a tie by their label.
         per_order_share: Of the 2 n_labelled presentations, the share whose own vote names the winner: what papers give
             as average accuracy over the two orders. None where n_labelled is 0.
+        why_invalid: The presentations without a valid answer, by the reason; none of them has a vote.
         strict: The response that won in both orders, see :class:`Judgement`.
         debiased: The sign of the log-odds averaged over the orders, see :class:`Judgement`.
     """
@@ -62,6 +63,7 @@ class Figures:
     n_labelled: int
     n_tied_labels: int
     per_order_share: float | None
+    why_invalid: dict[str, int]
     strict: Verdicts
     debiased: Verdicts
 
@@ -86,6 +88,7 @@ def agreement(judgements: Sequence[Judgement], *, kappas: bool = True) -> Figure
         n_labelled=len(decided),
         n_tied_labels=labels.count(0),
         per_order_share=sum(rights) / len(rights) if rights else None,
+        why_invalid=dict(Counter(a.why for j in judgements for a in (j.forward, j.backward) if not a.valid)),
         strict=_verdicts(labels, [judgement.strict for judgement in judgements], kappas),
         debiased=_verdicts(labels, [judgement.debiased for judgement in judgements], kappas),
     )

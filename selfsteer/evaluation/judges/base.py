@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from selfsteer.backends import Failure
 from selfsteer.evaluation.judges.cache import Answer, AnswerCache
 from selfsteer.files import fingerprint
 from selfsteer.records import Finish, Message
@@ -70,8 +71,8 @@ class Judge(Protocol):
     key: str
     batch_size: int
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
-        """Return one answer a presentation, in order."""
+    def answer(self, shown: Sequence[Shown]) -> Sequence[Answer | Failure]:
+        """Return one answer a presentation, in order, or the failure of a request that got none."""
         ...
 
     def cost(self, shown: Shown) -> int:
@@ -140,6 +141,9 @@ def judge_pairs(
         cache: Where answers are kept: what it holds is not asked again, and each batch is kept as soon as it is there.
             A judge without a key is always asked.
         progress: Is called with (presentations answered, presentations in all).
+
+    Raises:
+        SelfsteerError: As the judge says; or of the first failure in a batch, whose answers are kept.
     """
     cache = cache if cache is not None and judge.key else AnswerCache(None)
     both = [(Shown(pair, False), Shown(pair, True)) for pair in pairs]
@@ -149,7 +153,11 @@ def judge_pairs(
     progress(len(asked) - len(wanted), len(asked))
     for done, batch in _batches(judge, wanted):
         answers = judge.answer([shown for _, shown in batch])
-        cache.add({key: answer for (key, _), answer in zip(batch, answers, strict=True)}, judge.name)
+        told = {key: one for (key, _), one in zip(batch, answers, strict=True) if isinstance(one, Answer)}
+        cache.add(told, judge.name)
+        for one in answers:
+            if isinstance(one, Failure):
+                raise one.error
         progress(len(asked) - len(wanted) + done, len(asked))
     return [Judgement(pair, cache[one], cache[other]) for pair, (one, other) in zip(pairs, keys, strict=True)]
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from selfsteer.backends import Failure
 from selfsteer.files import append_json, read_json_lines
 
 
@@ -21,15 +22,26 @@ class Answer:
             judge gives words only.
         text: What it wrote, "" where it wrote nothing.
         valid: Whether an answer could be made out at all.
+        why: Why not, in a few words; "" for a valid one.
     """
 
     vote: int
     log_odds: float | None = None
     text: str = ""
     valid: bool = True
+    why: str = ""
 
 
-TOO_LONG = Answer(0, text="does not fit into the judge's context", valid=False)
+BLOCKED = "blocked by the server"
+REFUSED = "refused by the chat template"
+TOO_LONG = Answer(0, valid=False, why="does not fit into the judge's context")
+
+
+def blocked_answer(failure: Failure) -> Answer:
+    """Return what a judge says of a presentation that its server does not take."""
+    if failure.blocked == "length":
+        return TOO_LONG
+    return Answer(0, text=failure.error.what, valid=False, why=BLOCKED)
 
 
 class AnswerCache:
@@ -54,10 +66,14 @@ class AnswerCache:
         return self._answers[key]
 
     def add(self, answers: Mapping[str, Answer], judge: str) -> None:
-        """Keep answers under their keys; ``judge`` is written beside them for people who read the file."""
+        """Keep answers under their keys; ``judge`` is written beside them for people who read the file.
+
+        What did not fit is not written: the judge may have a longer context another time.
+        """
         self._answers.update(answers)
-        if self.path:
-            append_json(self.path, {"judge": judge, "answers": {key: asdict(a) for key, a in answers.items()}})
+        lasting = {key: asdict(answer) for key, answer in answers.items() if answer != TOO_LONG}
+        if self.path and lasting:
+            append_json(self.path, {"judge": judge, "answers": lasting})
 
     def _read(self, row: dict[str, Any]) -> None:
         answers = row.get("answers")
@@ -80,5 +96,6 @@ def _as_answer(values: Any) -> Answer | None:
         and (odds is None or (type(odds) in (int, float) and math.isfinite(odds)))
         and isinstance(answer.text, str)
         and isinstance(answer.valid, bool)
+        and isinstance(answer.why, str)
     )
     return answer if sound else None

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.errors import ConfigError, ModelError, WorkFailed
+from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
 from selfsteer.evaluation.judges.base import Shown
-from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
+from selfsteer.evaluation.judges.cache import REFUSED, TOO_LONG, Answer
+from selfsteer.evaluation.measures import SCALES
 from selfsteer.files import fingerprint
 from selfsteer.models.holding import OneHeld
+from selfsteer.models.rope import context_of
 
 if TYPE_CHECKING:
     from selfsteer.chat import Chat
@@ -20,7 +22,9 @@ TokenIds = tuple[int, ...]
 Likelihoods = dict[tuple[TokenIds, TokenIds], float]
 """Log-probs in nats by (prompt, response); those that don't fit the model's context are not in it."""
 
-_EMPTY = Answer(0, text="a response without a token, which has no log-prob", valid=False)
+_VERSION = 2
+"""Of how pairs become tokens."""
+_EMPTY = Answer(0, valid=False, why="a response without a token, which has no log-prob")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Side:
         load: Gives the causal language model, in eval mode; called when it is needed, more than once.
         chat: Its template.
         name: For tables.
-        weights: Names the weights and their precision.
+        weights: Names the weights, their precision, the tokenizer and the end tokens.
     """
 
     load: Callable[[], Any]
@@ -43,8 +47,8 @@ class Side:
 class ImplicitJudge:
     """A policy's implicit reward, log policy(y|x) - log reference(y|x): that of DPO (arXiv 2305.18290) without beta.
 
-    The log-odds are the difference of the two responses' rewards: of summed nats, or of means per token, which is what
-    IPO's log-ratio is here. A pair's criterion doesn't reach it. One of the two models is in memory at a time: a batch
+    The log-odds are the difference of the two responses' rewards: of summed nats, as DPO compares them, or of means per
+    token, as IPO does here. A pair's criterion doesn't reach it. One of the two models is in memory at a time: a batch
     is scored with the one that is there, then with the other.
 
     Args:
@@ -57,7 +61,7 @@ class ImplicitJudge:
         ModelError: Their tokenizers or templates differ, so that they would not score the same tokens.
     """
 
-    def __init__(self, policy: Side, reference: Side, *, per_token: bool = False, batch_size: int = 256) -> None:
+    def __init__(self, policy: Side, reference: Side, *, per_token: bool, batch_size: int = 256) -> None:
         if policy.weights == reference.weights:
             what = f"the policy {policy.name} and its reference {reference.name} are the same weights"
             raise ConfigError(what, where="judge", do="name what the policy was trained from after @")
@@ -66,20 +70,26 @@ class ImplicitJudge:
             raise ModelError(what, where=f"judge implicit:{policy.name}", do="name the model that it was trained from")
         self._sides, self._held = (policy, reference), OneHeld()
         self._chat, self._per_token, self.batch_size = policy.chat, per_token, batch_size
-        self.name = f"{policy.name} against {reference.name} (implicit{', per token' if per_token else ''})"
-        self.key = fingerprint(["implicit", policy.weights, reference.weights, policy.chat.fingerprint, per_token])
+        self.name = f"{policy.name} against {reference.name} (implicit, {SCALES[per_token]})"
+        self.key = fingerprint(
+            ["implicit", _VERSION, policy.weights, reference.weights, policy.chat.fingerprint, per_token]
+        )
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
         """Return one answer a presentation, in order; the two orders of a pair are scored once.
 
         Raises:
-            ModelError: The chat template refuses a prompt.
             WorkFailed: A log-prob is not finite.
         """
-        rows = [self._encode(one) for one in shown]
-        scorable = [(prompt, both) for prompt, both in rows if all(both)]
+        rows = list(map(self._encoded, shown))
+        scorable = [row for row in rows if not isinstance(row, str) and all(row[1])]
         likelihoods = {place: self._likelihoods(place, scorable) for place in self._order() if scorable}
-        return [self._answer(one, *row, likelihoods) for one, row in zip(shown, rows, strict=True)]
+        return [
+            self._answer(one, *row, likelihoods)
+            if not isinstance(row, str)
+            else Answer(0, text=row, valid=False, why=REFUSED)
+            for one, row in zip(shown, rows, strict=True)
+        ]
 
     def cost(self, shown: Shown) -> int:
         """Return the number of characters."""
@@ -89,15 +99,20 @@ class ImplicitJudge:
         """Return the policy and the reference, the one in memory first."""
         return [1, 0] if self._held.name == 1 else [0, 1]
 
+    def _encoded(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
+        """Return what :meth:`_encode` does, or why the template refuses the prompt."""
+        try:
+            return self._encode(shown)
+        except PromptRefused as error:
+            return error.what
+
     def _encode(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]]:
         """Return the ids of the prompt and of the responses as training has them: the end token where one ended."""
         pair = shown.pair
         finishes = (pair.second_finish, pair.first_finish) if shown.swapped else (pair.first_finish, pair.second_finish)
-        first, second = (
-            tuple(self._chat.encode_response(text, finish == "stop"))
-            for text, finish in zip(shown.responses, finishes, strict=True)
-        )
-        return tuple(self._chat.encode(pair.prompt)), (first, second)
+        answers = [(text, finish == "stop") for text, finish in zip(shown.responses, finishes, strict=True)]
+        prompt, (first, second) = self._chat.encode_answers(pair.prompt, answers)
+        return tuple(prompt), (tuple(first), tuple(second))
 
     def _likelihoods(self, place: int, rows: Sequence[tuple[TokenIds, tuple[TokenIds, TokenIds]]]) -> Likelihoods:
         """Return what one model gives each response under its prompt."""
@@ -106,7 +121,7 @@ class ImplicitJudge:
         from selfsteer.logprobs import PromptRow, score_responses
 
         model = self._held.hold(place, self._sides[place].load)
-        context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        context = context_of(model.config) or math.inf
         distinct = dict.fromkeys((prompt, tuple(sorted(set(both)))) for prompt, both in rows)
         fitting = [(prompt, texts) for prompt, texts in distinct if len(prompt) + max(map(len, texts)) <= context]
         with torch.inference_mode():

@@ -7,15 +7,21 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from selfsteer.backends import Failure
 from selfsteer.errors import WorkFailed
 from selfsteer.evaluation.judges.base import Shown
-from selfsteer.evaluation.judges.cache import TOO_LONG, Answer
+from selfsteer.evaluation.judges.cache import TOO_LONG, Answer, blocked_answer
 from selfsteer.evaluation.judges.template import JudgeTemplate
 from selfsteer.files import fingerprint
+from selfsteer.models.rope import context_of
 
 if TYPE_CHECKING:
     from selfsteer.backends.endpoint import EndpointBackend
     from selfsteer.chat import Chat
+
+
+_VERSION = 2
+"""Of how a local model's question and labels become tokens."""
 
 
 class LogprobJudge:
@@ -25,7 +31,7 @@ class LogprobJudge:
         load: Gives the causal language model, in eval mode; called when the first answer is asked for.
         chat: Its template.
         name: For tables.
-        weights: Names the weights and their precision; part of the key under which answers are kept.
+        weights: Names the weights, their precision and the tokenizer; part of the key under which answers are kept.
         template: What it is asked.
         batch_size: Presentations scored at once; it bounds memory, not the result.
     """
@@ -42,7 +48,7 @@ class LogprobJudge:
     ) -> None:
         self._load, self.chat, self.template, self.batch_size = load, chat, template, batch_size
         self.name = f"{name} (log-probs)"
-        self.key = fingerprint(["logprobs", weights, chat.fingerprint, template.fingerprint])
+        self.key = fingerprint(["logprobs", _VERSION, weights, chat.fingerprint, template.fingerprint])
         self._labels = [chat.encode_response(label, False) for label in template.labels]
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
@@ -74,7 +80,7 @@ class LogprobJudge:
         return self.chat.without_thought(self.chat.encode(self.template.messages(shown, "logprobs")))
 
     def _fits(self, ids: Sequence[int]) -> bool:
-        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_of(self._model.config)
         return context is None or len(ids) + max(map(len, self._labels)) <= context
 
 
@@ -97,7 +103,10 @@ class EndpointLogprobJudge:
         self.key = fingerprint(["logprobs", source, template.fingerprint])
 
     def answer(self, shown: Sequence[Shown]) -> list[Answer]:
-        """Return each presentation's log-odds; no number where the server names one label only, invalid where none."""
+        """Return each presentation's log-odds; no number where the server names one label only.
+
+        Invalid where it names none, or blocks the prompt.
+        """
         prompts = [self.template.messages(one, "logprobs") for one in shown]
         return [_by_named(found) for found in self.backend.label_logprobs(prompts, self.template.labels)]
 
@@ -106,12 +115,14 @@ class EndpointLogprobJudge:
         return self.backend.length(self.template.messages(shown, "logprobs"))
 
 
-def _by_named(label_logps: Sequence[float | None]) -> Answer:
-    first, second = label_logps
+def _by_named(found: Sequence[float | None] | Failure) -> Answer:
+    if isinstance(found, Failure):
+        return blocked_answer(found)
+    first, second = found
     if first is not None and second is not None:
         return _by_odds((first, second))
     if first is second:
-        return Answer(0, text="neither label is among the likeliest replies", valid=False)
+        return Answer(0, valid=False, why="neither label is among the likeliest replies")
     return Answer(-1 if first is None else 1)
 
 

@@ -1,27 +1,31 @@
 """From a judge's name to the judge.
 
-Weights are loaded when the first answer is asked for: where all answers are kept, nothing is loaded. Only a reward
-model that was never loaded here has to be, to know under which key its answers are.
+Weights are loaded when the first answer is asked for: where all answers are kept, nothing is loaded.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfsteer.backends.local import LocalModel
-from selfsteer.config import JudgeSettings
+from selfsteer.config import JudgeSettings, per_token
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges.base import Judge
 from selfsteer.evaluation.judges.template import JudgeTemplate
+from selfsteer.files import fingerprint, read_json
+
+if TYPE_CHECKING:
+    from selfsteer.chat import Chat
 
 KINDS = ("reward", "implicit", "endpoint", "program")
-_HARDWARE = {"device", "precision", "revision", "trust_remote_code"}
+_LOCAL = {"device", "precision", "revision", "trust_remote_code", "chat_template_kwargs"}
 _SETTINGS = {
-    "": {"mode", "template", *_HARDWARE},
-    "reward": _HARDWARE,
-    "implicit": {"per_token", *_HARDWARE} - {"revision"},  # of which of its two models?
-    "endpoint": {"mode", "template", "base_url", "api_key_env"},
+    "": {"mode", "max_tokens", "template", *_LOCAL},
+    "reward": _LOCAL,
+    "implicit": {"per_token", *_LOCAL} - {"revision"},  # of which of its two models?
+    "endpoint": {"mode", "max_tokens", "template", "base_url", "api_key_env", "chat_template_kwargs"},
     "program": set[str](),
 }
 """What each kind of judge goes by, besides its name; "" is a language model on this machine."""
@@ -97,6 +101,11 @@ def _local(settings: JudgeSettings, name: str) -> LocalModel:
     return LocalModel(settings, resolve(name), _place("device"))
 
 
+def _precise(settings: JudgeSettings) -> JudgeSettings:
+    """Return settings in which "auto" is float32: scores are compared with each other, and may be nearly the same."""
+    return settings.model_copy(update={"precision": "float32"}) if settings.precision == "auto" else settings
+
+
 def _language_model(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.labels import LogprobJudge
     from selfsteer.evaluation.judges.text import TextJudge
@@ -104,42 +113,45 @@ def _language_model(settings: JudgeSettings, name: str) -> Judge:
     local, template = _local(settings, name), _template(settings)
     shown = Path(name).name or name
     if settings.mode == "text":
-        source = f"{local.weights} {local.chat.fingerprint}"
-        return TextJudge(local.backend, name=shown, source=source, template=template)
-    return LogprobJudge(local.model, local.chat, name=shown, weights=local.weights, template=template)
+        tokens = _reply_tokens(settings, local.chat)
+        return TextJudge(local.backend, name=shown, source=local.fingerprint, template=template, max_tokens=tokens)
+    return LogprobJudge(local.model, local.chat, name=shown, weights=local.fingerprint, template=template)
 
 
 def _reward_model(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.reward import RewardJudge
     from selfsteer.models import load_tokenizer
-    from selfsteer.reward.loading import load_reward_model, reward_config, weights_file
+    from selfsteer.reward.loading import load_reward_model, reward_config
 
-    local = _local(settings, name)
-    config = reward_config(local.source, **local.options)
-    # Scores are compared with each other, so they are computed in float32 unless told otherwise.
-    dtype = "float32" if settings.precision == "auto" else settings.precision
-    load = partial(load_reward_model, local.source, device=local.device, dtype=dtype, **local.options)
-    return RewardJudge(  # type: ignore[return-value]  # its key is computed when asked for, the protocol's could be set
-        load,
+    local = _local(_precise(settings), name)
+    return RewardJudge(
+        partial(load_reward_model, local.source, device=local.device, dtype=local.dtype, **local.options),
         load_tokenizer(local.source, **local.options),
-        config=config,
+        config=reward_config(local.source, **local.options),
         name=Path(name).name or name,
-        kept=weights_file(local.source, dtype=dtype, **local.options),
+        content=local.fingerprint,
+        template_kwargs=settings.chat_template_kwargs,
     )
 
 
 def _implicit(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.implicit import ImplicitJudge, Side
 
-    # Differences between two models that are nearly the same: as for reward models, float32 unless told otherwise.
-    precise = settings.model_copy(update={"precision": "float32"}) if settings.precision == "auto" else settings
     policy, reference = _policy_and_reference(name)
 
     def side(model: str) -> Side:
-        local = _local(precise, model)
-        return Side(local.model, local.chat, Path(model).name or model, local.weights)
+        local = _local(_precise(settings), model)
+        return Side(local.model, local.chat, Path(model).name or model, local.fingerprint)
 
-    return ImplicitJudge(side(policy), side(reference), per_token=settings.per_token)
+    return ImplicitJudge(side(policy), side(reference), per_token=_per_token(settings, policy))
+
+
+def _per_token(settings: JudgeSettings, policy: str) -> bool:
+    """Return whether to compare means: as asked, else as the loss did that the policy's folder names, else not."""
+    if settings.per_token is not None:
+        return settings.per_token
+    trained = read_json(Path(policy).expanduser() / "selfsteer.json") or {}
+    return "base_loss" in trained and per_token(trained.get("objective", ""), trained["base_loss"])
 
 
 def _policy_and_reference(name: str) -> tuple[str, str]:
@@ -163,14 +175,28 @@ def _endpoint(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.evaluation.judges.text import TextJudge
 
     try:
-        backend = EndpointBackend(name, base_url=settings.base_url, key_variable=settings.api_key_env)
+        backend = EndpointBackend(
+            name, base_url=settings.base_url, key_variable=settings.api_key_env,
+            chat_template_kwargs=settings.chat_template_kwargs,
+        )  # fmt: skip
     except ConfigError as error:
         where = _place("api_key_env") if error.where == "key_variable" else error.where
         raise ConfigError(error.what, where=where, do=error.do) from error
     template, source = _template(settings), f"{backend.base_url} {name}"
+    if settings.chat_template_kwargs:
+        source += f" {fingerprint(settings.chat_template_kwargs)}"
     if settings.mode == "text":
-        return TextJudge(lambda: backend, name=name, source=source, template=template, batch_size=64)
+        tokens = _reply_tokens(settings, None)
+        return TextJudge(lambda: backend, name=name, source=source, template=template, max_tokens=tokens, batch_size=64)
     return EndpointLogprobJudge(backend, name=name, source=source, template=template)
+
+
+def _reply_tokens(settings: JudgeSettings, chat: Chat | None) -> int:
+    """Return the tokens of a reply; ``chat`` is None for a model behind a server, of which nothing is known."""
+    from selfsteer.evaluation.judges.text import REPLY_TOKENS, THINKING_TOKENS
+
+    room = THINKING_TOKENS if chat is None or chat.thinking is not None else 0
+    return settings.max_tokens or REPLY_TOKENS + room
 
 
 def _program(settings: JudgeSettings, name: str) -> Judge:

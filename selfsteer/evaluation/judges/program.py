@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import importlib
@@ -167,13 +168,54 @@ def _source(program: Any) -> list[str]:
 
 
 def _text_around(owner: Any) -> str:
-    """Return the source of a function's or a class's module, else its own, else the name of the module."""
-    for thing in (inspect.getmodule(owner), owner):
+    """Return the source of a function's or a class's module with that of the modules beside it which it imports.
+
+    Where the module's can't be read it is the owner's own, else the name of the module.
+    """
+    module = inspect.getmodule(owner)
+    for thing in (module, owner):
         try:
-            return inspect.getsource(thing)  # type: ignore[arg-type]
+            text = inspect.getsource(thing)  # type: ignore[arg-type]
         except (OSError, TypeError):  # typed into an interpreter, or written in C
             continue
+        return "\n".join([text, *(path.read_text(encoding="utf-8", errors="replace") for path in _beside(module))])
     return str(owner.__module__)
+
+
+def _beside(module: types.ModuleType | None) -> list[Path]:
+    """Return the files that a module imports from its own folder or package, and those that these import."""
+    package = getattr(module, "__package__", "") or ""
+    own, file = package.partition(".")[0], Path(getattr(module, "__file__", None) or "")
+    # The release says what selfsteer's own programs do. Beside a module of site-packages lies whatever is installed.
+    if own == "selfsteer" or not file.is_file() or (not own and "site-packages" in file.parts):
+        return []
+    root = file.parents[len(package.split("."))] if own else file.parent
+    found: dict[Path, None] = {file: None}
+    waiting = [file]
+    while waiting:
+        new = [path for path in _imported(waiting.pop(), root) if path.is_relative_to(root / own) and path not in found]
+        found |= dict.fromkeys(new)
+        waiting += new
+    return list(found)[1:]
+
+
+def _imported(file: Path, root: Path) -> Iterator[Path]:
+    """Yield the files under ``root`` that the import statements of a file name."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        names: list[str] = []
+        start = root
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = file.parents[node.level - 1] if node.level else root
+            names = [node.module or "", *(f"{node.module or ''}.{alias.name}" for alias in node.names)]
+        for name in names:
+            place = start.joinpath(*filter(None, name.split(".")))
+            yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
 
 
 def _import(name: str, spec: str) -> types.ModuleType:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from selfsteer.evaluation.judges.cache import Answer
 
-VERSION = 1
+VERSION = 2
 """Of the rules below: what other rules read is asked for again."""
 
 _END = r"(?![^\W_]|['’][^\W_])"
@@ -44,21 +44,20 @@ def read_verdict(text: str, labels: Sequence[str]) -> Answer:
     answer B is better"). Where it starts with none, it is the one label that a later phrase gives as the verdict ("...
     so the better answer is B."). A label that is merely mentioned is no verdict: replies are cut after a few tokens,
     and a comparison that has just begun has mentioned the first response. Labels are matched in their own case, since
-    "a" is an article more often than an answer, unless the reply says nothing else. Of a model that thinks aloud, the
-    reply is what comes after the thoughts.
+    "a" is an article more often than an answer, unless the reply says nothing else.
+
+    Args:
+        text: The reply, without a reasoning model's thoughts (:func:`selfsteer.quality.answer_of`).
+        labels: What the two responses are called.
     """
-    said = _after_thoughts(text)
+    said = text.strip()
     label = _label(labels)
     start = re.match(rf"(?i:{_OPENING})(?:(?is:{_TIE})|(?P<label>{label}))", said)
     found = {start["label"]} if start else _later(said, label) | _alone(said, labels)
     votes = {{labels[0]: 1, labels[1]: -1}.get(name, 0) for name in found}
-    return Answer(votes.pop(), text=text) if len(votes) == 1 else Answer(0, text=text, valid=False)
-
-
-def _after_thoughts(text: str) -> str:
-    """Return the reply without what stands in <think>; thoughts that were cut off leave nothing."""
-    _, closed, reply = text.rpartition("</think>")
-    return "" if "<think>" in text and not closed else reply.strip()
+    if len(votes) == 1:
+        return Answer(votes.pop(), text=text)
+    return Answer(0, text=text, valid=False, why="names no verdict")
 
 
 def _label(labels: Sequence[str]) -> str:

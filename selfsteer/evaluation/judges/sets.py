@@ -2,76 +2,84 @@
 
 from __future__ import annotations
 
-import collections
 import random
 import re
-import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsteer.errors import ConfigError, DataError
+from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges.base import Pair
 from selfsteer.files import fingerprint
-from selfsteer.queries import Dropped, is_hub
-from selfsteer.queries.read import read_file, read_hub
-from selfsteer.queries.rows import Unusable, is_text
+from selfsteer.queries import Dropped, is_hub, source_rows
+from selfsteer.queries.messages import ROLES, Cells, Unusable, is_missing, read_messages, shown
+from selfsteer.queries.tally import Reason, Tally, check_share
 from selfsteer.records import Message
 
-_ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+_NOT_ASKING = "the conversation does not end with a user message before the answers"
+_DIALOGUE = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """What a source gave: its name, its pairs in order, and the rows that were left out, each with its reason."""
+    """What a source gave: its name, its pairs in order, and the rows that were left out, each with its reason.
+
+    ``reasons`` are the most frequent ones.
+    """
 
     name: str
     pairs: list[Pair]
     dropped: list[Dropped]
+    reasons: list[Reason] = field(default_factory=list)
 
 
 def load_pairs(
     source: Path, *, limit: int | None = None, seed: int = 0, name: str | None = None, split: str = "train"
 ) -> PairSet:
-    """Load preference pairs from a file or a hub data set; the form of each row is told by its keys (:data:`_FORMS`).
+    """Load preference pairs from a file, a folder or a hub data set, in any form that :func:`pair_of` reads.
 
     Labels are in the numbering of the pair. Where a form only says "chosen" and "rejected", a hash of the content
     decides which of them becomes the first, so that a judge that always says "the first" is not right by construction.
     A pair's id is the set's name and the number of its row, from 1; the set's name is the file's without its suffixes,
-    or all of the hub data set's.
+    the folder's, or all of the hub data set's.
     A row's own "subset" is kept, all other rows belong to a subset of the set's name.
 
     Args:
-        source: A .json, .jsonl, .parquet, .csv or .tsv file, the text forms also with .gz; or a hub data set,
-            org/name or org/name:config.
+        source: A file, a folder or a hub data set, as of :func:`selfsteer.queries.load_queries`.
         limit: Take a random sample of so many pairs, in the order of the file; None takes all.
         seed: Chooses the sample.
         name: The set's, in place of the file's.
-        split: The split of a hub data set.
+        split: The split of a hub data set, or of a folder that has splits.
 
     Returns:
         The pairs, and all rows of the source that are not two answers to one conversation, whatever the limit.
 
     Raises:
         ConfigError: ``limit`` is not positive.
-        DataError: The source can't be read, a row has no known form or a wrong cell, or no pair is left.
+        DataError: The source can't be read, or no pair is left.
     """
     _check_limit(limit)
-    hub = is_hub(str(source))
-    name = name or (str(source) if hub else Path(source.name.removesuffix(".gz")).stem)
-    rows = read_hub(str(source), split, "--split") if hub else read_file(source)
-    pairs, dropped = [], []
-    for number, (where, row) in enumerate(rows, 1):
-        own_id = f"{name}-{number}"
+    name = name or _name_of(source)
+    pairs: list[Pair] = []
+    dropped: list[Dropped] = []
+    tally = Tally()
+    for tally.rows, (where, row, _) in enumerate(source_rows(str(source), split, "--split"), 1):
+        own_id = f"{name}-{tally.rows}"
         try:
-            pairs.append(pair_of(row, where, own_id, name))
+            pairs.append(pair_of(row, own_id, name))
         except Unusable as unusable:
-            dropped.append(Dropped(own_id, where, str(unusable)))
-    if not pairs:
-        raise _nothing_left(source, dropped)
-    return PairSet(name, sample_pairs(pairs, limit, seed), dropped)
+            dropped.append(Dropped(own_id, where, str(unusable), unusable.do, unusable=True))
+            tally.add(where, str(unusable), unusable.do)
+    check_share(tally.info, "pair", str(source), most=None)
+    return PairSet(name, sample_pairs(pairs, limit, seed), dropped, tally.reasons)
+
+
+def _name_of(source: Path) -> str:
+    if is_hub(str(source)):
+        return str(source)
+    return source.resolve().name if source.is_dir() else Path(source.name.removesuffix(".gz")).stem
 
 
 def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
@@ -100,95 +108,144 @@ class _Content(NamedTuple):
     label: int | None
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row's cells by key, checked as they are asked for: a wrong type is an error, unusable text drops the row."""
+_PROMPTS = ("prompt", "instruction", "query", "question", "messages", "conversations", "input")
+"""Columns that may hold what two answers are to. Of several the one with the most turns counts, then the first."""
 
-    cells: dict[str, Any]
-    where: str
+_ANSWERS: Mapping[tuple[str, str], Mapping[float, int]] = {
+    ("output_1", "output_2"): {1: 1, 2: -1},
+    ("response 1", "response 2"): {0: 1, 1: -1, 2: 0},
+}
+"""Two answers, and what their "label" says: LLMBar's (and AlpacaEval's, which has a "preference"); Auto-J's."""
 
-    def wrong(self, key: str, value: Any, expected: str) -> DataError:
-        return DataError(
-            f"{key!r} is {reprlib.repr(value)}, expected {expected}",
-            where=self.where,
-            do="correct that row, or leave it out",
-        )
+_PREFERRED = (("chosen", "rejected"), ("positive_response", "negative_response"))
+"""The better and the worse answer: of preference data; of selfsteer's own rows."""
 
-    def text(self, key: str) -> str:
-        return self._checked(key, self.cells[key])
+FORMS = """\
+chosen and rejected as answers beside a prompt (prompt, instruction and input, query, question, messages or
+conversations; system and history), chosen and rejected as whole dialogues, or output_1 and output_2 (response 1 and
+response 2) beside a prompt and a label or preference; docs/data.md lists them"""
 
-    def number(self, key: str) -> float | None:
-        """Return a number; None for null and NaN, by which tables say that nothing is known."""
-        value = self.cells[key]
-        if value is None or value != value:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.wrong(key, value, "a number")
-        return value
 
-    def messages(self, key: str) -> list[Message]:
-        """Return the messages of a list, or of a single object; role/content or ShareGPT's from/value."""
-        value = self.cells[key]
-        items = [value] if isinstance(value, dict) else value
-        if not isinstance(items, list):
-            raise self.wrong(key, value, "text or messages")
-        return [self._message(key, item) for item in items]
+def pair_of(row: Any, own_id: str, name: str) -> Pair:
+    """Return the pair of a row in any of the known forms (:data:`FORMS`).
 
-    def prompt(self, key: str) -> list[Message]:
-        """Return the conversation that ends with what is to be answered; text is one user message."""
-        if isinstance(self.cells[key], str):
-            return _asking([{"role": "user", "content": self.text(key)}])
-        return _asking(self.messages(key))
+    Args:
+        row: As it was read.
+        own_id: The pair's id.
+        name: Its subset, where the row names none.
 
-    def answer(self, key: str, prompt: list[Message]) -> str:
-        """Return the text of an answer; as messages it may repeat the whole prompt before it."""
-        if isinstance(self.cells[key], str):
-            return self.text(key)
-        messages = self.messages(key)
-        rest = messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
-        if [message["role"] for message in rest] != ["assistant"]:
-            raise Unusable(f"{key!r} is not one answer of the assistant")
-        return rest[0]["content"]
+    Raises:
+        Unusable: The row has no known form, a cell is wrong, or it holds no two answers to one conversation.
+    """
+    cells = Cells(row)
+    subset = name if is_missing(cells.cells.get("subset")) else str(cells.cells["subset"])
+    return Pair(own_id, *_content(cells), subset=subset)
 
-    def dialogue(self, key: str) -> list[Message]:
-        """Return a whole dialogue, from "Human: ..." and "Assistant: ..." in one text or from messages."""
-        return _turns(self.text(key), key) if isinstance(self.cells[key], str) else self.messages(key)
 
-    def _message(self, key: str, item: Any) -> Message:
-        role = (item.get("role") or item.get("from")) if isinstance(item, dict) else None
-        if not isinstance(role, str):
-            raise self.wrong(key, item, "a message with role and content (or from and value)")
-        if role not in _ROLES:
-            raise Unusable(f"{key!r} has a message of role {role!r}, none of {', '.join(_ROLES)}")
-        content = item.get("content")
-        # Parquet fills a key that only other messages have with null
-        return {"role": _ROLES[role], "content": self._checked(key, item.get("value") if content is None else content)}
+def is_pair(cells: Cells) -> bool:
+    """Tell whether a row has the keys of a pair."""
+    return any(set(keys) <= cells.cells.keys() for keys in (*_PREFERRED, *_ANSWERS))
 
-    def _checked(self, key: str, text: Any) -> str:
-        if not isinstance(text, str):
-            raise self.wrong(key, text, "text")
-        if not is_text(text):
-            raise Unusable(f"{key!r} is broken text (half of a surrogate pair)")
-        return text
+
+def _content(cells: Cells) -> _Content:
+    for better, worse in _PREFERRED:
+        if {better, worse} <= cells.cells.keys():
+            return _placed(*_two_answers(cells, better, worse))
+    for (first, second), meanings in _ANSWERS.items():
+        if {first, second} <= cells.cells.keys() and not {"label", "preference"}.isdisjoint(cells.cells):
+            return _Content(*_two_answers(cells, first, second), _label(cells, meanings))
+    raise Unusable(
+        f"a row has the keys {cells.names}, which is no known form of a preference pair", f"give rows with {FORMS}"
+    )
+
+
+def _two_answers(cells: Cells, first: str, second: str) -> tuple[list[Message], str, str]:
+    """Return what two answers are to, and their texts.
+
+    Two whole dialogues are cut where they part, so a prompt beside them decides nothing; it only adds the turns that
+    they leave out.
+    """
+    answers = [_answer(cells, name) for name in (first, second)]
+    if all(map(_is_dialogue, answers)):
+        shared, one, other = _parted(*answers)
+        try:
+            longer = [found for found in _prompts(cells) if found[-len(shared) :] == shared]
+        except Unusable:
+            longer = []
+        return max([cells.with_system(shared), *longer], key=len), one, other
+    prompts = _prompts(cells)
+    if not prompts:
+        what = f"no prompt beside {first!r} and {second!r}, which are no whole dialogues; the row has the keys"
+        raise Unusable(f"{what} {cells.names}", f"give rows with {FORMS}")
+    prompt = max(prompts, key=len)
+    one, other = (_last(answer, prompt, name) for answer, name in zip(answers, (first, second), strict=True))
+    return prompt, one, other
+
+
+def _answer(cells: Cells, name: str) -> str | list[Message]:
+    """Return an answer's text, or messages: of it alone or of the whole dialogue."""
+    if is_missing(cells.cells[name]) and not isinstance(cells.cells[name], str):
+        raise Unusable(f"{name!r} is empty")
+    value = cells.value(name)
+    if isinstance(value, list):
+        return read_messages(value, name)
+    text = cells.text(name)
+    return _turns(text) if _DIALOGUE.match(text) else text
+
+
+def _is_dialogue(answer: str | list[Message]) -> bool:
+    return not isinstance(answer, str) and any(message["role"] != "assistant" for message in answer)
+
+
+def _prompts(cells: Cells) -> list[list[Message]]:
+    """Return the conversations that a row's columns of prompts hold; one that ends with an answer is no prompt."""
+    names = [name for name in _PROMPTS if cells.filled(name) and not (name == "input" and cells.filled("instruction"))]
+    found = [read_messages(cells.conversation(name), name) for name in names]
+    asking = [messages for messages in found if messages[-1]["role"] == "user"]
+    if found and not asking:
+        raise Unusable(_NOT_ASKING)
+    if not found and "prompt" in cells.cells:
+        raise Unusable("empty prompt")
+    return [_asking(messages) for messages in asking]
+
+
+def _last(answer: str | list[Message], prompt: list[Message], name: str) -> str:
+    """Return the text of an answer; as messages it may repeat the prompt, or the end of it."""
+    if isinstance(answer, str):
+        return answer
+    before, last = answer[:-1], answer[-1:]
+    if [message["role"] for message in last] != ["assistant"] or (before and prompt[-len(before) :] != before):
+        raise Unusable(f"{name!r} is not one answer of the assistant")
+    return last[0]["content"]
+
+
+def _parted(one: Any, other: Any) -> tuple[list[Message], str, str]:
+    """Cut two whole dialogues where they part: one last answer must be left of each."""
+    same = [a == b for a, b in zip(one[:-1], other[:-1], strict=False)]
+    shared = same.index(False) if False in same else len(same)
+    rest: Sequence[Message] = one[shared:] + other[shared:]
+    if [message["role"] for message in rest] != ["assistant", "assistant"]:
+        raise Unusable("the two dialogues are not one conversation with two last answers")
+    return _asking(one[:shared]), rest[0]["content"], rest[1]["content"]
 
 
 def _asking(messages: list[Message]) -> list[Message]:
     """Return a prompt that is one: it ends with a user message that says something."""
     if not messages or messages[-1]["role"] != "user":
-        raise Unusable("the conversation does not end with a user message before the answers")
+        raise Unusable(_NOT_ASKING)
     if not messages[-1]["content"].strip():
         raise Unusable("empty prompt")
     return messages
 
 
-def _turns(text: str, key: str) -> list[Message]:
-    """Split a dialogue written as one text; turns of one speaker that follow each other are one."""
-    lead, *parts = _SPEAKER.split("\n\n" + text.strip())
-    if lead.strip() or not parts:
-        raise Unusable(f"{key!r} is no dialogue of the form 'Human: ... Assistant: ...'")
+def _turns(text: str) -> list[Message]:
+    """Split a dialogue written as one text, HH-RLHF's "Human: ... Assistant: ..."; turns of one speaker that follow
+    each other are one.
+    """
     turns: list[Message] = []
+    _, *parts = _SPEAKER.split("\n\n" + text.strip())
     for speaker, said in zip(parts[::2], parts[1::2], strict=True):
-        role = _ROLES[speaker.lower()]
+        role = ROLES[speaker.lower()]
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += "\n\n" + said.strip()
         else:
@@ -196,98 +253,25 @@ def _turns(text: str, key: str) -> list[Message]:
     return turns
 
 
-def _llmbar(row: _Row) -> _Content:
-    label = _label(row, "label", {1: 1, 2: -1})
-    return _Content(row.prompt("input"), row.text("output_1"), row.text("output_2"), label)
-
-
-def _autoj(row: _Row) -> _Content:
-    label = _label(row, "label", {0: 1, 1: -1, 2: 0})
-    return _Content(row.prompt("prompt"), row.text("response 1"), row.text("response 2"), label)
-
-
-def _alpaca_eval(row: _Row) -> _Content:
-    label = _preference(row)
-    return _Content(row.prompt("instruction"), row.text("output_1"), row.text("output_2"), label)
-
-
-def _sharegpt(row: _Row) -> _Content:
-    """Read LLaMA-Factory's pairs; the column "system" counts where the conversation brings no system message."""
-    prompt = row.prompt("conversations")
-    if row.cells.get("system") and prompt[0]["role"] != "system":
-        prompt = [{"role": "system", "content": row.text("system")}, *prompt]
-    return _placed(prompt, row.answer("chosen", prompt), row.answer("rejected", prompt))
-
-
-def _preferred(row: _Row) -> _Content:
-    prompt = row.prompt("prompt")
-    return _placed(prompt, row.answer("chosen", prompt), row.answer("rejected", prompt))
-
-
-def _dialogues(row: _Row) -> _Content:
-    """Cut two whole dialogues where they part: one last answer must be left of each."""
-    chosen, rejected = row.dialogue("chosen"), row.dialogue("rejected")
-    same = [one == other for one, other in zip(chosen[:-1], rejected[:-1], strict=False)]
-    shared = same.index(False) if False in same else len(same)
-    rest = chosen[shared:] + rejected[shared:]
-    if [message["role"] for message in rest] != ["assistant", "assistant"]:
-        raise Unusable("the two dialogues are not one conversation with two last answers")
-    return _placed(_asking(chosen[:shared]), rest[0]["content"], rest[1]["content"])
-
-
-_FORMS: Mapping[str, tuple[tuple[str, ...], Callable[[_Row], _Content]]] = {
-    "LLMBar": (("input", "output_1", "output_2", "label"), _llmbar),
-    "Auto-J": (("prompt", "response 1", "response 2", "label"), _autoj),
-    "AlpacaEval annotations": (("instruction", "output_1", "output_2", "preference"), _alpaca_eval),
-    "ShareGPT pairs": (("conversations", "chosen", "rejected"), _sharegpt),
-    "RewardBench, HHH, TRL": (("prompt", "chosen", "rejected"), _preferred),
-    "HH-RLHF dialogues": (("chosen", "rejected"), _dialogues),
-}
-"""Forms by name: the keys that a row of that form has, and what reads it. The first that fits is taken."""
-
-
-def pair_of(row: Any, where: str, own_id: str, name: str) -> Pair:
-    """Return the pair of a row in any of the known forms.
-
-    Args:
-        row: As it was read.
-        where: File and line, for messages.
-        own_id: The pair's id.
-        name: Its subset, where the row names none.
-
-    Raises:
-        DataError: The row has no known form or a wrong cell.
-        Unusable: It is well-formed and holds no two answers to one conversation.
-    """
-    cells = row if isinstance(row, dict) else {}
-    for keys, read in _FORMS.values():
-        if set(keys) <= cells.keys():
-            return Pair(own_id, *read(_Row(cells, where)), subset=str(cells.get("subset") or name))
-    held = (
-        f"has the keys {', '.join(map(str, row)) or '(none)'}" if isinstance(row, dict) else f"is {reprlib.repr(row)}"
-    )
-    forms = "; ".join(f"{form} ({', '.join(keys)})" for form, (keys, _) in _FORMS.items())
-    raise DataError(
-        f"a row {held}, which is no known form of a preference pair",
-        where=where,
-        do=f"give rows of one of these forms: {forms}",
-    )
-
-
-def _label(row: _Row, key: str, meanings: Mapping[float, int]) -> int | None:
-    value = row.number(key)
+def _label(cells: Cells, meanings: Mapping[float, int]) -> int | None:
+    """Return the label of two answers: 1 for the first, -1 for the second, 0 for a draw; None where it is unknown."""
+    if "preference" in cells.cells:
+        return _preference(cells)
+    value = cells.number("label")
     if value is not None and value not in meanings:
-        raise row.wrong(key, value, f"one of {', '.join(map(str, meanings))}")
+        raise Unusable(f"'label' is {shown(cells.cells['label'])}, expected one of {', '.join(map(str, meanings))}")
     return None if value is None else meanings[value]
 
 
-def _preference(row: _Row) -> int | None:
+def _preference(cells: Cells) -> int | None:
     """Return the label of AlpacaEval's preference: from 1 (the first) to 2 (the second), 0 or 1.5 for a draw."""
-    value = row.number("preference")
+    value = cells.number("preference")
     if value is None:
         return None
     if value != 0 and not 1 <= value <= 2:
-        raise row.wrong("preference", value, "a number from 1 to 2, or 0 for a draw")
+        raise Unusable(
+            f"'preference' is {shown(cells.cells['preference'])}, expected a number from 1 to 2, or 0 for a draw"
+        )
     return 0 if value in (0, 1.5) else 1 if value < 1.5 else -1
 
 
@@ -296,14 +280,3 @@ def _placed(prompt: list[Message], chosen: str, rejected: str) -> _Content:
     if int(fingerprint([prompt, chosen, rejected]), 16) % 2:
         return _Content(prompt, rejected, chosen, -1)
     return _Content(prompt, chosen, rejected, 1)
-
-
-def _nothing_left(source: Path, dropped: list[Dropped]) -> DataError:
-    if not dropped:
-        return DataError("the source holds no row", where=str(source), do="give a file that holds preference pairs")
-    counts = collections.Counter(item.reason for item in dropped).most_common(3)
-    return DataError(
-        f"no pair is left of {len(dropped)} rows: {', '.join(f'{why} ({count} rows)' for why, count in counts)}",
-        where=f"{source}, first at {dropped[0].where}",
-        do="give a file whose rows hold two answers to one conversation",
-    )

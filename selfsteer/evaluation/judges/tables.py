@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from selfsteer.evaluation.intervals import Interval
-from selfsteer.evaluation.judges.agreement import Figures, Verdicts, by_subset, kappa, pooled
+from selfsteer.evaluation.judges.agreement import Figures, Verdicts, agreement, by_subset, kappa, pooled
 from selfsteer.evaluation.judges.base import Judgement
 
 COLUMNS = ("judge", "set", "n", "strict", "debiased", "kappa", "the first shown wins", "inconsistent", "tie", "invalid")
@@ -80,6 +81,12 @@ def common_kappa(one: Judged, other: Judged) -> tuple[float, Interval] | None:
     return kappa([first[pair] for pair in shared], [second[pair] for pair in shared])
 
 
+def judge_warnings(judged: Judged) -> list[str]:
+    """Return what to know before a judge's figures are believed: a sentence on its order, one on missing verdicts."""
+    found = agreement(judged.judgements, kappas=False)
+    return [told for told in (order_warning(judged, found), invalid_told(judged.name, asdict(found))) if told]
+
+
 def order_warning(judged: Judged, found: Figures) -> str:
     """Return a sentence on a judge that goes by the place of a response, "" where it does not."""
     share, ends = found.first_share, found.first_share_interval
@@ -90,6 +97,20 @@ def order_warning(judged: Judged, found: Figures) -> str:
         f"{judged.name} votes for the {place} response shown in {often:.0%} of its answers: its strict verdicts say "
         "nothing, its debiased ones only what is left when that cancels"
     )
+
+
+def invalid_told(name: str, found: Mapping[str, Any]) -> str:
+    """Return a sentence on the pairs that a judge gave no valid verdict on, "" where there are none.
+
+    Args:
+        name: The judge's.
+        found: Its figures as JSON holds them (:class:`Figures`).
+    """
+    n, invalid = found["n"], found["outcomes"]["invalid"]
+    if not invalid:
+        return ""
+    reasons = ", ".join(f"{why or 'for no known reason'}: {count}" for why, count in found["why_invalid"].items())
+    return f"{name}: {invalid} of {n} pairs have no valid verdict ({invalid / n:.0%}); replies {reasons}"
 
 
 def _cells(found: Figures) -> list[str]:

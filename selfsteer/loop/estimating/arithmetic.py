@@ -86,12 +86,10 @@ def rows_for(
         cells: As in :mod:`selfsteer.logprobs.rows`.
         prompts: Tokens of each prompt, by its name.
         responses: Tokens of each response, by its role.
-        limit: Prompt + response tokens, as ``train.max_length``.
+        limit: Tokens of the longest prompt + response, as ``train.max_length``.
     """
     roles: dict[str, list[str]] = {}
     for role, prompt in cells:
         roles.setdefault(prompt, []).append(role)
-    return [
-        Row(prompts[name], [max(1.0, min(responses[role], limit - prompts[name])) for role in own])
-        for name, own in roles.items()
-    ]
+    room = max(1.0, limit - max(prompts.values()))
+    return [Row(prompts[name], [min(responses[role], room) for role in own]) for name, own in roles.items()]

@@ -9,7 +9,7 @@ from statistics import mean
 from selfsteer.backends import shared_prefix
 from selfsteer.chat import Chat
 from selfsteer.config import QuerySettings, Recipe
-from selfsteer.errors import DataError
+from selfsteer.errors import DataError, PromptRefused
 from selfsteer.loop.estimating.costs import Prompts, Sizes
 from selfsteer.loop.splitting import of_round
 from selfsteer.loop.writing import aspects_wanted, needs_model
@@ -35,8 +35,9 @@ def sizes_of(settings: QuerySettings, queries: int | None = None) -> Sizes:
     apart = settings.heldout
     read = sum(1 for _ in _queries(settings)) if queries is None else queries
     if isinstance(apart, str):
-        held = len(load_queries(apart, split="heldout", limit=settings.heldout_limit).queries)
-        return Sizes(read, held)
+        most = settings.max_left_out
+        held = load_queries(apart, split="heldout", limit=settings.heldout_limit, max_left_out=most).queries
+        return Sizes(read, len(held))
     if read <= apart:
         raise DataError("every query is held out", where="queries.heldout", do="hold out fewer, or give more queries")
     return Sizes(read - apart, apart)
@@ -57,7 +58,11 @@ def first_queries(settings: QuerySettings, count: int = _LOOKED_AT) -> list[Quer
 
 def _queries(settings: QuerySettings) -> Iterator[Query]:
     found = stream_queries(
-        settings.source, field=settings.field, limit=settings.limit, dataset_split=settings.dataset_split
+        settings.source,
+        field=settings.field,
+        limit=settings.limit,
+        dataset_split=settings.dataset_split,
+        max_left_out=settings.max_left_out,
     )
     return (one for one in found if isinstance(one, Query))
 
@@ -74,12 +79,18 @@ def prompt_lengths(recipe: Recipe, principle_set: PrincipleSet, chat: Chat | Non
     role = chat.system_role if chat else "native"
     count = aspects_wanted(recipe, principle_set)
     names = [aspect.name for aspect in principle_set.choosable]
-    found = []
+    found: list[list[float]] = []
+    refused: PromptRefused | None = None
     for place, query in enumerate(first_queries(recipe.queries)):
         aspects = [names[(place + i) % len(names)] for i in range(min(count, len(names)))]
         pair = pair_for(principle_set, aspects)
         steered = [steer(query.prompt, steering_message(pair, sign), role) for sign in ("positive", "negative")]
-        found.append([length(query.prompt), *map(length, steered)])
+        try:
+            found.append([length(query.prompt), *map(length, steered)])
+        except PromptRefused as error:  # the run leaves it out
+            refused = error
+    if refused and not found:
+        raise refused
     plain, positive, negative = (mean(column) for column in zip(*found, strict=True))
     if not needs_model(recipe, principle_set):
         return Prompts(plain, positive, negative)

@@ -14,6 +14,7 @@ from selfsteer.config import Recipe
 from selfsteer.files import fingerprint, read_json, write_json
 from selfsteer.loop.estimating.shape import ModelShape
 from selfsteer.models import cache_folder
+from selfsteer.records import ROLES
 
 _ANSWER = 24
 """Tokens that a model may use up to name aspects."""
@@ -134,7 +135,7 @@ def rates_file(shape: ModelShape, recipe: Recipe, device: str, precisions: tuple
 def sample_file(recipe: Recipe, principle_set: str) -> Path:
     """Return where it is kept what a few responses of a model under a principle set told."""
     generation = recipe.generation
-    named = [_FORMAT, recipe.model.model_dump(), principle_set, generation.temperature, generation.top_p]
+    named = [_FORMAT, recipe.model.model_dump(), principle_set, *map(generation.drawing, ROLES)]
     return cache_folder() / "rates" / f"sample-{fingerprint([*named, recipe.quality.model_dump()])}.json"
 
 

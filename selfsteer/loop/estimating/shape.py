@@ -6,7 +6,6 @@ import json
 import math
 import re
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,7 @@ from typing import Any, NamedTuple
 from selfsteer.config import LoraSettings, ModelSettings
 from selfsteer.errors import ModelError
 from selfsteer.models import CATALOGUE, list_models, resolve
-from selfsteer.models.problems import loading_errors
-from selfsteer.models.resolving import adapter_base, gguf_file, is_adapter
+from selfsteer.models.configs import outline
 
 _ATTENDS = {"full_attention", "sliding_attention"}
 
@@ -77,20 +75,13 @@ class ModelShape:
         Raises:
             ModelError: It is put on none.
         """
-        chosen = [linear for linear in self.linears if _targets(settings.target_modules, linear.name)]
+        from selfsteer.policy.adapters import is_target
+
+        chosen = [linear for linear in self.linears if is_target(settings.target_modules, linear.name)]
         if not chosen:
             what = f"no linear layer of {self.architecture} is one of {settings.target_modules!r}"
             raise ModelError(what, where="train.lora.target_modules", do="take all-linear, or names of its layers")
         return sum(settings.r * (linear.inputs + linear.outputs) for linear in chosen)
-
-
-def _targets(asked: str | Sequence[str], name: str) -> bool:
-    """Whether peft would put an adapter on that layer."""
-    if asked == "all-linear":
-        return True
-    if isinstance(asked, str):
-        return re.fullmatch(asked, name) is not None
-    return any(name == one or name.endswith(f".{one}") for one in asked)
 
 
 def shape_of(model: Any) -> ModelShape:
@@ -183,23 +174,8 @@ def read_shape(settings: ModelSettings) -> ModelShape:
     Raises:
         ModelError: There is no such model, it is not here yet, or its costs are not known.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    source, revision = source_of(settings.name), settings.revision
-    if is_adapter(source):
-        source, revision = adapter_base(source)
-    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
-    where, gguf = source, gguf_file(source)
-    if gguf is not None:
-        where, options = str(gguf.parent), {**options, "gguf_file": gguf.name}
-    elif not Path(source).is_dir():
-        options |= {"revision": revision or "main"}
-    with loading_errors(source):
-        config = AutoConfig.from_pretrained(where, **options)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
-    return shape_of(model)
+    source = source_of(settings.name)
+    return shape_of(outline(source, trust_remote_code=settings.trust_remote_code, revision=settings.revision))
 
 
 def stored_weights(source: str) -> Stored | None:

@@ -77,7 +77,7 @@ def test_the_log_odds_are_the_difference_of_log_ratios(tiny_chat_model, policy, 
     assert [one.log_odds for one in found] == pytest.approx(expected, abs=1e-4)
     assert [one.strict for one in found] == [(value > 0) - (value < 0) for value in expected]
     assert found[3].outcome == "tie" and {one.outcome for one in found} == {"tie", "consistent"}
-    assert judge.name == f"policy against tiny (implicit{', per token' if per_token else ''})"
+    assert judge.name == f"policy against tiny (implicit, {'per token' if per_token else 'summed'})"
 
 
 def test_one_model_is_in_memory_at_a_time_and_none_where_answers_are_kept(
@@ -126,9 +126,29 @@ def test_what_does_not_fit_or_has_no_token_is_invalid(tiny_chat_model, policy):
     judge = opened(f"implicit:{policy}@{tiny_chat_model}", device="cpu")
     found = judge_pairs(judge, [*pairs, PAIRS[0]])
     assert [one.outcome for one in found] == ["invalid", "invalid", "consistent"]
-    assert "context" in found[0].forward.text and "without a token" in found[1].forward.text
+    assert "context" in found[0].forward.why and "without a token" in found[1].forward.why
     (alone,) = judge.answer([Shown(pairs[1], False)])
     assert not alone.valid
+
+
+@pytest.mark.parametrize(("said", "asked", "scale"), [
+    ({"objective": "sso", "base_loss": "ipo"}, None, "per token"),
+    ({"objective": "base", "base_loss": "simpo"}, None, "per token"),
+    ({"objective": "base", "base_loss": "dpo"}, None, "summed"),
+    ({"objective": "sso", "base_loss": "hinge"}, None, "summed"),
+    ({"objective": "sft", "base_loss": None}, None, "per token"),
+    ({"objective": "base", "base_loss": "dpo"}, True, "per token"),
+    ({"objective": "sso", "base_loss": "ipo"}, False, "summed"),
+    ({"examples": 3}, None, "summed"),
+])  # fmt: skip
+def test_the_scale_follows_the_loss_that_the_policys_folder_names(tiny_chat_model, policy, said, asked, scale):
+    file = policy / "selfsteer.json"
+    file.write_text(json.dumps(said))
+    try:
+        name = opened(f"implicit:{policy}@{tiny_chat_model}", per_token=asked, device="cpu").name
+    finally:
+        file.unlink()
+    assert name == f"policy against tiny (implicit, {scale})"
 
 
 @pytest.mark.parametrize("form", ["card", "adapter"])
@@ -139,7 +159,7 @@ def test_a_folder_that_tells_what_it_was_trained_from_needs_no_reference(tiny_ch
         (policy / "README.md").write_text("no front matter")
         (policy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_chat_model)}))
     judge = opened(f"implicit:{policy}", device="cpu")
-    assert judge.name == "policy against tiny (implicit)"
+    assert judge.name == "policy against tiny (implicit, summed)"
 
 
 @pytest.mark.parametrize("card", [None, "plain text", "---\nbase_model: [a, b]\n---\n", "---\n: : :\n---\n"])
@@ -158,7 +178,7 @@ def test_a_policy_folder_may_have_an_at_sign(tiny_chat_model, policy, tmp_path):
     shutil.move(policy, odd)
     with pytest.raises(ConfigError, match="nothing tells"):
         opened(f"implicit:{odd}")
-    assert opened(f"implicit:{odd}@{tiny_chat_model}").name == "a@b against tiny (implicit)"
+    assert opened(f"implicit:{odd}@{tiny_chat_model}").name == "a@b against tiny (implicit, summed)"
 
 
 def test_models_that_can_not_be_compared_are_refused(tiny_chat_model, policy):

@@ -176,7 +176,7 @@ def test_an_endpoints_log_probs_are_compared():
     server = Server((-0.5, -2.0), (-3.0, -1.0), (-1.0, -1.0), (-0.1, None), (None, -0.1), (None, None))
     answers = served(server).answer(SHOWN)
     assert answers[:5] == [Answer(1, 1.5), Answer(-1, -2.0), Answer(0, 0.0), Answer(1), Answer(-1)]
-    assert answers[5] == Answer(0, text="neither label is among the likeliest replies", valid=False)
+    assert answers[5] == Answer(0, valid=False, why="neither label is among the likeliest replies")
     assert server.asked == [(JudgeTemplate().messages(one, "logprobs"), ("A", "B")) for one in SHOWN]
 
 

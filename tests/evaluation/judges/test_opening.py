@@ -124,7 +124,7 @@ def test_a_reward_model_is_loaded_once_and_not_at_all_where_its_answers_are_kept
     assert judge_pairs(again, PAIRS, AnswerCache(tmp_path / "answers.jsonl")) == found
     assert again.key == first.key and len(loads) == 1
     halved = opened(f"reward:{reward_folder}", precision="bfloat16")
-    assert halved.key != first.key and len(loads) == 2
+    assert halved.key != first.key and len(loads) == 1
 
 
 def test_a_language_model_is_no_reward_model_and_that_is_said_at_once(tiny_chat_model):

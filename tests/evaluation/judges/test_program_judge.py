@@ -255,6 +255,29 @@ def test_an_edited_program_is_another_one_and_the_same_text_the_same(tmp_path):
     assert key_of(path, source, "grade") != first
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from helpers import grade",
+        "import helpers as known",
+        "from helpers import *",
+        "import pack.middle",
+    ],
+)
+def test_a_module_beside_it_that_it_imports_counts_and_others_do_not(tmp_path, statement):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack/__init__.py").write_text("")
+    (tmp_path / "pack/middle.py").write_text("from . import last\nfrom .last import grade\n")
+    (tmp_path / "pack/last.py").write_text("import helpers\ngrade = helpers.grade\n")
+    (tmp_path / "helpers.py").write_text("import json\n\ndef grade(text): return len(text)\n")
+    source = f"{statement}\ndef judge(pair): return 1.0\n"
+    first = key_of(tmp_path / "mine.py", source)
+    (tmp_path / "notes.py").write_text("# of nobody\n")
+    assert key_of(tmp_path / "mine.py", source) == first
+    (tmp_path / "helpers.py").write_text("def grade(text): return -len(text)\n")
+    assert key_of(tmp_path / "mine.py", source) != first
+
+
 def test_answers_of_a_program_are_not_asked_again_until_it_is_edited(tmp_path):
     path, calls = tmp_path / "mine.py", tmp_path / "calls"
     source = (

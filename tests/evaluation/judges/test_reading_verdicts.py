@@ -62,7 +62,6 @@ B = [
     "Neither answer is perfect, but B is better",
     "In this case, I would choose B because",
     "Let me compare them. So the better answer is B.",
-    "<think>A or B? The answer is A.</think>\n\nB",
 ]
 TIE = [
     "tie",
@@ -106,8 +105,6 @@ INVALID = [
     "Let's look at Answer A",
     "To determine which answer is better, let's look at Answer A",
     "Let's compare the two answers: Answer A",
-    "<think>\nOkay, Answer A",
-    "<think>\nA",
 ]
 
 
@@ -128,7 +125,7 @@ def test_a_reply_for_neither(text):
 
 @pytest.mark.parametrize("text", INVALID)
 def test_a_reply_without_a_verdict_is_invalid_and_kept(text):
-    assert read_verdict(text, ("A", "B")) == Answer(0, text=text, valid=False)
+    assert read_verdict(text, ("A", "B")) == Answer(0, text=text, valid=False, why="names no verdict")
 
 
 def test_other_labels_are_read_as_well():

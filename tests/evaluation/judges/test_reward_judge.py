@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from selfsteer.errors import ModelError, WorkFailed
-from selfsteer.evaluation.judges import Answer, Pair, Shown, judge_pairs
+from selfsteer.errors import WorkFailed
+from selfsteer.evaluation.judges import Pair, Shown, judge_pairs
+from selfsteer.evaluation.judges.cache import TOO_LONG
 from selfsteer.evaluation.judges.reward import RewardJudge
-from selfsteer.files import fingerprint
-from selfsteer.logprobs.keys import weights_key
 
 from ...chat_templates import tokenizer_of, user
 from ...reward.tiny import reward_model
@@ -166,7 +166,7 @@ def test_what_does_not_fit_gets_no_valid_answer(tokenizer, batches):
     judge = judge_of(reward_model(tokenizer), tokenizer, max_length=len(ids))
     shapes = batches(judge)
     long, short = judge.answer([Shown(PAIRS[0], False), Shown(PAIRS[2], False)])
-    assert long == Answer(0, None, "does not fit into the reward model's context", valid=False)
+    assert long == TOO_LONG
     assert short.valid and short.vote != 0
     assert max(width for _, width in shapes) <= len(ids)
     assert judge_of(reward_model(tokenizer), tokenizer).max_length == 512
@@ -181,59 +181,25 @@ def test_a_score_that_is_not_finite_stops_the_work(tokenizer):
     assert "float32" in caught.value.do and caught.value.where == "pair '0', judge 'r (reward)'"
 
 
-def test_a_template_that_refuses_a_prompt_is_told():
+def test_a_template_that_refuses_a_prompt_gives_that_pair_no_valid_answer():
     gemma = tokenizer_of("gemma")
-    with pytest.raises(ModelError, match="refuses the roles system, user, assistant: System role not supported"):
-        judge_of(reward_model(gemma), gemma).answer(SHOWN[:1])
+    fine = Shown(Pair("fine", user("Hi"), "Hello.", "No."), swapped=False)
+    refused, answered = judge_of(reward_model(gemma), gemma).answer([SHOWN[0], fine])
+    assert not refused.valid and "refuses the roles system, user, assistant: System role not supported" in refused.text
+    assert answered.valid
 
 
-def test_the_key_names_weights_template_and_length(tokenizer):
-    def key(model=None, tokens=tokenizer, **options):
-        return judge_of(model or reward_model(tokenizer), tokens, **options).key
+def test_the_key_names_the_content_and_the_length_and_needs_no_weights(tokenizer):
+    config = reward_model(tokenizer).config
 
-    other = reward_model(tokenizer)
-    with torch.no_grad():
-        other.score.weight[0, 0] += 1e-3
-    assert key() == key() == key(name="s", batch_size=2)
-    assert len({key(), key(other), key(tokens=tokenizer_of("mistral")), key(max_length=100)}) == 4
+    def key(content: str, max_length: int | None = None, **options: Any) -> str:
+        never = partial(pytest.fail, "loaded")
+        judge = RewardJudge(never, tokenizer, config=config, content=content, max_length=max_length, **options)
+        return judge.key
 
-
-def test_weights_are_loaded_for_the_first_key_and_a_kept_name_spares_the_next_judge_of_them(tokenizer, tmp_path):
-    model, loads = reward_model(tokenizer), []
-
-    def judge(max_length: int | None = None) -> RewardJudge:
-        def load() -> Any:
-            loads.append(max_length)
-            return model
-
-        kept = tmp_path / "deep" / "kept"
-        return RewardJudge(load, tokenizer, config=model.config, name="r", kept=kept, max_length=max_length)
-
-    def expected(max_length: int) -> str:
-        """What answers have been kept under since there are reward judges."""
-        vocabulary = sorted(tokenizer.get_vocab().items())
-        return fingerprint(["reward", weights_key(model), vocabulary, tokenizer.chat_template, max_length, 0])
-
-    first = judge()
-    assert loads == []
-    assert first.key == expected(512) and loads == [None]
-    assert judge_pairs(first, PAIRS[:1])[0].log_odds and loads == [None]
-    second = judge(max_length=100)
-    assert second.key == expected(100) and loads == [None]
-    assert judge_pairs(second, PAIRS[2:3])[0].log_odds and loads == [None, 100]
-
-
-@pytest.mark.parametrize("written", [None, b"", b"\xff torn"])
-def test_a_name_that_can_not_be_kept_or_is_damaged_costs_a_load_and_nothing_else(tokenizer, tmp_path, written):
-    model = reward_model(tokenizer)
-    kept = tmp_path / "kept"
-    if written is None:
-        (tmp_path / "file").write_text("")
-        kept = tmp_path / "file" / "kept"
-    else:
-        kept.write_bytes(written)
-    assert judge_of(model, tokenizer, kept=kept).key == judge_of(model, tokenizer).key
-    assert written is None or kept.read_text() == weights_key(model)
+    assert key("c", name="r") == key("c", name="s", batch_size=2) == key("c", 512, name="r")
+    assert len({key("c", name="r"), key("d", name="r"), key("c", 100, name="r")}) == 3
+    assert key("", name="r") == "", "answers of a model without a name are not kept"
 
 
 def test_the_cost_grows_with_what_is_shown(tokenizer):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from selfsteer.backends import Completion, Sampling
+from selfsteer.backends import Completion, Failure, Sampling
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
+from selfsteer.errors import ModelError, WorkFailed
 from selfsteer.evaluation.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
 from selfsteer.evaluation.judges import text as text_module
-from selfsteer.evaluation.judges.cache import TOO_LONG
+from selfsteer.evaluation.judges.cache import BLOCKED, TOO_LONG
 from selfsteer.evaluation.judges.template import JudgeTemplate
-from selfsteer.evaluation.judges.text import TextJudge
+from selfsteer.evaluation.judges.text import CUT_OFF, TextJudge
+from selfsteer.files import read_json_lines
 
 from ...backends.tiny import tiny_model
 from ...chat_templates import tokenizer_of, user
@@ -57,7 +60,64 @@ def test_the_verdict_is_read_off_the_reply():
 def test_what_can_not_be_read_is_invalid_and_kept_as_written():
     judged = judge_pairs(judge_of(Writer(reply="Let me see")), PAIRS)
     assert {one.outcome for one in judged} == {"invalid"}
-    assert judged[0].forward == Answer(0, text="Let me see", valid=False)
+    assert judged[0].forward == Answer(0, text="Let me see", valid=False, why="names no verdict")
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "expected"),
+    [
+        ("<think>A or B? The answer is A.</think>\n\nB", "stop", Answer(-1)),
+        ("[THINK]The answer is A.[/THINK]B", "stop", Answer(-1)),
+        ("A or B? The answer is A.</think>B", "stop", Answer(-1)),  # opened by the server's template
+        ("<think>\nOkay, the answer is A", "length", Answer(0, valid=False, why=CUT_OFF)),
+        ("", "length", Answer(0, valid=False, why=CUT_OFF)),
+        ("A is better, beca", "length", Answer(1)),
+        ("", "stop", Answer(0, valid=False, why="names no verdict")),
+    ],
+)
+def test_thoughts_are_no_verdict_and_what_was_cut_off_before_one_says_so(text, finish, expected):
+    writer = Writer()
+    writer.generate = lambda prompts, *_, **__: [Completion(text, finish)] * len(prompts)
+    (found,) = judge_of(writer).answer(SHOWN[:1])
+    assert found == replace(expected, text=text)
+
+
+def test_what_a_server_blocks_is_no_verdict_and_the_other_answers_are_kept(tmp_path):
+    error = ModelError("the server's content filter blocks it")
+    outcomes = [
+        Failure(error, refused=True, blocked="content"),
+        Failure(error, refused=True, blocked="length"),
+        Completion("A", "stop"),
+        Completion("B", "stop"),
+    ]
+    writer = Writer()
+    writer.generate = lambda prompts, *_, **__: outcomes[: len(prompts)]
+    assert judge_of(writer).answer(SHOWN) == [
+        Answer(0, text=error.what, valid=False, why=BLOCKED),
+        TOO_LONG,
+        Answer(1, text="A"),
+        Answer(-1, text="B"),
+    ]
+    judge_pairs(judge_of(writer), PAIRS, AnswerCache(tmp_path / "answers.jsonl"))
+    kept = [row["answers"].values() for row in read_json_lines(tmp_path / "answers.jsonl")]
+    assert sorted(one["why"] for one in kept[0]) == ["", "", BLOCKED], "a longer context may be there another time"
+
+
+def test_a_request_that_failed_stops_the_work_and_loses_no_other_answer(tmp_path):
+    lost = WorkFailed("the server answers with status 500")
+    writer = Writer()
+    writer.generate = lambda prompts, *_, **__: [Completion("A", "stop")] * 3 + [Failure(lost)]
+    cache = AnswerCache(tmp_path / "answers.jsonl")
+    with pytest.raises(WorkFailed, match="status 500"):
+        judge_pairs(judge_of(writer), PAIRS, cache)
+    assert len(read_json_lines(tmp_path / "answers.jsonl")[0]["answers"]) == 3
+
+
+def test_the_tokens_of_a_reply_are_a_setting_and_part_of_the_key():
+    writer = Writer()
+    judge_of(writer, max_tokens=99).answer(SHOWN[:1])
+    assert writer.samplings[0].max_new_tokens == 99
+    assert judge_of(writer).key != judge_of(writer, max_tokens=99).key
 
 
 def test_it_is_asked_greedily_for_a_few_tokens_by_the_question_for_words():

@@ -1,0 +1,134 @@
+"""A model's configurations, without its weights; what of them can't be used, or saved again, is left out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsteer.errors import ModelError
+from selfsteer.models.problems import loading_errors
+from selfsteer.models.resolving import adapter_base, gguf_file, is_adapter
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PretrainedConfig
+
+GENERATION_CONFIG = "generation_config.json"
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def model_config(
+    source: str, *, trust_remote_code: bool = False, revision: str | None = None, **changes: Any
+) -> PretrainedConfig:
+    """Return the configuration of a model, of an adapter's base where it is one.
+
+    A padding id without an embedding is left out: padding is masked, and a model is not even built with such an id.
+
+    Args:
+        source: A local folder, a GGUF file or a hub name.
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model; yields to the one that an adapter names.
+        changes: Further settings of the configuration.
+
+    Raises:
+        ModelError: There is none, or transformers does not know it.
+        FetchError: It can't be fetched.
+    """
+    from transformers import AutoConfig
+
+    if is_adapter(source):
+        base, own_revision = adapter_base(source)
+        source, revision = base, own_revision or revision
+    where, options = source, {"trust_remote_code": trust_remote_code, **changes}
+    gguf = gguf_file(source)
+    if gguf is not None:
+        where, options = str(gguf.parent), {**options, "gguf_file": gguf.name}
+    elif not Path(source).is_dir():
+        options |= {"revision": revision or "main"}
+    with loading_errors(source):
+        config = AutoConfig.from_pretrained(where, **options)
+    for part in (config, config.get_text_config()):
+        rows, pad = getattr(part, "vocab_size", None), getattr(part, "pad_token_id", None)
+        if isinstance(rows, int) and isinstance(pad, int) and pad >= rows:
+            part.pad_token_id = None
+    return config
+
+
+def outline(
+    source: str, *, trust_remote_code: bool = False, revision: str | None = None, outputs: int | None = None
+) -> Any:
+    """Return a model on the meta device: its modules and shapes, without a weight read or allocated.
+
+    Args:
+        source, trust_remote_code, revision: As of :func:`model_config`.
+        outputs: Of the head of a sequence-classification model; None makes a causal language model.
+
+    Raises:
+        ModelError, FetchError: As :func:`model_config`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    changes: dict[str, Any] = {} if outputs is None else {"num_labels": outputs}
+    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision, **changes)
+    kind = AutoModelForCausalLM if outputs is None else AutoModelForSequenceClassification
+    with loading_errors(source), torch.device("meta"):
+        return kind.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def generation_values(source: str, revision: str | None = None) -> dict[str, Any]:
+    """Return what generation_config.json says; {} where there is none.
+
+    Raises:
+        ModelError: It is no JSON object.
+    """
+    from transformers import PretrainedConfig
+
+    if not Path(source).exists():
+        with contextlib.suppress(OSError):  # few models of the hub have none
+            values: dict[str, Any]
+            values, _ = PretrainedConfig.get_config_dict(
+                source, revision=revision or "main", _configuration_file=GENERATION_CONFIG
+            )
+            return values
+        return {}
+    file = Path(source) / GENERATION_CONFIG
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        do = "copy the file again, or remove it"
+        raise ModelError(f"{GENERATION_CONFIG} is not a JSON object: {error}", where=str(file), do=do) from error
+    return found
+
+
+def end_ids(values: Mapping[str, Any]) -> list[int]:
+    """Return the end tokens that a configuration names."""
+    ids: Any = values.get("eos_token_id")
+    return [one for one in (ids if isinstance(ids, list) else [ids]) if _is_id(one)]
+
+
+def savable(values: Mapping[str, Any]) -> GenerationConfig:
+    """Return a generation configuration that transformers saves again: as it is, else its special tokens alone.
+
+    Published ones set temperature beside ``do_sample: false``, which is refused when a trained model is saved. Their
+    sampling defaults never act here.
+    """
+    from transformers import GenerationConfig
+
+    with contextlib.suppress(ValueError, TypeError, AttributeError):  # what it raises depends on the setting
+        config = GenerationConfig.from_dict(dict(values))
+        config.validate(strict=True)
+        hash(config)  # as saving does
+        return config
+    tokens = {name: values[name] for name in _TOKENS if _is_id(values.get(name))}
+    return GenerationConfig(**tokens | ({"eos_token_id": ends} if len(ends := end_ids(values)) > 1 else {}))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,58 @@
+"""Whether a model has an embedding for every token that its tokenizer may give it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from selfsteer.errors import ModelError
+
+_TURN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]
+_DIALOGUES: list[list[dict[str, str]]] = [_TURN, [{"role": "system", "content": "Hi"}, *_TURN]]
+
+
+def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
+    """Give a tokenizer a pad token that has an embedding, and see that all other tokens that can occur have one.
+
+    Not every token can: special tokens that neither the chat template nor the end of a response writes are left over
+    in many tokenizers, and a text never holds one.
+
+    Args:
+        tokenizer: Changed where its padding, or lack of it, has no embedding. No id is new.
+        rows: Of the model's embedding. More of them than tokens is usual.
+        source: Names the model, for messages.
+
+    Raises:
+        ModelError: A token that can occur has no embedding.
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = None  # padding is masked: any other token will do
+    added = tokenizer.added_tokens_decoder
+    of_texts = [id for id in tokenizer.get_vocab().values() if id not in added or not added[id].special]
+    written = {id for ids in _rendered(tokenizer) for id in ids}
+    largest = max([*of_texts, *written, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])
+    if largest < rows:
+        return
+    whose = "the chat template writes" if largest in written else "the tokenizer has"
+    token = tokenizer.convert_ids_to_tokens(largest)
+    raise ModelError(
+        f"{whose} token {largest} ({token!r}), and the model has embeddings for {rows} tokens only (0 to {rows - 1})",
+        where=source,
+        do="take the tokenizer that the model was trained with; or resize the model's embeddings to the tokenizer "
+        "(model.resize_token_embeddings(len(tokenizer))), train the new ones, and save both",
+    )
+
+
+def _rendered(tokenizer: Any) -> list[list[int]]:
+    """Return the ids of dialogues that the chat template takes; none where there is no template."""
+    from jinja2 import TemplateError
+
+    found: list[list[int]] = []
+    if not tokenizer.chat_template:
+        return found
+    for messages in _DIALOGUES:
+        for cut, cue in ((len(messages) - 1, True), (len(messages), False)):
+            with contextlib.suppress(TemplateError, TypeError):
+                ids = tokenizer.apply_chat_template(messages[:cut], add_generation_prompt=cue, return_dict=False)
+                found.append(ids)
+    return found

@@ -1,0 +1,113 @@
+"""Ends a training that changed no weight as a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from selfsteer.errors import WorkFailed
+from selfsteer.logprobs.keys import add_bytes
+from selfsteer.policy.processes import anywhere
+
+_NOTHING_YET = {"changed": False, "gradient": False, "rate": 0.0}
+
+
+class Unchanged(TrainerCallback, ExportableState):
+    """Compares the trained weights with those of the start, bit by bit, after each step until one differs.
+
+    Weights that weight decay alone changed do not count: without a gradient nothing was learnt. What was found is kept
+    in checkpoints, so a resumed training knows of the steps before.
+
+    Attributes:
+        changed: Whether a weight differs from the start's.
+        gradient: Whether any step had a gradient.
+        rate: The highest learning rate of a step.
+    """
+
+    changed, gradient, rate = False, False, 0.0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"args": {}, "attributes": {name: getattr(self, name) for name in _NOTHING_YET}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
+    ) -> None:
+        """Take the start's digests."""
+        # A checkpoint without this entry says nothing of its steps; transformers needs the key when it saves the next.
+        unknown = {"args": {}, "attributes": _NOTHING_YET | {"changed": True}}
+        stored = state.stateful_callbacks.setdefault(type(self).__name__, unknown)
+        for name, value in (stored["attributes"] if state.global_step else _NOTHING_YET).items():
+            setattr(self, name, value)
+        self._start = [] if self.changed else list(_digests(model))
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Note whether a gradient is there, and the rate."""
+        if not self.changed:
+            gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+            # DeepSpeed holds the gradients itself.
+            self.gradient = self.gradient or not gradients or any(bool(_own(one).any()) for one in gradients)
+            self.rate = max(self.rate, *(float(group["lr"]) for group in optimizer.param_groups))
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
+    ) -> None:
+        """Compare the weights with the start's."""
+        if not self.changed:
+            pairs = zip(self._start, _digests(model), strict=True)
+            self.changed = anywhere(self.gradient and any(before != now for before, now in pairs))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
+    ) -> None:
+        """Raise :class:`WorkFailed` where the last step is done and no weight differs."""
+        if self.changed or state.global_step < state.max_steps:
+            return
+        types = sorted({str(one.dtype).removeprefix("torch.") for one in model.parameters() if one.requires_grad})
+        raise WorkFailed(
+            f"the training changed no weight in {state.global_step} step{'' if state.global_step == 1 else 's'}",
+            where=f"learning rate up to {self.rate:g}, {', '.join(types)} weights, "
+            f"gradients {'above' if self.gradient else 'all'} 0",
+            do=self._advice(),
+        )
+
+    def _advice(self) -> str:
+        if not self.rate:
+            return "raise learning_rate, and look at the schedule (lr_scheduler_type and its arguments)"
+        if not self.gradient:
+            return (
+                "look at the losses: every example's is flat where it stands, as hinge is once all margins are met, or "
+                "the weight of every example is 0"
+            )
+        return "raise learning_rate: weights of this type round so small a step away; float32 holds the smallest ones"
+
+
+def _digests(model: Any) -> Iterator[bytes]:
+    """Yield a digest of each trained parameter; of a sharded one, of this process's part."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            digest = xxhash.xxh3_128()
+            add_bytes(digest, _own(getattr(parameter, "ds_tensor", parameter)))  # ds_tensor: DeepSpeed's ZeRO-3
+            yield digest.digest()
+
+
+def _own(tensor: Any) -> Tensor:
+    """Return this process's part of a tensor."""
+    with torch.no_grad():
+        part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part

@@ -1,0 +1,97 @@
+"""Which files of a folder hold rows: plain files, what `datasets` saved, or a data set repository as the Hub has it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import DataError, did_you_mean
+from selfsteer.queries.read import READERS, format_of
+
+_SAVED, _SAVED_SPLITS, CARD = "state.json", "dataset_dict.json", "README.md"
+
+
+def has_splits(folder: Path) -> bool:
+    """Tell whether a folder has splits: a saved ``DatasetDict``, or a repository of a data set with its card or data/.
+
+    Selfsteer's own exports are such repositories.
+    """
+    if not folder.is_dir() or (folder / _SAVED).is_file():
+        return False
+    return (folder / _SAVED_SPLITS).is_file() or _has_card(folder) or (not _plain(folder) and _has_nested(folder))
+
+
+def data_files(folder: Path, split: str | None = None, key: str = "dataset_split") -> list[Path]:
+    """Return the files of a folder that hold rows, in the order in which they are read.
+
+    Args:
+        folder: A folder of files; of ``Dataset.save_to_disk``; or a repository of a data set.
+        split: Where there are splits; None takes all of them.
+        key: The setting that names the split, for messages.
+
+    Raises:
+        DataError: There is none, no such split, or the folder's own description of them can't be read.
+    """
+    if not has_splits(folder):
+        files = _saved(folder) if (folder / _SAVED).is_file() else _plain(folder)
+        if not files:
+            raise DataError("no data file in that folder", where=str(folder), do=f"put one there: {', '.join(READERS)}")
+        return files
+    splits = _saved_splits(folder) if (folder / _SAVED_SPLITS).is_file() else _repository(folder)
+    if split is not None and split not in splits:
+        raise DataError(
+            f"no split {split!r} in that folder", where=str(folder), do=f"{key}: {did_you_mean(split, splits)}"
+        )
+    return [file for name, files in splits.items() if split in (None, name) for file in files]
+
+
+def _plain(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if item.is_file() and _holds_rows(item))
+
+
+def _has_nested(folder: Path) -> bool:
+    return any(_holds_rows(item) for item in folder.glob("*/*") if not item.parent.name.startswith("."))
+
+
+def _holds_rows(path: Path) -> bool:
+    return bool(format_of(path)) and not path.name.startswith(".")
+
+
+def _has_card(folder: Path) -> bool:
+    """Tell a data set's card, which begins with YAML, from any other page."""
+    card = folder / CARD
+    if not card.is_file():
+        return False
+    with card.open("rb") as file:
+        return file.read(4) in (b"---\n", b"---\r")
+
+
+def _saved(folder: Path) -> list[Path]:
+    return [folder / one["filename"] for one in _described(folder / _SAVED, "_data_files")]
+
+
+def _saved_splits(folder: Path) -> dict[str, list[Path]]:
+    return {name: _saved(folder / name) for name in _described(folder / _SAVED_SPLITS, "splits")}
+
+
+def _described(file: Path, name: str) -> list[Any]:
+    """Return a list of a file that `datasets` wrote beside the data."""
+    try:
+        found: list[Any] = json.loads(file.read_bytes())[name]
+    except (OSError, ValueError, LookupError) as error:
+        what = f"can't tell which files belong to that data set: {type(error).__name__}: {error}"
+        raise DataError(what, where=str(file), do="save it again, or name its .arrow files") from error
+    return found
+
+
+def _repository(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of each split as `datasets` finds them, from the card or from names; nothing is loaded."""
+    import datasets
+
+    try:
+        found = datasets.load_dataset_builder(str(folder)).config.data_files or {}
+    except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
+        what = f"can't tell which files belong to that data set: {' '.join(str(error).split())}"
+        raise DataError(what, where=str(folder), do="name one of its files, or a folder of such files") from error
+    return {str(name): [Path(file) for file in files] for name, files in found.items()}

@@ -1,0 +1,47 @@
+"""What a model was asked for and did not give: choices of aspects and principles that the set's took the place of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_CHOICES = {
+    "fallback": "the model's answer named no aspect: {}",
+    "cut": "its answer was cut off before it named one: {} (raise principles.choice_max_tokens, or "
+    "principles.thinking_max_tokens where the model thinks)",
+}
+_WRITINGS = {
+    "fallback": "the answer lacked a usable principle: {}",
+    "cut": "the answer was cut off: {} (raise principles.writing_max_tokens, or principles.thinking_max_tokens where "
+    "the model thinks)",
+}
+
+
+def fallbacks_told(choices: Mapping[str, int], writings: Mapping[str, int]) -> list[str]:
+    """Return a sentence with the share for each kind of request that fell back.
+
+    Args:
+        choices: How the aspects of the rows were chosen, as :class:`selfsteer.principles.Choice` calls it.
+        writings: How their principles came about, as :class:`selfsteer.principles.Written` calls it.
+    """
+    return [
+        *_told("choices of aspects fell back to the set's default", choices, ("model",), _CHOICES),
+        *_told("written principles fell back, in part or whole, to the set's", writings, ("ok", "repaired"), _WRITINGS),
+    ]
+
+
+def all_fell_back(choices: Mapping[str, int], writings: Mapping[str, int]) -> list[str]:
+    """Return those of the sentences that are about every row."""
+    return [
+        *(fallbacks_told(choices, {}) if not choices.get("model") else []),
+        *(fallbacks_told({}, writings) if not (writings.get("ok") or writings.get("repaired")) else []),
+    ]
+
+
+def _told(what: str, counts: Mapping[str, int], good: tuple[str, ...], reasons: Mapping[str, str]) -> list[str]:
+    bad = {name: counts[name] for name in reasons if counts.get(name)}
+    lost = sum(bad.values())
+    total = lost + sum(counts.get(name, 0) for name in good)
+    if not lost:
+        return []
+    why = "; ".join(reasons[name].format(count) for name, count in bad.items())
+    return [f"{lost} of {total} {what} ({100 * lost / total:.0f} %): {why}"]
