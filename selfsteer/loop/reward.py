@@ -209,7 +209,7 @@ class _Reward:
             "options": options.model_dump(include=_SAID_BY_DATA - {"max_length"}),
             "max_length": self.max_length,
             "seed": one.seed,
-        }
+        } | self._template_kwargs
 
         def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
             return self._draw(one, names, space)

@@ -259,7 +259,7 @@ def test_a_round_that_is_given_up_does_not_weigh_twice(monkeypatch, tiny_chat_mo
     start = Policy(0, "start", "start")
     averages = []
 
-    def average(stages, mean, policy, decay):
+    def average(stages, mean, policy):
         averages.append((mean.path, policy.path))
         return policy.trained(policy.round, f"average {policy.round}", "", "")
 

@@ -39,11 +39,14 @@ from .rewards import reward_recipe, write_pairs
 AnyRecipe = Recipe | RewardRecipe | Growth
 Files = Mapping[str, str]
 
+_KWARGS = {"enable_thinking": False}
+
 ALTERNATES: dict[str, Sequence[Any]] = {
     "name": ["another"],
     "model.name": ["{other}"],
     "model.revision": ["next"],
     "model.device": ["cpu:0"],
+    "model.chat_template_kwargs": [_KWARGS],
     "queries.source": ["{others}"],
     "queries.field": ["text"],
     "queries.dataset_split": ["test"],
@@ -60,6 +63,7 @@ ALTERNATES: dict[str, Sequence[Any]] = {
     "principles.model.name": ["{other}", "endpoint:another"],
     "principles.model.base_url": ["http://127.0.0.1:9/v1"],
     "principles.model.api_key_env": ["ANOTHER_KEY"],
+    "principles.model.chat_template_kwargs": [_KWARGS],
     "principles.model.device": ["cpu:0"],
     "principles.model.revision": ["next"],
     "generation.backend": ["vllm", "scripted"],
@@ -75,6 +79,7 @@ ALTERNATES: dict[str, Sequence[Any]] = {
     "quality.harm.revision": ["next"],
     "quality.reward": [{"model": "{rewarding too}"}],
     "quality.reward.model": ["{rewarding too}"],
+    "quality.reward.chat_template_kwargs": [_KWARGS],
     "quality.reward.revision": ["next"],
     "generator.terms": [["positive"]],
     "generator.base_loss": ["ipo"],
@@ -86,6 +91,7 @@ ALTERNATES: dict[str, Sequence[Any]] = {
     "judge.name": ["{thinking}"],
     "judge.template": ["{template}"],
     "judge.base_url": ["http://127.0.0.1:9/v1"],
+    "judge.chat_template_kwargs": [_KWARGS],
     "judge.api_key_env": ["ANOTHER_KEY"],
     "judge.device": ["cpu:0"],
     "judge.revision": ["next"],
@@ -108,11 +114,13 @@ A key that isn't here gets one by its type: the other bool, a number beside it, 
 _SERVER = "asks the same model: where it is, what it costs, how long it may take and what to do without an answer"
 _PLACE = "says where something is computed, not what; another machine resumes the run as it is"
 _COMMIT = "the commit of a hub model is in its name; a folder has no revisions"
+_ENOUGH = "decides whether a stage ends in an error or with the rows that are left"
 
 ACTS_NOWHERE: dict[str, str] = {
     "name": "is what reports and cards call it",
     "model.device": _PLACE,
     "model.revision": _COMMIT,
+    "queries.max_left_out": _ENOUGH,
     "principles.below_chance": "decides whether a run goes on, by results that are there",
     "principles.model.device": _PLACE,
     "principles.model.revision": _COMMIT,
@@ -126,11 +134,13 @@ ACTS_NOWHERE: dict[str, str] = {
     "generator.keep": "decides whether the weights stay, which can be trained again",
     "train.save_steps": "a training resumed from any checkpoint ends with the same weights",
     "train.show_examples": "prints",
+    "evaluation.per_token": "is how figures are made of stages that are there; no guard but `best` goes by them",
     "evaluation.samples": "is how many rows the report shows",
     "judge.api_key_env": _SERVER,
     "judge.device": _PLACE,
     "judge.revision": _COMMIT,
     "guards.best": "chooses among policies that are there",
+    "sets.*.max_left_out": _ENOUGH,
     "sets.*.rounds": "chooses stages of a run, whose keys are in the key; the run of the case has one round",
     "sets.*.licence": "is written on the model card",
     "options.lora.bits": "is refused, whatever the value",
@@ -147,6 +157,7 @@ ACTS_ELSEWHERE: dict[str, tuple[str, str]] = {
     "rounds": ("principles", "acts where rounds share the queries, whose places are in the key"),
     "model.name": ("principles reward-data", f"{_WRITER}; a reward model's pairs depend on the tokenizer alone"),
     "model.trust_remote_code": ("principles reward-data", "as model.name"),
+    "model.chat_template_kwargs": ("reward principles", f"acts through the pairs; {_WRITER}"),
     "preferences.source": ("queries generator policy", f"beside it the queries' checks have no effect; {_CARD}"),
     "principles.strategy": ("contrasts", "acts through a direction filter, whose program is in the key"),
     "generation.model": ("principles", _WRITER),
@@ -177,6 +188,11 @@ IN_KEY_ONLY: dict[str, tuple[str, str]] = {
     "queries.round_size": ("principles", _PASSED_ON),
     "preferences.source": ("preferences", _OPENED),
     "principles.model.name": ("principles", "a writer in place of the policy"),
+    "principles.per_round": ("principles", "decides whether the round is in the key"),
+    "principles.writing_max_tokens": (
+        "principles",
+        "acts with the strategies that write, whose settings are one value",
+    ),
     "principles.extra_rate": ("principles", "a query for which no guideline could be written falls back on aspects"),
     "generator.queries": ("responses", _PASSED_ON),
     "quality.harm*": ("contrasts", _OPENED),
@@ -212,6 +228,7 @@ def files(tmp_path_factory) -> Iterator[dict[str, str]]:
     found = {name: str(folder / f"{name}.txt") for name in texts}
     for seed, name in enumerate(("model", "other", "thinking", "harm", "rewarding", "rewarding too")):
         tokenizer = build_tokenizer()
+        tokenizer.chat_template += "{% if enable_thinking is defined %}{% endif %}"
         tokenizer.chat_template += "{# </think> #}" if name == "thinking" else ""
         model = build_model(tokenizer, seed, num_labels=1 if "rewarding" in name else 2)
         if name in ("harm", "rewarding", "rewarding too"):
@@ -352,8 +369,9 @@ _SOURCE = ("source", "dataset_split", "rounds", "finished")
 
 def _of_start(policy: Policy) -> Sequence[str]:
     if policy.weightless:
-        return []
-    return ["generation.model"] if policy.foreign else ["model.name", "model.revision", "model.trust_remote_code"]
+        return ["model.chat_template_kwargs"]
+    own = ["generation.model"] if policy.foreign else ["model.name", "model.revision", "model.trust_remote_code"]
+    return [*own, "model.chat_template_kwargs"]
 
 
 CARRIED = {
@@ -445,7 +463,7 @@ def _options(annotation: Any) -> Iterator[Any]:
         yield from get_args(annotation)
         return
     for one in get_args(annotation):
-        yield from {type(None): [None], int: [1], float: [0.5]}.get(one) or _options(one)
+        yield from {type(None): [None], bool: [True, False], int: [1], float: [0.5]}.get(one) or _options(one)
 
 
 def _filled(value: Any, files: Files) -> Any:
@@ -563,10 +581,11 @@ def test_every_key_of_a_growth_names_its_result_or_is_said_to_act_nowhere(files,
         for key in {*keys(Growth)} - acting:
             if any(_growth(other, tmp_path) != _growth(growth, tmp_path) for other in changed(growth, key, files)):
                 acting.add(key)
-    assert {*keys(Growth)} - acting == {key for key in keys(Growth) if key in ACTS_NOWHERE} | set(_REFUSED)
+    silent = {key for key in keys(Growth) if key in ACTS_NOWHERE} - {"queries.max_left_out"}
+    assert {*keys(Growth)} - acting == silent | set(_REFUSED)
 
 
-_REFUSED = ("generation.model", "generation.thinking")
+_REFUSED = ("generation.model", "generation.thinking", *(key for key in keys(Growth) if ".roles." in key))
 """What a recipe has and a growth refuses."""
 
 
