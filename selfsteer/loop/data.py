@@ -203,11 +203,10 @@ class DataStages:
             reader: Who is trained on them where that is another: they have to suit its template too.
         """
         asked = self.asked(queries, split, round)
+        settings = writing.acting_settings(self.recipe, self.principle_set)
         depends = {
             "queries": [queries.key, split],
-            "settings": self.recipe.principles.model_dump(
-                exclude={"below_chance", "model", "per_round", "thinking_max_tokens"}
-            ),
+            "settings": settings,
             "thoughts": self._thinking_tokens(policy),
             "set": self.principle_set.fingerprint,
             "templates": template_contents(*writing.templates_of(self.recipe)),
@@ -215,7 +214,7 @@ class DataStages:
         } | self._writer(policy)
         if split == "train" and self.recipe.queries.per_round != "all":
             depends["asked"] = [self.recipe.queries.per_round, asked.start, asked.step, self.recipe.queries.round_size]
-        if self.recipe.principles.choice_temperature:
+        if settings.get("choice_temperature"):
             depends["top_p"] = self.recipe.generation.top_p
         seed = self.recipe.seed
         if split == "train" and round > 1 and self.recipe.principles.per_round == "redrawn":

@@ -61,7 +61,8 @@ def open_source(name: str, settings: SetSettings) -> Source:
         if getattr(settings, key):
             what = f"{key} is about run directories, and {settings.source} is none"
             raise ConfigError(what, where=f"sets.{name}.{key}", do="leave it out")
-    content = [source_fingerprint(settings.source), settings.dataset_split]
+    # A share that is too large is noticed while the rows are read, so another limit has them read again.
+    content = [source_fingerprint(settings.source), settings.dataset_split, settings.max_left_out]
     return Source(content, lambda: _annotated(name, settings), False, "labelled pairs")
 
 

@@ -62,6 +62,19 @@ def needs_model(recipe: Recipe, principle_set: PrincipleSet) -> bool:
     return written or choice_without_model(principle_set, aspects_wanted(recipe, principle_set)) is None
 
 
+def acting_settings(recipe: Recipe, principle_set: PrincipleSet) -> dict[str, Any]:
+    """Return the settings of ``principles`` that act on what every query is given.
+
+    Those about the writer, the room for thoughts and what differs between rounds are not among them.
+    """
+    idle = {"below_chance", "model", "per_round", "thinking_max_tokens"}
+    if recipe.principles.strategy == "fixed":
+        idle.add("writing_max_tokens")
+    if choice_without_model(principle_set, aspects_wanted(recipe, principle_set)):
+        idle |= {"choice", "choice_temperature", "choice_max_tokens"}
+    return recipe.principles.model_dump(exclude=idle)
+
+
 def check_draws(recipe: Recipe, principle_set: PrincipleSet) -> None:
     """Raise :class:`ConfigError` where a setting of what is drawn for a query has nothing to draw from this set."""
     settings, count = recipe.principles, len(principle_set.choosable)

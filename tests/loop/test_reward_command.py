@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from selfsteer.cli import app
 from selfsteer.config import JudgeSettings
-from selfsteer.errors import ConfigError, NothingSurvived, TrainingDiverged, WorkFailed
+from selfsteer.errors import ConfigError, DataError, NothingSurvived, TrainingDiverged, WorkFailed
 from selfsteer.evaluation.judges import Shown, open_judge
 from selfsteer.evaluation.judges.sets import load_pairs
 from selfsteer.files import sha256_file
@@ -28,6 +28,7 @@ from selfsteer.loop.store import Store
 from selfsteer.models import load_tokenizer
 from selfsteer.reward import load_reward_model, score
 from selfsteer.reward.data import read_examples
+from selfsteer.reward.recipe import RewardRecipe
 
 from .helpers import scripted_recipe
 from .rewards import reward_recipe, reward_values, write_pairs
@@ -154,6 +155,24 @@ def test_what_changes_no_weight_trains_nothing_anew(tmp_path, tiny_chat_model, f
     (model,) = reward(recipe, tmp_path / "run")["models"]  # the first setting again
     restored = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert restored != metrics and restored[-1]["loss"] == model["training"]["last"]["loss"]
+
+
+def test_a_smaller_share_of_unusable_rows_acts_on_models_that_are_there_and_a_larger_one_keeps_them(
+    tmp_path, tiny_chat_model, files
+):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(files[0].read_text() + '{"prompt": ""}\n' * 6)  # a fifth
+
+    def allowing(share: float) -> RewardRecipe:
+        sets = {"a": {"source": str(pairs), "max_left_out": share}}
+        return reward_recipe(tiny_chat_model, pairs, sets=sets, options={"epochs": 1})
+
+    reward(allowing(0.3), tmp_path / "run")
+    model = (tmp_path / "run/models/all-seed-0").resolve()
+    with pytest.raises(DataError, match=r"sets\.a\.max_left_out"):
+        reward(allowing(0.1), tmp_path / "run")
+    reward(allowing(0.4), tmp_path / "run")
+    assert (tmp_path / "run/models/all-seed-0").resolve() == model
 
 
 def test_pairs_with_an_evaluated_prompt_are_not_trained_on(tmp_path, tiny_chat_model, files):

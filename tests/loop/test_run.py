@@ -198,7 +198,7 @@ def test_a_query_longer_than_what_is_scored_is_left_out_in_data_only_too(tmp_pat
 
 def test_no_prompt_fits(tmp_path, tiny_chat_model, queries):
     with pytest.raises(DataError, match=r"max_new_tokens"):
-        run(small_recipe(tiny_chat_model, queries, generation__max_new_tokens=512), tmp_path / "run")
+        run(small_recipe(tiny_chat_model, queries, generation__max_new_tokens=510), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,18 @@ from selfsteer.errors import ConfigError
 from selfsteer.evaluation.judges import Pair, judge_pairs, open_judge
 from selfsteer.loop import generate, run
 from selfsteer.loop.models import Models
+from selfsteer.loop.reward import reward
 from selfsteer.loop.writer import Writer
 from selfsteer.models import load_tokenizer
 from selfsteer.records import Contrast, Response, read_rows
+from selfsteer.reward.data import read_examples
+from selfsteer.reward.recipe import RewardRecipe
 from selfsteer.reward.scoring import conversation_ids
 
 from ..chat_templates import tokenizer_of, user
 from ..conftest import build_model
 from .helpers import small_recipe, without_reports, write_queries
+from .rewards import reward_values, write_pairs
 
 OFF = {"enable_thinking": False}
 EMPTY = "<think>\n\n</think>\n\n"
@@ -136,3 +140,17 @@ def test_variables_of_a_server_are_part_of_the_key_and_of_the_request(tmp_path):
     assert Writer(recipe({})).fingerprint == "endpoint:w" != Writer(recipe(OFF)).fingerprint
     backends = [off.backend(off.stand_in()), Writer(recipe(OFF)).open(None)]
     assert [one._extra for one in backends] == [{"extra_body": {"chat_template_kwargs": OFF}}] * 2
+
+
+def test_other_variables_render_the_pairs_of_a_reward_model_again(tmp_path):
+    tokenizer = tokenizer_of("smollm3", eos_token="<|im_end|>")
+    for one in (build_model(tokenizer), tokenizer):
+        one.save_pretrained(tmp_path / "model")
+    pairs = write_pairs(tmp_path / "pairs.jsonl", 2)
+    for kwargs in ({}, OFF):
+        model = {"name": str(tmp_path / "model"), "device": "cpu", "chat_template_kwargs": kwargs}
+        values = reward_values(tmp_path, pairs, options={"epochs": 1}) | {"model": model}
+        reward(RewardRecipe.model_validate(values), tmp_path / "run")
+    files = (tmp_path / "run/data").glob("*examples.parquet")
+    told = [["/no_think" in tokenizer.decode(one.chosen_ids) for one in read_examples(file)] for file in files]
+    assert sorted(told) == [[False, False], [True, True]]
