@@ -81,10 +81,10 @@ def test_the_same_command_again_does_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"prompt": "one"}\n{"prompt": \n', "queries.jsonl:2"),
+        ('{"prompt": "one"}\n{"prompt": \n{"prompt": \n', "queries.jsonl:2"),
         ("", "queries.jsonl"),
         ('{"prompt": "  "}\n', "empty"),
-        ('{"id": "a", "prompt": "one"}\n{"id": "a", "prompt": "two"}\n', "'a'"),
+        ('{"id": "a", "prompt": "one"}\n{"id": "a", "prompt": "two"}\n{"id": "a", "prompt": "three"}\n', "'a'"),
     ],
 )
 def test_bad_queries_are_exit_2_with_file_and_line(tmp_path, content, words):

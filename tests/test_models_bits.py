@@ -59,7 +59,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def from_pretrained(source: str, **options: Any) -> Any:
         asked.update(options, source=source)
-        return build_model(build_tokenizer()), {"missing_keys": set(), "mismatched_keys": set()}
+        return build_model(build_tokenizer()), {
+            "missing_keys": set(),
+            "mismatched_keys": set(),
+            "unexpected_keys": set(),
+        }
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     return asked

@@ -177,13 +177,14 @@ def test_a_models_own_code_is_part_of_its_fingerprint(cache, tmp_path):
     tokenizer = build_tokenizer()
     source = saved(tmp_path / "m", tokenizer, build_model(tokenizer))
     names = [model_fingerprint(source)]
-    (tmp_path / "m" / "modeling_own.py").write_text("a = 1")
-    names.append(model_fingerprint(source))
-    assert len(set(names)) == 1, "not run, so it does not act"
     change(tmp_path / "m" / "config.json", auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
     names.append(model_fingerprint(source))
+    (tmp_path / "m" / "modeling_own.py").write_text("a = 1")
+    assert model_fingerprint(source) == names[-1], "not run, so it does not act"
+    names.append(model_fingerprint(source, trust_remote_code=True))
     (tmp_path / "m" / "modeling_own.py").write_text("a = 2")
-    assert len({*names, model_fingerprint(source)}) == 3
+    names.append(model_fingerprint(source, trust_remote_code=True))
+    assert len(set(names)) == 4
 
 
 # --- weights

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
 from selfsteer.loop.blocks import BLOCK
-from selfsteer.loop.leaving import LeftOutFile, leaving
+from selfsteer.loop.leaving import LeftOutFile, check_left_out, leaving
 from selfsteer.loop.store import Workspace
 from selfsteer.loop.work import draw
 from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
@@ -136,6 +136,8 @@ class _Split:
             for freed in held.push(query):
                 self._add(freed)
         if not self._train:
+            # Rows that can't be used come first: they may be why so few queries were left to hold out.
+            check_left_out(self._left_out.info, "query", self.settings.source, self.settings.max_left_out)
             raise self._nothing_left()
         self._flush()
         apart += held.queries()

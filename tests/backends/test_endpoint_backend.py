@@ -116,7 +116,7 @@ def test_variables_of_the_chat_template_go_along_in_every_request(serve):
     server = serve(scripted)
     generate(server, chat_template_kwargs={"enable_thinking": False})
     assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in server.bodies)
-    labels = serve(with_logprobs({"A": -0.1, "B": -2.0}))
+    labels = serve([with_logprobs({"A": -0.1, "B": -2.0})])
     backend_on(labels, chat_template_kwargs={"enable_thinking": False}).label_logprobs(PROMPTS[:1], ["A", "B"])
     assert labels.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False}
 

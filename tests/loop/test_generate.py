@@ -226,7 +226,8 @@ def test_a_blocked_query_is_named_and_paid_for_once(tmp_path, queries, served, c
     assert summary["rounds"][0]["queries"]["left_out"] == 1
     [dropped] = summary["rounds"][0]["queries"]["dropped"]
     assert "content filter blocks it" in dropped["reason"]
-    assert f"1 queries left out, first {dropped['where']}: the server's content filter" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"1 left out ({dropped['reason']} (1 rows, first at {dropped['where']}); see " in said
 
 
 @pytest.mark.parametrize(

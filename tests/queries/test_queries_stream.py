@@ -121,7 +121,7 @@ def worked_apart(path: str, rows: list[Any], limit: int | None) -> list[Query | 
         name, content = own_id or fingerprint(prompt), " ".join(unicodedata.normalize("NFC", text).split())
         known, first = seen.setdefault(name, (content, where))
         if known != content:
-            out.append(Dropped(name, where, f"its id {name!r} stands for another query already ({first})"))
+            out.append(Dropped(own_id, where, f"its id {name!r} stands for another query already ({first})"))
             continue
         if content in first_id:
             out.append(Dropped(name, where, f"duplicate of {first_id[content]}"))

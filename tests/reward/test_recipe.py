@@ -65,10 +65,8 @@ def test_what_is_wrong_is_told_with_its_place(write, text, message, where):
 def test_an_unknown_key_of_a_named_set_gets_a_suggestion(write):
     with pytest.raises(ConfigError, match=r"unknown key 'sets.a.sourc'") as caught:
         load_reward_recipe(write("sets: {a: {sourc: x, source: y}}\n"))
-    assert (
-        caught.value.do
-        == "Did you mean 'source'? Available: dataset_split, finished, licence, limit, rounds, source, weight"
-    )
+    keys = "dataset_split, finished, licence, limit, max_left_out, rounds, source, weight"
+    assert caught.value.do == f"Did you mean 'source'? Available: {keys}"
 
 
 def test_the_shipped_recipe_loads_with_the_command_of_its_header():
