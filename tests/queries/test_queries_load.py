@@ -308,7 +308,7 @@ def test_a_local_file_wins_over_a_hub_name(tmp_path: Path, monkeypatch: pytest.M
     assert texts(load_queries("org/name")) == ["local"]
 
 
-BUILTIN_COUNTS = {"quickstart": 64, "quickstart-heldout": 24, "quickstart-questions": 32}
+BUILTIN_COUNTS = {"quickstart": 64, "quickstart-heldout": 24, "quickstart-questions": 24}
 
 
 @pytest.mark.parametrize("name", BUILTIN)
