@@ -10,7 +10,7 @@ from typing import Any
 from selfsteer.evaluation.answers import LOOP, answers, repetition
 from selfsteer.evaluation.intervals import bootstrap, wilson
 from selfsteer.quality import direction_of, steering_margin
-from selfsteer.quality.direction import words
+from selfsteer.quality.direction import compare_lengths, words
 from selfsteer.records import PROMPTS, ROLES, Contrast
 
 Measure = dict[str, Any]
@@ -174,12 +174,13 @@ def _implicit(changes: Sequence[tuple[float, float]], per_token: bool) -> Measur
 
 def _length(rows: Sequence[Contrast], role: str) -> Measure:
     values = [response_length(row, role) for row in rows]
-    capped = sum(getattr(row, f"{role}_finish") == "length" for row in rows)
+    finishes = [getattr(row, f"{role}_finish") for row in rows]
     return {
         "mean_tokens": fmean(values),
         "median_tokens": median(values),
-        "capped_share": capped / len(values),
+        "capped_share": finishes.count("length") / len(values),
         "values": values,
+        "finishes": finishes,
     }
 
 
@@ -215,14 +216,22 @@ def verdict(before: Measure, after: Measure) -> list[dict[str, str]]:
 
 
 def _length_verdict(before: Measure, after: Measure, program: str) -> tuple[str, str]:
+    """Compare each query's two answers; of two that were both cut off at the token limit neither is the shorter.
+
+    The means can't decide: of an answer that was cut off they count what is there, not its length.
+    """
     old, new = before["length"]["original"], after["length"]["original"]
-    low, high = bootstrap([b - a for a, b in zip(old["values"], new["values"], strict=True)])
-    wanted, unwanted = (high < 0, low > 0) if program == "shorter" else (low > 0, high < 0)
+    lengths, finishes = (zip(new[name], old[name], strict=True) for name in ("values", "finishes"))
+    longer = [compare_lengths(*both) for both in zip(lengths, finishes, strict=True)]
+    right, wrong = (1, -1) if program == "longer" else (-1, 1)
+    low, high = bootstrap([sign * right for sign in longer])
+    other = "shorter" if program == "longer" else "longer"
     detail = (
-        f"{old['mean_tokens']:.0f} -> {new['mean_tokens']:.0f} tokens on average over {len(new['values'])} queries "
-        f"(95 % interval of the change {low:+.0f} to {high:+.0f})"
+        f"{program} for {longer.count(right)} of {len(longer)} queries, {other} for {longer.count(wrong)}; "
+        f"{old['mean_tokens']:.0f} -> {new['mean_tokens']:.0f} tokens on average, "
+        f"{old['capped_share']:.0%} -> {new['capped_share']:.0%} cut off at the token limit"
     )
-    return _answer(wanted, unwanted), detail
+    return _answer(low > 0, high < 0), detail
 
 
 def _implicit_verdict(before: Measure, after: Measure) -> tuple[str, str]:

@@ -135,6 +135,7 @@ def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         ("answer length, tokens", "length.original.mean_tokens", "{:.0f}"),
         ("   under the positive principle", "length.positive.mean_tokens", "{:.0f}"),
         ("   under the negative principle", "length.negative.mean_tokens", "{:.0f}"),
+        ("answers cut off at the token limit", "length.original.capped_share", "{:.0%}"),
         (f"y+ is {program} (by program)", "direction.share", "{:.0%}"),
         (f"y+ is better, strict ({judge})", "judged.strict.share", "{:.0%}"),
         (f"y+ is better, debiased ({judge})", "judged.debiased.share", "{:.0%}"),

@@ -26,7 +26,11 @@ from selfsteer.queries.tally import Tally, check_share
 from selfsteer.records import Message, Query
 from selfsteer.scratch import hash_of
 
-BUILTIN = {"quickstart": "quickstart.jsonl", "quickstart-heldout": "quickstart_heldout.jsonl"}
+BUILTIN = {
+    "quickstart": "quickstart.jsonl",
+    "quickstart-heldout": "quickstart_heldout.jsonl",
+    "quickstart-questions": "quickstart_questions.jsonl",
+}
 """Shipped query sets, asked for as ``builtin:NAME``; see selfsteer/data/README.md for where they come from."""
 
 GROWN = "augment:"

@@ -189,7 +189,13 @@ def test_lengths_of_each_role():
     rows = [contrast(original_token_ids=[1] * n, original_finish=end) for n, end in ((3, "stop"), (4, "stop"))]
     rows.append(contrast(original_token_ids=[1] * 11, original_finish="length", positive_response="a b c d e"))
     found = figures(*rows)["length"]
-    assert found["original"] == {"mean_tokens": 6, "median_tokens": 4, "capped_share": 1 / 3, "values": [3, 4, 11]}
+    assert found["original"] == {
+        "mean_tokens": 6,
+        "median_tokens": 4,
+        "capped_share": 1 / 3,
+        "values": [3, 4, 11],
+        "finishes": ["stop", "stop", "length"],
+    }
     assert found["positive"]["values"] == [2, 2, 5] and found["positive"]["capped_share"] == 0
     assert found["negative"]["values"] == [5, 5, 5]  # "..." is no word
 

@@ -19,6 +19,7 @@ def figures(
     *,
     program: str | None = "shorter",
     lengths: list[int] | None = None,
+    cut: int = 0,
     margins: list[float] | None = None,
     onpolicy: list[float] | None = None,
     answered: tuple[int, int] = (9, 10),
@@ -27,7 +28,14 @@ def figures(
     values, share = lengths or [10] * 20, answered[0] / answered[1]
     found: dict[str, Any] = {
         "direction": {"program": program} if program else None,
-        "length": {"original": {"values": values, "mean_tokens": sum(values) / len(values)}},
+        "length": {
+            "original": {
+                "values": values,
+                "finishes": ["length"] * cut + ["stop"] * (len(values) - cut),
+                "mean_tokens": sum(values) / len(values),
+                "capped_share": cut / len(values),
+            }
+        },
         "implicit": None,
         "onpolicyness": None,
         "answered": {"share": share, "n": answered[1], "interval": wilson(*answered)},
@@ -70,10 +78,23 @@ def test_lengths_are_compared_query_by_query():
     shrunk = figures(lengths=[value - 3 for value in before])
     assert answer(LENGTH, figures(lengths=before), shrunk) == (
         "yes",
-        "105 -> 102 tokens on average over 20 queries (95 % interval of the change -3 to -3)",
+        "shorter for 20 of 20 queries, longer for 0; 105 -> 102 tokens on average, 0% -> 0% cut off at the token limit",
     )
     shuffled = figures(lengths=[value - 3 for value in before[10:] + before[:10]])
     assert answer(LENGTH, figures(lengths=before), shuffled)[0] == "unclear"
+
+
+@pytest.mark.parametrize(("program", "expected"), [("shorter", "yes"), ("longer", "no")])
+def test_an_answer_that_was_cut_off_is_longer_than_one_that_ended(program, expected):
+    before, after = figures(program=program, lengths=[30] * 20, cut=20), figures(program=program, lengths=[29] * 20)
+    assert answer(LENGTH, before, after)[0] == expected
+
+
+def test_of_two_answers_that_were_both_cut_off_neither_is_shorter():
+    """Cleaning may take more off the end of one than of the other, which says nothing about how long they are."""
+    before, after = figures(lengths=[30] * 20, cut=20), figures(lengths=[25] * 20, cut=20)
+    found, detail = answer(LENGTH, before, after)
+    assert found == "unclear" and detail.startswith("shorter for 0 of 20 queries, longer for 0; ")
 
 
 def test_without_a_length_program_nothing_is_asked_about_length():

@@ -216,7 +216,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 def test_shipped_set_that_is_not_there() -> None:
     error = refused("builtin:quick-start")
     assert (error.what, error.where) == ("no shipped query set 'quick-start'", "builtin:quick-start")
-    assert error.do == "Did you mean 'quickstart'? Available: quickstart, quickstart-heldout"
+    assert error.do == "Did you mean 'quickstart'? Available: quickstart, quickstart-heldout, quickstart-questions"
 
 
 def test_a_hub_data_set_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
