@@ -345,9 +345,8 @@ def test_shipped_queries_are_all_attributed_under_apache() -> None:
     ]
     table = {row[0]: (row[1], *map(int, row[-len(BUILTIN) :])) for row in rows}
     sources = [[query.source for query in load_queries(f"builtin:{name}").queries] for name in BUILTIN]
-    assert table == {
-        name: ("Apache-2.0", *(one.count(name) for one in sources)) for name in {name for one in sources for name in one}
-    }
+    names = {name for one in sources for name in one}
+    assert table == {name: ("Apache-2.0", *(one.count(name) for one in sources)) for name in names}
     for file in BUILTIN.values():
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() in readme
 
