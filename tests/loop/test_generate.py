@@ -120,7 +120,7 @@ def test_an_endpoint_gives_the_rows_that_its_server_writes(tmp_path, queries, se
 
 
 def test_the_key_is_written_nowhere(tmp_path, queries, served):
-    server = served(lambda request, count: scripted(request, count) if count % 5 else failure(400, f"no {KEY}"))
+    server = served(lambda request, count: scripted(request, count) if count % 9 else failure(400, f"no {KEY}"))
     generate(endpoint_recipe(queries, server), tmp_path / "run")
     assert server.requests[0][1]["authorization"] == f"Bearer {KEY}"
     for path in (tmp_path / "run").rglob("*"):
