@@ -1188,7 +1188,7 @@ def _parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str])
         what, line = f"character {error.character!r}: {error.reason}", text.count("\n", 0, error.position) + 1
     except RecursionError:
         what, line = "it contains itself", 1
-    do = "mend that line; text with special characters needs quotes"
+    do = "correct that line; text with special characters needs quotes"
     raise ConfigError(f"this is no valid YAML: {what}", where=where(line), do=do)
 
 

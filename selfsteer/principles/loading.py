@@ -76,7 +76,7 @@ def _malformed(error: yaml.YAMLError, text: str, where: str) -> PrincipleError:
         what, line = error.problem or error.context or what, error.problem_mark.line + 1
     elif isinstance(error, yaml.reader.ReaderError):
         what, line = error.reason, text.count("\n", 0, error.position) + 1
-    return PrincipleError(f"this is not YAML: {what}", where=f"{where}:{line}", do="mend that line")
+    return PrincipleError(f"this is not YAML: {what}", where=f"{where}:{line}", do="correct that line")
 
 
 def _plain(node: yaml.Node, where: str, inside: tuple[yaml.Node, ...] = ()) -> object:
@@ -91,7 +91,7 @@ def _plain(node: yaml.Node, where: str, inside: tuple[yaml.Node, ...] = ()) -> o
     result: dict[str, object] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise PrincipleError("a key must be a word", where=_at(key, where), do="mend that line")
+            raise PrincipleError("a key must be a word", where=_at(key, where), do="correct that line")
         if key.value in result:
             raise PrincipleError(f"the key {key.value!r} is given twice", where=_at(key, where), do="remove one")
         result[key.value] = _plain(value, where, inside)

@@ -117,11 +117,11 @@ def test_file_that_is_not_text(tmp_path):
 
 # What is replaced by what in GOOD, then the error's message, its line and a part of its advice.
 WRONG = {
-    "not yaml": ("fallback: [Calm]", "fallback: [Calm", "this is not YAML: expected ',' or ']'", 5, "mend"),
-    "tab": ("    meaning: keeps", "\tmeaning: keeps", "this is not YAML: found character '\\t'", 9, "mend"),
-    "control": ("Rush.", "Ru\0sh.", "this is not YAML: special characters are not allowed", 11, "mend"),
+    "not yaml": ("fallback: [Calm]", "fallback: [Calm", "this is not YAML: expected ',' or ']'", 5, "correct"),
+    "tab": ("    meaning: keeps", "\tmeaning: keeps", "this is not YAML: found character '\\t'", 9, "correct"),
+    "control": ("Rush.", "Ru\0sh.", "this is not YAML: special characters are not allowed", 11, "correct"),
     "twice": ("version: 1", "version: 1\nversion: 2", "the key 'version' is given twice", 3, "remove one"),
-    "odd key": ("version: 1", "? [a]\n: 1", "a key must be a word", 2, "mend"),
+    "odd key": ("version: 1", "? [a]\n: 1", "a key must be a word", 2, "correct"),
     "alias": ("fallback: [Calm]", "fallback: &x [*x]", "an alias contains itself", 4, "write the text out"),
     "extra key": ("version: 1", "version: 1\nstering: full", "unknown key 'stering'", 3, "Did you mean 'steering'?"),
     "extra aspect key": (
@@ -145,11 +145,11 @@ WRONG = {
         "version: one",
         "wrong value for version: Input should be a valid integer",
         2,
-        "mend",
+        "correct",
     ),
-    "zero": ("per_query: 1", "per_query: 0", "wrong value for aspects_per_query: Input should be greater", 3, "mend"),
+    "zero": ("per_query: 1", "per_query: 0", "wrong value for aspects_per_query: Input should be greater", 3, "correct"),
     "too many": ("per_query: 1", "per_query: 3", "aspects_per_query is 3, but there are only 2 aspects", 3, "lower it"),
-    "steering": ("version: 1", "version: 1\nsteering: soft", "wrong value for steering: Input should be", 3, "mend"),
+    "steering": ("version: 1", "version: 1\nsteering: soft", "wrong value for steering: Input should be", 3, "correct"),
     "direction": ("version: 1", "version: 1\ndirection:", "direction is empty", 3, "leave the key out"),
     "empty principle": ("Be warm.", "' '", "aspects[1].positive_principle is empty", 16, "give it a value"),
     "empty query": ("Hello there.", "''", "few_shot[0].query is empty", 26, "give it a value"),
@@ -179,7 +179,7 @@ WRONG = {
         "extra: perhaps",
         "wrong value for aspects[2].extra: Input should be a valid boolean",
         19,
-        "mend",
+        "correct",
     ),
 }
 
