@@ -147,7 +147,7 @@ WRONG = {
         2,
         "correct",
     ),
-    "zero": ("per_query: 1", "per_query: 0", "wrong value for aspects_per_query: Input should be greater", 3, "correct"),
+    "zero": ("per_query: 1", "per_query: 0", "wrong value for aspects_per_query: Input should be great", 3, "correct"),
     "too many": ("per_query: 1", "per_query: 3", "aspects_per_query is 3, but there are only 2 aspects", 3, "lower it"),
     "steering": ("version: 1", "version: 1\nsteering: soft", "wrong value for steering: Input should be", 3, "correct"),
     "direction": ("version: 1", "version: 1\ndirection:", "direction is empty", 3, "leave the key out"),
