@@ -131,7 +131,7 @@ def _with_judgements(part: Part, told: Iterator[dict[str, Judgement]]) -> Part:
 
 
 def _judge_warnings(parts: Sequence[Part], judge: Judge) -> list[str]:
-    """Return a sentence for each part in which the judge goes by the order, or gives no verdict on some pairs."""
+    """Return a sentence for each part in which the judge follows the order, or gives no verdict on some pairs."""
     judged = {part.label: Judged(judge.name, list(part.judgements.values())) for part in parts}
     return [f"{label}: {warning}" for label, one in judged.items() for warning in judge_warnings(one)]
 

@@ -82,7 +82,7 @@ def generation_values(source: str, revision: str | None = None) -> dict[str, Any
     """Return what generation_config.json says; {} where there is none.
 
     Raises:
-        ModelError: It is no JSON object.
+        ModelError: It is not a JSON object.
     """
     from transformers import PretrainedConfig
 
