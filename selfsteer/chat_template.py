@@ -330,7 +330,7 @@ class ChatTemplate:
         return token != self.tokenizer.unk_token_id or self.controls[token] in text
 
     def _plain(self, text: str, *, inside: bool = False) -> list[int]:
-        """Return the token ids of a text; ``inside``: of a text's continuation, without the blank some put before one."""
+        """Return token ids of a text; ``inside``: of a text's continuation, without the blank that some put first."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         if not inside:
             return ids
