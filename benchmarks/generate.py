@@ -41,10 +41,10 @@ from memory import peak_gb
 from selfsteer.config import Recipe, recipe_from
 from selfsteer.contrast import requests
 from selfsteer.loop import generate
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display
-from selfsteer.loop.models import Models
-from selfsteer.loop.store import Store, in_batches
+from selfsteer.stages.context import DataStages
+from selfsteer.runs.progress import Display
+from selfsteer.stages.model_pool import Models
+from selfsteer.runs.store import Store, in_batches
 from selfsteer.principles import chooser_messages, load_set
 from selfsteer.records import ROLES, Message, Principled, Query
 
@@ -57,7 +57,7 @@ NAMES = {
 RATIOS = ("ba", "ca", "da", "db", "dc")
 """Which way is compared with which."""
 CHOICE_TOKENS = 24
-"""New tokens of a choice at most, as in selfsteer.loop.work."""
+"""New tokens of a choice at most, as in selfsteer.stages.responses."""
 WARM_UP = 4
 """Queries that each way does before anything is timed."""
 ENGINE = ("max_model_len=4096", "kv_cache_memory_bytes=4294967296")

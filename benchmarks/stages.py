@@ -20,7 +20,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, 
 from memory import forget_peak, peak_gb, resident_gb
 
 import selfsteer
-from selfsteer.loop.events import StageEvent
+from selfsteer.runs.events import StageEvent
 
 
 class Watch:

@@ -17,7 +17,7 @@ from torch import Tensor
 from selfsteer.logprobs import PairLogps, row_attention_on
 from selfsteer.losses import sso_loss
 from selfsteer.policy import SSOConfig, SSOTrainer
-from selfsteer.policy.data import collate
+from selfsteer.policy.dataset import collate
 from selfsteer.records import Contrast
 from selfsteer.views import PAIRINGS, SSO_VIEWS, View
 

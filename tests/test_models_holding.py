@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfsteer.models.holding import OneHeld
+from selfsteer.models.single_slot import OneHeld
 
 
 class Model:

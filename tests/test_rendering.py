@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from jinja2 import UndefinedError
 
-from selfsteer.rendering import Templates, and_list
+from selfsteer.templates import Templates, and_list
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfsteer.showing import visible
+from selfsteer.sanitize import visible
 
 
 def test_control_characters_are_visible_and_act_on_nothing():

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from selfsteer.backends.answers import Answer, completion_of, label_logprob, read_answer, top_logprobs
 from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
 from selfsteer.backends.budget import Budget, Prices, worst_prompt
+from selfsteer.backends.openai_response import Answer, completion_of, label_logprob, read_answer, top_logprobs
 from selfsteer.backends.parameters import LIMIT, Options, Parameters
 from selfsteer.backends.rejections import Rejection
-from selfsteer.backends.traffic import LONGEST_PAUSE, Traffic, Trouble, retry_after
+from selfsteer.backends.request_scheduler import LONGEST_PAUSE, Traffic, Trouble, retry_after
 from selfsteer.config import EndpointSettings
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, WorkFailed
 

@@ -12,7 +12,7 @@ from transformers import DynamicCache, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
-from selfsteer.backends.nucleus import NucleusSampler
+from selfsteer.backends.top_p import NucleusSampler
 from selfsteer.chat import Chat
 from selfsteer.models.rope import context_of, forget_lengths
 

@@ -23,9 +23,9 @@ from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.chat import Chat
 from selfsteer.config import VLLM_TEMPERATURES
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
-from selfsteer.models.loading import check_dtype, check_folder
-from selfsteer.models.problems import loading_errors
-from selfsteer.models.resolving import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
+from selfsteer.models.load import check_dtype, check_folder
+from selfsteer.models.load_errors import loading_errors
+from selfsteer.models.resolve import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
 
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",

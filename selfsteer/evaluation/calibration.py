@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfsteer.confidence_intervals import Interval, bootstrap_statistic, wilson
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.evaluation.intervals import Interval, bootstrap_statistic, wilson
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from selfsteer.confidence_intervals import Interval, bootstrap, bootstrap_statistic, wilson
 from selfsteer.config import (
     DivergenceGuard,
     GuardAction,
@@ -25,8 +26,7 @@ from selfsteer.config import (
     SignalAccuracyGuard,
     SteeringMarginGuard,
 )
-from selfsteer.evaluation.intervals import Interval, bootstrap, bootstrap_statistic, wilson
-from selfsteer.evaluation.measures import Measure
+from selfsteer.evaluation.metrics import Measure
 
 FEWEST = 8
 """Held-out queries below which resampled intervals are too narrow to be believed."""
@@ -41,7 +41,7 @@ class RoundFigures:
 
     Attributes:
         round: 0 for the start.
-        measured: Its policy's held-out figures, as ``selfsteer.loop.evaluation.measured`` returns them; None where
+        measured: Its policy's held-out figures, as ``selfsteer.stages.heldout.measured`` returns them; None where
             there are none.
         kept: Training rows that the filters kept, and all of them; None for the start and where it did not come so far.
         failures: Why the round came to no policy, by the guard that it concerns; empty where it did.

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from selfsteer.evaluation.intervals import Interval, wilson
+from selfsteer.confidence_intervals import Interval, wilson
 
 _TABLE = Path(__file__).with_name("rewardbench.yaml")
 

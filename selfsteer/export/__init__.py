@@ -5,7 +5,7 @@ from selfsteer.export.card import Licence
 from selfsteer.export.dataset import Exported, Order, export_file, export_folder
 from selfsteer.export.formats import FORMATS, Format, Layout
 from selfsteer.export.hub import check_repository, push
-from selfsteer.export.reading import read_contrasts, read_source
+from selfsteer.export.readers import read_contrasts, read_source
 
 __all__ = [
     "FORMATS",

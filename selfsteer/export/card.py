@@ -12,8 +12,8 @@ import yaml
 import selfsteer
 from selfsteer.files import write_atomic
 from selfsteer.records import ROLES
-from selfsteer.rendering import markdown
-from selfsteer.showing import visible
+from selfsteer.sanitize import visible
+from selfsteer.templates import markdown
 from selfsteer.views import PAIRINGS, View
 
 if TYPE_CHECKING:

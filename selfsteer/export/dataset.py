@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from selfsteer.errors import ConfigError, InputError, did_you_mean
 from selfsteer.export.card import CARD, Card, Licence, is_own_card, write_card, write_notice
-from selfsteer.export.figures import Figures
 from selfsteer.export.formats import FORMATS, Format, Layout
 from selfsteer.export.llama_factory import INFO, check_entry, dataset_entry, write_entry
-from selfsteer.export.public import public_row
-from selfsteer.export.selecting import Selection
-from selfsteer.export.writing import WRITERS, Row, write_shards
+from selfsteer.export.redaction import public_row
+from selfsteer.export.selection import Selection
+from selfsteer.export.statistics import Figures
+from selfsteer.export.writers import WRITERS, Row, write_shards
 from selfsteer.files import atomic_path, remove
 from selfsteer.records import Contrast
 from selfsteer.views import PAIRINGS, View
@@ -229,7 +229,7 @@ def export_folder(
         folder: Is made; an earlier export there is replaced with ``overwrite``.
         where: The rows' source, for messages.
         licence: Of the queries.
-        settings: Of the run, fit for others' eyes (:func:`selfsteer.export.public.public_settings`); None for a file.
+        settings: Of the run, fit for others' eyes (:func:`selfsteer.export.redaction.public_settings`); None for a file.
         queries: How many queries were read, aligned on and held out; None for a file.
         overwrite: Replace an earlier export.
 

@@ -1,4 +1,4 @@
-"""Whether a model attends as :func:`selfsteer.logprobs.attention.row_attention` does: the model itself is asked.
+"""Whether a model attends as :func:`selfsteer.logprobs.row_attention.row_attention` does: the model itself is asked.
 
 What a layer may look at reaches attention in two ways: as a mask, and as arguments (a sliding window). Row attention
 forms no mask, so it is exact only where the arguments say all that the mask says. Architectures differ in that.

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from selfsteer.chat import Chat
 from selfsteer.contrast import contrast_of, with_token_ids
-from selfsteer.logprobs.attention import attends_rows, recomputes, row_attention_on, shares_prompts, unwrapped
-from selfsteer.logprobs.head import gather_logps, head_in_chunks
-from selfsteer.logprobs.layout import pack
+from selfsteer.logprobs.cells import Cell, PromptRow, cell_positions, rows_of, view_cells
+from selfsteer.logprobs.chunked_head import gather_logps, head_in_chunks
+from selfsteer.logprobs.packing import pack
 from selfsteer.logprobs.pairs import PairLogps
-from selfsteer.logprobs.rows import Cell, PromptRow, cell_positions, rows_of, view_cells
+from selfsteer.logprobs.row_attention import attends_rows, recomputes, row_attention_on, shares_prompts, unwrapped
 from selfsteer.models.rope import forget_lengths
 from selfsteer.records import Contrast
 from selfsteer.views import PAIRINGS, SSO_VIEWS, View
@@ -70,7 +70,7 @@ def score_cells(
 ) -> tuple[Tensor, Tensor]:
     """Return (B, C) summed log-probs in nats and (B, C) response token counts of C cells of each contrast.
 
-    ``max_length`` cuts responses as :func:`selfsteer.logprobs.rows.rows_of` does.
+    ``max_length`` cuts responses as :func:`selfsteer.logprobs.cells.rows_of` does.
     """
     rows = [rows_of(contrast, cells, max_length) for contrast in contrasts]
     flat = torch.cat(score_responses(model, [row for own in rows for row in own], token_budget=token_budget))

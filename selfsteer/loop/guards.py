@@ -12,11 +12,11 @@ from selfsteer.config import GuardSettings
 from selfsteer.errors import ConfigError, GuardStopped, NothingSurvived, SelfsteerWarning, TrainingDiverged
 from selfsteer.evaluation.guards import GUARDS, Compared, Finding, RoundFigures, best_round, check_round, given_up
 from selfsteer.files import fingerprint, link_atomic, remove
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.evaluation import Measured, measured
-from selfsteer.loop.ledger import VERDICT
-from selfsteer.loop.models import Policy
-from selfsteer.loop.store import Claim
+from selfsteer.runs.ledger import VERDICT
+from selfsteer.runs.store import Claim
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.heldout import Measured, measured
+from selfsteer.stages.model_pool import Policy
 
 
 def check_criterion(stages: DataStages) -> None:

@@ -14,14 +14,22 @@ from typing import Any
 import selfsteer
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
+from selfsteer.estimate.costs import Sizes
+from selfsteer.estimate.forecast import warn_of_disk
+from selfsteer.estimate.progress_weights import planned
 from selfsteer.evaluation import verdict
-from selfsteer.evaluation.probe import Direction
+from selfsteer.evaluation.steerability import Direction
 from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display, Planned
-from selfsteer.loop.estimating.costs import Sizes
-from selfsteer.loop.estimating.foretelling import warn_of_disk
-from selfsteer.loop.evaluation import (
+from selfsteer.loop.dry_run import Step, changed, plan
+from selfsteer.loop.guards import Guards, check_criterion
+from selfsteer.records import ROLES, Contrast
+from selfsteer.report import write_report
+from selfsteer.runs.events import Callback
+from selfsteer.runs.ledger import Entry, check_place
+from selfsteer.runs.progress import Display, Planned
+from selfsteer.runs.store import Store
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.heldout import (
     Measured,
     direction,
     heldout_rows,
@@ -30,21 +38,13 @@ from selfsteer.loop.evaluation import (
     measured,
     samples,
 )
-from selfsteer.loop.events import Callback
-from selfsteer.loop.expected import planned
-from selfsteer.loop.figures import Stages, quality_figures, round_figures
-from selfsteer.loop.guards import Guards, check_criterion
-from selfsteer.loop.ledger import Entry, check_place
-from selfsteer.loop.model_checks import check_models
-from selfsteer.loop.models import Policy
-from selfsteer.loop.planning import Step, changed, plan
-from selfsteer.loop.preferences import preferences_stage, scored_preferences
-from selfsteer.loop.references import Made, References, trained_on, training_rows
-from selfsteer.loop.store import Store
-from selfsteer.loop.training import Training, restore_log, train_stage
-from selfsteer.loop.writing import check_draws
-from selfsteer.records import ROLES, Contrast
-from selfsteer.report import write_report
+from selfsteer.stages.model_checks import check_models
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.preferences import preferences_stage, scored_preferences
+from selfsteer.stages.principle_strategies import check_draws
+from selfsteer.stages.reference import Made, References, trained_on, training_rows
+from selfsteer.stages.round_stats import Stages, quality_figures, round_figures
+from selfsteer.stages.training import Training, restore_log, train_stage
 
 Summary = dict[str, Any]
 
@@ -126,7 +126,7 @@ def check(stages: DataStages) -> None:
         what = "adjectives alone would steer, so the principles that are written would have no effect"
         raise ConfigError(what, where="principles.steering", do="set principles.strategy=fixed, or another steering")
     if stages.recipe.judge.name:
-        from selfsteer.evaluation.judges import open_judge
+        from selfsteer.judges import open_judge
 
         open_judge(stages.recipe.judge)
     if stages.models.writer:

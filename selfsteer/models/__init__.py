@@ -1,13 +1,13 @@
 """Finding, fetching, naming and loading models: a catalogue name, a local folder, a GGUF file or a hub name."""
 
 from selfsteer.models.catalogue import CATALOGUE, CatalogueEntry, ModelRow, cache_folder, list_models
+from selfsteer.models.device import check_bits, pick_device, pick_dtype
+from selfsteer.models.download import fetch
 from selfsteer.models.ending import end_token_ids
-from selfsteer.models.fetching import fetch
-from selfsteer.models.hardware import check_bits, pick_device, pick_dtype
-from selfsteer.models.loading import load_model, load_tokenizer
-from selfsteer.models.naming import model_fingerprint
+from selfsteer.models.fingerprint import model_fingerprint
+from selfsteer.models.load import load_model, load_tokenizer
 from selfsteer.models.quiet import quiet
-from selfsteer.models.resolving import resolve
+from selfsteer.models.resolve import resolve
 
 __all__ = [
     "CATALOGUE",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.models.configs import model_config
-from selfsteer.models.gguf_files import progress_bars_hidden
-from selfsteer.models.loading import check_folder
+from selfsteer.models.gguf_io import progress_bars_hidden
+from selfsteer.models.load import check_folder
 
 
 def read_classifier(

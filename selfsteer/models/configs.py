@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ModelError
-from selfsteer.models.problems import loading_errors
-from selfsteer.models.resolving import adapter_base, gguf_file, is_adapter
+from selfsteer.models.load_errors import loading_errors
+from selfsteer.models.resolve import adapter_base, gguf_file, is_adapter
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig

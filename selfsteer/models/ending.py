@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.models.configs import end_ids, generation_values
-from selfsteer.models.resolving import adapter_base, is_adapter, resolve
+from selfsteer.models.resolve import adapter_base, is_adapter, resolve
 
 
 def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revision: str | None = None) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfsteer.config import LoraSettings
 from selfsteer.errors import ConfigError, did_you_mean
-from selfsteer.models.resolving import is_adapter
+from selfsteer.models.resolve import is_adapter
 
 _COMPARED = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from selfsteer.rendering import markdown
+from selfsteer.templates import markdown
 
 _TEMPLATE = Path(__file__).parent / "card.md.jinja"
 

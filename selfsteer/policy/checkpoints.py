@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from selfsteer.files import read_json, sha256_file, write_json
-from selfsteer.policy.processes import anywhere, wait
+from selfsteer.policy.distributed import anywhere, wait
 
 _MANIFEST = "selfsteer_manifest.json"
 

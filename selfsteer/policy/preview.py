@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from selfsteer.chat import Chat
 from selfsteer.logprobs import view_cells
-from selfsteer.logprobs.rows import rows_of
+from selfsteer.logprobs.cells import rows_of
 from selfsteer.records import Contrast
 from selfsteer.views import PAIRINGS, View
 

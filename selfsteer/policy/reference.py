@@ -11,7 +11,7 @@ from torch import Tensor
 
 from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.logprobs import Cell
-from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_dtype, weights_key
+from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_dtype, weights_key
 from selfsteer.records import Contrast
 
 _AUTOCAST = {"no": "", "bf16": "bfloat16", "fp16": "float16"}

@@ -18,13 +18,13 @@ from selfsteer.losses import SSOLoss
 from selfsteer.models import load_model
 from selfsteer.policy.adapters import check_trainable, with_adapter
 from selfsteer.policy.config import SSOConfig
-from selfsteer.policy.data import ContrastDataset, collate, kept_contrasts, trainable, without_over_long
-from selfsteer.policy.finite import Finite
+from selfsteer.policy.dataset import ContrastDataset, collate, kept_contrasts, trainable, without_over_long
+from selfsteer.policy.distributed import anywhere, check_even, first_time, gathered, summed
+from selfsteer.policy.nan_guard import Finite
 from selfsteer.policy.objective import objective_of
 from selfsteer.policy.preview import preview
-from selfsteer.policy.processes import anywhere, check_even, first_time, gathered, summed
 from selfsteer.policy.reference import StartKey
-from selfsteer.policy.start import start_gaps, start_line, start_tolerance
+from selfsteer.policy.step_zero import start_gaps, start_line, start_tolerance
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupTrainer
 from selfsteer.records import Contrast

@@ -12,8 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from selfsteer.errors import WorkFailed
-from selfsteer.logprobs.keys import add_bytes
-from selfsteer.policy.processes import anywhere
+from selfsteer.logprobs.score_keys import add_bytes
+from selfsteer.policy.distributed import anywhere
 
 _NOTHING_YET = {"changed": False, "gradient": False, "rate": 0.0}
 

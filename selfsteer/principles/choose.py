@@ -12,7 +12,7 @@ from typing import Literal
 from selfsteer.chat import SystemRole
 from selfsteer.errors import PrincipleError
 from selfsteer.principles.principle_set import PrincipleSet
-from selfsteer.principles.rendering import render
+from selfsteer.principles.prompt_templates import render
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message
 

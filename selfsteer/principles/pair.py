@@ -8,7 +8,7 @@ from typing import Literal
 
 from selfsteer.errors import PrincipleError
 from selfsteer.principles.principle_set import PrincipleSet, Steering
-from selfsteer.principles.rendering import render
+from selfsteer.principles.prompt_templates import render
 
 Sign = Literal["positive", "negative"]
 

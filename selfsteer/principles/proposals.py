@@ -18,7 +18,7 @@ from selfsteer.chat import SystemRole
 from selfsteer.principles.choose import shortened
 from selfsteer.principles.json_answers import JsonOutcome, read_json_answer
 from selfsteer.principles.principle_set import Aspect, PrincipleSet
-from selfsteer.principles.rendering import render
+from selfsteer.principles.prompt_templates import render
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message, Query
 

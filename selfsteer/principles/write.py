@@ -18,7 +18,7 @@ from selfsteer.principles.choose import shortened
 from selfsteer.principles.json_answers import read_json_answer
 from selfsteer.principles.pair import PrinciplePair, pair_for
 from selfsteer.principles.principle_set import PrincipleSet, Steering
-from selfsteer.principles.rendering import exported, render
+from selfsteer.principles.prompt_templates import exported, render
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message
 

@@ -3,6 +3,7 @@
 from selfsteer.quality.chain import FilterChain, apply_filters
 from selfsteer.quality.cleaning import clean_response
 from selfsteer.quality.direction import DIRECTIONS, direction_of
+from selfsteer.quality.drop_counts import Tally
 from selfsteer.quality.filters import (
     FILTERS,
     FilterReport,
@@ -14,7 +15,6 @@ from selfsteer.quality.filters import (
 from selfsteer.quality.harm import HarmClassifier, flag_harm
 from selfsteer.quality.reward import RewardMargin, put_margin, stored_margin
 from selfsteer.quality.score_filters import contrastive_likelihood, steering_margin
-from selfsteer.quality.tally import Tally
 from selfsteer.quality.thinking import answer_of, think_apart
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from selfsteer.quality.repeats import Repeats
+from selfsteer.quality.duplicates import Repeats
 from selfsteer.records import Contrast
 
 FilterSpec = str | Mapping[str, Any]

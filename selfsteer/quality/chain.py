@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.quality.base import Context, Filter, FilterSpec
+from selfsteer.quality.drop_counts import DROPPED_BEFORE, KEPT, Tally
 from selfsteer.quality.filters import FilterReport, parse_filters
-from selfsteer.quality.tally import DROPPED_BEFORE, KEPT, Tally
 from selfsteer.records import Contrast
-from selfsteer.scratch import Scratch, hash_of
+from selfsteer.temp_db import Scratch, hash_of
 
 _WRITTEN_HERE = {"steering_margin", "negative_harmful"}
 """Columns that quality control fills between fitting and filtering; no filter goes by them."""

@@ -17,7 +17,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from selfsteer.errors import InputError
-from selfsteer.quality.labels import labels_end
+from selfsteer.quality.leaked_labels import labels_end
 from selfsteer.quality.sentences import last_sentence_end
 from selfsteer.records import Finish, Response
 

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from selfsteer.errors import ConfigError, did_you_mean
 from selfsteer.quality.base import Filter, FilterSpec
+from selfsteer.quality.drop_counts import DROPPED_BEFORE, KEPT
 from selfsteer.quality.reward import RewardMargin
 from selfsteer.quality.score_filters import NearOnpolicy, PreferenceOrder, SelfReward, SteeringGap, SteeringMargin
 from selfsteer.quality.set_filters import Duplicates, LengthBias
-from selfsteer.quality.tally import DROPPED_BEFORE, KEPT
 from selfsteer.quality.text_filters import (
     DirectionFilter,
     Empty,

@@ -39,7 +39,7 @@ class HarmClassifier:
         from transformers import AutoConfig
 
         from selfsteer.models import resolve
-        from selfsteer.models.problems import loading_errors
+        from selfsteer.models.load_errors import loading_errors
 
         self.source, self.revision = resolve(source), revision
         self.threshold, self.device = threshold, device
@@ -84,8 +84,8 @@ class HarmClassifier:
         from transformers import AutoTokenizer
 
         from selfsteer.models.classifiers import missing_head, read_classifier
-        from selfsteer.models.loading import set_pad_token
-        from selfsteer.models.problems import loading_errors
+        from selfsteer.models.load import set_pad_token
+        from selfsteer.models.load_errors import loading_errors
         from selfsteer.models.vocabulary import fit_vocabulary
 
         with loading_errors(self.source):

@@ -18,7 +18,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 
-from selfsteer.quality.labels import NOUN, adjective_list
+from selfsteer.quality.leaked_labels import NOUN, adjective_list
 
 SHARE_NGRAM = 4
 MIN_SHARED = 4  # 4-grams a principle needs before a share of them means anything: 7 words

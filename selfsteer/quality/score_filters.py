@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.quality.base import SYMBOLS, Context, Filter
 from selfsteer.records import Contrast
-from selfsteer.scratch import Ranked
+from selfsteer.temp_db import Ranked
 
 _STEERED = {  # response -> its own steered prompt, plain prompt, opposite prompt: the order in which m must fall
     "positive_response": ("positive_prompt", "prompt", "negative_prompt"),

@@ -10,13 +10,13 @@ from pydantic import Field
 
 from selfsteer.quality.base import Context, Filter
 from selfsteer.quality.direction import pair_lengths
-from selfsteer.quality.repeats import Repeats
+from selfsteer.quality.duplicates import Repeats
 from selfsteer.records import Contrast
-from selfsteer.scratch import Ranked
+from selfsteer.temp_db import Ranked
 
 
 class Duplicates(Filter):
-    """A row repeats an earlier one: its query, or both responses; see :mod:`selfsteer.quality.repeats`.
+    """A row repeats an earlier one: its query, or both responses; see :mod:`selfsteer.quality.duplicates`.
 
     Attributes:
         similarity: Share of word pairs from which on two queries are nearly the same; 1 asks for the same words.

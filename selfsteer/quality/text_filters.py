@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from selfsteer.errors import ConfigError, did_you_mean
-from selfsteer.languages import language
+from selfsteer.language_id import language
 from selfsteer.quality import leak
 from selfsteer.quality.base import ALL_ROLES, SYMBOLS, Context, Filter, Role
 from selfsteer.quality.direction import DIRECTIONS, direction_of, pair_lengths

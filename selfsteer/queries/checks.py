@@ -8,12 +8,12 @@ from collections.abc import Collection, Iterator, Sequence
 
 from selfsteer.config import MAX_LEFT_OUT, BenchmarkSettings, CheckSettings
 from selfsteer.errors import ConfigError, DataError, SelfsteerWarning, did_you_mean
-from selfsteer.languages import known_languages, language
-from selfsteer.queries.benchmarks import Benchmarks
+from selfsteer.language_id import known_languages, language
+from selfsteer.queries.decontamination import Benchmarks
 from selfsteer.queries.load import check_dataset_split, source_rows
 from selfsteer.queries.messages import Unusable
-from selfsteer.queries.near import NearDuplicates
-from selfsteer.queries.rows import to_texts
+from selfsteer.queries.minhash import NearDuplicates
+from selfsteer.queries.prompt_forms import to_texts
 from selfsteer.queries.tally import Tally, check_share, in_words
 from selfsteer.records import Message
 
@@ -34,7 +34,7 @@ class Checks:
     """The checks that settings ask for. They look at one query after the other and hold no query.
 
     What they hold is the benchmarks' runs of words and, if near duplicates are looked for, an index of the queries that
-    were kept (:class:`selfsteer.queries.near.NearDuplicates`).
+    were kept (:class:`selfsteer.queries.minhash.NearDuplicates`).
 
     Args:
         settings: Which checks there are.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import DataError, did_you_mean
-from selfsteer.queries.read import READERS, format_of
+from selfsteer.queries.file_readers import READERS, format_of
 
 _SAVED, _SAVED_SPLITS, CARD = "state.json", "dataset_dict.json", "README.md"
 

@@ -17,14 +17,14 @@ from typing import Any, Literal, cast
 from selfsteer.config import MAX_LEFT_OUT
 from selfsteer.errors import ConfigError, DataError, did_you_mean
 from selfsteer.files import fingerprint, sha256_file
+from selfsteer.queries.dedup import Seen
+from selfsteer.queries.file_readers import format_of, read_file, read_hub, reading
 from selfsteer.queries.folders import data_files, has_splits
 from selfsteer.queries.messages import Unusable, is_missing, is_text, shown
-from selfsteer.queries.read import format_of, read_file, read_hub, reading
-from selfsteer.queries.rows import to_prompt
-from selfsteer.queries.seen import Seen
+from selfsteer.queries.prompt_forms import to_prompt
 from selfsteer.queries.tally import Tally, check_share
 from selfsteer.records import Message, Query
-from selfsteer.scratch import hash_of
+from selfsteer.temp_db import hash_of
 
 BUILTIN = {
     "quickstart": "quickstart.jsonl",
@@ -78,7 +78,7 @@ def load_queries(
 ) -> Loaded:
     """Load queries from a shipped set, a file, a folder of files or a hub data set.
 
-    Accepted rows: a string; an object with a column of :data:`selfsteer.queries.rows.COLUMNS` (text or messages).
+    Accepted rows: a string; an object with a column of :data:`selfsteer.queries.prompt_forms.COLUMNS` (text or messages).
     A conversation is kept up to its last user turn, system messages included. A row that can't be used and a repetition
     of an earlier query (same text after Unicode NFC, white space aside) are dropped.
 
@@ -123,7 +123,7 @@ def stream_queries(
 ) -> Generator[Query | Dropped, None, None]:
     """Yield what :func:`load_queries` gives, row by row in the order of the source; memory does not grow with it.
 
-    What tells repetitions and clashes of ids is kept in a temporary file (see :mod:`selfsteer.queries.seen`). Closing
+    What tells repetitions and clashes of ids is kept in a temporary file (see :mod:`selfsteer.queries.dedup`). Closing
     the iterator, or taking ``limit`` queries from it, closes the source and removes that file.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from selfsteer.queries.read import Unreadable
+from selfsteer.queries.file_readers import Unreadable
 from selfsteer.records import Message
 
 ROLES = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from selfsteer.report.load import Json, dig, dig_number, dig_numbers
-from selfsteer.report.wording import (
+from selfsteer.report.formatting import (
     NARROW_SPACE,
     Form,
     count,
@@ -19,6 +18,7 @@ from selfsteer.report.wording import (
     points,
     signed,
 )
+from selfsteer.report.read_run import Json, dig, dig_number, dig_numbers
 
 
 def _tokens(value: float) -> str:

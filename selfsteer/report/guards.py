@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from selfsteer.report.load import Json, dig_dict, dig_number, dig_rows
+from selfsteer.report.formatting import label
+from selfsteer.report.read_run import Json, dig_dict, dig_number, dig_rows
 from selfsteer.report.tables import Table
-from selfsteer.report.wording import label
 
 MEANINGS = {
     "length": "Plain answers explode, collapse, or run into the token limit: compared query by query with those of the "

@@ -9,18 +9,18 @@ from typing import Any
 
 from jinja2 import Environment
 
-from selfsteer.evaluation.judges.tables import invalid_told
 from selfsteer.files import write_atomic
+from selfsteer.judges.tables import invalid_told
 from selfsteer.quality.direction import words
-from selfsteer.rendering import environment_of
 from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
 from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
 from selfsteer.report.figures import Figure
+from selfsteer.report.formatting import NOT_RECORDED, count, duration, label, maybe, moment, number
 from selfsteer.report.guards import guards_section, handed_out
-from selfsteer.report.load import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
+from selfsteer.report.read_run import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
 from selfsteer.report.signal import signal_section
-from selfsteer.report.wording import NOT_RECORDED, count, duration, label, maybe, moment, number
+from selfsteer.templates import environment_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SYMBOLS = {"yes": "✓", "no": "✗", "unclear": "?"}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from selfsteer.report import figures
-from selfsteer.report.load import Json, dig, dig_dict, dig_number, dig_numbers, dig_rows
+from selfsteer.report.formatting import NARROW_SPACE, Form, interval, label, maybe, number, percent
+from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_numbers, dig_rows
 from selfsteer.report.tables import Table
-from selfsteer.report.wording import NARROW_SPACE, Form, interval, label, maybe, number, percent
 
 MOST_PRINCIPLES = 20
 _AGAIN = "`selfsteer evaluate signal` makes it anew."

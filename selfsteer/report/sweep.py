@@ -10,11 +10,11 @@ from typing import Any
 
 from selfsteer.files import write_atomic, write_json
 from selfsteer.report.comparison import CHANCE, NATS, SHARE, TOKENS, Kind
+from selfsteer.report.formatting import count, maybe, number
 from selfsteer.report.guards import handed_out
-from selfsteer.report.load import Json, clean, dig, dig_dict, dig_number, dig_rows
 from selfsteer.report.page import environment
+from selfsteer.report.read_run import Json, clean, dig, dig_dict, dig_number, dig_rows
 from selfsteer.report.tables import Table
-from selfsteer.report.wording import count, maybe, number
 
 SWEEP_VERSION = 1
 

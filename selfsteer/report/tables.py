@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from selfsteer.report.load import Json, dig, dig_dict, dig_number, dig_rows
-from selfsteer.report.wording import Form, duration, label, maybe, number, percent, plain, rate
+from selfsteer.report.formatting import Form, duration, label, maybe, number, percent, plain, rate
+from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_rows
 
 MOST_DROPS = 20
 

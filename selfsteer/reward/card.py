@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import selfsteer
-from selfsteer.rendering import markdown
+from selfsteer.templates import markdown
 
 _TEMPLATE = Path(__file__).parent / "card.md.jinja"
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import ModelError
-from selfsteer.models import loading, resolve
+from selfsteer.models import load as loading
+from selfsteer.models import resolve
 from selfsteer.models.classifiers import missing_head, read_classifier
 from selfsteer.models.configs import model_config
-from selfsteer.models.problems import loading_errors
-from selfsteer.models.resolving import gguf_file, is_adapter
+from selfsteer.models.load_errors import loading_errors
+from selfsteer.models.resolve import gguf_file, is_adapter
 
 _OUTPUTS = 1
 

@@ -95,7 +95,7 @@ class RewardOptions(Section):
 
 
 class Hardware(NamedTuple):
-    """What :class:`selfsteer.backends.local.LocalModel` goes by."""
+    """What :class:`selfsteer.backends.local_model.LocalModel` goes by."""
 
     device: str
     precision: str

@@ -16,8 +16,8 @@ from trl import RewardConfig, RewardTrainer
 from selfsteer.errors import ModelError
 from selfsteer.policy.adapters import lora_config, with_adapter
 from selfsteer.policy.config import checkpointing_argument
-from selfsteer.policy.finite import Finite
-from selfsteer.policy.processes import gathered
+from selfsteer.policy.distributed import gathered
+from selfsteer.policy.nan_guard import Finite
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupRatio, WarmupTrainer
 from selfsteer.reward.data import Example

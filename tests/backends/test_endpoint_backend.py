@@ -17,7 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from selfsteer.backends import Completion, Failure, Sampling, traffic
+from selfsteer.backends import Completion, Failure, Sampling
+from selfsteer.backends import request_scheduler as traffic
 from selfsteer.backends.budget import Budget, worst_prompt
 from selfsteer.backends.endpoint import EndpointBackend, open_endpoint
 from selfsteer.config import EndpointSettings

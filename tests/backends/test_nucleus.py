@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from selfsteer.backends import nucleus
-from selfsteer.backends.nucleus import NucleusSampler
+from selfsteer.backends import top_p as nucleus
+from selfsteer.backends.top_p import NucleusSampler
 
 
 def reference(scores: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

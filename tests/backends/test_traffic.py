@@ -11,8 +11,9 @@ import time
 
 import pytest
 
-from selfsteer.backends import Failure, traffic
-from selfsteer.backends.traffic import Traffic, Trouble, backoff, retry_after
+from selfsteer.backends import Failure
+from selfsteer.backends import request_scheduler as traffic
+from selfsteer.backends.request_scheduler import Traffic, Trouble, backoff, retry_after
 from selfsteer.errors import WorkFailed
 
 from .chat_server import ChatServer, failure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.evaluation.answers import answers, repetition
+from selfsteer.evaluation.relevance import answers, repetition
 
 GOOD = [
     ("How do plants make food?", "Plants turn light, water and carbon dioxide into sugar."),

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from selfsteer.confidence_intervals import wilson
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.calibration import _resampled_auc, calibrate, worth
-from selfsteer.evaluation.intervals import wilson
 
 SCORES = [0.9, -0.2, 0.5, 0.1, -0.7, 0.3, -0.1, 0.8, -0.4, 0.2]
 RIGHT = [True, False, True, False, False, True, True, True, False, True]

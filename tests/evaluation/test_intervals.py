@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from selfsteer.evaluation.intervals import bootstrap, bootstrap_statistic, wilson
+from selfsteer.confidence_intervals import bootstrap, bootstrap_statistic, wilson
 
 
 @pytest.mark.parametrize(

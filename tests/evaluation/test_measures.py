@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation import measure, response_length
-from selfsteer.evaluation.intervals import bootstrap, wilson
-from selfsteer.evaluation.measures import answer_drops, implicit_changes
+from selfsteer.evaluation.metrics import answer_drops, implicit_changes
 from selfsteer.records import PROMPTS, ROLES, Contrast
 
 from ..chat_templates import user

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.evaluation.probe import Direction, direction_by, probe_figures
+from selfsteer.evaluation.steerability import Direction, direction_by, probe_figures
 from tests.example_rows import contrast
 
 

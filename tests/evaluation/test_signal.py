@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.errors import PrincipleError
 from selfsteer.evaluation.calibration import keep_best
-from selfsteer.evaluation.intervals import bootstrap, wilson
-from selfsteer.evaluation.judges import Answer, Judgement, Pair
-from selfsteer.evaluation.signal import (
+from selfsteer.evaluation.signal_quality import (
     IMPLICIT,
     Chosen,
     Implicit,
@@ -20,6 +19,7 @@ from selfsteer.evaluation.signal import (
     plain_likelihood,
     signal_quality,
 )
+from selfsteer.judges import Answer, Judgement, Pair
 from selfsteer.principles import load_set
 from selfsteer.quality import contrastive_likelihood
 from selfsteer.records import Contrast

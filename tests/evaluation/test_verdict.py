@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.evaluation import verdict
-from selfsteer.evaluation.intervals import bootstrap, wilson
 
 LENGTH = "Did held-out answers become"
 PREFERS = "Does the policy now prefer"

@@ -11,7 +11,7 @@ import yaml
 from selfsteer.config import Recipe
 from selfsteer.export import FORMATS, Licence, Order, export_folder
 from selfsteer.export.card import size_category
-from selfsteer.export.public import public_row, public_settings, public_text
+from selfsteer.export.redaction import public_row, public_settings, public_text
 from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
 

@@ -14,7 +14,8 @@ import pytest
 
 from selfsteer import files
 from selfsteer.errors import ConfigError, DataError, InputError, StorageError
-from selfsteer.export import FORMATS, Order, export_file, export_folder, read_contrasts, read_source, writing
+from selfsteer.export import FORMATS, Order, export_file, export_folder, read_contrasts, read_source
+from selfsteer.export import writers as writing
 from selfsteer.export.dataset import check_output, is_file
 
 from ..example_rows import contrast

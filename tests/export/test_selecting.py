@@ -6,7 +6,7 @@ import pytest
 
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.export import FORMATS, Layout, Order
-from selfsteer.export.selecting import Selection
+from selfsteer.export.selection import Selection
 from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfsteer.errors import SelfsteerWarning
-from selfsteer.logprobs import PromptRow, flex, row_attention_on, score_responses
-from selfsteer.logprobs.attention import row_attention
-from selfsteer.logprobs.layout import Layout
+from selfsteer.logprobs import PromptRow, row_attention_on, score_responses
+from selfsteer.logprobs import flex_attention as flex
+from selfsteer.logprobs.packing import Layout
+from selfsteer.logprobs.row_attention import row_attention
 
 from .test_shared_rows import ROWS, close, gradients
 from .tiny import separate, tiny_model
@@ -38,7 +39,7 @@ def dense(monkeypatch):
 
 @pytest.fixture
 def on_any_device(dense, monkeypatch):
-    monkeypatch.setattr("selfsteer.logprobs.attention.supports", lambda *tensors, dropout, **options: not dropout)
+    monkeypatch.setattr("selfsteer.logprobs.row_attention.supports", lambda *tensors, dropout, **options: not dropout)
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_a_mask_is_made_once_for_all_layers_that_look_equally_far(name, windows,
 
 
 def test_dropout_is_left_to_the_other_way(on_any_device, monkeypatch):
-    monkeypatch.setattr("selfsteer.logprobs.attention.flex_rows", None)
+    monkeypatch.setattr("selfsteer.logprobs.row_attention.flex_rows", None)
     tensors = inputs()
     row_attention(torch.nn.Module(), *tensors, None, dropout=0.1, selfsteer_layout=LONG)
     with pytest.raises(TypeError):
@@ -177,7 +178,7 @@ def test_gradient_checkpointing_recomputes_the_same_whatever_is_compiled_in_it(c
         with row_attention_on(model):
             got = gradients(model, score_responses(model, rows))
             with monkeypatch.context() as patch:
-                patch.setattr("selfsteer.logprobs.attention.supports", lambda *tensors, **options: False)
+                patch.setattr("selfsteer.logprobs.row_attention.supports", lambda *tensors, **options: False)
                 wanted = gradients(model, score_responses(model, rows))
         assert all(close(got[key], value, 1e-5) for key, value in wanted.items())
 

@@ -15,9 +15,9 @@ from transformers import LlamaForCausalLM
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.logprobs import PromptRow, score_responses
-from selfsteer.logprobs import head as head_module
-from selfsteer.logprobs.head import CHUNK_LOGITS, LogitTransform, token_logps
-from selfsteer.logprobs.layout import pack
+from selfsteer.logprobs import chunked_head as head_module
+from selfsteer.logprobs.chunked_head import CHUNK_LOGITS, LogitTransform, token_logps
+from selfsteer.logprobs.packing import pack
 
 from .tiny import separate, tiny_model
 

@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from selfsteer.errors import DataError
-from selfsteer.logprobs import keys
-from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_dtype, weights_key
+from selfsteer.logprobs import score_keys as keys
+from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_dtype, weights_key
 from selfsteer.models import load_model
 from selfsteer.records import PROMPTS, ROLES
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from selfsteer.logprobs import liger
-from selfsteer.logprobs.head import CHUNK_LOGITS, LogitTransform, token_logps
+from selfsteer.logprobs.chunked_head import CHUNK_LOGITS, LogitTransform, token_logps
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 runs = pytest.mark.skipif(

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfsteer.logprobs import attention, segments
-from selfsteer.logprobs.attention import row_attention
-from selfsteer.logprobs.layout import Layout
+from selfsteer.logprobs import cpu_attention as segments
+from selfsteer.logprobs import row_attention as attention
+from selfsteer.logprobs.packing import Layout
+from selfsteer.logprobs.row_attention import row_attention
 
 from .test_flex import by_definition, layouts
 

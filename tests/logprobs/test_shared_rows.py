@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.logprobs import PromptRow, row_attention_on, score_responses, shares_prompts
-from selfsteer.logprobs.layout import pack
+from selfsteer.logprobs.packing import pack
 
 from .tiny import ARCHITECTURES, separate, tiny_model
 

@@ -76,7 +76,7 @@ def test_sliding_windows_shorter_than_a_sequence_act_in_rows(name):
 @pytest.mark.parametrize("name", APART)
 def test_what_rows_do_not_compute_falls_back_to_separate_sequences(name, monkeypatch):
     """Each of these looks like a model that shares prompts, and would give other numbers (or an error) if it did."""
-    monkeypatch.setattr("selfsteer.logprobs.attention._warned", set())
+    monkeypatch.setattr("selfsteer.logprobs.row_attention._warned", set())
     model = model_of(name, APART[name][0])
     with pytest.warns(SelfsteerWarning, match=f"{APART[name][1]}.*not shared"):
         assert not shares_prompts(model)
@@ -115,7 +115,7 @@ LENGTH_BOUND = {
 @pytest.mark.parametrize("kind", LENGTH_BOUND)
 def test_position_embeddings_that_depend_on_the_length_see_the_whole_sequence_and_no_other_one(kind, monkeypatch):
     """The context ends at 8 tokens; scored after a sequence of 17, one of 9 is embedded as by a fresh model."""
-    monkeypatch.setattr("selfsteer.logprobs.attention._warned", set())
+    monkeypatch.setattr("selfsteer.logprobs.row_attention._warned", set())
     overrides = {"max_position_embeddings": 8, "rope_parameters": LENGTH_BOUND[kind]}
     rows = [PromptRow([5, 6, 7], [list(range(8, 22))]), PromptRow([5, 6, 7], [[8, 9, 10, 11, 12, 13]])]
     model = tiny_model("llama", **overrides)

@@ -17,16 +17,16 @@ from pydantic.fields import FieldInfo
 
 import selfsteer
 from selfsteer.config import Recipe, Section
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display
+from selfsteer.loop.dry_run import Looking, plan
 from selfsteer.loop.guards import verdict_depends
-from selfsteer.loop.ledger import VERDICT, Slot
-from selfsteer.loop.planning import Looking, plan
-from selfsteer.loop.reward import planned_rewards
 from selfsteer.loop.run import open_stages
-from selfsteer.loop.store import Store, stage_key
-from selfsteer.models.holding import OneHeld
+from selfsteer.models.single_slot import OneHeld
 from selfsteer.reward.recipe import RewardRecipe
+from selfsteer.runs.ledger import VERDICT, Slot
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store, stage_key
+from selfsteer.stages.context import DataStages
+from selfsteer.workflows.reward import planned_rewards
 
 Carried = Mapping[tuple[type, str], Callable[[Any], Sequence[str]]]
 """Attributes that carry settings read earlier: by class and name, the keys that one of an instance stands for."""

@@ -12,8 +12,8 @@ import pytest
 from selfsteer.backends import Completion
 from selfsteer.config import Recipe
 from selfsteer.files import read_json_lines, sha256_file
-from selfsteer.loop.ledger import VERDICT
 from selfsteer.records import Contrast, Query, read_rows
+from selfsteer.runs.ledger import VERDICT
 
 from ..chat_templates import user
 

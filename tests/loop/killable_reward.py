@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from trl import RewardTrainer
 
-from selfsteer.loop.reward import reward
 from selfsteer.policy.checkpoints import ManifestCallback
 from selfsteer.reward.recipe import RewardRecipe
+from selfsteer.workflows.reward import reward
 
 
 def train_until(values: dict[str, Any], run_dir: Path, what: str, step: int) -> None:

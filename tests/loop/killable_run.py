@@ -11,9 +11,9 @@ import torch
 
 from selfsteer.config import Recipe
 from selfsteer.loop import run
-from selfsteer.loop.ledger import Entry, Ledger
 from selfsteer.policy import SSOTrainer
 from selfsteer.policy.checkpoints import ManifestCallback
+from selfsteer.runs.ledger import Entry, Ledger
 
 
 class Moment(NamedTuple):

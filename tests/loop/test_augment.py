@@ -19,9 +19,9 @@ from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import growth_from
 from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
 from selfsteer.loop import generate
-from selfsteer.loop.augment import augment
 from selfsteer.queries import load_queries
 from selfsteer.records import Query, read_rows
+from selfsteer.workflows.augment import augment
 
 from ..backends.chat_server import ChatServer, metered, scripted
 from .helpers import contrasts, scripted_recipe, without_reports

@@ -9,10 +9,10 @@ import pytest
 
 from selfsteer.backends import Failure
 from selfsteer.errors import DataError, ModelError, WorkFailed
-from selfsteer.loop.blocks import NAMED, Done, LeftOut, Plan, Work, check_any_left, do_blocks
-from selfsteer.loop.display import Display
-from selfsteer.loop.store import Workspace, in_batches
 from selfsteer.records import Query, read_rows
+from selfsteer.runs.progress import Display
+from selfsteer.runs.shards import NAMED, Done, LeftOut, Plan, Work, check_any_left, do_blocks
+from selfsteer.runs.store import Workspace, in_batches
 
 
 class Killed(BaseException):
@@ -103,7 +103,7 @@ def test_killed_in_any_batch_it_repeats_that_batch_alone(tmp_path, at):
 
 
 def test_killed_between_the_blocks_file_and_its_pieces_nothing_is_done_twice(tmp_path, monkeypatch):
-    from selfsteer.loop import blocks
+    from selfsteer.runs import shards as blocks
 
     def dying(path):
         raise Killed

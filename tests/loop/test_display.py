@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from selfsteer.loop import display as module
-from selfsteer.loop.display import Display, Planned, clock, size
+from selfsteer.runs import progress as module
+from selfsteer.runs.progress import Display, Planned, clock, size
 
 
 class Said:

@@ -15,16 +15,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from selfsteer.cli import app
+from selfsteer.commands import estimate as estimate_command
 from selfsteer.config import dump_recipe
 from selfsteer.errors import DataError, ModelError, SelfsteerWarning
-from selfsteer.loop import estimate_command, run
-from selfsteer.loop.display import Display
-from selfsteer.loop.estimating import foretelling
-from selfsteer.loop.estimating.costs import Cost, Sizes
-from selfsteer.loop.estimating.rates import Rates, Sample, rates_file, sample_file, write_rates, write_sample
-from selfsteer.loop.estimating.shape import read_shape
-from selfsteer.loop.planning import State, plan
+from selfsteer.estimate import forecast as foretelling
+from selfsteer.estimate.costs import Cost, Sizes
+from selfsteer.estimate.model_shape import read_shape
+from selfsteer.estimate.throughput import Rates, Sample, rates_file, sample_file, write_rates, write_sample
+from selfsteer.loop import run
+from selfsteer.loop.dry_run import State, plan
 from selfsteer.loop.run import open_stages
+from selfsteer.runs.progress import Display
 
 from .helpers import scripted_recipe, small_recipe, without_reports
 
@@ -84,7 +85,7 @@ def test_what_was_measured_is_used_and_nothing_is_called_a_guess(tiny_chat_model
 
 def test_calibrating_keeps_what_it_measured_for_the_next_time(tiny_chat_model, queries, monkeypatch):
     measured = RATES, Sample({"positive": 0.5}, 0.5, 4)
-    monkeypatch.setattr("selfsteer.loop.estimating.calibrating.calibrate", lambda stages, shape, say: measured)
+    monkeypatch.setattr("selfsteer.estimate.calibrate.calibrate", lambda stages, shape, say: measured)
     recipe = small_recipe(tiny_chat_model, queries)
     costs, _, errors = _estimate(recipe, calibrate=True)
     assert (costs.rates, costs.sample) == measured and "warning" not in errors

@@ -16,9 +16,9 @@ from selfsteer.backends.endpoint import EndpointBackend
 from selfsteer.config import QualitySettings, Recipe
 from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
 from selfsteer.loop import generate, run
-from selfsteer.loop.display import Display
 from selfsteer.records import Response, read_rows
 from selfsteer.report import write_report
+from selfsteer.runs.progress import Display
 
 from ..backends.chat_server import ChatServer, Reply, completion, failure, metered, scripted
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports

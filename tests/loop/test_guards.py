@@ -11,20 +11,21 @@ import pytest
 from rich.console import Console
 
 from selfsteer import cli
+from selfsteer.api import RunResult
+from selfsteer.commands.export import open_source
+from selfsteer.commands.run_summary import show
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, GuardStopped, InputError, NothingSurvived, SelfsteerWarning, TrainingDiverged
 from selfsteer.loop import guards as guarding
-from selfsteer.loop import reward_sets, run
-from selfsteer.loop.api import RunResult
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display
-from selfsteer.loop.export_command import open_source
+from selfsteer.loop import run
+from selfsteer.loop.dry_run import State, Step, changed, plan
 from selfsteer.loop.guards import stopped
-from selfsteer.loop.outcome import show
-from selfsteer.loop.planning import State, Step, changed, plan
-from selfsteer.loop.reading import RunReader
 from selfsteer.loop.run import open_stages
 from selfsteer.reward.recipe import SetSettings
+from selfsteer.runs.progress import Display
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.reader import RunReader
+from selfsteer.workflows import reward_sets
 
 from ..guard_figures import N, measures
 from .helpers import contrasts, small_recipe, stages, without_reports

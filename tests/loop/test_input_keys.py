@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from selfsteer.config import JudgeSettings, Recipe, RewardFilterSettings
-from selfsteer.evaluation.judges import open_judge
-from selfsteer.loop.rewards import RewardMargins
-from selfsteer.principles import rendering
+from selfsteer.judges import open_judge
+from selfsteer.principles import prompt_templates as rendering
 from selfsteer.quality import HarmClassifier, refusals
+from selfsteer.stages.reward_margins import RewardMargins
 
 from ..conftest import build_model, build_tokenizer
 from .access_log import stage_keys

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from selfsteer.loop import run, work
+from selfsteer.loop import run
 from selfsteer.records import Response, read_rows
+from selfsteer.stages import responses as work
 
 from .helpers import contrasts, policy_hash, small_recipe, write_queries
 

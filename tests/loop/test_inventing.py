@@ -15,13 +15,13 @@ from selfsteer import cli
 from selfsteer.backends import Completion, Failure
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.backends.transformers import TransformersBackend
+from selfsteer.commands.principles_check import check, trial_recipe
+from selfsteer.commands.principles_invent import principles_invent
 from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, WorkFailed
 from selfsteer.files import read_json_lines
-from selfsteer.loop.invent_command import principles_invent
-from selfsteer.loop.inventing import Order, invent
-from selfsteer.loop.probe_command import check, trial_recipe
 from selfsteer.principles import load_set
 from selfsteer.principles.proposals import read_proposals
+from selfsteer.workflows.principles_invent import Order, invent
 
 from ..conftest import build_model, build_tokenizer
 from .helpers import QUERIES, write_queries

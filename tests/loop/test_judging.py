@@ -20,12 +20,13 @@ from urllib.request import urlopen
 import pytest
 
 import selfsteer.models
+from selfsteer.commands import judge as judging_command
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, InputError
-from selfsteer.evaluation.judges import Answer, AnswerCache, Judgement
-from selfsteer.evaluation.judges.tables import Judged
-from selfsteer.loop import judging_command, run
-from selfsteer.loop.judging import as_json, judge_with_cache, open_judges, read_pairs
+from selfsteer.judges import Answer, AnswerCache, Judgement
+from selfsteer.judges.tables import Judged
+from selfsteer.loop import run
+from selfsteer.workflows.judge import as_json, judge_with_cache, open_judges, read_pairs
 
 from ..backends.chat_server import ChatServer, completion
 from ..conftest import build_model, build_tokenizer

@@ -11,8 +11,8 @@ import pytest
 from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, SelfsteerWarning
 from selfsteer.files import append_json, read_json_lines
-from selfsteer.loop.ledger import Entry, Ledger, check_place
 from selfsteer.loop.run import run
+from selfsteer.runs.ledger import Entry, Ledger, check_place
 
 
 def entry(key: str = "k", *, files: tuple[str, ...] = (), **changes) -> Entry:

@@ -12,12 +12,13 @@ from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import assemble
 from selfsteer.errors import DataError
-from selfsteer.loop import work, writing
-from selfsteer.loop.display import Display
 from selfsteer.loop.run import open_stages
-from selfsteer.loop.writing import Made
 from selfsteer.principles import load_set, pair_for
 from selfsteer.records import ROLES, Contrast, Query, Response
+from selfsteer.runs.progress import Display
+from selfsteer.stages import principle_strategies as writing
+from selfsteer.stages import responses as work
+from selfsteer.stages.principle_strategies import Made
 
 from ..chat_templates import tokenizer_of, user
 from .helpers import Answering

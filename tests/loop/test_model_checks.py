@@ -14,8 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from selfsteer.config import ModelSettings
 from selfsteer.errors import InputError, ModelError, SelfsteerWarning
 from selfsteer.loop import generate, run
-from selfsteer.loop.reward import reward
 from selfsteer.models import load_model, load_tokenizer
+from selfsteer.workflows.reward import reward
 
 from ..conftest import build_model, build_tokenizer
 from .helpers import small_recipe, write_queries

@@ -13,16 +13,16 @@ import torch
 from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.files import read_json_lines
-from selfsteer.logprobs.keys import ScoreKey
+from selfsteer.logprobs.score_keys import ScoreKey
 from selfsteer.loop import generate, run
-from selfsteer.loop.display import Display
-from selfsteer.loop.models import Policy
-from selfsteer.loop.planning import plan
-from selfsteer.loop.references import References
+from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
-from selfsteer.loop.splitting import of_round
 from selfsteer.policy.objective import objective_of
 from selfsteer.records import Contrast, Query, read_rows
+from selfsteer.runs.progress import Display
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.queries import of_round
+from selfsteer.stages.reference import References
 
 from ..conftest import build_model, build_tokenizer
 from .helpers import QUERIES, contrasts, policy_hash, small_recipe, stages
@@ -49,7 +49,7 @@ def rows_of(run_dir, pattern):
 
 def key_of(folder):
     """The key of a policy's weights, as scores carry it."""
-    from selfsteer.logprobs.keys import weights_key
+    from selfsteer.logprobs.score_keys import weights_key
     from selfsteer.models import load_model
 
     return weights_key(load_model(str(folder), dtype="float32"))
@@ -263,7 +263,7 @@ def test_a_round_that_is_given_up_does_not_weigh_twice(monkeypatch, tiny_chat_mo
         averages.append((mean.path, policy.path))
         return policy.trained(policy.round, f"average {policy.round}", "", "")
 
-    monkeypatch.setattr("selfsteer.loop.references.average_stage", average)
+    monkeypatch.setattr("selfsteer.stages.reference.average_stage", average)
     references = References(open_stages(recipe, tmp_path, Display(quiet=True)), start)
     first = start.trained(1, "first", "first", "")
     assert [references.of(policy).path for policy in (start, first, first)] == ["start", "average 1", "average 1"]
@@ -327,8 +327,8 @@ def test_a_loss_without_reference_scores_no_row_again(tmp_path, tiny_chat_model,
 
 def test_an_older_setting_of_a_later_round_is_not_in_force(averaged):
     """The average belongs to the round that made it, and comes before the next round's data."""
-    from selfsteer.loop.ledger import Ledger
-    from selfsteer.loop.reading import in_force
+    from selfsteer.runs.ledger import Ledger
+    from selfsteer.stages.reader import in_force
 
     entries = [entry for entry in Ledger(averaged[0]).entries() if entry.files]  # all but verdicts
     assert len(in_force(entries)) == len({entry.slot for entry in entries})
@@ -397,9 +397,9 @@ def test_annotated_preferences_are_trained_on_and_nothing_is_generated(
 
 def _heldout_file(tmp_path, model, queries):
     """The file with the queries that a run of the small recipe holds out."""
-    from selfsteer.loop.data import DataStages
-    from selfsteer.loop.display import Display
-    from selfsteer.loop.store import Store
+    from selfsteer.runs.progress import Display
+    from selfsteer.runs.store import Store
+    from selfsteer.stages.context import DataStages
 
     data = DataStages.of(small_recipe(model, queries), Store(tmp_path / "held", Display(quiet=True)))
     return [data.store.files(data.queries())[-1]]

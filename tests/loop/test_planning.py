@@ -11,11 +11,11 @@ import pytest
 from selfsteer.config import Recipe
 from selfsteer.files import read_json_lines
 from selfsteer.loop import generate, run
-from selfsteer.loop.display import Display
-from selfsteer.loop.models import Models, Policy
-from selfsteer.loop.planning import State, changed, plan
+from selfsteer.loop.dry_run import State, changed, plan
 from selfsteer.loop.run import open_stages
-from selfsteer.loop.store import kept, stage_key
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import kept, stage_key
+from selfsteer.stages.model_pool import Models, Policy
 
 from .helpers import scripted_recipe, small_recipe, without_reports
 

@@ -8,12 +8,12 @@ import pytest
 
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display
-from selfsteer.loop.planning import State, plan
-from selfsteer.loop.preferences import preferences_stage
+from selfsteer.loop.dry_run import State, plan
 from selfsteer.loop.run import open_stages
 from selfsteer.records import Contrast
+from selfsteer.runs.progress import Display
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.preferences import preferences_stage
 
 QUESTIONS = [f"Question {i}: what happens to the river {i} when it meets the sea number {i}?" for i in range(8)]
 HELD = "Tell me in a few words how a lighthouse keeper spends a long winter night alone on his island."

@@ -10,17 +10,19 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from selfsteer.commands import principles_check as probe_command
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, DataError, FetchError, PrincipleError, SelfsteerWarning
-from selfsteer.evaluation.judges import Answer
-from selfsteer.evaluation.probe import probe_figures
+from selfsteer.evaluation.steerability import probe_figures
 from selfsteer.files import read_json_lines
-from selfsteer.loop import judging, probe_command, run
-from selfsteer.loop import probe as probing
-from selfsteer.loop.probe import probe, spread
+from selfsteer.judges import Answer
+from selfsteer.loop import run
 from selfsteer.models import resolve
 from selfsteer.principles import load_set
 from selfsteer.records import Query
+from selfsteer.workflows import judge as judging
+from selfsteer.workflows import principles_check as probing
+from selfsteer.workflows.principles_check import probe, spread
 
 from .helpers import small_recipe, write_queries
 

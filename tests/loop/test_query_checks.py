@@ -11,11 +11,11 @@ import pytest
 from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
 from selfsteer.loop import generate
-from selfsteer.loop.display import Display
-from selfsteer.loop.ledger import Ledger
-from selfsteer.loop.splitting import query_files, split_queries
-from selfsteer.loop.store import Workspace
 from selfsteer.records import Query, read_rows
+from selfsteer.runs.ledger import Ledger
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Workspace
+from selfsteer.stages.queries import query_files, split_queries
 
 from .helpers import scripted_recipe, without_reports
 

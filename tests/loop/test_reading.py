@@ -11,8 +11,8 @@ from selfsteer.config import dump_recipe
 from selfsteer.errors import InputError
 from selfsteer.files import read_json_lines
 from selfsteer.loop import run
-from selfsteer.loop.ledger import Entry
-from selfsteer.loop.reading import RunReader, in_force
+from selfsteer.runs.ledger import Entry
+from selfsteer.stages.reader import RunReader, in_force
 
 from .helpers import scripted_recipe, without_reports
 

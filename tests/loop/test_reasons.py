@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.loop.reasons import reasons
+from selfsteer.loop.explain import reasons
 
 _ENGINE = ["transformers", "w1", "float32", 16]
 

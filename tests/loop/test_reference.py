@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.logprobs.keys import ScoreKey
+from selfsteer.logprobs.score_keys import ScoreKey
 from selfsteer.loop import run
 from selfsteer.policy import SSOTrainer
 

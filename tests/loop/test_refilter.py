@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from selfsteer.commands.export import open_source
+from selfsteer.commands.filter import filter_rows
 from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, InputError, NothingSurvived
 from selfsteer.export import read_contrasts
 from selfsteer.files import read_json
 from selfsteer.loop import run
-from selfsteer.loop.export_command import open_source
-from selfsteer.loop.filter_command import filter_rows
-from selfsteer.loop.ledger import Ledger
-from selfsteer.loop.reading import in_force
-from selfsteer.loop.refilter import refilter_file, refilter_run
 from selfsteer.principles import load_set
-from selfsteer.principles.dumping import dump_set
+from selfsteer.principles.yaml_writer import dump_set
 from selfsteer.quality import steering_margin
 from selfsteer.records import Contrast, read_rows, write_rows
+from selfsteer.runs.ledger import Ledger
+from selfsteer.stages.reader import in_force
+from selfsteer.workflows.filter import refilter_file, refilter_run
 
 from ..example_rows import contrast
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports, write_queries
@@ -32,7 +32,7 @@ STRICT = "quality.filters=[identical, {length_ratio: {max_ratio: 1.2}}]"
 
 @pytest.fixture(autouse=True)
 def no_reports(monkeypatch):
-    monkeypatch.setattr("selfsteer.loop.refilter.write_report", lambda run_dir: run_dir)
+    monkeypatch.setattr("selfsteer.workflows.filter.write_report", lambda run_dir: run_dir)
     with without_reports():
         yield
 

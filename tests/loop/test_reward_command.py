@@ -14,21 +14,21 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from selfsteer.cli import app
+from selfsteer.commands.reward import train_rewards
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, TrainingDiverged, WorkFailed
-from selfsteer.evaluation.judges import Shown, open_judge
-from selfsteer.evaluation.judges.sets import load_pairs
 from selfsteer.files import sha256_file
+from selfsteer.judges import Shown, open_judge
+from selfsteer.judges.pair_datasets import load_pairs
 from selfsteer.loop import run
-from selfsteer.loop.display import Display
-from selfsteer.loop.reward import reward
-from selfsteer.loop.reward_command import train_rewards
 from selfsteer.loop.run import generate
-from selfsteer.loop.store import Store
 from selfsteer.models import load_tokenizer
 from selfsteer.reward import load_reward_model, score
 from selfsteer.reward.data import read_examples
 from selfsteer.reward.recipe import RewardRecipe
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store
+from selfsteer.workflows.reward import reward
 
 from .helpers import scripted_recipe
 from .rewards import reward_recipe, reward_values, write_pairs

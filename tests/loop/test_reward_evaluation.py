@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.evaluation.judges import judge_pairs
-from selfsteer.evaluation.judges.agreement import agreement
-from selfsteer.evaluation.judges.sets import load_pairs
-from selfsteer.loop.reward_evaluation import groups, in_order, length_baseline, read_sets
+from selfsteer.judges import judge_pairs
+from selfsteer.judges.agreement import agreement
+from selfsteer.judges.pair_datasets import load_pairs
+from selfsteer.workflows.evaluate_reward import groups, in_order, length_baseline, read_sets
 
 from ..conftest import build_model, build_tokenizer
 
@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr("selfsteer.evaluation.intervals._RESAMPLES", 20)  # for kappas, which are not looked at here
+    monkeypatch.setattr("selfsteer.confidence_intervals._RESAMPLES", 20)  # for kappas, which are not looked at here
     (tmp_path / "pairs.json").write_text(json.dumps(ROWS))
     return tmp_path
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from selfsteer.evaluation.judges import Answer, Judgement, Pair
-from selfsteer.loop.reward_results import accuracy, as_markdown, summary
+from selfsteer.judges import Answer, Judgement, Pair
+from selfsteer.workflows.reward_results import accuracy, as_markdown, summary
 
 from ..chat_templates import user
 

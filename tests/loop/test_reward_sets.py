@@ -9,14 +9,14 @@ import shutil
 import pytest
 
 from selfsteer.errors import ConfigError, DataError, InputError
-from selfsteer.export.selecting import CUT, DROPPED
+from selfsteer.export.selection import CUT, DROPPED
 from selfsteer.files import read_json_lines
-from selfsteer.loop.ledger import Ledger
-from selfsteer.loop.reward_sets import open_source
 from selfsteer.queries import Dropped
 from selfsteer.records import Contrast, read_rows, write_rows
 from selfsteer.reward.data import LabelledPair
 from selfsteer.reward.recipe import SetSettings
+from selfsteer.runs.ledger import Ledger
+from selfsteer.workflows.reward_sets import open_source
 
 from ..chat_templates import user
 from .rewards import write_pairs

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from selfsteer.errors import ConfigError, InputError, ModelError, NothingSurvived
-from selfsteer.evaluation.judges import Pair, Shown, open_judge
-from selfsteer.evaluation.judges import reward as reward_judges
+from selfsteer.judges import Pair, Shown, open_judge
+from selfsteer.judges import reward as reward_judges
 from selfsteer.loop import run
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display
-from selfsteer.loop.ledger import Ledger
-from selfsteer.loop.planning import State, plan
-from selfsteer.loop.refilter import refilter_file, refilter_run
-from selfsteer.loop.store import Store
+from selfsteer.loop.dry_run import State, plan
 from selfsteer.quality import stored_margin
 from selfsteer.records import Contrast, read_rows, write_rows
+from selfsteer.runs.ledger import Ledger
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store
+from selfsteer.stages.context import DataStages
+from selfsteer.workflows.filter import refilter_file, refilter_run
 
 from ..conftest import build_model, build_tokenizer
 from .helpers import contrasts, scripted_recipe, without_reports
@@ -27,7 +27,7 @@ from .helpers import contrasts, scripted_recipe, without_reports
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("selfsteer.loop.refilter.write_report", lambda run_dir: run_dir)
+    monkeypatch.setattr("selfsteer.workflows.filter.write_report", lambda run_dir: run_dir)
     with without_reports():
         yield
 

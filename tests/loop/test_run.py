@@ -12,11 +12,11 @@ import torch
 from selfsteer.errors import ConfigError, DataError, ModelError, NothingSurvived, StorageError, WorkFailed
 from selfsteer.files import read_json_lines
 from selfsteer.loop import run
-from selfsteer.loop.display import Display
-from selfsteer.loop.planning import State, plan
+from selfsteer.loop.dry_run import State, plan
 from selfsteer.loop.run import open_stages
-from selfsteer.loop.store import Store
 from selfsteer.records import PROMPTS, ROLES, Contrast, read_rows
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store
 
 from .helpers import contrasts, policy_hash, small_recipe, stages, without_reports
 
@@ -222,7 +222,7 @@ def test_a_wrong_setting_is_one_clear_message_of_exit_code_2(tmp_path, tiny_chat
 
 
 def test_two_processes_on_one_run_directory(tmp_path, tiny_chat_model, queries):
-    from selfsteer.loop.display import Display
+    from selfsteer.runs.progress import Display
 
     entered, leave = threading.Event(), threading.Event()
 
@@ -245,7 +245,7 @@ def test_two_processes_on_one_run_directory(tmp_path, tiny_chat_model, queries):
 def test_a_full_disk_keeps_what_is_finished(tmp_path, tiny_chat_model, queries, monkeypatch):
     import errno
 
-    from selfsteer.loop import blocks
+    from selfsteer.runs import shards as blocks
 
     written = blocks.write_rows
 

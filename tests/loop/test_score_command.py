@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from selfsteer.cli import app
 from selfsteer.errors import SelfsteerError
-from selfsteer.loop import score_command
 from selfsteer.models import load_tokenizer
 from selfsteer.reward import load_reward_model, score
+from selfsteer.workflows import score as score_command
 
 from ..chat_templates import user
 from ..conftest import build_tokenizer

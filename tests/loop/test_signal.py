@@ -10,15 +10,15 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from selfsteer.commands.evaluate_signal import signal
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.judges import Answer, Shown
+from selfsteer.judges import Answer, Shown
 from selfsteer.loop import run
-from selfsteer.loop import signal as signal_module
-from selfsteer.loop.reading import RunReader
-from selfsteer.loop.signal import evaluate_signal, settings_for
-from selfsteer.loop.signal_command import signal
 from selfsteer.report import write_report
+from selfsteer.stages.reader import RunReader
+from selfsteer.workflows import evaluate_signal as signal_module
+from selfsteer.workflows.evaluate_signal import evaluate_signal, settings_for
 
 from .helpers import scripted_recipe, small_recipe, without_reports
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.loop.splitting import parts_of
 from selfsteer.records import Query, read_rows, write_rows
+from selfsteer.stages.queries import parts_of
 
 
 @pytest.fixture(scope="module")

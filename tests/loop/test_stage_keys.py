@@ -21,14 +21,19 @@ from selfsteer.backends import vllm
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.config import Growth, Recipe, Section, ServerSettings
 from selfsteer.errors import InputError
-from selfsteer.loop import augment, data, evaluation, guards, preferences, references, reward, training
-from selfsteer.loop.display import Display
-from selfsteer.loop.ledger import VERDICT, Slot
-from selfsteer.loop.models import Policy
+from selfsteer.loop import guards
 from selfsteer.loop.run import run
-from selfsteer.loop.store import Store
 from selfsteer.models import load_model
 from selfsteer.reward.recipe import RewardRecipe
+from selfsteer.runs.ledger import VERDICT, Slot
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store
+from selfsteer.stages import context as data
+from selfsteer.stages import heldout as evaluation
+from selfsteer.stages import preferences, training
+from selfsteer.stages import reference as references
+from selfsteer.stages.model_pool import Policy
+from selfsteer.workflows import augment, reward
 
 from ..backends.chat_server import ChatServer, metered, scripted
 from ..conftest import build_model, build_tokenizer
@@ -237,7 +242,7 @@ def files(tmp_path_factory) -> Iterator[dict[str, str]]:
         patch.setattr(datasets, "load_dataset", lambda name, config, split: hub[name])
         patch.setattr(vllm, "VllmBackend", _Engine)
         patch.setattr(vllm, "check_installed", lambda: None)
-        patch.setattr("selfsteer.models.holding.give_back", lambda: None)  # takes half of the time
+        patch.setattr("selfsteer.models.single_slot.give_back", lambda: None)  # takes half of the time
         for variable in ("OPENAI_API_KEY", "ANOTHER_KEY"):
             patch.setenv(variable, "sk-test")
         run(scripted_recipe(Path(found["queries"]), quality={"filters": ["identical"]}), folder / "run")

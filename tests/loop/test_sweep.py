@@ -21,12 +21,12 @@ from selfsteer.config import dump_recipe, load_sweep, shipped_sweeps
 from selfsteer.errors import ConfigError, GuardStopped, InputError, WorkFailed
 from selfsteer.files import read_json, read_json_lines
 from selfsteer.loop import run
-from selfsteer.loop.planning import State
-from selfsteer.loop.store import locked
-from selfsteer.loop.sweep import check_all, failed, sweep
-from selfsteer.loop.variants import read_sweep
+from selfsteer.loop.dry_run import State
 from selfsteer.records import Contrast, read_rows
 from selfsteer.report.sweep import sweep_notes, write_sweep
+from selfsteer.runs.store import locked
+from selfsteer.workflows.sweep import check_all, failed, sweep
+from selfsteer.workflows.sweep_variants import read_sweep
 
 from .helpers import contrasts, policy_hash, scripted_recipe, small_recipe, without_reports
 
@@ -240,7 +240,7 @@ def test_a_failing_variant_does_not_stop_the_others(write, tmp_path):
 
 def test_a_variant_that_a_guard_ended_is_stopped_and_has_figures(write, tmp_path, monkeypatch):
     stop = {"loose": GuardStopped("a guard ended the run", where="x")}
-    monkeypatch.setattr("selfsteer.loop.sweep.stopped", lambda summary, run_dir: stop.get(run_dir.name))
+    monkeypatch.setattr("selfsteer.workflows.sweep.stopped", lambda summary, run_dir: stop.get(run_dir.name))
     record = swept(write(variants=FILTERS), tmp_path / "out")
     assert record["runs"][1]["outcome"] == "stopped" and record["runs"][1]["figures"]["kept"] > 0
     assert failed(record, tmp_path / "out").exit_code == 1
@@ -276,8 +276,8 @@ def test_killed_while_taking_a_stage_it_goes_on(write, tmp_path, queries):
     file, out = write(variants=FILTERS), tmp_path / "out"
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from selfsteer.loop.ledger import Ledger\nfrom selfsteer.loop.sweep import sweep\n"
-        "from selfsteer.loop.variants import read_sweep\n"
+        "from selfsteer.runs.ledger import Ledger\nfrom selfsteer.workflows.sweep import sweep\n"
+        "from selfsteer.workflows.sweep_variants import read_sweep\n"
         "add = Ledger.add\n"
         "def dying(self, entry):\n"
         "    if entry.taken_from and entry.stage == 'responses' and entry.round == 1:\n"

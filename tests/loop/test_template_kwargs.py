@@ -12,16 +12,16 @@ import torch
 from selfsteer.chat_template import ChatTemplate
 from selfsteer.config import JudgeSettings, recipe_from
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.judges import Pair, judge_pairs, open_judge
+from selfsteer.judges import Pair, judge_pairs, open_judge
 from selfsteer.loop import generate, run
-from selfsteer.loop.models import Models
-from selfsteer.loop.reward import reward
-from selfsteer.loop.writer import Writer
 from selfsteer.models import load_tokenizer
 from selfsteer.records import Contrast, Response, read_rows
 from selfsteer.reward.data import read_examples
 from selfsteer.reward.recipe import RewardRecipe
 from selfsteer.reward.scoring import conversation_ids
+from selfsteer.stages.model_pool import Models
+from selfsteer.stages.principle_model import Writer
+from selfsteer.workflows.reward import reward
 
 from ..chat_templates import tokenizer_of, user
 from ..conftest import build_model

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from selfsteer.config import TrainSettings
 from selfsteer.loop import run
-from selfsteer.loop.display import Display
-from selfsteer.loop.training import sso_config
+from selfsteer.runs.progress import Display
+from selfsteer.stages.training import sso_config
 
 from .helpers import small_recipe, write_queries
 

@@ -9,9 +9,10 @@ from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import WorkFailed
-from selfsteer.loop import work, writing
 from selfsteer.principles import load_set
 from selfsteer.records import ROLES, Response
+from selfsteer.stages import principle_strategies as writing
+from selfsteer.stages import responses as work
 
 from ..chat_templates import tokenizer_of, user
 from .helpers import Answering, asked_queries, said

@@ -10,21 +10,21 @@ import pytest
 
 from selfsteer.backends.base import Sampling
 from selfsteer.backends.scripted import ScriptedBackend
+from selfsteer.commands.export import open_source
 from selfsteer.config import Recipe
 from selfsteer.errors import BudgetReached, ConfigError, DataError, ModelError
 from selfsteer.export.dataset import Order, export_file
 from selfsteer.loop import generate, run
-from selfsteer.loop.data import DataStages
-from selfsteer.loop.display import Display
-from selfsteer.loop.export_command import open_source
-from selfsteer.loop.judging import read_pairs
-from selfsteer.loop.models import Models, Policy
-from selfsteer.loop.signal import evaluate_signal
-from selfsteer.loop.store import Store
 from selfsteer.principles import load_set
 from selfsteer.records import HARM_UNKNOWN, Principled, read_rows
 from selfsteer.report import write_report
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.model_pool import Models, Policy
 from selfsteer.views import View
+from selfsteer.workflows.evaluate_signal import evaluate_signal
+from selfsteer.workflows.judge import read_pairs
 
 from ..backends.chat_server import ChatServer, Reply, completion, failure, metered
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports

@@ -12,9 +12,9 @@ from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, WorkFailed
-from selfsteer.loop import writing
-from selfsteer.loop.writing import text_of
 from selfsteer.principles import chooser_messages, load_set
+from selfsteer.stages import principle_strategies as writing
+from selfsteer.stages.principle_strategies import text_of
 
 from ..chat_templates import tokenizer_of
 from .helpers import Answering, asked_queries, said

@@ -13,7 +13,7 @@ from torch import Tensor
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.logprobs import PairLogps
-from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_dtype, weights_key
+from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_dtype, weights_key
 from selfsteer.policy import SSOConfig, SSOTrainer
 from selfsteer.records import PROMPTS, ROLES, Contrast
 from selfsteer.views import View

@@ -11,7 +11,7 @@ from selfsteer.config import GeneratorSettings, TrainSettings
 from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.losses import generator_loss
 from selfsteer.policy import SSOTrainer
-from selfsteer.policy.data import untrainable
+from selfsteer.policy.dataset import untrainable
 from selfsteer.policy.objective import loss_fields, objective_of
 from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View

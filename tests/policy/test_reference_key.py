@@ -15,10 +15,10 @@ from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.errors import ConfigError, DataError, SelfsteerWarning
 from selfsteer.logprobs import ALL_CELLS
-from selfsteer.logprobs.keys import ScoreKey
-from selfsteer.loop.scoring import Scorer
+from selfsteer.logprobs.score_keys import ScoreKey
 from selfsteer.policy import SSOTrainer, reference
 from selfsteer.records import Contrast, write_rows
+from selfsteer.stages.scorer import Scorer
 
 from .helpers import contrasts, plain_logp, policy, step_logs, trainer, with_scores
 
@@ -177,7 +177,7 @@ def test_weights_in_bfloat16_have_a_key_too(tmp_path, tokenizer, calls):
 
 
 def test_the_scorer_hashes_its_model_once(tokenizer, monkeypatch):
-    from selfsteer.loop import scoring
+    from selfsteer.stages import scorer as scoring
 
     hashed = []
     name = scoring.weights_key

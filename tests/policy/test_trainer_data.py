@@ -12,8 +12,8 @@ import torch
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.errors import DataError, SelfsteerWarning
-from selfsteer.logprobs.keys import ScoreKey, settings_key, weights_key
-from selfsteer.policy.data import kept_contrasts
+from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_key
+from selfsteer.policy.dataset import kept_contrasts
 from selfsteer.records import PROMPTS, ROLES, Contrast, write_rows
 
 from .helpers import contrast, contrasts, plain_logp, policy, step_logs, trainer, with_scores

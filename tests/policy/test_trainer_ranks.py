@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler
 
 from selfsteer.errors import ConfigError
 from selfsteer.policy import SSOConfig
-from selfsteer.policy.processes import check_even, first_time
+from selfsteer.policy.distributed import check_even, first_time
 
 from .helpers import largest_change, weights
 from .ranks import CASES, PROCESSES, finished, made

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from selfsteer.errors import ConfigError, WorkFailed
 from selfsteer.policy import SSOConfig
 from selfsteer.policy.adapters import with_adapter
-from selfsteer.policy.start import start_line, start_tolerance
+from selfsteer.policy.step_zero import start_line, start_tolerance
 
 from .helpers import contrasts, policy, step_logs, trainer
 

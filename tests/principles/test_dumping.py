@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from selfsteer.principles import list_sets, load_set, parse_set
-from selfsteer.principles.dumping import dump_set
+from selfsteer.principles.yaml_writer import dump_set
 
 BRIEF = load_set("brief")
 

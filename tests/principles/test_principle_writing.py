@@ -20,7 +20,7 @@ from selfsteer.principles import (
     parse_pairs,
     parse_set,
 )
-from selfsteer.principles.rendering import exported
+from selfsteer.principles.prompt_templates import exported
 from selfsteer.principles.write import LONGEST
 
 TWO = parse_set("""\

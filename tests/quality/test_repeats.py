@@ -10,7 +10,7 @@ import pytest
 
 from selfsteer.errors import InputError
 from selfsteer.quality import FilterChain, apply_filters
-from selfsteer.quality.repeats import Repeats, _keys, _pairs
+from selfsteer.quality.duplicates import Repeats, _keys, _pairs
 from selfsteer.records import Contrast
 
 MakeRow = Callable[..., Contrast]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfsteer.queries.benchmarks import Benchmarks
+from selfsteer.queries.decontamination import Benchmarks
 from selfsteer.queries.words import words_of
 
 QUESTION = "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?"

@@ -8,10 +8,10 @@ import pytest
 
 from selfsteer.config import QuerySettings
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.languages import known_languages, language
+from selfsteer.language_id import known_languages, language
 from selfsteer.queries import Checks, Fault
-from selfsteer.queries.grown import grown_fault
-from selfsteer.queries.rows import to_texts
+from selfsteer.queries.generated_checks import grown_fault
+from selfsteer.queries.prompt_forms import to_texts
 
 GERMAN = "Erkläre mir bitte in wenigen Sätzen, warum der Himmel am Abend rot wird und am Mittag blau ist."
 ENGLISH = "Explain to me in a few sentences why the sky turns red in the evening while it is blue at noon."

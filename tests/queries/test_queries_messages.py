@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
+from selfsteer.queries.file_readers import Unreadable
 from selfsteer.queries.messages import Cells, Unusable, is_missing, read_messages
-from selfsteer.queries.read import Unreadable
-from selfsteer.queries.rows import to_prompt
+from selfsteer.queries.prompt_forms import to_prompt
 
 NAN = float("nan")
 

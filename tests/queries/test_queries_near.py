@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from selfsteer.queries.near import NearDuplicates, pieces
+from selfsteer.queries.minhash import NearDuplicates, pieces
 from selfsteer.queries.words import changed_words
 
 TEXT = "Write a short description for a podcast episode about the benefits of using organic skincare products."
@@ -93,7 +93,7 @@ def test_pairs_far_above_the_threshold_are_found_and_far_below_are_not():
 
 def test_another_process_estimates_the_same():
     code = """
-from selfsteer.queries.near import NearDuplicates
+from selfsteer.queries.minhash import NearDuplicates
 near = NearDuplicates(0.5)
 near.remember("a", "one two three four")
 print(near._signatures.tolist())

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from selfsteer.errors import ConfigError, DataError, StorageError
 from selfsteer.files import fingerprint
-from selfsteer.queries import Dropped, load, load_queries, read, stream_queries
+from selfsteer.queries import Dropped, load, load_queries, stream_queries
+from selfsteer.queries import file_readers as read
+from selfsteer.queries.dedup import Seen
 from selfsteer.queries.load import made_id
-from selfsteer.queries.seen import Seen
 from selfsteer.records import Query
-from selfsteer.scratch import hash_of
+from selfsteer.temp_db import hash_of
 
 
 def jsonl(path: Path, rows: list[Any]) -> str:

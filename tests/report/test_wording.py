@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selfsteer.report import wording
+from selfsteer.report import formatting as wording
 
 
 @pytest.mark.parametrize(

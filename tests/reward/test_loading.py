@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from selfsteer.errors import ConfigError, ModelError
-from selfsteer.evaluation.judges.reward import RewardJudge
+from selfsteer.judges.reward import RewardJudge
 from selfsteer.reward.loading import load_reward_model, reward_config
 
 from ..backends.tiny import tiny_llama

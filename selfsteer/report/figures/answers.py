@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from selfsteer.report.figures.panel import WIDE, Axes, Figure, Panel, draw_panel
 from selfsteer.report.figures.style import INK, PROMPT_NAMES, ROLE_COLOURS, ROLE_NAMES, policy_colours, policy_marker
-from selfsteer.report.load import Json, dig, dig_number, dig_numbers
-from selfsteer.report.wording import Form, label, maybe, number
+from selfsteer.report.formatting import Form, label, maybe, number
+from selfsteer.report.read_run import Json, dig, dig_number, dig_numbers
 
 MOST_DOTS = 200
 _ROLES = ("positive", "original", "negative")

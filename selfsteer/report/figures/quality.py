@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from selfsteer.report.figures.panel import NARROW, WIDE, Axes, Figure, Panel, draw_panel
 from selfsteer.report.figures.style import DROPPED_COLOUR, INK, KEPT_COLOUR
-from selfsteer.report.load import Json, dig_dict, dig_number
-from selfsteer.report.wording import NOT_MEASURED, label, maybe, number
+from selfsteer.report.formatting import NOT_MEASURED, label, maybe, number
+from selfsteer.report.read_run import Json, dig_dict, dig_number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from selfsteer.report.figures.panel import WIDE, Axes, Figure, Panel, draw_panel
 from selfsteer.report.figures.style import INK, ROLE_COLOURS, ROLE_MARKERS, ROLE_NAMES, TRUTHS
-from selfsteer.report.load import Json, dig, dig_dict, dig_number, dig_numbers
-from selfsteer.report.wording import Form, interval, label, maybe, number, percent
+from selfsteer.report.formatting import Form, interval, label, maybe, number, percent
+from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_numbers
 
 _SETS = ("before", "kept")
 _SIZE = {"width": WIDE, "height": 270}

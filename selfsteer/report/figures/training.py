@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from selfsteer.report.figures.panel import Axes, Figure, Panel, draw_panel
 from selfsteer.report.figures.style import INK, LOSS_TERMS, PROMPT_NAMES, ROLE_COLOURS, ROLE_NAMES, WEIGHT_COLOUR
-from selfsteer.report.load import Json, dig_number
-from selfsteer.report.wording import label, maybe, number
+from selfsteer.report.formatting import label, maybe, number
+from selfsteer.report.read_run import Json, dig_number
 from selfsteer.views import PAIRINGS
 
 _NO_STEPS = "The training log holds no step that could be drawn."

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfsteer.evaluation.judges import Pair
-from selfsteer.evaluation.judges.human import Presentation
+from selfsteer.judges import Pair
+from selfsteer.judges.human import Presentation
 
 from ...chat_templates import user
 

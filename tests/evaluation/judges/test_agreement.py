@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from selfsteer.evaluation.intervals import wilson
-from selfsteer.evaluation.judges import Answer, Judgement, Pair
-from selfsteer.evaluation.judges.agreement import _kappa, agreement, by_subset, distinct, kappa, pooled
+from selfsteer.confidence_intervals import wilson
+from selfsteer.judges import Answer, Judgement, Pair
+from selfsteer.judges.agreement import _kappa, agreement, by_subset, distinct, kappa, pooled
 
 VERDICTS = Path(__file__).parents[4] / "shared" / "data" / "preferences" / "llmbar" / "gpt4_vanilla_verdicts.jsonl"
 

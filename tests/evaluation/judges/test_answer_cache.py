@@ -7,7 +7,7 @@ import json
 import pytest
 
 from selfsteer.errors import StorageError
-from selfsteer.evaluation.judges import Answer, AnswerCache
+from selfsteer.judges import Answer, AnswerCache
 
 GOOD = {"vote": -1, "log_odds": -0.25, "text": "B", "valid": True}
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfsteer.errors import InputError, StorageError
-from selfsteer.evaluation.judges import AnswerCache, Shown, judge_pairs
-from selfsteer.evaluation.judges.base import answer_key
-from selfsteer.evaluation.judges.human import HumanJudge, Presentation, Sitting, collect, plan
+from selfsteer.judges import AnswerCache, Shown, judge_pairs
+from selfsteer.judges.base import answer_key
+from selfsteer.judges.human import HumanJudge, Presentation, Sitting, collect, plan
 
 from ...chat_templates import user
 from .human_example import longer, pair, pairs

@@ -21,9 +21,9 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from selfsteer.errors import InputError, StorageError
-from selfsteer.evaluation.judges import AnswerCache, Judgement, Pair
-from selfsteer.evaluation.judges.human import HumanJudge, Sitting, collect
-from selfsteer.evaluation.judges.human_page import ask_on_page
+from selfsteer.judges import AnswerCache, Judgement, Pair
+from selfsteer.judges.human import HumanJudge, Sitting, collect
+from selfsteer.judges.human_page import ask_on_page
 
 from ...chat_templates import user
 from .human_example import pair, pairs
@@ -295,7 +295,7 @@ def test_an_interrupt_says_what_is_kept_and_passes_on(monkeypatch):
     def interrupted(self, poll_interval=0.5):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("selfsteer.evaluation.judges.human_page._Server.serve_forever", interrupted)
+    monkeypatch.setattr("selfsteer.judges.human_page._Server.serve_forever", interrupted)
     reading.act("1")
     with pytest.raises(KeyboardInterrupt):
         ask_on_page(reading, say=said.append)
@@ -310,7 +310,7 @@ def test_an_interrupt_does_not_hide_that_an_answer_could_not_be_kept(monkeypatch
         self.failure = StorageError("the last answer could not be kept")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("selfsteer.evaluation.judges.human_page._Server.serve_forever", interrupted)
+    monkeypatch.setattr("selfsteer.judges.human_page._Server.serve_forever", interrupted)
     with pytest.raises(StorageError):
         ask_on_page(reading, say=lambda text: None)
 
@@ -321,7 +321,7 @@ def test_stopping_ends_the_server_though_the_browser_went_away(monkeypatch):
 
     with serve(pairs(1)) as session:
         page = session.browser.ask()
-        monkeypatch.setattr("selfsteer.evaluation.judges.human_page._Handler._send", gone)
+        monkeypatch.setattr("selfsteer.judges.human_page._Handler._send", gone)
         with pytest.raises(RemoteDisconnected):
             session.browser.press("stop", page)
         session.browser.ended = True

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from selfsteer.evaluation.judges import AnswerCache, Judgement, Pair
-from selfsteer.evaluation.judges.human import HumanJudge, collect
-from selfsteer.evaluation.judges.human_terminal import ask_in_terminal, reader
+from selfsteer.judges import AnswerCache, Judgement, Pair
+from selfsteer.judges.human import HumanJudge, collect
+from selfsteer.judges.human_terminal import ask_in_terminal, reader
 
 from ...chat_templates import user
 from .human_example import pair, pairs

@@ -14,7 +14,7 @@ import torch
 import selfsteer.models
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, ModelError
-from selfsteer.evaluation.judges import AnswerCache, Pair, Shown, judge_pairs, open_judge
+from selfsteer.judges import AnswerCache, Pair, Shown, judge_pairs, open_judge
 
 from ...chat_templates import user
 from ...conftest import build_model, build_tokenizer

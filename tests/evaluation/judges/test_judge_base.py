@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from selfsteer.evaluation.judges import Answer, AnswerCache, Judgement, Pair, Shown, judge_pairs
-from selfsteer.evaluation.judges.base import answer_key
+from selfsteer.judges import Answer, AnswerCache, Judgement, Pair, Shown, judge_pairs
+from selfsteer.judges.base import answer_key
 
 from ...chat_templates import user
 

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from selfsteer.evaluation.intervals import wilson
-from selfsteer.evaluation.judges import Answer, Judgement, Pair
-from selfsteer.evaluation.judges.agreement import agreement
-from selfsteer.evaluation.judges.tables import (
+from selfsteer.confidence_intervals import wilson
+from selfsteer.judges import Answer, Judgement, Pair
+from selfsteer.judges.agreement import agreement
+from selfsteer.judges.tables import (
     COLUMNS,
     Judged,
     common_kappa,

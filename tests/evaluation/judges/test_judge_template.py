@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.judges import Pair, Shown
-from selfsteer.evaluation.judges.template import JudgeTemplate
+from selfsteer.judges import Pair, Shown
+from selfsteer.judges.template import JudgeTemplate
 
 from ...chat_templates import user
 

@@ -10,10 +10,10 @@ import torch
 
 from selfsteer.chat import Chat
 from selfsteer.errors import WorkFailed
-from selfsteer.evaluation.judges import Answer, AnswerCache, Judge, Pair, Shown, judge_pairs
-from selfsteer.evaluation.judges.cache import TOO_LONG
-from selfsteer.evaluation.judges.labels import EndpointLogprobJudge, LogprobJudge
-from selfsteer.evaluation.judges.template import JudgeTemplate
+from selfsteer.judges import Answer, AnswerCache, Judge, Pair, Shown, judge_pairs
+from selfsteer.judges.answer_cache import TOO_LONG
+from selfsteer.judges.logprob import EndpointLogprobJudge, LogprobJudge
+from selfsteer.judges.template import JudgeTemplate
 
 from ...backends.tiny import tiny_model
 from ...chat_templates import tokenizer_of, user

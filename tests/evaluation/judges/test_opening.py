@@ -11,12 +11,12 @@ import pytest
 import selfsteer.models
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, InputError, ModelError
-from selfsteer.evaluation.judges import AnswerCache, Pair, judge_pairs, open_judge
-from selfsteer.evaluation.judges.labels import EndpointLogprobJudge, LogprobJudge
-from selfsteer.evaluation.judges.opening import settings_of
-from selfsteer.evaluation.judges.program import ProgramJudge
-from selfsteer.evaluation.judges.reward import RewardJudge
-from selfsteer.evaluation.judges.text import TextJudge
+from selfsteer.judges import AnswerCache, Pair, judge_pairs, open_judge
+from selfsteer.judges.logprob import EndpointLogprobJudge, LogprobJudge
+from selfsteer.judges.program import ProgramJudge
+from selfsteer.judges.registry import settings_of
+from selfsteer.judges.reward import RewardJudge
+from selfsteer.judges.text import TextJudge
 from selfsteer.reward import loading
 
 from ...chat_templates import user

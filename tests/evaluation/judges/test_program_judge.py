@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.evaluation.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
-from selfsteer.evaluation.judges.program import PROGRAMS, ProgramJudge, find_program
+from selfsteer.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
+from selfsteer.judges.program import PROGRAMS, ProgramJudge, find_program
 from selfsteer.quality.direction import compare_lengths, words
 
 PAIR = Pair(

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from selfsteer.evaluation.judges import Answer
-from selfsteer.evaluation.judges.reading import read_verdict
+from selfsteer.judges import Answer
+from selfsteer.judges.verdict_parser import read_verdict
 
 A = [
     "A",

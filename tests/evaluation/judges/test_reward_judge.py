@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from selfsteer.errors import WorkFailed
-from selfsteer.evaluation.judges import Pair, Shown, judge_pairs
-from selfsteer.evaluation.judges.cache import TOO_LONG
-from selfsteer.evaluation.judges.reward import RewardJudge
+from selfsteer.judges import Pair, Shown, judge_pairs
+from selfsteer.judges.answer_cache import TOO_LONG
+from selfsteer.judges.reward import RewardJudge
 
 from ...chat_templates import tokenizer_of, user
 from ...reward.tiny import reward_model

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.evaluation.judges.sets import load_pairs
+from selfsteer.judges.pair_datasets import load_pairs
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 

@@ -12,12 +12,12 @@ from selfsteer.backends import Completion, Failure, Sampling
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
 from selfsteer.errors import ModelError, WorkFailed
-from selfsteer.evaluation.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
-from selfsteer.evaluation.judges import text as text_module
-from selfsteer.evaluation.judges.cache import BLOCKED, TOO_LONG
-from selfsteer.evaluation.judges.template import JudgeTemplate
-from selfsteer.evaluation.judges.text import CUT_OFF, TextJudge
 from selfsteer.files import read_json_lines
+from selfsteer.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
+from selfsteer.judges import text as text_module
+from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
+from selfsteer.judges.template import JudgeTemplate
+from selfsteer.judges.text import CUT_OFF, TextJudge
 
 from ...backends.tiny import tiny_model
 from ...chat_templates import tokenizer_of, user

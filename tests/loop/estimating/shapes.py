@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from selfsteer.loop.estimating.shape import Linear, ModelShape
+from selfsteer.estimate.model_shape import Linear, ModelShape
 
 LINEARS = (
     ("self_attn.q_proj", 8, 8),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from selfsteer.loop.estimating.arithmetic import Row, arithmetic, rows_for
+from selfsteer.estimate.flops import Row, arithmetic, rows_for
 
 from .shapes import paper_shape
 
@@ -49,7 +49,7 @@ def test_a_wide_window_hides_nothing(length):
 
 def test_the_benchmark_counts_with_this():
     """benchmarks/measuring.py once had a formula of its own; these are its numbers for three rows of a tiny Llama."""
-    from selfsteer.loop.estimating.shape import shape_of
+    from selfsteer.estimate.model_shape import shape_of
 
     from ...logprobs.tiny import tiny_model
 

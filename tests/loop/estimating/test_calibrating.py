@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from selfsteer import models
+from selfsteer.estimate import calibrate as calibrating
+from selfsteer.estimate.calibrate import _Calibration, _Decoding, _ends, _slope, calibrate
+from selfsteer.estimate.model_shape import read_shape
 from selfsteer.loop import run
-from selfsteer.loop.display import Display
-from selfsteer.loop.estimating import calibrating
-from selfsteer.loop.estimating.calibrating import _Calibration, _Decoding, _ends, _slope, calibrate
-from selfsteer.loop.estimating.shape import read_shape
 from selfsteer.loop.run import open_stages
 from selfsteer.records import Contrast, read_rows
+from selfsteer.runs.progress import Display
 
 from ..helpers import scripted_recipe, small_recipe, without_reports, write_queries
 from .shapes import paper_shape

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from selfsteer.config import Recipe
-from selfsteer.loop.estimating.costs import Costs, Prompts, Sizes
-from selfsteer.loop.estimating.lengths import rows_of
-from selfsteer.loop.estimating.rates import NOT_SAMPLED, Rates, Sample
+from selfsteer.estimate.costs import Costs, Prompts, Sizes
+from selfsteer.estimate.prompt_lengths import rows_of
+from selfsteer.estimate.throughput import NOT_SAMPLED, Rates, Sample
 
 from .shapes import paper_shape
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from selfsteer.config import LoraSettings
-from selfsteer.logprobs import PromptRow, row_attention_on, score_responses
-from selfsteer.loop.estimating.memory import (
+from selfsteer.estimate.memory import (
     HEAD_CHUNK,
     cache_bytes,
     generation_memory,
@@ -16,7 +15,8 @@ from selfsteer.loop.estimating.memory import (
     training_memory,
     tuning,
 )
-from selfsteer.loop.estimating.shape import shape_of
+from selfsteer.estimate.model_shape import shape_of
+from selfsteer.logprobs import PromptRow, row_attention_on, score_responses
 
 from ...logprobs.tiny import tiny_model
 from .shapes import paper_shape

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from selfsteer.config import Recipe
-from selfsteer.loop.estimating import rates as module
-from selfsteer.loop.estimating.rates import (
+from selfsteer.estimate import throughput as module
+from selfsteer.estimate.throughput import (
     Rates,
     Sample,
     guessed_rates,

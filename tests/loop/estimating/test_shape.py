@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from selfsteer.config import LoraSettings, ModelSettings
 from selfsteer.errors import ModelError
-from selfsteer.loop.estimating.shape import read_shape, shape_of, source_of, stored_weights
+from selfsteer.estimate.model_shape import read_shape, shape_of, source_of, stored_weights
 
 from ...logprobs.tiny import _SMALL, ARCHITECTURES, tiny_model
 from .shapes import LINEARS, paper_shape

@@ -1,0 +1,121 @@
+"""A model on this machine that is not the policy (a judge, a writer of principles): loaded when it is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from selfsteer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from selfsteer.backends import Backend
+    from selfsteer.chat import Chat
+
+_DEVICES = "take auto, cpu, or cuda, cuda:1, mps where this machine has it"
+
+
+class LocalSettings(Protocol):
+    """What a recipe says of such a model."""
+
+    @property
+    def device(self) -> str:
+        """A device of torch, or "auto"."""
+
+    @property
+    def precision(self) -> str:
+        """ "auto", "bfloat16" or "float32"."""
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit of a hub model."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether to run Python code that the model brings."""
+
+    @property
+    def chat_template_kwargs(self) -> Mapping[str, Any]:
+        """Variables for its chat template."""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A model that is loaded when it is needed.
+
+    Attributes:
+        settings: Where and how.
+        source: A folder or a hub name.
+        key: What the setting of the device is called, for messages.
+    """
+
+    settings: LocalSettings
+    source: str
+    key: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every function that loads a part of it takes."""
+        return {"trust_remote_code": self.settings.trust_remote_code, "revision": self.settings.revision}
+
+    @cached_property
+    def device(self) -> str:
+        """The device, once something was computed on it; :class:`ConfigError` where that fails."""
+        return usable_device(self.settings.device, self.key)
+
+    @cached_property
+    def dtype(self) -> str:
+        """The precision in words."""
+        from selfsteer.models import pick_dtype
+
+        return pick_dtype(self.settings.precision, self.device)
+
+    @cached_property
+    def chat(self) -> Chat:
+        """Its chat template."""
+        from selfsteer.chat import Chat
+
+        return Chat.load(self.source, template_kwargs=self.settings.chat_template_kwargs, **self.options)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names its weights with their precision, its tokenizer, chat template with its variables, and end tokens."""
+        from selfsteer.models import model_fingerprint
+
+        kwargs = self.settings.chat_template_kwargs
+        variables = [json.dumps(dict(kwargs), sort_keys=True)] if kwargs else []
+        return " ".join([model_fingerprint(self.source, **self.options, chat=True), self.dtype, *variables])
+
+    def model(self) -> Any:
+        """Load it."""
+        from selfsteer.models import load_model
+
+        return load_model(self.source, dtype=self.dtype, device=self.device, **self.options)
+
+    def backend(self) -> Backend:
+        """Load it, as a backend that samples from it."""
+        from selfsteer.backends.transformers import TransformersBackend
+
+        return TransformersBackend(self.model(), self.chat)
+
+
+def usable_device(device: str, key: str) -> str:
+    """Return a device by its name, once something was computed on it; "auto" is the GPU where there is one."""
+    import torch
+
+    from selfsteer.models import pick_device
+    from selfsteer.models.load import check_device
+
+    if device == "auto":
+        return pick_device()
+    try:
+        check_device(device)
+        torch.zeros(1, device=device).item()
+    except ConfigError as error:
+        raise ConfigError(error.what, where=key, do=_DEVICES) from error
+    except (RuntimeError, AssertionError) as error:  # what torch raises differs from one kind of device to another
+        what = f"torch can't compute on {device!r} here: {str(error).partition(chr(10))[0]}"
+        raise ConfigError(what, where=key, do=_DEVICES) from error
+    return device

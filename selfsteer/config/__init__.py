@@ -1,0 +1,93 @@
+"""Recipes: one typed tree, section by section, read from YAML with dotted overrides."""
+
+from selfsteer.config.augment import AugmentSettings, Growth, growth_from
+from selfsteer.config.base import MAX_LEFT_OUT, Positive, Section, Share, conflict, whole_micro_batches
+from selfsteer.config.generation import (
+    VLLM_TEMPERATURES,
+    WEIGHTLESS,
+    EndpointSettings,
+    ModelSettings,
+    RolesSettings,
+    ServerSettings,
+)
+from selfsteer.config.guards import (
+    DivergenceGuard,
+    GuardAction,
+    GuardSettings,
+    KeptGuard,
+    LengthGuard,
+    OnpolicynessGuard,
+    RepetitionGuard,
+    SignalAccuracyGuard,
+    SteeringMarginGuard,
+)
+from selfsteer.config.judge import JudgeSettings
+from selfsteer.config.loading import (
+    Setting,
+    dump_recipe,
+    find_recipe,
+    judge_settings,
+    load_recipe,
+    load_tree,
+    read_recipe,
+    recipe_from,
+    shipped_recipes,
+    template_kwargs,
+)
+from selfsteer.config.quality import HarmSettings, QualitySettings, RewardFilterSettings
+from selfsteer.config.queries import BenchmarkSettings, CheckSettings, QuerySettings
+from selfsteer.config.recipe import Recipe
+from selfsteer.config.sweep import SweepFile, load_sweep, shipped_sweeps
+from selfsteer.config.train import GeneratorSettings, LoraSettings, TrainSettings, per_token
+
+__all__ = [
+    "MAX_LEFT_OUT",
+    "VLLM_TEMPERATURES",
+    "WEIGHTLESS",
+    "AugmentSettings",
+    "BenchmarkSettings",
+    "CheckSettings",
+    "DivergenceGuard",
+    "EndpointSettings",
+    "GeneratorSettings",
+    "Growth",
+    "GuardAction",
+    "GuardSettings",
+    "HarmSettings",
+    "JudgeSettings",
+    "KeptGuard",
+    "LengthGuard",
+    "LoraSettings",
+    "ModelSettings",
+    "OnpolicynessGuard",
+    "Positive",
+    "QualitySettings",
+    "QuerySettings",
+    "Recipe",
+    "RepetitionGuard",
+    "RewardFilterSettings",
+    "RolesSettings",
+    "Section",
+    "ServerSettings",
+    "Setting",
+    "Share",
+    "SignalAccuracyGuard",
+    "SteeringMarginGuard",
+    "SweepFile",
+    "TrainSettings",
+    "conflict",
+    "dump_recipe",
+    "find_recipe",
+    "growth_from",
+    "judge_settings",
+    "load_recipe",
+    "load_sweep",
+    "load_tree",
+    "per_token",
+    "read_recipe",
+    "recipe_from",
+    "shipped_recipes",
+    "shipped_sweeps",
+    "template_kwargs",
+    "whole_micro_batches",
+]

@@ -1,0 +1,192 @@
+"""Reading recipes, with overrides."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from selfsteer.config.base import Section
+from selfsteer.config.judge import JudgeSettings
+from selfsteer.config.messages import explain
+from selfsteer.config.recipe import Recipe
+from selfsteer.config.yaml_lines import COMMAND_LINE, Dumper, Key, Lines, expand, expanded, parse_yaml, read_file
+from selfsteer.errors import ConfigError, did_you_mean
+
+
+class Setting(NamedTuple):
+    """A value for a dotted key, and where it was given."""
+
+    key: str
+    value: Any
+    where: str
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()) -> Recipe:
+    """Read a recipe file (or the name of a shipped recipe) and apply ``key=value`` overrides.
+
+    Args:
+        path: The file or the name.
+        overrides: As on the command line.
+        settings: Values by dotted key that act before the overrides do: what makes a variant of a sweep.
+
+    Raises:
+        ConfigError: The file is missing or is no YAML mapping; a key is unknown or given twice; a value is wrong.
+    """
+    return load_tree(Recipe, path, overrides, settings)
+
+
+def load_tree(
+    kind: type[Tree], path: str | Path, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()
+) -> Tree:
+    """Read a file (or a shipped one by name) of any kind of recipe, as :func:`load_recipe` does."""
+    file = find_recipe(path)
+    values, lines = read_file(file)
+    for setting in settings:
+        _set(values, lines, tuple(setting.key.split(".")), setting.value, setting.where)
+    for override in overrides:
+        _apply_override(values, lines, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(error.errors(), file, lines, kind) from error
+
+
+def recipe_from(
+    values: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = (), source: str = "command line"
+) -> Recipe:
+    """Return a recipe of given values, without a file, with overrides; raises :class:`ConfigError`.
+
+    Args:
+        values: As a recipe file has them, short forms too.
+        overrides: "key=value", or values by dotted key.
+        source: Where the values come from, for messages.
+    """
+    return from_values(Recipe, values, overrides, source)
+
+
+def from_values(
+    kind: type[Tree],
+    values: Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any],
+    source: str = "command line",
+) -> Tree:
+    values = expanded(copy.deepcopy(dict(values)), ())
+    lines: Lines = {}
+    for override in overrides if not isinstance(overrides, Mapping) else ():
+        _apply_override(values, lines, override)
+    for key, value in overrides.items() if isinstance(overrides, Mapping) else ():
+        _set(values, lines, tuple(key.split(".")), value, f"override {key!r}")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(error.errors(), Path(source), lines, kind) from error
+
+
+def read_recipe(
+    recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """Return a recipe given in any form, with overrides; raises :class:`ConfigError`.
+
+    Args:
+        recipe: A recipe, a file or the name of a shipped one, or values.
+        overrides: "key=value", or values by dotted key.
+    """
+    if isinstance(recipe, str | Path):
+        if not isinstance(overrides, Mapping):
+            return load_recipe(recipe, overrides)
+        values, _ = read_file(find_recipe(recipe))
+        return recipe_from(values, overrides, str(recipe))
+    values = recipe.model_dump() if isinstance(recipe, Recipe) else dict(recipe)
+    return recipe_from(values, overrides, "the recipe given")
+
+
+def template_kwargs(given: Sequence[str]) -> dict[str, Any]:
+    """Return chat template variables that were given as NAME=VALUE on the command line; raises :class:`ConfigError`."""
+    values: dict[str, Any] = {}
+    for one in given:
+        _apply_override(values, {}, one)
+    return judge_settings({"chat_template_kwargs": values}).chat_template_kwargs
+
+
+def judge_settings(values: dict[str, Any]) -> JudgeSettings:
+    """Return the settings of a judge that was named on the command line; raises :class:`ConfigError`."""
+    try:
+        return JudgeSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}"
+        given = "" if first["type"] == "conflict" else f", got {first['input']!r}"
+        raise ConfigError(f"{first['msg']}{given}", where=where, do="correct that value") from error
+
+
+def dump_recipe(recipe: Section) -> str:
+    """Return the resolved recipe as YAML that :func:`load_recipe` (or :func:`load_tree`) reads back."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def find_recipe(path: str | Path) -> Path:
+    """Return the file itself, else the shipped recipe of that name; raises :class:`ConfigError` where neither is."""
+    return find(path, shipped_recipes(), Path("recipes"), "recipe")
+
+
+def find(path: str | Path, shipped: Mapping[str, Path], folder: Path, what: str) -> Path:
+    """Return the file itself, else the shipped one of that name, which may be given with the ``folder`` it comes in."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    name = file.name.removesuffix(".yaml")
+    if name in shipped and file.parent in (Path(), folder):
+        return shipped[name]
+    raise ConfigError(f"no such {what}", where=str(path), do=did_you_mean(name, shipped))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that come with the package."""
+    return {file.stem: file for file in sorted(shipped().glob("*.yaml"))}
+
+
+def shipped() -> Path:
+    package = Path(str(files("selfsteer")))
+    return next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
+
+
+Tree = TypeVar("Tree", bound=Section)
+
+
+def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None:
+    key, separator, text = override.partition("=")
+    path, where = tuple(key.strip().split(".")), COMMAND_LINE + override
+    if not separator or not all(path):
+        raise ConfigError("an override has the form key=value", where=where, do="for example train.beta=0.1")
+    _set(values, lines, path, parse_yaml(text, path, lines, lambda line: where), where)
+
+
+def _set(values: dict[str, Any], lines: Lines, path: Key, value: Any, where: str) -> None:
+    """Put a value where a dotted key says."""
+    target = values
+    for depth, part in enumerate(path[:-1], start=1):
+        if not isinstance(target.get(part), dict):
+            target[part] = {}
+            lines[path[:depth]] = where
+        target = target[part]
+    before, given = target.get(path[-1]), expand(path[:-1], path[-1], value)
+    if path == ("queries",) and isinstance(value, str) and isinstance(before, dict):
+        given = _kept_for_other_queries(before) | given
+    target[path[-1]] = given
+    lines[path] = where
+
+
+def _kept_for_other_queries(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that stay where another source of queries is named: those that are not about the old one.
+
+    Held-out queries from a file of the old source's kind would measure something else than what is aligned on.
+    """
+    apart = isinstance(before.get("heldout"), str)
+    gone = {"field", "dataset_split", "limit", *(("heldout", "heldout_limit") if apart else ())}
+    return {key: value for key, value in before.items() if key not in gone}

@@ -1,0 +1,100 @@
+"""The section `principles`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from selfsteer.config.base import Positive, Section, Share, TemplateKwargs, conflict
+from selfsteer.config.generation import ServerSettings
+
+_HARDWARE = ("device", "precision", "revision", "trust_remote_code")
+
+
+class WriterSettings(ServerSettings):
+    """Who chooses the aspects and writes the principles, if not the policy.
+
+    ``principles.model: NAME`` is short for ``principles.model: {name: NAME}``. Beside an endpoint as policy, what is
+    not set about the writer's server is as in ``generation.endpoint``.
+    """
+
+    name: str | None = None
+    """A chat model (catalogue name, folder, hub name), ``endpoint:MODEL`` or ``scripted``; None is the policy."""
+    device: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    chat_template_kwargs: TemplateKwargs = {}
+    """As of ``model``; for an endpoint they go along in the request."""
+
+    @property
+    def kind(self) -> Literal["policy", "local", "endpoint", "scripted"]:
+        """What the name stands for."""
+        if self.name is None:
+            return "policy"
+        if self.name.startswith(_ENDPOINT):
+            return "endpoint"
+        return "scripted" if self.name == "scripted" else "local"
+
+    @property
+    def model(self) -> str:
+        """The name without the word that says what kind it is."""
+        return (self.name or "").removeprefix(_ENDPOINT)
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """The settings about a server that differ from their defaults."""
+        fields = ServerSettings.model_fields.items()
+        return {key: getattr(self, key) for key, field in fields if getattr(self, key) != field.default}
+
+    @model_validator(mode="after")
+    def _of_this_kind(self) -> WriterSettings:
+        if self.kind == "endpoint" and not self.model:
+            raise conflict("endpoint: needs the model's name on the server, as in endpoint:my-model", "name")
+        hardware = [key for key in _HARDWARE if getattr(self, key) != type(self).model_fields[key].default]
+        idle = [*([] if self.kind == "endpoint" else self.server), *([] if self.kind == "local" else hardware)]
+        if self.chat_template_kwargs and self.kind in ("policy", "scripted"):
+            idle.append("chat_template_kwargs")
+        if idle:
+            whom = f"the writer {self.name!r} does not go by" if self.name else "no writer is named that goes by"
+            raise conflict(f"{whom} {', '.join(idle)}", *idle)
+        return self
+
+
+_ENDPOINT = "endpoint:"
+
+
+class PrincipleSettings(Section):
+    """How each query gets its principle pair."""
+
+    set: str = "quality"
+    """A shipped set or the path of a YAML file."""
+    strategy: Literal["fixed", "per_aspect", "guideline"] = "fixed"
+    """The set's own pair of each chosen aspect; a pair written for each of them and this query (the paper's v1); or one
+    good and one bad guideline written for the query, without aspects (v2)."""
+    model: WriterSettings = WriterSettings()
+    aspects_per_query: Positive | None = None
+    """How many aspects the model picks for a query (default: what the set says)."""
+    choice: Literal["first", "shuffled"] = "first"
+    """Which of the aspects that the model names a query gets: the first ones; or any, in random order, with random
+    others where it names too few (v1's code)."""
+    choice_temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """Temperature of the model's choice, sampled with ``generation.top_p``; 0 is greedy (v1's code: 0.7)."""
+    per_round: Literal["fixed", "redrawn"] = "fixed"
+    """What is drawn at random for a query, its extra aspects and a sampled or shuffled choice: the same random numbers
+    in all rounds, or others in each (v1's code)."""
+    steering: Literal["full", "relative", "direct", "adjectives"] | None = None
+    """What the steering message says: adjectives, principles and discretion; the same, with "relatively good" or "bad"
+    for the adjectives (v2's code); the principles alone; the adjectives alone (default: what the set says)."""
+    extra_rate: Share = 0.2
+    """Share of the queries that get the set's extra aspect (Concision in ``quality``) as well."""
+    choice_max_tokens: Positive = 24
+    """Tokens of the answer that names the aspects."""
+    writing_max_tokens: Positive = 240
+    """Tokens of each pair of principles that is written, with the JSON around it."""
+    thinking_max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens that are added to these for thoughts where the model may think first, by its template or behind a server
+    (default: generation.max_new_tokens)."""
+    below_chance: Literal["refuse", "warn"] = "refuse"
+    """What a run does where y+ turns out better than y- in less than half of the pairs."""

@@ -1,0 +1,104 @@
+"""YAML with the line of each key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfsteer.errors import ConfigError
+
+SHORTHAND = {"model": "name", "queries": "source", "preferences": "source", "judge": "name", "principles.model": "name"}
+"""Sections that may be given as one string: it sets this key, and all others take their defaults; but an override by
+other queries leaves what is not about the old ones."""
+
+
+Key = tuple[str, ...]
+Lines = dict[Key, str]
+"""Where each key was given: "file:line" or "command line: key=value"."""
+COMMAND_LINE = "command line: "
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads ``1e-5`` as the number that people mean by it; YAML 1.1 takes it for text."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Puts quotes around text that :class:`_Loader` would take for a number."""
+
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
+for _kind in (_Loader, Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def read_file(file: Path) -> tuple[dict[str, Any], Lines]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the recipe is not UTF-8: {error.reason}", where=str(file), do="save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"can't read the recipe: {error.strerror}", where=str(file)) from error
+    lines: Lines = {}
+    value = parse_yaml(text, (), lines, lambda line: f"{file}:{line}")
+    if not isinstance(value, dict | None):
+        raise ConfigError(
+            "a recipe is a mapping of keys to values", where=f"{file}:1", do="see recipes/quickstart.yaml"
+        )
+    return value or {}, lines
+
+
+def parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str]) -> Any:
+    """Return the value that stands at ``path``, noting in ``lines`` where its keys were given.
+
+    Args:
+        text: YAML.
+        path: The key that the value belongs to, () for a whole recipe.
+        lines: Is added to.
+        where: Names a line of the text, counted from 1.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        return None if node is None else _plain(node, path, lines, where)
+    except yaml.MarkedYAMLError as error:
+        what, line = error.problem, error.problem_mark.line + 1 if error.problem_mark else 1
+    except yaml.reader.ReaderError as error:
+        what, line = f"character {error.character!r}: {error.reason}", text.count("\n", 0, error.position) + 1
+    except RecursionError:
+        what, line = "it contains itself", 1
+    do = "correct that line; text with special characters needs quotes"
+    raise ConfigError(f"this is no valid YAML: {what}", where=where(line), do=do)
+
+
+def _plain(node: yaml.Node, path: Key, lines: Lines, where: Callable[[int], str]) -> Any:
+    """Turn a YAML node into plain values, noting where each key was given; a key given twice is an error."""
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, place = str(key_node.value), where(key_node.start_mark.line + 1)
+            if key in result:
+                raise ConfigError(f"key {'.'.join((*path, key))!r} is given twice", where=place, do="keep one of them")
+            lines[(*path, key)] = place
+            value = _plain(value_node, (*path, key), lines, where)
+            result[key] = expand(path, key, value)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(child, (*path, str(i)), lines, where) for i, child in enumerate(node.value)]
+    try:
+        return _Loader("").construct_object(node)
+    except ValueError as error:
+        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+
+
+def expand(path: Key, key: str, value: Any) -> Any:
+    inner = SHORTHAND.get(".".join((*path, key)))
+    return {inner: value} if inner and isinstance(value, str) else value
+
+
+def expanded(values: dict[str, Any], path: Key) -> dict[str, Any]:
+    """Return values with every short form written out."""
+    inner = {key: expanded(value, (*path, key)) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: expand(path, key, value) for key, value in inner.items()}

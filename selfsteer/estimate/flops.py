@@ -1,0 +1,95 @@
+"""Floating-point operations of a pass over prompt-sharing rows: what has to be computed, nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from selfsteer.estimate.model_shape import ModelShape
+
+
+class Row(NamedTuple):
+    """Tokens of a prompt and of the responses that are scored under it; means of many rows need not be whole."""
+
+    prompt: float
+    responses: Sequence[float]
+
+    @property
+    def tokens(self) -> float:
+        """What goes through the layers: the last token of a response predicts nothing that is asked for."""
+        return self.prompt + sum(length - 1 for length in self.responses)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """FLOPs of one forward pass, each prompt and each response once a row.
+
+    A product of matrices with n weights takes 2 n FLOPs a token. Attention takes 4 H d FLOPs a layer for each pair of a
+    token and one that it sees: a product with the keys, one with the values.
+    """
+
+    layers: float
+    attention: float
+    head: float
+
+    @property
+    def forward(self) -> float:
+        """One pass."""
+        return self.layers + self.attention + self.head
+
+    @property
+    def training(self) -> float:
+        """Forward and backward, nothing computed again: gradients of inputs and of weights are a forward pass each."""
+        return 3 * self.forward
+
+    @property
+    def adapting(self) -> float:
+        """The same with frozen weights, which take no gradient of their own; attention has two inputs in any case."""
+        return 2 * (self.layers + self.head) + 3 * self.attention
+
+    @property
+    def again(self) -> float:
+        """What activation checkpointing computes a second time."""
+        return self.layers + self.attention
+
+
+def arithmetic(shape: ModelShape, rows: Iterable[Row]) -> Arithmetic:
+    """Return what has to be computed for rows: the head on response tokens alone, what a mask hides left out."""
+    rows = list(rows)
+    pairs = sum(_seen(row, window) for row in rows for window in shape.windows)
+    return Arithmetic(
+        layers=2 * shape.active * sum(row.tokens for row in rows),
+        attention=4 * pairs * shape.query_width,
+        head=2 * shape.head * sum(map(sum, (row.responses for row in rows))),
+    )
+
+
+def _seen(row: Row, window: int | None) -> float:
+    """Pairs of a token and one that it sees: a response sees its prompt and itself."""
+    prompt = _causal(row.prompt, window)
+    return prompt + sum(_causal(row.prompt + length - 1, window) - prompt for length in row.responses)
+
+
+def _causal(length: float, window: int | None) -> float:
+    """Token i of a sequence sees min(i, window) tokens."""
+    full = length if window is None else min(length, window)
+    return full * (full + 1) / 2 + (length - full) * full
+
+
+def rows_for(
+    cells: Iterable[tuple[str, str]], prompts: Mapping[str, float], responses: Mapping[str, float], limit: float
+) -> list[Row]:
+    """Return the rows that score some (role, prompt) cells.
+
+    Args:
+        cells: As in :mod:`selfsteer.logprobs.cells`.
+        prompts: Tokens of each prompt, by its name.
+        responses: Tokens of each response, by its role.
+        limit: Tokens of the longest prompt + response, as ``train.max_length``.
+    """
+    roles: dict[str, list[str]] = {}
+    for role, prompt in cells:
+        roles.setdefault(prompt, []).append(role)
+    room = max(1.0, limit - max(prompts.values()))
+    return [Row(prompts[name], [min(responses[role], room) for role in own]) for name, own in roles.items()]

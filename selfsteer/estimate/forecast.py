@@ -1,0 +1,116 @@
+"""The costs of a recipe on this machine, with what is known of both; and a warning where the disk is too small."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from selfsteer.errors import ModelError, SelfsteerWarning
+from selfsteer.estimate.costs import Costs, Sizes
+from selfsteer.estimate.model_shape import ModelShape, read_shape, source_of
+from selfsteer.estimate.prompt_lengths import prompt_lengths, rows_of
+from selfsteer.estimate.throughput import (
+    NOT_SAMPLED,
+    Rates,
+    guessed_rates,
+    rates_file,
+    read_rates,
+    read_sample,
+    sample_file,
+)
+from selfsteer.loop.dry_run import Step
+from selfsteer.runs.progress import size
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.model_pool import Models, Policy
+
+
+def precisions(models: Models) -> tuple[str, str]:
+    """Return the precisions of generation and of training."""
+    recipe = models.recipe
+    return models.precision(recipe.generation.precision), models.precision(recipe.train.precision)
+
+
+def start_of(models: Models) -> Policy:
+    """Return the recipe's start without a name for its weights: for its tokenizer, and for plans that look up no key.
+
+    Raises:
+        ModelError: There is no such model, or it is not on this machine yet.
+    """
+    if models.weightless:
+        return dataclasses.replace(models.stand_in(), fingerprint="")
+    settings, generation = models.recipe.model, models.recipe.generation
+    backend = "transformers" if generation.weightless else generation.backend
+    options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
+    return Policy(0, source_of(models.name), "", backend, models.name, options)
+
+
+def rates_of(models: Models, shape: ModelShape) -> Rates:
+    """Return the rates of this machine: measured before, or guessed."""
+    device, kinds = models.device, precisions(models)
+    found = read_rates(rates_file(shape, models.recipe, device, kinds))
+    return found or guessed_rates(shape, models.recipe, device.partition(":")[0], kinds[1])
+
+
+def costs_of(stages: DataStages, sizes: Sizes) -> Costs:
+    """Return the costs of a recipe's stages.
+
+    Args:
+        stages: Those of the recipe.
+        sizes: How many queries there are in all.
+
+    Raises:
+        DataError: There are too few for the rounds of the recipe.
+        ModelError: The model is not here, or its costs are not known.
+    """
+    recipe, models, principle_set = stages.recipe, stages.models, stages.principle_set
+    shape = None if models.weightless else read_shape(recipe.model)
+    return Costs(
+        recipe=recipe,
+        shape=shape,
+        rates=rates_of(models, shape) if shape else None,
+        sample=read_sample(sample_file(recipe, principle_set.fingerprint)) or NOT_SAMPLED,
+        sizes=sizes._replace(train=rows_of(recipe, sizes)),
+        prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))),
+    )
+
+
+def knowing(costs: Costs, steps: Iterable[Step]) -> Costs:
+    """Return the costs with the share of rows that quality control did keep, where it is done."""
+    for step in steps:
+        if step.slot[0] == "contrasts" and step.entry and step.entry.info["total"]:
+            kept = step.entry.info["counts"]["kept"] / step.entry.info["total"]
+            return dataclasses.replace(costs, sample=dataclasses.replace(costs.sample, kept=kept))
+    return costs
+
+
+def disk_needed(costs: Costs, steps: Iterable[Step]) -> float:
+    """Return the bytes that the stages to do will need at their worst moment: what stays, and the most that passes."""
+    todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
+    return sum(one.disk for one in todo) + max((one.passing for one in todo), default=0.0)
+
+
+def free_disk(folder: Path) -> int:
+    """Return the free bytes where a folder is, or would be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(there).free
+
+
+def warn_of_disk(stages: DataStages, steps: Sequence[Step], sizes: Sizes) -> None:
+    """Warn where a run is about to need more disk than is free; says nothing of a model whose costs are not known."""
+    if not any(step.todo for step in steps):
+        return
+    try:
+        needed = disk_needed(knowing(costs_of(stages, sizes), steps), steps)
+    except ModelError:  # what can't be estimated may still be run
+        return
+    free = free_disk(stages.store.run_dir)
+    if free < needed:
+        warnings.warn(
+            f"this run may need {size(needed)} of disk at its worst, and {size(free)} are free in "
+            f"{stages.store.run_dir}: free some, or choose another --run-dir (what is finished is kept either way)",
+            SelfsteerWarning,
+            stacklevel=2,
+        )

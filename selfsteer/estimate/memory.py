@@ -1,0 +1,167 @@
+"""Bytes on a device: weights, gradients, optimiser states, activations, and what generation holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from selfsteer.config import LoraSettings
+from selfsteer.estimate.model_shape import ModelShape
+
+BYTES = {"float32": 4, "bfloat16": 2}
+STRATEGIES = ("ddp", "zero-1", "zero-2", "zero-3", "fsdp")
+HEAD_CHUNK = {"cpu": 2**25, "cuda": 2**27}
+"""Logits in memory at once (:mod:`selfsteer.logprobs.chunked_head`); three tensors of that size live at its worst moment."""
+
+PROCESS = {"cpu": 0.6e9, "cuda": 0.6e9}
+"""Bytes of a process with torch and transformers in it; on a GPU, of its context there."""
+
+_SCORED_AT_ONCE = 4096
+"""Tokens (:data:`selfsteer.logprobs.scoring.TOKEN_BUDGET`)."""
+
+_QUANTISED = {8: 1.0, 4: 0.5 + 0.127 / 8}
+"""Bytes of a weight in int8, or in NF4 with double quantisation (0.127 bits for its constants, arXiv 2305.14314)."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is trained: all weights, or an adapter on weights held whole or in 8 or 4 bits.
+
+    Attributes:
+        name: For people.
+        trainable: Numbers that are trained.
+        frozen: Bytes of all weights that are not.
+        r: Of the adapter; 0 without one.
+    """
+
+    name: str
+    trainable: int
+    frozen: float
+    r: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.r == 0
+
+
+def tuning(shape: ModelShape, lora: LoraSettings | None, bits: int | None = None) -> Tuning:
+    """Return what a recipe trains; ``bits`` stands in place of the recipe's own."""
+    if lora is None:
+        return Tuning("full", shape.parameters, 0)
+    own = shape.lora(lora)
+    if bits is None:
+        return Tuning("LoRA", own, 4.0 * shape.parameters, lora.r)
+    packed = sum(linear.inputs * linear.outputs for linear in shape.linears)
+    held = _QUANTISED[bits] * packed + 4.0 * (shape.parameters - packed)
+    return Tuning(f"QLoRA {bits}", own, held, lora.r)
+
+
+class Memory(NamedTuple):
+    """Bytes on one device at the worst moment of a training step.
+
+    ``copies`` are weights in the precision of the products: under autocast on one device, or, with sharding, what is
+    gathered of a layer and the head.
+    """
+
+    weights: float
+    copies: float
+    gradients: float
+    optimiser: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self)
+
+
+def training_memory(
+    shape: ModelShape,
+    of: Tuning,
+    strategy: str,
+    devices: int,
+    *,
+    tokens: float,
+    predicted: float,
+    precision: str,
+    checkpointing: bool,
+    device: str,
+) -> Memory:
+    """Return what one of ``devices`` holds in a training step.
+
+    Weights, gradients and AdamW's two states are float32 (4 + 4 + 8 bytes a trained weight). ZeRO-1 divides the states
+    by the number of devices, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights as well (arXiv 1910.02054, table 1,
+    with float32 masters under autocast in the place of half-precision copies with float32 masters).
+
+    Args:
+        shape: The model.
+        of: What is trained.
+        strategy: One of :data:`STRATEGIES`.
+        devices: How many share the work; each has its own micro-batch.
+        tokens: Of a micro-batch, packed.
+        predicted: Tokens of its responses, for which there are logits.
+        precision: Of the products: "bfloat16" (autocast) or "float32".
+        checkpointing: Whether activations are recomputed.
+        device: "cpu" or "cuda".
+    """
+    parts = {"ddp": (1, 1, 1), "zero-1": (1, 1, devices), "zero-2": (1, devices, devices)}
+    by_weights, by_gradients, by_states = parts.get(strategy, (devices,) * 3)
+    weights = of.frozen + 4.0 * of.trainable
+    products = shape.active * shape.experts[1] / shape.experts[0] + shape.head
+    copies = 0.0 if precision == "float32" else 2.0 * products
+    if by_weights > 1:
+        copies = BYTES[precision] * (max(products - shape.head, 0) / shape.layers + shape.head)
+    layer = layer_activations(shape, precision, full=of.full, r=of.r)
+    held = (4 * shape.hidden * shape.layers + layer) if checkpointing else layer * shape.layers
+    return Memory(
+        weights=weights / by_weights,
+        copies=copies,
+        gradients=4.0 * of.trainable / by_gradients,
+        optimiser=8.0 * of.trainable / by_states,
+        activations=tokens * (held + 12 * shape.hidden),
+        logits=3 * 4.0 * min(HEAD_CHUNK[device], predicted * shape.vocabulary),
+    )
+
+
+def layer_activations(shape: ModelShape, precision: str, *, full: bool, r: int = 0) -> float:
+    """Return the bytes a token that one layer keeps for its backward pass.
+
+    Counted on Llama's layer with torch's hooks for saved tensors (the test does it again). Norms keep their float32
+    input and, where their weight is trained, their output before it. Under autocast every product keeps a copy of its
+    input of its own; in float32 those of one input share it, and attention's output serves the product behind it.
+    Attention keeps q, k, v, its output and a normaliser a head; a gated MLP three tensors and its last product's input.
+    """
+    size = BYTES[precision]
+    half = precision != "float32"
+    d, q, kv, i = shape.hidden, shape.query_width, shape.key_width, shape.intermediate * shape.experts[0]
+    norms = shape.norms * (d * (8 if full else 4) + 4)
+    inputs = size * (5 * d + q) if half else size * 2 * d
+    attention = 8 * q + (4 + size) * kv + 4 * shape.heads
+    adapter = size * r * len(shape.linears) / shape.layers
+    return norms + inputs + attention + 4 * size * i + adapter
+
+
+def cache_bytes(shape: ModelShape, tokens: float, precision: str) -> float:
+    """Return the bytes of a sequence's KV cache: keys and values of each layer, in a window's positions at most."""
+    seen = sum(tokens if window is None else min(tokens, window) for window in shape.windows)
+    return 2.0 * BYTES[precision] * shape.key_width * seen
+
+
+def generation_memory(shape: ModelShape, *, weights: float | None, batch: int, tokens: float, precision: str) -> float:
+    """Return what sampling a batch with transformers holds: weights, KV cache and the logits of one step.
+
+    The logits of a step are held in the precision of the weights and in float32. A cache grows by being copied, one
+    layer at a time. ``weights`` are the bytes of quantised ones.
+    """
+    cache = batch * cache_bytes(shape, tokens, precision)
+    held = BYTES[precision] * shape.parameters if weights is None else weights
+    return held + cache * (1 + 1 / shape.layers) + batch * shape.vocabulary * (BYTES[precision] + 4.0)
+
+
+def scoring_memory(shape: ModelShape, *, weights: float | None, precision: str, device: str) -> float:
+    """Return what scoring holds: float32 weights, their copies under autocast, a layer's tensors, some logits."""
+    copies = 0.0 if precision == "float32" else 2.0 * (shape.active + shape.head)
+    held = 4.0 * shape.parameters if weights is None else weights
+    return held + copies + _SCORED_AT_ONCE * layer_activations(shape, precision, full=True) + 8.0 * HEAD_CHUNK[device]

@@ -1,0 +1,271 @@
+"""What is measured on the contrasts of held-out queries, the same before and after training. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+from typing import Any
+
+from selfsteer.confidence_intervals import bootstrap, wilson
+from selfsteer.evaluation.relevance import LOOP, answers, repetition
+from selfsteer.quality import direction_of, steering_margin
+from selfsteer.quality.direction import compare_lengths, words
+from selfsteer.records import PROMPTS, ROLES, Contrast
+
+Measure = dict[str, Any]
+
+SCALES = {True: "per token", False: "summed"}
+"""What implicit rewards are called, by whether they are means per token."""
+
+
+def measure(
+    contrasts: Sequence[Contrast],
+    *,
+    direction: str | None,
+    implicit: Sequence[tuple[float, float]] | None,
+    per_token: bool = True,
+    drops: Sequence[float] | None = None,
+) -> Measure:
+    """Return the figures of one policy on its contrasts of the held-out queries.
+
+    Args:
+        contrasts: Cleaned rows, those with an empty response included.
+        direction: Program that says which way y+ must differ from y-, None where no program can.
+        implicit: What :func:`implicit_changes` returns, without the ids; None for the starting policy itself.
+        per_token: Whether these are means per token, or sums.
+        drops: What :func:`answer_drops` returns; None for the starting policy itself.
+    """
+    full = [row for row in contrasts if is_full(row)]
+    scored = [row for row in full if is_scored(row)]
+    return {
+        "n": len(contrasts),
+        "direction": _direction(full, direction) if direction and full else None,
+        "steering_margin": _steering_margin(scored) if scored else None,
+        "mean_logps": _mean_logps(scored) if scored else None,
+        "onpolicyness": onpolicyness(scored) if scored else None,
+        "implicit": _implicit(implicit, per_token) if implicit else None,
+        "divergence": {"mean": fmean(drops), "interval": bootstrap(drops), "n": len(drops)} if drops else None,
+        "length": {role: _length(contrasts, role) for role in ("original", "positive", "negative")},
+        "distinct": _distinct(contrasts),
+        "answered": _answered(contrasts),
+    }
+
+
+def score(row: Contrast, role: str, prompt: str) -> float:
+    """Return a stored mean log-prob of a scored row, nats per token."""
+    assert row.scores is not None
+    return row.scores[f"{role}_response"][prompt]
+
+
+def response_length(row: Contrast, role: str) -> int:
+    """Return the length of a response in sampled tokens, or in words where the row carries no tokens."""
+    ids = getattr(row, f"{role}_token_ids")
+    return len(ids) if ids is not None else words(getattr(row, f"{role}_response"))
+
+
+def is_full(row: Contrast) -> bool:
+    """Return whether none of the responses that were sampled is empty."""
+    return all(getattr(row, f"{role}_response") for role in row.roles)
+
+
+def is_scored(row: Contrast) -> bool:
+    """Return whether each response was scored under each prompt; Parquet gives None for a cell that was not."""
+    return all(has_score(row, role, prompt) for role in row.roles for prompt in PROMPTS)
+
+
+def has_score(row: Contrast, role: str, prompt: str) -> bool:
+    """Return whether a response was scored under a prompt."""
+    return ((row.scores or {}).get(f"{role}_response") or {}).get(prompt) is not None
+
+
+def implicit_changes(
+    start: Sequence[Contrast], trained: Sequence[Contrast], *, per_token: bool = True, max_length: int | None = None
+) -> dict[str, tuple[float, float]]:
+    """Return by row id how much likelier a policy finds y+ and y- of the start's pairs under the plain prompt.
+
+    Args:
+        start: The pairs, scored by the policy that wrote them.
+        trained: The pairs among them that have scores, with those of the trained policy under the plain prompt.
+        per_token: In nats per token, or in nats summed over the response, which takes rows with token ids.
+        max_length: The length limit that the rows were scored with.
+    """
+    before = {row.id: row for row in start}
+
+    def change(row: Contrast, role: str) -> float:
+        mean = score(row, role, "prompt") - score(before[row.id], role, "prompt")
+        return mean if per_token else mean * row.scored_tokens(role, max_length)
+
+    return {row.id: (change(row, "positive"), change(row, "negative")) for row in trained}
+
+
+def answer_drops(start: Sequence[Contrast], trained: Sequence[Contrast]) -> list[float]:
+    """Return by how much the start's plain answers became less likely under a trained policy, nats per token.
+
+    Each is m_start(yo|x) - m_trained(yo|x). The start wrote yo under x, so their mean estimates the divergence
+    KL(start || trained) per token, as far as the start's sampling settings (temperature, top-p) let it show.
+
+    Args:
+        start, trained: As :func:`implicit_changes` takes them.
+    """
+    before = {row.id: row for row in start}
+    return [score(before[row.id], "original", "prompt") - score(row, "original", "prompt") for row in trained]
+
+
+def counted(verdicts: Sequence[int]) -> Measure:
+    """Return how many verdicts are 1 (right), 0 (tied) and -1 (wrong), and the share that is right: ties count against.
+
+    Args:
+        verdicts: At least one.
+    """
+    right = verdicts.count(1)
+    return {
+        "right": right,
+        "tied": verdicts.count(0),
+        "wrong": verdicts.count(-1),
+        "share": right / len(verdicts),
+        "interval": wilson(right, len(verdicts)),
+    }
+
+
+def _direction(rows: Sequence[Contrast], program: str) -> Measure:
+    return {"program": program, **counted([direction_of(program, row) for row in rows])}
+
+
+def _steering_margin(rows: Sequence[Contrast]) -> Measure:
+    values = [margin for row in rows if (margin := steering_margin(row)) is not None]
+    return {"mean": fmean(values), "interval": bootstrap(values), "values": values}
+
+
+def _mean_logps(rows: Sequence[Contrast]) -> Measure:
+    def figures(role: str, prompt: str) -> Measure:
+        values = [score(row, role, prompt) for row in rows]
+        return {"mean": fmean(values), "values": values}
+
+    return {f"{role}_response": {prompt: figures(role, prompt) for prompt in PROMPTS} for role in ROLES}
+
+
+def onpolicyness(rows: Sequence[Contrast]) -> Measure:
+    """Return the mean over y+ and y- of exp(mean log-prob under the plain prompt) of scored rows (v2, figure 3)."""
+    positive, negative = ([math.exp(score(row, role, "prompt")) for row in rows] for role in ("positive", "negative"))
+    both = [(p + n) / 2 for p, n in zip(positive, negative, strict=True)]
+    return {
+        "positive_response": fmean(positive),
+        "negative_response": fmean(negative),
+        "mean": fmean(both),
+        "interval": bootstrap(both),
+    }
+
+
+def _implicit(changes: Sequence[tuple[float, float]], per_token: bool) -> Measure:
+    """Accuracy and margin of the implicit reward: does the policy now prefer y+ more than its start did?"""
+    margins = [chosen - rejected for chosen, rejected in changes]
+    right = sum(margin > 0 for margin in margins)
+    return {
+        "accuracy": right / len(margins),
+        "accuracy_interval": wilson(right, len(margins)),
+        "margin": fmean(margins),
+        "margin_interval": bootstrap(margins),
+        "ties": sum(margin == 0 for margin in margins),
+        "n": len(margins),
+        "scale": SCALES[per_token],
+    }
+
+
+def _length(rows: Sequence[Contrast], role: str) -> Measure:
+    values = [response_length(row, role) for row in rows]
+    finishes = [getattr(row, f"{role}_finish") for row in rows]
+    return {
+        "mean_tokens": fmean(values),
+        "median_tokens": median(values),
+        "capped_share": finishes.count("length") / len(values),
+        "values": values,
+        "finishes": finishes,
+    }
+
+
+def _distinct(rows: Sequence[Contrast]) -> Measure:
+    texts = [row.original_response for row in rows]
+    shares = [repetition(text) for text in texts]
+    return {
+        "repetition": fmean(shares),
+        "looping": sum(share > LOOP for share in shares),
+        "empty": sum(not text for text in texts),
+    }
+
+
+def _answered(rows: Sequence[Contrast]) -> Measure:
+    right = sum(answers(row.prompt[-1]["content"], row.original_response) for row in rows)
+    return {"share": right / len(rows), "n": len(rows), "interval": wilson(right, len(rows))}
+
+
+Comparison = Callable[[Measure, Measure], tuple[str, str]]
+
+
+def verdict(before: Measure, after: Measure) -> list[dict[str, str]]:
+    """Say in words and numbers what training changed, question by question."""
+    program = (after["direction"] or {}).get("program")
+    questions: list[tuple[str, Comparison]] = []
+    if program in ("shorter", "longer"):
+        questions.append((f"Did held-out answers become {program}?", lambda b, a: _length_verdict(b, a, program)))
+    questions.append(("Does the policy now prefer y+ to y- more than its start did?", _implicit_verdict))
+    questions.append(("Did its own data stay on-policy?", _onpolicy_verdict))
+    questions.append(("Do the answers still answer?", _answered_verdict))
+    found = ((question, compare(before, after)) for question, compare in questions)
+    return [{"question": question, "answer": answer, "detail": detail} for question, (answer, detail) in found]
+
+
+def _length_verdict(before: Measure, after: Measure, program: str) -> tuple[str, str]:
+    """Compare each query's two answers; of two that were both cut off at the token limit neither is the shorter.
+
+    The means can't decide: of an answer that was cut off they count what is there, not its length.
+    """
+    old, new = before["length"]["original"], after["length"]["original"]
+    lengths, finishes = (zip(new[name], old[name], strict=True) for name in ("values", "finishes"))
+    longer = [compare_lengths(*both) for both in zip(lengths, finishes, strict=True)]
+    right, wrong = (1, -1) if program == "longer" else (-1, 1)
+    low, high = bootstrap([sign * right for sign in longer])
+    other = "shorter" if program == "longer" else "longer"
+    detail = (
+        f"{program} for {longer.count(right)} of {len(longer)} queries, {other} for {longer.count(wrong)}; "
+        f"{old['mean_tokens']:.0f} -> {new['mean_tokens']:.0f} tokens on average, "
+        f"{old['capped_share']:.0%} -> {new['capped_share']:.0%} cut off at the token limit"
+    )
+    return _answer(low > 0, high < 0), detail
+
+
+def _implicit_verdict(before: Measure, after: Measure) -> tuple[str, str]:
+    figures = after["implicit"]
+    if figures is None:
+        return "unclear", "not measured: no held-out pair has scores"
+    (low, high), n = figures["margin_interval"], figures["n"]
+    detail = (
+        f"implicit reward right in {figures['accuracy']:.0%} of {n} held-out pairs, margin {figures['margin']:+.3f} "
+        f"nats {figures['scale']} (95 % interval {low:+.3f} to {high:+.3f})"
+    )
+    return _answer(low > 0, high < 0), detail
+
+
+def _onpolicy_verdict(before: Measure, after: Measure) -> tuple[str, str]:
+    """No if onpolicyness fell by more than a tenth of its value, counted at the far end of the after interval."""
+    old, new = before["onpolicyness"], after["onpolicyness"]
+    if old is None or new is None:
+        return "unclear", "not measured: no held-out pair has scores"
+    floor = 0.9 * old["mean"]
+    detail = f"onpolicyness {old['mean']:.3f} -> {new['mean']:.3f} (stays at {floor:.3f} or above)"
+    return _answer(new["mean"] >= floor, new["interval"][1] < floor), detail
+
+
+def _answered_verdict(before: Measure, after: Measure) -> tuple[str, str]:
+    """Yes while the share falls by at most a tenth; no only where the interval excludes that."""
+    old, new = before["answered"], after["answered"]
+    floor = old["share"] - 0.1 - 1e-9  # 0.4 - 0.1 is more than 0.3 in floats
+    detail = (
+        f"{old['share']:.0%} -> {new['share']:.0%} of {new['n']} answers are there, are no loop and speak of what was "
+        "asked (a word test)"
+    )
+    return _answer(new["share"] >= floor, new["interval"][1] < floor), detail
+
+
+def _answer(yes: bool, no: bool) -> str:
+    return "yes" if yes else "no" if no else "unclear"

@@ -1,0 +1,77 @@
+"""Files that hold rows already: contrasts in Parquet, and the JSON of the paper's authors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfsteer.errors import DataError
+from selfsteer.export.authors import read_authors
+from selfsteer.queries.file_readers import read_file
+from selfsteer.records import SCHEMA_VERSION, Contrast
+
+_BATCH = 256
+_COLUMNS = [field.name for field in dataclasses.fields(Contrast)]
+_REQUIRED = [field.name for field in dataclasses.fields(Contrast) if field.default is dataclasses.MISSING]
+
+
+def read_source(path: Path) -> Iterator[Contrast]:
+    """Yield the rows of a file: .parquet holds contrasts, .json and .jsonl the rows of the paper's authors.
+
+    Raises:
+        DataError: It can't be read, or no row is left.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return read_contrasts(path)
+    if suffix in (".json", ".jsonl"):
+        return read_authors(read_file(path), str(path))
+    raise DataError(
+        f"can't tell what {path.name!r} holds",
+        where=str(path),
+        do="give a run directory, a .parquet file of contrasts, or a .json or .jsonl file in the form of the paper's "
+        "authors",
+    )
+
+
+def read_contrasts(path: Path) -> Iterator[Contrast]:
+    """Yield the contrasts of a Parquet file of any size, some at a time; raises :class:`DataError`."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
+            _check_columns(columns, path)
+            for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+                for values in batch.to_pylist():
+                    yield _contrast(values, path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"can't read the file: {str(error).partition(chr(10))[0]}", where=str(path), do="check that it is complete"
+        ) from error
+
+
+def _check_columns(columns: list[str], path: Path) -> None:
+    missing = [name for name in _REQUIRED if name not in columns]
+    if missing:
+        raise DataError(
+            f"these are no contrasts: the columns {', '.join(missing)} are missing",
+            where=str(path),
+            do="give a run directory, one of its round-*/contrasts/*.parquet, or an export --format contrast",
+        )
+
+
+def _contrast(values: dict[str, Any], path: Path) -> Contrast:
+    version = values.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"row {values['id']!r} has schema version {version}; this selfsteer reads {SCHEMA_VERSION}",
+            where=str(path),
+            do="use the version of selfsteer that wrote the file",
+        )
+    provenance = values.get("provenance") or "{}"
+    return Contrast(**{**values, "provenance": json.loads(provenance)})

@@ -1,0 +1,177 @@
+"""What every pairwise judge promises, and what is made of its answers: both orders always, two verdicts.
+
+A judge sees two responses, one shown first. Small judges answer "the first" whatever stands there, so every pair is
+shown in both orders, and two verdicts come out: strict, where the same response won in both, and debiased, the sign of
+the judge's log-odds averaged over the orders, in which a constant liking for the first place cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from selfsteer.backends import Failure
+from selfsteer.files import fingerprint
+from selfsteer.judges.answer_cache import Answer, AnswerCache
+from selfsteer.records import Finish, Message
+
+Outcome = Literal["consistent", "inconsistent", "tie", "invalid"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two responses to one prompt.
+
+    Attributes:
+        id: Names the pair within its set.
+        prompt: The conversation that both answer.
+        first, second: The responses, as numbered in the data; a judge may be shown them the other way round.
+        label: Which one people (or a program) find better: 1 the first, -1 the second, 0 neither; None is unknown.
+        subset: The part of a set that figures are given for apart.
+        criterion: What to judge by, one sentence; "" is overall quality.
+        first_finish, second_finish: "length" where a response was cut off.
+    """
+
+    id: str
+    prompt: list[Message]
+    first: str
+    second: str
+    label: int | None = None
+    subset: str = ""
+    criterion: str = ""
+    first_finish: Finish = "stop"
+    second_finish: Finish = "stop"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair in one of its two orders."""
+
+    pair: Pair
+    swapped: bool
+
+    @property
+    def responses(self) -> tuple[str, str]:
+        """The two responses in the order of presentation."""
+        return (self.pair.second, self.pair.first) if self.swapped else (self.pair.first, self.pair.second)
+
+
+class Judge(Protocol):
+    """Compares two responses to one prompt.
+
+    Attributes:
+        name: For tables, e.g. "qwen2.5-coder-1.5b (log-probs)".
+        key: Names everything that its answers depend on besides what is shown: weights, template, mode. Answers are
+            kept under it.
+        batch_size: Presentations that :meth:`answer` should be given at once.
+    """
+
+    name: str
+    key: str
+    batch_size: int
+
+    def answer(self, shown: Sequence[Shown]) -> Sequence[Answer | Failure]:
+        """Return one answer a presentation, in order, or the failure of a request that got none."""
+        ...
+
+    def cost(self, shown: Shown) -> int:
+        """Return how large a presentation is, in any unit: those of one batch are chosen alike."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Both answers on one pair; verdicts are in the pair's own numbering: 1 the first, -1 the second, 0 neither."""
+
+    pair: Pair
+    forward: Answer
+    backward: Answer
+
+    @property
+    def votes(self) -> tuple[int, int]:
+        """What the two answers favour, in the pair's numbering."""
+        return self.forward.vote, -self.backward.vote
+
+    @property
+    def strict(self) -> int:
+        """The winner in both orders, 0 where there is none."""
+        forward, backward = self.votes
+        return forward if forward == backward else 0
+
+    @property
+    def log_odds(self) -> float | None:
+        """Log-odds for the first response, averaged over the orders, nats; None where the judge gives words only."""
+        forward, backward = self.forward.log_odds, self.backward.log_odds
+        return None if forward is None or backward is None else (forward - backward) / 2
+
+    @property
+    def debiased(self) -> int:
+        """The sign of the averaged log-odds; of the sum of the two votes where there are none.
+
+        0 where an answer is invalid: in one order alone a liking for a place does not cancel.
+        """
+        if self.outcome == "invalid":
+            return 0
+        total = sum(self.votes) if self.log_odds is None else self.log_odds
+        return (total > 0) - (total < 0)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the two answers go together."""
+        if not (self.forward.valid and self.backward.valid):
+            return "invalid"
+        if 0 in self.votes:
+            return "tie"
+        return "consistent" if self.strict else "inconsistent"
+
+
+def judge_pairs(
+    judge: Judge,
+    pairs: Sequence[Pair],
+    cache: AnswerCache | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Judgement]:
+    """Show every pair to a judge in both orders and return the judgements in the order of ``pairs``.
+
+    Args:
+        judge: Who answers.
+        pairs: What is shown. Pairs of the same content are shown once.
+        cache: Where answers are kept: what it holds is not asked again, and each batch is kept as soon as it is there.
+            A judge without a key is always asked.
+        progress: Is called with (presentations answered, presentations in all).
+
+    Raises:
+        SelfsteerError: As the judge says; or of the first failure in a batch, whose answers are kept.
+    """
+    cache = cache if cache is not None and judge.key else AnswerCache(None)
+    both = [(Shown(pair, False), Shown(pair, True)) for pair in pairs]
+    keys = [(answer_key(judge, forward), answer_key(judge, backward)) for forward, backward in both]
+    asked = {key: shown for own, showns in zip(keys, both, strict=True) for key, shown in zip(own, showns, strict=True)}
+    wanted = [(key, shown) for key, shown in asked.items() if key not in cache]
+    progress(len(asked) - len(wanted), len(asked))
+    for done, batch in _batches(judge, wanted):
+        answers = judge.answer([shown for _, shown in batch])
+        told = {key: one for (key, _), one in zip(batch, answers, strict=True) if isinstance(one, Answer)}
+        cache.add(told, judge.name)
+        for one in answers:
+            if isinstance(one, Failure):
+                raise one.error
+        progress(len(asked) - len(wanted) + done, len(asked))
+    return [Judgement(pair, cache[one], cache[other]) for pair, (one, other) in zip(pairs, keys, strict=True)]
+
+
+def answer_key(judge: Judge, shown: Shown) -> str:
+    """Return the name under which an answer is kept: the judge and the content shown, not the pair's id or label."""
+    finishes = (shown.pair.first_finish, shown.pair.second_finish)
+    content = [shown.pair.prompt, shown.responses, shown.pair.criterion, finishes[::-1] if shown.swapped else finishes]
+    return fingerprint([judge.key, content])
+
+
+def _batches(judge: Judge, wanted: Sequence[tuple[str, Shown]]) -> Iterator[tuple[int, list[tuple[str, Shown]]]]:
+    """Yield (presentations done after it, batch). Largest first: what does not fit in memory shows at once."""
+    ordered = sorted(wanted, key=lambda item: judge.cost(item[1]), reverse=True)
+    for start in range(0, len(ordered), judge.batch_size):
+        batch = ordered[start : start + judge.batch_size]
+        yield start + len(batch), batch

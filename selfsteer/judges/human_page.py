@@ -1,0 +1,248 @@
+"""A person judges on a local web page: one page, plain forms, a server from the standard library.
+
+The server listens on this machine only. Others who can reach the port (another user, another web site in the same
+browser) are kept out by a random path in the address, a random token in the form and a check of the Host header.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from functools import cache, partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Template
+
+from selfsteer.errors import InputError, SelfsteerError
+from selfsteer.judges.human import KEYS, Sitting
+from selfsteer.sanitize import visible
+from selfsteer.templates import environment_of
+
+STOP = "stop"
+_HOST = "127.0.0.1"
+_LARGEST_FORM = 4096  # bytes; ours have about 150
+_SAY = partial(print, flush=True)
+_TEMPLATES = Path(__file__).parent / "templates"
+_OTHER = (
+    "That button belonged to another presentation (a second tab, or a double click), so it did nothing. "
+    "This is the one that is open now."
+)
+_ENDING = 'The page\'s "Stop for now" ends the sitting at any time; every answer is kept as soon as it is given.'
+_ELSEWHERE = "There is nothing at this address. Open the one that the terminal shows.\n"
+
+
+def ask_on_page(sitting: Sitting, *, port: int = 0, say: Callable[[str], None] = _SAY) -> None:
+    """Serve the sitting as a web page until the reader stops it there.
+
+    Args:
+        sitting: What to show.
+        port: Where to listen on 127.0.0.1; 0 takes any free port.
+        say: Is told the page's address, and what is kept at the end.
+
+    Raises:
+        InputError: The port can't be used.
+        StorageError: An answer could not be kept.
+        KeyboardInterrupt: Ctrl-C, once it is said what is kept: every answer given.
+    """
+    interrupt = None
+    with _listen(sitting, port) as server:
+        say(f"Judge at {server.address}\n{_ENDING}")
+        try:
+            server.serve_forever(poll_interval=0.1)
+        except KeyboardInterrupt as error:
+            interrupt = error
+            say("")
+        with server.lock:  # let an answer that is being written reach the disk
+            server.stopped = True
+    if server.failure:
+        raise server.failure
+    say(sitting.so_far())
+    if interrupt:
+        raise interrupt
+
+
+class _Server(ThreadingHTTPServer):
+    """The sitting, the secrets of its page, and the lock under which requests touch it."""
+
+    def __init__(self, sitting: Sitting, port: int) -> None:
+        self.sitting = sitting
+        self.lock = threading.Lock()
+        self.path = f"/{secrets.token_urlsafe(12)}/"
+        self.token = secrets.token_urlsafe(24)
+        self.stopped = False
+        self.failure: SelfsteerError | None = None
+        super().__init__((_HOST, port), _Handler)
+
+    @property
+    def hosts(self) -> list[str]:
+        """What a browser on this machine calls the server; any other name was pointed here by someone else."""
+        return [f"{name}:{self.server_port}" for name in (_HOST, "localhost")]
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.hosts[0]}{self.path}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Pass over a browser that went away before its page was sent."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 30  # seconds; browsers open connections ahead of need
+
+    def do_GET(self) -> None:
+        """Show what is open."""
+        if self._is_ours():
+            with self.server.lock:
+                page = self._page()
+            self._send(HTTPStatus.OK, page)
+
+    def do_POST(self) -> None:
+        """Do what a button says, then send the browser on to what is open, so that loading again repeats nothing."""
+        form = self._form()
+        if not self._is_ours():
+            return
+        if not secrets.compare_digest(form.get("token", "").encode(), self.server.token.encode()):
+            self._refuse(HTTPStatus.FORBIDDEN, "This form is not from this sitting's page. Load the page again.\n")
+            return
+        with self.server.lock:
+            status, page = self._act(form)
+        try:
+            self._send(status, page)
+        finally:  # also where the browser went away meanwhile
+            if self.server.stopped:
+                self.server.shutdown()
+
+    def _act(self, form: dict[str, str]) -> tuple[HTTPStatus, str]:
+        """Do what a form says and return the status and the page to answer with, "" to send the browser on."""
+        sitting, do = self.server.sitting, form.get("do", "")
+        if self.server.stopped or do == STOP:
+            self.server.stopped = True
+            return HTTPStatus.OK, self._page()
+        if form.get("shown") != _name(sitting):
+            return HTTPStatus.CONFLICT, self._page(_OTHER)
+        if do not in KEYS:
+            return HTTPStatus.BAD_REQUEST, self._page("That button is unknown; nothing was kept.")
+        try:
+            sitting.act(do)
+        except SelfsteerError as error:
+            self.server.failure, self.server.stopped = error, True
+            return HTTPStatus.INTERNAL_SERVER_ERROR, self._page(visible(str(error)))
+        return HTTPStatus.SEE_OTHER, ""
+
+    def _page(self, notice: str = "") -> str:
+        server = self.server
+        return _template().render(
+            sitting=server.sitting,
+            shown=None if server.stopped else server.sitting.open,
+            name=_name(server.sitting),
+            stopped=server.stopped,
+            failed=server.failure is not None,
+            notice=notice,
+            token=server.token,
+        )
+
+    def _is_ours(self) -> bool:
+        """Return whether a request is for this page; if not, it is answered."""
+        if self.headers.get("Host") not in self.server.hosts:
+            self._refuse(HTTPStatus.MISDIRECTED_REQUEST, _ELSEWHERE)
+        elif self.path != self.server.path:
+            self._refuse(HTTPStatus.NOT_FOUND, _ELSEWHERE)
+        else:
+            return True
+        return False
+
+    def _form(self) -> dict[str, str]:
+        """Return the fields of the form sent, none where it is none of ours."""
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > _LARGEST_FORM:
+            return {}
+        fields = parse_qs(self.rfile.read(int(length)).decode(errors="replace"), keep_blank_values=True)
+        return {name: values[0] for name, values in fields.items()}
+
+    def _send(self, status: HTTPStatus, page: str) -> None:
+        """Send a page, or where it is empty the browser to where the page is."""
+        body = page.encode()
+        self.send_response(status)
+        if status == HTTPStatus.SEE_OTHER:
+            self.send_header("Location", self.server.path)
+        self._end(body, "text/html")
+
+    def _refuse(self, status: HTTPStatus, why: str) -> None:
+        """Answer with one sentence, which gives neither the page's address nor its token away."""
+        self.send_response(status)
+        self._end(why.encode(), "text/plain")
+
+    def _end(self, body: bytes, kind: str) -> None:
+        headers = {
+            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Content-Security-Policy": _policy(),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def version_string(self) -> str:
+        """Return what the Server header says."""
+        return "selfsteer"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the terminal belongs to whoever started the sitting."""
+
+
+def _listen(sitting: Sitting, port: int) -> _Server:
+    try:
+        return _Server(sitting, port)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        why = error.strerror if isinstance(error, OSError) else "ports go from 0 to 65535"
+        raise InputError(
+            f"can't listen on port {port}: {why}", where=_HOST, do="choose another port; 0 takes any free one"
+        ) from error
+
+
+def _name(sitting: Sitting) -> str:
+    """Return the name of the open presentation, "" where all are answered."""
+    return sitting.open.id if sitting.open else ""
+
+
+@cache
+def _template() -> Template:
+    environment = environment_of(_TEMPLATES, escape=True)
+    environment.globals |= {"style": _own("human.css"), "script": _own("human.js")}
+    return environment.get_template("human.html.jinja")
+
+
+@cache
+def _policy() -> str:
+    """Return the page's content security policy: its own style, its own script, forms to itself and nothing else."""
+    style, script = (f"'sha256-{_sha256(_own(name))}'" for name in ("human.css", "human.js"))
+    return (
+        f"default-src 'none'; style-src {style}; script-src {script}; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def _own(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,148 @@
+"""Implicit rewards as judges: what training made likelier, a policy against its reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
+from selfsteer.evaluation.metrics import SCALES
+from selfsteer.files import fingerprint
+from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
+from selfsteer.judges.base import Shown
+from selfsteer.models.rope import context_of
+from selfsteer.models.single_slot import OneHeld
+
+if TYPE_CHECKING:
+    from selfsteer.chat import Chat
+
+TokenIds = tuple[int, ...]
+Likelihoods = dict[tuple[TokenIds, TokenIds], float]
+"""Log-probs in nats by (prompt, response); those that don't fit the model's context are not in it."""
+
+_VERSION = 2
+"""Of how pairs become tokens."""
+_EMPTY = Answer(0, valid=False, why="a response without a token, which has no log-prob")
+
+
+@dataclass(frozen=True)
+class Side:
+    """The policy, or its reference.
+
+    Attributes:
+        load: Gives the causal language model, in eval mode; called when it is needed, more than once.
+        chat: Its template.
+        name: For tables.
+        weights: Names the weights, their precision, the tokenizer and the end tokens.
+    """
+
+    load: Callable[[], Any]
+    chat: Chat
+    name: str
+    weights: str
+
+
+class ImplicitJudge:
+    """A policy's implicit reward, log policy(y|x) - log reference(y|x): that of DPO (arXiv 2305.18290) without beta.
+
+    The log-odds are the difference of the two responses' rewards: of summed nats, as DPO compares them, or of means per
+    token, as IPO does here. A pair's criterion doesn't reach it. One of the two models is in memory at a time: a batch
+    is scored with the one that is there, then with the other.
+
+    Args:
+        policy, reference: The two models.
+        per_token: Compare means per token, the end token counted.
+        batch_size: Presentations that each model scores before the other is loaded; memory doesn't depend on it.
+
+    Raises:
+        ConfigError: Both are the same weights.
+        ModelError: Their tokenizers or templates differ, so that they would not score the same tokens.
+    """
+
+    def __init__(self, policy: Side, reference: Side, *, per_token: bool, batch_size: int = 256) -> None:
+        if policy.weights == reference.weights:
+            what = f"the policy {policy.name} and its reference {reference.name} are the same weights"
+            raise ConfigError(what, where="judge", do="name what the policy was trained from after @")
+        if policy.chat.fingerprint != reference.chat.fingerprint:
+            what = f"{policy.name} and {reference.name} have different tokenizers or chat templates"
+            raise ModelError(what, where=f"judge implicit:{policy.name}", do="name the model that it was trained from")
+        self._sides, self._held = (policy, reference), OneHeld()
+        self._chat, self._per_token, self.batch_size = policy.chat, per_token, batch_size
+        self.name = f"{policy.name} against {reference.name} (implicit, {SCALES[per_token]})"
+        self.key = fingerprint(
+            ["implicit", _VERSION, policy.weights, reference.weights, policy.chat.fingerprint, per_token]
+        )
+
+    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+        """Return one answer a presentation, in order; the two orders of a pair are scored once.
+
+        Raises:
+            WorkFailed: A log-prob is not finite.
+        """
+        rows = list(map(self._encoded, shown))
+        scorable = [row for row in rows if not isinstance(row, str) and all(row[1])]
+        likelihoods = {place: self._likelihoods(place, scorable) for place in self._order() if scorable}
+        return [
+            self._answer(one, *row, likelihoods)
+            if not isinstance(row, str)
+            else Answer(0, text=row, valid=False, why=REFUSED)
+            for one, row in zip(shown, rows, strict=True)
+        ]
+
+    def cost(self, shown: Shown) -> int:
+        """Return the number of characters."""
+        return sum(map(len, shown.responses)) + sum(len(message["content"]) for message in shown.pair.prompt)
+
+    def _order(self) -> list[int]:
+        """Return the policy and the reference, the one in memory first."""
+        return [1, 0] if self._held.name == 1 else [0, 1]
+
+    def _encoded(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
+        """Return what :meth:`_encode` does, or why the template refuses the prompt."""
+        try:
+            return self._encode(shown)
+        except PromptRefused as error:
+            return error.what
+
+    def _encode(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]]:
+        """Return the ids of the prompt and of the responses as training has them: the end token where one ended."""
+        pair = shown.pair
+        finishes = (pair.second_finish, pair.first_finish) if shown.swapped else (pair.first_finish, pair.second_finish)
+        answers = [(text, finish == "stop") for text, finish in zip(shown.responses, finishes, strict=True)]
+        prompt, (first, second) = self._chat.encode_answers(pair.prompt, answers)
+        return tuple(prompt), (tuple(first), tuple(second))
+
+    def _likelihoods(self, place: int, rows: Sequence[tuple[TokenIds, tuple[TokenIds, TokenIds]]]) -> Likelihoods:
+        """Return what one model gives each response under its prompt."""
+        import torch
+
+        from selfsteer.logprobs import PromptRow, score_responses
+
+        model = self._held.hold(place, self._sides[place].load)
+        context = context_of(model.config) or math.inf
+        distinct = dict.fromkeys((prompt, tuple(sorted(set(both)))) for prompt, both in rows)
+        fitting = [(prompt, texts) for prompt, texts in distinct if len(prompt) + max(map(len, texts)) <= context]
+        with torch.inference_mode():
+            scores = score_responses(model, [PromptRow(prompt, texts) for prompt, texts in fitting], wide_head=True)
+        return {
+            (prompt, ids): logp / len(ids) if self._per_token else logp
+            for (prompt, texts), found in zip(fitting, scores, strict=True)
+            for ids, logp in zip(texts, found.tolist(), strict=True)
+        }
+
+    def _answer(
+        self, shown: Shown, prompt: TokenIds, both: tuple[TokenIds, TokenIds], likelihoods: dict[int, Likelihoods]
+    ) -> Answer:
+        if not all(both):
+            return _EMPTY
+        cells = [(prompt, ids) for ids in both]
+        if any(cell not in found for cell in cells for found in likelihoods.values()):
+            return TOO_LONG
+        first, second = (likelihoods[0][cell] - likelihoods[1][cell] for cell in cells)
+        if not math.isfinite(first - second):
+            what = f"the implicit rewards are {first} and {second}"
+            do = "load the models in float32: half precision may overflow"
+            raise WorkFailed(what, where=f"pair {shown.pair.id!r}, judge {self.name!r}", do=do)
+        return Answer((first > second) - (first < second), log_odds=first - second)

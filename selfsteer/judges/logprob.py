@@ -1,0 +1,134 @@
+"""Language models as judges, by the log-probs of the two labels as their reply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from selfsteer.backends import Failure
+from selfsteer.errors import WorkFailed
+from selfsteer.files import fingerprint
+from selfsteer.judges.answer_cache import TOO_LONG, Answer, blocked_answer
+from selfsteer.judges.base import Shown
+from selfsteer.judges.template import JudgeTemplate
+from selfsteer.models.rope import context_of
+
+if TYPE_CHECKING:
+    from selfsteer.backends.endpoint import EndpointBackend
+    from selfsteer.chat import Chat
+
+
+_VERSION = 2
+"""Of how a local model's question and labels become tokens."""
+
+
+class LogprobJudge:
+    """A local model, judged by the log-probs of the two labels as its reply.
+
+    Args:
+        load: Gives the causal language model, in eval mode; called when the first answer is asked for.
+        chat: Its template.
+        name: For tables.
+        weights: Names the weights, their precision and the tokenizer; part of the key under which answers are kept.
+        template: What it is asked.
+        batch_size: Presentations scored at once; it bounds memory, not the result.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        chat: Chat,
+        *,
+        name: str,
+        weights: str,
+        template: JudgeTemplate,
+        batch_size: int = 8,
+    ) -> None:
+        self._load, self.chat, self.template, self.batch_size = load, chat, template, batch_size
+        self.name = f"{name} (log-probs)"
+        self.key = fingerprint(["logprobs", _VERSION, weights, chat.fingerprint, template.fingerprint])
+        self._labels = [chat.encode_response(label, False) for label in template.labels]
+
+    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+        """Return each presentation's log-odds; one that does not fit the context is invalid.
+
+        Raises:
+            WorkFailed: A log-prob is not finite.
+        """
+        import torch
+
+        from selfsteer.logprobs import PromptRow, score_responses
+
+        prompts = [self._encode(one) for one in shown]
+        fitting = [ids for ids in prompts if self._fits(ids)]
+        rows = [PromptRow(ids, self._labels) for ids in fitting]
+        with torch.inference_mode():
+            scores = iter(score_responses(self._model, rows, wide_head=True))
+        return [_by_odds(next(scores).tolist(), self.name) if self._fits(ids) else TOO_LONG for ids in prompts]
+
+    def cost(self, shown: Shown) -> int:
+        """Return the number of prompt tokens."""
+        return len(self._encode(shown))
+
+    @cached_property
+    def _model(self) -> Any:
+        return self._load()
+
+    def _encode(self, shown: Shown) -> list[int]:
+        return self.chat.without_thought(self.chat.encode(self.template.messages(shown, "logprobs")))
+
+    def _fits(self, ids: Sequence[int]) -> bool:
+        context = context_of(self._model.config)
+        return context is None or len(ids) + max(map(len, self._labels)) <= context
+
+
+class EndpointLogprobJudge:
+    """A model behind an endpoint that gives log-probs, judged by those of the two labels as its reply.
+
+    Args:
+        backend: Asks the server.
+        name: For tables.
+        source: Names the endpoint and its model; part of the key under which answers are kept.
+        template: What it is asked.
+        batch_size: Presentations asked at once; the backend bounds how many requests are under way.
+    """
+
+    def __init__(
+        self, backend: EndpointBackend, *, name: str, source: str, template: JudgeTemplate, batch_size: int = 64
+    ) -> None:
+        self.backend, self.template, self.batch_size = backend, template, batch_size
+        self.name = f"{name} (log-probs)"
+        self.key = fingerprint(["logprobs", source, template.fingerprint])
+
+    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+        """Return each presentation's log-odds; no number where the server names one label only.
+
+        Invalid where it names none, or blocks the prompt.
+        """
+        prompts = [self.template.messages(one, "logprobs") for one in shown]
+        return [_by_named(found) for found in self.backend.label_logprobs(prompts, self.template.labels)]
+
+    def cost(self, shown: Shown) -> int:
+        """Return the number of characters."""
+        return self.backend.length(self.template.messages(shown, "logprobs"))
+
+
+def _by_named(found: Sequence[float | None] | Failure) -> Answer:
+    if isinstance(found, Failure):
+        return blocked_answer(found)
+    first, second = found
+    if first is not None and second is not None:
+        return _by_odds((first, second))
+    if first is second:
+        return Answer(0, valid=False, why="neither label is among the likeliest replies")
+    return Answer(-1 if first is None else 1)
+
+
+def _by_odds(label_logps: Sequence[float], judge: str = "") -> Answer:
+    odds = label_logps[0] - label_logps[1]
+    if not math.isfinite(odds):  # as a tie it would look like a verdict
+        what = f"the judge's log-probs of its two labels are {label_logps[0]} and {label_logps[1]}"
+        raise WorkFailed(what, where=judge, do="load it in float32: half precision may overflow; or take another model")
+    return Answer((odds > 0) - (odds < 0), log_odds=odds)

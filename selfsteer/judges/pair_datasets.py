@@ -1,0 +1,282 @@
+"""Sets of preference pairs, each in the form that its authors chose, read as labelled pairs. No torch here."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.errors import ConfigError
+from selfsteer.files import fingerprint
+from selfsteer.judges.base import Pair
+from selfsteer.queries import Dropped, is_hub, source_rows
+from selfsteer.queries.messages import ROLES, Cells, Unusable, is_missing, read_messages, shown
+from selfsteer.queries.tally import Reason, Tally, check_share
+from selfsteer.records import Message
+
+_NOT_ASKING = "the conversation does not end with a user message before the answers"
+_DIALOGUE = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """What a source gave: its name, its pairs in order, and the rows that were left out, each with its reason.
+
+    ``reasons`` are the most frequent ones.
+    """
+
+    name: str
+    pairs: list[Pair]
+    dropped: list[Dropped]
+    reasons: list[Reason] = field(default_factory=list)
+
+
+def load_pairs(
+    source: Path, *, limit: int | None = None, seed: int = 0, name: str | None = None, split: str = "train"
+) -> PairSet:
+    """Load preference pairs from a file, a folder or a hub data set, in any form that :func:`pair_of` reads.
+
+    Labels are in the numbering of the pair. Where a form only says "chosen" and "rejected", a hash of the content
+    decides which of them becomes the first, so that a judge that always says "the first" is not right by construction.
+    A pair's id is the set's name and the number of its row, from 1; the set's name is the file's without its suffixes,
+    the folder's, or all of the hub data set's.
+    A row's own "subset" is kept, all other rows belong to a subset of the set's name.
+
+    Args:
+        source: A file, a folder or a hub data set, as of :func:`selfsteer.queries.load_queries`.
+        limit: Take a random sample of so many pairs, in the order of the file; None takes all.
+        seed: Chooses the sample.
+        name: The set's, in place of the file's.
+        split: The split of a hub data set, or of a folder that has splits.
+
+    Returns:
+        The pairs, and all rows of the source that are not two answers to one conversation, whatever the limit.
+
+    Raises:
+        ConfigError: ``limit`` is not positive.
+        DataError: The source can't be read, or no pair is left.
+    """
+    _check_limit(limit)
+    name = name or _name_of(source)
+    pairs: list[Pair] = []
+    dropped: list[Dropped] = []
+    tally = Tally()
+    for tally.rows, (where, row, _) in enumerate(source_rows(str(source), split, "--split"), 1):
+        own_id = f"{name}-{tally.rows}"
+        try:
+            pairs.append(pair_of(row, own_id, name))
+        except Unusable as unusable:
+            dropped.append(Dropped(own_id, where, str(unusable), unusable.do, unusable=True))
+            tally.add(where, str(unusable), unusable.do)
+    check_share(tally.info, "pair", str(source), most=None)
+    return PairSet(name, sample_pairs(pairs, limit, seed), dropped, tally.reasons)
+
+
+def _name_of(source: Path) -> str:
+    if is_hub(str(source)):
+        return str(source)
+    return source.resolve().name if source.is_dir() else Path(source.name.removesuffix(".gz")).stem
+
+
+def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
+    """Return a random sample of so many pairs, in their order; all where ``limit`` is None.
+
+    Raises:
+        ConfigError: ``limit`` is not positive.
+    """
+    _check_limit(limit)
+    if limit is None or limit >= len(pairs):
+        return pairs
+    return [pairs[index] for index in sorted(random.Random(seed).sample(range(len(pairs)), limit))]
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}", where="limit", do="ask for 1 or more, or leave it out for all")
+
+
+class _Content(NamedTuple):
+    """The part of a pair that a form decides."""
+
+    prompt: list[Message]
+    first: str
+    second: str
+    label: int | None
+
+
+_PROMPTS = ("prompt", "instruction", "query", "question", "messages", "conversations", "input")
+"""Columns that may hold what two answers are to. Of several the one with the most turns counts, then the first."""
+
+_ANSWERS: Mapping[tuple[str, str], Mapping[float, int]] = {
+    ("output_1", "output_2"): {1: 1, 2: -1},
+    ("response 1", "response 2"): {0: 1, 1: -1, 2: 0},
+}
+"""Two answers, and what their "label" says: LLMBar's (and AlpacaEval's, which has a "preference"); Auto-J's."""
+
+_PREFERRED = (("chosen", "rejected"), ("positive_response", "negative_response"))
+"""The better and the worse answer: of preference data; of selfsteer's own rows."""
+
+FORMS = """\
+chosen and rejected as answers beside a prompt (prompt, instruction and input, query, question, messages or
+conversations; system and history), chosen and rejected as whole dialogues, or output_1 and output_2 (response 1 and
+response 2) beside a prompt and a label or preference; docs/data.md lists them"""
+
+
+def pair_of(row: Any, own_id: str, name: str) -> Pair:
+    """Return the pair of a row in any of the known forms (:data:`FORMS`).
+
+    Args:
+        row: As it was read.
+        own_id: The pair's id.
+        name: Its subset, where the row names none.
+
+    Raises:
+        Unusable: The row has no known form, a cell is wrong, or it holds no two answers to one conversation.
+    """
+    cells = Cells(row)
+    subset = name if is_missing(cells.cells.get("subset")) else str(cells.cells["subset"])
+    return Pair(own_id, *_content(cells), subset=subset)
+
+
+def is_pair(cells: Cells) -> bool:
+    """Tell whether a row has the keys of a pair."""
+    return any(set(keys) <= cells.cells.keys() for keys in (*_PREFERRED, *_ANSWERS))
+
+
+def _content(cells: Cells) -> _Content:
+    for better, worse in _PREFERRED:
+        if {better, worse} <= cells.cells.keys():
+            return _placed(*_two_answers(cells, better, worse))
+    for (first, second), meanings in _ANSWERS.items():
+        if {first, second} <= cells.cells.keys() and not {"label", "preference"}.isdisjoint(cells.cells):
+            return _Content(*_two_answers(cells, first, second), _label(cells, meanings))
+    raise Unusable(
+        f"a row has the keys {cells.names}, which is no known form of a preference pair", f"give rows with {FORMS}"
+    )
+
+
+def _two_answers(cells: Cells, first: str, second: str) -> tuple[list[Message], str, str]:
+    """Return what two answers are to, and their texts.
+
+    Two whole dialogues are cut where they part, so a prompt beside them decides nothing; it only adds the turns that
+    they leave out.
+    """
+    answers = [_answer(cells, name) for name in (first, second)]
+    if all(map(_is_dialogue, answers)):
+        shared, one, other = _parted(*answers)
+        try:
+            longer = [found for found in _prompts(cells) if found[-len(shared) :] == shared]
+        except Unusable:
+            longer = []
+        return max([cells.with_system(shared), *longer], key=len), one, other
+    prompts = _prompts(cells)
+    if not prompts:
+        what = f"no prompt beside {first!r} and {second!r}, which are no whole dialogues; the row has the keys"
+        raise Unusable(f"{what} {cells.names}", f"give rows with {FORMS}")
+    prompt = max(prompts, key=len)
+    one, other = (_last(answer, prompt, name) for answer, name in zip(answers, (first, second), strict=True))
+    return prompt, one, other
+
+
+def _answer(cells: Cells, name: str) -> str | list[Message]:
+    """Return an answer's text, or messages: of it alone or of the whole dialogue."""
+    if is_missing(cells.cells[name]) and not isinstance(cells.cells[name], str):
+        raise Unusable(f"{name!r} is empty")
+    value = cells.value(name)
+    if isinstance(value, list):
+        return read_messages(value, name)
+    text = cells.text(name)
+    return _turns(text) if _DIALOGUE.match(text) else text
+
+
+def _is_dialogue(answer: str | list[Message]) -> bool:
+    return not isinstance(answer, str) and any(message["role"] != "assistant" for message in answer)
+
+
+def _prompts(cells: Cells) -> list[list[Message]]:
+    """Return the conversations that a row's columns of prompts hold; one that ends with an answer is no prompt."""
+    names = [name for name in _PROMPTS if cells.filled(name) and not (name == "input" and cells.filled("instruction"))]
+    found = [read_messages(cells.conversation(name), name) for name in names]
+    asking = [messages for messages in found if messages[-1]["role"] == "user"]
+    if found and not asking:
+        raise Unusable(_NOT_ASKING)
+    if not found and "prompt" in cells.cells:
+        raise Unusable("empty prompt")
+    return [_asking(messages) for messages in asking]
+
+
+def _last(answer: str | list[Message], prompt: list[Message], name: str) -> str:
+    """Return the text of an answer; as messages it may repeat the prompt, or the end of it."""
+    if isinstance(answer, str):
+        return answer
+    before, last = answer[:-1], answer[-1:]
+    if [message["role"] for message in last] != ["assistant"] or (before and prompt[-len(before) :] != before):
+        raise Unusable(f"{name!r} is not one answer of the assistant")
+    return last[0]["content"]
+
+
+def _parted(one: Any, other: Any) -> tuple[list[Message], str, str]:
+    """Cut two whole dialogues where they part: one last answer must be left of each."""
+    same = [a == b for a, b in zip(one[:-1], other[:-1], strict=False)]
+    shared = same.index(False) if False in same else len(same)
+    rest: Sequence[Message] = one[shared:] + other[shared:]
+    if [message["role"] for message in rest] != ["assistant", "assistant"]:
+        raise Unusable("the two dialogues are not one conversation with two last answers")
+    return _asking(one[:shared]), rest[0]["content"], rest[1]["content"]
+
+
+def _asking(messages: list[Message]) -> list[Message]:
+    """Return a prompt that is one: it ends with a user message that says something."""
+    if not messages or messages[-1]["role"] != "user":
+        raise Unusable(_NOT_ASKING)
+    if not messages[-1]["content"].strip():
+        raise Unusable("empty prompt")
+    return messages
+
+
+def _turns(text: str) -> list[Message]:
+    """Split a dialogue written as one text, HH-RLHF's "Human: ... Assistant: ..."; turns of one speaker that follow
+    each other are one.
+    """
+    turns: list[Message] = []
+    _, *parts = _SPEAKER.split("\n\n" + text.strip())
+    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+        role = ROLES[speaker.lower()]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += "\n\n" + said.strip()
+        else:
+            turns.append({"role": role, "content": said.strip()})
+    return turns
+
+
+def _label(cells: Cells, meanings: Mapping[float, int]) -> int | None:
+    """Return the label of two answers: 1 for the first, -1 for the second, 0 for a draw; None where it is unknown."""
+    if "preference" in cells.cells:
+        return _preference(cells)
+    value = cells.number("label")
+    if value is not None and value not in meanings:
+        raise Unusable(f"'label' is {shown(cells.cells['label'])}, expected one of {', '.join(map(str, meanings))}")
+    return None if value is None else meanings[value]
+
+
+def _preference(cells: Cells) -> int | None:
+    """Return the label of AlpacaEval's preference: from 1 (the first) to 2 (the second), 0 or 1.5 for a draw."""
+    value = cells.number("preference")
+    if value is None:
+        return None
+    if value != 0 and not 1 <= value <= 2:
+        raise Unusable(
+            f"'preference' is {shown(cells.cells['preference'])}, expected a number from 1 to 2, or 0 for a draw"
+        )
+    return 0 if value in (0, 1.5) else 1 if value < 1.5 else -1
+
+
+def _placed(prompt: list[Message], chosen: str, rejected: str) -> _Content:
+    """Put the chosen answer first or second, as a hash of the content says."""
+    if int(fingerprint([prompt, chosen, rejected]), 16) % 2:
+        return _Content(prompt, rejected, chosen, -1)
+    return _Content(prompt, chosen, rejected, 1)

@@ -1,0 +1,76 @@
+"""The question that a model is asked about a pair: a Jinja template, shipped or the user's own."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.meta import find_undeclared_variables
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from selfsteer.errors import ConfigError
+from selfsteer.files import fingerprint
+from selfsteer.judges.base import Shown
+from selfsteer.records import Message
+
+Mode = Literal["logprobs", "text"]
+LABELS = ("A", "B")
+_SHIPPED = Path(__file__).parent / "templates" / "pairwise.jinja"
+
+
+class JudgeTemplate:
+    """Makes the message that shows a pair. Texts are inserted as they are: markup in a response is never run.
+
+    Args:
+        path: A template file; None takes the shipped one, whose head lists the values a template may use.
+        labels: What the two answers are called, and what the judge has to reply with.
+
+    Raises:
+        ConfigError: The file can't be read, is no Jinja template, or does not show both responses.
+    """
+
+    def __init__(self, path: Path | None = None, labels: Sequence[str] = LABELS) -> None:
+        self.path, self.labels = path or _SHIPPED, tuple(labels)
+        environment = ImmutableSandboxedEnvironment(
+            autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        try:
+            source = self.path.read_text(encoding="utf-8")
+            self._template = environment.from_string(source)
+            used = find_undeclared_variables(environment.parse(source))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"can't read the judge's template: {error}", where=str(self.path)) from error
+        except TemplateError as error:
+            raise self._wrong(error) from error
+        for name in ("first", "second"):
+            if name not in used:
+                do = "put {{ first }} and {{ second }} where the two responses go"
+                raise ConfigError(f"the judge's template never shows {name!r}", where=str(self.path), do=do)
+        self.fingerprint = fingerprint([source, self.labels])
+
+    def messages(self, shown: Shown, mode: Mode) -> list[Message]:
+        """Return the prompt that shows one presentation.
+
+        Raises:
+            ConfigError: The template fails on it, for instance by a name that it is not given.
+        """
+        first, second = shown.responses
+        values = {"conversation": shown.pair.prompt, "criterion": shown.pair.criterion, "labels": self.labels}
+        try:
+            text = self._template.render(first=first, second=second, mode=mode, **values)
+        except Exception as error:  # what a template of the user's own may raise: {{ first + 1 }} is a TypeError
+            raise self._wrong(error) from error
+        return [{"role": "user", "content": text.strip()}]
+
+    def _wrong(self, error: Exception) -> ConfigError:
+        # A syntax error knows its line; of one while rendering, Jinja puts the template's line into the traceback.
+        frames = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        line = getattr(error, "lineno", None) or (frames[-1] if frames else None)
+        return ConfigError(
+            f"the judge's template does not work: {error}",
+            where=f"{self.path}:{line}" if line else str(self.path),
+            do="mend it; the shipped selfsteer/evaluation/judges/templates/pairwise.jinja lists the values it may use",
+        )

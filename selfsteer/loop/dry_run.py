@@ -1,0 +1,305 @@
+"""What a run would do: each stage done, to do or to be redone, and which setting or input makes it so.
+
+The stages themselves are asked for their keys, by a store that looks them up in the ledger and does no work. So nothing
+is written, no weights are loaded, and a plan can't key a stage in another way than the run does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from selfsteer.loop.explain import reasons
+from selfsteer.loop.guards import may_give_up, verdict_depends
+from selfsteer.records import ROLES
+from selfsteer.runs.ledger import VERDICT, Entry, Slot
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Asked, Claim, Row, Store, kept, stage_key
+from selfsteer.sanitize import visible
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.heldout import heldout_rows, implicit_stage, judged_stage
+from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.preferences import preferences_stage, scored_preferences
+from selfsteer.stages.reference import Made, References, trained_on, training_rows
+from selfsteer.stages.training import Training, train_stage
+
+
+class State(StrEnum):
+    """Where a stage stands. ``SHARED`` is another run's of the sweep; ``AFTER`` depends on a result not there yet."""
+
+    DONE = "done"
+    SHARED = "shared"
+    TODO = "to do"
+    REDO = "redo"
+    AFTER = "after that"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        slot: Which stage.
+        title: What the run calls it.
+        state: Where it stands.
+        why: What has changed, or what of it is on disk already; "" where there is nothing to tell.
+        entry: What the ledger has of a finished stage.
+        key: The stage's key, "" where it is left open.
+    """
+
+    slot: Slot
+    title: str
+    state: State
+    why: str = ""
+    entry: Entry | None = None
+    key: str = ""
+
+    @property
+    def todo(self) -> bool:
+        """Whether this run has to do it."""
+        return self.state not in (State.DONE, State.SHARED)
+
+    @property
+    def claim(self) -> Claim:
+        """What another run of a sweep takes it by."""
+        return self.slot[0], self.slot[1], self.key
+
+
+def plan(
+    stages: DataStages,
+    *,
+    measure: bool,
+    start: Policy | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    claims: Mapping[Claim, str] | None = None,
+) -> list[Step]:
+    """Return the stages of a run in their order, given its stages over the run directory (which may be missing).
+
+    Args:
+        stages: As a run opens them; they are left alone.
+        measure: Whether the run measures on held-out queries (``generate`` does not).
+        start: The start, where it is known; its weights' name is part of the keys.
+        say: Is told how far a download of the model is.
+        claims: Stages that another run of the sweep will have done before this one, with its name.
+
+    Raises:
+        InputError, FetchError: The queries or the model can't be used, as in a run.
+    """
+    recipe, store = stages.recipe, Looking(stages.store, claims or {})
+    looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
+    _walk(looking, store, start or stages.models.start(say), measure=measure, say=say)
+    return store.steps
+
+
+def _walk(stages: DataStages, store: Looking, start: Policy, *, measure: bool, say: Callable[[str], None]) -> None:
+    """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work.
+
+    The guards of a run that was here say again what became of each round; where they have not judged one of these
+    stages, it is taken for good.
+    """
+    recipe, policy = stages.recipe, start
+    queries = stages.queries()
+    held = stages.principles(queries, "heldout", 0, policy) if measure and queries.info["heldout"] else None
+    before = _held(stages, held, policy, 0) if held else None
+    trains, references, made = measure and recipe.trains, References(stages, start), list[Made]()
+    for number in range(1, recipe.rounds + 1 if trains else 2):
+        store.begin_round()
+        reference = references.of(policy)
+        judges = measure and number == 1 and not (held and recipe.writes_itself)
+        made.append(Made(_data(stages, queries, number, policy, say, judges=judges), policy))
+        if not trains:
+            return
+        rows = training_rows(stages, number, trained_on(recipe, made), reference)
+        _, trained = train_stage(stages, Training("policy", number, rows, policy, reference))
+        if held and before:
+            _held(stages, held, trained, number, before)
+        verdict = store.verdict(number, stages)
+        if verdict["ended"]:
+            return
+        if verdict["given_up"]:
+            made.pop()
+        else:
+            policy = trained
+
+
+def _data(
+    stages: DataStages, queries: Entry, number: int, policy: Policy, say: Callable[[str], None], *, judges: bool
+) -> Entry:
+    """Go through the stages of a round's data; ``judges``: its first pairs tell whether principles are followed."""
+    recipe, roles = stages.recipe, tuple[str, ...](ROLES)
+    if recipe.preferences.source:
+        scores = scored_preferences(stages, preferences_stage(stages, queries), policy)
+        return stages.contrasts(scores, number)
+    if recipe.mode == "generator":
+        principles = stages.principles(queries, "train", number, policy)
+        writer, roles = _generator(stages, principles, number, policy, judges=judges), ROLES[:2]
+        judges = False
+    else:
+        writer = _responder(stages, policy, say)
+        principles = stages.principles(queries, "train", number, writer, reader=policy)
+    responses = stages.responses(principles, "train", number, writer, roles=roles)
+    scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
+    if judges:
+        judged_stage(stages, scores, "train", number)
+    return stages.contrasts(scores, number)
+
+
+def _responder(stages: DataStages, policy: Policy, say: Callable[[str], None]) -> Policy:
+    """Return who writes the responses, without a name for its weights where the start has none."""
+    name = stages.recipe.generation.model
+    if name is None or policy.fingerprint:
+        return stages.models.responder(policy, say)
+    return Policy(0, name, "", stages.recipe.generation.backend, name, foreign=True)
+
+
+def _generator(stages: DataStages, principles: Entry, number: int, policy: Policy, *, judges: bool) -> Policy:
+    limit = stages.recipe.generator.queries
+    responses = stages.responses(principles, "generator", number, policy, limit=limit)
+    scores = stages.scores(principles, responses, "generator", number, policy)
+    if judges:
+        judged_stage(stages, scores, "train", number)
+    contrasts = stages.contrasts(scores, number, "generator")
+    return train_stage(stages, Training("generator", number, [contrasts], policy, policy))[1]
+
+
+def _held(stages: DataStages, principles: Entry, policy: Policy, round: int, before: Entry | None = None) -> Entry:
+    entry = heldout_rows(stages, principles, policy)
+    if before:
+        implicit_stage(stages, before, policy)
+    judged_stage(stages, entry, "heldout", round)
+    return entry
+
+
+def changed(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield a line for each stage that is redone, with the reason, and one for all that wait for those."""
+    for step in steps:
+        if step.state is State.REDO:
+            yield f"      redone: {step.title}: {step.why}"
+    if any(step.state is State.REDO for step in steps):
+        waiting = sum(step.state is State.AFTER for step in steps)
+        if waiting:
+            yield f"      and the {waiting} stages that depend on what comes of it"
+
+
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "responses": {"responses": 0},
+    "generator-responses": {"responses": 0},
+    "contrasts": {"counts": {"kept": 1}},
+    "generator-contrasts": {"counts": {"kept": 1}},
+    "reference": {"rows": 1},
+    "reward-data": {"content": "", "examples": 1},
+}
+"""What the code between two stages reads of the first one, where that is not done yet; nothing is concluded from it."""
+
+
+_WEIGHTS = ("policy", "generator", "average")
+"""Stages that make weights: what follows is named by them."""
+
+
+class Looking(Store):
+    """A store that looks stages up and notes where they stand, in place of doing them.
+
+    Args:
+        store: The one that a run works with; it is left alone.
+        claims: As of :func:`plan`.
+    """
+
+    def __init__(self, store: Store, claims: Mapping[Claim, str] = MappingProxyType({})) -> None:
+        super().__init__(store.run_dir, Display(quiet=True), shelf=store.shelf)
+        self.steps: list[Step] = []
+        self._entries = self.ledger.entries()
+        self._others = claims
+        self._waits: str | None = None
+        """Why what follows can't be looked up, None where it can."""
+        self._round: tuple[int, str | None] = 0, None
+
+    def begin_round(self) -> None:
+        """Remember where a round begins: it may turn out to have failed on the way."""
+        self._round = len(self.steps), self._waits
+
+    def verdict(self, number: int, stages: DataStages) -> dict[str, Any]:
+        """Return what guards have said of a round whose last stage was asked for; "good" where they may yet say it.
+
+        Where the round failed on the way, the steps behind that are taken back.
+        """
+        begin, waits = self._round
+        last = len(self.steps)
+        failures = [end for end in range(last, begin, -1) if self._never_done(end - 1)]
+        for end in dict.fromkeys([last, *failures]):
+            key = stage_key(VERDICT, verdict_depends(stages, self.claims[:end]))
+            own, other = self._look_up((VERDICT, number, key))
+            if found := own or other:
+                if end in failures:
+                    self._take_back(end, waits)
+                return found.info
+        if self._waits is None and may_give_up(stages.recipe.guards):
+            self._waits = f"the guards have to judge round {number} first"
+        return {"given_up": False, "ended": False}
+
+    def _never_done(self, place: int) -> bool:
+        claim = self.claims[place]
+        return self.steps[place].todo and all(entry.claim != claim for entry in self._entries)
+
+    def _take_back(self, end: int, waits: str | None) -> None:
+        """Let a round end with the stage that failed, and will fail at once when it is asked for again."""
+        del self.steps[end:], self.claims[end:]
+        why = "it failed, and guards have given the round up"
+        self.steps[-1] = replace(self.steps[-1], state=State.DONE, why=why, key="")  # there is nothing to take from it
+        self._waits = waits
+
+    def _look_up(self, claim: Claim) -> tuple[Entry | None, Entry | None]:
+        """Return what this ledger has of a stage, or else another one of the sweep."""
+        own = self.ledger.find(*claim)
+        sibling = None if own else self.sibling(claim)
+        return own, sibling[1] if sibling else None
+
+    def _settle(self, asked: Asked) -> Entry:
+        """Note where a stage stands; return what a ledger has of it, else an entry with its key and no result."""
+        own, other = self._look_up(asked.claim)
+        entry = own or other
+        whose = "" if own else other.taken_from if other else self._others.get(asked.claim, "")
+        self.steps.append(self._step(asked, entry, whose))
+        if asked.name in _WEIGHTS and entry is None:
+            self._waits = self._waits or ""
+        stand_in = self._stand_in(asked.name, asked.depends)
+        return entry or Entry(asked.name, asked.round, asked.key, [f"{asked.folder}/{asked.key}"], 0.0, stand_in)
+
+    def _step(self, asked: Asked, entry: Entry | None, whose: str) -> Step:
+        """Return where a stage stands; ``whose`` names the run of the sweep that it is taken from, "" where none."""
+        slot = (asked.name, asked.round, "heldout" in Path(asked.folder).parts)
+        if whose:
+            return Step(slot, asked.title, State.SHARED, f"with {whose}", entry, asked.key)
+        if self._waits is not None:
+            return Step(slot, asked.title, State.AFTER, self._waits, key=asked.key)
+        if entry is not None:
+            return Step(slot, asked.title, State.DONE, entry=entry, key=asked.key)
+        return self._undone(slot, asked)
+
+    def _undone(self, slot: Slot, asked: Asked) -> Step:
+        folder, key = self.run_dir / asked.folder, asked.key
+        begun = folder.is_dir() and any(folder.glob(f"*{key}*"))
+        before = next((entry for entry in reversed(self._entries) if entry.slot == slot), None)
+        gone = self.ledger.gone(before) if before and before.key == key else []
+        if before is None or (begun and not gone):
+            return Step(slot, asked.title, State.TODO, "goes on: a part of it is on disk" if begun else "", key=key)
+        changes = [] if gone else reasons(slot[0], before.depends, kept(asked.name, asked.depends))
+        why = f"its files are gone: {gone[0]}" if gone else "; ".join(changes)
+        return Step(slot, asked.title, State.REDO, visible(why), key=key)
+
+    def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
+        if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key
+            return {"train": sys.maxsize, "heldout": 1 if depends["settings"]["heldout"] else 0}
+        return _STAND_INS.get(name.partition(":")[0], {})
+
+    def files(self, entry: Entry) -> list[Path]:
+        """Return none: a plan reads no rows."""
+        return []
+
+    def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
+        """Return none: a plan reads no rows."""
+        return []

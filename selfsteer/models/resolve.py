@@ -1,0 +1,120 @@
+"""From what a recipe calls a model to what can be loaded: a folder, a GGUF file or a hub name."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from selfsteer.errors import ModelError, did_you_mean
+from selfsteer.models.catalogue import CATALOGUE
+from selfsteer.models.download import Progress, fetch
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def resolve(name: str, *, progress: Progress | None = None) -> str:
+    """Return what to load for ``name``.
+
+    A catalogue name comes first (it is fetched if need be), then an existing folder or GGUF file (absolute path), then
+    a hub name "org/name" (as it is; nothing is asked of the hub yet).
+
+    Raises:
+        ModelError: It is none of these.
+        FetchError, StorageError: A catalogue model could not be fetched.
+    """
+    if name in CATALOGUE:
+        return str(fetch(name, progress=progress))
+    path = Path(name).expanduser()
+    if name and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
+        return str(path.resolve())
+    if _is_hub_name(name) and not path.exists():
+        return name
+    raise _unknown(name, path)
+
+
+def _is_hub_name(name: str) -> bool:
+    return _HUB_NAME.fullmatch(name) is not None and not name.startswith(("./", "../"))
+
+
+def _unknown(name: str, path: Path) -> ModelError:
+    where = f"model {name!r}"
+    if path.is_file():
+        return ModelError(f"{name} is a file", where=where, do="give the folder it is in, or a .gguf file")
+    if "/" in name or "\\" in name or name.startswith(("~", ".")):
+        do = "check the path; a hub name has the form org/name. " + did_you_mean(name, CATALOGUE)
+        return ModelError(f"no such folder: {path.absolute()}", where=where, do=do)
+    do = did_you_mean(name, CATALOGUE) + "; or a local folder, or a hub name (org/name)"
+    return ModelError(f"no model {name!r} in the catalogue, and no such folder", where=where, do=do)
+
+
+def gguf_file(source: str) -> Path | None:
+    """Return the GGUF file that ``source`` is, or holds with no safetensors beside it.
+
+    Raises:
+        ModelError: It holds several.
+    """
+    path = Path(source)
+    if path.suffix == ".gguf" and path.is_file():
+        return path
+    found = sorted(path.glob("*.gguf")) if path.is_dir() and not any(path.glob("*.safetensors")) else []
+    if len(found) > 1:
+        do = f"give one of them: {', '.join(item.name for item in found)}"
+        raise ModelError(f"{source} holds {len(found)} GGUF files", where=source, do=do)
+    return found[0] if found else None
+
+
+def is_adapter(source: str) -> bool:
+    """Whether ``source`` is a folder with a PEFT adapter."""
+    return (Path(source) / ADAPTER_CONFIG).is_file()
+
+
+def recorded_base(source: str) -> str | None:
+    """Return what a model was trained from, as its folder tells: ``base_model`` of its card, else an adapter's base.
+
+    Of a run's policy that is the model which the run began from, whatever the round. None where nothing tells.
+
+    Raises:
+        ModelError: An adapter's base is nowhere.
+    """
+    import yaml
+    from huggingface_hub import metadata_load
+
+    card = Path(source) / "README.md"
+    try:
+        base = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
+    except (ValueError, OSError, yaml.YAMLError):  # front matter that is no YAML tells nothing
+        base = None
+    if isinstance(base, list) and len(base) == 1:  # cards of merged models name several
+        base = base[0]
+    if isinstance(base, str) and base:
+        return base
+    return adapter_base(source)[0] if is_adapter(source) else None
+
+
+def adapter_base(folder: str) -> tuple[str, str | None]:
+    """Return what to load under the adapter in ``folder``, and its revision.
+
+    A relative path counts from the working directory, as for peft, else from the adapter's folder.
+
+    Raises:
+        ModelError: The adapter names no base, or one that is nowhere.
+    """
+    where = f"{Path(folder) / ADAPTER_CONFIG}: base_model_name_or_path"
+    try:
+        settings = json.loads((Path(folder) / ADAPTER_CONFIG).read_bytes())
+        name, revision = settings["base_model_name_or_path"], settings.get("revision")
+        beside = Path(folder) / name
+        source = str(beside.resolve()) if beside.is_dir() and not Path(name).is_dir() else resolve(name)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "the adapter names no base model", where=where, do="add the name or the folder of it"
+        ) from error
+    except ModelError as error:
+        raise ModelError(f"the adapter's base model is missing: {error.what}", where=where, do=error.do) from error
+    if is_adapter(source):
+        do = "merge the first one into its base (merge_and_unload) and name the merged folder"
+        raise ModelError("the adapter's base is an adapter itself", where=where, do=do)
+    return source, revision

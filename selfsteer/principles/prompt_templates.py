@@ -1,0 +1,13 @@
+"""The Jinja templates of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfsteer.templates import Templates
+
+_TEMPLATES = Templates(Path(__file__).parent / "templates")
+render = _TEMPLATES.render
+template_versions = _TEMPLATES.versions
+template_contents = _TEMPLATES.contents
+exported = _TEMPLATES.exported

@@ -1,0 +1,151 @@
+"""Reading what a run left behind. Every text and number is made safe to show here, once, before anything sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from selfsteer.errors import InputError, StorageError
+from selfsteer.files import read_json, read_json_lines
+from selfsteer.sanitize import visible
+
+Json = dict[str, Any]
+
+SUMMARY_VERSION = 1
+SIGNAL_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the report is made from. ``metrics`` is None where the run has no metrics file, the others likewise."""
+
+    summary: Json
+    metrics: list[Json] | None
+    recipe: str | None
+    signal: Json | None = None
+
+
+def load_run(run_dir: Path) -> Run:
+    """Read ``summary.json``, ``metrics.jsonl``, ``recipe.yaml`` and ``signal.json`` of a run directory."""
+    metrics, recipe = run_dir / "metrics.jsonl", run_dir / "recipe.yaml"
+    return Run(
+        summary=clean(_read_summary(run_dir / "summary.json")),
+        metrics=clean(read_json_lines(metrics)) if metrics.exists() else None,
+        recipe=clean(recipe.read_text(encoding="utf-8", errors="replace")) if recipe.exists() else None,
+        signal=clean(_read_signal(run_dir)),
+    )
+
+
+def clean(value: Any) -> Any:
+    """Return ``value`` with showable text only, and None for every number that is not finite."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    return value
+
+
+def dig(value: Any, *path: str) -> Any:
+    """Return ``value[path[0]][path[1]]...``, or None where a step is absent."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def dig_number(value: Any, *path: str) -> float | None:
+    """Like :func:`dig`, for a number; anything else counts as not measured."""
+    found = dig(value, *path)
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def dig_rows(value: Any, *path: str) -> list[Json]:
+    """Like :func:`dig`, for a list of objects; empty where it is absent."""
+    found = dig(value, *path)
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+
+def dig_dict(value: Any, *path: str) -> Json:
+    """Like :func:`dig`, for an object; empty where it is absent."""
+    found = dig(value, *path)
+    return found if isinstance(found, dict) else {}
+
+
+def dig_numbers(value: Any, *path: str) -> list[float | None]:
+    """Like :func:`dig`, for a list of numbers, whose order is kept; empty where it is absent."""
+    found = dig(value, *path)
+    return [dig_number({"item": item}, "item") for item in found] if isinstance(found, list) else []
+
+
+def train_steps(metrics: list[Json], stage: str = "train") -> list[Json]:
+    """Return the training log in order, one row a (round, step): the newest, since a resumed run repeats steps.
+
+    Args:
+        metrics: The lines of metrics.jsonl.
+        stage: "train" for the policy's training, "generator" for the generator's.
+    """
+    rows = [row for row in metrics if row.get("stage") == stage and dig_number(row, "step") is not None]
+    newest = {(dig_number(row, "round") or 0, row["step"]): row for row in rows}
+    return [newest[key] for key in sorted(newest)]
+
+
+def _read_signal(run_dir: Path) -> Json | None:
+    """Return ``signal.json``, with a "problem" where it can't be shown and "stale" where the data changed since."""
+    path = run_dir / "signal.json"
+    if not path.is_file():
+        return None
+    signal = read_json(path)
+    if not isinstance(signal, dict):
+        return {"problem": "signal.json is damaged"}
+    if signal.get("schema_version") != SIGNAL_VERSION:
+        return {"problem": "signal.json is of another version of selfsteer"}
+    return signal | {"stale": _is_stale(signal, read_json_lines(run_dir / "ledger.jsonl"))}
+
+
+def _is_stale(signal: Json, ledger: list[Json]) -> bool:
+    """Whether one of the stages that the figures were made from has been done anew since, with other settings."""
+    newest = {_slot(row, any("/heldout/" in str(name) for name in _list(row.get("files")))): row for row in ledger}
+    used = {_slot(row, row.get("heldout")): row for row in dig_rows(signal, "made_from")}
+    return any(newest[slot].get("key") != row.get("key") for slot, row in used.items() if slot in newest)
+
+
+def _slot(row: Json, heldout: Any) -> str:
+    return repr((row.get("stage"), row.get("round"), heldout))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _read_summary(path: Path) -> Json:
+    if not path.is_file():
+        raise InputError(
+            "there is no summary to report on", where=str(path), do="run `selfsteer run` with this run directory first"
+        )
+    try:
+        summary = json.loads(path.read_bytes())
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise _damaged(path, f"not JSON ({error})") from error
+    if not isinstance(summary, dict):
+        raise _damaged(path, "not an object")
+    if summary.get("schema_version") != SUMMARY_VERSION:
+        raise InputError(
+            f"this summary has schema version {summary.get('schema_version')!r}; this report reads {SUMMARY_VERSION}",
+            where=str(path),
+            do="make the report with the selfsteer version that made the run, or run it again",
+        )
+    return summary
+
+
+def _damaged(path: Path, why: str) -> StorageError:
+    return StorageError(
+        f"the run's summary is damaged: {why}",
+        where=str(path),
+        do="run the same `selfsteer run` command again; finished stages are kept",
+    )

@@ -1,0 +1,1 @@
+"""The run directory: stages by key, shards, the ledger, what was dropped, progress."""

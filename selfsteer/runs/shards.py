@@ -1,0 +1,296 @@
+"""A stage over any number of rows: blocks of rows, in each a plan of batches, one file a block when it is whole.
+
+A block is what is in memory at a time. A batch is the unit of seeding and of going on: its rows are on disk, in a piece
+beside the block, before the next one is begun. When all pieces are there they become the block's file. What failed in
+a batch is asked for again when every block had its turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple
+
+from selfsteer.backends import Failure
+from selfsteer.errors import DataError, SelfsteerError, WorkFailed
+from selfsteer.files import append_json, read_json_lines, remove, write_json
+from selfsteer.queries.tally import Tally
+from selfsteer.records import count_rows, read_rows, write_rows
+from selfsteer.runs.store import Item, Row, Workspace, in_batches
+
+BLOCK = 512
+"""Queries in a block: enough to sort by length, few enough that three long responses to each fit in memory."""
+
+NAMED = 100
+"""So many of what was left out are named in the ledger and on the report; all of them are in the stage's folder."""
+
+_LEFT_OUT, _REFUSED = ".left-out.json", "refused.jsonl"
+
+Key = Hashable
+
+
+class LeftOut(NamedTuple):
+    """Something that a stage had to leave out: where it stands (a file's line, or a query's id), and why.
+
+    ``do`` is what the reader can do about it, where that is known.
+    """
+
+    where: str
+    reason: str
+    do: str = ""
+
+
+@dataclass(frozen=True)
+class Plan(Generic[Item]):
+    """What is to do in a block.
+
+    Attributes:
+        batches: Items in the order in which they are done; the same for the same settings.
+        left_out: What needs no doing.
+    """
+
+    batches: Sequence[Sequence[Item]]
+    left_out: Sequence[LeftOut] = ()
+
+
+@dataclass(frozen=True)
+class Done(Generic[Row]):
+    """What came of a batch: its rows, and by the key of an item why it gave none."""
+
+    rows: Sequence[Row]
+    failures: Mapping[Key, Failure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work(Generic[Item, Row]):
+    """How a stage does its blocks.
+
+    Attributes:
+        kind: What its rows are.
+        plan: From a block's number to its plan.
+        do: Does a batch, given the batch's number in the whole stage (what its seed depends on) and its items.
+        item_key, row_key: Equal for an item and for the row that came of it.
+        where: Names an item for people: a query's id.
+        per_block: Batches that a block has at most.
+        failed: What becomes of items that fail to the last: the stage stops, or leaves them out.
+    """
+
+    kind: type[Row]
+    plan: Callable[[int], Plan[Item]]
+    do: Callable[[int, Sequence[Item]], Done[Row]]
+    item_key: Callable[[Item], Key] = lambda item: item.id  # type: ignore[attr-defined]
+    row_key: Callable[[Row], Key] = lambda row: row.id
+    where: Callable[[Item], str] = lambda item: str(item.id)  # type: ignore[attr-defined]
+    per_block: int = 1
+    failed: Literal["stop", "drop"] = "stop"
+
+
+def do_blocks(space: Workspace, count: int, work: Work[Item, Row]) -> tuple[list[Path], dict[str, Any]]:
+    """Do the blocks 0 to ``count`` - 1 that are not done yet. Returns their files and what was left out.
+
+    Raises:
+        SelfsteerError: What a failure that ends the stage said; all rows that did arrive are on disk.
+        WorkFailed: Requests still fail at the stage's end, and ``work.failed`` is "stop".
+    """
+    blocks = [_Block(space, number, work) for number in range(count)]
+    try:
+        waiting = [block for block in blocks if not block.done and not block.go()]
+        still = sum(block.again() for block in waiting)
+    except SelfsteerError:
+        space.display.stopped()
+        raise
+    if still:
+        raise WorkFailed(
+            f"{still} requests still fail; everything else is there",
+            where=str(failures_file(space)),
+            do="run the same command again to ask for these alone, or set generation.endpoint.failed=drop to leave "
+            "their queries out (principles.model.failed for a writer of its own)",
+        )
+    listed = f"{space.folder.relative_to(space.run_dir)}/{space.key}-*.left-out.json"
+    return [block.path for block in blocks], summed(block.left_out for block in blocks) | {"list": listed}
+
+
+def check_any_left(paths: Sequence[Path], info: Mapping[str, Any], asked: int, what: str) -> None:
+    """Raise :class:`DataError` where a stage had to leave out everything that it was asked for.
+
+    What it wrote goes, so that the same command asks again: something other than the rows has to change.
+
+    Args:
+        paths, info: What :func:`do_blocks` returned.
+        asked: How many rows there were.
+        what: One of them, in words: "query".
+    """
+    if not asked or info["left_out"] < asked:
+        return
+    for path in paths:
+        remove(path)
+        remove(path.with_suffix(_LEFT_OUT))
+    first = info["dropped"][0]
+    more = f" and {asked - 1} more" if asked > 1 else ""
+    do = first.get("do", "")
+    raise DataError(f"no {what} is left: {first['reason']}", where=f"{what} {first['where']}{more}", do=do)
+
+
+def failures_file(space: Workspace) -> Path:
+    """Return where failures are noted, a JSON line each."""
+    return space.run_dir / "failures.jsonl"
+
+
+def summed(left_out: Iterable[Sequence[LeftOut]]) -> dict[str, Any]:
+    """Return how many were left out and the most frequent reasons, and the first :data:`NAMED` of them."""
+    tally = Tally()
+    named: list[dict[str, str]] = []
+    for some in left_out:
+        for one in some:
+            tally.add(*one)
+        named += map(_told, some[: NAMED - len(named)])
+    counts = {key: value for key, value in tally.info.items() if key != "rows"}
+    return counts | {"left_out": tally.unusable, "dropped": named}
+
+
+class _Block(Generic[Item, Row]):
+    """One block of a stage: its file, its pieces, and what is still missing."""
+
+    def __init__(self, space: Workspace, number: int, work: Work[Item, Row]) -> None:
+        self.space, self.number = space, number
+        self.work: Work[Item, Row] = work
+        self.path = space.path(f"{number:05d}.parquet")
+        self._pieces = space.path(f"{number:05d}.pieces")
+        self._left_out = space.path(f"{number:05d}{_LEFT_OUT}")
+        self._why: dict[Key, Failure] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the block's file is there; then its rows count as progress."""
+        if not self.path.exists():
+            return False
+        remove(self._pieces)
+        self.space.display.advance(count_rows(self.path))
+        return True
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """What a finished block left out."""
+        if not self._left_out.exists():
+            return []
+        return [LeftOut(**one) for one in json.loads(self._left_out.read_bytes())]
+
+    def go(self) -> bool:
+        """Do the batches that have no piece yet; return whether the block is whole then."""
+        plan = self.work.plan(self.number)
+        self._remember_refused(plan)
+        if len(plan.batches) == 1 and not self._pieces.exists():
+            return self._go_at_once(plan)
+        for place, batch in enumerate(plan.batches):
+            open_items = [item for item in batch if self.work.item_key(item) not in self._why]
+            if open_items and not self._piece(place).exists():
+                self._do(place, self.number * self.work.per_block + place, open_items)
+            self.space.display.advance(len(batch))
+        return not self._missing(plan) and self._finish(plan)
+
+    def again(self) -> int:
+        """Ask once more for what failed; return how much is still missing."""
+        plan = self.work.plan(self.number)
+        missing = self._missing(plan)
+        size = max(map(len, plan.batches))
+        # Behind all planned batches, so that no number, and no seed, serves twice.
+        first = max([len(plan.batches), *(int(path.stem) + 1 for path in self._pieces.glob("*.parquet"))])
+        for place, batch in enumerate(in_batches(missing, size), start=first):
+            self._do(place, -1 - self.number * self.work.per_block - place, batch)
+        missing = self._missing(plan)
+        if missing and self.work.failed == "stop":
+            return len(missing)
+        return 0 if self._finish(plan) else len(missing)
+
+    def _go_at_once(self, plan: Plan[Item]) -> bool:
+        """Do a block of one batch; with nothing missing it needs no piece."""
+        (batch,) = plan.batches
+        done = self._asked(self.number * self.work.per_block, batch)
+        self.space.display.advance(len(batch))
+        found = {self.work.row_key(row) for row in done.rows}
+        if all(self.work.item_key(item) in found for item in batch):
+            self._write(plan, done.rows)
+            return True
+        self._keep(0, done)
+        return not self._missing(plan) and self._finish(plan)
+
+    def _do(self, place: int, number: int, batch: Sequence[Item]) -> None:
+        self._keep(place, self._asked(number, batch))
+
+    def _asked(self, number: int, batch: Sequence[Item]) -> Done[Row]:
+        """Do one batch and note what failed."""
+        done = self.work.do(number, batch)
+        for item in batch:
+            failure = done.failures.get(self.work.item_key(item))
+            if failure is None:
+                continue
+            self._why[self.work.item_key(item)] = failure
+            if failure.refused or not failure.ends:
+                line = {"where": self.work.where(item), "reason": failure.error.what, "refused": failure.refused}
+                append_json(failures_file(self.space), line)
+        return done
+
+    def _remember_refused(self, plan: Plan[Item]) -> None:
+        """Read what was refused before this process began: it is not asked for again."""
+        keys = {_written(key): key for key in (self.work.item_key(item) for batch in plan.batches for item in batch)}
+        for line in read_json_lines(self._pieces / _REFUSED):
+            if (key := keys.get(line["key"])) is not None:
+                self._why[key] = Failure(DataError(line["reason"], do=line["do"]), refused=True)
+
+    def _keep(self, place: int, done: Done[Row]) -> None:
+        """Write a batch's rows and what was refused; then a failure that ends the stage is raised."""
+        if done.rows:
+            write_rows(self._piece(place), self.work.kind, done.rows)
+        for key, failure in done.failures.items():
+            if failure.refused:
+                line = {"key": _written(key), "reason": failure.error.what, "do": failure.error.do}
+                append_json(self._pieces / _REFUSED, line)
+        for failure in done.failures.values():
+            if failure.ends:
+                self.space.display.advance(len(done.rows))
+                raise failure.error
+
+    def _missing(self, plan: Plan[Item]) -> list[Item]:
+        """Return the items without a row that may still get one."""
+        found = {self.work.row_key(row) for row in self._rows()}
+        items = [item for batch in plan.batches for item in batch]
+        refused = {key for key, failure in self._why.items() if failure.refused}
+        return [item for item in items if self.work.item_key(item) not in found | refused]
+
+    def _finish(self, plan: Plan[Item]) -> bool:
+        self._write(plan, list(self._rows()))
+        return True
+
+    def _write(self, plan: Plan[Item], rows: Sequence[Row]) -> None:
+        """Write what was left out, then the block in the plan's order; its pieces are of no use any more."""
+        by_key = {self.work.row_key(row): row for row in rows}
+        left_out = {one.where: one for one in plan.left_out}
+        kept = []
+        for item in (item for batch in plan.batches for item in batch):
+            key = self.work.item_key(item)
+            if key in by_key:
+                kept.append(by_key[key])
+            else:
+                error = self._why[key].error
+                left_out.setdefault(self.work.where(item), LeftOut(self.work.where(item), error.what, error.do))
+        if left_out:
+            write_json(self._left_out, [_told(one) for one in left_out.values()])
+        write_rows(self.path, self.work.kind, kept)
+        remove(self._pieces)
+
+    def _rows(self) -> Iterator[Row]:
+        return read_rows(sorted(self._pieces.glob("*.parquet")), self.work.kind)
+
+    def _piece(self, place: int) -> Path:
+        return self._pieces / f"{place:05d}.parquet"
+
+
+def _told(one: LeftOut) -> dict[str, str]:
+    return {name: text for name, text in one._asdict().items() if text}
+
+
+def _written(key: Key) -> str:
+    """Return an item's key as text, for a file."""
+    return json.dumps(key)

@@ -1,0 +1,331 @@
+"""Stages on disk: a key for what each depends on, batches planned once, one shard a batch, a ledger line at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+
+from selfsteer.errors import WorkFailed
+from selfsteer.files import clone, fingerprint, remove, remove_torn, storage_errors
+from selfsteer.records import Contrast, Principled, Query, Response, read_rows, write_rows
+from selfsteer.runs.events import Callback, StageEvent, tell
+from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.runs.progress import Display
+
+Item = TypeVar("Item")
+Row = TypeVar("Row", Query, Principled, Response, Contrast)
+
+Claim = tuple[str, int, str]
+"""A stage by its name, its round and its key."""
+
+STAGE_VERSIONS = {
+    "queries": 4,
+    "sample": 3,
+    "proposals": 2,
+    "probe": 2,
+    "principles": 5,
+    "responses": 5,
+    "scores": 6,
+    "rewards": 1,
+    "contrasts": 5,
+    "preferences": 3,
+    "generator": 2,
+    "average": 1,
+    "reference": 2,
+    "policy": 3,
+    "implicit": 3,
+    "judgements": 2,
+    "guards": 1,
+    "reward-data": 2,
+    "reward": 2,
+    "reward-scores": 2,
+}
+"""Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
+
+_WRITTEN_BY_OTHERS = ("report.html", "signal.json")
+"""`selfsteer report` and `evaluate signal` write these while a run may be going on."""
+
+_LONG = 4096
+"""Characters of a dependency from which on the ledger keeps its fingerprint in its place."""
+
+
+def stage_key(name: str, depends: dict[str, Any]) -> str:
+    """Return the name of everything that a stage's result depends on."""
+    return fingerprint([name, _version(name), depends])
+
+
+def kept(name: str, depends: dict[str, Any]) -> dict[str, Any]:
+    """Return what the ledger keeps of it: plain JSON (of a long value its fingerprint), the version of the code too."""
+    texts = {key: json.dumps(value, default=str) for key, value in depends.items()}
+    plain = {key: json.loads(text) if len(text) < _LONG else fingerprint(depends[key]) for key, text in texts.items()}
+    return {"version": _version(name), **plain}
+
+
+def _version(name: str) -> int:
+    """Return the number of a stage's code; a generator's data are made by that of the policy's.
+
+    What stands behind a colon says which of several alike it is.
+    """
+    return STAGE_VERSIONS[name.partition(":")[0].removeprefix("generator-")]
+
+
+class Workspace:
+    """Where one stage works: its folder, its key and the display.
+
+    Everything that a stage writes carries its key in the name, so what another setting left behind stays untouched.
+    """
+
+    def __init__(self, run_dir: Path, folder: str, key: str, display: Display) -> None:
+        self.run_dir, self.folder, self.key, self.display = run_dir, run_dir / folder, key, display
+
+    def sweep(self) -> None:
+        """Remove what a killed process was writing here; the run directory's lock is held, so none is at work."""
+        for path in self.folder.rglob(f".*{self.key}*.tmp") if self.folder.is_dir() else []:
+            remove(path)
+
+    def path(self, suffix: str) -> Path:
+        """Return the name of a file of this stage, e.g. ``path("00003.parquet")``."""
+        return self.folder / f"{self.key}-{suffix}"
+
+    def batches(
+        self, kind: type[Row], plan: Sequence[Sequence[Item]], work: Callable[[int, Sequence[Item]], Sequence[Row]]
+    ) -> list[Path]:
+        """Do each planned batch that is not on disk yet, one shard a batch. Returns all shards.
+
+        A shard appears whole or not at all, so a killed run repeats at most the batch it was in.
+        """
+        paths = [self.path(f"{number:05d}.parquet") for number in range(len(plan))]
+        for number, (batch, path) in enumerate(zip(plan, paths, strict=True)):
+            if not path.exists():
+                write_rows(path, kind, work(number, batch))
+            self.display.advance(len(batch))
+        return paths
+
+
+Work = Callable[[Workspace], tuple[list[Path], dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A stage that is asked for.
+
+    Attributes:
+        name, round: Its place in the story.
+        depends: Everything that its result depends on.
+        work: Does it, and returns its files and the ledger's ``info``.
+        folder: Where it writes, relative to the run directory.
+        units: How many steps its progress will count.
+        title: What it is called while it works.
+        note: What the display adds about a finished one.
+    """
+
+    name: str
+    round: int
+    depends: dict[str, Any]
+    work: Work
+    folder: str
+    units: float
+    title: str
+    note: Callable[[dict[str, Any]], str]
+
+    @cached_property
+    def key(self) -> str:
+        """The name of everything that its result depends on."""
+        return stage_key(self.name, self.depends)
+
+    @property
+    def claim(self) -> Claim:
+        """The stage by its name, its round and its key."""
+        return self.name, self.round, self.key
+
+
+class Store:
+    """The run directory: stages by key, and the one process that may write to it.
+
+    Args:
+        run_dir: The run directory.
+        display: Is told of each stage.
+        callbacks: Are told of each stage.
+        shelf: The folder of a sweep, whose runs take finished stages from each other.
+    """
+
+    def __init__(
+        self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = (), shelf: Path | None = None
+    ) -> None:
+        self.run_dir, self.display, self.shelf, self._callbacks = run_dir, display, shelf, tuple(callbacks)
+        self.ledger = Ledger(run_dir)
+        self.stages: list[dict[str, Any]] = []
+        self.claims: list[Claim] = []
+        """The stages that were asked for, one that failed included."""
+        self._written = False
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the run directory; a second process gets a :class:`WorkFailed`."""
+        return locked(self.run_dir, "run directory")
+
+    def stage(
+        self,
+        name: str,
+        round_number: int,
+        depends: dict[str, Any],
+        work: Work,
+        *,
+        folder: str,
+        units: float,
+        title: str,
+        note: Callable[[dict[str, Any]], str] = lambda info: "",
+    ) -> Entry:
+        """Find a stage done, or do it and record it. ``depends`` is everything that its result depends on.
+
+        What it needs else is as of :class:`Asked`.
+        """
+        asked = Asked(name, round_number, depends, work, folder, units, title, note)
+        self.claims.append(asked.claim)
+        return self._settle(asked)
+
+    def note(self, name: str, round: int, depends: dict[str, Any], info: dict[str, Any]) -> None:
+        """Keep what was found out without a file in the ledger, unless its newest line of that round says the same."""
+        entry = Entry(name, round, stage_key(name, depends), [], 0.0, info, depends=kept(name, depends))
+        newest = self.ledger.newest(entry.slot)
+        if newest is None or (newest.key, newest.info) != (entry.key, entry.info):
+            self.ledger.add(entry)
+
+    def _settle(self, asked: Asked) -> Entry:
+        """Find a stage done here, else take it from a sibling, else do it.
+
+        The newest ledger line of a stage tells which of several results is in force. So a result of an earlier setting
+        that is found done gets its line again, and from then on every later stage does: in the ledger, the results in
+        force stand in the order of the story.
+        """
+        found = self.ledger.find(*asked.claim)
+        entry = found or self._take(asked) or self._do(asked)
+        if found is None:
+            self._written = True
+        elif self._written or not self.ledger.is_newest(found):
+            self.ledger.repeat(found)
+            self._written = True
+        taken_from = "" if found else entry.taken_from
+        self._tell_end(asked, entry, reused=bool(found or taken_from), taken_from=taken_from)
+        return entry
+
+    def sibling(self, claim: Claim) -> tuple[Path, Entry] | None:
+        """Return a run of the same sweep that has done a stage, and its ledger's entry."""
+        others = sorted(path.parent for path in self.shelf.glob("*/ledger.jsonl")) if self.shelf else []
+        for other in others:
+            entry = None if other == self.run_dir else Ledger(other).find(*claim)
+            if entry:
+                return other, dataclasses.replace(entry, taken_from=entry.taken_from or other.name)
+        return None
+
+    def _take(self, asked: Asked) -> Entry | None:
+        """Take a stage from a sibling, as a whole and in place of what was begun here; None where none has it."""
+        found = self.sibling(asked.claim)
+        if found is None:
+            return None
+        folder = self.run_dir / asked.folder
+        for path in _of_key(folder, asked.key):
+            remove(path)
+        try:
+            for path in _of_key(found[0] / asked.folder, asked.key):
+                if not _is_passing(path):
+                    clone(path, folder / path.name)
+        except FileNotFoundError:  # the sibling was removed at this moment
+            return None
+        return None if self.ledger.gone(found[1]) else self.ledger.add(found[1])
+
+    def _do(self, asked: Asked) -> Entry:
+        self.display.begin(asked.title, asked.units)
+        tell(self._callbacks, StageEvent("begin", asked.name, asked.round, asked.title, {}, []))
+        started = time.monotonic()
+        space = self.workspace(asked.folder, asked.key)
+        space.sweep()
+        self._remove_damaged(asked.claim)
+        files, info = asked.work(space)
+        seconds = round(time.monotonic() - started, 1)
+        names = [str(file.relative_to(self.run_dir)) for result in files for file in _with_contents(result)]
+        depends = kept(asked.name, asked.depends)
+        return self.ledger.add(Entry(asked.name, asked.round, asked.key, names, seconds, info, depends=depends))
+
+    def _remove_damaged(self, claim: Claim) -> None:
+        """Remove folders of a stage that was finished and has lost a file since: they would be taken for whole.
+
+        Only its own ones, whose names hold its key.
+        """
+        for entry in self.ledger.entries():
+            if entry.claim == claim:
+                for path in self.files(entry):
+                    if path.is_dir() and entry.key in path.name:
+                        remove(path)
+
+    def _tell_end(self, asked: Asked, entry: Entry, *, reused: bool, taken_from: str) -> None:
+        self.display.finish(asked.title, reused=reused, note=asked.note(entry.info), taken_from=taken_from)
+        told = {"round": asked.round, "stage": asked.title, "seconds": entry.seconds, "reused": reused}
+        self.stages.append(told | ({"taken_from": entry.taken_from} if entry.taken_from else {}))
+        event = StageEvent("end", asked.name, asked.round, asked.title, entry.info, entry.files, reused)
+        tell(self._callbacks, event)
+
+    def workspace(self, folder: str, key: str) -> Workspace:
+        """Return where a stage with that key works; ``folder`` is relative to the run directory."""
+        return Workspace(self.run_dir, folder, key, self.display)
+
+    def files(self, entry: Entry) -> list[Path]:
+        """Return the files that a stage wrote, one a block."""
+        return [self.run_dir / name for name in entry.files]
+
+    def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
+        """Return all rows that a stage wrote: for held-out rows and other small numbers."""
+        return list(read_rows(self.files(entry), kind))
+
+
+@contextmanager
+def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]:
+    """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what`` and names its option.
+
+    What a killed process was writing in it goes; in the folders of stages their workspaces see to that.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise WorkFailed(
+                f"another process works in this {what}",
+                where=str(folder),
+                do=f"wait for it, stop it, or choose another {option}",
+            ) from error
+    try:
+        remove_torn(folder, spare=_WRITTEN_BY_OTHERS)
+        yield
+    finally:
+        lock.release()
+
+
+def _of_key(folder: Path, key: str) -> list[Path]:
+    """Return everything in a stage's folder that carries its key."""
+    return sorted(folder.glob(f"*{key}*")) if folder.is_dir() else []
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether it serves only a stage that is still at work."""
+    return path.name.startswith((".", "checkpoints-")) or path.suffix == ".pieces"
+
+
+def _with_contents(path: Path) -> list[Path]:
+    """Return a file, or a folder and the files in it that whoever loads it may need."""
+    inside = sorted(path.rglob("*")) if path.is_dir() else []
+    return [path, *(file for file in inside if file.is_file() and file.name != "README.md")]
+
+
+def in_batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Cut a sequence into batches of ``size``; the last may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

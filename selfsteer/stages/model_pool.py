@@ -1,0 +1,274 @@
+"""The models a run uses, loaded when a stage first needs them and freed when another is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsteer.backends import Backend, may_think
+from selfsteer.backends.scripted import ScriptedBackend
+from selfsteer.chat import Chat
+from selfsteer.config import WEIGHTLESS, Recipe
+from selfsteer.models.single_slot import OneHeld
+from selfsteer.stages.principle_model import Writer
+
+if TYPE_CHECKING:
+    from selfsteer.stages.scorer import Scorer
+
+
+USAGE = "usage.jsonl"
+"""The file of a run directory that keeps what endpoints have used up."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model of the run: the start (round 0), what a round trained, or another that writes responses.
+
+    Attributes:
+        round: The round that trained it.
+        path: A folder or a hub name; says nothing of one without weights.
+        fingerprint: Names its weights, tokenizer, chat template with its variables, and end tokens: stages that use it
+            depend on that.
+        backend: Who samples from it.
+        name: What rows' provenance calls it.
+        options: How it is loaded, for a start that is not in the run directory.
+        foreign: Whether it is none of the run's own models, so that its weights stay whole whatever ``train`` says.
+        start: The start that it was trained from, whose tokenizer, template and end tokens it has; None for a start.
+    """
+
+    round: int
+    path: str
+    fingerprint: str
+    backend: str = "transformers"
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    foreign: bool = False
+    start: Policy | None = None
+
+    @property
+    def weightless(self) -> bool:
+        """Whether it has no weights here: nothing can be scored or trained."""
+        return self.backend in WEIGHTLESS
+
+    def trained(self, round: int, path: str, fingerprint: str, name: str) -> Policy:
+        """Return what training made of this one; it lies in the run directory."""
+        found = replace(self, round=round, path=path, fingerprint=fingerprint, name=name)
+        return replace(found, options={}, start=self.start or self)
+
+
+class Models:
+    """Holds at most one model in memory: for generation in fast precision, or for scoring in float32.
+
+    With ``train.lora.bits`` its weights are in 4 or 8 bits for everything: that model is the policy, so it generates,
+    and its scores are the reference.
+    """
+
+    def __init__(self, recipe: Recipe, run_dir: Path) -> None:
+        self.recipe, self.run_dir = recipe, run_dir
+        self.writer = None if recipe.principles.model.kind == "policy" else Writer(recipe)
+        """The model that writes the principles, where that is not the policy."""
+        self._chats: dict[str, Chat] = {}
+        self._held = OneHeld()
+        self._made_again: dict[str, Callable[[], None]] = {}
+
+    @property
+    def weightless(self) -> bool:
+        """Whether the run has no model of its own: it makes data, and a backend without weights writes them."""
+        return not self.recipe.trains and self.recipe.generation.weightless
+
+    @property
+    def name(self) -> str:
+        """What the start is called: the recipe's model, or who answers in its place."""
+        return self.stand_in().name if self.weightless else self.recipe.model.name
+
+    def start(self, say: Callable[[str], None]) -> Policy:
+        """Fetch the recipe's model where it has to be fetched, telling how far, and name its content."""
+        if self.weightless:
+            return self.stand_in()
+        settings, generation = self.recipe.model, self.recipe.generation
+        backend = "transformers" if generation.weightless else generation.backend
+        found = self._fetched(settings.name, backend, self._options, say)
+        if settings.chat_template_kwargs:
+            self.chat(found)  # a variable that its template does not read is told of before any work
+        return replace(found, fingerprint=f"{found.fingerprint} in {self.bits} bits") if self.bits else found
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """How the recipe's model is loaded."""
+        return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
+
+    def responder(self, policy: Policy, say: Callable[[str], None]) -> Policy:
+        """Return who writes the training responses: ``policy``, or in mode offline whom the recipe names."""
+        settings = self.recipe.generation
+        if settings.weightless and not policy.weightless:
+            return self.stand_in()
+        if settings.model is None:
+            return policy
+        return replace(self._fetched(settings.model, settings.backend, {}, say), foreign=True)
+
+    def stand_in(self) -> Policy:
+        """Return the backend without weights that answers in a model's place."""
+        backend = self.recipe.generation.backend
+        if backend == "scripted":
+            return Policy(0, backend, "scripted", backend, "scripted")
+        model = str(self.recipe.generation.endpoint.model)
+        return Policy(0, backend, self._with_kwargs(f"endpoint:{model}"), backend, model)
+
+    def _with_kwargs(self, fingerprint: str) -> str:
+        """Return a fingerprint that names the variables of the chat template too."""
+        kwargs = self.recipe.model.chat_template_kwargs
+        return f"{fingerprint} with {json.dumps(kwargs, sort_keys=True)}" if kwargs else fingerprint
+
+    def _fetched(self, name: str, backend: str, options: dict[str, Any], say: Callable[[str], None]) -> Policy:
+        from selfsteer.models import model_fingerprint, quiet, resolve
+
+        quiet()
+        told: set[str] = set()
+
+        def progress(phrase: str, share: float) -> None:
+            if phrase not in told:
+                told.add(phrase)
+                say(f"      {phrase} ({share:.0%})")
+
+        path = resolve(name, progress=progress)
+        content = model_fingerprint(path, **options, chat=True)
+        return Policy(0, path, self._with_kwargs(content), backend, name, options)
+
+    def chat(self, policy: Policy) -> Chat | None:
+        """Return the policy's chat template; None where there are no tokens.
+
+        A trained policy has that of its start, so it is known before anything is trained.
+        """
+        if policy.weightless:
+            return None
+        policy = policy.start or policy
+        if policy.path not in self._chats:
+            kwargs = self.recipe.model.chat_template_kwargs
+            self._chats[policy.path] = Chat.load(
+                policy.path, template_kwargs=kwargs, strict=not policy.foreign, **policy.options
+            )
+        return self._chats[policy.path]
+
+    def may_think(self, policy: Policy) -> bool:
+        """Whether the policy may think before it answers."""
+        # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
+        return may_think(policy.backend, self.chat(policy) if policy.fingerprint else None)
+
+    def backend(self, policy: Policy) -> Backend:
+        """Return a backend that samples from the policy, or that stands for it."""
+        settings = self.recipe.generation
+        if policy.backend == "scripted":
+            return ScriptedBackend()
+        if policy.backend == "endpoint":
+            return self._held.hold(("endpoint",), self._endpoint)
+        chat = self.chat(policy)
+        assert chat is not None  # only the two above have none
+        dtype = self.precision(settings.precision)
+        if policy.backend == "vllm":
+            return self._held.hold(("vllm", policy.path, dtype), lambda: self._vllm(policy, chat, dtype))
+        from selfsteer.backends.transformers import TransformersBackend
+
+        return TransformersBackend(self._load(policy, dtype), chat)
+
+    def _endpoint(self) -> Backend:
+        from selfsteer.backends.endpoint import open_endpoint
+
+        others = self.writer.prices if self.writer else {}
+        return open_endpoint(
+            self.recipe.generation.endpoint, self.run_dir / USAGE, others=others,
+            chat_template_kwargs=self.recipe.model.chat_template_kwargs,
+        )  # fmt: skip
+
+    def writing_backend(self, policy: Policy) -> Backend:
+        """Return who chooses aspects and writes principles: the model that the recipe names for it, else the policy."""
+        if self.writer is None:
+            return self.backend(policy)
+        writer = self.writer
+        return self._held.hold(("writer",), lambda: writer.open(self.run_dir / USAGE))
+
+    def _vllm(self, policy: Policy, chat: Chat, dtype: str) -> Backend:
+        from selfsteer.backends.vllm import VllmBackend
+
+        self.make(policy)
+        settings = self.recipe.generation
+        return VllmBackend(
+            policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **policy.options
+        )
+
+    def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
+        """Say how a policy's weights are made again, should they be needed when they are not there any more."""
+        self._made_again[policy.path] = make
+
+    def make(self, policy: Policy) -> None:
+        """Make a policy's weights again where they are gone and :meth:`when_gone` said how."""
+        if policy.path in self._made_again and not Path(policy.path).exists():
+            self.free()
+            self._made_again[policy.path]()
+
+    def scorer(self, policy: Policy) -> Scorer | None:
+        """Return what scores responses under the policy, in the precision it is trained in; None without weights."""
+        chat = self.chat(policy)
+        if chat is None:
+            return None
+        from selfsteer.stages.scorer import Scorer
+
+        autocast = self.precision(self.recipe.train.precision) == "bfloat16"
+        return Scorer(self._load(policy, "float32"), chat, autocast=autocast, max_length=self.recipe.train.max_length)
+
+    def trainable(self, policy: Policy) -> Any:
+        """Return the policy with float32 weights, to be trained; it is not held here any more afterwards."""
+        model = self._load(policy, "float32")
+        self._held.give_away()
+        return model
+
+    def engine(self, policy: Policy) -> list[Any]:
+        """Return what texts depend on besides the requests: who samples, in what precision, how many at once.
+
+        In vLLM, also on those of its arguments that change more than speed and memory.
+        """
+        settings = self.recipe.generation
+        precision = None if policy.weightless else self.precision(settings.precision)
+        own = [policy.backend, policy.fingerprint, precision, settings.batch_of(policy.backend)]
+        if not settings.vllm:  # as with all other backends
+            return own
+        from selfsteer.backends.vllm import acting_on_texts
+
+        options = acting_on_texts(settings.vllm)
+        return [*own, options] if options else own
+
+    def precision(self, asked: str) -> str:
+        """Return "bfloat16" or "float32" for a recipe's "auto"."""
+        from selfsteer.models import pick_dtype
+
+        return pick_dtype(asked, self.device)
+
+    @property
+    def bits(self) -> int | None:
+        """In how many bits the weights are held, None where they are whole."""
+        lora = self.recipe.train.lora
+        return None if lora is None or self.weightless else lora.bits
+
+    @cached_property
+    def device(self) -> str:
+        """The device the recipe asks for, or the best there is; :class:`ConfigError` where nothing can be computed."""
+        from selfsteer.backends.local_model import usable_device
+
+        return usable_device(self.recipe.model.device, "model.device")
+
+    def free(self) -> None:
+        """Let go of the model in memory."""
+        self._held.free()
+
+    def _load(self, policy: Policy, dtype: str) -> Any:
+        def load() -> Any:
+            from selfsteer.models import load_model
+
+            self.make(policy)
+            bits: dict[str, Any] = {"bits": self.bits} if self.bits and not policy.foreign else {}
+            return load_model(policy.path, dtype=dtype, device=self.device, **policy.options, **bits)
+
+        return self._held.hold(("transformers", policy.path, dtype), load)

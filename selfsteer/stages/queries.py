@@ -1,0 +1,250 @@
+"""The queries stage: from a source to blocks of training queries and a file of held-out ones, streaming.
+
+The checks of a recipe (length, language, benchmarks, near duplicates) look at training queries alone: held-out ones are
+measured on, never trained on, so what they share with a benchmark does no harm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.config import QuerySettings
+from selfsteer.errors import DataError
+from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
+from selfsteer.records import Query, count_rows, write_rows
+from selfsteer.runs.dropped import LeftOutFile, check_left_out, leaving
+from selfsteer.runs.shards import BLOCK
+from selfsteer.runs.store import Workspace
+from selfsteer.stages.responses import draw
+
+
+def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple[list[Path], dict[str, Any]]:
+    """Write the queries of a source; what gives none goes, with its reason, into a file of its own.
+
+    Returns:
+        The blocks of training queries and, where there are any, the file of held-out ones behind them; the counts.
+
+    Raises:
+        ConfigError, DataError: As :func:`selfsteer.queries.load_queries` and :class:`selfsteer.queries.Checks`; also
+            where no query is left to train on.
+    """
+    with leaving(space) as left_out:
+        return _Split(space, settings, seed, left_out).go()
+
+
+def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
+    """Return a random sample of the queries of a source, at most ``count``, in random order; it alone is in memory.
+
+    They are drawn as held-out queries are, so which ones depends on the seed and their ids alone.
+
+    Raises:
+        ConfigError, DataError: As :func:`selfsteer.queries.load_queries`.
+    """
+    drawn = _HeldOut(count, seed)
+    for found in stream_queries(
+        settings.source,
+        field=settings.field,
+        limit=settings.limit,
+        dataset_split=settings.dataset_split,
+        max_left_out=settings.max_left_out,
+    ):
+        if isinstance(found, Query):
+            drawn.push(found)
+    return drawn.queries()
+
+
+def query_files(files: Sequence[Path], split: str, heldout: int) -> Sequence[Path]:
+    """Return the files of a split, given all of the stage's and the number of held-out queries."""
+    blocks = len(files) - (1 if heldout else 0)
+    return files[:blocks] if split == "train" else files[blocks:]
+
+
+class Part(NamedTuple):
+    """Some rows of a file: the file, which of its rows, and how many."""
+
+    path: Path
+    rows: slice
+    size: int
+
+
+def parts_of(files: Sequence[Path], wanted: range) -> list[Part]:
+    """Return where rows stand, given their positions over all files; a file without any is left out.
+
+    Args:
+        files: Parquet files, whose rows are counted through.
+        wanted: Positions, ascending; those behind the last row are passed over.
+    """
+    found = []
+    offset = 0
+    for path in files:
+        count = count_rows(path)
+        first = wanted.start + max(0, -(-(offset - wanted.start) // wanted.step)) * wanted.step
+        own = range(first - offset, min(wanted.stop - offset, count), wanted.step)
+        if own:
+            found.append(Part(path, slice(own.start, own.stop, own.step), len(own)))
+        offset += count
+    return found
+
+
+def of_round(settings: QuerySettings, total: int, round: int, rounds: int) -> range:
+    """Return the positions of the training queries that a round answers.
+
+    Raises:
+        DataError: There are too few for every round to have its own.
+    """
+    if settings.per_round == "all":
+        return range(total)
+    size = settings.round_size or 1
+    if total < rounds * size:
+        raise DataError(
+            f"{total} training queries are too few for {rounds} rounds of {size}",
+            where=f"queries.per_round={settings.per_round}",
+            do="give more queries, or set queries.per_round to all",
+        )
+    if settings.per_round == "split":
+        return range(round - 1, total, rounds)
+    return range((round - 1) * size, round * size)
+
+
+class _Split:
+    """The queries so far: one block in memory, and the held-out ones."""
+
+    def __init__(self, space: Workspace, settings: QuerySettings, seed: int, left_out: LeftOutFile) -> None:
+        self.space, self.settings, self.seed = space, settings, seed
+        self._left_out = left_out
+        self._checks = Checks(settings, settings.languages)
+        self._train = 0
+        self._block: list[Query] = []
+        self._blocks: list[Path] = []
+
+    def go(self) -> tuple[list[Path], dict[str, Any]]:
+        apart = self._apart()
+        count = self.settings.heldout if isinstance(self.settings.heldout, int) else 0
+        held = _HeldOut(count, self.seed)
+        ids = {query.id for query in apart}
+        if self.settings.near_duplicates:
+            for query in apart or self._ahead(count):
+                self._checks.remember(query.id, query.prompt)
+        for query in self._queries():
+            if query.id in ids:
+                self._left_out.drop(query.id, "is a held-out query too")
+                continue
+            for freed in held.push(query):
+                self._add(freed)
+        if not self._train:
+            # Rows that can't be used come first: they may be why so few queries were left to hold out.
+            check_left_out(self._left_out.info, "query", self.settings.source, self.settings.max_left_out)
+            raise self._nothing_left()
+        self._flush()
+        apart += held.queries()
+        if apart:
+            self._blocks.append(self.space.path("heldout.parquet"))
+            write_rows(self._blocks[-1], Query, apart)
+        counts = {"read": self._left_out.tally.rows, "train": self._train, "heldout": len(apart)}
+        return self._blocks, counts | self._left_out.info
+
+    def _apart(self) -> list[Query]:
+        """Return the held-out queries of a source of their own."""
+        if isinstance(self.settings.heldout, int):
+            return []
+        loaded = load_queries(
+            self.settings.heldout,
+            split="heldout",
+            limit=self.settings.heldout_limit,
+            max_left_out=self.settings.max_left_out,
+        )
+        for drop in loaded.dropped:
+            self._left_out.drop(drop.where, drop.reason)
+        return loaded.queries
+
+    def _ahead(self, count: int) -> list[Query]:
+        """Return the queries that will be held out, by a reading of their own: training ones may not be near them."""
+        held = _HeldOut(count, self.seed)
+        for found in self._stream() if count else ():
+            if isinstance(found, Query):
+                held.push(found)
+        return held.queries()
+
+    def _stream(self) -> Iterator[Query | Dropped]:
+        settings = self.settings
+        return stream_queries(
+            settings.source,
+            field=settings.field,
+            limit=settings.limit,
+            dataset_split=settings.dataset_split,
+            max_left_out=None,  # the stage's info is looked at, whenever it was made
+        )
+
+    def _queries(self) -> Iterator[Query]:
+        for found in self._stream():
+            self._left_out.tally.rows += 1
+            if isinstance(found, Query):
+                yield found
+            elif found.unusable:
+                self._left_out.unusable(found.where, found.reason, found.do)
+            else:
+                self._left_out.drop(found.where, found.reason)
+
+    def _nothing_left(self) -> DataError:
+        counts = self._left_out.counts
+        if not counts:
+            do = "hold out fewer, or give more queries"
+            return DataError("every query is held out", where="queries.heldout", do=do)
+        return DataError(
+            f"the checks leave no query to train on ({counts})", where="queries", do="loosen the one that takes most"
+        )
+
+    def _add(self, query: Query) -> None:
+        fault = self._checks.fault(query.id, query.prompt)
+        if fault is not None:
+            self._left_out.fault(query.id, fault)
+            return
+        self._train += 1
+        self._block.append(query)
+        if len(self._block) == BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._block:
+            self._blocks.append(self.space.path(f"{len(self._blocks):05d}.parquet"))
+            write_rows(self._blocks[-1], Query, self._block)
+            self._block = []
+
+
+class _HeldOut:
+    """Which ``count`` queries are held out depends on the seed and their ids alone, not on their order."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._heap: list[_Drawn] = []
+
+    def push(self, query: Query) -> list[Query]:
+        """Take one query in; return those that are certain to be trained on."""
+        if not self.count:
+            return [query]
+        drawn = _Drawn(draw(self.seed, query.id), query)
+        if len(self._heap) < self.count:
+            heapq.heappush(self._heap, drawn)
+            return []
+        return [heapq.heappushpop(self._heap, drawn).query]
+
+    def queries(self) -> list[Query]:
+        """Return the held-out queries, in the order of their draws."""
+        return [dataclasses.replace(query, split="heldout") for query in self._drawn()]
+
+    def _drawn(self) -> list[Query]:
+        return [one.query for one in sorted(self._heap, reverse=True)]
+
+
+class _Drawn:
+    """A query with its draw; the highest draw is the first to leave a heap."""
+
+    def __init__(self, lot: str, query: Query) -> None:
+        self.lot, self.query = lot, query
+
+    def __lt__(self, other: _Drawn) -> bool:
+        return self.lot > other.lot

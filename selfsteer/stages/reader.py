@@ -1,0 +1,257 @@
+"""Reading a run directory, finished or still in progress: the rows that are in force, round by round."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.config import Recipe, load_recipe
+from selfsteer.errors import InputError
+from selfsteer.evaluation.metrics import SCALES, implicit_changes
+from selfsteer.evaluation.signal_quality import Chosen, Implicit, Part, principles_of
+from selfsteer.files import read_json
+from selfsteer.records import Contrast, read_columns
+from selfsteer.runs.ledger import VERDICT, Entry, Ledger, Slot
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store
+from selfsteer.stages.context import DataStages
+
+_TRAINING = (
+    "queries preferences principles generator-responses generator-scores generator-rewards generator-contrasts "
+    "generator responses scores rewards contrasts reference policy"
+).split()
+_STORY = (
+    *((name, False) for name in _TRAINING),
+    *((name, True) for name in ("principles", "responses", "scores", "implicit", "judgements")),
+    ("average", False),
+)
+"""The stages of a round in their order, with whether they are held-out; the start's held-out ones are of round 0."""
+
+
+class Reading(NamedTuple):
+    """What was read.
+
+    Attributes:
+        parts: One a round, or one a policy for the held-out split.
+        entries: The ledger's entries that the rows come from.
+        pending: What is not there yet, one sentence each.
+    """
+
+    parts: list[Part]
+    entries: list[Entry]
+    pending: list[str]
+
+
+class RunReader:
+    """Reads the rows of a run directory; several settings may have left results there, the newest line counts.
+
+    Nothing is written and no lock is needed, so the run may be going on.
+
+    Args:
+        run_dir: What `selfsteer run` was given as its run directory.
+
+    Raises:
+        InputError: It is no run directory, its recipe or its principle set can't be read.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.recipe = _recipe(run_dir)
+        store = Store(run_dir, Display(quiet=True))
+        self.stages = DataStages.of_run(self.recipe, store)
+        self._entries = store.ledger.entries()
+        self._force = in_force(self._entries)
+
+    def train(self) -> Reading:
+        """Return the training rows of each round of the recipe that are there.
+
+        Raises:
+            InputError: No round has rows yet, or a file of one is gone.
+        """
+        parts: list[Part] = []
+        entries: list[Entry] = []
+        pending: list[str] = []
+        for number in range(1, self.recipe.rounds + 1):
+            slots = ("contrasts", number, False), ("scores", number, False)
+            entry = self._force.get(slots[0]) or self._force.get(slots[1])
+            if not (entry and entry.stage == "contrasts"):
+                pending.append(self._pending(slots[0] if entry else slots[1]))
+            if entry:
+                filtered, implicit = entry.stage == "contrasts", self._implicit(number, entries)
+                rows, chosen = self._rows(entry), self._chosen(number)
+                label = f"round {number}"
+                parts.append(Part(number, label, rows, filtered, implicit=implicit, chosen=chosen))
+                entries.append(entry)
+        return self._checked(Reading(parts, entries, pending))
+
+    def heldout(self) -> Reading:
+        """Return the held-out rows of the start and of each round's policy that are there.
+
+        Raises:
+            InputError: The run holds nothing out, no policy has answered yet, or a file is gone.
+        """
+        parts: list[Part] = []
+        entries: list[Entry] = []
+        pending: list[str] = []
+        rounds = self.recipe.rounds if self.recipe.trains else 0
+        for number in range(rounds + 1):
+            slot = ("scores", number, True)
+            entry = self._force.get(slot)
+            if entry:
+                label, implicit = f"after round {number}" if number else "before", self._implicit(number, entries)
+                parts.append(Part(number, label, self._rows(entry), False, implicit=implicit))
+                entries.append(entry)
+            else:
+                pending.append(self._pending(slot))
+        queries = self._force.get(("queries", 1, False))
+        if queries and not queries.info["heldout"]:
+            do = "ask for --split train, or set queries.heldout and run again"
+            raise InputError("this run has no held-out queries", where=str(self.run_dir), do=do)
+        return self._checked(Reading(parts, entries, pending))
+
+    def _implicit(self, number: int, entries: list[Entry]) -> Implicit | None:
+        """Return the implicit rewards after a round, and add the entries they come from."""
+        found, start = self._force.get(("implicit", number, True)), self._force.get(("scores", 0, True))
+        if not found or not start or not self.recipe.trains:
+            return None
+        entries += [found, start]
+        rows = self._rows(start)
+        means = self.recipe.implicit_per_token
+        limit = self.recipe.train.max_length
+        changes = implicit_changes(rows, self._rows(found), per_token=means, max_length=limit)
+        rewards = {name: positive - negative for name, (positive, negative) in changes.items()}
+        return Implicit([row for row in rows if row.id in rewards], rewards, SCALES[means])
+
+    def _chosen(self, number: int) -> Chosen | None:
+        """Return how often each aspect and each principle was chosen for a round; None where its file is gone."""
+        entry = self._force.get(("principles", number, False))
+        if entry is None or self.stages.store.ledger.gone(entry):
+            return None
+        aspects: Counter[str] = Counter()
+        principles: Counter[str] = Counter()
+        columns = ["aspects", "positive_principle", "writing"]
+        for names, principle, writing in read_columns(self.stages.store.files(entry), columns):
+            aspects.update(names)
+            principles.update(principles_of(names, principle, writing))
+        return Chosen(aspects, principles)
+
+    def _rows(self, entry: Entry) -> list[Contrast]:
+        check_files(self.stages.store.ledger, entry)
+        return sorted(self.stages.store.read(entry, Contrast), key=lambda row: row.id)
+
+    def _pending(self, slot: Slot) -> str:
+        stage, number, heldout = slot
+        what = f"the stage {stage!r} of {'the held-out queries, ' if heldout else ''}round {number}"
+        if any(entry.slot == slot for entry in self._entries):
+            return f"{what} is there for an earlier setting only"
+        summary = read_json(self.run_dir / "summary.json")
+        ended = ((summary.get("guards") if isinstance(summary, dict) else None) or {}).get("ended")
+        if ended and number > ended:
+            return f"{what} was not made: a guard ended the run in round {ended}"
+        return f"{what} is not finished yet"
+
+    def _checked(self, reading: Reading) -> Reading:
+        if not reading.parts:
+            what = f"this run has no rows to look at yet: {reading.pending[0]}"
+            raise InputError(what, where=str(self.run_dir), do=again(self.run_dir, "to go on"))
+        return reading
+
+
+def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
+    """Return the entry in force of each slot: the newest, unless a stage before it in the story has a newer one.
+
+    Then an earlier setting made it, and the run has not come that far again.
+
+    Args:
+        entries: The ledger's, the oldest first.
+    """
+    places = {entry.slot: place for place, entry in enumerate(entries)}
+    known = [slot for slot in places if (slot[0], slot[2]) in _STORY]
+    found: dict[Slot, Entry] = {}
+    latest = -1
+    for slot in sorted(known, key=_rank):
+        if places[slot] > latest:
+            found[slot] = entries[places[slot]]
+        latest = max(latest, places[slot])
+    return found
+
+
+class Rounds(NamedTuple):
+    """The rounds of a run whose rows are to be used.
+
+    Attributes:
+        rows: The filtered rows by the round's number, in their order.
+        given_up: Rounds whose rows are there, and that a guard gave up.
+    """
+
+    rows: dict[int, Entry]
+    given_up: list[int]
+
+    @property
+    def lack(self) -> str:
+        """Why there are no rows."""
+        return "every round was given up by a guard" if self.given_up else "this run has no filtered rows yet"
+
+    def __str__(self) -> str:
+        told = ", ".join(map(str, self.rows)) or "none"
+        given_up = ", ".join(map(str, self.given_up))
+        return f"{told} (given up by a guard: {given_up})" if given_up else told
+
+
+def rounds_in_force(recipe: Recipe, ledger: Ledger) -> Rounds:
+    """Return the rounds of a recipe whose filtered rows are in force, without those that a guard gave up.
+
+    A verdict is about the rows that it was passed on, and about runs that train.
+    """
+    entries = ledger.entries()
+    force = in_force(entries)
+    verdicts = {entry.round: entry.info for entry in entries if entry.stage == VERDICT} if recipe.trains else {}
+    rounds = Rounds({}, [])
+    for number in range(1, recipe.rounds + 1):
+        entry, verdict = force.get(("contrasts", number, False)), verdicts.get(number)
+        if entry and verdict and verdict["given_up"] and verdict["contrasts"] == entry.key:
+            rounds.given_up.append(number)
+        elif entry:
+            rounds.rows[number] = entry
+    return rounds
+
+
+def check_files(ledger: Ledger, entry: Entry) -> None:
+    """Raise :class:`InputError` where a file of a finished stage is not there any more."""
+    gone = ledger.gone(entry)
+    if gone:
+        what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
+        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=again(ledger.run_dir, "to make it anew"))
+
+
+def again(run_dir: Path, purpose: str) -> str:
+    """Return the advice to run a run directory's recipe again."""
+    recipe, folder = (shlex.quote(str(path)) for path in (run_dir / "recipe.yaml", run_dir))
+    return f"run `selfsteer run {recipe} --run-dir {folder}` {purpose}"
+
+
+def _rank(slot: Slot) -> tuple[int, int]:
+    stage, number, heldout = slot
+    return 0 if stage == "queries" else number, _STORY.index((stage, heldout))
+
+
+def made_from(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return the names of ledger entries, for a later look at whether they are still in force."""
+    unique = {(*entry.slot, entry.key): entry for entry in entries}
+    return [
+        {"stage": entry.stage, "round": entry.round, "heldout": entry.heldout, "key": entry.key}
+        for entry in unique.values()
+    ]
+
+
+def _recipe(run_dir: Path) -> Recipe:
+    """Return the recipe of a run directory."""
+    file = run_dir / "recipe.yaml"
+    if not file.is_file():
+        what = "this is no run directory: it has no recipe.yaml" if run_dir.is_dir() else "there is no such folder"
+        do = "name the folder that `selfsteer run` was given as --run-dir"
+        raise InputError(what, where=str(run_dir), do=do)
+    return load_recipe(file)

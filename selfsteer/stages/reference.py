@@ -1,0 +1,140 @@
+"""What a round is compared with and which rounds' data it trains on: reference weights, their average, their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.config import Recipe
+from selfsteer.files import atomic_path
+from selfsteer.records import Contrast, count_rows, read_rows
+from selfsteer.runs.ledger import Entry
+from selfsteer.runs.shards import Done, Plan, Work, do_blocks
+from selfsteer.runs.store import Workspace, in_batches
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.training import kept_rows
+
+_BATCH = 8
+
+
+class Made(NamedTuple):
+    """A round's filtered rows, and whose log-probs their scores are."""
+
+    contrasts: Entry
+    scorer: Policy
+
+
+class References:
+    """Keeps the run's reference from round to round: the round's start, the run's, or a moving average (``ema``)."""
+
+    def __init__(self, stages: DataStages, start: Policy) -> None:
+        self._stages, self._reference = stages, start
+        self._kind = stages.recipe.train.reference
+        self._newest = start.round
+
+    def of(self, policy: Policy) -> Policy:
+        """Return the reference of the round that starts from ``policy``; to be asked of each round, in their order.
+
+        Where a round was given up, the next starts from a policy that is part of the average already.
+        """
+        if self._kind == "round-start":
+            return policy
+        if self._kind == "ema" and policy.round > self._newest:
+            self._newest = policy.round
+            self._reference = average_stage(self._stages, self._reference, policy)
+        return self._reference
+
+
+def average_stage(stages: DataStages, average: Policy, policy: Policy) -> Policy:
+    """Return the weights decay * ``average`` + (1 - decay) * ``policy``, in float32: the average after its round."""
+    train = stages.recipe.train
+    depends = {"average": average.fingerprint, "policy": policy.fingerprint, "decay": train.ema_decay}
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        stages.models.free()
+        folder = space.folder / f"average-{space.key}"
+        if not folder.exists():
+            with atomic_path(folder) as temporary:
+                _write_average(average, policy, train.ema_decay, temporary)
+        return [folder], {}
+
+    round = policy.round
+    entry = stages.store.stage(
+        "average", round, depends, write, folder=f"round-{round:02d}", units=1,
+        title=f"average the weights, after round {round}",
+    )  # fmt: skip
+    path, name = str(stages.store.run_dir / entry.files[0]), f"average after round {round}"
+    return policy.trained(round, path, f"average:{entry.key}", name)
+
+
+def _write_average(average: Policy, policy: Policy, decay: float, folder: Path) -> None:
+    import torch
+
+    from selfsteer.models import load_model, load_tokenizer
+
+    mean, other = (load_model(one.path, dtype="float32", device="cpu", **one.options) for one in (average, policy))
+    weights = dict(other.named_parameters())
+    with torch.no_grad():
+        for name, parameter in mean.named_parameters():
+            parameter.lerp_(weights[name], 1 - decay)
+    mean.save_pretrained(folder)
+    load_tokenizer(policy.path, **policy.options).save_pretrained(folder)
+
+
+def trained_on(recipe: Recipe, made: Sequence[Made]) -> Sequence[Made]:
+    """Return the data that a round is trained on: its own, the last of ``made``, and those of older rounds."""
+    older = recipe.train.older_rounds
+    return made if older == "all" else made[-1 - older :]
+
+
+def training_rows(stages: DataStages, number: int, made: Sequence[Made], reference: Policy) -> list[Entry]:
+    """Return the stages whose kept rows a round trains on, all scored by its reference.
+
+    Args:
+        stages: The run's.
+        number: The round.
+        made: The data of the rounds it trains on, its own last.
+        reference: What it is compared with.
+    """
+    from selfsteer.policy.objective import objective_of
+
+    objective = objective_of(stages.recipe.train)
+    if not objective.compares or all(one.scorer == reference for one in made):
+        return [one.contrasts for one in made]
+    return [_reference_stage(stages, number, made, reference, objective.views)]
+
+
+def _reference_stage(
+    stages: DataStages, number: int, made: Sequence[Made], reference: Policy, views: Sequence[Any]
+) -> Entry:
+    """Score the kept rows that another model has scored, under the reference; only the cells that training reads."""
+    scorers = {one.contrasts.round: one.scorer for one in made}
+    files = [path for one in made for path in stages.store.files(one.contrasts)]
+    depends = {
+        "rows": [[one.contrasts.key, one.scorer.fingerprint] for one in made],
+        "views": list(map(str, views)),
+    } | stages.scoring(reference)
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        from selfsteer.logprobs import view_cells
+
+        scorer = stages.models.scorer(reference)
+        assert scorer is not None  # a reference has weights
+        cells = view_cells(views)
+
+        def plan(number: int) -> Plan[Contrast]:
+            return Plan(in_batches([row for row in read_rows([files[number]], Contrast) if row.kept], _BATCH))
+
+        def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
+            scored = scorers[batch[0].round] == reference
+            return Done(batch if scored else scorer.score(batch, cells))
+
+        paths, info = do_blocks(space, len(files), Work(Contrast, plan, do))
+        return paths, info | {"rows": sum(map(count_rows, paths))}
+
+    return stages.store.stage(
+        "reference", number, depends, write, folder=f"round-{number:02d}/reference",
+        units=sum(kept_rows(one.contrasts) for one in made), title=f"score under the reference, round {number}",
+    )  # fmt: skip

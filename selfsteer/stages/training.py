@@ -1,0 +1,312 @@
+"""The training stage: kept contrasts in, a policy folder (safetensors, tokenizer, model card) out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import selfsteer
+from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
+from selfsteer.files import atomic_path, read_json, remove, write_atomic, write_json
+from selfsteer.records import Contrast, read_rows
+from selfsteer.runs.ledger import Entry
+from selfsteer.runs.store import Workspace
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.resumable_training import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
+from selfsteer.views import harmful_target
+
+if TYPE_CHECKING:
+    from selfsteer.policy import SSOConfig, SSOTrainer
+
+_INFO = "selfsteer.json"
+_SAME_NAMES = "max_length weight_decay max_grad_norm show_examples".split()
+_CHANGES_NO_WEIGHT = {"save_steps", "show_examples"}
+_SAID_BY_DATA = {"reference", "ema_decay", "older_rounds"}
+"""They act through the rows and their scores, which the stages before name."""
+_SHARED = (
+    "max_length micro_batch_size warmup_ratio weight_decay adam_betas max_grad_norm precision gradient_checkpointing "
+    "lora"
+).split()
+"""Settings of the section train that hold for the generator's training too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training of a run.
+
+    Attributes:
+        kind: "policy", or "generator" for v2's data generator.
+        round: Of which round.
+        rows: The stages whose kept rows are trained on.
+        start: The weights it starts from.
+        reference: The weights that gave the rows' scores.
+    """
+
+    kind: Literal["policy", "generator"]
+    round: int
+    rows: Sequence[Entry]
+    start: Policy
+    reference: Policy
+
+    @property
+    def stage(self) -> str:
+        """The stage's name in metrics.jsonl."""
+        return "train" if self.kind == "policy" else self.kind
+
+    def loss(self, recipe: Recipe) -> TrainSettings | GeneratorSettings:
+        """Return the section of the recipe with its loss, learning rate, epochs and batch size."""
+        return recipe.train if self.kind == "policy" else recipe.generator
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """Return all settings that its weights depend on."""
+        if self.kind == "policy":
+            return recipe.train.model_dump(exclude=_CHANGES_NO_WEIGHT | _SAID_BY_DATA)
+        return recipe.train.model_dump(include=set(_SHARED)) | recipe.generator.model_dump(exclude={"queries", "keep"})
+
+
+def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
+    """Train a policy or a generator on the kept rows; return the ledger entry and what was trained.
+
+    A generator's weights may be removed when it has answered: its entry is about the record of its training, and where
+    the weights are asked for and gone, they are trained again.
+    """
+    recipe, store, round = stages.recipe, stages.store, training.round
+    depends = {
+        "contrasts": [entry.key for entry in training.rows],
+        "settings": training.settings(recipe),
+        "seed": recipe.seed,
+        "round": round,
+    } | stages.scoring(training.start)
+    if training.reference != training.start:
+        depends |= {"reference": training.reference.fingerprint}
+    examples = sum(kept_rows(entry) for entry in training.rows)
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        folder = _train(stages, training, space)
+        info = read_json(folder / _INFO)
+        if training.kind == "policy":
+            return [folder], info
+        record = space.path("training.json")
+        write_json(record, info)
+        return [record], info
+
+    entry = store.stage(
+        training.kind, round, depends, write, folder=training_folder(training),
+        units=examples * training.loss(recipe).epochs,
+        title=f"train{'' if training.kind == 'policy' else ' the generator'}, round {round}",
+        note=_told,
+    )  # fmt: skip
+    space = store.workspace(training_folder(training), entry.key)
+    # Not by the run's name: the runs of a sweep share what they make of the same policy.
+    name = f"{recipe.model.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
+    trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
+    if training.kind == "generator":
+        stages.models.when_gone(trained, lambda: _train_again(stages, training, space))
+    return entry, trained
+
+
+def _told(info: dict[str, Any]) -> str:
+    harmful = info["harmful_left_out"]
+    left_out = f"; {harmful} rows left out, whose target is harmful, or may be" if harmful else ""
+    return f": {info['steps']} steps on {info['examples']} examples{left_out}"
+
+
+def training_folder(training: Training) -> str:
+    """Return where a training works, relative to the run directory."""
+    return f"round-{training.round:02d}{'/generator' if training.kind == 'generator' else ''}"
+
+
+def kept_rows(entry: Entry) -> int:
+    """Return how many rows of a stage are trained on: those that its filters kept, or all."""
+    counts = entry.info.get("counts")
+    return int(counts["kept"] if counts else entry.info["rows"])
+
+
+def restore_log(stages: DataStages, training: Training, entry: Entry) -> None:
+    """Let metrics.jsonl tell of the training in force, where it was done by another run or under an earlier setting."""
+    space = stages.store.workspace(training_folder(training), entry.key)
+    _log(stages, training).restore(_log_file(space))
+
+
+def _log(stages: DataStages, training: Training) -> MetricsLog:
+    return MetricsLog(stages.store.run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
+
+
+def _log_file(space: Workspace) -> Path:
+    return space.path("metrics.jsonl")
+
+
+def _train_again(stages: DataStages, training: Training, space: Workspace) -> None:
+    stages.store.display.say("      the generator's weights were removed after it had answered: training it again")
+    _train(stages, training, space)
+
+
+def _weights(space: Workspace) -> Path:
+    return space.folder / f"policy-{space.key}"
+
+
+def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
+    """Return the folder with the trained weights; what a killed training left behind is gone on with."""
+    folder, checkpoints = _weights(space), space.folder / f"checkpoints-{space.key}"
+    if not folder.exists():
+        store = stages.store
+        rows = [row for entry in training.rows for row in read_rows(store.files(entry), Contrast) if row.kept]
+        started = time.monotonic()
+        with divergence_noted(space.path("diverged.json"), "train.learning_rate"):
+            trainer = open_trainer(stages, training, rows, checkpoints)
+            log = _log(stages, training)
+            trainer.say = space.display.say
+            fit(trainer, checkpoints, log, space.display)
+        log.keep(_log_file(space))
+        info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
+        with atomic_path(folder) as temporary:
+            _save(trainer, temporary, _card(stages.recipe, training, rows, info, log.rows))
+            write_json(temporary / _INFO, info)
+    # The folder appears whole, so a run that was killed between here and the ledger does not train again.
+    remove(checkpoints)
+    return folder
+
+
+def open_trainer(stages: DataStages, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
+    """Return the trainer of a training on scored rows, with a model of its own."""
+    from selfsteer.policy import SSOTrainer
+    from selfsteer.policy.adapters import lora_config
+
+    recipe, models = stages.recipe, stages.models
+    chat = models.chat(training.start)
+    assert chat is not None  # the configuration lets only backends with weights train
+    args = sso_config(
+        recipe.train, checkpoints, seed=recipe.seed, precision=models.precision(recipe.train.precision),
+        device=models.device, loss=training.loss(recipe), stored=training.reference != training.start,
+        template_kwargs=recipe.model.chat_template_kwargs,
+    )  # fmt: skip
+    return SSOTrainer(
+        model=models.trainable(training.start),
+        args=args,
+        train_dataset=rows,
+        processing_class=chat.tokenizer,
+        peft_config=recipe.train.lora and lora_config(recipe.train.lora),
+    )
+
+
+def sso_config(
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    seed: int,
+    precision: str,
+    device: str,
+    loss: TrainSettings | GeneratorSettings | None = None,
+    stored: bool = False,
+    template_kwargs: dict[str, Any] | None = None,
+) -> SSOConfig:
+    """Return the trainer's configuration for a recipe's train section.
+
+    Args:
+        settings: The section.
+        folder: Where checkpoints go.
+        seed: The run's.
+        precision: "bfloat16" or "float32".
+        device: The models'.
+        loss: The section with the loss, learning rate, epochs and batch size (default: ``settings``).
+        stored: Whether the reference is that of the rows' scores and not the start.
+        template_kwargs: Variables for the chat template.
+    """
+    from selfsteer.policy import SSOConfig
+    from selfsteer.policy.config import checkpointing_argument
+    from selfsteer.policy.objective import loss_fields
+
+    own = loss or settings
+    options: dict[str, Any] = loss_fields(own) | {name: getattr(settings, name) for name in _SAME_NAMES}
+    options["allow_harmful_targets"] = isinstance(own, GeneratorSettings) and own.allow_harmful_targets
+    options[checkpointing_argument()] = settings.gradient_checkpointing
+    # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
+    options["check_start"] = settings.lora is None or settings.lora.dropout == 0
+    micro = min(settings.micro_batch_size, own.batch_size)
+    return SSOConfig(
+        output_dir=str(folder),
+        reference="stored" if stored else "start",
+        chat_template_kwargs=template_kwargs or None,
+        learning_rate=own.learning_rate,
+        num_train_epochs=own.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=own.batch_size // micro,
+        warmup_ratio=settings.warmup_ratio,
+        adam_beta1=settings.adam_betas[0],
+        adam_beta2=settings.adam_betas[1],
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        bf16=precision == "bfloat16",
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device != "cpu",
+        seed=seed,
+        report_to="none",
+        disable_tqdm=True,
+        **options,
+    )
+
+
+def _info(
+    recipe: Recipe, training: Training, trainer: SSOTrainer, rows: Sequence[Contrast], seconds: float
+) -> dict[str, Any]:
+    loss = training.loss(recipe)
+    views = () if trainer.args.allow_harmful_targets else trainer.views
+    harmful = sum(any(harmful_target(row, view) for view in views) for row in rows)
+    bits = recipe.train.lora.bits if recipe.train.lora else None
+    precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
+    return {
+        "examples": trainer.examples,
+        "harmful_left_out": harmful,
+        "steps": trainer.state.global_step,
+        "epochs": loss.epochs,
+        "objective": loss.objective,
+        "base_loss": None if loss.objective == "sft" else loss.base_loss,
+        "reference": training.reference.name,
+        "learning_rate": loss.learning_rate,
+        "precision": f"{precision}, base in {bits} bits" if bits else precision,
+        "seconds": round(seconds, 1),
+        "peak_memory_gb": peak_memory_gb(),
+    }
+
+
+def _save(trainer: SSOTrainer, folder: Path, card: str) -> None:
+    with unsaved_told(folder):
+        trainer.save_model(str(folder))
+    # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
+    remove(folder / "training_args.bin")
+    write_atomic(folder / "README.md", card)
+
+
+def _card(
+    recipe: Recipe,
+    training: Training,
+    rows: Sequence[Contrast],
+    info: dict[str, Any],
+    metrics: Sequence[dict[str, Any]],
+) -> str:
+    from selfsteer.policy.card import model_card
+
+    provenance = rows[0].provenance
+    annotated = recipe.preferences.source
+    total = sum(int(entry.info.get("total", kept_rows(entry))) for entry in training.rows)
+    data = {"rows": f"{info['examples']} kept of {total}"}
+    if annotated:
+        data = {"annotated preferences": annotated} | data
+    else:
+        made = {"queries": recipe.queries.source, "principle set": provenance["principle_set"]}
+        data = made | data | {"responses by": f"{provenance['model']} ({provenance['sampling']})"}
+    settings = training.settings(recipe) | {"steps": info["steps"], "seed": recipe.seed}
+    return model_card(
+        base_model=recipe.model.name,
+        data=data,
+        settings=settings,
+        figures=metrics,
+        version=selfsteer.__version__,
+        annotated=bool(annotated),
+        template_kwargs=recipe.model.chat_template_kwargs,
+    )

@@ -1,0 +1,412 @@
+"""Growing a query set with a chat model, round by round.
+
+A round is one batch of requests, planned from the seeds and from what earlier rounds brought. Its answers are on disk,
+under a key of all that they depend on, before the next round is planned; everything else is worked out from them
+again. So a process that is killed anywhere repeats one batch at most, and a changed check asks the model again only
+where it changes what is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import selfsteer
+from selfsteer.backends import Backend
+from selfsteer.config import Growth
+from selfsteer.contrast import Request
+from selfsteer.errors import ConfigError, DataError, WorkFailed
+from selfsteer.files import atomic_path, clone, fingerprint, read_json, remove, sha256_file, storage_errors, write_json
+from selfsteer.language_id import language
+from selfsteer.quality import think_apart
+from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fingerprint
+from selfsteer.queries.augment_prompts import Ask, Planner, Source, template_content, template_version
+from selfsteer.queries.generated_checks import grown_fault
+from selfsteer.queries.load import GROWN, content_hash, made_id
+from selfsteer.queries.parse_generated import Reading, read_list, read_one
+from selfsteer.queries.words import changed_words
+from selfsteer.records import Message, Query, Response, read_rows
+from selfsteer.runs.progress import Display, Planned
+from selfsteer.runs.shards import Done, LeftOut, Plan, Work, check_any_left, do_blocks
+from selfsteer.runs.store import Store, Workspace
+from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.responses import batch_seed, key_of, sample
+
+VERSION = 2
+"""Raise it when the same answers would give other queries."""
+
+_RECORD, _KEPT, _DROPPED = "augment.json", "kept.jsonl", "dropped.jsonl"
+_FIRST = 4  # requests of the first round; each round doubles them up to the batch, whatever the count that is wanted
+_BARREN = 20  # less than one new query in so many that were asked for is next to nothing
+_COMMON = 20  # a language is one of the seeds' if one seed in so many is in it
+_CHANGED = 5  # words that make an evolved query another one than those it was made of, however long these are
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Grown:
+    """What a growth brought; the dictionaries hold counts.
+
+    Attributes:
+        seeds, unused_seeds: How many seeds served; why others did not.
+        languages: Those that are kept, None for any.
+        rounds, requests: How many were made.
+        outcomes: Answers by how they could be read: ok, repaired, failed; unanswered for requests without an answer.
+        dropped: New queries by what dropped them.
+        operations: Queries that were written, by what was done to make them.
+        kept: How many were written.
+    """
+
+    seeds: int = 0
+    unused_seeds: dict[str, int] = dataclasses.field(default_factory=dict)
+    languages: list[str] | None = None
+    rounds: int = 0
+    requests: int = 0
+    outcomes: dict[str, int] = dataclasses.field(default_factory=dict)
+    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
+    operations: dict[str, int] = dataclasses.field(default_factory=dict)
+    kept: int = 0
+
+
+def augment(
+    growth: Growth, output: Path, run_dir: Path, *, count: int, overwrite: bool = False, display: Display | None = None
+) -> Grown:
+    """Grow ``count`` new queries and write them to ``output``; what was dropped goes to ``run_dir/dropped.jsonl``.
+
+    The same call again does nothing; one that was killed goes on; a higher count goes on where the lower one stopped.
+
+    Raises:
+        InputError: The seeds, a setting or the model can't be used, or ``output`` is a file that was not written here,
+            or one that is read.
+        WorkFailed: Too little came of several rounds, or the model can't be asked. What did come is in
+            ``run_dir/kept.jsonl``, and in ``output`` unless more stands there.
+    """
+    _check_output(output, run_dir, overwrite)
+    _check_sources(growth, output, run_dir)
+    display = display or Display(quiet=True)
+    store = Store(run_dir, display)
+    with display, storage_errors(run_dir), store.locked():
+        return _Growing(growth, output, count, store).go()
+
+
+def _check_output(output: Path, run_dir: Path, overwrite: bool) -> None:
+    if output.suffix != ".jsonl":
+        raise ConfigError(f"can't write {output.name!r}", where="--output", do="name a file that ends in .jsonl")
+    if not output.exists() or overwrite:
+        return
+    ours = (read_json(run_dir / _RECORD) or {}).get("written", [])
+    if not output.is_file() or sha256_file(output) not in ours:
+        what = "there is something already that was not written here, or was changed since"
+        raise ConfigError(what, where=str(output), do="take another name, or replace it with --overwrite")
+
+
+def _check_sources(growth: Growth, output: Path, run_dir: Path) -> None:
+    """Refuse to write what is read: it would be lost, or be a seed of the next call."""
+    own = [run_dir / name for name in (_RECORD, _KEPT, _DROPPED)]
+    if output.resolve() in [path.resolve() for path in own]:
+        what = f"{output.name} is a file of the run directory itself"
+        raise ConfigError(what, where="--output", do="take another name, or another --run-dir")
+    for source in _sources(growth):
+        for path in [output, *own]:
+            if reads_file(source, path):
+                what = f"queries are read from there ({source}), so nothing can be written there"
+                do = "name a file (and a --run-dir) outside of the seeds and the benchmarks"
+                raise ConfigError(what, where=str(path), do=do)
+
+
+def _sources(growth: Growth) -> list[str]:
+    return [growth.queries.source, *(benchmark.source for benchmark in growth.queries.decontaminate)]
+
+
+class _Growing:
+    """One growth: its settings, its files, and what the rounds brought so far."""
+
+    def __init__(self, growth: Growth, output: Path, count: int, store: Store) -> None:
+        self.growth, self.output, self.count, self.store = growth, output, count, store
+        self.models = Models(growth.recipe, store.run_dir)
+        self.grown = Grown()
+        self._record = store.run_dir / _RECORD
+        self._kept, self._dropped = store.run_dir / _KEPT, store.run_dir / _DROPPED
+
+    def go(self) -> Grown:
+        """Do what is not done yet, and write it."""
+        display = self.store.display
+        display.plan([Planned("", 1.0)])
+        policy = self.models.start(display.say)
+        key = fingerprint([VERSION, selfsteer.__version__, self._depends(policy), self.count])
+        if (done := self._done(key)) is not None:
+            display.finish("grow queries", reused=True)
+            return done
+        self._sweep()
+        display.begin("grow queries", self.count)
+        try:
+            self._grow(policy)
+        finally:
+            self.models.free()
+        gave_up = self.grown.kept < self.count
+        if gave_up and self.grown.kept < _lines(self.output):
+            raise self._gave_up(f"what came is in {self._kept}, and {self.output} stays, which holds more")
+        self._note(key)
+        clone(self._kept, self.output)
+        if gave_up:
+            raise self._gave_up(f"what came is in {self.output}")
+        display.finish("grow queries", reused=False, note=f": {self.grown.kept} kept")
+        return self.grown
+
+    def _depends(self, policy: Policy) -> list[Any]:
+        settings = self.growth.model_dump(exclude={"model", "generation"})
+        contents = [source_fingerprint(source) for source in _sources(self.growth)]
+        return [settings, contents, template_content(self.growth.augment.method), self._engine(policy)]
+
+    def _engine(self, policy: Policy) -> list[Any]:
+        """What an answer depends on besides the request."""
+        settings = self.growth.generation
+        return [*self.models.engine(policy), settings.temperature, settings.top_p, settings.max_new_tokens]
+
+    def _done(self, key: str) -> Grown | None:
+        """Return what an earlier call with the same key brought, if all of it is there as it was."""
+        known = read_json(self._record)
+        if not isinstance(known, dict) or known.get("key") != key or not self.output.exists():
+            return None
+        found = Grown(**known["grown"])
+        return found if found.kept == self.count and sha256_file(self.output) == known["written"][0] else None
+
+    def _note(self, key: str) -> None:
+        """Record what was made before it replaces an earlier output, which is ours too if this process dies here."""
+        written = [sha256_file(file) for file in (self._kept, self.output) if file.exists()]
+        known = {"key": key, "written": list(dict.fromkeys(written)), "grown": dataclasses.asdict(self.grown)}
+        write_json(self._record, known)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process was writing."""
+        folders = {self.store.run_dir: "*", self.store.run_dir / "answers": "*", self.output.parent: self.output.name}
+        for folder, name in folders.items():
+            for left in folder.glob(f".{name}.*.tmp"):
+                remove(left)
+
+    def _grow(self, policy: Policy) -> None:
+        """Do the rounds until there is enough, or until too little comes of them; write what they bring."""
+        seeds = self._seeds()
+        planner = Planner(self.growth.augment, seeds, self.growth.seed)
+        barren = 0
+        with ExitStack() as stack:
+            files = [stack.enter_context(atomic_path(path)) for path in (self._kept, self._dropped)]
+            kept, dropped = (stack.enter_context(file.open("w", encoding="utf-8")) for file in files)
+            sieve = _Sieve(self.growth, seeds, self.grown, self.count, self._provenance(policy), kept, dropped)
+            while self.grown.kept < self.count and barren < self.growth.augment.patience:
+                size = min(self.growth.generation.batch, _FIRST << min(self.grown.rounds, 20))
+                asks = planner.plan(self.grown.rounds, size)
+                before = self.grown.kept
+                new = self._round(asks, policy, sieve)
+                planner.add(new)
+                barren = barren + 1 if len(new) * _BARREN < sum(ask.wanted for ask in asks) else 0
+                self.store.display.advance(self.grown.kept - before)
+
+    def _seeds(self) -> list[Source]:
+        """Return the queries to grow from: those of one message, within the length that is kept."""
+        settings = self.growth.queries
+        loaded = load_queries(
+            settings.source,
+            field=settings.field,
+            limit=settings.limit,
+            dataset_split=settings.dataset_split,
+            max_left_out=settings.max_left_out,
+        )
+        reasons = Counter({"empty or repeated": len(loaded.dropped)} if loaded.dropped else {})
+        reasons.update(filter(None, map(self._unused, loaded.queries)))
+        found = [Source(query.id, query.prompt[0]["content"]) for query in loaded.queries if not self._unused(query)]
+        self.grown.seeds, self.grown.unused_seeds = len(found), dict(reasons)
+        if not found:
+            raise DataError(
+                f"no seed can be grown from: {_counts(reasons)}", where=settings.source, do="give other seeds"
+            )
+        self.grown.languages = _languages(settings.languages, found)
+        return found
+
+    def _unused(self, query: Query) -> str:
+        """Return why a query can't be a seed, "" where it can."""
+        if len(query.prompt) > 1:
+            return "several messages"
+        most = self.growth.queries.max_chars
+        return "longer than max_chars" if most and len(query.prompt[0]["content"]) > most else ""
+
+    def _round(self, asks: Sequence[Ask], policy: Policy, sieve: _Sieve) -> list[Source]:
+        """Do one round; return the queries that came of it."""
+        prompts = [ask.prompt for ask in asks]
+        key = fingerprint([self._engine(policy), self.growth.seed, self.grown.rounds, prompts])
+        space = Workspace(self.store.run_dir, "answers", key, Display(quiet=True))
+        paths, info = do_blocks(space, 1, self._asking(asks, policy))
+        check_any_left(paths, info, len(asks), "request")
+        chat = self.models.chat(policy)
+        answers = {row.id: think_apart(row, chat) for row in read_rows(paths, Response)}
+        self.grown.rounds += 1
+        self.grown.requests += len(asks)
+        return [source for ask in asks for source in sieve.take(ask, answers.get(ask.id))]
+
+    def _asking(self, asks: Sequence[Ask], policy: Policy) -> Work[Request, Response]:
+        """Return how the batch of a round is done."""
+        growth, round = self.growth, self.grown.rounds
+        new = growth.generation.max_new_tokens
+
+        def plan(_: int) -> Plan[Request]:
+            backend = self.models.backend(policy)
+            reasons = {ask.id: _too_long(ask.prompt, new, backend) for ask in asks}
+            do = "lower generation.max_new_tokens"
+            left_out = [LeftOut(name, reason, do) for name, reason in reasons.items() if reason]
+            names = {one.where for one in left_out}
+            requests = [Request(ask.id, "original", ask.prompt) for ask in asks if ask.id not in names]
+            return Plan([requests] if requests else [], left_out)
+
+        def do(number: int, batch: Sequence[Request]) -> Done[Response]:
+            seed = batch_seed(growth.seed, "augment", round, number)
+            return sample(growth.recipe, self.models.backend(policy), batch, seed)
+
+        return Work(
+            Response,
+            plan,
+            do,
+            item_key=key_of,
+            row_key=key_of,
+            failed=growth.generation.endpoint.failed,
+        )
+
+    def _provenance(self, policy: Policy) -> Row:
+        settings = self.growth.generation
+        return {
+            "selfsteer": selfsteer.__version__,
+            "model": self.models.name,
+            "weights": policy.fingerprint,
+            "backend": settings.backend,
+            "sampling": settings.sampling,
+            "seed": self.growth.seed,
+            "method": self.growth.augment.method,
+            "template": template_version(self.growth.augment.method),
+        } | ({"chat_template_kwargs": variables} if (variables := self.growth.model.chat_template_kwargs) else {})
+
+    def _gave_up(self, where: str) -> WorkFailed:
+        last = self.growth.augment.patience
+        return WorkFailed(
+            f"only {self.grown.kept} of {self.count} queries: next to nothing came of the last {last} rounds; "
+            f"{where} (dropped: {_counts(self.grown.dropped) or 'nothing'})",
+            where=str(self._dropped),
+            do="look there at what was dropped and why; more seeds, a larger model or a looser check give more",
+        )
+
+
+class _Sieve:
+    """Reads answers, checks what they hold, and writes what is kept and what is dropped."""
+
+    def __init__(
+        self,
+        growth: Growth,
+        seeds: Sequence[Source],
+        grown: Grown,
+        count: int,
+        provenance: Row,
+        kept: IO[str],
+        dropped: IO[str],
+    ) -> None:
+        self.grown, self.count, self.provenance = grown, count, provenance
+        self._kept, self._dropped = kept, dropped
+        self._checks = Checks(growth.queries, grown.languages)
+        self._seen = {content_hash(_user(source.text)): source.id for source in seeds}
+        for source in seeds:
+            self._checks.remember(source.id, _user(source.text))
+
+    def take(self, ask: Ask, answer: Response | None) -> list[Source]:
+        """Return what is kept of an answer, and write as much of it as is still wanted."""
+        reading = _read(ask, answer)
+        _count(self.grown.outcomes, reading.outcome if answer else "unanswered")
+        origin = {"source": f"{GROWN}{ask.operation}", "provenance": self.provenance | _origin(ask, reading)}
+        if answer and not reading.queries:
+            self._drop(answer.text, Fault("unreadable", reading.why), origin)
+        found = []
+        for text in reading.queries:
+            source = Source(made_id(_user(text)), text, ask.depth, ask.parent)
+            fault = self._fault(source)
+            if fault:
+                self._drop(text, fault, origin)
+            else:
+                found.append(source)
+                self._keep(source, ask, origin)
+        return found
+
+    def _fault(self, source: Source) -> Fault | None:
+        prompt = _user(source.text)
+        content = content_hash(prompt)
+        fault = grown_fault(source.text)
+        if fault is None and content in self._seen:
+            fault = Fault("duplicate", f"duplicate of {self._seen[content]}", {"of": self._seen[content]})
+        apart = {one.id for one in source.ancestors if changed_words(source.text, one.text) >= _CHANGED}
+        fault = fault or self._checks.fault(source.id, prompt, apart)
+        if fault is None:
+            self._seen[content] = source.id
+        return fault
+
+    def _keep(self, source: Source, ask: Ask, origin: Row) -> None:
+        if self.grown.kept < self.count:
+            self.grown.kept += 1
+            _count(self.grown.operations, ask.operation)
+            _write(self._kept, {"id": source.id, "prompt": source.text} | origin)
+
+    def _drop(self, text: str, fault: Fault, origin: Row) -> None:
+        _count(self.grown.dropped, fault.check)
+        _write(self._dropped, {"prompt": text, "check": fault.check, "reason": fault.reason, **fault.found} | origin)
+
+
+def _read(ask: Ask, answer: Response | None) -> Reading:
+    if answer is None:
+        return Reading("failed", why="no answer")
+    read = read_list if ask.operation == "self-instruct" else read_one
+    return read(answer.text, answer.finish)
+
+
+def _origin(ask: Ask, reading: Reading) -> Row:
+    """What is particular to one request in the provenance of what came of it."""
+    parents = [source.id for source in ask.sources]
+    read = f"{reading.outcome}: {reading.why}" if reading.why else reading.outcome
+    round = int(ask.id.partition("-")[0])
+    return {"operation": ask.operation, "seeds": parents, "depth": ask.depth, "round": round, "reading": read}
+
+
+def _languages(wanted: str | list[str], seeds: Sequence[Source]) -> list[str] | None:
+    """Return the languages to keep, None for any."""
+    if isinstance(wanted, list):
+        return wanted
+    told = Counter(code for source in seeds if (code := language(source.text))) if wanted == "seeds" else Counter()
+    return sorted(code for code, count in told.items() if count * _COMMON >= told.total()) or None
+
+
+def _too_long(prompt: Sequence[Message], new: int, backend: Backend) -> str:
+    """Return why a request does not fit, "" where it does."""
+    if backend.context is None or (length := backend.length(prompt)) + new <= backend.context:
+        return ""
+    return f"prompt of {length} tokens + {new} new ones exceed the model's context of {backend.context}"
+
+
+def _user(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in Counter(counts).most_common())
+
+
+def _lines(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _write(file: IO[str], row: Row) -> None:
+    file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,206 @@
+"""`selfsteer judge`: files of preference pairs, or a run's own pairs, before one or several judges."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from selfsteer.config import JudgeSettings
+from selfsteer.errors import ConfigError, DataError, WorkFailed
+from selfsteer.evaluation.metrics import is_full
+from selfsteer.evaluation.signal_quality import pairs_of
+from selfsteer.files import fingerprint
+from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
+from selfsteer.judges.agreement import agreement, by_subset, pooled
+from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
+from selfsteer.judges.pair_datasets import load_pairs
+from selfsteer.judges.registry import given, settings_of
+from selfsteer.judges.tables import Judged, common_kappa, invalid_told
+from selfsteer.judges.text import CUT_OFF
+from selfsteer.queries import is_split
+from selfsteer.queries.tally import in_words
+from selfsteer.records import Contrast
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.reader import RunReader
+
+Progress = Callable[[str, int, int], None]
+By = Literal["overall", "aspects"]
+
+
+def read_pairs(
+    sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, by: By = "overall", split: str | None = None
+) -> tuple[list[Pair], list[str]]:
+    """Return the pairs of all sources, and a sentence on what had to be left out of each.
+
+    Args:
+        sources: Files, folders and hub data sets of preference pairs, and run directories: of these the kept pairs of
+            the newest round, with the label that the data claims, y+.
+        limit: Take a random sample of so many pairs of each source.
+        seed: Chooses the sample.
+        by: What a run's pairs are judged by: overall quality, or the aspects that they were steered by.
+        split: Of hub data sets; None is train.
+
+    Raises:
+        InputError: A source can't be read, two of them have the same name, or ``split`` is given and none has splits.
+    """
+    split = hub_split(sources, split)
+    pairs: list[Pair] = []
+    notes = []
+    for source in sources:
+        if is_run(source):
+            pairs += _run_pairs(source, limit, seed, by)
+            continue
+        found = load_pairs(source, limit=limit, seed=seed, split=split)
+        pairs += found.pairs
+        if found.dropped:
+            notes.append(f"{source.name}: {len(found.dropped)} rows left out: {in_words(found.reasons)}")
+    check_ids(pairs, sources)
+    return pairs, notes
+
+
+def is_run(source: Path) -> bool:
+    """Tell a run directory from a folder of data."""
+    return (source / "recipe.yaml").is_file() or (source / "ledger.jsonl").is_file()
+
+
+def hub_split(sources: Sequence[Path], split: str | None) -> str:
+    """Return the split that is read of hub data sets; :class:`ConfigError` where one is given and no source has any."""
+    if split is not None and not any(is_split(str(source)) for source in sources):
+        what = f"--split {split} is about hub data sets, and none of the sources is one"
+        raise ConfigError(what, where="--split", do="leave it out, or name a hub data set (org/name)")
+    return split or "train"
+
+
+def check_ids(pairs: Sequence[Pair], sources: Sequence[Path]) -> None:
+    """Raise :class:`DataError` where two pairs of some sources have the same id."""
+    twice = len(pairs) - len({pair.id for pair in pairs})
+    if twice:
+        do = "give each file once, and files of different names: a pair's id is the file's name and the row's number"
+        raise DataError(f"{twice} pairs have the id of another", where=", ".join(map(str, sources)), do=do)
+
+
+def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair]:
+    reader = RunReader(run_dir)
+    part = reader.train().parts[-1]
+    rows = [row for row in part.rows if row.kept and is_full(row)]
+    drawn = sorted(rows, key=lambda row: fingerprint([seed, row.id]))[:limit]
+    pairs = pairs_of(drawn, by=by, principle_set=reader.stages.principle_set)
+    name = f"{run_dir.resolve().name}, {part.label}"
+    return [replace(pair, id=f"{name}, {pair.id}", subset=name) for pair in pairs]
+
+
+def judge_rows(stages: DataStages, judge: Judge, rows: Sequence[Contrast]) -> list[Judgement]:
+    """Put a run's rows before a judge as the recipe says, with progress; answers are kept in the run directory."""
+    pairs = pairs_of(rows, by=stages.recipe.judge.by, principle_set=stages.principle_set)
+    done = 0
+
+    def progress(name: str, answered: int, total: int) -> None:
+        nonlocal done
+        stages.store.display.advance(answered - done)
+        done = answered
+
+    return list(judge_with_cache(judge, pairs, stages.store.run_dir / "judgements", progress).judgements)
+
+
+def told_by(judge: Judge, judgements: Sequence[Judgement]) -> dict[str, tuple[str, int]]:
+    """Return by row id the judge's name and its debiased verdict; a pair that it could not answer is left out."""
+    return {one.pair.id: (judge.name, one.debiased) for one in judgements if one.outcome != "invalid"}
+
+
+def judge_with_cache(
+    judge: Judge, pairs: Sequence[Pair], answers: Path, progress: Progress = lambda name, done, total: None
+) -> Judged:
+    """Put the pairs before one judge; what it answered before is not asked again."""
+    cache = AnswerCache(answers / f"{judge.key}.jsonl")
+    report = judge_pairs(judge, pairs, cache, progress=lambda done, total: progress(judge.name, done, total))
+    return Judged(judge.name, report)
+
+
+_NEVER_JUDGED = {
+    CUT_OFF: "raise --max-tokens (judge.max_tokens), or take --mode logprobs; a model that thinks needs room for it",
+    TOO_LONG.why: "take a judge with a longer context, or lower --max-tokens (judge.max_tokens) in mode text",
+    BLOCKED: "ask another server or model",
+}
+"""Why a reply is no verdict though the judge could not say one, and what helps. Other invalid replies are its own."""
+
+
+def check_verdicts(all_judged: Sequence[Judged]) -> None:
+    """Raise :class:`WorkFailed` where no reply of a judge could come to a verdict.
+
+    One that replies, and names no verdict, has been asked: that it is of no use is what the figures say.
+    """
+    for judged in all_judged:
+        found = agreement(judged.judgements, kappas=False)
+        if found.n and found.outcomes["invalid"] == found.n and found.why_invalid.keys() <= _NEVER_JUDGED.keys():
+            most = max(found.why_invalid, key=lambda why: found.why_invalid[why])
+            raise WorkFailed(f"no verdict. {invalid_told(judged.name, asdict(found))}", do=_NEVER_JUDGED[most])
+
+
+def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:
+    """Open a judge for each name; each goes by those of the settings that its kind knows.
+
+    Judges that would stand under one name in a table (two folders called "policy") get the names they were given by.
+
+    Raises:
+        ConfigError: None of the judges goes by a setting that was given, or :func:`open_judge` says so.
+        ModelError, FetchError: As :func:`open_judge`.
+    """
+    idle = given(settings) - set().union(*(settings_of(name) for name in names))
+    if idle:
+        what = f"no judge named here goes by {', '.join(sorted(idle))}"
+        raise ConfigError(what, where=_options(idle), do="leave it out, or name a judge that does")
+    judges = [open_judge(JudgeSettings(name=name, **_known(settings, name))) for name in names]
+    count = Counter(judge.name for judge in judges)
+    for judge, name in zip(judges, names, strict=True):
+        if count[judge.name] > 1:
+            judge.name = name
+    return judges
+
+
+def _known(settings: JudgeSettings, name: str) -> dict[str, Any]:
+    return {key: getattr(settings, key) for key in settings_of(name)}
+
+
+def _options(keys: Iterable[str]) -> str:
+    return ", ".join(f"--{key.replace('_', '-')}" for key in sorted(keys))
+
+
+def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
+    """Return all figures and every verdict, for other programs."""
+    return {
+        "schema_version": 1,
+        "judges": [
+            {
+                "name": judged.name,
+                **_figures(judged.judgements),
+                "pairs": [
+                    {
+                        "id": judgement.pair.id,
+                        "label": judgement.pair.label,
+                        "strict": judgement.strict,
+                        "debiased": judgement.debiased,
+                        "log_odds": judgement.log_odds,
+                        "outcome": judgement.outcome,
+                    }
+                    for judgement in judged.judgements
+                ],
+            }
+            for judged in all_judged
+        ],
+        "kappa": [_kappa(one, other) for one, other in itertools.combinations(all_judged, 2)],
+    }
+
+
+def _figures(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    subsets = {name: asdict(found) for name, found in by_subset(judgements).items()}
+    together = next(iter(subsets.values())) if len(subsets) == 1 else asdict(pooled(judgements))
+    return {"subsets": subsets, "all_sets": together}
+
+
+def _kappa(one: Judged, other: Judged) -> dict[str, Any]:
+    value, interval = common_kappa(one, other) or (None, None)
+    return {"one": one.name, "other": other.name, "kappa": value, "interval": interval}

@@ -1,0 +1,144 @@
+"""`selfsteer principles check`: steer a model along each aspect of a set alone, and see whether it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from selfsteer.config import Recipe
+from selfsteer.errors import DataError
+from selfsteer.evaluation.metrics import is_full
+from selfsteer.evaluation.steerability import Probe, probe_figures
+from selfsteer.files import storage_errors, write_json
+from selfsteer.judges import Judge, open_judge
+from selfsteer.principles import pair_for
+from selfsteer.queries import load_queries
+from selfsteer.records import Contrast, Principled, Query, write_rows
+from selfsteer.runs.dropped import check_left_out, left_out_note
+from selfsteer.runs.ledger import Entry
+from selfsteer.runs.progress import Display, Planned
+from selfsteer.runs.shards import LeftOut, summed
+from selfsteer.runs.store import Store, Workspace
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.principle_strategies import Made, refusal, steered
+from selfsteer.workflows.judge import judge_rows, told_by
+
+Trial = tuple[str, Query]
+"""The aspect to steer along, and the query to answer."""
+
+PAIRS = 32
+"""Pairs that a probe makes by default, spread over the aspects."""
+
+
+def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display | None = None) -> Probe:
+    """Return whether the recipe's model follows the recipe's principle set, aspect by aspect.
+
+    What is sampled and judged is kept in ``folder``; the same call again computes nothing, and one that was killed goes
+    on. The figures go into ``folder/probe.json``.
+
+    Args:
+        recipe: Names model, set, queries, sampling and, if there is one, the judge.
+        folder: Where everything goes.
+        pairs: About how many pairs to make; each aspect gets the same number.
+        display: Shows progress.
+
+    Raises:
+        InputError: The model, the set, the queries or the judge can't be used.
+        WorkFailed: Sampling, scoring or judging failed; what was finished stays.
+    """
+    display = display or Display(quiet=True)
+    stages = DataStages.of(recipe, Store(folder, display))
+    stages.check_programs()
+    judge = open_judge(recipe.judge) if recipe.judge.name else None
+    with display, storage_errors(folder), stages.store.locked():
+        display.plan([Planned("", 1.0), Planned("", 3.0 * pairs), Planned("", 1.5 * pairs)])
+        found = probe_along(stages, _trials(stages, pairs), judge)
+        write_json(folder / "probe.json", {"schema_version": 1, **asdict(found), "standing": found.standing})
+        return found
+
+
+def probe_along(stages: DataStages, trials: Sequence[Trial], judge: Judge | None) -> Probe:
+    """Steer the start along one aspect in each trial, and return what came of it, aspect by aspect.
+
+    The run directory is locked by the caller. The model is let go of at the end.
+    """
+    policy = stages.models.start(stages.store.display.say)
+    principles = _principles(stages, policy, trials)
+    responses = stages.responses(principles, "heldout", 0, policy)
+    scores = stages.scores(principles, responses, "heldout", 0, policy)
+    stages.models.free()
+    rows: dict[str, list[Contrast]] = {aspect.name: [] for aspect in stages.principle_set.aspects}
+    for row in sorted(stages.store.read(scores, Contrast), key=lambda row: row.id):
+        if is_full(row):
+            rows[row.aspects[0]].append(row)
+    return probe_figures(rows, stages.teller(_judged(judge, stages, rows)))
+
+
+def _trials(stages: DataStages, pairs: int) -> list[Trial]:
+    settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
+    each = -(-pairs // len(names))
+    queries = load_queries(
+        settings.source,
+        field=settings.field,
+        limit=settings.limit,
+        dataset_split=settings.dataset_split,
+        max_left_out=settings.max_left_out,
+    ).queries
+    if len(queries) < each:
+        what = f"{len(queries)} queries are too few: each aspect is tried on {each}"
+        raise DataError(what, where=settings.source, do="give more queries, or ask for fewer pairs")
+    return list(spread(names, queries, each))
+
+
+def _principles(stages: DataStages, policy: Policy, trials: Sequence[Trial]) -> Entry:
+    """Write a row for each trial: the aspect's own pair of principles, and no other."""
+    depends = {
+        "trials": [(name, query.id, query.prompt) for name, query in trials],
+        "set": stages.principle_set.fingerprint,
+        "policy": policy.fingerprint,
+    }
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        chat, principle_set = stages.models.chat(policy), stages.principle_set
+        chats = [chat] if chat else []
+        reasons = {query.id: reason for _, query in trials if (reason := refusal(query, chats))}
+        rows = [
+            steered(query, Made(pair_for(principle_set, [name]), "all", "fixed"), chats)
+            for name, query in trials
+            if query.id not in reasons
+        ]
+        path = space.path("principles.parquet")
+        write_rows(path, Principled, rows)
+        return [path], summed([[LeftOut(*reason) for reason in reasons.items()]])
+
+    folder, title = "round-00/heldout/principles", "write principles"
+    entry = stages.store.stage("probe", 0, depends, write, folder=folder, units=1, title=title, note=left_out_note)
+    settings = stages.recipe.queries
+    check_left_out(entry.info, "query", settings.source, settings.max_left_out, len({query.id for _, query in trials}))
+    return entry
+
+
+def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterator[Trial]:
+    """Yield ``each`` queries for every aspect, as different ones as there are; ids name query and aspect."""
+    for place, name in enumerate(names):
+        for number in range(each):
+            yield trial(name, queries[(place * each + number) % len(queries)])
+
+
+def trial(name: str, query: Query) -> Trial:
+    """Return the trial of an aspect on a query; its row is named by both."""
+    return name, Query(f"{query.id} {name}", query.prompt, "heldout")
+
+
+def _judged(judge: Judge | None, stages: DataStages, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:
+    """Return the judge's debiased verdicts on the rows that no program can tell about."""
+    if judge is None:
+        return {}
+    untold = [row for own in rows.values() for row in own if stages.program(row) is None]
+    stages.store.display.begin(f"ask {judge.name}", 2 * len(untold))
+    judgements = judge_rows(stages, judge, untold)
+    stages.store.display.finish(f"ask {judge.name}", reused=False)
+    return told_by(judge, judgements)

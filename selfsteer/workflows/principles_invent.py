@@ -1,0 +1,325 @@
+"""`selfsteer principles invent`: a model proposes new aspects from a sample of queries, and each is tried on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfsteer.backends import shared_prefix
+from selfsteer.config import Recipe, RolesSettings
+from selfsteer.contrast import Request
+from selfsteer.errors import NothingSurvived
+from selfsteer.evaluation.steerability import AspectProbe
+from selfsteer.files import storage_errors, write_json
+from selfsteer.judges import Judge, open_judge
+from selfsteer.principles import PrincipleSet, template_contents
+from selfsteer.principles.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
+from selfsteer.principles.similarity import THRESHOLD, Candidate, merged
+from selfsteer.quality import think_apart
+from selfsteer.queries import source_fingerprint
+from selfsteer.records import Message, Query, Response, write_rows
+from selfsteer.runs.dropped import left_out_note
+from selfsteer.runs.ledger import Entry
+from selfsteer.runs.progress import Display, Planned
+from selfsteer.runs.shards import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
+from selfsteer.runs.store import Store, Workspace, in_batches
+from selfsteer.stages import responses as work
+from selfsteer.stages.context import DataStages
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.queries import draw_queries
+from selfsteer.workflows.principles_check import Trial, probe_along, trial
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What to invent.
+
+    Attributes:
+        sample: Queries that are drawn from the source, at most.
+        per_prompt: Queries that a prompt shows.
+        aspects: Aspects that a prompt asks for.
+        similarity: From here on two aspects are the same (:func:`selfsteer.principles.similarity.similarities`).
+        support: Answers that have to propose an aspect.
+        most: New aspects that are kept at most, those that most answers propose.
+        each: Queries that each of them is tried on; 0 tries none.
+        tokens: Tokens that an answer may take for each aspect that is asked for, besides those for thoughts.
+    """
+
+    sample: int = 24
+    per_prompt: int = 4
+    aspects: int = 2
+    similarity: float = THRESHOLD
+    support: int = 1
+    most: int = 8
+    each: int = 4
+    tokens: int = TOKENS
+
+
+@dataclasses.dataclass(frozen=True)
+class Invented:
+    """What came of it.
+
+    Attributes:
+        given: The set that there was.
+        queries: The sample, in the order in which it was shown.
+        model: Who proposed.
+        readings: What each answer holds, in order.
+        candidates: The new aspects, those that most answers propose first.
+        known: How many proposals were like an aspect of the given set.
+        passed_over: Names of aspects that too few answers propose, or that come after the most that are kept.
+        probes: What steering along a new aspect does, by its name; none where none was tried.
+    """
+
+    given: PrincipleSet
+    queries: list[Query]
+    model: str
+    readings: list[Reading]
+    candidates: list[Candidate]
+    known: dict[str, int]
+    passed_over: list[str]
+    probes: dict[str, AspectProbe]
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many answers were ok, repaired and failed."""
+        return Counter(reading.outcome for reading in self.readings)
+
+    @property
+    def refused(self) -> Counter[str]:
+        """How many proposals were turned down, by reason, the most frequent first."""
+        return _refused(self.readings)
+
+
+def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | None = None) -> Invented:
+    """Ask the recipe's model for aspects that the recipe's principle set lacks, and try them.
+
+    What is sampled and judged is kept in ``folder``; the same call again computes nothing, and one that was killed goes
+    on with the batch it was in. What became of each proposal goes into ``folder/proposals.json``.
+
+    Args:
+        recipe: Names model, given set, queries, sampling and, if there is one, the judge.
+        order: How many of everything.
+        folder: Where everything goes.
+        display: Shows progress.
+
+    Raises:
+        InputError: The model, the set, the queries or the judge can't be used.
+        NothingSurvived: No new aspect is left of the proposals.
+        WorkFailed: Sampling, scoring or judging failed; what was finished stays.
+    """
+    display = display or Display(quiet=True)
+    stages = DataStages.of(recipe, Store(folder, display))
+    stages.check_programs()
+    judge = open_judge(recipe.judge) if recipe.judge.name else None
+    with display, storage_errors(folder), stages.store.locked():
+        display.plan(_planned(order))
+        policy = stages.models.start(display.say)
+        sample = _sample(stages, order)
+        queries = stages.store.read(sample, Query)
+        answers = _answers(stages, order, sample, queries, policy)
+        readings = _readings(stages, order, answers, queries, policy)
+        candidates, known = merged(_proposals(readings), stages.principle_set.aspects, order.similarity)
+        kept = [one for one in candidates if one.answers >= order.support][: order.most]
+        write_json(folder / "proposals.json", _account(readings, kept, known))
+        if not kept:
+            raise _nothing(readings, candidates, known, stages.principle_set.name, order, folder)
+        probes = _probes(stages, kept, list(_trials(kept, queries, order.each)), judge)
+    return Invented(
+        given=stages.principle_set,
+        queries=queries,
+        model=stages.models.name,
+        readings=readings,
+        candidates=kept,
+        known=known,
+        passed_over=[one.aspect.name for one in candidates if one not in kept],
+        probes=probes,
+    )
+
+
+def _probes(
+    stages: DataStages, kept: Sequence[Candidate], trials: Sequence[Trial], judge: Judge | None
+) -> dict[str, AspectProbe]:
+    """Steer along each new aspect alone, in the way of the given set; the model is let go of."""
+    if not trials:
+        stages.models.free()
+        return {}
+    aspects, steering = [one.aspect for one in kept], stages.principle_set.steering
+    alone = PrincipleSet(name="trial", version=1, aspects_per_query=1, steering=steering, aspects=aspects)
+    found = probe_along(dataclasses.replace(stages, principle_set=alone), trials, judge)
+    return {aspect.aspect: aspect for aspect in found.aspects}
+
+
+def _planned(order: Order) -> list[Planned]:
+    pairs = order.most * order.each
+    asking = 4.0 * order.aspects * order.sample / order.per_prompt
+    return [Planned("", cost) for cost in (0.1, asking, *((0.1, 3.0 * pairs, 1.5 * pairs) if pairs else ()))]
+
+
+def _sample(stages: DataStages, order: Order) -> Entry:
+    """Draw the queries to propose from; which ones depends on the seed and their ids alone."""
+    settings, seed = stages.recipe.queries, stages.recipe.seed
+    source = settings.model_dump(include={"source", "field", "dataset_split", "max_left_out"})
+    depends = {
+        "source": [source, settings.limit, source_fingerprint(settings.source)],
+        "sample": order.sample,
+        "seed": seed,
+    }
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        path = space.path("sample.parquet")
+        write_rows(path, Query, draw_queries(settings, order.sample, seed))
+        return [path], {}
+
+    return stages.store.stage("sample", 0, depends, write, folder="invention", units=1, title="draw queries")
+
+
+def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[Query], policy: Policy) -> Entry:
+    """Ask for aspects, a prompt for each few queries; prompts that don't fit are left out and named."""
+    settings = stages.recipe.generation
+    known = [aspect.name for aspect in stages.principle_set.aspects]
+    depends = {
+        "sample": sample.key,
+        "order": [order.per_prompt, order.aspects],
+        "known": known,
+        "template": template_contents(TEMPLATE),
+        "sampling": [settings.temperature, settings.top_p, _sampling(stages, order, policy).generation.max_new_tokens],
+        "seed": stages.recipe.seed,
+    } | stages.engine(policy)
+    groups = in_batches(queries, order.per_prompt)
+    blocks = in_batches(list(enumerate(groups)), BLOCK)
+
+    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        paths, info = do_blocks(space, len(blocks), _asking(stages, order, known, blocks, policy))
+        check_any_left(paths, info, len(groups), "prompt")
+        return paths, info
+
+    def note(info: dict[str, Any]) -> str:
+        return left_out_note(info).replace(",", ":", 1)
+
+    return stages.store.stage(
+        "proposals", 0, depends, write, folder="invention/answers", units=len(groups), title="ask for aspects",
+        note=note,
+    )  # fmt: skip
+
+
+def _asking(
+    stages: DataStages,
+    order: Order,
+    known: Sequence[str],
+    blocks: Sequence[Sequence[tuple[int, Sequence[Query]]]],
+    policy: Policy,
+) -> Work[Request, Response]:
+    """Return how blocks of numbered groups of queries are asked about."""
+    backend = stages.models.backend(policy)
+    role = backend.chat.system_role if backend.chat else "native"
+    recipe = _sampling(stages, order, policy)
+    room, size = recipe.generation.max_new_tokens, recipe.generation.batch
+
+    def messages(texts: Sequence[str]) -> list[Message]:
+        return inventor_messages(texts, known, order.aspects, role)
+
+    prefix = shared_prefix(backend.chat, messages(["A"]), messages(["Z"]))
+
+    def plan(number: int) -> Plan[Request]:
+        items, left_out = [], []
+        for place, group in blocks[number]:
+            item = Request(_name(place), "original", messages([query.prompt[-1]["content"] for query in group]))
+            length = backend.length(item.prompt) + room
+            if backend.context is not None and length > backend.context:
+                reason = f"it takes {length} tokens with its answer, and the model's context is {backend.context}"
+                left_out.append(LeftOut(item.id, reason, "lower --per-prompt or --aspects"))
+            else:
+                items.append(item)
+        stages.store.display.advance(len(left_out))
+        return Plan(in_batches(items, size), left_out)
+
+    def do(number: int, batch: Sequence[Request]) -> Done[Response]:
+        seed = work.batch_seed(recipe.seed, "proposals", number)
+        done = work.sample(recipe, backend, batch, seed, prefix)
+        return Done(done.rows, {key[0]: failure for key, failure in done.failures.items()})  # type: ignore[index]
+
+    return Work(Response, plan, do, per_block=-(-BLOCK // size), failed=stages.failed)
+
+
+def _sampling(stages: DataStages, order: Order, policy: Policy) -> Recipe:
+    """Return the recipe with the room that an answer needs; ``max_new_tokens`` is that of the trials' responses."""
+    settings = stages.recipe.generation
+    thinks = stages.models.may_think(policy)
+    tokens = order.tokens * order.aspects + (stages.recipe.thinking_tokens if thinks else 0)
+    update = {"max_new_tokens": tokens, "roles": RolesSettings()}  # an answer with aspects is no response to a query
+    return stages.recipe.model_copy(update={"generation": settings.model_copy(update=update)})
+
+
+def _name(place: int) -> str:
+    return f"{place:05d}"
+
+
+def _readings(
+    stages: DataStages, order: Order, answers: Entry, queries: Sequence[Query], policy: Policy
+) -> list[Reading]:
+    """Read the answers; a prompt that was left out has none."""
+    chat = stages.models.chat(policy)
+    found = {row.id: think_apart(row, chat) for row in stages.store.read(answers, Response)}
+    return [
+        read_proposals(row.text, place, group, cut=row.finish == "length")
+        for place, group in enumerate(in_batches(queries, order.per_prompt))
+        if (row := found.get(_name(place))) is not None
+    ]
+
+
+def _proposals(readings: Sequence[Reading]) -> list[Proposal]:
+    return [proposal for reading in readings for proposal in reading.proposals]
+
+
+def _refused(readings: Sequence[Reading]) -> Counter[str]:
+    reasons = Counter(refused.reason for reading in readings for refused in reading.refused)
+    return Counter(dict(reasons.most_common()))
+
+
+def _trials(candidates: Sequence[Candidate], queries: Sequence[Query], each: int) -> Iterator[Trial]:
+    """Yield up to ``each`` trials of every new aspect: on queries that it shall matter for, then on others."""
+    for place, candidate in enumerate(candidates):
+        own = [query for query in queries if query.id in candidate.queries]
+        rest = [query for query in queries if query.id not in candidate.queries]
+        start = place * each % max(1, len(rest))
+        for query in (own + rest[start:] + rest[:start])[:each]:
+            yield trial(candidate.aspect.name, query)
+
+
+def _account(readings: Sequence[Reading], kept: Sequence[Candidate], known: dict[str, int]) -> dict[str, Any]:
+    """Return what became of each answer and each proposal."""
+    return {
+        "schema_version": 1,
+        "answers": [
+            {
+                "outcome": reading.outcome,
+                "proposals": [{**one.aspect.model_dump(), "queries": one.queries} for one in reading.proposals],
+                "refused": [dataclasses.asdict(one) for one in reading.refused],
+            }
+            for reading in readings
+        ],
+        "new": {one.aspect.name: [proposal.aspect.name for proposal in one.proposals] for one in kept},
+        "known": known,
+    }
+
+
+def _nothing(
+    readings: Sequence[Reading],
+    candidates: Sequence[Candidate],
+    known: dict[str, int],
+    given: str,
+    order: Order,
+    folder: Path,
+) -> NothingSurvived:
+    counts = {
+        f"answers without a JSON list or object, of {len(readings)}": sum(one.outcome == "failed" for one in readings),
+        f"aspects that are in {given!r} already": sum(known.values()),
+        f"aspects that fewer than {order.support} answers propose": len(candidates),
+        **{f"turned down, {reason}": count for reason, count in _refused(readings).items()},
+    }
+    what = "no new aspect is left: " + "; ".join(f"{words}: {count}" for words, count in counts.items() if count)
+    do = "lower --support" if candidates else "take a larger model, or more queries (--sample)"
+    return NothingSurvived(what, where=str(folder / "proposals.json"), do=do)

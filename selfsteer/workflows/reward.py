@@ -1,0 +1,436 @@
+"""`selfsteer reward`: each variant of a recipe is trained once a seed, and all models are scored on the same pairs."""
+
+from __future__ import annotations
+
+import collections
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from selfsteer.chat import tokenizer_fingerprint
+from selfsteer.config import dump_recipe
+from selfsteer.errors import ConfigError, NothingSurvived
+from selfsteer.estimate.model_shape import source_of
+from selfsteer.files import (
+    atomic_path,
+    fingerprint,
+    link_atomic,
+    read_json,
+    remove,
+    sha256_file,
+    storage_errors,
+    write_atomic,
+    write_json,
+)
+from selfsteer.judges import Judge
+from selfsteer.judges.pair_datasets import PairSet, load_pairs
+from selfsteer.judges.program import ProgramJudge, find_program
+from selfsteer.loop.dry_run import Looking, State, Step
+from selfsteer.models.single_slot import give_back
+from selfsteer.reward.card import reward_card
+from selfsteer.reward.data import (
+    Examples,
+    balanced,
+    encoded,
+    longer_chosen,
+    mixed,
+    prompt_key,
+    read_examples,
+    with_margins,
+    write_examples,
+)
+from selfsteer.reward.recipe import RewardRecipe, Trained
+from selfsteer.runs.ledger import Entry, check_place
+from selfsteer.runs.progress import Display, Planned
+from selfsteer.runs.store import Store, Workspace
+from selfsteer.stages.resumable_training import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
+from selfsteer.workflows.judge import judge_with_cache
+from selfsteer.workflows.reward_results import Results, accuracy, as_markdown
+from selfsteer.workflows.reward_sets import open_source
+
+_INFO = "selfsteer.json"
+_MODELS = "models"
+_CHANGES_NO_WEIGHT = {"save_steps"}
+_SAID_BY_DATA = {"margin", "margin_scale", "length_balance", "max_length"}
+"""They act through the examples."""
+_OF_THE_PROCESS = ("num_tokens",)
+"""Figures of TRL's that begin again where a killed training goes on."""
+
+
+def reward(recipe: RewardRecipe, run_dir: Path, *, display: Display | None = None, command: str = "") -> Results:
+    """Do whatever of a reward recipe is not done yet in ``run_dir`` and return the figures of all models.
+
+    Every stage is keyed by what it depends on: a second call finds everything done, a changed setting redoes what
+    depends on it, and a killed training goes on from its last whole checkpoint, to the same weights.
+
+    Raises:
+        InputError: The recipe, a source, a file to evaluate on or the base can't be used; or ``run_dir`` holds
+            something else.
+        NothingSurvived: No pair is left to train on.
+        WorkFailed: A training failed, or another process works in ``run_dir``; what was finished stays.
+    """
+    check_place(run_dir, "reward")
+    work = _Reward(recipe, Store(run_dir, display or Display(quiet=True)))
+    with work.store.display, storage_errors(run_dir), work.store.locked():
+        write_atomic(run_dir / "recipe.yaml", dump_recipe(recipe))
+        results = work.go(command)
+        write_json(run_dir / "results.json", results)
+        write_atomic(run_dir / "results.md", as_markdown(results))
+        return results
+
+
+def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[Step]:
+    """Return the stages that :func:`reward` goes through and where each stands. Nothing is written, fetched or loaded.
+
+    Raises:
+        InputError: As :func:`reward`, or the base is one of the catalogue that is not here yet.
+    """
+    check_place(run_dir, "reward")
+    source_of(recipe.model.name)
+    store = Looking(Store(run_dir, Display(quiet=True)))
+    work = _Reward(recipe, store)
+    data = {one: work.data_stage(one) for one in recipe.trainings}
+    undrawn = {one for one, step in zip(recipe.trainings, list(store.steps), strict=True) if step.todo}
+    for one in recipe.trainings:
+        first = len(store.steps)
+        trained = work.train_stage(one, data[one])
+        for name in recipe.evaluate:
+            work.score_stage(one, trained, name)
+        if one in undrawn:  # the pairs that it is trained on name all that comes of it
+            store.steps[first:] = [replace(step, state=State.AFTER, why="") for step in store.steps[first:]]
+    for name in recipe.evaluate:
+        work.length_stage(name)
+    return store.steps
+
+
+class _Reward:
+    """The stages of one call, and what several of them need."""
+
+    def __init__(self, recipe: RewardRecipe, store: Store) -> None:
+        self.recipe, self.store = recipe, store
+        self.files = {name: sha256_file(_file(name)) for name in recipe.evaluate}
+        self.sources = {name: open_source(name, settings) for name, settings in recipe.sets.items()}
+        self._encoded: dict[str, Examples] = {}
+
+    @cached_property
+    def local(self) -> Any:
+        """The base on this machine."""
+        from selfsteer.backends.local_model import LocalModel
+        from selfsteer.models import quiet, resolve
+
+        quiet()
+        return LocalModel(self.recipe.hardware, resolve(self.recipe.model.name), "model.device")
+
+    @property
+    def _template_kwargs(self) -> dict[str, Any]:
+        """The variables of the chat template, as a part of keys and cards; nothing where there are none."""
+        kwargs = self.recipe.model.chat_template_kwargs
+        return {"chat_template_kwargs": kwargs} if kwargs else {}
+
+    @cached_property
+    def max_length(self) -> int:
+        """Tokens of a conversation: what the recipe allows, and the base's context."""
+        from selfsteer.models.configs import model_config
+        from selfsteer.models.rope import context_of
+
+        context = context_of(model_config(self.local.source, **self.local.options))
+        return min(self.recipe.options.max_length, context or self.recipe.options.max_length)
+
+    @cached_property
+    def evaluated(self) -> dict[str, PairSet]:
+        """All pairs of the files to evaluate on, and what is none."""
+        return {name: load_pairs(Path(name)) for name in self.recipe.evaluate}
+
+    def check_model(self) -> None:
+        """Hold base, tokenizer and settings against each other; no weights are read for it.
+
+        Raises:
+            InputError: They do not go together.
+        """
+        from selfsteer.models.configs import outline
+        from selfsteer.policy.adapters import check_adapter
+        from selfsteer.reward.loading import check_form
+
+        local = self.local
+        local.device  # noqa: B018  # raises where there is no such device
+        local.chat  # noqa: B018  # its tokens are held against the embeddings
+        check_form(local.source)
+        if self.recipe.options.lora:
+            model = outline(local.source, outputs=1, **local.options)
+            check_adapter(model, local.source, self.recipe.options.lora, where="options.lora", task="SEQ_CLS")
+
+    def go(self, command: str) -> Results:
+        self.check_model()
+        trainings, files = self.recipe.trainings, self.recipe.evaluate
+        each = [Planned("train", 60.0), *(Planned(f"score {name}", 10.0) for name in files)]
+        first, last = [Planned("pairs", 1.0)] * len(trainings), [Planned("length", 1.0)] * len(files)
+        self.store.display.plan([*first, *each * len(trainings), *last])
+        data = {one: self.data_stage(one) for one in trainings}
+        self._check_margins(data)
+        made = [self._train_and_score(one, data[one]) for one in trainings]
+        length = {name: self.length_stage(name).info for name in files}
+        return {
+            "schema_version": 1,
+            "name": self.recipe.name,
+            "command": command,
+            "base": self.recipe.model.name,
+            "sets": {name: {"source": settings.source, "what": self.sources[name].what}
+                     for name, settings in self.recipe.sets.items()},
+            "models": made,
+            "length": length,
+        }  # fmt: skip
+
+    def _train_and_score(self, one: Trained, data: Entry) -> dict[str, Any]:
+        entry = self.train_stage(one, data)
+        self._log(one).restore(_log_file(self.store.workspace(_MODELS, entry.key)))
+        give_back()  # a trainer refers to itself, and holds weights, gradients and the optimiser's moments
+        folder = self.store.files(entry)[0]
+        scores = {name: self.score_stage(one, entry, name).info for name in self.recipe.evaluate}
+        write_atomic(folder / "README.md", self._card(one, data.info, entry.info, scores))
+        link = folder.parent / str(one)
+        if not link.is_symlink() or link.resolve() != folder.resolve():
+            link_atomic(link, folder)
+        own = {"variant": one.variant, "seed": one.seed, "folder": f"models/{one}"}
+        return own | {"data": data.info, "training": entry.info, "accuracy": scores}
+
+    # --- data
+
+    def data_stage(self, one: Trained) -> Entry:
+        """Draw a training's examples: tokenised, over-long and evaluated ones left out, weighted, balanced."""
+        options, names = self.recipe.options, self.recipe.of_variant[one.variant]
+        depends = {
+            "sets": {name: self._set_key(name) for name in names},
+            "evaluate": self.files,
+            "tokenizer": tokenizer_fingerprint(self.local.chat.tokenizer),
+            "options": options.model_dump(include=_SAID_BY_DATA - {"max_length"}),
+            "max_length": self.max_length,
+            "seed": one.seed,
+        } | self._template_kwargs
+
+        def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+            return self._draw(one, names, space)
+
+        return self.store.stage(
+            f"reward-data:{one}", 0, depends, write, folder="data", units=1, title=f"pairs of {one.variant}, "
+            f"seed {one.seed}", note=_told,
+        )  # fmt: skip
+
+    def _set_key(self, name: str) -> dict[str, Any]:
+        settings = self.recipe.sets[name]
+        return {"content": self.sources[name].content, "weight": settings.weight, "limit": settings.limit}
+
+    def _draw(self, one: Trained, names: Sequence[str], space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        options = self.recipe.options
+        sets = {name: self._encode(name) for name in names}
+        weights = {name: self.recipe.sets[name].weight for name in names}
+        drawn = mixed({name: found.kept for name, found in sets.items()}, weights, one.seed)
+        left_out = [*(item for found in sets.values() for item in found.left_out), *drawn.left_out]
+        examples = drawn.kept
+        if options.length_balance:
+            even = balanced(examples, one.seed)
+            examples, left_out = even.kept, left_out + even.left_out
+        if not examples:
+            raise _nothing_left(one, left_out)
+        with_margin = sum(example.margin is not None for example in examples)
+        examples = with_margins(examples, (options.margin_scale or 1.0) if options.margin == "steering" else None)
+        paths = [space.path("examples.parquet"), space.path("left_out.jsonl")]
+        write_examples(paths[0], examples)
+        write_atomic(paths[1], "".join(json.dumps(vars(item), ensure_ascii=False) + "\n" for item in left_out))
+        return paths, {
+            "examples": len(examples),
+            "content": fingerprint([[ex.chosen_ids, ex.rejected_ids, ex.margin] for ex in examples]),
+            "sets": dict(collections.Counter(example.set for example in examples)),
+            "left_out": dict(collections.Counter(item.reason for item in left_out).most_common()),
+            "longer_chosen": longer_chosen(examples),
+            "with_margin": with_margin,
+        }
+
+    def _encode(self, name: str) -> Examples:
+        """Return a set's examples; they are the same for every variant and seed."""
+        if name not in self._encoded:
+            prompts = frozenset(prompt_key(pair.prompt) for found in self.evaluated.values() for pair in found.pairs)
+            self._encoded[name] = encoded(
+                name, self.sources[name].pairs(), self.local.chat.template,
+                max_length=self.max_length, evaluated=prompts, limit=self.recipe.sets[name].limit,
+                model=self.recipe.model.name,
+            )  # fmt: skip
+        return self._encoded[name]
+
+    def _check_margins(self, data: Mapping[Trained, Entry]) -> None:
+        if self.recipe.options.margin == "steering" and not any(entry.info["with_margin"] for entry in data.values()):
+            what = "no pair of any set has a steering margin"
+            do = "set options.margin to none, or take rows that a run with weights has scored"
+            raise ConfigError(what, where="options.margin", do=do)
+
+    # --- training
+
+    def train_stage(self, one: Trained, data: Entry) -> Entry:
+        """Train a model on drawn examples; what of the recipe does not change weights is no part of its key."""
+        from selfsteer.models import model_fingerprint
+
+        options = self.recipe.options
+        depends = {
+            "examples": data.info["content"],
+            "options": options.model_dump(exclude=_CHANGES_NO_WEIGHT | _SAID_BY_DATA | {"precision"}),
+            "precision": self.local.dtype,
+            "model": model_fingerprint(self.local.source, **self.local.options),
+            "tokenizer": tokenizer_fingerprint(self.local.chat.tokenizer),
+            "seed": one.seed,
+        }
+
+        def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+            return self._train(one, data, space)
+
+        return self.store.stage(
+            f"reward:{one}", 0, depends, write, folder=_MODELS, units=data.info["examples"] * options.epochs,
+            title=f"train {one.variant}, seed {one.seed}", note=lambda info: f": {info['steps']} steps",
+        )  # fmt: skip
+
+    def _train(self, one: Trained, data: Entry, space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        """Return the folder with the model; what a killed training left behind is gone on with."""
+        from selfsteer.reward.training import save_reward_model
+
+        folder, checkpoints = space.folder / f"{one}-{space.key}", space.folder / f"checkpoints-{space.key}"
+        if not folder.exists():
+            started = time.monotonic()
+            trainer = self._trained(one, data, space, checkpoints)
+            steps = [row for row in trainer.state.log_history if "loss" in row]
+            info = {
+                "steps": trainer.state.global_step,
+                "precision": "bfloat16 autocast" if trainer.args.bf16 else "float32",
+                "first": steps[0],
+                "last": steps[-1],
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_gb": peak_memory_gb(),
+            }
+            with atomic_path(folder) as temporary, unsaved_told(temporary):
+                save_reward_model(trainer, temporary)
+                write_atomic(temporary / "README.md", self._card(one, data.info, info, {}))
+                write_json(temporary / _INFO, info)
+        # The folder appears whole, so a process that was killed between here and the ledger does not train again.
+        remove(checkpoints)
+        return [folder], read_json(folder / _INFO)
+
+    def _trained(self, one: Trained, data: Entry, space: Workspace, checkpoints: Path) -> Any:
+        """Return the trainer after its last step."""
+        from selfsteer.models import load_tokenizer
+        from selfsteer.reward.loading import new_reward_model
+        from selfsteer.reward.training import reward_trainer
+
+        local = self.local
+        log = self._log(one)
+        with divergence_noted(space.path("diverged.json"), "options.learning_rate"):
+            trainer = reward_trainer(
+                new_reward_model(local.source, seed=one.seed, device=local.device, **local.options),
+                load_tokenizer(local.source, **local.options),
+                read_examples(self.store.files(data)[0]),
+                self.recipe.options,
+                checkpoints,
+                seed=one.seed,
+                precision=local.dtype,
+                device=local.device,
+            )
+            fit(trainer, checkpoints, log, space.display)
+        log.keep(_log_file(space))
+        return trainer
+
+    def _log(self, one: Trained) -> MetricsLog:
+        return MetricsLog(self.store.run_dir / "metrics.jsonl", {"stage": f"reward:{one}"}, _OF_THE_PROCESS)
+
+    def _card(self, one: Trained, data: Any, training: Any, scores: Any) -> str:
+        recipe = self.recipe
+        names = recipe.of_variant[one.variant]
+        return reward_card(
+            base_model=recipe.model.name,
+            title=f"{recipe.name}: {one.variant}, seed {one.seed}",
+            sets=[(name, recipe.sets[name], self.sources[name], data["sets"].get(name, 0)) for name in names],
+            data=data,
+            settings=recipe.options.model_dump() | {"seed": one.seed, **self._template_kwargs},
+            training=training,
+            scores=scores,
+        )
+
+    # --- scoring
+
+    def score_stage(self, one: Trained, entry: Entry, name: str) -> Entry:
+        """Score a file's pairs by a trained model, as `selfsteer judge FILE --judge reward:FOLDER` does."""
+        trusted: dict[str, Any] = {"trust_remote_code": self.recipe.model.trust_remote_code}
+
+        def judge() -> Judge:
+            from selfsteer.judges.reward import RewardJudge
+            from selfsteer.models import load_tokenizer, model_fingerprint
+            from selfsteer.reward.loading import load_reward_model, reward_config
+
+            folder = str(self.store.files(entry)[0])
+            return RewardJudge(
+                partial(load_reward_model, folder, device=self.local.device, **trusted),
+                load_tokenizer(folder, **trusted),
+                config=reward_config(folder, **trusted),
+                name=str(one),
+                content=f"{model_fingerprint(folder, chat=True, **trusted)} float32",
+                template_kwargs=self.recipe.model.chat_template_kwargs,
+            )
+
+        return self._scored(
+            str(one), {"model": entry.key} | self._template_kwargs, name, judge, f"score {name} by {one}"
+        )
+
+    def length_stage(self, name: str) -> Entry:
+        """Score a file's pairs by length alone."""
+        judge = partial(ProgramJudge, find_program("longer"))
+        return self._scored("longer", {}, name, judge, f"score {name} by length")
+
+    def _scored(self, who: str, depends: dict[str, Any], name: str, judge: Any, title: str) -> Entry:
+        pairs = {"pairs": self.files[name], "limit": self.recipe.evaluate_limit}
+
+        def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+            found = load_pairs(Path(name), limit=self.recipe.evaluate_limit)
+            done = 0
+
+            def progress(_: str, answered: int, total: int) -> None:
+                nonlocal done
+                space.display.advance((answered - done) / total)
+                done = answered
+
+            judged = judge_with_cache(judge(), found.pairs, self.store.run_dir / "answers", progress)
+            path = space.path("scores.jsonl")
+            lines = ({"id": j.pair.id, "subset": j.pair.subset, "label": j.pair.label, "difference": j.log_odds,
+                      "outcome": j.outcome} for j in judged.judgements)  # fmt: skip
+            write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            left_out = collections.Counter(item.reason for item in found.dropped)
+            return [path], {"subsets": accuracy(judged.judgements), "left_out": dict(left_out)}
+
+        return self.store.stage(
+            f"reward-scores:{who}:{name}", 0, depends | pairs, write, folder="scores", units=1,
+            title=title,
+        )  # fmt: skip
+
+
+def _log_file(space: Workspace) -> Path:
+    """Return where a training's lines of metrics.jsonl stay, for when its setting is put back."""
+    return space.path("metrics.jsonl")
+
+
+def _file(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"no such file: {name}", where="evaluate", do="give files of labelled preference pairs")
+    return path
+
+
+def _told(info: dict[str, Any]) -> str:
+    left_out = sum(info["left_out"].values())
+    first = f"{next(iter(info['left_out']))}, ...; see data/*-left_out.jsonl" if left_out else ""
+    return f": {info['examples']}" + (f", {left_out} left out ({first})" if left_out else "")
+
+
+def _nothing_left(one: Trained, left_out: Sequence[Any]) -> NothingSurvived:
+    reasons = collections.Counter(item.reason for item in left_out).most_common(3)
+    why = ", ".join(f"{reason} ({count})" for reason, count in reasons) or "its sets are empty"
+    first = f", first at {left_out[0].where}" if left_out else ""
+    what = f"no pair is left to train {one.variant} on: {why}"
+    return NothingSurvived(what, where=f"variant {one.variant}{first}", do="see what is left out, and change that")

@@ -1,0 +1,198 @@
+"""The figures of `selfsteer reward`: accuracy per subset, over seeds, beside what length alone gives."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from selfsteer.confidence_intervals import wilson
+from selfsteer.judges import Judgement
+from selfsteer.judges.tables import percent
+
+Results = dict[str, Any]
+
+NOTES = (
+    "A pair counts as right where the chosen answer gets the higher reward; equal rewards, and pairs that don't fit "
+    "into the model's context, count as not right. One seed: share of pairs with its 95 % interval (Wilson). "
+    "Several: mean and standard deviation over seeds, which says nothing of the pairs; each model's interval is in "
+    "results.md. 'longer answer' is what counting words gets right."
+)
+
+
+def accuracy(judgements: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
+    """Return by subset how many pairs with a winner were judged right.
+
+    Each has n (pairs with a winner by their label), right, share and its Wilson interval (None where n is 0), tied and
+    invalid (of those n: equal rewards, and what could not be scored), and unlabelled (pairs without a winner).
+    """
+    groups: dict[str, list[Judgement]] = {}
+    for one in judgements:
+        groups.setdefault(one.pair.subset, []).append(one)
+    return {subset: _accuracy(group) for subset, group in groups.items()}
+
+
+def _accuracy(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    decided = [one for one in judgements if one.pair.label in (1, -1)]
+    n, right = len(decided), sum(one.debiased == one.pair.label for one in decided)
+    invalid = sum(one.outcome == "invalid" for one in decided)
+    return {
+        "n": n,
+        "right": right,
+        **_share(right, n),
+        "tied": sum(one.debiased == 0 for one in decided) - invalid,
+        "invalid": invalid,
+        "unlabelled": len(judgements) - n,
+    }
+
+
+class Subset(NamedTuple):
+    """A row of the table: a subset of a file, its pairs, and what each variant's models got right, in their order."""
+
+    file: str
+    name: str
+    n: int
+    length: dict[str, Any]
+    variants: dict[str, list[dict[str, Any]]]
+
+
+def subsets(results: Results) -> Iterator[Subset]:
+    """Yield the rows of the table."""
+    for file, found in results["length"].items():
+        for name, length in found["subsets"].items():
+            variants: dict[str, list[dict[str, Any]]] = {}
+            for model in results["models"]:
+                variants.setdefault(model["variant"], []).append(model["accuracy"][file]["subsets"][name])
+            yield Subset(file, name, length["n"], length, variants)
+
+
+def _with_totals(results: Results) -> Iterator[Subset]:
+    """Yield the rows of the table, and behind a file's several subsets one of all its pairs."""
+    for file, group in itertools.groupby(subsets(results), key=lambda row: row.file):
+        rows = list(group)
+        yield from rows
+        if len(rows) > 1:
+            variants = {
+                name: [_total(each) for each in zip(*(row.variants[name] for row in rows), strict=True)]
+                for name in rows[0].variants
+            }
+            length = _total([row.length for row in rows])
+            yield Subset(file, f"all of {Path(file).stem}", length["n"], length, variants)
+
+
+def _total(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    n, right = sum(one["n"] for one in figures), sum(one["right"] for one in figures)
+    return {"n": n, "right": right, **_share(right, n)}
+
+
+def _share(right: int, n: int) -> dict[str, Any]:
+    return {"share": right / n if n else None, "interval": list(wilson(right, n)) if n else None}
+
+
+def summary(figures: Sequence[dict[str, Any]]) -> str:
+    """Return one model's share with its interval, or the mean and standard deviation over several, in per cent."""
+    shares = [one["share"] for one in figures]
+    if None in shares:
+        return "-"
+    if len(figures) == 1:
+        return percent(shares[0], tuple(figures[0]["interval"]))
+    return f"{100 * statistics.mean(shares):.1f} % ± {100 * statistics.stdev(shares):.1f}"
+
+
+def table(results: Results) -> Table | None:
+    """Return the table for the terminal; None where nothing was evaluated."""
+    rows = list(subsets(results))
+    if not rows:
+        return None
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in _columns(results):
+        shown.add_column(Text(column), overflow="fold")
+    for row in _rows(results):
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def _columns(results: Results) -> list[str]:
+    return ["pairs", "n", "longer answer", *dict.fromkeys(model["variant"] for model in results["models"])]
+
+
+def _rows(results: Results) -> list[list[str]]:
+    return [
+        [name, str(row.n), summary([row.length]), *map(summary, row.variants.values())] for name, row in _named(results)
+    ]
+
+
+def _named(results: Results) -> list[tuple[str, Subset]]:
+    """Return the rows with what they are called: by their file too where another has the same name."""
+    rows = list(_with_totals(results))
+    names = [row.name for row in rows]
+    return [(row.name if names.count(row.name) == 1 else f"{row.file}: {row.name}", row) for row in rows]
+
+
+def as_markdown(results: Results) -> str:
+    """Return results.md: the table, each model by itself, and what was trained on."""
+    models = results["models"]
+    parts = [f"# Reward models: {results['name']}", f"Base: `{results['base']}`."]
+    if results["command"]:
+        parts.append(f"    {results['command']}")
+    if results["length"]:
+        parts += ["## Accuracy", _markdown(_columns(results), _rows(results)), NOTES, *_left_out(results)]
+        parts += ["## Each model", _each_model(results)]
+    parts += ["## What was trained on", _data_table(models), "Left out, and why:", _reasons(models)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _left_out(results: Results) -> list[str]:
+    """Say what of the files could not be scored."""
+    said = [f"{file}: {count} rows left out, {reason}" for file, found in results["length"].items()
+            for reason, count in found["left_out"].items()]  # fmt: skip
+    said += [f"{row.file}, {row.name}: {row.length['unlabelled']} pairs without a winner by their label"
+             for row in subsets(results) if row.length["unlabelled"]]  # fmt: skip
+    invalid = {(row.file, row.name, one["invalid"]) for row in subsets(results)
+               for figures in row.variants.values() for one in figures if one["invalid"]}  # fmt: skip
+    said += [
+        f"{file}, {name}: {count} pairs too long for the model, not right" for file, name, count in sorted(invalid)
+    ]
+    return ["\n".join(f"- {line}" for line in said)] if said else []
+
+
+def _each_model(results: Results) -> str:
+    columns = ["pairs", *(model["folder"].removeprefix("models/") for model in results["models"])]
+    rows = [
+        [name, *(percent(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
+        for name, row in _named(results)
+    ]
+    return _markdown(columns, rows)
+
+
+def _data_table(models: Sequence[dict[str, Any]]) -> str:
+    columns = ["model", "pairs", "of which", "chosen is longer", "steps", "loss, first and last step", "seconds"]
+    return _markdown(columns, [_data_row(model) for model in models])
+
+
+def _data_row(model: dict[str, Any]) -> list[str]:
+    data, training = model["data"], model["training"]
+    sets = ", ".join(f"{name} {count}" for name, count in data["sets"].items())
+    losses = f"{training['first']['loss']:.3f}, {training['last']['loss']:.3f}"
+    longer = f"{100 * data['longer_chosen']:.0f} %"
+    return [f"`{model['folder']}`", str(data["examples"]), sets, longer, str(training["steps"]), losses,
+            f"{training['seconds']:.0f}"]  # fmt: skip
+
+
+def _reasons(models: Sequence[dict[str, Any]]) -> str:
+    lines = []
+    for model in models:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in model["data"]["left_out"].items())
+        lines.append(f"- `{model['folder']}`: {reasons or 'nothing'}")
+    return "\n".join(lines)
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

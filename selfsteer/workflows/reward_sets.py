@@ -1,0 +1,127 @@
+"""Where the preference pairs of a reward recipe come from: files, folders, hub data sets and run directories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.config import load_recipe
+from selfsteer.errors import ConfigError, InputError
+from selfsteer.evaluation.metrics import is_full
+from selfsteer.export.selection import CUT, DROPPED, EMPTY
+from selfsteer.judges.pair_datasets import pair_of
+from selfsteer.queries import Dropped, check_dataset_split, source_fingerprint
+from selfsteer.queries.messages import Unusable
+from selfsteer.queries.tally import Tally, check_share
+from selfsteer.records import Contrast, read_rows
+from selfsteer.reward.data import LabelledPair
+from selfsteer.reward.recipe import SetSettings
+from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.stages.preferences import better_and_worse, numbered
+from selfsteer.stages.reader import again, check_files, rounds_in_force
+from selfsteer.views import PAIRINGS, View
+
+Pairs = Iterator[LabelledPair | Dropped]
+
+
+class Source(NamedTuple):
+    """A set's source, looked at and not read yet.
+
+    Attributes:
+        content: Names what it holds.
+        pairs: Reads it.
+        self_made: Whether no person has labelled its pairs.
+        what: What it is, in words.
+    """
+
+    content: Any
+    pairs: Callable[[], Pairs]
+    self_made: bool
+    what: str
+
+
+def open_source(name: str, settings: SetSettings) -> Source:
+    """Look at a set's source.
+
+    Args:
+        name: Of the set.
+        settings: The set's.
+
+    Raises:
+        ConfigError: ``rounds``, ``finished`` or ``dataset_split`` is given of what has none, or of rounds that are not
+            there.
+        InputError: The source is not there, or a run directory has no filtered rows yet or no good round.
+    """
+    path = Path(settings.source)
+    check_dataset_split(settings.source, settings.dataset_split, f"sets.{name}.dataset_split")
+    if (path / "recipe.yaml").is_file():
+        return _open_run(name, path, settings)
+    for key in ("rounds", "finished"):
+        if getattr(settings, key):
+            what = f"{key} is about run directories, and {settings.source} is none"
+            raise ConfigError(what, where=f"sets.{name}.{key}", do="leave it out")
+    # A share that is too large is noticed while the rows are read, so another limit has them read again.
+    content = [source_fingerprint(settings.source), settings.dataset_split, settings.max_left_out]
+    return Source(content, lambda: _annotated(name, settings), False, "labelled pairs")
+
+
+def _annotated(name: str, settings: SetSettings) -> Pairs:
+    tally = Tally()
+    for own_id, where, row, origin in numbered(settings.source, settings.dataset_split):
+        tally.rows += 1
+        try:
+            pair = pair_of(row, own_id, origin)
+        except Unusable as unusable:
+            tally.add(where, str(unusable), unusable.do)
+            yield Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
+            continue
+        try:
+            chosen, rejected = better_and_worse(pair)
+        except Unusable as unusable:
+            yield Dropped(own_id, where, str(unusable))
+            continue
+        yield LabelledPair(own_id, where, pair.prompt, chosen, rejected, _margin(row))
+    key = f"sets.{name}.max_left_out"
+    check_share(tally.info, "pair", settings.source, most=settings.max_left_out, key=key)
+
+
+def _margin(row: Any) -> float | None:
+    """Return the margin that an export of a run's rows carries."""
+    margin = row.get("steering_margin")
+    return float(margin) if isinstance(margin, int | float) and margin == margin else None
+
+
+def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
+    ledger, rounds = Ledger(run_dir), settings.rounds
+    there = rounds_in_force(load_recipe(run_dir / "recipe.yaml"), ledger)
+    if not there.rows:
+        raise InputError(there.lack, where=str(run_dir), do=again(run_dir, "to go on"))
+    absent = sorted(set(rounds or ()) - there.rows.keys())
+    if absent:
+        what = f"{run_dir} has no rows of round {absent[0]}"
+        raise ConfigError(what, where=f"sets.{name}.rounds", do=f"it has round {there}")
+    entries = [there.rows[number] for number in sorted(rounds or there.rows)]
+    for entry in entries:
+        check_files(ledger, entry)
+    told = f"self-made pairs of round {', '.join(str(entry.round) for entry in entries)}"
+    content = [[entry.round, entry.key, settings.finished] for entry in entries]
+    return Source(content, lambda: _self_made(run_dir, entries, settings.finished), True, told)
+
+
+def _self_made(run_dir: Path, entries: list[Entry], finished: bool) -> Pairs:
+    """Yield the base view of a run's rows."""
+    roles = PAIRINGS[View.BASE][1:]
+    for entry in entries:
+        for name in entry.files:
+            for row in read_rows([run_dir / name], Contrast):
+                own_id = f"round {entry.round}: {row.id}"
+                if not row.kept:
+                    yield Dropped(own_id, name, DROPPED)
+                elif not is_full(row):
+                    yield Dropped(own_id, name, EMPTY)
+                elif finished and any(getattr(row, f"{role}_finish") == "length" for role in roles):
+                    yield Dropped(own_id, name, CUT)
+                else:
+                    chosen, rejected = (getattr(row, f"{role}_response") for role in roles)
+                    yield LabelledPair(own_id, name, row.prompt, chosen, rejected, row.steering_margin)

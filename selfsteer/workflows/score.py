@@ -1,0 +1,280 @@
+"""What `selfsteer score` does: rows of a file in, the same rows with their rewards out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from selfsteer.errors import ConfigError, DataError, PromptRefused
+from selfsteer.files import cut_torn_line, fingerprint, remove, storage_errors
+from selfsteer.judges.pair_datasets import is_pair, pair_of
+from selfsteer.queries import is_hub, source_fingerprint, source_rows
+from selfsteer.queries.messages import Cells, Unusable, is_missing, read_messages
+from selfsteer.queries.prompt_forms import COLUMNS
+from selfsteer.records import Message
+from selfsteer.reward.recipe import Hardware
+from selfsteer.reward.scoring import TokenIds
+from selfsteer.runs.store import locked
+from selfsteer.stages.preferences import better_and_worse
+
+_AT_ONCE = 256
+"""Rows in memory, and lost at most where a command is killed."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A row, and the conversations that its rewards go by, by the name of the reward; or why it has none."""
+
+    row: Any
+    where: str
+    conversations: dict[str, list[list[Message]]]
+    problem: str = ""
+
+
+def score_file(
+    model: str,
+    file: Path,
+    output: Path,
+    *,
+    hardware: Hardware,
+    batch_size: int,
+    overwrite: bool,
+    out: Console,
+    errors: Console,
+) -> None:
+    """Write each row of ``file`` to ``output`` with its rewards, in the same order; memory stays flat.
+
+    A row has a conversation that ends with the assistant's message, or a prompt with ``response``, ``completion`` or
+    ``output``, and gets ``reward``; or a prompt and ``responses``, and gets ``rewards``; or any form of a preference
+    pair that `selfsteer judge` reads, and gets ``reward_chosen`` and ``reward_rejected`` (``rewards`` where it has no
+    winner). A row that can't be scored gets ``error`` and is counted.
+
+    Args:
+        model: A reward model's folder or hub name.
+        file: A file or a folder, as of :func:`selfsteer.queries.load_queries`.
+        output: The .jsonl file; it appears whole. What a killed call had scored is gone on from, as long as ``file``,
+            the model and the hardware are the same.
+        hardware: Where and in what the model computes.
+        batch_size: Conversations in one forward pass.
+        overwrite: Replace a file that is there.
+        out, errors: Where it is told what was done, and what was not.
+
+    Raises:
+        ConfigError: ``output`` is there, or is no .jsonl file.
+        DataError: ``file`` can't be read, or no row can be scored.
+        ModelError, FetchError: The model can't be used.
+        WorkFailed: Another process is writing ``output``.
+    """
+    _check_output(output, overwrite)
+    next(_rows(file), None)  # a file that can't be read is told of before anything is made
+    scorer = _Scorer(model, hardware, batch_size)
+    part = output.with_name(f".{output.name}.part")
+    with storage_errors(output), locked(part, "output", "--output"):
+        lines = part / f"{fingerprint([source_fingerprint(str(file)), *scorer.depends])}.jsonl"
+        tally = _write(lines, file, scorer, errors)
+        if tally.scored:
+            lines.replace(output)
+        remove(part)
+    if not tally.scored:
+        raise DataError(f"none of {tally.count} rows can be scored: {tally.first or 'the file is empty'}",
+                        where=str(file), do="see `selfsteer score --help` for the forms of rows")  # fmt: skip
+    out.print(f"{tally.scored} of {tally.count} rows scored: {output}", markup=False, soft_wrap=True)
+    if tally.problems:
+        told = "; ".join(f"{why} ({number})" for why, number in tally.problems.most_common(3))
+        errors.print(f"{tally.problems.total()} rows have no reward, first {tally.first}; in all: {told}",
+                     markup=False, soft_wrap=True)  # fmt: skip
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.suffix != ".jsonl":
+        raise ConfigError(f"{output} is no .jsonl file", where="--output", do="give a name that ends in .jsonl")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} is there already", where="--output", do="choose another name, or add --overwrite")
+
+
+def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
+    """Write the rows that ``lines`` does not have yet; those of a killed command are counted as they stand."""
+    rows, tally = _rows(file), _Tally()
+    cut_torn_line(lines)
+    with lines.open("a+", encoding="utf-8") as stream:
+        stream.seek(0)
+        for line, (where, _) in zip(stream, rows, strict=False):
+            tally.add(json.loads(line).get("error", "").removeprefix(f"{where}: "), where)
+        if tally.count:
+            errors.print(f"going on after {tally.count} rows that an earlier call left", markup=False)
+        while chunk := list(itertools.islice(rows, _AT_ONCE)):
+            for row in _with_rewards([_read(row, where) for where, row in chunk], scorer):
+                stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
+                tally.add(row.problem, row.where)
+            stream.flush()
+            os.fsync(stream.fileno())
+    return tally
+
+
+class _Tally:
+    """How many rows there were, and what was wrong with some."""
+
+    def __init__(self) -> None:
+        self.count, self.first, self.problems = 0, "", Counter[str]()
+
+    def add(self, problem: str, where: str) -> None:
+        """Count a row; one that was scored has no problem."""
+        self.count += 1
+        if problem:
+            self.problems[problem] += 1
+            self.first = self.first or f"{where}: {problem}"
+
+    @property
+    def scored(self) -> int:
+        return self.count - self.problems.total()
+
+
+class _Scorer:
+    """A reward model, loaded when the first row is scored."""
+
+    def __init__(self, model: str, hardware: Hardware, batch_size: int) -> None:
+        from selfsteer.backends.local_model import LocalModel
+        from selfsteer.models import quiet, resolve
+        from selfsteer.models.rope import context_of
+        from selfsteer.reward.loading import reward_config
+
+        quiet()
+        self._batch_size, self._precision = batch_size, hardware.precision
+        self._local = LocalModel(hardware, resolve(model), "--device")
+        self.longest = context_of(reward_config(self._local.source, **self._local.options))
+        self.template = self._local.chat.template
+        self.where = model
+
+    @property
+    def depends(self) -> list[str]:
+        """Everything of the model that rewards depend on; batches leave them as they are."""
+        return [self._local.fingerprint, self._dtype, self._local.device]
+
+    @property
+    def _dtype(self) -> str:
+        return "float32" if self._precision == "auto" else self._precision
+
+    @cached_property
+    def _model(self) -> Any:
+        from selfsteer.reward.loading import load_reward_model
+
+        local = self._local
+        return load_reward_model(local.source, device=local.device, dtype=self._dtype, **local.options)
+
+    def score(self, conversations: Sequence[TokenIds]) -> dict[TokenIds, float]:
+        """Return rewards by the ids of the conversation."""
+        from selfsteer.reward.scoring import score_ids
+
+        return score_ids(self._model, conversations, batch_size=self._batch_size) if conversations else {}
+
+
+def _with_rewards(rows: Sequence[_Read], scorer: _Scorer) -> Iterator[_Read]:
+    """Yield rows with rewards; each is rendered first, so that one that can't be stops no other."""
+    rendered = [_rendered(row, scorer) for row in rows]
+    scores = scorer.score([ids for own in rendered if isinstance(own, dict) for many in own.values() for ids in many])
+    for row, own in zip(rows, rendered, strict=True):
+        if isinstance(own, str):
+            yield _failed(row, own)
+            continue
+        rewards = {name: [scores[ids] for ids in many] for name, many in own.items()}
+        if not all(math.isfinite(value) for values in rewards.values() for value in values):
+            yield _failed(row, "its reward is not finite: half precision may overflow")
+            continue
+        told = {name: values if name == "rewards" else values[0] for name, values in rewards.items()}
+        cells = {name: value for name, value in row.row.items() if name != "error"}  # of an earlier scoring
+        yield _Read({**cells, **told}, row.where, row.conversations)
+
+
+def _failed(row: _Read, problem: str) -> _Read:
+    cells = row.row if isinstance(row.row, dict) else {"row": row.row}
+    return _Read({**cells, "error": f"{row.where}: {problem}"}, row.where, {}, problem)
+
+
+def _rendered(row: _Read, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
+    """Return the token ids of a row's conversations by the name of their reward, or why there are none."""
+    from selfsteer.reward.scoring import conversation_ids
+
+    if row.problem:
+        return row.problem
+    try:
+        found = {
+            name: [conversation_ids(scorer.template, one, scorer.where) for one in many]
+            for name, many in row.conversations.items()
+        }
+    except PromptRefused as error:
+        return error.what
+    longest = max(len(ids) for many in found.values() for ids in many)
+    if scorer.longest is not None and longest > scorer.longest:
+        return f"longer than the model's context of {scorer.longest} tokens"
+    return found
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Any]]:
+    if is_hub(str(file)):
+        raise DataError("no such file or folder", where=str(file), do="give a file; a hub data set has to be here")
+    return ((where, row) for where, row, _ in source_rows(str(file), "train"))
+
+
+def _read(row: Any, where: str) -> _Read:
+    try:
+        return _Read(row, where, _conversations(Cells(row)))
+    except Unusable as unusable:
+        return _Read(row, where, {}, str(unusable))
+
+
+_RESPONSES = ("response", "completion", "output")
+"""Columns that may hold the one response to a prompt."""
+
+
+def _conversations(cells: Cells) -> dict[str, list[list[Message]]]:
+    if is_pair(cells):
+        return _of_pair(cells)
+    name = cells.first(COLUMNS)
+    if name is None:
+        raise Unusable(f"a row has the keys {cells.names}, which is no known form of a conversation or a pair")
+    conversation = read_messages(cells.conversation(name), name)
+    response = cells.first(_RESPONSES)
+    if response is not None:
+        return {"reward": [_answered(conversation, cells, response)]}
+    if "responses" in cells.cells:
+        texts = cells.cells["responses"]
+        if not isinstance(texts, list) or is_missing(texts):
+            raise Unusable("'responses' is no list of texts")
+        each = [Cells({"responses": text}) for text in texts]
+        return {"rewards": [_answered(conversation, one, "responses") for one in each]}
+    return {"reward": [_finished(conversation, name)]}
+
+
+def _of_pair(cells: Cells) -> dict[str, list[list[Message]]]:
+    pair = pair_of(dict(cells.cells), "", "")
+    conversations = [[*pair.prompt, {"role": "assistant", "content": text}] for text in (pair.first, pair.second)]
+    if pair.label not in (1, -1):
+        return {"rewards": conversations}
+    better_and_worse(pair)  # both say something
+    chosen, rejected = conversations[:: pair.label]
+    return {"reward_chosen": [chosen], "reward_rejected": [rejected]}
+
+
+def _answered(prompt: list[Message], cells: Cells, name: str) -> list[Message]:
+    """Return a conversation with the response of a column: text, or messages, before which the prompt may stand."""
+    value = cells.value(name)
+    if isinstance(value, str):
+        return [*prompt, {"role": "assistant", "content": cells.text(name)}]
+    messages = read_messages(value, name)
+    return _finished(messages if messages[: len(prompt)] == prompt else [*prompt, *messages], name)
+
+
+def _finished(messages: list[Message], name: str) -> list[Message]:
+    if not messages or messages[-1]["role"] != "assistant":
+        raise Unusable(f"{name!r} is no conversation that ends with a message of the assistant")
+    return messages
