@@ -11,10 +11,10 @@ from selfsteer.config import Recipe, load_recipe, read_recipe
 from selfsteer.errors import ConfigError
 from selfsteer.loop.run import run as run_stages
 from selfsteer.records import Contrast, read_rows
+from selfsteer.runs.active import check_files, rounds_in_force
 from selfsteer.runs.events import Callback
 from selfsteer.runs.ledger import Ledger
 from selfsteer.runs.progress import Display
-from selfsteer.stages.reader import check_files, rounds_in_force
 
 
 @dataclass(frozen=True)

@@ -594,10 +594,10 @@ def _do_recipe(
     settings = load_recipe(recipe, overrides)
     folder = run_dir or Path("runs") / settings.name
     if dry_run:
-        from selfsteer.commands import estimate as estimate_command
+        from selfsteer.commands.dry_run import dry_run as show_plan
 
         with _interruptible():
-            estimate_command.dry_run(settings, folder, measure=action == "run", out=out, errors=errors)
+            show_plan(settings, folder, measure=action == "run", out=out, errors=errors)
         return
     command = shlex.join(["selfsteer", action, recipe, *overrides, "--run-dir", str(folder)])
     do, tell = (loop.run, show) if action == "run" else (loop.generate, show_data)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from selfsteer.commands.run_summary import quality_table
+from selfsteer.commands.tables import quality_table
 from selfsteer.errors import ConfigError
 from selfsteer.workflows.filter import Outcome, refilter_file, refilter_run
 

@@ -15,7 +15,8 @@ from selfsteer.files import write_json
 from selfsteer.judges import AnswerCache, Judge, Pair
 from selfsteer.judges.tables import ALL_SETS, Judged, figures_table, judge_warnings, kappa_table
 from selfsteer.models import cache_folder
-from selfsteer.workflows.judge import as_json, check_verdicts, is_run, judge_with_cache, open_judges, read_pairs
+from selfsteer.stages.judgements import judge_with_cache
+from selfsteer.workflows.judge import as_json, check_verdicts, is_run, open_judges, read_pairs
 
 _POOLED = f' "{ALL_SETS}" takes all pairs together, each once, so a larger set counts for more.'
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from selfsteer.commands.estimate import STYLE, plain_table
-from selfsteer.loop.dry_run import Step
+from selfsteer.commands.tables import STYLE, plain_table
 from selfsteer.reward.recipe import load_reward_recipe
+from selfsteer.runs.plan_step import Step
 from selfsteer.runs.progress import Display
 from selfsteer.workflows.reward import planned_rewards, reward
 from selfsteer.workflows.reward_results import NOTES, table

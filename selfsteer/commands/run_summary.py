@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
-from selfsteer.report.tables import Table as ReportTable
+from selfsteer.commands.tables import as_rich, harm_told, quality_table
 from selfsteer.report.tables import round_table, turned
 
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
@@ -58,45 +57,6 @@ def show_data(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
 
-def quality_table(title: str, after: dict[str, Any], before: dict[str, Any] | None = None) -> Table:
-    """Return what each filter dropped, of all rows and of those of each aspect, now or before and now.
-
-    Args:
-        title: Heads the column of the aspects.
-        after: A round's figures of quality control, as in summary.json.
-        before: Those of earlier filters.
-    """
-    now, then = _lines(after), _lines(before) if before else {}
-    columns = dict.fromkeys(name for counts in [*now.values(), *then.values()] for name, n in counts.items() if n)
-    shown = ["rows", "kept", *(name for name in columns if name not in ("rows", "kept"))]
-    table = Table(title, *(name.replace("_", "_\n") for name in shown), title_justify="left")
-    for aspect, counts in now.items():
-        earlier = then.get(aspect, {}) if before else counts
-        table.add_row(Text(aspect), *(_change(earlier.get(name, 0), counts.get(name, 0)) for name in shown))
-    return table
-
-
-def harm_told(counts: dict[str, int]) -> dict[str, str]:
-    """Return "12 by principle, 3 by classifier" under what that is, and how many y- nobody knows about."""
-    told, flags = {}, [f"{count:,} by {name}" for name, count in counts.items() if name != "unknown"]
-    if flags:
-        told["y- flagged as harmful"] = ", ".join(flags)
-    if unknown := counts.get("unknown"):
-        told["y- nobody knows to be harmless"] = f"{unknown:,} (no aspect, no classifier)"
-    return told
-
-
-def _lines(quality: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Return the counts of all rows and of each aspect, each with the number of its rows."""
-    everything = {"kept": quality["kept"], **quality["dropped"]}
-    groups = {"all rows": everything, **quality["aspects"]}
-    return {name: {"rows": sum(counts.values()), **counts} for name, counts in groups.items()}
-
-
-def _change(before: int, after: int) -> str:
-    return f"{after:,}" if before == after else f"{before:,} \u2192 {after:,}"
-
-
 def _fired(one: dict[str, Any]) -> str:
     then = {"warn": "it only warns", "stop": "the run ended", "rollback": "the round was given up"}[one["action"]]
     return f"round {one['round']}, {one['guard']}: {one['detail']}: {then}"
@@ -113,14 +73,6 @@ def _rounds(summary: dict[str, Any]) -> Table:
     """What each round trained on, next to what the policy it made of that has learnt."""
     # Few rounds and many figures: they stand the other way round than on the report.
     return as_rich(turned(round_table(summary["rounds"], summary["policies"])))
-
-
-def as_rich(table: ReportTable) -> Table:
-    """Return a table of the report for the terminal."""
-    shown = Table(*(Column(Text(name.lower())) for name in table.head), title_justify="left")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    return shown
 
 
 def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

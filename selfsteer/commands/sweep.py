@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.console import Console
 
-from selfsteer.commands.estimate import dry_run
-from selfsteer.commands.run_summary import as_rich
-from selfsteer.loop.dry_run import State
+from selfsteer.commands.dry_run import dry_run
+from selfsteer.commands.tables import as_rich
 from selfsteer.report.sweep import sweep_notes, sweep_table
 from selfsteer.report.tables import turned
+from selfsteer.runs.plan_step import State
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Claim
 from selfsteer.workflows.sweep import check_all, claim, failed, sweep

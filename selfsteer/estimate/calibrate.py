@@ -26,10 +26,11 @@ from selfsteer.quality import parse_filters
 from selfsteer.records import ROLES, Contrast, Principled, Response
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-from selfsteer.stages import principle_strategies as writing
-from selfsteer.stages import responses as work
 from selfsteer.stages.context import DataStages
 from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.principle_strategies import principled
+from selfsteer.stages.responses import planned, sample
+from selfsteer.stages.scores import joined
 
 if TYPE_CHECKING:
     from selfsteer.logprobs.cells import PromptRow
@@ -94,9 +95,9 @@ class _Calibration:
         queries = first_queries(self.recipe.queries, min(self.recipe.generation.batch, _MOST))
         chat = self.models.chat(self.policy)
         asked = self.recipe, self.stages.principle_set, backend, [chat] if chat else []
-        writing.principled(*asked, queries[:1])
+        principled(*asked, queries[:1])
         started = time.perf_counter()
-        rows = list(writing.principled(*asked, queries).rows)
+        rows = list(principled(*asked, queries).rows)
         return time.perf_counter() - started, rows
 
     def _sample(
@@ -106,7 +107,7 @@ class _Calibration:
         their responses were as long as a run's.
         """
         rows = principled[: math.ceil(min(self.recipe.generation.batch, _MOST) / len(ROLES))]
-        batch, _ = work.planned(rows, backend, self.recipe)
+        batch, _ = planned(rows, backend, self.recipe)
         if not batch:
             raise DataError("no prompt of the first queries fits", where="queries", do="raise train.max_length")
         prompt = statistics.mean(backend.length(request.prompt) for request in batch)
@@ -123,12 +124,12 @@ class _Calibration:
     def _timed(self, backend: Backend, batch: Sequence[Request], tokens: int) -> tuple[float, Sequence[Response]]:
         generation = self.recipe.generation.model_copy(update={"max_new_tokens": tokens})
         started = time.perf_counter()
-        found = work.sample(self.recipe.model_copy(update={"generation": generation}), backend, batch, seed=0)
+        found = sample(self.recipe.model_copy(update={"generation": generation}), backend, batch, seed=0)
         return time.perf_counter() - started, found.rows
 
     def _joined(self, rows: Sequence[Principled], found: Sequence[Response]) -> list[Contrast]:
         responses: dict[tuple[str, str], Response] = {(response.id, response.role): response for response in found}
-        contrasts = work.joined(
+        contrasts = joined(
             [row for row in rows if all((row.id, role) in responses for role in ROLES)],
             responses,
             principle_set=self.stages.principle_set if self.recipe.quality.clean else None,

@@ -21,7 +21,7 @@ from selfsteer.estimate.throughput import (
     read_sample,
     sample_file,
 )
-from selfsteer.loop.dry_run import Step
+from selfsteer.runs.plan_step import Step
 from selfsteer.runs.progress import size
 from selfsteer.stages.context import DataStages
 from selfsteer.stages.model_pool import Models, Policy

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,56 +17,17 @@ from selfsteer.loop.explain import reasons
 from selfsteer.loop.guards import may_give_up, verdict_depends
 from selfsteer.records import ROLES
 from selfsteer.runs.ledger import VERDICT, Entry, Slot
+from selfsteer.runs.plan_step import State, Step
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Asked, Claim, Row, Store, kept, stage_key
 from selfsteer.sanitize import visible
 from selfsteer.stages.context import DataStages
-from selfsteer.stages.heldout import heldout_rows, implicit_stage, judged_stage
+from selfsteer.stages.heldout import heldout_rows, implicit_stage
+from selfsteer.stages.judgements import judged_stage
 from selfsteer.stages.model_pool import Models, Policy
 from selfsteer.stages.preferences import preferences_stage, scored_preferences
 from selfsteer.stages.reference import Made, References, trained_on, training_rows
 from selfsteer.stages.training import Training, train_stage
-
-
-class State(StrEnum):
-    """Where a stage stands. ``SHARED`` is another run's of the sweep; ``AFTER`` depends on a result not there yet."""
-
-    DONE = "done"
-    SHARED = "shared"
-    TODO = "to do"
-    REDO = "redo"
-    AFTER = "after that"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of a plan.
-
-    Attributes:
-        slot: Which stage.
-        title: What the run calls it.
-        state: Where it stands.
-        why: What has changed, or what of it is on disk already; "" where there is nothing to tell.
-        entry: What the ledger has of a finished stage.
-        key: The stage's key, "" where it is left open.
-    """
-
-    slot: Slot
-    title: str
-    state: State
-    why: str = ""
-    entry: Entry | None = None
-    key: str = ""
-
-    @property
-    def todo(self) -> bool:
-        """Whether this run has to do it."""
-        return self.state not in (State.DONE, State.SHARED)
-
-    @property
-    def claim(self) -> Claim:
-        """What another run of a sweep takes it by."""
-        return self.slot[0], self.slot[1], self.key
 
 
 def plan(

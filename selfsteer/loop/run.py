@@ -20,24 +20,18 @@ from selfsteer.estimate.progress_weights import planned
 from selfsteer.evaluation import verdict
 from selfsteer.evaluation.steerability import Direction
 from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
-from selfsteer.loop.dry_run import Step, changed, plan
+from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 from selfsteer.runs.events import Callback
 from selfsteer.runs.ledger import Entry, check_place
+from selfsteer.runs.plan_step import Step
 from selfsteer.runs.progress import Display, Planned
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import DataStages
-from selfsteer.stages.heldout import (
-    Measured,
-    direction,
-    heldout_rows,
-    implicit_stage,
-    judged_stage,
-    measured,
-    samples,
-)
+from selfsteer.stages.heldout import Measured, direction, heldout_rows, implicit_stage, measured, samples
+from selfsteer.stages.judgements import judged_stage
 from selfsteer.stages.model_checks import check_models
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.preferences import preferences_stage, scored_preferences

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import ModelError
-from selfsteer.models import load as loading
 from selfsteer.models import resolve
 from selfsteer.models.classifiers import missing_head, read_classifier
 from selfsteer.models.configs import model_config
+from selfsteer.models.load import check_complete, check_device, check_dtype, check_folder
 from selfsteer.models.load_errors import loading_errors
 from selfsteer.models.resolve import gguf_file, is_adapter
 
@@ -30,7 +30,7 @@ def reward_config(source: str, *, trust_remote_code: bool = False, revision: str
     """
     check_form(source)
     if Path(source).is_dir():
-        loading.check_folder(Path(source))
+        check_folder(Path(source))
     config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
     # A model of texts and images has two configurations, and only loading tells which of them counts.
     _check_outputs(source, config.num_labels, config.get_text_config().num_labels)
@@ -59,14 +59,14 @@ def load_reward_model(
         FetchError: It can't be fetched.
         ConfigError: No such dtype or device.
     """
-    loading.check_dtype(dtype)
-    loading.check_device(device)
+    check_dtype(dtype)
+    check_device(device)
     source = resolve(name)
     check_form(source)
     with loading_errors(source):
         model, info = read_classifier(source, dtype, revision, trust_remote_code)
     _check_head(model, info, source)
-    loading.check_complete(info, source)
+    check_complete(info, source)
     _check_outputs(source, model.config.num_labels)
     model.config.use_cache = False  # one pass a text: there is nothing to keep keys and values for
     return model.to(device).eval()
@@ -91,7 +91,7 @@ def new_reward_model(
     """
     from transformers import set_seed
 
-    loading.check_device(device)
+    check_device(device)
     source = resolve(name)
     check_form(source)
     set_seed(seed)
@@ -101,7 +101,7 @@ def new_reward_model(
     if any(key[0].startswith("score.") for key in info["mismatched_keys"]):
         do = "give a language model, or a reward model, which has one output"
         raise ModelError(f"{source} has a score head of several outputs", where=source, do=do)
-    loading.check_complete(info | {"missing_keys": set(info["missing_keys"]) - head}, source)
+    check_complete(info | {"missing_keys": set(info["missing_keys"]) - head}, source)
     model.config.use_cache = False
     return model.to(device)
 

@@ -19,6 +19,7 @@ from selfsteer.files import clone, fingerprint, remove, remove_torn, storage_err
 from selfsteer.records import Contrast, Principled, Query, Response, read_rows, write_rows
 from selfsteer.runs.events import Callback, StageEvent, tell
 from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.runs.pipeline import STAGE_VERSIONS
 from selfsteer.runs.progress import Display
 
 Item = TypeVar("Item")
@@ -26,30 +27,6 @@ Row = TypeVar("Row", Query, Principled, Response, Contrast)
 
 Claim = tuple[str, int, str]
 """A stage by its name, its round and its key."""
-
-STAGE_VERSIONS = {
-    "queries": 4,
-    "sample": 3,
-    "proposals": 2,
-    "probe": 2,
-    "principles": 5,
-    "responses": 5,
-    "scores": 6,
-    "rewards": 1,
-    "contrasts": 5,
-    "preferences": 3,
-    "generator": 2,
-    "average": 1,
-    "reference": 2,
-    "policy": 3,
-    "implicit": 3,
-    "judgements": 2,
-    "guards": 1,
-    "reward-data": 2,
-    "reward": 2,
-    "reward-scores": 2,
-}
-"""Raise a stage's number when its code would write something else from the same inputs: old results are then redone."""
 
 _WRITTEN_BY_OTHERS = ("report.html", "signal.json")
 """`selfsteer report` and `evaluate signal` write these while a run may be going on."""

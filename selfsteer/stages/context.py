@@ -36,14 +36,24 @@ from selfsteer.records import ROLES, Contrast, Principled, Query, Response, coun
 from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
 from selfsteer.runs.dropped import check_left_out, left_out_note
 from selfsteer.runs.ledger import Entry
+from selfsteer.runs.row_ranges import Part, parts_of
 from selfsteer.runs.shards import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.runs.store import Store, Workspace, in_batches, stage_key
-from selfsteer.stages import principle_strategies as writing
-from selfsteer.stages import responses as work
+from selfsteer.seeding import batch_seed
 from selfsteer.stages.model_pool import Models, Policy
-from selfsteer.stages.queries import Part, of_round, parts_of, query_files, split_queries
+from selfsteer.stages.principle_strategies import (
+    acting_settings,
+    needs_model,
+    principled,
+    refusal,
+    templates_of,
+    text_of,
+)
+from selfsteer.stages.queries import of_round, query_files, split_queries
+from selfsteer.stages.responses import SHORTER, key_of, planned, sample
 from selfsteer.stages.reward_margins import BATCH, RewardMargins, margins_of
 from selfsteer.stages.round_stats import data_figures
+from selfsteer.stages.scores import fitting, joined
 
 _SCORE_BATCH = 8
 _CLASSIFIED = 32  # rows that a classifier of harm looks at together
@@ -204,13 +214,13 @@ class DataStages:
             reader: Who is trained on them where that is another: they have to suit its template too.
         """
         asked = self.asked(queries, split, round)
-        settings = writing.acting_settings(self.recipe, self.principle_set)
+        settings = acting_settings(self.recipe, self.principle_set)
         depends = {
             "queries": [queries.key, split],
             "settings": settings,
             "thoughts": self._thinking_tokens(policy),
             "set": self.principle_set.fingerprint,
-            "templates": template_contents(*writing.templates_of(self.recipe)),
+            "templates": template_contents(*templates_of(self.recipe)),
             "seed": self.recipe.seed,
         } | self._writer(policy)
         if split == "train" and self.recipe.queries.per_round != "all":
@@ -220,7 +230,7 @@ class DataStages:
         seed = self.recipe.seed
         if split == "train" and round > 1 and self.recipe.principles.per_round == "redrawn":
             depends["drawn"] = round
-            seed = work.batch_seed(seed, "principles", round)
+            seed = batch_seed(seed, "principles", round)
         readers = [policy, reader] if reader is not None and reader != policy else [policy]
         if len(readers) > 1:
             depends["reader"] = readers[1].fingerprint
@@ -257,20 +267,20 @@ class DataStages:
         chats = [chat for chat in map(self.models.chat, readers) if chat]
         backend, writer = self.models.writing_backend(policy), self.models.writer
         asked = writer.batch if writer else self._batch(policy)
-        size = asked if writing.needs_model(self.recipe, self.principle_set) else BLOCK
+        size = asked if needs_model(self.recipe, self.principle_set) else BLOCK
 
         def plan(number: int) -> Plan[Query]:
             rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
-            refused = {query.id: reason for query in rows if (reason := writing.refusal(query, chats))}
+            refused = {query.id: reason for query in rows if (reason := refusal(query, chats))}
             self.store.display.advance(len(refused))
             ordered = sorted(
                 (query for query in rows if query.id not in refused),
-                key=lambda query: (backend.length([{"role": "user", "content": writing.text_of(query)}]), query.id),
+                key=lambda query: (backend.length([{"role": "user", "content": text_of(query)}]), query.id),
             )
             return Plan(in_batches(ordered, size), [LeftOut(*reason) for reason in refused.items()])
 
         def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
-            return writing.principled(self.recipe, self.principle_set, backend, chats, batch, seed)
+            return principled(self.recipe, self.principle_set, backend, chats, batch, seed)
 
         return Work(Principled, plan, do, failed=writer.failed if writer else self.failed)
 
@@ -335,20 +345,20 @@ class DataStages:
 
         def plan(number: int) -> Plan[Request]:
             rows = list(read_rows([parts[number].path], Principled))[parts[number].rows]
-            items, reasons = work.planned(rows, backend, self.recipe, roles)
+            items, reasons = planned(rows, backend, self.recipe, roles)
             self.store.display.advance(len(roles) * len(reasons))
-            return Plan(in_batches(items, size), [LeftOut(*reason, work.SHORTER) for reason in reasons.items()])
+            return Plan(in_batches(items, size), [LeftOut(*reason, SHORTER) for reason in reasons.items()])
 
         def do(number: int, batch: Sequence[Request]) -> Done[Response]:
-            seed = work.batch_seed(self.recipe.seed, "responses", split, round, number)
-            return work.sample(self.recipe, backend, batch, seed)
+            seed = batch_seed(self.recipe.seed, "responses", split, round, number)
+            return sample(self.recipe, backend, batch, seed)
 
         return Work(
             Response,
             plan,
             do,
-            item_key=work.key_of,
-            row_key=work.key_of,
+            item_key=key_of,
+            row_key=key_of,
             per_block=-(-len(roles) * BLOCK // size),
             failed=self.failed,
         )
@@ -404,7 +414,7 @@ class DataStages:
 
         def plan(number: int) -> Plan[Contrast]:
             rows = join(number)
-            fits, left_out = (rows, []) if scorer is None else work.fitting(rows, scorer.chat, self.recipe)
+            fits, left_out = (rows, []) if scorer is None else fitting(rows, scorer.chat, self.recipe)
             return Plan(in_batches(fits, _SCORE_BATCH if scorer else BLOCK), left_out)
 
         def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
@@ -547,7 +557,7 @@ class DataStages:
     def _thinking_tokens(self, policy: Policy) -> int:
         """Tokens for the thoughts of whoever chooses aspects or writes principles; 0 where none of them may think."""
         writer = self.models.writer
-        asked = writing.needs_model(self.recipe, self.principle_set)
+        asked = needs_model(self.recipe, self.principle_set)
         thinks = asked and (writer.may_think if writer else self.models.may_think(policy))
         return self.recipe.thinking_tokens if thinks else 0
 
@@ -577,7 +587,7 @@ class DataStages:
         }
         rows = read_rows([principles], Principled)
         chat = self.models.chat(policy)
-        return work.joined(
+        return joined(
             [row for row in rows if all((row.id, role) in found for role in roles)],
             found,
             roles=roles,
@@ -591,7 +601,7 @@ class DataStages:
     def _provenance(self, policy: Policy, tokenizer: str) -> dict[str, str]:
         settings, principles, writer = self.recipe.generation, self.principle_set, self.models.writer
         variables = self.recipe.model.chat_template_kwargs
-        versions = template_versions(*writing.templates_of(self.recipe))
+        versions = template_versions(*templates_of(self.recipe))
         return {
             "selfsteer": selfsteer.__version__,
             "backend": policy.backend,

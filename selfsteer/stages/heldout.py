@@ -10,16 +10,12 @@ from typing import Any, NamedTuple
 from selfsteer.evaluation import Measure, measure
 from selfsteer.evaluation.metrics import answer_drops, implicit_changes, is_full
 from selfsteer.evaluation.steerability import Direction, direction_by
-from selfsteer.files import read_json, write_json
-from selfsteer.judges import open_judge
-from selfsteer.judges.agreement import agreement
-from selfsteer.judges.tables import invalid_told
+from selfsteer.files import read_json
 from selfsteer.records import ROLES, Contrast
 from selfsteer.runs.ledger import Entry
 from selfsteer.runs.store import Workspace, in_batches
-from selfsteer.stages.context import DataStages, stage_folder, stage_title
+from selfsteer.stages.context import DataStages
 from selfsteer.stages.model_pool import Policy
-from selfsteer.workflows.judge import judge_rows, told_by
 
 _BATCH = 8
 
@@ -49,33 +45,6 @@ def implicit_stage(stages: DataStages, start: Entry, policy: Policy) -> Entry:
     return stages.store.stage(
         "implicit", policy.round, depends, write, folder=f"round-{policy.round:02d}/heldout/implicit", units=len(rows),
         title=f"implicit rewards, held-out, after round {policy.round}",
-    )  # fmt: skip
-
-
-def judged_stage(stages: DataStages, entry: Entry, split: str, round: int) -> Entry | None:
-    """Put the pairs of a scored stage before the recipe's judge; None where it names none."""
-    if not stages.recipe.judge.name:
-        return None
-    # Opened for each stage: a judge's weights should not stay in memory while the policy is trained.
-    judge = open_judge(stages.recipe.judge)
-    rows = list(filter(is_full, stages.store.read(entry, Contrast)))
-
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        stages.models.free()
-        found = judge_rows(stages, judge, rows)
-        path = space.path("verdicts.json")
-        write_json(path, told_by(judge, found))
-        return [path], {"judge": judge.name, **asdict(agreement(found))}
-
-    def note(info: dict[str, Any]) -> str:
-        told = invalid_told(judge.name, info)
-        whole = "warning: " if info["outcomes"]["invalid"] == info["n"] else ""
-        return f": {whole}{told}" if told else ""
-
-    return stages.store.stage(
-        "judgements", round, {"rows": entry.key, "judge": judge.key, "by": stages.recipe.judge.by}, write,
-        folder=stage_folder(split, round, "judgements"), units=2 * len(rows),
-        title=stage_title(f"ask {judge.name}", split, round), note=note,
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ from selfsteer.runs.store import Workspace, in_batches
 from selfsteer.stages.context import DataStages, stage_folder
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.queries import query_files
-from selfsteer.stages.responses import fitting
 from selfsteer.stages.round_stats import data_figures
+from selfsteer.stages.scores import fitting
 
 _SCORE_BATCH = 8
 

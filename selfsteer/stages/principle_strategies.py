@@ -35,7 +35,7 @@ from selfsteer.principles import (
 from selfsteer.quality import answer_of
 from selfsteer.records import Principled, Query
 from selfsteer.runs.shards import Done
-from selfsteer.stages.responses import batch_seed
+from selfsteer.seeding import batch_seed
 
 _LONGEST_SOURCE = 200  # characters
 

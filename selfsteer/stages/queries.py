@@ -10,16 +10,16 @@ import dataclasses
 import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
 from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
-from selfsteer.records import Query, count_rows, write_rows
+from selfsteer.records import Query, write_rows
 from selfsteer.runs.dropped import LeftOutFile, check_left_out, leaving
 from selfsteer.runs.shards import BLOCK
 from selfsteer.runs.store import Workspace
-from selfsteer.stages.responses import draw
+from selfsteer.seeding import draw
 
 
 def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple[list[Path], dict[str, Any]]:
@@ -61,33 +61,6 @@ def query_files(files: Sequence[Path], split: str, heldout: int) -> Sequence[Pat
     """Return the files of a split, given all of the stage's and the number of held-out queries."""
     blocks = len(files) - (1 if heldout else 0)
     return files[:blocks] if split == "train" else files[blocks:]
-
-
-class Part(NamedTuple):
-    """Some rows of a file: the file, which of its rows, and how many."""
-
-    path: Path
-    rows: slice
-    size: int
-
-
-def parts_of(files: Sequence[Path], wanted: range) -> list[Part]:
-    """Return where rows stand, given their positions over all files; a file without any is left out.
-
-    Args:
-        files: Parquet files, whose rows are counted through.
-        wanted: Positions, ascending; those behind the last row are passed over.
-    """
-    found = []
-    offset = 0
-    for path in files:
-        count = count_rows(path)
-        first = wanted.start + max(0, -(-(offset - wanted.start) // wanted.step)) * wanted.step
-        own = range(first - offset, min(wanted.stop - offset, count), wanted.step)
-        if own:
-            found.append(Part(path, slice(own.start, own.stop, own.step), len(own)))
-        offset += count
-    return found
 
 
 def of_round(settings: QuerySettings, total: int, round: int, rounds: int) -> range:

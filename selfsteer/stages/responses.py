@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import cast
 
 from selfsteer.backends import Backend, Completion, Failure, Sampling
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
-from selfsteer.contrast import PROMPT_OF_ROLE, Request, assemble, requests, with_token_ids
+from selfsteer.contrast import PROMPT_OF_ROLE, Request, requests
 from selfsteer.errors import PromptRefused
-from selfsteer.principles import PrincipleSet
-from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import ROLES, Contrast, Principled, Response, Role
-from selfsteer.runs.shards import Done, LeftOut
+from selfsteer.records import ROLES, Principled, Response, Role
+from selfsteer.runs.shards import Done
+from selfsteer.seeding import batch_seed
 
 SHORTER = "lower generation.max_new_tokens or raise train.max_length"
 """What helps where a prompt leaves no room for a response."""
 
 _PROMPTS = tuple(PROMPT_OF_ROLE.items())
-
-
-def batch_seed(seed: int, *parts: object) -> int:
-    """Return the seed of one batch: it depends on the run's seed and the batch's place, not on what ran before."""
-    return int(draw(seed, *parts)[:15], 16) % 2**31
 
 
 def key_of(one: Request | Response) -> tuple[str, str]:
@@ -98,56 +90,6 @@ def sample(
     return Done(rows, failures)
 
 
-def joined(
-    rows: Sequence[Principled],
-    responses: Mapping[tuple[str, str], Response],
-    *,
-    principle_set: PrincipleSet | None,
-    chat: Chat | None,
-    thinking_apart: bool,
-    round: int,
-    provenance: dict[str, str],
-    roles: Sequence[str] = ROLES,
-) -> list[Contrast]:
-    """Join each row with its responses of ``roles``, cleaned where ``principle_set`` (whose labels may leak) is given.
-
-    ``thinking_apart`` takes a reasoning model's thoughts out of the responses, and closes what a prompt opens.
-    """
-    contrasts = []
-    for row in rows:
-        own = {role: responses[row.id, role] for role in roles}
-        if thinking_apart:
-            own = {role: _thinking_apart(found, chat) for role, found in own.items()}
-        if principle_set is not None:
-            labels = adjectives_of(principle_set, row.aspects)
-            own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
-        if chat is not None:  # what was not sampled stands under the prompts of the same kind
-            own |= {role: _absent(row, role, chat, thinking_apart) for role in ROLES if role not in own}
-        contrasts.append(assemble(row, own, round=round, provenance=provenance))
-    return contrasts
-
-
-def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[Contrast], list[LeftOut]]:
-    """Return the rows, with token ids, whose prompts ``chat`` takes and which leave room for a response; and why the
-    others don't.
-
-    Who wrote the responses may have counted in other tokens than ``chat``.
-    """
-    fits: list[Contrast] = []
-    left_out: list[LeftOut] = []
-    for given in rows:
-        try:
-            row = with_token_ids(given, chat)
-        except PromptRefused as error:
-            left_out.append(LeftOut(given.id, error.what))
-            continue
-        if row.longest_prompt < recipe.train.max_length:
-            fits.append(row)
-        else:
-            left_out.append(LeftOut(row.id, _no_room(row.longest_prompt), SHORTER))
-    return fits, left_out
-
-
 def _no_room(longest: int) -> str:
     return f"prompt of {longest} tokens leaves no room for a response within train.max_length"
 
@@ -156,21 +98,3 @@ def _absent(row: Principled, role: str, chat: Chat, thinking_apart: bool) -> Res
     prompt = chat.encode(getattr(row, PROMPT_OF_ROLE[role]))
     prompt = chat.without_thought(prompt) if thinking_apart else prompt
     return Response(row.id, cast(Role, role), "", "absent", [], prompt)
-
-
-def _thinking_apart(response: Response, chat: Chat | None) -> Response:
-    answer = think_apart(response, chat)
-    if chat is None or answer.prompt_token_ids is None:
-        return answer
-    return dataclasses.replace(answer, prompt_token_ids=chat.without_thought(answer.prompt_token_ids))
-
-
-def adjectives_of(principle_set: PrincipleSet, aspects: Sequence[str]) -> list[str]:
-    """Return the adjectives of both signs of the named aspects."""
-    found = [principle_set.aspect(name) for name in aspects]
-    return [adjective for aspect in found for adjective in (aspect.positive, aspect.negative)]
-
-
-def draw(seed: int, *parts: object) -> str:
-    """Return hex digits that depend on the seed and the parts alone."""
-    return hashlib.sha256("\n".join(map(str, (seed, *parts))).encode()).hexdigest()

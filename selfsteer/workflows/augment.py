@@ -34,8 +34,9 @@ from selfsteer.records import Message, Query, Response, read_rows
 from selfsteer.runs.progress import Display, Planned
 from selfsteer.runs.shards import Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.runs.store import Store, Workspace
+from selfsteer.seeding import batch_seed
 from selfsteer.stages.model_pool import Models, Policy
-from selfsteer.stages.responses import batch_seed, key_of, sample
+from selfsteer.stages.responses import key_of, sample
 
 VERSION = 2
 """Raise it when the same answers would give other queries."""

@@ -17,8 +17,9 @@ from selfsteer.judges import Judge, Judgement, open_judge
 from selfsteer.judges.tables import Judged, judge_warnings
 from selfsteer.records import Contrast
 from selfsteer.report import write_report
-from selfsteer.stages.reader import Reading, RunReader, made_from
-from selfsteer.workflows.judge import judge_with_cache
+from selfsteer.runs.active import made_from
+from selfsteer.stages.judgements import judge_with_cache
+from selfsteer.stages.reader import Reading, RunReader
 
 SCHEMA_VERSION = 1
 Split = Literal["train", "heldout"]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsteer.commands.export import open_source
 from selfsteer.config import Recipe, dump_recipe, load_recipe, recipe_from
 from selfsteer.errors import ConfigError, InputError, NothingSurvived
 from selfsteer.export.formats import FORMATS, Layout
@@ -18,13 +17,14 @@ from selfsteer.principles import PrincipleSet, load_set
 from selfsteer.quality import FILTERS, FilterChain, Tally, advice, flag_harm
 from selfsteer.records import Contrast, read_columns, schema
 from selfsteer.report import write_report
+from selfsteer.runs.active import again, check_files, in_force
 from selfsteer.runs.ledger import Entry
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import DataStages, classifier_of, quality_info, with_direction, with_margin
-from selfsteer.stages.reader import again, check_files, in_force
 from selfsteer.stages.reward_margins import margins_of
 from selfsteer.stages.round_stats import quality_figures
+from selfsteer.workflows.row_source import open_source
 
 _BATCH = 32
 Figures = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from selfsteer.errors import ConfigError, DataError, WorkFailed
 from selfsteer.evaluation.metrics import is_full
 from selfsteer.evaluation.signal_quality import pairs_of
 from selfsteer.files import fingerprint
-from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
+from selfsteer.judges import Judge, Judgement, Pair, open_judge
 from selfsteer.judges.agreement import agreement, by_subset, pooled
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.pair_datasets import load_pairs
@@ -23,11 +23,8 @@ from selfsteer.judges.tables import Judged, common_kappa, invalid_told
 from selfsteer.judges.text import CUT_OFF
 from selfsteer.queries import is_split
 from selfsteer.queries.tally import in_words
-from selfsteer.records import Contrast
-from selfsteer.stages.context import DataStages
 from selfsteer.stages.reader import RunReader
 
-Progress = Callable[[str, int, int], None]
 By = Literal["overall", "aspects"]
 
 
@@ -91,33 +88,6 @@ def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair
     pairs = pairs_of(drawn, by=by, principle_set=reader.stages.principle_set)
     name = f"{run_dir.resolve().name}, {part.label}"
     return [replace(pair, id=f"{name}, {pair.id}", subset=name) for pair in pairs]
-
-
-def judge_rows(stages: DataStages, judge: Judge, rows: Sequence[Contrast]) -> list[Judgement]:
-    """Put a run's rows before a judge as the recipe says, with progress; answers are kept in the run directory."""
-    pairs = pairs_of(rows, by=stages.recipe.judge.by, principle_set=stages.principle_set)
-    done = 0
-
-    def progress(name: str, answered: int, total: int) -> None:
-        nonlocal done
-        stages.store.display.advance(answered - done)
-        done = answered
-
-    return list(judge_with_cache(judge, pairs, stages.store.run_dir / "judgements", progress).judgements)
-
-
-def told_by(judge: Judge, judgements: Sequence[Judgement]) -> dict[str, tuple[str, int]]:
-    """Return by row id the judge's name and its debiased verdict; a pair that it could not answer is left out."""
-    return {one.pair.id: (judge.name, one.debiased) for one in judgements if one.outcome != "invalid"}
-
-
-def judge_with_cache(
-    judge: Judge, pairs: Sequence[Pair], answers: Path, progress: Progress = lambda name, done, total: None
-) -> Judged:
-    """Put the pairs before one judge; what it answered before is not asked again."""
-    cache = AnswerCache(answers / f"{judge.key}.jsonl")
-    report = judge_pairs(judge, pairs, cache, progress=lambda done, total: progress(judge.name, done, total))
-    return Judged(judge.name, report)
 
 
 _NEVER_JUDGED = {

@@ -22,9 +22,9 @@ from selfsteer.runs.progress import Display, Planned
 from selfsteer.runs.shards import LeftOut, summed
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.stages.context import DataStages
+from selfsteer.stages.judgements import judge_rows, told_by
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principle_strategies import Made, refusal, steered
-from selfsteer.workflows.judge import judge_rows, told_by
 
 Trial = tuple[str, Query]
 """The aspect to steer along, and the query to answer."""

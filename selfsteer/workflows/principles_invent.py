@@ -26,10 +26,11 @@ from selfsteer.runs.ledger import Entry
 from selfsteer.runs.progress import Display, Planned
 from selfsteer.runs.shards import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
 from selfsteer.runs.store import Store, Workspace, in_batches
-from selfsteer.stages import responses as work
+from selfsteer.seeding import batch_seed
 from selfsteer.stages.context import DataStages
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.queries import draw_queries
+from selfsteer.stages.responses import sample
 from selfsteer.workflows.principles_check import Trial, probe_along, trial
 
 
@@ -237,8 +238,8 @@ def _asking(
         return Plan(in_batches(items, size), left_out)
 
     def do(number: int, batch: Sequence[Request]) -> Done[Response]:
-        seed = work.batch_seed(recipe.seed, "proposals", number)
-        done = work.sample(recipe, backend, batch, seed, prefix)
+        seed = batch_seed(recipe.seed, "proposals", number)
+        done = sample(recipe, backend, batch, seed, prefix)
         return Done(done.rows, {key[0]: failure for key, failure in done.failures.items()})  # type: ignore[index]
 
     return Work(Response, plan, do, per_block=-(-BLOCK // size), failed=stages.failed)

@@ -29,7 +29,7 @@ from selfsteer.files import (
 from selfsteer.judges import Judge
 from selfsteer.judges.pair_datasets import PairSet, load_pairs
 from selfsteer.judges.program import ProgramJudge, find_program
-from selfsteer.loop.dry_run import Looking, State, Step
+from selfsteer.loop.dry_run import Looking
 from selfsteer.models.single_slot import give_back
 from selfsteer.reward.card import reward_card
 from selfsteer.reward.data import (
@@ -45,10 +45,11 @@ from selfsteer.reward.data import (
 )
 from selfsteer.reward.recipe import RewardRecipe, Trained
 from selfsteer.runs.ledger import Entry, check_place
+from selfsteer.runs.plan_step import State, Step
 from selfsteer.runs.progress import Display, Planned
 from selfsteer.runs.store import Store, Workspace
+from selfsteer.stages.judgements import judge_with_cache
 from selfsteer.stages.resumable_training import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
-from selfsteer.workflows.judge import judge_with_cache
 from selfsteer.workflows.reward_results import Results, accuracy, as_markdown
 from selfsteer.workflows.reward_sets import open_source
 

@@ -17,9 +17,9 @@ from selfsteer.queries.tally import Tally, check_share
 from selfsteer.records import Contrast, read_rows
 from selfsteer.reward.data import LabelledPair
 from selfsteer.reward.recipe import SetSettings
+from selfsteer.runs.active import again, check_files, rounds_in_force
 from selfsteer.runs.ledger import Entry, Ledger
 from selfsteer.stages.preferences import better_and_worse, numbered
-from selfsteer.stages.reader import again, check_files, rounds_in_force
 from selfsteer.views import PAIRINGS, View
 
 Pairs = Iterator[LabelledPair | Dropped]

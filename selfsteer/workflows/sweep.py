@@ -11,15 +11,16 @@ from typing import Any
 import selfsteer
 from selfsteer.errors import SelfsteerError, WorkFailed
 from selfsteer.files import storage_errors
-from selfsteer.loop.dry_run import Step, plan
+from selfsteer.loop.dry_run import plan
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import check, open_stages
 from selfsteer.loop.run import run as run_variant
 from selfsteer.report.sweep import sweep_record, write_sweep
+from selfsteer.runs.active import in_force
 from selfsteer.runs.ledger import Ledger
+from selfsteer.runs.plan_step import Step
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Claim, locked
-from selfsteer.stages.reader import in_force
 from selfsteer.workflows.sweep_variants import Sweep, Variant, naming
 
 

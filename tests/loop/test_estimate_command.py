@@ -23,8 +23,9 @@ from selfsteer.estimate.costs import Cost, Sizes
 from selfsteer.estimate.model_shape import read_shape
 from selfsteer.estimate.throughput import Rates, Sample, rates_file, sample_file, write_rates, write_sample
 from selfsteer.loop import run
-from selfsteer.loop.dry_run import State, plan
+from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
+from selfsteer.runs.plan_step import State
 from selfsteer.runs.progress import Display
 
 from .helpers import scripted_recipe, small_recipe, without_reports

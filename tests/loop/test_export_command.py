@@ -16,13 +16,14 @@ import yaml
 from rich.console import Console
 
 from selfsteer import cli
-from selfsteer.commands.export import export, open_source
+from selfsteer.commands.export import export
 from selfsteer.config import Recipe, dump_recipe
 from selfsteer.errors import ConfigError, DataError, InputError, WorkFailed
 from selfsteer.export import read_contrasts
 from selfsteer.records import HARM_UNKNOWN as UNKNOWN
 from selfsteer.records import Contrast, write_rows
 from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.workflows.row_source import open_source
 
 from ..example_rows import contrast
 from ..export.test_hub import FakeHub

@@ -12,20 +12,21 @@ from rich.console import Console
 
 from selfsteer import cli
 from selfsteer.api import RunResult
-from selfsteer.commands.export import open_source
 from selfsteer.commands.run_summary import show
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, GuardStopped, InputError, NothingSurvived, SelfsteerWarning, TrainingDiverged
 from selfsteer.loop import guards as guarding
 from selfsteer.loop import run
-from selfsteer.loop.dry_run import State, Step, changed, plan
+from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import open_stages
 from selfsteer.reward.recipe import SetSettings
+from selfsteer.runs.plan_step import State, Step
 from selfsteer.runs.progress import Display
 from selfsteer.stages.context import DataStages
 from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import reward_sets
+from selfsteer.workflows.row_source import open_source
 
 from ..guard_figures import N, measures
 from .helpers import contrasts, small_recipe, stages, without_reports

@@ -26,7 +26,8 @@ from selfsteer.errors import ConfigError, DataError, InputError
 from selfsteer.judges import Answer, AnswerCache, Judgement
 from selfsteer.judges.tables import Judged
 from selfsteer.loop import run
-from selfsteer.workflows.judge import as_json, judge_with_cache, open_judges, read_pairs
+from selfsteer.stages.judgements import judge_with_cache
+from selfsteer.workflows.judge import as_json, open_judges, read_pairs
 
 from ..backends.chat_server import ChatServer, completion
 from ..conftest import build_model, build_tokenizer

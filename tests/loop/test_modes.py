@@ -327,8 +327,8 @@ def test_a_loss_without_reference_scores_no_row_again(tmp_path, tiny_chat_model,
 
 def test_an_older_setting_of_a_later_round_is_not_in_force(averaged):
     """The average belongs to the round that made it, and comes before the next round's data."""
+    from selfsteer.runs.active import in_force
     from selfsteer.runs.ledger import Ledger
-    from selfsteer.stages.reader import in_force
 
     entries = [entry for entry in Ledger(averaged[0]).entries() if entry.files]  # all but verdicts
     assert len(in_force(entries)) == len({entry.slot for entry in entries})

@@ -11,8 +11,9 @@ import pytest
 from selfsteer.config import Recipe
 from selfsteer.files import read_json_lines
 from selfsteer.loop import generate, run
-from selfsteer.loop.dry_run import State, changed, plan
+from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.run import open_stages
+from selfsteer.runs.plan_step import State
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import kept, stage_key
 from selfsteer.stages.model_pool import Models, Policy

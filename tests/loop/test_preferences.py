@@ -8,9 +8,10 @@ import pytest
 
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.loop.dry_run import State, plan
+from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
 from selfsteer.records import Contrast
+from selfsteer.runs.plan_step import State
 from selfsteer.runs.progress import Display
 from selfsteer.stages.context import DataStages
 from selfsteer.stages.preferences import preferences_stage

@@ -11,8 +11,9 @@ from selfsteer.config import dump_recipe
 from selfsteer.errors import InputError
 from selfsteer.files import read_json_lines
 from selfsteer.loop import run
+from selfsteer.runs.active import in_force
 from selfsteer.runs.ledger import Entry
-from selfsteer.stages.reader import RunReader, in_force
+from selfsteer.stages.reader import RunReader
 
 from .helpers import scripted_recipe, without_reports
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from selfsteer.commands.export import open_source
 from selfsteer.commands.filter import filter_rows
 from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, InputError, NothingSurvived
@@ -20,9 +19,10 @@ from selfsteer.principles import load_set
 from selfsteer.principles.yaml_writer import dump_set
 from selfsteer.quality import steering_margin
 from selfsteer.records import Contrast, read_rows, write_rows
+from selfsteer.runs.active import in_force
 from selfsteer.runs.ledger import Ledger
-from selfsteer.stages.reader import in_force
 from selfsteer.workflows.filter import refilter_file, refilter_run
+from selfsteer.workflows.row_source import open_source
 
 from ..example_rows import contrast
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports, write_queries

@@ -11,10 +11,11 @@ from selfsteer.errors import ConfigError, InputError, ModelError, NothingSurvive
 from selfsteer.judges import Pair, Shown, open_judge
 from selfsteer.judges import reward as reward_judges
 from selfsteer.loop import run
-from selfsteer.loop.dry_run import State, plan
+from selfsteer.loop.dry_run import plan
 from selfsteer.quality import stored_margin
 from selfsteer.records import Contrast, read_rows, write_rows
 from selfsteer.runs.ledger import Ledger
+from selfsteer.runs.plan_step import State
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import DataStages

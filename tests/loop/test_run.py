@@ -12,9 +12,10 @@ import torch
 from selfsteer.errors import ConfigError, DataError, ModelError, NothingSurvived, StorageError, WorkFailed
 from selfsteer.files import read_json_lines
 from selfsteer.loop import run
-from selfsteer.loop.dry_run import State, plan
+from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
 from selfsteer.records import PROMPTS, ROLES, Contrast, read_rows
+from selfsteer.runs.plan_step import State
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfsteer.records import Query, read_rows, write_rows
-from selfsteer.stages.queries import parts_of
+from selfsteer.runs.row_ranges import parts_of
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from selfsteer.config import dump_recipe, load_sweep, shipped_sweeps
 from selfsteer.errors import ConfigError, GuardStopped, InputError, WorkFailed
 from selfsteer.files import read_json, read_json_lines
 from selfsteer.loop import run
-from selfsteer.loop.dry_run import State
 from selfsteer.records import Contrast, read_rows
 from selfsteer.report.sweep import sweep_notes, write_sweep
+from selfsteer.runs.plan_step import State
 from selfsteer.runs.store import locked
 from selfsteer.workflows.sweep import check_all, failed, sweep
 from selfsteer.workflows.sweep_variants import read_sweep

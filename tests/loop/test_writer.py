@@ -10,7 +10,6 @@ import pytest
 
 from selfsteer.backends.base import Sampling
 from selfsteer.backends.scripted import ScriptedBackend
-from selfsteer.commands.export import open_source
 from selfsteer.config import Recipe
 from selfsteer.errors import BudgetReached, ConfigError, DataError, ModelError
 from selfsteer.export.dataset import Order, export_file
@@ -25,6 +24,7 @@ from selfsteer.stages.model_pool import Models, Policy
 from selfsteer.views import View
 from selfsteer.workflows.evaluate_signal import evaluate_signal
 from selfsteer.workflows.judge import read_pairs
+from selfsteer.workflows.row_source import open_source
 
 from ..backends.chat_server import ChatServer, Reply, completion, failure, metered
 from .helpers import contrasts, scripted_recipe, small_recipe, without_reports

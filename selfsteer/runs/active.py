@@ -1,0 +1,100 @@
+"""Which of a ledger's records hold: the newest of each stage, and what they were made from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.config import Recipe
+from selfsteer.errors import InputError
+from selfsteer.runs.ledger import VERDICT, Entry, Ledger, Slot
+from selfsteer.runs.pipeline import _STORY
+
+
+def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
+    """Return the entry in force of each slot: the newest, unless a stage before it in the story has a newer one.
+
+    Then an earlier setting made it, and the run has not come that far again.
+
+    Args:
+        entries: The ledger's, the oldest first.
+    """
+    places = {entry.slot: place for place, entry in enumerate(entries)}
+    known = [slot for slot in places if (slot[0], slot[2]) in _STORY]
+    found: dict[Slot, Entry] = {}
+    latest = -1
+    for slot in sorted(known, key=_rank):
+        if places[slot] > latest:
+            found[slot] = entries[places[slot]]
+        latest = max(latest, places[slot])
+    return found
+
+
+class Rounds(NamedTuple):
+    """The rounds of a run whose rows are to be used.
+
+    Attributes:
+        rows: The filtered rows by the round's number, in their order.
+        given_up: Rounds whose rows are there, and that a guard gave up.
+    """
+
+    rows: dict[int, Entry]
+    given_up: list[int]
+
+    @property
+    def lack(self) -> str:
+        """Why there are no rows."""
+        return "every round was given up by a guard" if self.given_up else "this run has no filtered rows yet"
+
+    def __str__(self) -> str:
+        told = ", ".join(map(str, self.rows)) or "none"
+        given_up = ", ".join(map(str, self.given_up))
+        return f"{told} (given up by a guard: {given_up})" if given_up else told
+
+
+def rounds_in_force(recipe: Recipe, ledger: Ledger) -> Rounds:
+    """Return the rounds of a recipe whose filtered rows are in force, without those that a guard gave up.
+
+    A verdict is about the rows that it was passed on, and about runs that train.
+    """
+    entries = ledger.entries()
+    force = in_force(entries)
+    verdicts = {entry.round: entry.info for entry in entries if entry.stage == VERDICT} if recipe.trains else {}
+    rounds = Rounds({}, [])
+    for number in range(1, recipe.rounds + 1):
+        entry, verdict = force.get(("contrasts", number, False)), verdicts.get(number)
+        if entry and verdict and verdict["given_up"] and verdict["contrasts"] == entry.key:
+            rounds.given_up.append(number)
+        elif entry:
+            rounds.rows[number] = entry
+    return rounds
+
+
+def check_files(ledger: Ledger, entry: Entry) -> None:
+    """Raise :class:`InputError` where a file of a finished stage is not there any more."""
+    gone = ledger.gone(entry)
+    if gone:
+        what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
+        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=again(ledger.run_dir, "to make it anew"))
+
+
+def again(run_dir: Path, purpose: str) -> str:
+    """Return the advice to run a run directory's recipe again."""
+    recipe, folder = (shlex.quote(str(path)) for path in (run_dir / "recipe.yaml", run_dir))
+    return f"run `selfsteer run {recipe} --run-dir {folder}` {purpose}"
+
+
+def _rank(slot: Slot) -> tuple[int, int]:
+    stage, number, heldout = slot
+    return 0 if stage == "queries" else number, _STORY.index((stage, heldout))
+
+
+def made_from(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Return the names of ledger entries, for a later look at whether they are still in force."""
+    unique = {(*entry.slot, entry.key): entry for entry in entries}
+    return [
+        {"stage": entry.stage, "round": entry.round, "heldout": entry.heldout, "key": entry.key}
+        for entry in unique.values()
+    ]

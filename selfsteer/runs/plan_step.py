@@ -1,0 +1,50 @@
+"""What a dry run says of a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from selfsteer.runs.ledger import Entry, Slot
+from selfsteer.runs.store import Claim
+
+
+class State(StrEnum):
+    """Where a stage stands. ``SHARED`` is another run's of the sweep; ``AFTER`` depends on a result not there yet."""
+
+    DONE = "done"
+    SHARED = "shared"
+    TODO = "to do"
+    REDO = "redo"
+    AFTER = "after that"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan.
+
+    Attributes:
+        slot: Which stage.
+        title: What the run calls it.
+        state: Where it stands.
+        why: What has changed, or what of it is on disk already; "" where there is nothing to tell.
+        entry: What the ledger has of a finished stage.
+        key: The stage's key, "" where it is left open.
+    """
+
+    slot: Slot
+    title: str
+    state: State
+    why: str = ""
+    entry: Entry | None = None
+    key: str = ""
+
+    @property
+    def todo(self) -> bool:
+        """Whether this run has to do it."""
+        return self.state not in (State.DONE, State.SHARED)
+
+    @property
+    def claim(self) -> Claim:
+        """What another run of a sweep takes it by."""
+        return self.slot[0], self.slot[1], self.key

@@ -1,0 +1,36 @@
+"""Row ranges of stored files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from selfsteer.records import count_rows
+
+
+class Part(NamedTuple):
+    """Some rows of a file: the file, which of its rows, and how many."""
+
+    path: Path
+    rows: slice
+    size: int
+
+
+def parts_of(files: Sequence[Path], wanted: range) -> list[Part]:
+    """Return where rows stand, given their positions over all files; a file without any is left out.
+
+    Args:
+        files: Parquet files, whose rows are counted through.
+        wanted: Positions, ascending; those behind the last row are passed over.
+    """
+    found = []
+    offset = 0
+    for path in files:
+        count = count_rows(path)
+        first = wanted.start + max(0, -(-(offset - wanted.start) // wanted.step)) * wanted.step
+        own = range(first - offset, min(wanted.stop - offset, count), wanted.step)
+        if own:
+            found.append(Part(path, slice(own.start, own.stop, own.step), len(own)))
+        offset += count
+    return found

@@ -1,0 +1,92 @@
+"""Rows of a run, of a file or of the authors' pairs, as export and filter take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfsteer.commands.export import _SHARDS
+from selfsteer.config import Recipe, load_recipe
+from selfsteer.errors import ConfigError, InputError
+from selfsteer.export import read_source
+from selfsteer.records import Contrast, read_rows
+from selfsteer.runs.active import Rounds, again, check_files, in_force, rounds_in_force
+from selfsteer.runs.ledger import Ledger
+
+
+class Source(NamedTuple):
+    """Rows to export.
+
+    Attributes:
+        rows: Are read while they are taken.
+        where: Names them in messages.
+        recipe: Of the run they come from, None for a file.
+        queries: How many queries the run has, by what became of them.
+        notes: What the reader should know, one sentence each.
+    """
+
+    rows: Iterator[Contrast]
+    where: str
+    recipe: Recipe | None = None
+    queries: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def open_source(source: Path, round: int | None = None) -> Source:
+    """Return the active rows of a run directory, of a folder of files as exports have them, or of a file.
+
+    Of a run these are all rounds that no guard gave up, or one of them. A folder's files lie in it, or in its folder
+    ``data`` as an export puts them.
+
+    Raises:
+        InputError: There is no such file, run or round, or its rows are not there.
+        DataError: It is no file that can be read.
+    """
+    if (source / "recipe.yaml").is_file():
+        return _run(source, round)
+    if round is not None:
+        what = "only a run directory has rounds, and this is none"
+        raise ConfigError(what, where=f"--round {round}, {source}", do="leave --round out")
+    if (source.parent.parent / "recipe.yaml").is_file() and source.is_dir():
+        what = "results of several settings may lie here, and only the run directory tells which is in force"
+        raise InputError(what, where=str(source), do=f"name the run directory, {source.parent.parent}, or one file")
+    shards = next(
+        filter(None, (sorted(place.glob(kind)) for place in (source / "data", source) for kind in _SHARDS)), []
+    )
+    if source.is_dir() and shards:
+        return Source((row for shard in shards for row in read_source(shard)), str(source))
+    if not source.is_file():
+        what = (
+            "this is no run directory: it has no recipe.yaml" if source.is_dir() else "there is no such file or folder"
+        )
+        raise InputError(what, where=str(source), do="name a run directory, or a file of rows")
+    return Source(read_source(source), str(source))
+
+
+def _run(run_dir: Path, number: int | None) -> Source:
+    recipe = load_recipe(run_dir / "recipe.yaml")
+    ledger = Ledger(run_dir)
+    rounds = rounds_in_force(recipe, ledger)
+    wanted = rounds.rows if number is None else {n: entry for n, entry in rounds.rows.items() if n == number}
+    if not wanted:
+        what = f"round {number} has no rows" if rounds.rows else rounds.lack
+        known = f"rounds with rows: {rounds}" if rounds.rows else again(run_dir, "to go on")
+        raise InputError(what, where=str(run_dir), do=known)
+    for entry in wanted.values():
+        check_files(ledger, entry)
+    notes = _left_out(rounds, recipe.rounds) if number is None else ()
+    files = [run_dir / name for entry in wanted.values() for name in entry.files]
+    queries = in_force(ledger.entries()).get(("queries", 1, False))
+    counts = _query_counts(queries.info) if queries else None
+    return Source(read_rows(files, Contrast), str(run_dir), recipe, counts, notes)
+
+
+def _left_out(rounds: Rounds, count: int) -> tuple[str, ...]:
+    why = {n: "was given up by a guard" if n in rounds.given_up else "has no rows yet" for n in range(1, count + 1)}
+    return tuple(f"round {n} {reason} and is left out" for n, reason in why.items() if n not in rounds.rows)
+
+
+def _query_counts(info: dict[str, Any]) -> dict[str, int]:
+    names = {"read": "queries read", "train": "queries aligned on", "heldout": "queries held out, in no row"}
+    return {label: info[name] for name, label in names.items() if isinstance(info.get(name), int)}
