@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-import selfsteer
 from selfsteer.errors import SelfsteerError, SelfsteerWarning
+from selfsteer.version import __version__
 
 app = typer.Typer(
     help="Align a chat model with no human labels, by Self-Steering Optimization (arXiv 2410.17131).",
@@ -83,7 +83,7 @@ errors = Console(stderr=True, highlight=False)
 
 def _version(asked: bool) -> None:
     if asked:
-        out.print(f"selfsteer {selfsteer.__version__}")
+        out.print(f"selfsteer {__version__}")
         raise typer.Exit
 
 

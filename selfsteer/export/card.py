@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-import selfsteer
 from selfsteer.files import write_atomic
 from selfsteer.records import ROLES
 from selfsteer.sanitize import visible
 from selfsteer.templates import markdown
+from selfsteer.version import __version__
 from selfsteer.views import PAIRINGS, View
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _rendered(template: str, exported: Exported, **values: Any) -> str:
         form=exported.order.form,
         figures=exported.figures,
         view=_view(exported.order.view),
-        version=selfsteer.__version__,
+        version=__version__,
         View=View,
         **values,
     )

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import selfsteer
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
 from selfsteer.estimate.costs import Sizes
@@ -39,6 +38,7 @@ from selfsteer.stages.principle_strategies import check_draws
 from selfsteer.stages.reference import Made, References, trained_on, training_rows
 from selfsteer.stages.round_stats import Stages, quality_figures, round_figures
 from selfsteer.stages.training import Training, restore_log, train_stage
+from selfsteer.version import __version__
 
 Summary = dict[str, Any]
 
@@ -346,7 +346,7 @@ class _Run:
             "annotated": self.recipe.preferences.source,
             "writer": self._writer_name(),
             "principle_set": self.stages.principle_set.name,
-            "version": selfsteer.__version__,
+            "version": __version__,
             "seed": self.recipe.seed,
             "created": self._created(),
             "command": command or f"selfsteer run {shlex.quote(str(self.store.run_dir / 'recipe.yaml'))}",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import selfsteer
 from selfsteer.templates import markdown
+from selfsteer.version import __version__
 
 _TEMPLATE = Path(__file__).parent / "card.md.jinja"
 
@@ -45,5 +45,5 @@ def reward_card(
         names=[name for name in ("loss", "accuracy", "margin", "mean_reward") if name in training["first"]],
         scores=scores,
         self_made=any(source.self_made for _, _, source, _ in sets),
-        version=selfsteer.__version__,
+        version=__version__,
     )

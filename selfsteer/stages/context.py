@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import selfsteer
 from selfsteer.config import HarmSettings, QuerySettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, InputError, NothingSurvived, did_you_mean
@@ -54,6 +53,7 @@ from selfsteer.stages.responses import SHORTER, key_of, planned, sample
 from selfsteer.stages.reward_margins import BATCH, RewardMargins, margins_of
 from selfsteer.stages.round_stats import data_figures
 from selfsteer.stages.scores import fitting, joined
+from selfsteer.version import __version__
 
 _SCORE_BATCH = 8
 _CLASSIFIED = 32  # rows that a classifier of harm looks at together
@@ -603,7 +603,7 @@ class DataStages:
         variables = self.recipe.model.chat_template_kwargs
         versions = template_versions(*templates_of(self.recipe))
         return {
-            "selfsteer": selfsteer.__version__,
+            "selfsteer": __version__,
             "backend": policy.backend,
             "model": policy.name,
             "weights": policy.fingerprint,

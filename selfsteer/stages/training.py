@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import selfsteer
 from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.files import atomic_path, read_json, remove, write_atomic, write_json
 from selfsteer.records import Contrast, read_rows
@@ -17,6 +16,7 @@ from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import DataStages
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.resumable_training import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
+from selfsteer.version import __version__
 from selfsteer.views import harmful_target
 
 if TYPE_CHECKING:
@@ -306,7 +306,7 @@ def _card(
         data=data,
         settings=settings,
         figures=metrics,
-        version=selfsteer.__version__,
+        version=__version__,
         annotated=bool(annotated),
         template_kwargs=recipe.model.chat_template_kwargs,
     )

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import selfsteer
 from selfsteer.backends import Backend
 from selfsteer.config import Growth
 from selfsteer.contrast import Request
@@ -37,6 +36,7 @@ from selfsteer.runs.store import Store, Workspace
 from selfsteer.seeding import batch_seed
 from selfsteer.stages.model_pool import Models, Policy
 from selfsteer.stages.responses import key_of, sample
+from selfsteer.version import __version__
 
 VERSION = 2
 """Raise it when the same answers would give other queries."""
@@ -139,7 +139,7 @@ class _Growing:
         display = self.store.display
         display.plan([Planned("", 1.0)])
         policy = self.models.start(display.say)
-        key = fingerprint([VERSION, selfsteer.__version__, self._depends(policy), self.count])
+        key = fingerprint([VERSION, __version__, self._depends(policy), self.count])
         if (done := self._done(key)) is not None:
             display.finish("grow queries", reused=True)
             return done
@@ -279,7 +279,7 @@ class _Growing:
     def _provenance(self, policy: Policy) -> Row:
         settings = self.growth.generation
         return {
-            "selfsteer": selfsteer.__version__,
+            "selfsteer": __version__,
             "model": self.models.name,
             "weights": policy.fingerprint,
             "backend": settings.backend,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import selfsteer
 from selfsteer.errors import SelfsteerError, WorkFailed
 from selfsteer.files import storage_errors
 from selfsteer.loop.dry_run import plan
@@ -21,6 +20,7 @@ from selfsteer.runs.ledger import Ledger
 from selfsteer.runs.plan_step import Step
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Claim, locked
+from selfsteer.version import __version__
 from selfsteer.workflows.sweep_variants import Sweep, Variant, naming
 
 
@@ -124,7 +124,7 @@ def _run(variant: Variant, folder: Path, display: Display, command: str, place: 
 
 
 def _record(wanted: Sweep, folder: Path, results: list[Result], command: str) -> dict[str, Any]:
-    about = {"name": wanted.name, "recipe": wanted.recipe, "version": selfsteer.__version__, "command": command}
+    about = {"name": wanted.name, "recipe": wanted.recipe, "version": __version__, "command": command}
     runs = [
         {
             "name": one.variant.name,
