@@ -269,3 +269,24 @@ def _from_dict(kind: type[Row], values: dict[str, Any]) -> Row:
     if "provenance" in values:
         values["provenance"] = json.loads(values["provenance"])
     return kind(**values)
+
+
+def score(row: Contrast, role: str, prompt: str) -> float:
+    """Return a stored mean log-prob of a scored row, nats per token."""
+    assert row.scores is not None
+    return row.scores[f"{role}_response"][prompt]
+
+
+def is_full(row: Contrast) -> bool:
+    """Return whether none of the responses that were sampled is empty."""
+    return all(getattr(row, f"{role}_response") for role in row.roles)
+
+
+def is_scored(row: Contrast) -> bool:
+    """Return whether each response was scored under each prompt; Parquet gives None for a cell that was not."""
+    return all(has_score(row, role, prompt) for role in row.roles for prompt in PROMPTS)
+
+
+def has_score(row: Contrast, role: str, prompt: str) -> bool:
+    """Return whether a response was scored under a prompt."""
+    return ((row.scores or {}).get(f"{role}_response") or {}).get(prompt) is not None

@@ -41,3 +41,7 @@ def harmful_target(contrast: Contrast, view: View) -> bool:
     That is one flagged as harmful, or one of which nobody knows (:data:`selfsteer.records.HARM_UNKNOWN`).
     """
     return PAIRINGS[view].chosen == "negative" and bool(contrast.negative_harmful)
+
+
+SCALES = {True: "per token", False: "summed"}
+"""What implicit rewards are called, by whether they are means per token."""

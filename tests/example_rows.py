@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Response
-
-from .chat_templates import user
+from tests.chat_templates import user
 
 QUERY = "Why is the sky blue?"
 BRIEF, LONG = "Answer in one sentence.", "Answer at great length."

@@ -14,10 +14,9 @@ from selfsteer.logprobs.score_keys import weights_key
 from selfsteer.reward.loading import new_reward_model
 from selfsteer.reward.recipe import RewardOptions
 from selfsteer.reward.training import reward_trainer
-
-from .conftest import build_tokenizer
-from .policy.helpers import contrasts, policy, trainer
-from .reward.pairs import toy_examples, toy_pairs
+from tests.conftest import build_tokenizer
+from tests.policy.helpers import contrasts, policy, trainer
+from tests.reward.pairs import toy_examples, toy_pairs
 
 LORA = {"r": 2, "lora_dropout": 0.2, "task_type": "CAUSAL_LM"}
 

@@ -7,8 +7,7 @@ import pytest
 from selfsteer.chat import Chat, tokenizer_fingerprint
 from selfsteer.chat_template import THINKING_TAGS
 from selfsteer.errors import ModelError, SelfsteerWarning
-
-from .chat_templates import DEFAULT_SYSTEM, TEMPLATES, sentencepiece_of, tokenizer_of, user
+from tests.chat_templates import DEFAULT_SYSTEM, TEMPLATES, sentencepiece_of, tokenizer_of, user
 
 PLAIN = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"

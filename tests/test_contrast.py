@@ -11,9 +11,8 @@ from selfsteer.contrast import Request, assemble, check_prompts_differ, requests
 from selfsteer.errors import ModelError
 from selfsteer.principles import fold_system, steer
 from selfsteer.records import PROMPTS, ROLES, Contrast
-
-from .chat_templates import tokenizer_of, user
-from .example_rows import BRIEF, LONG, QUERY, contrast, principled, responses
+from tests.chat_templates import tokenizer_of, user
+from tests.example_rows import BRIEF, LONG, QUERY, contrast, principled, responses
 
 FAMILIES = ["chatml", "llama3", "gemma", "gemma3", "mistral"]
 

@@ -11,9 +11,8 @@ import pytest
 
 from selfsteer.errors import DataError, StorageError
 from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Query, Response, read_rows, schema, write_rows
-
-from .chat_templates import user
-from .example_rows import contrast, principled, scores
+from tests.chat_templates import user
+from tests.example_rows import contrast, principled, scores
 
 ODD = "naïve 😀 漢字 \u2028\x00\ttab\r\n"
 ROWS = [

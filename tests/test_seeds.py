@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from .policy.helpers import contrasts, policy, trainer, weights
-from .seeded import LORA, digests
+from tests.policy.helpers import contrasts, policy, trainer, weights
+from tests.seeded import LORA, digests
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,7 +57,7 @@ def test_an_order_does_not_change_where_torch_is_seeded_between_making_a_trainer
     """Another trainer does that."""
     from peft import LoraConfig
 
-    from .conftest import build_tokenizer
+    from tests.conftest import build_tokenizer
 
     tokenizer = build_tokenizer()
     found = []

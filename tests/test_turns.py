@@ -13,9 +13,8 @@ from selfsteer.errors import ConfigError, SelfsteerWarning
 from selfsteer.quality import think_apart
 from selfsteer.records import Response
 from selfsteer.reward.scoring import conversation_ids
-
-from .chat_templates import TEMPLATES, sentencepiece_of, tokenizer_of, user
-from .example_rows import contrast
+from tests.chat_templates import TEMPLATES, sentencepiece_of, tokenizer_of, user
+from tests.example_rows import contrast
 
 OFF = {"enable_thinking": False}
 EMPTY = "<think>\n\n</think>\n\n"
@@ -94,7 +93,7 @@ def test_all_readers_of_an_annotated_pair_see_the_same_tokens(family, kwargs, pr
 @pytest.mark.parametrize("text", ["\nHo", "\n\nHo", " Ho", ". Ho"])
 def test_a_prompt_keeps_the_ids_that_are_sampled_under(text):
     """Where a token would straddle the end of the prompt."""
-    from .conftest import build_tokenizer
+    from tests.conftest import build_tokenizer
 
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TEMPLATES["chatml"]

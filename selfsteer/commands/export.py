@@ -25,9 +25,6 @@ from selfsteer.files import remove
 from selfsteer.views import View
 from selfsteer.workflows.row_source import Source, open_source
 
-_SHARDS = ("*.parquet", "train-*.json*")
-"""Files of contrasts, and of an export of the authors' JSON."""
-
 
 def export(
     source: Path,

@@ -20,10 +20,9 @@ from selfsteer.estimate.flops import Arithmetic, Row, arithmetic
 from selfsteer.estimate.model_shape import ModelShape
 from selfsteer.estimate.prompt_lengths import first_queries
 from selfsteer.estimate.throughput import Rates, Sample
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.files import atomic_path, sha256_file
 from selfsteer.quality import parse_filters
-from selfsteer.records import ROLES, Contrast, Principled, Response
+from selfsteer.records import ROLES, Contrast, Principled, Response, is_full
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import DataStages

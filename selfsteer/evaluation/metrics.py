@@ -11,12 +11,10 @@ from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.evaluation.relevance import LOOP, answers, repetition
 from selfsteer.quality import direction_of, steering_margin
 from selfsteer.quality.direction import compare_lengths, words
-from selfsteer.records import PROMPTS, ROLES, Contrast
+from selfsteer.records import PROMPTS, ROLES, Contrast, is_full, is_scored, score
+from selfsteer.views import SCALES
 
 Measure = dict[str, Any]
-
-SCALES = {True: "per token", False: "summed"}
-"""What implicit rewards are called, by whether they are means per token."""
 
 
 def measure(
@@ -52,31 +50,10 @@ def measure(
     }
 
 
-def score(row: Contrast, role: str, prompt: str) -> float:
-    """Return a stored mean log-prob of a scored row, nats per token."""
-    assert row.scores is not None
-    return row.scores[f"{role}_response"][prompt]
-
-
 def response_length(row: Contrast, role: str) -> int:
     """Return the length of a response in sampled tokens, or in words where the row carries no tokens."""
     ids = getattr(row, f"{role}_token_ids")
     return len(ids) if ids is not None else words(getattr(row, f"{role}_response"))
-
-
-def is_full(row: Contrast) -> bool:
-    """Return whether none of the responses that were sampled is empty."""
-    return all(getattr(row, f"{role}_response") for role in row.roles)
-
-
-def is_scored(row: Contrast) -> bool:
-    """Return whether each response was scored under each prompt; Parquet gives None for a cell that was not."""
-    return all(has_score(row, role, prompt) for role in row.roles for prompt in PROMPTS)
-
-
-def has_score(row: Contrast, role: str, prompt: str) -> bool:
-    """Return whether a response was scored under a prompt."""
-    return ((row.scores or {}).get(f"{role}_response") or {}).get(prompt) is not None
 
 
 def implicit_changes(

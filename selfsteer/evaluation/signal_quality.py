@@ -17,11 +17,11 @@ import numpy as np
 
 from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.evaluation.calibration import calibrate, keep_best, worth
-from selfsteer.evaluation.metrics import counted, is_full, is_scored, onpolicyness, score
+from selfsteer.evaluation.metrics import counted, onpolicyness
 from selfsteer.judges.base import Judgement, Outcome, Pair
 from selfsteer.principles import PrincipleSet
 from selfsteer.quality import contrastive_likelihood, direction_of, steering_margin
-from selfsteer.records import PROMPTS, ROLES, Contrast
+from selfsteer.records import PROMPTS, ROLES, Contrast, is_full, is_scored, score
 
 Figures = dict[str, Any]
 ProgramOf = Callable[[Contrast], str | None]

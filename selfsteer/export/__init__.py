@@ -2,9 +2,10 @@
 
 from selfsteer.export.authors import read_authors
 from selfsteer.export.card import Licence
-from selfsteer.export.dataset import Exported, Order, export_file, export_folder
+from selfsteer.export.dataset import export_file, export_folder
 from selfsteer.export.formats import FORMATS, Format, Layout
 from selfsteer.export.hub import check_repository, push
+from selfsteer.export.options import Exported, Order
 from selfsteer.export.readers import read_contrasts, read_source
 
 __all__ = [

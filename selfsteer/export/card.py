@@ -17,7 +17,7 @@ from selfsteer.version import __version__
 from selfsteer.views import PAIRINGS, View
 
 if TYPE_CHECKING:
-    from selfsteer.export.dataset import Exported
+    from selfsteer.export.options import Exported
 
 CARD = "README.md"
 _TEMPLATES = Path(__file__).parent

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
-from selfsteer.evaluation.metrics import SCALES
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
 from selfsteer.judges.base import Shown
 from selfsteer.models.rope import context_of
 from selfsteer.models.single_slot import OneHeld
+from selfsteer.views import SCALES
 
 if TYPE_CHECKING:
     from selfsteer.chat import Chat

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from selfsteer.config import HarmSettings, QuerySettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, InputError, NothingSurvived, did_you_mean
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.evaluation.steerability import Tell
 from selfsteer.files import write_atomic
 from selfsteer.principles import PrincipleSet, load_set, template_contents, template_versions
@@ -31,7 +30,7 @@ from selfsteer.quality import (
     steering_margin,
 )
 from selfsteer.queries import source_fingerprint
-from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, read_columns, read_rows
+from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, is_full, read_columns, read_rows
 from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
 from selfsteer.runs.dropped import check_left_out, left_out_note
 from selfsteer.runs.ledger import Entry

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfsteer.evaluation import Measure, measure
-from selfsteer.evaluation.metrics import answer_drops, implicit_changes, is_full
+from selfsteer.evaluation.metrics import answer_drops, implicit_changes
 from selfsteer.evaluation.steerability import Direction, direction_by
 from selfsteer.files import read_json
-from selfsteer.records import ROLES, Contrast
+from selfsteer.records import ROLES, Contrast, is_full
 from selfsteer.runs.ledger import Entry
 from selfsteer.runs.store import Workspace, in_batches
 from selfsteer.stages.context import DataStages

@@ -7,13 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.evaluation.signal_quality import pairs_of
 from selfsteer.files import write_json
 from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
 from selfsteer.judges.agreement import agreement
 from selfsteer.judges.tables import Judged, invalid_told
-from selfsteer.records import Contrast
+from selfsteer.records import Contrast, is_full
 from selfsteer.runs.ledger import Entry
 from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import DataStages, stage_folder, stage_title

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import InputError
-from selfsteer.evaluation.metrics import SCALES, implicit_changes
+from selfsteer.evaluation.metrics import implicit_changes
 from selfsteer.evaluation.signal_quality import Chosen, Implicit, Part, principles_of
 from selfsteer.files import read_json
 from selfsteer.records import Contrast, read_columns
@@ -17,6 +17,7 @@ from selfsteer.runs.ledger import Entry, Slot
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import DataStages
+from selfsteer.views import SCALES
 
 
 class Reading(NamedTuple):

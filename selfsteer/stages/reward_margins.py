@@ -9,12 +9,11 @@ from typing import Any
 
 from selfsteer.config import JudgeSettings, RewardFilterSettings
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.files import fingerprint
 from selfsteer.judges import Judge, Pair, Shown, open_judge
 from selfsteer.judges.answer_cache import Answer
 from selfsteer.quality import RewardMargin, parse_filters, put_margin, stored_margin
-from selfsteer.records import Contrast
+from selfsteer.records import Contrast, is_full
 from selfsteer.temp_db import Scratch, hash_of
 
 BATCH = 32

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from selfsteer.evaluation.metrics import has_score, response_length, score
+from selfsteer.evaluation.metrics import response_length
 from selfsteer.export.statistics import Mean
 from selfsteer.quality import few_kept, steering_margin
-from selfsteer.records import ROLES, Contrast
+from selfsteer.records import ROLES, Contrast, has_score, score
 from selfsteer.runs.ledger import Entry
 from selfsteer.runs.shards import NAMED
 

@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings, Recipe, judge_settings
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.evaluation.signal_quality import Implicit, Part, pairs_of, signal_quality
 from selfsteer.files import write_json
 from selfsteer.judges import Judge, Judgement, open_judge
 from selfsteer.judges.tables import Judged, judge_warnings
-from selfsteer.records import Contrast
+from selfsteer.records import Contrast, is_full
 from selfsteer.report import write_report
 from selfsteer.runs.active import made_from
 from selfsteer.stages.judgements import judge_with_cache

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.evaluation.signal_quality import pairs_of
 from selfsteer.files import fingerprint
 from selfsteer.judges import Judge, Judgement, Pair, open_judge
@@ -23,6 +22,7 @@ from selfsteer.judges.tables import Judged, common_kappa, invalid_told
 from selfsteer.judges.text import CUT_OFF
 from selfsteer.queries import is_split
 from selfsteer.queries.tally import in_words
+from selfsteer.records import is_full
 from selfsteer.stages.reader import RunReader
 
 By = Literal["overall", "aspects"]

@@ -9,13 +9,12 @@ from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.errors import DataError
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.evaluation.steerability import Probe, probe_figures
 from selfsteer.files import storage_errors, write_json
 from selfsteer.judges import Judge, open_judge
 from selfsteer.principles import pair_for
 from selfsteer.queries import load_queries
-from selfsteer.records import Contrast, Principled, Query, write_rows
+from selfsteer.records import Contrast, Principled, Query, is_full, write_rows
 from selfsteer.runs.dropped import check_left_out, left_out_note
 from selfsteer.runs.ledger import Entry
 from selfsteer.runs.progress import Display, Planned

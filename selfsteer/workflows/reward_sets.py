@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, InputError
-from selfsteer.evaluation.metrics import is_full
 from selfsteer.export.selection import CUT, DROPPED, EMPTY
 from selfsteer.judges.pair_datasets import pair_of
 from selfsteer.queries import Dropped, check_dataset_split, source_fingerprint
 from selfsteer.queries.messages import Unusable
 from selfsteer.queries.tally import Tally, check_share
-from selfsteer.records import Contrast, read_rows
+from selfsteer.records import Contrast, is_full, read_rows
 from selfsteer.reward.data import LabelledPair
 from selfsteer.reward.recipe import SetSettings
 from selfsteer.runs.active import again, check_files, rounds_in_force

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsteer.commands.export import _SHARDS
 from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.export import read_source
@@ -90,3 +89,7 @@ def _left_out(rounds: Rounds, count: int) -> tuple[str, ...]:
 def _query_counts(info: dict[str, Any]) -> dict[str, int]:
     names = {"read": "queries read", "train": "queries aligned on", "heldout": "queries held out, in no row"}
     return {label: info[name] for name, label in names.items() if isinstance(info.get(name), int)}
+
+
+_SHARDS = ("*.parquet", "train-*.json*")
+"""Files of contrasts, and of an export of the authors' JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .chat_server import ChatServer
+from tests.backends.chat_server import ChatServer
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,10 @@ from selfsteer.backends.endpoint import EndpointBackend
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
-
-from ..chat_templates import tokenizer_of, user
-from .chat_server import ChatServer, scripted
-from .tiny import tiny_llama
-from .vllm_engines import SMALL, copy_with_defaults, served
+from tests.backends.chat_server import ChatServer, scripted
+from tests.backends.tiny import tiny_llama
+from tests.backends.vllm_engines import SMALL, copy_with_defaults, served
+from tests.chat_templates import tokenizer_of, user
 
 PROMPTS = [
     user("Hi"),

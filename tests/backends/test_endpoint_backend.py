@@ -32,9 +32,8 @@ from selfsteer.errors import (
     StorageError,
     WorkFailed,
 )
-
-from ..chat_templates import user
-from .chat_server import HANG_UP, ChatServer, Reply, completion, failure, metered, scripted, with_logprobs
+from tests.backends.chat_server import HANG_UP, ChatServer, Reply, completion, failure, metered, scripted, with_logprobs
+from tests.chat_templates import user
 
 KEY = "sk-secret-qwxzvkjpqz"
 SAMPLING = Sampling(20, temperature=0.7, top_p=0.9)

@@ -11,9 +11,8 @@ from selfsteer.backends import Completion, Failure, Sampling
 from selfsteer.backends.parameters import Parameters
 from selfsteer.backends.rejections import Rejection
 from selfsteer.errors import SelfsteerWarning
-
-from .chat_server import Reply, completion, failure, with_logprobs
-from .test_endpoint_backend import BY_SCHEMA, GREEDY, PROMPTS, SAMPLING, backend_on, numbered
+from tests.backends.chat_server import Reply, completion, failure, with_logprobs
+from tests.backends.test_endpoint_backend import BY_SCHEMA, GREEDY, PROMPTS, SAMPLING, backend_on, numbered
 
 OPTIONAL = ("temperature", "top_p", "seed", "max_tokens", "response_format")
 

@@ -8,9 +8,8 @@ import torch
 from selfsteer.backends import Sampling, shared_prefix
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
-
-from ..chat_templates import tokenizer_of, user
-from .tiny import tiny_llama, tiny_model
+from tests.backends.tiny import tiny_llama, tiny_model
+from tests.chat_templates import tokenizer_of, user
 
 GREEDY = Sampling(8, temperature=0.0, top_p=1.0)
 SAMPLED = Sampling(8, temperature=0.9, top_p=0.9)

@@ -21,9 +21,8 @@ from selfsteer.backends import Sampling
 from selfsteer.backends.vllm import VllmBackend, acting_on_texts
 from selfsteer.chat import Chat
 from selfsteer.errors import ConfigError, DataError, ModelError, WorkFailed
-
-from ..chat_templates import tokenizer_of, user
-from .vllm_engines import SMALL, copy_with_defaults
+from tests.backends.vllm_engines import SMALL, copy_with_defaults
+from tests.chat_templates import tokenizer_of, user
 
 GREEDY = Sampling(12, temperature=0.0, top_p=1.0)
 SAMPLED = Sampling(12, temperature=0.9, top_p=0.8)

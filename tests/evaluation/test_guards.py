@@ -10,8 +10,7 @@ import pytest
 
 from selfsteer.config import GuardSettings
 from selfsteer.evaluation.guards import FEWEST, GUARDS, Compared, RoundFigures, best_round, check_round, given_up
-
-from ..guard_figures import N, figures
+from tests.guard_figures import N, figures
 
 
 def standing(guard: str, now: RoundFigures, *, start: Any = None, before: Any = None, **settings: Any) -> str:

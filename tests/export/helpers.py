@@ -10,8 +10,7 @@ import pytest
 
 from selfsteer.export import Licence, Order, export_file, export_folder
 from selfsteer.records import Contrast
-
-from ..example_rows import contrast
+from tests.example_rows import contrast
 
 HARD = [
     "naïve 😀 漢字 👩‍👩‍👧",

@@ -10,10 +10,9 @@ from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.export import FORMATS, Layout, read_source
 from selfsteer.export.authors import authors_problem, to_authors
 from selfsteer.records import HARM_UNKNOWN
-
-from ..chat_templates import user
-from ..example_rows import BRIEF, LONG, QUERY, contrast
-from .helpers import hard_rows, refused
+from tests.chat_templates import user
+from tests.example_rows import BRIEF, LONG, QUERY, contrast
+from tests.export.helpers import hard_rows, refused
 
 ROW = {
     "instruction": "Look at my script.",

@@ -14,9 +14,8 @@ from selfsteer.export.card import size_category
 from selfsteer.export.redaction import public_row, public_settings, public_text
 from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
-
-from ..example_rows import contrast, scores
-from .helpers import LICENCE, to_folder
+from tests.example_rows import contrast, scores
+from tests.export.helpers import LICENCE, to_folder
 
 
 def card_of(rows, folder, order=None, **options):

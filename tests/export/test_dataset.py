@@ -17,9 +17,8 @@ from selfsteer.errors import ConfigError, DataError, InputError, StorageError
 from selfsteer.export import FORMATS, Order, export_file, export_folder, read_contrasts, read_source
 from selfsteer.export import writers as writing
 from selfsteer.export.dataset import check_output, is_file
-
-from ..example_rows import contrast
-from .helpers import LICENCE, loaded, refused, to_file, to_folder
+from tests.example_rows import contrast
+from tests.export.helpers import LICENCE, loaded, refused, to_file, to_folder
 
 ENTRY = {
     "file_name": "pairs.jsonl",

@@ -10,10 +10,9 @@ import pytest
 from selfsteer.errors import ConfigError
 from selfsteer.export import FORMATS, Layout, Order
 from selfsteer.views import View
-
-from ..chat_templates import user
-from ..example_rows import BRIEF, LONG, QUERY, contrast, principled, responses, scores
-from .helpers import refused
+from tests.chat_templates import user
+from tests.example_rows import BRIEF, LONG, QUERY, contrast, principled, responses, scores
+from tests.export.helpers import refused
 
 POSITIVE, NEGATIVE, ORIGINAL = "It scatters.", "It is a long story ...", "Blue light scatters."
 

@@ -12,9 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 
 from selfsteer.errors import ConfigError, InputError, WorkFailed
 from selfsteer.export import check_repository, push
-
-from ..example_rows import contrast
-from .helpers import loaded, refused, to_folder
+from tests.example_rows import contrast
+from tests.export.helpers import loaded, refused, to_folder
 
 http = import_module(HTTPError.__module__.partition(".")[0])  # the HTTP library of this release of the client
 

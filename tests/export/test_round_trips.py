@@ -9,9 +9,8 @@ import pytest
 
 from selfsteer.export import FORMATS, Layout, read_contrasts, read_source
 from selfsteer.records import Contrast
-
-from ..example_rows import contrast, scores
-from .helpers import hard_rows, loaded, to_file, to_folder
+from tests.example_rows import contrast, scores
+from tests.export.helpers import hard_rows, loaded, to_file, to_folder
 
 KINDS = [(name, suffix) for name, form in FORMATS.items() for suffix in form.suffixes if name != "contrast"]
 

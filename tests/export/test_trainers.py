@@ -8,11 +8,10 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from selfsteer.views import View
-
-from ..conftest import build_model, build_tokenizer
-from ..example_rows import scores
-from ..policy.helpers import contrast, contrasts, policy, trainer, with_scores
-from .helpers import to_folder
+from tests.conftest import build_model, build_tokenizer
+from tests.example_rows import scores
+from tests.export.helpers import to_folder
+from tests.policy.helpers import contrast, contrasts, policy, trainer, with_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # TRL calls it so
 

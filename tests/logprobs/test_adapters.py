@@ -8,8 +8,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 
 from selfsteer.errors import ModelError
 from selfsteer.logprobs import PromptRow, row_attention_on, score_responses, shares_prompts
-
-from .tiny import separate, tiny_model
+from tests.logprobs.tiny import separate, tiny_model
 
 ROWS = [PromptRow([5, 6, 7, 8, 9], [[12, 13, 2], [20, 21], [12, 2]]), PromptRow([30], [[31, 32, 33]])]
 PACKED = 5 + 2 + 1 + 1 + 1 + 2  # each prompt once, each response less its last token

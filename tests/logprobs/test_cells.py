@@ -15,9 +15,8 @@ from selfsteer.errors import DataError
 from selfsteer.logprobs import ALL_CELLS, Cell, PromptRow, pair_views, score_cells, score_views, view_cells
 from selfsteer.records import PROMPTS, ROLES, Contrast
 from selfsteer.views import SSO_VIEWS, View
-
-from ..conftest import build_model, build_tokenizer
-from .tiny import separate, tiny_model
+from tests.conftest import build_model, build_tokenizer
+from tests.logprobs.tiny import separate, tiny_model
 
 TOKENS = {
     "prompt_token_ids": [5, 6, 7],

@@ -13,8 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.logprobs import PromptRow, row_attention_on, score_responses, shares_prompts
 from selfsteer.logprobs.packing import pack
-
-from .tiny import ARCHITECTURES, separate, tiny_model
+from tests.logprobs.tiny import ARCHITECTURES, separate, tiny_model
 
 tokens = st.integers(3, 60)
 rows_strategy = st.lists(

@@ -9,8 +9,7 @@ import torch
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.logprobs import PromptRow, score_responses, shares_prompts
-
-from .tiny import separate, tiny_model
+from tests.logprobs.tiny import separate, tiny_model
 
 _EXPERTS = {
     "num_local_experts": 2,

@@ -19,9 +19,8 @@ from selfsteer.loop import generate, run
 from selfsteer.records import Response, read_rows
 from selfsteer.report import write_report
 from selfsteer.runs.progress import Display
-
-from ..backends.chat_server import ChatServer, Reply, completion, failure, metered, scripted
-from .helpers import contrasts, scripted_recipe, small_recipe, without_reports
+from tests.backends.chat_server import ChatServer, Reply, completion, failure, metered, scripted
+from tests.run_helpers import contrasts, scripted_recipe, small_recipe, without_reports
 
 KEY = "sk-very-secret-1234567890"
 

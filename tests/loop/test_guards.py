@@ -27,9 +27,8 @@ from selfsteer.stages.context import DataStages
 from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import reward_sets
 from selfsteer.workflows.row_source import open_source
-
-from ..guard_figures import N, measures
-from .helpers import contrasts, small_recipe, stages, without_reports
+from tests.guard_figures import N, measures
+from tests.run_helpers import contrasts, small_recipe, stages, without_reports
 
 EXPLODED = {"lengths": [500] * N}
 

@@ -13,8 +13,7 @@ import pytest
 from selfsteer.loop import run
 from selfsteer.records import Response, read_rows
 from selfsteer.stages import responses as work
-
-from .helpers import contrasts, policy_hash, small_recipe, write_queries
+from tests.run_helpers import contrasts, policy_hash, small_recipe, write_queries
 
 
 class Killed(BaseException):

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from selfsteer.records import Contrast, Principled, Response, read_rows
-
-from .helpers import scripted_recipe
-from .killable import generate_slowly
+from tests.killable import generate_slowly
+from tests.run_helpers import scripted_recipe
 
 KILLS = 20
 STAGES = {"principles": Principled, "responses": Response, "scores": Contrast, "contrasts": Contrast}
@@ -22,7 +21,7 @@ STAGES = {"principles": Principled, "responses": Response, "scores": Contrast, "
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.loop.killable"])
+    context.set_forkserver_preload(["tests.killable"])
     return context
 
 

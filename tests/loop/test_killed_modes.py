@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from selfsteer.records import Contrast, Principled, Response, read_rows
-
-from .helpers import policy_hash, small_recipe
-from .killable_run import Moment, run_until
+from tests.killable_run import Moment, run_until
+from tests.run_helpers import policy_hash, small_recipe
 
 IN_TRAINING = [
     Moment("step", "generator", 1),
@@ -45,7 +44,7 @@ KINDS = {"principles": Principled, "responses": Response, "scores": Contrast, "c
 @pytest.fixture(scope="module")
 def processes():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.loop.killable_run"])
+    context.set_forkserver_preload(["tests.killable_run"])
     return context
 
 

@@ -23,9 +23,8 @@ from selfsteer.runs.progress import Display
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.queries import of_round
 from selfsteer.stages.reference import References
-
-from ..conftest import build_model, build_tokenizer
-from .helpers import QUERIES, contrasts, policy_hash, small_recipe, stages
+from tests.conftest import build_model, build_tokenizer
+from tests.run_helpers import QUERIES, contrasts, policy_hash, small_recipe, stages
 
 MODES = Path(__file__).parents[2] / "docs/modes.md"
 GENERATOR = {

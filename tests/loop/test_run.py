@@ -18,8 +18,7 @@ from selfsteer.records import PROMPTS, ROLES, Contrast, read_rows
 from selfsteer.runs.plan_step import State
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-
-from .helpers import contrasts, policy_hash, small_recipe, stages, without_reports
+from tests.run_helpers import contrasts, policy_hash, small_recipe, stages, without_reports
 
 _WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ..conftest import build_tokenizer
+from tests.conftest import build_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,7 @@ from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_dtype,
 from selfsteer.policy import SSOConfig, SSOTrainer
 from selfsteer.records import PROMPTS, ROLES, Contrast
 from selfsteer.views import View
-
-from ..conftest import build_model
+from tests.conftest import build_model
 
 VIEWS = {  # paper, section on the loss: written out here once more, so that a slip in selfsteer.views shows
     View.BASE: ("prompt", "positive", "negative"),

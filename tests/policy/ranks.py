@@ -20,9 +20,8 @@ from transformers import TrainerCallback
 from selfsteer.errors import SelfsteerError
 from selfsteer.policy import trainer as trainer_module
 from selfsteer.policy.checkpoints import InterruptCallback, ManifestCallback, last_checkpoint
-
-from ..conftest import build_tokenizer
-from .helpers import contrasts, policy, step_logs, trainer, weights
+from tests.conftest import build_tokenizer
+from tests.policy.helpers import contrasts, policy, step_logs, trainer, weights
 
 PROCESSES = 2
 CASES: dict[str, dict[str, Any]] = {

@@ -15,8 +15,16 @@ from selfsteer.policy.dataset import untrainable
 from selfsteer.policy.objective import loss_fields, objective_of
 from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
-
-from .helpers import contrasts, largest_change, plain_logps, policy, step_logs, trainer, weights, with_scores
+from tests.policy.helpers import (
+    contrasts,
+    largest_change,
+    plain_logps,
+    policy,
+    step_logs,
+    trainer,
+    weights,
+    with_scores,
+)
 
 GENERATOR = {"objective": "generator", "base_loss": "dpo", "beta": 0.1, "sft_coef": 0.1}
 
@@ -143,7 +151,7 @@ def test_without_stored_scores_there_is_no_stored_reference(tmp_path, tokenizer)
 
 
 def test_rows_without_an_original_response_serve_the_base_view_alone(tmp_path, tokenizer):
-    from .helpers import contrast
+    from tests.policy.helpers import contrast
 
     rows = [contrast(0), contrast(1, original_response="", original_finish="absent")]
     assert trainer(tmp_path, tokenizer, rows, objective="base").examples == 2

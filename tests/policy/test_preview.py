@@ -11,8 +11,7 @@ from selfsteer.contrast import with_token_ids
 from selfsteer.errors import DataError
 from selfsteer.policy.preview import preview
 from selfsteer.views import SSO_VIEWS, View
-
-from .helpers import VIEWS, contrast
+from tests.policy.helpers import VIEWS, contrast
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ from selfsteer.logprobs.score_keys import ScoreKey
 from selfsteer.policy import SSOTrainer, reference
 from selfsteer.records import Contrast, write_rows
 from selfsteer.stages.scorer import Scorer
-
-from .helpers import contrasts, plain_logp, policy, step_logs, trainer, with_scores
+from tests.policy.helpers import contrasts, plain_logp, policy, step_logs, trainer, with_scores
 
 LORA = {"r": 2, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 

@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from selfsteer.policy.card import model_card
 from selfsteer.policy.checkpoints import InterruptCallback, ManifestCallback, last_checkpoint, verifies
-
-from .helpers import contrasts, policy, step_logs, trainer, weights
+from tests.policy.helpers import contrasts, policy, step_logs, trainer, weights
 
 STEPS_AN_EPOCH = 4
 LORA = {"r": 2, "task_type": "CAUSAL_LM", "lora_dropout": 0.1}

@@ -15,8 +15,7 @@ from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_key
 from selfsteer.policy.dataset import kept_contrasts
 from selfsteer.records import PROMPTS, ROLES, Contrast, write_rows
-
-from .helpers import contrast, contrasts, plain_logp, policy, step_logs, trainer, with_scores
+from tests.policy.helpers import contrast, contrasts, plain_logp, policy, step_logs, trainer, with_scores
 
 
 def test_rows_that_are_not_kept_are_left_out(tmp_path, tokenizer):

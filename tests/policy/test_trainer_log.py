@@ -6,8 +6,7 @@ import pytest
 
 from selfsteer.losses import sso_loss
 from selfsteer.views import SSO_VIEWS, View
-
-from .helpers import contrasts, plain_logps, policy, step_logs, trainer
+from tests.policy.helpers import contrasts, plain_logps, policy, step_logs, trainer
 
 FIGURES = {"loss/base", "loss/steering", "loss/sft", "weight"} | {
     name

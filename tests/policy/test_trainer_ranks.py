@@ -18,9 +18,8 @@ from torch.utils.data import BatchSampler
 from selfsteer.errors import ConfigError
 from selfsteer.policy import SSOConfig
 from selfsteer.policy.distributed import check_even, first_time
-
-from .helpers import largest_change, weights
-from .ranks import CASES, PROCESSES, finished, made
+from tests.policy.helpers import largest_change, weights
+from tests.policy.ranks import CASES, PROCESSES, finished, made
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,7 @@ from selfsteer.logprobs import Cell
 from selfsteer.models import load_model
 from selfsteer.policy import SSOTrainer
 from selfsteer.views import SSO_VIEWS
-
-from .helpers import (
+from tests.policy.helpers import (
     VIEWS,
     contrasts,
     largest_change,

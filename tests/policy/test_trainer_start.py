@@ -13,8 +13,7 @@ from selfsteer.errors import ConfigError, WorkFailed
 from selfsteer.policy import SSOConfig
 from selfsteer.policy.adapters import with_adapter
 from selfsteer.policy.step_zero import start_line, start_tolerance
-
-from .helpers import contrasts, policy, step_logs, trainer
+from tests.policy.helpers import contrasts, policy, step_logs, trainer
 
 LN2 = "0.69315"
 

@@ -12,8 +12,16 @@ from selfsteer.errors import ConfigError, TrainingDiverged
 from selfsteer.losses import sso_loss
 from selfsteer.policy import SSOConfig
 from selfsteer.views import SSO_VIEWS, View
-
-from .helpers import contrasts, largest_change, plain_logps, policy, step_logs, trainer, weights, with_scores
+from tests.policy.helpers import (
+    contrasts,
+    largest_change,
+    plain_logps,
+    policy,
+    step_logs,
+    trainer,
+    weights,
+    with_scores,
+)
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])

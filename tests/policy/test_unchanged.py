@@ -9,8 +9,7 @@ from transformers import TrainerCallback
 
 from selfsteer.errors import WorkFailed
 from selfsteer.policy.checkpoints import ManifestCallback
-
-from .helpers import contrasts, largest_change, policy, trainer, weights
+from tests.policy.helpers import contrasts, largest_change, policy, trainer, weights
 
 
 def brief(folder, tokenizer, model=None, **options):

@@ -10,8 +10,7 @@ from transformers import TrainerCallback
 
 from selfsteer.errors import ConfigError
 from selfsteer.policy import SSOConfig
-
-from .helpers import contrasts, largest_change, policy, step_logs, trainer, weights
+from tests.policy.helpers import contrasts, largest_change, policy, step_logs, trainer, weights
 
 
 def rates(run, steps: int) -> list[float]:

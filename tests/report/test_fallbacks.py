@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
-
-from .example import full_summary, write_run
-from .reading import read_report
+from tests.report.example import full_summary, write_run
+from tests.report.reading import read_report
 
 
 def test_shares_are_of_what_was_asked_for() -> None:

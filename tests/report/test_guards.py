@@ -10,10 +10,9 @@ import pytest
 from selfsteer.config import GuardAction, GuardSettings
 from selfsteer.evaluation.guards import CRITERIA, GUARDS
 from selfsteer.report.guards import _CRITERIA, _FOLLOWED, MEANINGS
-
-from .example import full_summary, metrics_lines, recipe_text, write_run
-from .reading import Page, read_report
-from .test_hostile import HOSTILE
+from tests.report.example import full_summary, metrics_lines, recipe_text, write_run
+from tests.report.reading import Page, read_report
+from tests.report.test_hostile import HOSTILE
 
 
 def page(folder: Path, guards: Any, rounds: int = 2) -> Page:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from selfsteer.report import write_report
-
-from .example import full_summary, metrics_lines, write_full_run, write_run
-from .reading import Page, read_report
+from tests.report.example import full_summary, metrics_lines, write_full_run, write_run
+from tests.report.reading import Page, read_report
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} {% raw %} {# gone #} "

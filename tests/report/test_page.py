@@ -13,9 +13,8 @@ import pytest
 
 from selfsteer.errors import InputError, StorageError
 from selfsteer.report import write_report
-
-from .example import data_only_summary, full_summary, metrics_lines, recipe_text, write_full_run, write_run
-from .reading import Page, read_report
+from tests.report.example import data_only_summary, full_summary, metrics_lines, recipe_text, write_full_run, write_run
+from tests.report.reading import Page, read_report
 
 _FIGURES = {
     *("length-plain", "length-roles", "logps-positive", "logps-original", "logps-negative"),

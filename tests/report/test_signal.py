@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from selfsteer.files import append_json
-
-from .example import full_summary, metrics_lines, recipe_text, write_run
-from .reading import Page, read_report
-from .test_hostile import HOSTILE, _poison
+from tests.report.example import full_summary, metrics_lines, recipe_text, write_run
+from tests.report.reading import Page, read_report
+from tests.report.test_hostile import HOSTILE, _poison
 
 Json = dict[str, Any]
 

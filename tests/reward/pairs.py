@@ -6,8 +6,7 @@ from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
 from selfsteer.reward.data import Example, LabelledPair, encoded
-
-from ..chat_templates import user
+from tests.chat_templates import user
 
 
 def toy_pairs(count: int, *, start: int = 0) -> list[LabelledPair]:

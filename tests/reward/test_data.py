@@ -25,9 +25,8 @@ from selfsteer.reward.data import (
     write_examples,
 )
 from selfsteer.reward.scoring import conversation_ids
-
-from ..chat_templates import tokenizer_of, user
-from .pairs import toy_pairs
+from tests.chat_templates import tokenizer_of, user
+from tests.reward.pairs import toy_pairs
 
 
 @pytest.fixture(scope="module")

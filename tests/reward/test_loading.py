@@ -10,11 +10,10 @@ import torch
 from selfsteer.errors import ConfigError, ModelError
 from selfsteer.judges.reward import RewardJudge
 from selfsteer.reward.loading import load_reward_model, reward_config
-
-from ..backends.tiny import tiny_llama
-from ..chat_templates import tokenizer_of
-from ..evaluation.judges.test_reward_judge import SHOWN, judge_of
-from .tiny import reward_model
+from tests.backends.tiny import tiny_llama
+from tests.chat_templates import tokenizer_of
+from tests.judges.test_reward_judge import SHOWN, judge_of
+from tests.reward.tiny import reward_model
 
 
 @pytest.fixture(scope="module")

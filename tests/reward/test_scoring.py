@@ -9,9 +9,8 @@ from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import DataError, ModelError
 from selfsteer.reward import score
 from selfsteer.reward.scoring import conversation_ids, score_ids
-
-from ..chat_templates import tokenizer_of, user
-from .tiny import reward_model
+from tests.chat_templates import tokenizer_of, user
+from tests.reward.tiny import reward_model
 
 CONVERSATIONS = [
     [*user("Hi", "Be brief."), {"role": "assistant", "content": text}]

@@ -15,12 +15,11 @@ from selfsteer.reward.loading import load_reward_model, new_reward_model
 from selfsteer.reward.recipe import RewardOptions
 from selfsteer.reward.scoring import conversation_ids, score_ids
 from selfsteer.reward.training import reward_trainer, save_reward_model, set_pad_token
-
-from ..backends.tiny import tiny_llama
-from ..chat_templates import tokenizer_of, user
-from ..conftest import build_tokenizer
-from .pairs import toy_examples, toy_pairs
-from .tiny import reward_model
+from tests.backends.tiny import tiny_llama
+from tests.chat_templates import tokenizer_of, user
+from tests.conftest import build_tokenizer
+from tests.reward.pairs import toy_examples, toy_pairs
+from tests.reward.tiny import reward_model
 
 OPTIONS = {"learning_rate": 3e-3, "batch_size": 8, "micro_batch_size": 4, "epochs": 3, "warmup_ratio": 0.0}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from ..backends.tiny import SMALL
+from tests.backends.tiny import SMALL
 
 
 def reward_model(tokenizer: Any, architecture: str = "llama", *, pad: int | None = 0, **changes: Any) -> Any:
