@@ -41,12 +41,12 @@ from memory import peak_gb
 from selfsteer.config import Recipe, recipe_from
 from selfsteer.contrast import requests
 from selfsteer.loop import generate
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.runs.progress import Display
-from selfsteer.stages.model_pool import Models
+from selfsteer.stages.model_pool import ModelPool
 from selfsteer.runs.store import Store, in_batches
 from selfsteer.principles import chooser_messages, load_set
-from selfsteer.records import ROLES, Message, Principled, Query
+from selfsteer.records import ROLES, Message, SteeredQuery, Query
 
 NAMES = {
     "a": "(a) plain model.generate",
@@ -147,7 +147,7 @@ class Ours:
     def __init__(self, recipe: Recipe) -> None:
         started = time.perf_counter()
         self.recipe, self.set = recipe, load_set(recipe.principles.set)
-        self.models = Models(recipe, Path())
+        self.models = ModelPool(recipe, Path())
         self.policy = self.models.start(lambda _: None)
         self.backend: Any = self.models.backend(self.policy)
         self.loading = time.perf_counter() - started
@@ -176,20 +176,20 @@ class Ours:
             self.engine.reset_prefix_cache()
         self.clock.seconds = 0.0
 
-    def rows(self) -> list[Principled]:
+    def rows(self) -> list[SteeredQuery]:
         """Return all queries with their steered prompts, in the order of arrival."""
         with tempfile.TemporaryDirectory() as folder:
             stages = self._stages(folder, self.recipe.queries.limit)
             with stages.store.locked():
                 queries = stages.queries()
                 chosen = stages.principles(queries, "train", 1, self.policy)
-                rows = {row.id: row for row in stages.store.read(chosen, Principled)}
+                rows = {row.id: row for row in stages.store.read(chosen, SteeredQuery)}
                 return [rows[query.id] for query in stages.store.read(queries, Query)]
 
-    def _stages(self, folder: str, queries: int | None) -> DataStages:
+    def _stages(self, folder: str, queries: int | None) -> RunContext:
         limited = self.recipe.queries.model_copy(update={"limit": queries})
         recipe = self.recipe.model_copy(update={"queries": limited})
-        return DataStages(recipe, self.set, Store(Path(folder), Display(quiet=True)), self.models)
+        return RunContext(recipe, self.set, Store(Path(folder), Display(silence_transformers=True)), self.models)
 
 
 class ByHand:
@@ -279,9 +279,9 @@ class Raw(ByHand):
 
 def factory(settings: argparse.Namespace) -> dict[str, Any]:
     """Time the ways and print them side by side."""
-    from selfsteer.models import quiet
+    from selfsteer.models import silence_transformers
 
-    quiet()
+    silence_transformers()
     ways = [way for way in NAMES if way in settings.ways]
     missing = [way for way in ways if way in "cd" and not find_spec("vllm")]
     with ExitStack() as until_done:

@@ -32,7 +32,7 @@ from measuring import Arithmetic, matmul_rate, needed, peak_gb
 from ways import WAYS, Plain, Rows
 
 from selfsteer.chat import Chat
-from selfsteer.models import load_model, load_tokenizer, quiet, resolve
+from selfsteer.models import load_model, load_tokenizer, silence_transformers, resolve
 from selfsteer.records import Contrast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,7 +43,7 @@ PLAIN_LIMIT = 768
 
 def main() -> None:
     settings = _arguments()
-    quiet()
+    silence_transformers()
     if settings.point:
         print(json.dumps(point(settings)))
     elif settings.growth:

@@ -11,7 +11,7 @@ from selfsteer.config import Recipe, load_recipe, read_recipe
 from selfsteer.errors import ConfigError
 from selfsteer.loop.run import run as run_stages
 from selfsteer.records import Contrast, read_rows
-from selfsteer.runs.active import check_files, rounds_in_force
+from selfsteer.runs.active import active_rounds, check_files
 from selfsteer.runs.events import Callback
 from selfsteer.runs.ledger import Ledger
 from selfsteer.runs.progress import Display
@@ -52,7 +52,7 @@ class RunResult:
             InputError: A file of it is gone.
         """
         ledger = Ledger(self.run_dir)
-        rounds = rounds_in_force(load_recipe(self.run_dir / "recipe.yaml"), ledger)
+        rounds = active_rounds(load_recipe(self.run_dir / "recipe.yaml"), ledger)
         number = max(rounds.rows, default=1) if round is None else round
         if number not in rounds.rows:
             raise ConfigError(f"there is no round {number}", where=str(self.run_dir), do=f"it has: {rounds}")

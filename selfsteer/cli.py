@@ -543,9 +543,9 @@ def principles_invent(
 ) -> None:
     """Let a model propose aspects that a set lacks, from a sample of queries; try them; write them for review."""
     from selfsteer.commands import principles_invent as invent_command
-    from selfsteer.workflows.principles_invent import Order
+    from selfsteer.workflows.principles_invent import InventOptions
 
-    order = Order(sample, per_prompt, aspects, similarity, support, most, each, tokens)
+    order = InventOptions(sample, per_prompt, aspects, similarity, support, most, each, tokens)
     with _interruptible():
         invent_command.principles_invent(
             overrides or [], order, model=model, queries=queries, given=given, judge=judge, output=output,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from selfsteer.chat import Chat
 from selfsteer.errors import DataError, ModelError
-from selfsteer.records import PROMPTS, ROLES, Contrast, Message, Principled, Response, Role
+from selfsteer.records import PROMPTS, ROLES, Contrast, Message, Response, Role, SteeredQuery
 
 PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
 """Which prompt each response is sampled under: y+ under x+, y- under x-, yo under x."""
@@ -29,12 +29,12 @@ class Request(NamedTuple):
     prompt: list[Message]
 
 
-def requests(rows: Sequence[Principled], roles: Sequence[str] = ROLES) -> list[Request]:
+def requests(rows: Sequence[SteeredQuery], roles: Sequence[str] = ROLES) -> list[Request]:
     """Return the requests of each row, one a role."""
     return [Request(row.id, role, getattr(row, PROMPT_OF_ROLE[role])) for row in rows for role in roles]
 
 
-def check_prompts_differ(row: Principled, chat: Chat | None) -> None:
+def check_prompts_differ(row: SteeredQuery, chat: Chat | None) -> None:
     """Raise :class:`ModelError` where two of the three prompts reach the model as the same text.
 
     A template that drops the system message would make y+ and y- samples of one distribution: noise as preference.
@@ -50,7 +50,9 @@ def check_prompts_differ(row: Principled, chat: Chat | None) -> None:
             )
 
 
-def assemble(row: Principled, responses: Mapping[str, Response], *, round: int, provenance: dict[str, str]) -> Contrast:
+def assemble(
+    row: SteeredQuery, responses: Mapping[str, Response], *, round: int, provenance: dict[str, str]
+) -> Contrast:
     """Join a query's responses (by role) into one row; where query and principles come from goes into its provenance.
 
     A response that was not sampled is marked as absent.

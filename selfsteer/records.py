@@ -1,6 +1,6 @@
 """The rows that travel between stages, and their Parquet form. No torch here.
 
-The order of the story: :class:`Query` -> :class:`Principled` -> :class:`Response` (three a query) -> :class:`Contrast`.
+The order of the story: :class:`Query` -> :class:`SteeredQuery` -> :class:`Response` (three a query) -> :class:`Contrast`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Query:
 
 
 @dataclasses.dataclass(frozen=True)
-class Principled:
+class SteeredQuery:
     """A query with its principle pair and the two steered prompts."""
 
     id: str
@@ -186,7 +186,7 @@ _TYPES: dict[str, pa.DataType] = {
     "provenance": pa.string(),  # JSON: keys differ by backend
 }
 
-Row = TypeVar("Row", Query, Principled, Response, Contrast)
+Row = TypeVar("Row", Query, SteeredQuery, Response, Contrast)
 
 
 def schema(kind: type[Row]) -> pa.Schema:

@@ -10,6 +10,6 @@ _VISIBLE: dict[int, int] = {
 }
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Return ``text`` with its control characters visible, so that none acts on a terminal; line ends become \\n."""
     return text.replace("\r\n", "\n").replace("\r", "\n").translate(_VISIBLE)

@@ -12,7 +12,7 @@ from selfsteer.errors import StorageError
 _CACHE_KIB = 64 * 1024  # pages kept in memory; up to some 700,000 short rows nothing is read from disk
 
 
-class Scratch:
+class TempDatabase:
     """An SQLite database without a name: SQLite puts what its cache can't hold into a temporary file.
 
     No other process sees that file, and a killed one leaves nothing of it.
@@ -57,7 +57,7 @@ class Scratch:
         self._db.close()
 
 
-class Ranked(Scratch):
+class Ranked(TempDatabase):
     """Numbers in their order, however many there are."""
 
     def __init__(self) -> None:

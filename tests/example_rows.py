@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Response
+from selfsteer.records import PROMPTS, ROLES, Contrast, Response, SteeredQuery
 from tests.chat_templates import user
 
 QUERY = "Why is the sky blue?"
 BRIEF, LONG = "Answer in one sentence.", "Answer at great length."
 
 
-def principled(id: str = "q1", **changes: Any) -> Principled:
+def principled(id: str = "q1", **changes: Any) -> SteeredQuery:
     values: dict[str, Any] = {
         "id": id,
         "prompt": user(QUERY),
@@ -23,7 +23,7 @@ def principled(id: str = "q1", **changes: Any) -> Principled:
         "positive_prompt": user(QUERY, BRIEF),
         "negative_prompt": user(QUERY, LONG),
     }
-    return Principled(**(values | changes))
+    return SteeredQuery(**(values | changes))
 
 
 def responses(id: str = "q1", **changes: dict[str, Any]) -> dict[str, Response]:

@@ -13,7 +13,7 @@ from selfsteer.config import Recipe
 from selfsteer.loop import run
 from selfsteer.policy import SSOTrainer
 from selfsteer.policy.checkpoints import ManifestCallback
-from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.runs.ledger import Ledger, StageRecord
 
 
 class Moment(NamedTuple):
@@ -46,7 +46,7 @@ def _die() -> None:
 def _at_record(moment: Moment) -> None:
     add = Ledger.add
 
-    def dying(self: Ledger, entry: Entry) -> Entry:
+    def dying(self: Ledger, entry: StageRecord) -> StageRecord:
         if (entry.stage, entry.round) == (moment.of, moment.number) and not entry.heldout:
             _die()
         return add(self, entry)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfsteer.errors import DataError, StorageError
-from selfsteer.records import PROMPTS, ROLES, Contrast, Principled, Query, Response, read_rows, schema, write_rows
+from selfsteer.records import PROMPTS, ROLES, Contrast, Query, Response, SteeredQuery, read_rows, schema, write_rows
 from tests.chat_templates import user
 from tests.example_rows import contrast, principled, scores
 
@@ -164,13 +164,13 @@ def test_a_dropped_row_is_a_copy_with_its_reason():
 
 
 def test_rows_of_every_kind_have_a_schema_in_the_order_of_their_fields():
-    for kind in (Query, Principled, Response, Contrast):
+    for kind in (Query, SteeredQuery, Response, Contrast):
         assert schema(kind).names == [field.name for field in dataclasses.fields(kind)]
 
 
 def test_rows_that_were_written_before_principles_were_still_read(tmp_path):
     """Such files have no column `writing`."""
     path = tmp_path / "old.parquet"
-    write_rows(path, Principled, [principled()])
+    write_rows(path, SteeredQuery, [principled()])
     pq.write_table(pq.read_table(path).drop_columns(["writing"]), path)
-    assert list(read_rows([path], Principled)) == [principled(writing="fixed")]
+    assert list(read_rows([path], SteeredQuery)) == [principled(writing="fixed")]

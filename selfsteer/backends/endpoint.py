@@ -18,7 +18,7 @@ from selfsteer.backends.budget import Budget, Prices, worst_prompt
 from selfsteer.backends.openai_response import Answer, completion_of, label_logprob, read_answer, top_logprobs
 from selfsteer.backends.parameters import LIMIT, Options, Parameters
 from selfsteer.backends.rejections import Rejection
-from selfsteer.backends.request_scheduler import LONGEST_PAUSE, Traffic, Trouble, retry_after
+from selfsteer.backends.request_scheduler import LONGEST_PAUSE, RequestError, RequestScheduler, retry_after
 from selfsteer.config import EndpointSettings
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, WorkFailed
 
@@ -134,7 +134,7 @@ class EndpointBackend:
         self.concurrency, self.timeout = concurrency, timeout
         self.budget = budget or Budget()
         self._key_variable, self._has_key = key_variable, key != _NO_KEY
-        self._traffic = Traffic(concurrency, max_retries)
+        self._traffic = RequestScheduler(concurrency, max_retries)
         client = _client(address, key, timeout)
         self._create, self._close = client.chat.completions.with_raw_response.create, client.close
         # A closure, so that the key stands in no attribute.
@@ -193,7 +193,9 @@ class EndpointBackend:
         def ask(prompt: Prompt, ready: Callable[[], None]) -> list[float | None]:
             top = top_logprobs(self._ask(prompt, ready, options, needed))
             if top is None:
-                raise Trouble(ModelError("the server gives no log-probs", where=self._where, do=_TEXT_MODE), ends=True)
+                raise RequestError(
+                    ModelError("the server gives no log-probs", where=self._where, do=_TEXT_MODE), ends=True
+                )
             return [label_logprob(label, top) for label in labels]
 
         found = self._traffic.each(prompts, ask)
@@ -244,7 +246,7 @@ class EndpointBackend:
                     count(answer.usage)
                 return answer
         except SelfsteerError as error:  # the budget's: the next request would meet it as well
-            raise Trouble(error, ends=True) from None
+            raise RequestError(error, ends=True) from None
 
     def _send(self, prompt: Prompt, options: Options) -> Answer:
         """Send one request; raises Trouble where no answer comes."""
@@ -256,7 +258,7 @@ class EndpointBackend:
         except UnicodeEncodeError:
             do = "leave that prompt out, or correct its text"
             error = DataError("a prompt holds half of a surrogate pair, which is no text", do=do)
-            raise Trouble(error, blocked="content") from None
+            raise RequestError(error, blocked="content") from None
         except openai.APIStatusError as error:
             return Answer(
                 b"",
@@ -266,21 +268,23 @@ class EndpointBackend:
             )
         except openai.APITimeoutError:
             # "from None", here and below: what the client raises may quote the key.
-            raise Trouble(self._failed(f"the server did not answer within {self.timeout:g} s"), again=True) from None
+            raise RequestError(
+                self._failed(f"the server did not answer within {self.timeout:g} s"), again=True
+            ) from None
         except openai.OpenAIError as error:
             cause = error.__cause__
             what = f"can't reach the server: {self._said(str(cause or error))}"
-            raise Trouble(self._failed(what), again=True, unreached=type(cause).__name__ in _UNREACHED) from None
+            raise RequestError(self._failed(what), again=True, unreached=type(cause).__name__ in _UNREACHED) from None
 
-    def _no_answer(self, answer: Answer) -> Trouble:
+    def _no_answer(self, answer: Answer) -> RequestError:
         """Return the trouble of a body that is no answer: cut off, or from what has answered before, it is damaged."""
         said = self._said(answer.body.decode(errors="replace"))
         if self._traffic.answers or answer.cut_off:
-            return Trouble(self._failed(f"the server's answer is damaged: {said!r}"), again=True)
+            return RequestError(self._failed(f"the server's answer is damaged: {said!r}"), again=True)
         what = f"what answers there is no chat-completions server: {said!r}"
-        return Trouble(ModelError(what, where=self._where, do=f"check base_url: {_FORM}"), ends=True)
+        return RequestError(ModelError(what, where=self._where, do=f"check base_url: {_FORM}"), ends=True)
 
-    def _told(self, answer: Answer) -> Trouble:
+    def _told(self, answer: Answer) -> RequestError:
         """Return the trouble that an answer with an error tells of; the status is None where it has none."""
         status, pause, rejection = answer.status, answer.pause, Rejection(answer.error)
         said = self._said(answer.error)
@@ -289,28 +293,28 @@ class EndpointBackend:
         if any(code in codes for code in _NO_MONEY) or (status == 402 and pause is None):
             do = f"see to the account of the key in {self._key_variable}, then run the same command again"
             error = WorkFailed(f"the account has nothing left: {said}", where=self._where, do=do)
-            return Trouble(error, ends=True)
+            return RequestError(error, ends=True)
         refused = status is not None and status < 500 and status not in (402, *_PASSING, *_CROWDED)
         ends = status in _NOT_THERE
         if (refused or status is None) and not ends and rejection.content:
             return self._blocked(f"{rejection.categories}: {said}" if rejection.categories else said)
         if refused and not ends and (rejection.length or status == 413):
             what = f"the prompt, or the answer asked for, is too long for the server (status {status}): {said}"
-            return Trouble(ModelError(what, where=self._where, do=_SHORTER), blocked="length")
+            return RequestError(ModelError(what, where=self._where, do=_SHORTER), blocked="length")
         if refused and status is not None:
-            return Trouble(self._refused(status, said), ends=ends, refused=not ends, doubtful=status == 403)
+            return RequestError(self._refused(status, said), ends=ends, refused=not ends, doubtful=status == 403)
         if pause is not None and pause > LONGEST_PAUSE:
             do = "run the same command again then"
             error = WorkFailed(f"the server asks to wait {pause:.0f} s: {said}", where=self._where, do=do)
-            return Trouble(error, ends=True)
+            return RequestError(error, ends=True)
         what = f"the server answers with {'an error' if status is None else f'status {status}'}: {said}"
         crowded = status in _CROWDED or pause is not None
-        return Trouble(self._failed(what), again=True, pause=pause, crowded=crowded)
+        return RequestError(self._failed(what), again=True, pause=pause, crowded=crowded)
 
-    def _blocked(self, said: str) -> Trouble:
+    def _blocked(self, said: str) -> RequestError:
         """Return the trouble of a prompt that the server does not answer for its content."""
         what = f"the server's content filter blocks it: {self._said(said)}"
-        return Trouble(ModelError(what, where=self._where, do=_FILTERED), blocked="content")
+        return RequestError(ModelError(what, where=self._where, do=_FILTERED), blocked="content")
 
     @property
     def _where(self) -> str:

@@ -35,7 +35,7 @@ _UNLUCKY = 0.1
 _now = time.monotonic
 
 
-class Trouble(Exception):
+class RequestError(Exception):
     """What came of a try that gave no answer.
 
     Args:
@@ -92,7 +92,7 @@ class _Batch(Generic[Item, T]):
     trying: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Traffic:
+class RequestScheduler:
     """The requests to one server. Safe to use from several threads.
 
     Args:
@@ -154,7 +154,7 @@ class Traffic:
 
     def _outcome(self, batch: _Batch[Item, T], item: Item) -> T | Failure:
         found = self._patiently(batch, item)
-        if not isinstance(found, Trouble):
+        if not isinstance(found, RequestError):
             return found
         with self._changed:
             self._in_a_row += 1
@@ -165,15 +165,15 @@ class Traffic:
         with batch.trying:  # one at a time: those that waited may know by then
             return self._tried(batch, batch.trial(item), found) if self._suspicious(found) else found.failure
 
-    def _suspicious(self, trouble: Trouble) -> bool:
+    def _suspicious(self, trouble: RequestError) -> bool:
         """Whether it may be the server that is at fault."""
         return trouble.doubtful or self._in_a_row >= max(_IN_A_ROW, 3 * self._most)
 
-    def _tried(self, batch: _Batch[Item, T], trial: Item, trouble: Trouble) -> Failure:
+    def _tried(self, batch: _Batch[Item, T], trial: Item, trouble: RequestError) -> Failure:
         """Return the failure: the request's own if a trial gets its answer, else the end of the work."""
         failed = self._in_a_row
         found = self._patiently(batch, trial)
-        if not isinstance(found, Trouble):
+        if not isinstance(found, RequestError):
             return trouble.failure
         error = found.failure.error
         if not (found.failure.ends or found.doubtful):
@@ -187,7 +187,7 @@ class Traffic:
         self._halt(batch)
         return replace(failure, ends=True)
 
-    def _patiently(self, batch: _Batch[Item, T], item: Item) -> T | Trouble:
+    def _patiently(self, batch: _Batch[Item, T], item: Item) -> T | RequestError:
         """Ask for an item until there is an answer or no try left; return the answer or the last trouble."""
         tries, not_before, at_first = 0.0, 0.0, self.answers
         while True:
@@ -196,7 +196,7 @@ class Traffic:
                 with self._turn(batch, not_before):
                     began = _now()
                     found = batch.ask(item, lambda: self._check(batch))
-            except Trouble as trouble:
+            except RequestError as trouble:
                 unlucky = trouble.crowded and (self.answers > answers or self._under_way > 0)
                 tries += _UNLUCKY if unlucky else 1.0
                 if not trouble.again or tries > self._max_retries:
@@ -258,7 +258,7 @@ class Traffic:
             if began >= self._narrowed:
                 self._narrowed, self._allowed = _now(), max(1.0, self._allowed / 2)
 
-    def _pause_after(self, trouble: Trouble, tries: int) -> float:
+    def _pause_after(self, trouble: RequestError, tries: int) -> float:
         """Return the seconds until the next try: at least as many as the server asks for."""
         if trouble.pause is None:
             return backoff(tries)

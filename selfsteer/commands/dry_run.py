@@ -17,10 +17,10 @@ from selfsteer.estimate.prompt_lengths import sizes_of
 from selfsteer.estimate.throughput import machine
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import check, open_stages
-from selfsteer.runs.plan_step import Step
+from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import Display, clock, size
-from selfsteer.runs.store import Claim
-from selfsteer.stages.context import DataStages
+from selfsteer.runs.store import StageKey
+from selfsteer.stages.context import RunContext
 
 
 def dry_run(
@@ -30,9 +30,9 @@ def dry_run(
     measure: bool,
     out: Console,
     errors: Console,
-    shelf: Path | None = None,
-    claims: Mapping[Claim, str] | None = None,
-) -> list[Step]:
+    sweep_dir: Path | None = None,
+    claims: Mapping[StageKey, str] | None = None,
+) -> list[PlanStep]:
     """Print what a run would do in a run directory, and why; writes nothing and loads no weights.
 
     Args:
@@ -41,13 +41,13 @@ def dry_run(
         measure: Whether the run measures on held-out queries.
         out: Where the plan goes.
         errors: Where warnings go.
-        shelf: Of a run in a sweep, the sweep's folder.
+        sweep_dir: Of a run in a sweep, the sweep's folder.
         claims: Of a run in a sweep, the stages that the runs before it will have done, with their names.
 
     Raises:
         InputError, WorkFailed: As the run would, where it can be told beforehand.
     """
-    stages = open_stages(recipe, run_dir, Display(quiet=True), shelf=shelf)
+    stages = open_stages(recipe, run_dir, Display(quiet=True), sweep_dir=sweep_dir)
     check(stages)
     start_of(stages.models)  # says so where the model would have to be fetched
     steps = plan(stages, measure=measure, claims=claims)
@@ -71,7 +71,7 @@ def _tunings(costs: Costs) -> list[Tuning]:
     ]
 
 
-def _show_plan(costs: Costs, steps: Sequence[Step], run_dir: Path, out: Console) -> None:
+def _show_plan(costs: Costs, steps: Sequence[PlanStep], run_dir: Path, out: Console) -> None:
     table = plain_table("stage", "", "time", "disk", "why", right=("time", "disk"))
     for step in steps:
         one = costs.of(step.slot[0], heldout=step.slot[2])
@@ -84,14 +84,14 @@ def _show_plan(costs: Costs, steps: Sequence[Step], run_dir: Path, out: Console)
     _show_disk(costs, steps, run_dir, out)
 
 
-def _show_disk(costs: Costs, steps: Sequence[Step], folder: Path, out: Console) -> None:
+def _show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path, out: Console) -> None:
     needed, free = disk_needed(costs, steps), free_disk(folder)
     passing = max((costs.of(step.slot[0], heldout=step.slot[2]).passing for step in steps), default=0.0)
     with_them = f" with the checkpoints ({size(passing)}, removed after each round)" if passing else ""
     out.print(f"disk at its worst {size(needed)}{with_them}; {size(free)} are free", soft_wrap=True)
 
 
-def _show_grounds(costs: Costs, stages: DataStages, out: Console, errors: Console) -> None:
+def _show_grounds(costs: Costs, stages: RunContext, out: Console, errors: Console) -> None:
     """Say what the figures stand on; what is a guess is a warning."""
     sample, limit = costs.sample, costs.recipe.generation.max_new_tokens
     lengths = ", ".join(f"{name} {costs.responses[role]:.0f}" for role, name in _SIGNS.items())

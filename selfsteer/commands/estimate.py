@@ -32,9 +32,9 @@ from selfsteer.estimate.prompt_lengths import sizes_of
 from selfsteer.estimate.throughput import machine, rates_file, sample_file, write_rates, write_sample
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
-from selfsteer.runs.plan_step import Step
+from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import Display, size
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 
 _LABELS = {
     "queries": "read queries",
@@ -83,7 +83,7 @@ def estimate(
     return costs
 
 
-def _calibrate(stages: DataStages, errors: Console) -> None:
+def _calibrate(stages: RunContext, errors: Console) -> None:
     from selfsteer.estimate.calibrate import calibrate
 
     recipe, models = stages.recipe, stages.models
@@ -97,7 +97,7 @@ def _calibrate(stages: DataStages, errors: Console) -> None:
     write_sample(sample_file(recipe, stages.principle_set.fingerprint), sample)
 
 
-def _show_model(costs: Costs, stages: DataStages, out: Console) -> None:
+def _show_model(costs: Costs, stages: RunContext, out: Console) -> None:
     shape, recipe = costs.shape, costs.recipe
     assert shape is not None
     stored = stored_weights(source_of(recipe.model.name))
@@ -135,7 +135,7 @@ def _parts(one: Arithmetic) -> str:
     return "layers {:.0%}, attention {:.0%}, head {:.0%}".format(*(part / one.forward for part in shares))
 
 
-def _show_memory(costs: Costs, stages: DataStages, devices: int, out: Console) -> None:
+def _show_memory(costs: Costs, stages: RunContext, devices: int, out: Console) -> None:
     shape = costs.shape
     assert shape is not None
     device, (generating, precision) = stages.models.device.partition(":")[0], precisions(stages.models)
@@ -171,7 +171,7 @@ def _show_memory(costs: Costs, stages: DataStages, devices: int, out: Console) -
     out.print(f"sampling a batch takes {size(sampling)}, scoring {size(scoring)}{base}", soft_wrap=True)
 
 
-def _show_stages(costs: Costs, steps: Sequence[Step], out: Console) -> None:
+def _show_stages(costs: Costs, steps: Sequence[PlanStep], out: Console) -> None:
     table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
     for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
         one = costs.of(stage, heldout=heldout)

@@ -12,8 +12,8 @@ from rich.console import Console
 from selfsteer.errors import ConfigError, did_you_mean
 from selfsteer.export import (
     Exported,
+    ExportOptions,
     Licence,
-    Order,
     check_repository,
     export_file,
     export_folder,
@@ -52,7 +52,7 @@ def export(
         DataError: A file can't be read, or no row is left.
         WorkFailed: The upload did not succeed; what was built is kept.
     """
-    order = Order(format, _view(view), _columns(columns), dropped, finished, harmful)
+    order = ExportOptions(format, _view(view), _columns(columns), dropped, finished, harmful)
     _check_options(output, repository, public=public, licence=licence)
     if output is not None:
         check_output(order, output, overwrite=overwrite)
@@ -87,7 +87,7 @@ def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
     remove(parent)
 
 
-def _folder(found: Source, order: Order, folder: Path, licence: str | None, *, overwrite: bool) -> Exported:
+def _folder(found: Source, order: ExportOptions, folder: Path, licence: str | None, *, overwrite: bool) -> Exported:
     recipe = found.recipe
     return export_folder(
         found.rows,

@@ -18,7 +18,7 @@ from selfsteer.files import fingerprint
 from selfsteer.judges.tables import percent
 from selfsteer.models import cache_folder
 from selfsteer.runs.progress import Display
-from selfsteer.sanitize import visible
+from selfsteer.sanitize import escape_controls
 from selfsteer.workflows.principles_check import probe
 
 _SHOWN = 160
@@ -110,7 +110,7 @@ def _show_example(aspect: AspectProbe, out: Console) -> None:
         ("y+", aspect.example.positive_response),
         ("y-", aspect.example.negative_response),
     ):
-        short = " ".join(visible(text).split())
+        short = " ".join(escape_controls(text).split())
         out.print(f"  {label}  {short[:_SHOWN]}{'...' if len(short) > _SHOWN else ''}", markup=False, soft_wrap=True)
 
 

@@ -24,7 +24,7 @@ from selfsteer.principles.similarity import Candidate
 from selfsteer.principles.yaml_writer import dump_set
 from selfsteer.records import Query
 from selfsteer.runs.progress import Display
-from selfsteer.workflows.principles_invent import Invented, Order, invent
+from selfsteer.workflows.principles_invent import Invented, InventOptions, invent
 
 _FALLBACK = 3
 _NAMED = 3
@@ -36,7 +36,7 @@ _OPTIONS = {"model": "--model", "queries": "--queries", "principles.set": "--set
 
 def principles_invent(
     overrides: Sequence[str],
-    order: Order,
+    order: InventOptions,
     *,
     model: str,
     queries: str,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from selfsteer.commands.tables import STYLE, plain_table
 from selfsteer.reward.recipe import load_reward_recipe
-from selfsteer.runs.plan_step import Step
+from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import Display
 from selfsteer.workflows.reward import planned_rewards, reward
 from selfsteer.workflows.reward_results import NOTES, table
@@ -54,7 +54,7 @@ def train_rewards(
         out.print(f"{folder / 'results.md'}, {folder / 'models'}", markup=False, soft_wrap=True)
 
 
-def _show_plan(steps: Sequence[Step], out: Console) -> None:
+def _show_plan(steps: Sequence[PlanStep], out: Console) -> None:
     shown = plain_table("stage", "", "why")
     for step in steps:
         shown.add_row(Text(step.title), Text(step.state, STYLE[step.state]), Text(step.why))

@@ -13,9 +13,9 @@ from selfsteer.commands.dry_run import dry_run
 from selfsteer.commands.tables import as_rich
 from selfsteer.report.sweep import sweep_notes, sweep_table
 from selfsteer.report.tables import turned
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
-from selfsteer.runs.store import Claim
+from selfsteer.runs.store import StageKey
 from selfsteer.workflows.sweep import check_all, claim, failed, sweep
 from selfsteer.workflows.sweep_variants import Sweep, naming, read_sweep
 
@@ -61,16 +61,22 @@ def do_sweep(
 
 def _show_plans(wanted: Sweep, folder: Path, out: Console, errors: Console) -> None:
     check_all(wanted, folder)  # all of them before a table is shown
-    claims: dict[Claim, str] = {}
+    claims: dict[StageKey, str] = {}
     shared = total = 0
     for variant in wanted.variants:
         out.print(f"\nvariant {variant.name}", markup=False)
         with naming(variant.name):
             steps = dry_run(
-                variant.recipe, folder / variant.name, measure=True, out=out, errors=errors, shelf=folder, claims=claims
+                variant.recipe,
+                folder / variant.name,
+                measure=True,
+                out=out,
+                errors=errors,
+                sweep_dir=folder,
+                claims=claims,
             )
         claim(claims, steps, variant.name)
-        shared, total = shared + sum(step.state is State.SHARED for step in steps), total + len(steps)
+        shared, total = shared + sum(step.state is StepState.SHARED for step in steps), total + len(steps)
     out.print(f"\n{shared} of {total} stages are shared with a sibling")
 
 

@@ -10,9 +10,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from selfsteer.report.tables import Table as ReportTable
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 
-STYLE = {State.DONE: "green", State.SHARED: "cyan", State.TODO: "", State.REDO: "yellow", State.AFTER: "dim"}
+STYLE = {
+    StepState.DONE: "green",
+    StepState.SHARED: "cyan",
+    StepState.TODO: "",
+    StepState.REDO: "yellow",
+    StepState.AFTER: "dim",
+}
 """How the state of a stage is shown."""
 
 

@@ -22,10 +22,10 @@ from selfsteer.estimate.prompt_lengths import first_queries
 from selfsteer.estimate.throughput import Rates, Sample
 from selfsteer.files import atomic_path, sha256_file
 from selfsteer.quality import parse_filters
-from selfsteer.records import ROLES, Contrast, Principled, Response, is_full
+from selfsteer.records import ROLES, Contrast, Response, SteeredQuery, is_full
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principle_strategies import principled
 from selfsteer.stages.responses import planned, sample
@@ -45,7 +45,7 @@ _WRITTEN = 1 << 28
 
 
 def calibrate(
-    stages: DataStages, shape: ModelShape, say: Callable[[str], None] = lambda text: None
+    stages: RunContext, shape: ModelShape, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Rates, Sample]:
     """Return the rates of this machine, and what a batch of the recipe's responses told.
 
@@ -60,7 +60,7 @@ def calibrate(
         InputError, WorkFailed: As in a run.
     """
     with TemporaryDirectory() as folder:
-        own = DataStages.of(stages.recipe, Store(Path(folder), Display(quiet=True)))
+        own = RunContext.of(stages.recipe, Store(Path(folder), Display(quiet=True)))
         try:
             return _Calibration(own, shape, say).go()
         finally:
@@ -68,9 +68,9 @@ def calibrate(
 
 
 class _Calibration:
-    def __init__(self, stages: DataStages, shape: ModelShape, say: Callable[[str], None]) -> None:
+    def __init__(self, stages: RunContext, shape: ModelShape, say: Callable[[str], None]) -> None:
         self.stages, self.recipe, self.models, self.shape, self.say = stages, stages.recipe, stages.models, shape, say
-        self.policy: Policy = self.models.start(say)
+        self.policy: Policy = self.models.initial_policy(say)
 
     def go(self) -> tuple[Rates, Sample]:
         self.say("      sampling a batch of responses ...")
@@ -89,7 +89,7 @@ class _Calibration:
         )  # fmt: skip
         return rates, Sample(ends, kept, len(rows))
 
-    def _ask(self, backend: Backend) -> tuple[float, list[Principled]]:
+    def _ask(self, backend: Backend) -> tuple[float, list[SteeredQuery]]:
         """Choose aspects for a batch of queries, twice: what all questions share is computed by the first."""
         queries = first_queries(self.recipe.queries, min(self.recipe.generation.batch, _MOST))
         chat = self.models.chat(self.policy)
@@ -100,7 +100,7 @@ class _Calibration:
         return time.perf_counter() - started, rows
 
     def _sample(
-        self, backend: Backend, principled: Sequence[Principled]
+        self, backend: Backend, principled: Sequence[SteeredQuery]
     ) -> tuple[float, float, float, list[Contrast], dict[str, float], bool]:
         """Sample one batch: a token, nine, and as many as there is time for; the rows that came of it, and whether
         their responses were as long as a run's.
@@ -126,7 +126,7 @@ class _Calibration:
         found = sample(self.recipe.model_copy(update={"generation": generation}), backend, batch, seed=0)
         return time.perf_counter() - started, found.rows
 
-    def _joined(self, rows: Sequence[Principled], found: Sequence[Response]) -> list[Contrast]:
+    def _joined(self, rows: Sequence[SteeredQuery], found: Sequence[Response]) -> list[Contrast]:
         responses: dict[tuple[str, str], Response] = {(response.id, response.role): response for response in found}
         contrasts = joined(
             [row for row in rows if all((row.id, role) in responses for role in ROLES)],

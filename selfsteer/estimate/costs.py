@@ -13,7 +13,7 @@ from selfsteer.estimate.memory import Tuning, tuning
 from selfsteer.estimate.model_shape import ModelShape
 from selfsteer.estimate.throughput import Rates, Sample
 from selfsteer.records import PROMPTS, ROLES
-from selfsteer.runs.shards import BLOCK
+from selfsteer.runs.shards import SHARD_ROWS
 
 _TOKEN_BYTES, _ROW_BYTES, _FILE_BYTES = 4.2, 800.0, 17e3
 """Bytes on disk of a token (its text and its id, compressed), of the rest of a row, and of a file without rows."""
@@ -101,7 +101,9 @@ class Costs:
         elif stage == "average":
             disk = self.policy_bytes
         else:
-            disk = math.ceil(count / BLOCK) * _FILE_BYTES + count * (_ROW_BYTES + _TOKEN_BYTES * rows.get(what, 0.0))
+            disk = math.ceil(count / SHARD_ROWS) * _FILE_BYTES + count * (
+                _ROW_BYTES + _TOKEN_BYTES * rows.get(what, 0.0)
+            )
         return Cost(seconds, disk, passing)
 
     def _count(self, stage: str, heldout: bool) -> int:

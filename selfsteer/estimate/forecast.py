@@ -21,40 +21,40 @@ from selfsteer.estimate.throughput import (
     read_sample,
     sample_file,
 )
-from selfsteer.runs.plan_step import Step
+from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import size
-from selfsteer.stages.context import DataStages
-from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.context import RunContext
+from selfsteer.stages.model_pool import ModelPool, Policy
 
 
-def precisions(models: Models) -> tuple[str, str]:
+def precisions(models: ModelPool) -> tuple[str, str]:
     """Return the precisions of generation and of training."""
     recipe = models.recipe
     return models.precision(recipe.generation.precision), models.precision(recipe.train.precision)
 
 
-def start_of(models: Models) -> Policy:
+def start_of(models: ModelPool) -> Policy:
     """Return the recipe's start without a name for its weights: for its tokenizer, and for plans that look up no key.
 
     Raises:
         ModelError: There is no such model, or it is not on this machine yet.
     """
     if models.weightless:
-        return dataclasses.replace(models.stand_in(), fingerprint="")
+        return dataclasses.replace(models.weightless_policy(), fingerprint="")
     settings, generation = models.recipe.model, models.recipe.generation
     backend = "transformers" if generation.weightless else generation.backend
     options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
     return Policy(0, source_of(models.name), "", backend, models.name, options)
 
 
-def rates_of(models: Models, shape: ModelShape) -> Rates:
+def rates_of(models: ModelPool, shape: ModelShape) -> Rates:
     """Return the rates of this machine: measured before, or guessed."""
     device, kinds = models.device, precisions(models)
     found = read_rates(rates_file(shape, models.recipe, device, kinds))
     return found or guessed_rates(shape, models.recipe, device.partition(":")[0], kinds[1])
 
 
-def costs_of(stages: DataStages, sizes: Sizes) -> Costs:
+def costs_of(stages: RunContext, sizes: Sizes) -> Costs:
     """Return the costs of a recipe's stages.
 
     Args:
@@ -77,7 +77,7 @@ def costs_of(stages: DataStages, sizes: Sizes) -> Costs:
     )
 
 
-def knowing(costs: Costs, steps: Iterable[Step]) -> Costs:
+def knowing(costs: Costs, steps: Iterable[PlanStep]) -> Costs:
     """Return the costs with the share of rows that quality control did keep, where it is done."""
     for step in steps:
         if step.slot[0] == "contrasts" and step.entry and step.entry.info["total"]:
@@ -86,7 +86,7 @@ def knowing(costs: Costs, steps: Iterable[Step]) -> Costs:
     return costs
 
 
-def disk_needed(costs: Costs, steps: Iterable[Step]) -> float:
+def disk_needed(costs: Costs, steps: Iterable[PlanStep]) -> float:
     """Return the bytes that the stages to do will need at their worst moment: what stays, and the most that passes."""
     todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
     return sum(one.disk for one in todo) + max((one.passing for one in todo), default=0.0)
@@ -98,7 +98,7 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def warn_of_disk(stages: DataStages, steps: Sequence[Step], sizes: Sizes) -> None:
+def warn_of_disk(stages: RunContext, steps: Sequence[PlanStep], sizes: Sizes) -> None:
     """Warn where a run is about to need more disk than is free; says nothing of a model whose costs are not known."""
     if not any(step.todo for step in steps):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from selfsteer.config import Recipe
-from selfsteer.runs.progress import Planned
+from selfsteer.runs.progress import PlannedStage
 from selfsteer.stages.queries import of_round
 
 # Expected seconds for one unit of each kind of stage with the embedded model on two cores; only their ratios matter.
@@ -14,7 +14,7 @@ _SCRIPTED = 3e-4
 """What the scripted backend takes of that."""
 
 
-def planned(recipe: Recipe, train: int, held: int, *, trains: bool) -> list[Planned]:
+def planned(recipe: Recipe, train: int, held: int, *, trains: bool) -> list[PlannedStage]:
     """Return the stages behind the first in their order, with their expected cost.
 
     Args:
@@ -26,7 +26,7 @@ def planned(recipe: Recipe, train: int, held: int, *, trains: bool) -> list[Plan
         DataError: There are too few queries for the rounds.
     """
     factor = _SCRIPTED if recipe.generation.backend == "scripted" and not recipe.trains else 1.0
-    return [Planned("", factor * cost) for cost in _costs(recipe, train, held, trains)]
+    return [PlannedStage("", factor * cost) for cost in _costs(recipe, train, held, trains)]
 
 
 def _costs(recipe: Recipe, train: int, held: int, trains: bool) -> Iterator[float]:

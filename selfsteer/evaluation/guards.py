@@ -41,7 +41,7 @@ class RoundFigures:
 
     Attributes:
         round: 0 for the start.
-        measured: Its policy's held-out figures, as ``selfsteer.stages.heldout.measured`` returns them; None where
+        measured: Its policy's held-out figures, as ``selfsteer.stages.heldout.heldout_measures`` returns them; None where
             there are none.
         kept: Training rows that the filters kept, and all of them; None for the start and where it did not come so far.
         failures: Why the round came to no policy, by the guard that it concerns; empty where it did.

@@ -119,11 +119,11 @@ class Probe:
         return self.direction is not None and self.direction.refused
 
 
-Tell = Callable[[Contrast], tuple[str, int] | None]
+VerdictFn = Callable[[Contrast], tuple[str, int] | None]
 """Returns who says it, and 1, 0 or -1 for y+ better, neither, y- better; None where nobody can tell."""
 
 
-def probe_figures(rows: Mapping[str, Sequence[Contrast]], tell: Tell) -> Probe:
+def probe_figures(rows: Mapping[str, Sequence[Contrast]], tell: VerdictFn) -> Probe:
     """Return the figures of scored rows.
 
     Args:
@@ -135,14 +135,14 @@ def probe_figures(rows: Mapping[str, Sequence[Contrast]], tell: Tell) -> Probe:
     return Probe(aspects, direction_by(everything, tell), _margin(everything))
 
 
-def direction_by(rows: Sequence[Contrast], tell: Tell) -> Direction | None:
+def direction_by(rows: Sequence[Contrast], tell: VerdictFn) -> Direction | None:
     """Return the direction of all rows about which somebody can tell, None where there is none."""
     told = [found for row in rows if (found := tell(row)) is not None]
     names = list(dict.fromkeys(name for name, _ in told))
     return Direction.of(", ".join(names), [verdict for _, verdict in told]) if told else None
 
 
-def _aspect(name: str, rows: Sequence[Contrast], tell: Tell) -> AspectProbe:
+def _aspect(name: str, rows: Sequence[Contrast], tell: VerdictFn) -> AspectProbe:
     return AspectProbe(name, len(rows), _margin(rows), direction_by(rows, tell), _example(rows))
 
 

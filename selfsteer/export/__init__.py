@@ -5,16 +5,16 @@ from selfsteer.export.card import Licence
 from selfsteer.export.dataset import export_file, export_folder
 from selfsteer.export.formats import FORMATS, Format, Layout
 from selfsteer.export.hub import check_repository, push
-from selfsteer.export.options import Exported, Order
+from selfsteer.export.options import Exported, ExportOptions
 from selfsteer.export.readers import read_contrasts, read_source
 
 __all__ = [
     "FORMATS",
+    "ExportOptions",
     "Exported",
     "Format",
     "Layout",
     "Licence",
-    "Order",
     "check_repository",
     "export_file",
     "export_folder",

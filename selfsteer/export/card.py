@@ -11,7 +11,7 @@ import yaml
 
 from selfsteer.files import write_atomic
 from selfsteer.records import ROLES
-from selfsteer.sanitize import visible
+from selfsteer.sanitize import escape_controls
 from selfsteer.templates import markdown
 from selfsteer.version import __version__
 from selfsteer.views import PAIRINGS, View
@@ -77,7 +77,7 @@ def write_card(path: Path, card: Card) -> None:
         selection=exported.selection,
         provenance=exported.figures.provenance(),
         lengths=[_length(exported, role) for role in ROLES],
-        settings=visible(_yaml(card.settings)) if card.settings is not None else None,
+        settings=escape_controls(_yaml(card.settings)) if card.settings is not None else None,
     )
     path.write_text(text, encoding="utf-8")
 
@@ -121,7 +121,7 @@ def _front(card: Card) -> dict[str, Any]:
     """Return the metadata that the Hub and `datasets` read."""
     data = [{"split": "train", "path": "data/train-*"}]
     return {
-        "pretty_name": visible(card.name),
+        "pretty_name": escape_controls(card.name),
         "license": card.licence.id,
         "task_categories": ["text-generation"],
         "size_categories": [size_category(card.exported.rows)],
@@ -157,4 +157,4 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 def _cell(text: object) -> str:
     """Return text that stays within a table's cell and does nothing there."""
-    return re.sub(r"([|`<\[\]*_\\])", r"\\\1", " ".join(visible(str(text)).split()))
+    return re.sub(r"([|`<\[\]*_\\])", r"\\\1", " ".join(escape_controls(str(text)).split()))

@@ -11,7 +11,7 @@ from typing import Any
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.export.card import CARD, Card, Licence, is_own_card, write_card, write_notice
 from selfsteer.export.llama_factory import INFO, check_entry, dataset_entry, write_entry
-from selfsteer.export.options import Exported, Order
+from selfsteer.export.options import Exported, ExportOptions
 from selfsteer.export.writers import WRITERS, write_shards
 from selfsteer.files import atomic_path, remove
 from selfsteer.records import Contrast
@@ -35,7 +35,7 @@ def is_file(output: Path) -> bool:
     return suffix in WRITERS and not output.is_dir()
 
 
-def check_output(order: Order, output: Path, *, overwrite: bool = False) -> None:
+def check_output(order: ExportOptions, output: Path, *, overwrite: bool = False) -> None:
     """Raise :class:`ConfigError` or :class:`InputError` where an export could not be written, before any work."""
     if is_file(output):
         if output.suffix not in order.form.suffixes:
@@ -72,7 +72,7 @@ def notice_of(output: Path) -> Path:
 
 
 def export_file(
-    contrasts: Iterable[Contrast], order: Order, output: Path, *, where: str, overwrite: bool = False
+    contrasts: Iterable[Contrast], order: ExportOptions, output: Path, *, where: str, overwrite: bool = False
 ) -> Exported:
     """Write rows to one file, atomically; LLaMA-Factory's gets its entry in the ``dataset_info.json`` beside it.
 
@@ -106,7 +106,7 @@ def export_file(
 
 def export_folder(
     contrasts: Iterable[Contrast],
-    order: Order,
+    order: ExportOptions,
     folder: Path,
     *,
     where: str,

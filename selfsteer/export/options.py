@@ -19,7 +19,7 @@ from selfsteer.views import PAIRINGS, View
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class ExportOptions:
     """What to export.
 
     Attributes:
@@ -91,7 +91,7 @@ class Exported:
         notice: Of a single file, the page beside it that warns of harmful targets; None where it has none.
     """
 
-    order: Order
+    order: ExportOptions
     selection: Selection
     figures: Figures = dataclasses.field(default_factory=Figures)
     rows: int = 0
@@ -99,7 +99,7 @@ class Exported:
     notice: Path | None = None
 
     @classmethod
-    def begin(cls, order: Order) -> Exported:
+    def begin(cls, order: ExportOptions) -> Exported:
         """Return an export that has seen no row yet."""
         return cls(
             order,

@@ -45,7 +45,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PresentedPair:
     """A pair in one of its two orders."""
 
     pair: Pair
@@ -71,11 +71,11 @@ class Judge(Protocol):
     key: str
     batch_size: int
 
-    def answer(self, shown: Sequence[Shown]) -> Sequence[Answer | Failure]:
+    def answer(self, shown: Sequence[PresentedPair]) -> Sequence[Answer | Failure]:
         """Return one answer a presentation, in order, or the failure of a request that got none."""
         ...
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return how large a presentation is, in any unit: those of one batch are chosen alike."""
         ...
 
@@ -146,7 +146,7 @@ def judge_pairs(
         SelfsteerError: As the judge says; or of the first failure in a batch, whose answers are kept.
     """
     cache = cache if cache is not None and judge.key else AnswerCache(None)
-    both = [(Shown(pair, False), Shown(pair, True)) for pair in pairs]
+    both = [(PresentedPair(pair, False), PresentedPair(pair, True)) for pair in pairs]
     keys = [(answer_key(judge, forward), answer_key(judge, backward)) for forward, backward in both]
     asked = {key: shown for own, showns in zip(keys, both, strict=True) for key, shown in zip(own, showns, strict=True)}
     wanted = [(key, shown) for key, shown in asked.items() if key not in cache]
@@ -162,14 +162,16 @@ def judge_pairs(
     return [Judgement(pair, cache[one], cache[other]) for pair, (one, other) in zip(pairs, keys, strict=True)]
 
 
-def answer_key(judge: Judge, shown: Shown) -> str:
+def answer_key(judge: Judge, shown: PresentedPair) -> str:
     """Return the name under which an answer is kept: the judge and the content shown, not the pair's id or label."""
     finishes = (shown.pair.first_finish, shown.pair.second_finish)
     content = [shown.pair.prompt, shown.responses, shown.pair.criterion, finishes[::-1] if shown.swapped else finishes]
     return fingerprint([judge.key, content])
 
 
-def _batches(judge: Judge, wanted: Sequence[tuple[str, Shown]]) -> Iterator[tuple[int, list[tuple[str, Shown]]]]:
+def _batches(
+    judge: Judge, wanted: Sequence[tuple[str, PresentedPair]]
+) -> Iterator[tuple[int, list[tuple[str, PresentedPair]]]]:
     """Yield (presentations done after it, batch). Largest first: what does not fit in memory shows at once."""
     ordered = sorted(wanted, key=lambda item: judge.cost(item[1]), reverse=True)
     for start in range(0, len(ordered), judge.batch_size):

@@ -17,9 +17,9 @@ from typing import Literal
 
 from selfsteer.errors import InputError
 from selfsteer.judges.answer_cache import Answer, AnswerCache
-from selfsteer.judges.base import Judgement, Pair, Shown, answer_key
+from selfsteer.judges.base import Judgement, Pair, PresentedPair, answer_key
 from selfsteer.records import Message
-from selfsteer.sanitize import visible
+from selfsteer.sanitize import escape_controls
 
 VOTES = {"1": 1, "2": -1, "=": 0}
 SKIP, BACK = "s", "u"
@@ -45,14 +45,14 @@ class HumanJudge:
             raise InputError("a person who judges needs a name", do="give one: answers are kept under it")
         self.key = f"human {self.name}"
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Raise :class:`InputError`: :func:`judge_pairs` asks only for what :func:`collect` has not yet kept."""
         raise InputError(
             f"{self.name} has not judged all of these pairs in both orders",
             do="go on with the sitting; its command starts where it stopped",
         )
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return 1: a person has no batches."""
         return 1
 
@@ -78,7 +78,7 @@ class Presentation:
     state: Literal["new", "skipped", "answered"] = "new"
 
 
-class Sitting:
+class AnnotationSession:
     """What a person has to judge, and the way through it.
 
     Args:
@@ -136,7 +136,7 @@ class Sitting:
         """Return the judgements of the pairs that are answered in both orders, in the order of the pairs."""
         found = []
         for pair in self._pairs:
-            keys = [answer_key(self.judge, Shown(pair, swapped)) for swapped in (False, True)]
+            keys = [answer_key(self.judge, PresentedPair(pair, swapped)) for swapped in (False, True)]
             if all(key in self._cache for key in keys):
                 found.append(Judgement(pair, *(self._cache[key] for key in keys)))
         return found
@@ -146,7 +146,7 @@ class Sitting:
         answered = sum(key in self._cache for key in self._shown)
         return (
             f"{answered} of {self.total} answered; {len(self.judgements())} of {len(self._pairs)} pairs are complete "
-            f"(both orders). Everything is kept under the name {visible(self.judge.name)}."
+            f"(both orders). Everything is kept under the name {escape_controls(self.judge.name)}."
         )
 
     def _answer(self, vote: int) -> None:
@@ -174,15 +174,15 @@ class Sitting:
         cut = (shown.pair.first_finish == "length", shown.pair.second_finish == "length")
         return Presentation(
             id=key,
-            prompt=[{name: visible(text) for name, text in message.items()} for message in shown.pair.prompt],
-            criterion=visible(shown.pair.criterion),
-            responses=(visible(first), visible(second)),
+            prompt=[{name: escape_controls(text) for name, text in message.items()} for message in shown.pair.prompt],
+            criterion=escape_controls(shown.pair.criterion),
+            responses=(escape_controls(first), escape_controls(second)),
             cut=cut[::-1] if shown.swapped else cut,
             state="answered" if key in self._cache else "skipped" if key in self._skipped else "new",
         )
 
 
-Ask = Callable[[Sitting], None]
+Ask = Callable[[AnnotationSession], None]
 """A front-end: shows what is open, passes on what the reader does, returns when the reader stops or all is answered.
 
 Ctrl-C passes through it, like through any other command: stopping is a key or a button of its own.
@@ -203,13 +203,13 @@ def collect(judge: HumanJudge, pairs: Sequence[Pair], cache: AnswerCache, ask: A
     Raises:
         KeyboardInterrupt: Ctrl-C while the person judges.
     """
-    sitting = Sitting(judge, pairs, cache)
+    sitting = AnnotationSession(judge, pairs, cache)
     if sitting.open:
         ask(sitting)
     return sitting.judgements()
 
 
-def plan(judge: HumanJudge, pairs: Sequence[Pair]) -> dict[str, Shown]:
+def plan(judge: HumanJudge, pairs: Sequence[Pair]) -> dict[str, PresentedPair]:
     """Return all presentations by their answer keys, in the order of showing: all pairs once, then all the other way.
 
     The keys are hashes of reader and content, and they draw both which response stands first in the first showing and
@@ -217,7 +217,7 @@ def plan(judge: HumanJudge, pairs: Sequence[Pair]) -> dict[str, Shown]:
     """
     both = []
     for pair in pairs:
-        two = [(answer_key(judge, shown), shown) for shown in (Shown(pair, False), Shown(pair, True))]
+        two = [(answer_key(judge, shown), shown) for shown in (PresentedPair(pair, False), PresentedPair(pair, True))]
         both.append(sorted(two, key=itemgetter(0)))
     both.sort(key=lambda two: two[0][0])
     return dict([two[0] for two in both] + [two[1] for two in both])

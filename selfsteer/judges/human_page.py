@@ -23,8 +23,8 @@ from urllib.parse import parse_qs
 from jinja2 import Template
 
 from selfsteer.errors import InputError, SelfsteerError
-from selfsteer.judges.human import KEYS, Sitting
-from selfsteer.sanitize import visible
+from selfsteer.judges.human import KEYS, AnnotationSession
+from selfsteer.sanitize import escape_controls
 from selfsteer.templates import environment_of
 
 STOP = "stop"
@@ -40,7 +40,7 @@ _ENDING = 'The page\'s "Stop for now" ends the sitting at any time; every answer
 _ELSEWHERE = "There is nothing at this address. Open the one that the terminal shows.\n"
 
 
-def ask_on_page(sitting: Sitting, *, port: int = 0, say: Callable[[str], None] = _SAY) -> None:
+def ask_on_page(sitting: AnnotationSession, *, port: int = 0, say: Callable[[str], None] = _SAY) -> None:
     """Serve the sitting as a web page until the reader stops it there.
 
     Args:
@@ -73,7 +73,7 @@ def ask_on_page(sitting: Sitting, *, port: int = 0, say: Callable[[str], None] =
 class _Server(ThreadingHTTPServer):
     """The sitting, the secrets of its page, and the lock under which requests touch it."""
 
-    def __init__(self, sitting: Sitting, port: int) -> None:
+    def __init__(self, sitting: AnnotationSession, port: int) -> None:
         self.sitting = sitting
         self.lock = threading.Lock()
         self.path = f"/{secrets.token_urlsafe(12)}/"
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             sitting.act(do)
         except SelfsteerError as error:
             self.server.failure, self.server.stopped = error, True
-            return HTTPStatus.INTERNAL_SERVER_ERROR, self._page(visible(str(error)))
+            return HTTPStatus.INTERNAL_SERVER_ERROR, self._page(escape_controls(str(error)))
         return HTTPStatus.SEE_OTHER, ""
 
     def _page(self, notice: str = "") -> str:
@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing: the terminal belongs to whoever started the sitting."""
 
 
-def _listen(sitting: Sitting, port: int) -> _Server:
+def _listen(sitting: AnnotationSession, port: int) -> _Server:
     try:
         return _Server(sitting, port)
     except (OSError, OverflowError) as error:
@@ -218,7 +218,7 @@ def _listen(sitting: Sitting, port: int) -> _Server:
         ) from error
 
 
-def _name(sitting: Sitting) -> str:
+def _name(sitting: AnnotationSession) -> str:
     """Return the name of the open presentation, "" where all are answered."""
     return sitting.open.id if sitting.open else ""
 

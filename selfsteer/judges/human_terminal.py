@@ -12,8 +12,8 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
 
-from selfsteer.judges.human import BACK, KEYS, Presentation, Sitting
-from selfsteer.sanitize import visible
+from selfsteer.judges.human import BACK, KEYS, AnnotationSession, Presentation
+from selfsteer.sanitize import escape_controls
 
 QUIT = "q"
 _HELP = "1 or 2 the better one, = equally good, s skip, u back, q stop here"
@@ -24,7 +24,9 @@ _STATES = {
 }
 
 
-def ask_in_terminal(sitting: Sitting, *, console: Console | None = None, read: Callable[[], str] | None = None) -> None:
+def ask_in_terminal(
+    sitting: AnnotationSession, *, console: Console | None = None, read: Callable[[], str] | None = None
+) -> None:
     """Show what is open and read a key, until the reader quits, the input ends or all is answered.
 
     Args:
@@ -53,7 +55,7 @@ def reader(stream: TextIO) -> Callable[[], str]:
     return (lambda: _read_key(stream)) if stream.isatty() and os.name == "posix" else stream.readline
 
 
-def _go_through(sitting: Sitting, console: Console, read: Callable[[], str]) -> None:
+def _go_through(sitting: AnnotationSession, console: Console, read: Callable[[], str]) -> None:
     while True:
         _show(sitting, console)
         key = _ask_key(sitting, console, read)
@@ -62,7 +64,7 @@ def _go_through(sitting: Sitting, console: Console, read: Callable[[], str]) -> 
         sitting.act(key)
 
 
-def _show(sitting: Sitting, console: Console) -> None:
+def _show(sitting: AnnotationSession, console: Console) -> None:
     shown = sitting.open
     if shown is None:
         console.rule("All answered")
@@ -90,14 +92,14 @@ def _text(text: str) -> Text:
     return Text(text) if text.strip() else Text("(empty)", style="dim italic")
 
 
-def _ask_key(sitting: Sitting, console: Console, read: Callable[[], str]) -> str:
+def _ask_key(sitting: AnnotationSession, console: Console, read: Callable[[], str]) -> str:
     """Read until there is something to do, and return it; the end of the input is :data:`QUIT`."""
     help_text = _HELP if sitting.open else "Enter to finish, u back"
     while True:
         console.print(Text(f"{help_text}: ", style="bold"), end="")
         line = read()
         key = line.strip().lower()
-        console.print(Text(visible(key)))  # neither a single key nor a line from a file is echoed
+        console.print(Text(escape_controls(key)))  # neither a single key nor a line from a file is echoed
         if not line or key in (QUIT, "\x04"):  # Ctrl-D is a character like any other where keys come singly
             return QUIT
         problem = _problem(sitting, key)
@@ -106,13 +108,13 @@ def _ask_key(sitting: Sitting, console: Console, read: Callable[[], str]) -> str
         console.print(Text(problem, style="yellow"))
 
 
-def _problem(sitting: Sitting, key: str) -> str:
+def _problem(sitting: AnnotationSession, key: str) -> str:
     """Return why a key can't be acted on, "" where it can."""
     if key == BACK:
         return "" if sitting.can_go_back else "There is nothing in this sitting to go back to."
     if sitting.open is None:
-        return f"All is answered, so {visible(key)!r} does nothing." if key else ""
-    return "" if key in KEYS else f"{visible(key)!r} is none of the keys."
+        return f"All is answered, so {escape_controls(key)!r} does nothing." if key else ""
+    return "" if key in KEYS else f"{escape_controls(key)!r} is none of the keys."
 
 
 def _read_key(stream: TextIO) -> str:

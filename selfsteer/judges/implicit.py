@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
-from selfsteer.judges.base import Shown
+from selfsteer.judges.base import PresentedPair
 from selfsteer.models.rope import context_of
 from selfsteer.models.single_slot import OneHeld
 from selfsteer.views import SCALES
@@ -75,7 +75,7 @@ class ImplicitJudge:
             ["implicit", _VERSION, policy.weights, reference.weights, policy.chat.fingerprint, per_token]
         )
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return one answer a presentation, in order; the two orders of a pair are scored once.
 
         Raises:
@@ -91,7 +91,7 @@ class ImplicitJudge:
             for one, row in zip(shown, rows, strict=True)
         ]
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return the number of characters."""
         return sum(map(len, shown.responses)) + sum(len(message["content"]) for message in shown.pair.prompt)
 
@@ -99,14 +99,14 @@ class ImplicitJudge:
         """Return the policy and the reference, the one in memory first."""
         return [1, 0] if self._held.name == 1 else [0, 1]
 
-    def _encoded(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
+    def _encoded(self, shown: PresentedPair) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
         """Return what :meth:`_encode` does, or why the template refuses the prompt."""
         try:
             return self._encode(shown)
         except PromptRefused as error:
             return error.what
 
-    def _encode(self, shown: Shown) -> tuple[TokenIds, tuple[TokenIds, TokenIds]]:
+    def _encode(self, shown: PresentedPair) -> tuple[TokenIds, tuple[TokenIds, TokenIds]]:
         """Return the ids of the prompt and of the responses as training has them: the end token where one ended."""
         pair = shown.pair
         finishes = (pair.second_finish, pair.first_finish) if shown.swapped else (pair.first_finish, pair.second_finish)
@@ -133,7 +133,11 @@ class ImplicitJudge:
         }
 
     def _answer(
-        self, shown: Shown, prompt: TokenIds, both: tuple[TokenIds, TokenIds], likelihoods: dict[int, Likelihoods]
+        self,
+        shown: PresentedPair,
+        prompt: TokenIds,
+        both: tuple[TokenIds, TokenIds],
+        likelihoods: dict[int, Likelihoods],
     ) -> Answer:
         if not all(both):
             return _EMPTY

@@ -11,7 +11,7 @@ from selfsteer.backends import Failure
 from selfsteer.errors import WorkFailed
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import TOO_LONG, Answer, blocked_answer
-from selfsteer.judges.base import Shown
+from selfsteer.judges.base import PresentedPair
 from selfsteer.judges.template import JudgeTemplate
 from selfsteer.models.rope import context_of
 
@@ -51,7 +51,7 @@ class LogprobJudge:
         self.key = fingerprint(["logprobs", _VERSION, weights, chat.fingerprint, template.fingerprint])
         self._labels = [chat.encode_response(label, False) for label in template.labels]
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return each presentation's log-odds; one that does not fit the context is invalid.
 
         Raises:
@@ -68,7 +68,7 @@ class LogprobJudge:
             scores = iter(score_responses(self._model, rows, wide_head=True))
         return [_by_odds(next(scores).tolist(), self.name) if self._fits(ids) else TOO_LONG for ids in prompts]
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return the number of prompt tokens."""
         return len(self._encode(shown))
 
@@ -76,7 +76,7 @@ class LogprobJudge:
     def _model(self) -> Any:
         return self._load()
 
-    def _encode(self, shown: Shown) -> list[int]:
+    def _encode(self, shown: PresentedPair) -> list[int]:
         return self.chat.without_thought(self.chat.encode(self.template.messages(shown, "logprobs")))
 
     def _fits(self, ids: Sequence[int]) -> bool:
@@ -102,7 +102,7 @@ class EndpointLogprobJudge:
         self.name = f"{name} (log-probs)"
         self.key = fingerprint(["logprobs", source, template.fingerprint])
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return each presentation's log-odds; no number where the server names one label only.
 
         Invalid where it names none, or blocks the prompt.
@@ -110,7 +110,7 @@ class EndpointLogprobJudge:
         prompts = [self.template.messages(one, "logprobs") for one in shown]
         return [_by_named(found) for found in self.backend.label_logprobs(prompts, self.template.labels)]
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return the number of characters."""
         return self.backend.length(self.template.messages(shown, "logprobs"))
 

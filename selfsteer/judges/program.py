@@ -21,7 +21,7 @@ from typing import Any
 from selfsteer.errors import ConfigError, SelfsteerError, WorkFailed, did_you_mean
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import Answer
-from selfsteer.judges.base import Pair, Shown
+from selfsteer.judges.base import Pair, PresentedPair
 from selfsteer.quality.direction import compare_lengths, words
 
 Program = Callable[[Pair], float]
@@ -70,7 +70,7 @@ class ProgramJudge:
         self.name = name or _name_of(program)
         self.key = fingerprint(["program", *_source(program)])
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return one answer a presentation, in order.
 
         Raises:
@@ -78,11 +78,11 @@ class ProgramJudge:
         """
         return [self._answer(one) for one in shown]
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return 0: a program judges one presentation at a time."""
         return 0
 
-    def _answer(self, shown: Shown) -> Answer:
+    def _answer(self, shown: PresentedPair) -> Answer:
         where = f"pair {shown.pair.id!r}, program {self.name!r}"
         try:
             value = float(self.program(_as_seen(shown)))
@@ -117,7 +117,7 @@ def find_program(spec: str) -> Program:
     return _function(module, function, spec)
 
 
-def _as_seen(shown: Shown) -> Pair:
+def _as_seen(shown: PresentedPair) -> Pair:
     """Return the pair as the program may see it; its prompt is a copy, so that no change reaches the data."""
     pair = replace(shown.pair, id="", label=None, subset="", prompt=copy.deepcopy(shown.pair.prompt))
     if not shown.swapped:

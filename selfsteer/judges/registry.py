@@ -31,7 +31,7 @@ _SETTINGS = {
 """What each kind of judge goes by, besides its name; "" is a language model on this machine."""
 
 
-def open_judge(settings: JudgeSettings) -> Judge:
+def make_judge(settings: JudgeSettings) -> Judge:
     """Return the judge that the settings name.
 
     Raises:
@@ -95,9 +95,9 @@ def _forms() -> str:
 
 
 def _local(settings: JudgeSettings, name: str) -> LocalModel:
-    from selfsteer.models import quiet, resolve
+    from selfsteer.models import resolve, silence_transformers
 
-    quiet()
+    silence_transformers()
     return LocalModel(settings, resolve(name), _place("device"))
 
 

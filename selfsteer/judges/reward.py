@@ -11,7 +11,7 @@ from selfsteer.chat_template import ChatTemplate
 from selfsteer.errors import PromptRefused, WorkFailed
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
-from selfsteer.judges.base import Shown
+from selfsteer.judges.base import PresentedPair
 from selfsteer.models.rope import context_of
 from selfsteer.reward.scoring import TokenIds, conversation_ids, score_ids
 
@@ -61,7 +61,7 @@ class RewardJudge:
         """The model, loaded by the first who asks."""
         return self._load()
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return one answer a presentation, in order; each distinct conversation is scored once.
 
         Raises:
@@ -72,11 +72,11 @@ class RewardJudge:
         scores = score_ids(self.model, fitting, batch_size=self.batch_size)
         return [self._answer(one, both, scores) for one, both in zip(shown, rendered, strict=True)]
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return the number of characters."""
         return sum(map(len, shown.responses)) + 2 * sum(len(message["content"]) for message in shown.pair.prompt)
 
-    def _answer(self, shown: Shown, both: Sequence[TokenIds] | str, scores: dict[TokenIds, float]) -> Answer:
+    def _answer(self, shown: PresentedPair, both: Sequence[TokenIds] | str, scores: dict[TokenIds, float]) -> Answer:
         if isinstance(both, str):
             return Answer(0, text=both, valid=False, why=REFUSED)
         if not self._fits(both):
@@ -88,14 +88,14 @@ class RewardJudge:
             raise WorkFailed(what, where=f"pair {shown.pair.id!r}, judge {self.name!r}", do=do)
         return Answer((first > second) - (first < second), log_odds=first - second)
 
-    def _both(self, shown: Shown) -> Sequence[TokenIds] | str:
+    def _both(self, shown: PresentedPair) -> Sequence[TokenIds] | str:
         """Return the ids of both conversations, or why the template refuses them."""
         try:
             return [self._render(shown, text) for text in shown.responses]
         except PromptRefused as error:
             return error.what
 
-    def _render(self, shown: Shown, response: str) -> TokenIds:
+    def _render(self, shown: PresentedPair, response: str) -> TokenIds:
         messages = [*shown.pair.prompt, {"role": "assistant", "content": response}]
         return conversation_ids(self._template, messages, self.name)
 

@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from selfsteer.errors import ConfigError
 from selfsteer.files import fingerprint
-from selfsteer.judges.base import Shown
+from selfsteer.judges.base import PresentedPair
 from selfsteer.records import Message
 
 Mode = Literal["logprobs", "text"]
@@ -51,7 +51,7 @@ class JudgeTemplate:
                 raise ConfigError(f"the judge's template never shows {name!r}", where=str(self.path), do=do)
         self.fingerprint = fingerprint([source, self.labels])
 
-    def messages(self, shown: Shown, mode: Mode) -> list[Message]:
+    def messages(self, shown: PresentedPair, mode: Mode) -> list[Message]:
         """Return the prompt that shows one presentation.
 
         Raises:

@@ -9,7 +9,7 @@ from functools import cached_property
 from selfsteer.backends import Backend, Failure, Outcome, Sampling
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import TOO_LONG, Answer, blocked_answer
-from selfsteer.judges.base import Shown
+from selfsteer.judges.base import PresentedPair
 from selfsteer.judges.template import JudgeTemplate
 from selfsteer.judges.verdict_parser import VERSION, read_verdict
 from selfsteer.quality import answer_of
@@ -48,7 +48,7 @@ class TextJudge:
         self.name = f"{name} (text)"
         self.key = fingerprint(["text", VERSION, max_tokens, source, template.fingerprint])
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer | Failure]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer | Failure]:
         """Return the verdict that each reply gives; one that the context or the server does not take is invalid."""
         prompts = [self.template.messages(one, "text") for one in shown]
         fits = [self._fits(prompt) for prompt in prompts]
@@ -57,7 +57,7 @@ class TextJudge:
         replies = iter(self._backend.generate(asked, greedy, seed=0))
         return [self._read(next(replies)) if fit else TOO_LONG for fit in fits]
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         """Return the length of the prompt, as the backend measures it."""
         return self._backend.length(self.template.messages(shown, "text"))
 

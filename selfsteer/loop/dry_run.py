@@ -16,28 +16,28 @@ from typing import Any
 from selfsteer.loop.explain import reasons
 from selfsteer.loop.guards import may_give_up, verdict_depends
 from selfsteer.records import ROLES
-from selfsteer.runs.ledger import VERDICT, Entry, Slot
-from selfsteer.runs.plan_step import State, Step
+from selfsteer.runs.ledger import VERDICT, Slot, StageRecord
+from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
-from selfsteer.runs.store import Asked, Claim, Row, Store, kept, stage_key
-from selfsteer.sanitize import visible
-from selfsteer.stages.context import DataStages
+from selfsteer.runs.store import Row, StageKey, StageSpec, Store, recorded_dependencies, stage_key
+from selfsteer.sanitize import escape_controls
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.heldout import heldout_rows, implicit_stage
 from selfsteer.stages.judgements import judged_stage
-from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.model_pool import ModelPool, Policy
 from selfsteer.stages.preferences import preferences_stage, scored_preferences
-from selfsteer.stages.reference import Made, References, trained_on, training_rows
+from selfsteer.stages.reference import References, RoundData, trained_on, training_rows
 from selfsteer.stages.training import Training, train_stage
 
 
 def plan(
-    stages: DataStages,
+    stages: RunContext,
     *,
     measure: bool,
     start: Policy | None = None,
     say: Callable[[str], None] = lambda text: None,
-    claims: Mapping[Claim, str] | None = None,
-) -> list[Step]:
+    claims: Mapping[StageKey, str] | None = None,
+) -> list[PlanStep]:
     """Return the stages of a run in their order, given its stages over the run directory (which may be missing).
 
     Args:
@@ -50,13 +50,13 @@ def plan(
     Raises:
         InputError, FetchError: The queries or the model can't be used, as in a run.
     """
-    recipe, store = stages.recipe, Looking(stages.store, claims or {})
-    looking = DataStages(recipe, stages.principle_set, store, Models(recipe, store.run_dir))
-    _walk(looking, store, start or stages.models.start(say), measure=measure, say=say)
+    recipe, store = stages.recipe, DryRunStore(stages.store, claims or {})
+    looking = RunContext(recipe, stages.principle_set, store, ModelPool(recipe, store.run_dir))
+    _walk(looking, store, start or stages.models.initial_policy(say), measure=measure, say=say)
     return store.steps
 
 
-def _walk(stages: DataStages, store: Looking, start: Policy, *, measure: bool, say: Callable[[str], None]) -> None:
+def _walk(stages: RunContext, store: DryRunStore, start: Policy, *, measure: bool, say: Callable[[str], None]) -> None:
     """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work.
 
     The guards of a run that was here say again what became of each round; where they have not judged one of these
@@ -66,12 +66,12 @@ def _walk(stages: DataStages, store: Looking, start: Policy, *, measure: bool, s
     queries = stages.queries()
     held = stages.principles(queries, "heldout", 0, policy) if measure and queries.info["heldout"] else None
     before = _held(stages, held, policy, 0) if held else None
-    trains, references, made = measure and recipe.trains, References(stages, start), list[Made]()
+    trains, references, made = measure and recipe.trains, References(stages, start), list[RoundData]()
     for number in range(1, recipe.rounds + 1 if trains else 2):
         store.begin_round()
         reference = references.of(policy)
         judges = measure and number == 1 and not (held and recipe.writes_itself)
-        made.append(Made(_data(stages, queries, number, policy, say, judges=judges), policy))
+        made.append(RoundData(_data(stages, queries, number, policy, say, judges=judges), policy))
         if not trains:
             return
         rows = training_rows(stages, number, trained_on(recipe, made), reference)
@@ -88,8 +88,8 @@ def _walk(stages: DataStages, store: Looking, start: Policy, *, measure: bool, s
 
 
 def _data(
-    stages: DataStages, queries: Entry, number: int, policy: Policy, say: Callable[[str], None], *, judges: bool
-) -> Entry:
+    stages: RunContext, queries: StageRecord, number: int, policy: Policy, say: Callable[[str], None], *, judges: bool
+) -> StageRecord:
     """Go through the stages of a round's data; ``judges``: its first pairs tell whether principles are followed."""
     recipe, roles = stages.recipe, tuple[str, ...](ROLES)
     if recipe.preferences.source:
@@ -109,15 +109,15 @@ def _data(
     return stages.contrasts(scores, number)
 
 
-def _responder(stages: DataStages, policy: Policy, say: Callable[[str], None]) -> Policy:
+def _responder(stages: RunContext, policy: Policy, say: Callable[[str], None]) -> Policy:
     """Return who writes the responses, without a name for its weights where the start has none."""
     name = stages.recipe.generation.model
     if name is None or policy.fingerprint:
-        return stages.models.responder(policy, say)
+        return stages.models.responder_model(policy, say)
     return Policy(0, name, "", stages.recipe.generation.backend, name, foreign=True)
 
 
-def _generator(stages: DataStages, principles: Entry, number: int, policy: Policy, *, judges: bool) -> Policy:
+def _generator(stages: RunContext, principles: StageRecord, number: int, policy: Policy, *, judges: bool) -> Policy:
     limit = stages.recipe.generator.queries
     responses = stages.responses(principles, "generator", number, policy, limit=limit)
     scores = stages.scores(principles, responses, "generator", number, policy)
@@ -127,7 +127,9 @@ def _generator(stages: DataStages, principles: Entry, number: int, policy: Polic
     return train_stage(stages, Training("generator", number, [contrasts], policy, policy))[1]
 
 
-def _held(stages: DataStages, principles: Entry, policy: Policy, round: int, before: Entry | None = None) -> Entry:
+def _held(
+    stages: RunContext, principles: StageRecord, policy: Policy, round: int, before: StageRecord | None = None
+) -> StageRecord:
     entry = heldout_rows(stages, principles, policy)
     if before:
         implicit_stage(stages, before, policy)
@@ -135,13 +137,13 @@ def _held(stages: DataStages, principles: Entry, policy: Policy, round: int, bef
     return entry
 
 
-def changed(steps: Sequence[Step]) -> Iterator[str]:
+def changed(steps: Sequence[PlanStep]) -> Iterator[str]:
     """Yield a line for each stage that is redone, with the reason, and one for all that wait for those."""
     for step in steps:
-        if step.state is State.REDO:
+        if step.state is StepState.REDO:
             yield f"      redone: {step.title}: {step.why}"
-    if any(step.state is State.REDO for step in steps):
-        waiting = sum(step.state is State.AFTER for step in steps)
+    if any(step.state is StepState.REDO for step in steps):
+        waiting = sum(step.state is StepState.AFTER for step in steps)
         if waiting:
             yield f"      and the {waiting} stages that depend on what comes of it"
 
@@ -161,7 +163,7 @@ _WEIGHTS = ("policy", "generator", "average")
 """Stages that make weights: what follows is named by them."""
 
 
-class Looking(Store):
+class DryRunStore(Store):
     """A store that looks stages up and notes where they stand, in place of doing them.
 
     Args:
@@ -169,9 +171,9 @@ class Looking(Store):
         claims: As of :func:`plan`.
     """
 
-    def __init__(self, store: Store, claims: Mapping[Claim, str] = MappingProxyType({})) -> None:
-        super().__init__(store.run_dir, Display(quiet=True), shelf=store.shelf)
-        self.steps: list[Step] = []
+    def __init__(self, store: Store, claims: Mapping[StageKey, str] = MappingProxyType({})) -> None:
+        super().__init__(store.run_dir, Display(quiet=True), sweep_dir=store.sweep_dir)
+        self.steps: list[PlanStep] = []
         self._entries = self.ledger.entries()
         self._others = claims
         self._waits: str | None = None
@@ -182,7 +184,7 @@ class Looking(Store):
         """Remember where a round begins: it may turn out to have failed on the way."""
         self._round = len(self.steps), self._waits
 
-    def verdict(self, number: int, stages: DataStages) -> dict[str, Any]:
+    def verdict(self, number: int, stages: RunContext) -> dict[str, Any]:
         """Return what guards have said of a round whose last stage was asked for; "good" where they may yet say it.
 
         Where the round failed on the way, the steps behind that are taken back.
@@ -209,16 +211,18 @@ class Looking(Store):
         """Let a round end with the stage that failed, and will fail at once when it is asked for again."""
         del self.steps[end:], self.claims[end:]
         why = "it failed, and guards have given the round up"
-        self.steps[-1] = replace(self.steps[-1], state=State.DONE, why=why, key="")  # there is nothing to take from it
+        self.steps[-1] = replace(
+            self.steps[-1], state=StepState.DONE, why=why, key=""
+        )  # there is nothing to take from it
         self._waits = waits
 
-    def _look_up(self, claim: Claim) -> tuple[Entry | None, Entry | None]:
+    def _look_up(self, claim: StageKey) -> tuple[StageRecord | None, StageRecord | None]:
         """Return what this ledger has of a stage, or else another one of the sweep."""
         own = self.ledger.find(*claim)
         sibling = None if own else self.sibling(claim)
         return own, sibling[1] if sibling else None
 
-    def _settle(self, asked: Asked) -> Entry:
+    def _settle(self, asked: StageSpec) -> StageRecord:
         """Note where a stage stands; return what a ledger has of it, else an entry with its key and no result."""
         own, other = self._look_up(asked.claim)
         entry = own or other
@@ -227,39 +231,41 @@ class Looking(Store):
         if asked.name in _WEIGHTS and entry is None:
             self._waits = self._waits or ""
         stand_in = self._stand_in(asked.name, asked.depends)
-        return entry or Entry(asked.name, asked.round, asked.key, [f"{asked.folder}/{asked.key}"], 0.0, stand_in)
+        return entry or StageRecord(asked.name, asked.round, asked.key, [f"{asked.folder}/{asked.key}"], 0.0, stand_in)
 
-    def _step(self, asked: Asked, entry: Entry | None, whose: str) -> Step:
+    def _step(self, asked: StageSpec, entry: StageRecord | None, whose: str) -> PlanStep:
         """Return where a stage stands; ``whose`` names the run of the sweep that it is taken from, "" where none."""
         slot = (asked.name, asked.round, "heldout" in Path(asked.folder).parts)
         if whose:
-            return Step(slot, asked.title, State.SHARED, f"with {whose}", entry, asked.key)
+            return PlanStep(slot, asked.title, StepState.SHARED, f"with {whose}", entry, asked.key)
         if self._waits is not None:
-            return Step(slot, asked.title, State.AFTER, self._waits, key=asked.key)
+            return PlanStep(slot, asked.title, StepState.AFTER, self._waits, key=asked.key)
         if entry is not None:
-            return Step(slot, asked.title, State.DONE, entry=entry, key=asked.key)
+            return PlanStep(slot, asked.title, StepState.DONE, entry=entry, key=asked.key)
         return self._undone(slot, asked)
 
-    def _undone(self, slot: Slot, asked: Asked) -> Step:
+    def _undone(self, slot: Slot, asked: StageSpec) -> PlanStep:
         folder, key = self.run_dir / asked.folder, asked.key
         begun = folder.is_dir() and any(folder.glob(f"*{key}*"))
         before = next((entry for entry in reversed(self._entries) if entry.slot == slot), None)
         gone = self.ledger.gone(before) if before and before.key == key else []
         if before is None or (begun and not gone):
-            return Step(slot, asked.title, State.TODO, "goes on: a part of it is on disk" if begun else "", key=key)
-        changes = [] if gone else reasons(slot[0], before.depends, kept(asked.name, asked.depends))
+            return PlanStep(
+                slot, asked.title, StepState.TODO, "goes on: a part of it is on disk" if begun else "", key=key
+            )
+        changes = [] if gone else reasons(slot[0], before.depends, recorded_dependencies(asked.name, asked.depends))
         why = f"its files are gone: {gone[0]}" if gone else "; ".join(changes)
-        return Step(slot, asked.title, State.REDO, visible(why), key=key)
+        return PlanStep(slot, asked.title, StepState.REDO, escape_controls(why), key=key)
 
     def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
         if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key
             return {"train": sys.maxsize, "heldout": 1 if depends["settings"]["heldout"] else 0}
         return _STAND_INS.get(name.partition(":")[0], {})
 
-    def files(self, entry: Entry) -> list[Path]:
+    def files(self, entry: StageRecord) -> list[Path]:
         """Return none: a plan reads no rows."""
         return []
 
-    def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
+    def read(self, entry: StageRecord, kind: type[Row]) -> list[Row]:
         """Return none: a plan reads no rows."""
         return []

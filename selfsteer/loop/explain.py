@@ -80,7 +80,7 @@ def reasons(stage: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]
 
     Args:
         stage: The stage's name.
-        before, now: What the ledger keeps of its dependencies (:func:`selfsteer.runs.store.kept`).
+        before, now: What the ledger keeps of its dependencies (:func:`selfsteer.runs.store.recorded_dependencies`).
     """
     if before is None:
         return ["reason unknown: the ledger is of a version that did not note what a stage depended on"]

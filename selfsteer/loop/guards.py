@@ -13,13 +13,13 @@ from selfsteer.errors import ConfigError, GuardStopped, NothingSurvived, Selfste
 from selfsteer.evaluation.guards import GUARDS, Compared, Finding, RoundFigures, best_round, check_round, given_up
 from selfsteer.files import fingerprint, link_atomic, remove
 from selfsteer.runs.ledger import VERDICT
-from selfsteer.runs.store import Claim
-from selfsteer.stages.context import DataStages
-from selfsteer.stages.heldout import Measured, measured
+from selfsteer.runs.store import StageKey
+from selfsteer.stages.context import RunContext
+from selfsteer.stages.heldout import HeldoutResult, heldout_measures
 from selfsteer.stages.model_pool import Policy
 
 
-def check_criterion(stages: DataStages) -> None:
+def check_criterion(stages: RunContext) -> None:
     """Raise :class:`ConfigError` where ``guards.best`` goes by a figure that the run will not have."""
     criterion, recipe = stages.recipe.guards.best, stages.recipe
     if not recipe.trains or criterion == "last":
@@ -33,14 +33,14 @@ def check_criterion(stages: DataStages) -> None:
         raise ConfigError("nobody says which response is better: no program and no judge", where=where, do=do)
 
 
-def _told_by_program(stages: DataStages) -> bool:
+def _told_by_program(stages: RunContext) -> bool:
     """Return whether a program may tell of some row whether y+ is better: an aspect's does where it stands alone."""
     chosen = stages.principle_set.choosable
     alone = (stages.recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
     return bool(stages.direction) or (alone and any(aspect.direction for aspect in chosen))
 
 
-def verdict_depends(stages: DataStages, asked: Sequence[Claim]) -> dict[str, Any]:
+def verdict_depends(stages: RunContext, asked: Sequence[StageKey]) -> dict[str, Any]:
     """Return what the verdict on a round depends on: the guards, and all stages up to the round's end or failure."""
     settings = stages.recipe.guards.model_dump(exclude={"best"})
     return {"settings": settings, "direction": stages.direction, "stages": fingerprint(sorted(set(asked)))}
@@ -66,7 +66,7 @@ class Guards:
     """
 
     def __init__(
-        self, stages: DataStages, start: Policy, rounds: Sequence[Mapping[str, Any]], heldout: Sequence[Measured]
+        self, stages: RunContext, start: Policy, rounds: Sequence[Mapping[str, Any]], heldout: Sequence[HeldoutResult]
     ) -> None:
         self.settings = stages.recipe.guards
         self.policy = start
@@ -149,7 +149,7 @@ class Guards:
 
     def _figures(self, number: int) -> RoundFigures:
         found = [of for of in self._heldout if of.policy.round == number]
-        figures = measured(self._stages, found[0], self._heldout[0].rows) if found else None
+        figures = heldout_measures(self._stages, found[0], self._heldout[0].rows) if found else None
         kept = next((_kept(row) for row in self._rounds if row["round"] == number), None)
         return RoundFigures(number, figures, kept, self._failures if number else {})
 

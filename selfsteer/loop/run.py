@@ -24,19 +24,26 @@ from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.records import ROLES, Contrast
 from selfsteer.report import write_report
 from selfsteer.runs.events import Callback
-from selfsteer.runs.ledger import Entry, check_place
-from selfsteer.runs.plan_step import Step
-from selfsteer.runs.progress import Display, Planned
+from selfsteer.runs.ledger import StageRecord, check_place
+from selfsteer.runs.plan_step import PlanStep
+from selfsteer.runs.progress import Display, PlannedStage
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import DataStages
-from selfsteer.stages.heldout import Measured, direction, heldout_rows, implicit_stage, measured, samples
+from selfsteer.stages.context import RunContext
+from selfsteer.stages.heldout import (
+    HeldoutResult,
+    direction_on,
+    heldout_measures,
+    heldout_rows,
+    implicit_stage,
+    samples,
+)
 from selfsteer.stages.judgements import judged_stage
 from selfsteer.stages.model_checks import check_models
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.preferences import preferences_stage, scored_preferences
 from selfsteer.stages.principle_strategies import check_draws
-from selfsteer.stages.reference import Made, References, trained_on, training_rows
-from selfsteer.stages.round_stats import Stages, quality_figures, round_figures
+from selfsteer.stages.reference import References, RoundData, trained_on, training_rows
+from selfsteer.stages.round_stats import RoundStages, quality_figures, round_figures
 from selfsteer.stages.training import Training, restore_log, train_stage
 from selfsteer.version import __version__
 
@@ -50,7 +57,7 @@ def run(
     display: Display | None = None,
     command: str = "",
     callbacks: Sequence[Callback] = (),
-    shelf: Path | None = None,
+    sweep_dir: Path | None = None,
 ) -> Summary:
     """Do whatever of a recipe is not done yet in ``run_dir`` and return the summary that the report shows.
 
@@ -58,13 +65,13 @@ def run(
     depends on it, and a killed run goes on where it stopped. A run that a guard ended returns as well, and a second
     call says the same: ``selfsteer.loop.guards.stopped`` makes an error of its summary.
 
-    With ``shelf``, the folder of a sweep, stages that another run in it has done are taken from there.
+    With ``sweep_dir``, the folder of a sweep, stages that another run in it has done are taken from there.
 
     Raises:
         InputError: The recipe, the queries, the principle set or the model can't be used.
         WorkFailed: A stage failed; what was finished stays.
     """
-    stages = open_stages(recipe, run_dir, display or Display(quiet=True), callbacks, shelf)
+    stages = open_stages(recipe, run_dir, display or Display(quiet=True), callbacks, sweep_dir)
     return _work(stages, command)
 
 
@@ -84,18 +91,18 @@ def open_stages(
     run_dir: Path,
     display: Display,
     callbacks: Sequence[Callback] = (),
-    shelf: Path | None = None,
-) -> DataStages:
+    sweep_dir: Path | None = None,
+) -> RunContext:
     """Return the stages of a recipe over a run directory; nothing is written or loaded yet.
 
     Raises:
         InputError: The principle set can't be used, or the directory holds what `selfsteer reward` has made.
     """
     check_place(run_dir, "run")
-    return DataStages.of(recipe, Store(run_dir, display, callbacks, shelf))
+    return RunContext.of(recipe, Store(run_dir, display, callbacks, sweep_dir))
 
 
-def _work(stages: DataStages, command: str, *, whole: bool = True) -> Summary:
+def _work(stages: RunContext, command: str, *, whole: bool = True) -> Summary:
     run_dir = stages.store.run_dir
     check(stages)
     with stages.store.display, storage_errors(run_dir), stages.store.locked():
@@ -109,7 +116,7 @@ def _work(stages: DataStages, command: str, *, whole: bool = True) -> Summary:
         return summary
 
 
-def check(stages: DataStages) -> None:
+def check(stages: RunContext) -> None:
     """Check what the recipe names before anything is computed: filters, direction, judge, bits of weights, losses."""
     stages.check_filters()
     stages.check_programs()
@@ -120,9 +127,9 @@ def check(stages: DataStages) -> None:
         what = "adjectives alone would steer, so the principles that are written would have no effect"
         raise ConfigError(what, where="principles.steering", do="set principles.strategy=fixed, or another steering")
     if stages.recipe.judge.name:
-        from selfsteer.judges import open_judge
+        from selfsteer.judges import make_judge
 
-        open_judge(stages.recipe.judge)
+        make_judge(stages.recipe.judge)
     if stages.models.writer:
         stages.models.writer.check()
     if not stages.models.weightless:
@@ -153,23 +160,25 @@ def _check_losses(recipe: Recipe) -> None:
 class _Run:
     """The stages of one run in their order, and the figures they leave for the summary."""
 
-    def __init__(self, recipe: Recipe, stages: DataStages, whole: bool) -> None:
+    def __init__(self, recipe: Recipe, stages: RunContext, whole: bool) -> None:
         self.recipe, self.stages, self.whole = recipe, stages, whole
         self.trains = whole and recipe.trains
         self.store, self.display = stages.store, stages.store.display
         self.rounds: list[dict[str, Any]] = []
-        self.made: list[Made] = []
-        self.heldout: list[Measured] = []
+        self.made: list[RoundData] = []
+        self.heldout: list[HeldoutResult] = []
 
     def go(self, command: str) -> Summary:
         steps = self._announce()
         if any(step.todo for step in steps):
-            check_models(self.stages, self.stages.models.start(self.display.say), measures=self.whole)
+            check_models(self.stages, self.stages.models.initial_policy(self.display.say), measures=self.whole)
         queries = self.stages.queries()
         held = queries.info["heldout"] if self.whole else 0
         warn_of_disk(self.stages, steps, Sizes(queries.info["train"], held))
-        self.display.plan([Planned("", 1.0), *planned(self.recipe, queries.info["train"], held, trains=self.trains)])
-        policy = self.stages.models.start(self.display.say)
+        self.display.plan(
+            [PlannedStage("", 1.0), *planned(self.recipe, queries.info["train"], held, trains=self.trains)]
+        )
+        policy = self.stages.models.initial_policy(self.display.say)
         references = References(self.stages, policy)
         principles = self._measure_start(queries, policy)
         if not self.trains:
@@ -185,7 +194,7 @@ class _Run:
         return self._summary(command, guards)
 
     def _round(
-        self, number: int, queries: Entry, principles: Entry | None, references: References, policy: Policy
+        self, number: int, queries: StageRecord, principles: StageRecord | None, references: References, policy: Policy
     ) -> Policy:
         reference = references.of(policy)
         self._make(number, queries, policy)
@@ -193,7 +202,7 @@ class _Run:
         self._measure(principles, trained)
         return trained
 
-    def _measure_start(self, queries: Entry, policy: Policy) -> Entry | None:
+    def _measure_start(self, queries: StageRecord, policy: Policy) -> StageRecord | None:
         """The start chooses the held-out principles for all policies, so that these stay comparable."""
         if not (self.whole and queries.info["heldout"]):
             return None
@@ -201,32 +210,32 @@ class _Run:
         entry = heldout_rows(self.stages, principles, policy)
         check = self._check_direction if self.recipe.writes_itself else self._judged
         judged = check(entry, "heldout", 0)
-        self.heldout.append(Measured(policy, entry, None, judged))
+        self.heldout.append(HeldoutResult(policy, entry, None, judged))
         return principles
 
-    def _measure(self, principles: Entry | None, policy: Policy) -> None:
+    def _measure(self, principles: StageRecord | None, policy: Policy) -> None:
         if principles:
             entry = heldout_rows(self.stages, principles, policy)
             implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
-            self.heldout.append(Measured(policy, entry, implicit, self._judged(entry, "heldout", policy.round)))
+            self.heldout.append(HeldoutResult(policy, entry, implicit, self._judged(entry, "heldout", policy.round)))
 
-    def _announce(self) -> list[Step]:
+    def _announce(self) -> list[PlanStep]:
         """Tell which stages a change has to redo, and why, before any is done."""
         steps = plan(self.stages, measure=self.whole, say=self.display.say)
         for line in changed(steps):
             self.display.say(line)
         return steps
 
-    def _judged(self, entry: Entry, split: str, round: int) -> Entry | None:
+    def _judged(self, entry: StageRecord, split: str, round: int) -> StageRecord | None:
         return judged_stage(self.stages, entry, split, round)
 
-    def _check_direction(self, entry: Entry, split: str, round: int) -> Entry | None:
+    def _check_direction(self, entry: StageRecord, split: str, round: int) -> StageRecord | None:
         """Refuse to train a policy away from what its principles say; what nobody can tell is not refused.
 
         Returns the stage in which the recipe's judge was asked, None where it names none.
         """
         judged = self._judged(entry, split, round)
-        found = direction(self.stages, entry, judged)
+        found = direction_on(self.stages, entry, judged)
         if found is not None and found.refused:
             self._refuse(found, "held-out" if split == "heldout" else "training")
         return judged
@@ -243,14 +252,14 @@ class _Run:
             raise PrincipleError(what, where=where, do=do)
         warnings.warn(what, SelfsteerWarning, stacklevel=2)
 
-    def _check_unmeasured(self, scores: Entry, number: int) -> None:
+    def _check_unmeasured(self, scores: StageRecord, number: int) -> None:
         """Without held-out pairs of who writes the data, the first training pairs tell whether it follows them."""
-        measured = self.heldout and self.recipe.writes_itself
-        if self.whole and number == 1 and not measured:
+        heldout_measures = self.heldout and self.recipe.writes_itself
+        if self.whole and number == 1 and not heldout_measures:
             # The first block of rows is enough to tell, however many there are.
             self._check_direction(dataclasses.replace(scores, files=scores.files[:1]), "train", number)
 
-    def _make(self, number: int, queries: Entry, policy: Policy) -> None:
+    def _make(self, number: int, queries: StageRecord, policy: Policy) -> None:
         """Make a round's data, each row scored by the policy that is to be trained."""
         if self.recipe.preferences.source:
             made = self._read_preferences(queries, policy)
@@ -258,16 +267,16 @@ class _Run:
             made = self._make_by_generator(number, queries, policy)
         else:
             made = self._make_by_writer(number, queries, policy)
-        self.made.append(Made(made.contrasts, policy))
+        self.made.append(RoundData(made.contrasts, policy))
         self.rounds.append(round_figures(number, made))
 
-    def _make_by_writer(self, number: int, queries: Entry, policy: Policy) -> Stages:
+    def _make_by_writer(self, number: int, queries: StageRecord, policy: Policy) -> RoundStages:
         """The newest policy answers, or in mode offline whom the recipe names."""
-        writer = self.stages.models.responder(policy, self.display.say)
+        writer = self.stages.models.responder_model(policy, self.display.say)
         principles = self.stages.principles(queries, "train", number, writer, reader=policy)
         return self._answered(number, queries, principles, writer, policy, ROLES)
 
-    def _make_by_generator(self, number: int, queries: Entry, policy: Policy) -> Stages:
+    def _make_by_generator(self, number: int, queries: StageRecord, policy: Policy) -> RoundStages:
         """v2: a generator is trained from the policy on part of the queries; it answers all of them under x+ and x-."""
         principles = self.stages.principles(queries, "train", number, policy)
         generator, figures = self._generator(number, principles, policy)
@@ -286,7 +295,7 @@ class _Run:
             remove(link)
             remove(weights)
 
-    def _generator(self, number: int, principles: Entry, policy: Policy) -> tuple[Policy, dict[str, Any]]:
+    def _generator(self, number: int, principles: StageRecord, policy: Policy) -> tuple[Policy, dict[str, Any]]:
         """Train the generator on what the policy answers to the first queries."""
         stages, limit = self.stages, self.recipe.generator.queries
         responses = stages.responses(principles, "generator", number, policy, limit=limit)
@@ -300,8 +309,14 @@ class _Run:
         return generator, figures
 
     def _answered(
-        self, number: int, queries: Entry, principles: Entry, writer: Policy, policy: Policy, roles: Sequence[str]
-    ) -> Stages:
+        self,
+        number: int,
+        queries: StageRecord,
+        principles: StageRecord,
+        writer: Policy,
+        policy: Policy,
+        roles: Sequence[str],
+    ) -> RoundStages:
         """Let ``writer`` answer, and ``policy`` score the answers."""
         stages = self.stages
         responses = stages.responses(principles, "train", number, writer, roles=roles)
@@ -310,13 +325,13 @@ class _Run:
             self._check_unmeasured(scores, number)
         contrasts = stages.contrasts(scores, number)
         asked = len(stages.asked(queries, "train", number))
-        return Stages([queries, principles, responses, scores], asked, scores, contrasts, principles, responses)
+        return RoundStages([queries, principles, responses, scores], asked, scores, contrasts, principles, responses)
 
-    def _read_preferences(self, queries: Entry, policy: Policy) -> Stages:
+    def _read_preferences(self, queries: StageRecord, policy: Policy) -> RoundStages:
         preferences = preferences_stage(self.stages, queries)
         scores = scored_preferences(self.stages, preferences, policy)
         contrasts = self.stages.contrasts(scores, 1)
-        return Stages([preferences, scores], preferences.info["pairs"], scores, contrasts)
+        return RoundStages([preferences, scores], preferences.info["pairs"], scores, contrasts)
 
     def _train(self, number: int, policy: Policy, reference: Policy) -> Policy:
         """Train the policy on the round's data, and on those of older rounds where the recipe says so."""
@@ -331,7 +346,7 @@ class _Run:
     def _summary(self, command: str, guards: Guards | None) -> Summary:
         policies = [
             {"round": of.policy.round, "label": f"after round {of.policy.round}" if of.policy.round else "before"}
-            | measured(self.stages, of, self.heldout[0].rows)
+            | heldout_measures(self.stages, of, self.heldout[0].rows)
             for of in self.heldout
         ]
         # What is handed out is compared with the start; where no round is good, the last is.

@@ -3,10 +3,8 @@
 from selfsteer.models.catalogue import CATALOGUE, CatalogueEntry, ModelRow, cache_folder, list_models
 from selfsteer.models.device import check_bits, pick_device, pick_dtype
 from selfsteer.models.download import fetch
-from selfsteer.models.ending import end_token_ids
 from selfsteer.models.fingerprint import model_fingerprint
-from selfsteer.models.load import load_model, load_tokenizer
-from selfsteer.models.quiet import quiet
+from selfsteer.models.load import end_token_ids, load_model, load_tokenizer, silence_transformers
 from selfsteer.models.resolve import resolve
 
 __all__ = [
@@ -23,6 +21,6 @@ __all__ = [
     "model_fingerprint",
     "pick_device",
     "pick_dtype",
-    "quiet",
     "resolve",
+    "silence_transformers",
 ]

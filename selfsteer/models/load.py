@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ConfigError, ModelError, SelfsteerWarning, did_you_mean
-from selfsteer.models.configs import generation_values, model_config, savable
+from selfsteer.models.configs import end_ids, generation_values, model_config, savable
 from selfsteer.models.device import check_bits
 from selfsteer.models.gguf_io import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
 from selfsteer.models.load_errors import loading_errors, pickle_only
@@ -270,3 +270,34 @@ def set_pad_token(tokenizer: Any, source: str) -> None:
         do = "name an eos_token in tokenizer_config.json: generation needs one to end"
         raise ModelError(f"the tokenizer of {source} has no end token and no pad token", where=source, do=do)
     tokenizer.pad_token = stand_in
+
+
+def silence_transformers() -> None:
+    """Leave the terminal to the run's own display: transformers' bars and advice off, its errors on."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revision: str | None = None) -> list[int]:
+    """Return the end tokens that generation_config.json and config.json name; an adapter's are those of its base.
+
+    What ends a turn is said by the chat template (:class:`selfsteer.chat.Chat`). These are further tokens to stop at,
+    and their order means nothing: Llama 3 lists the end of a document first.
+    """
+    from transformers import PretrainedConfig
+
+    source = resolve(name_or_path)
+    if Path(source).is_file():  # GGUF: the tokenizer that it holds names its end
+        return []
+    if is_adapter(source):
+        base, own_revision = adapter_base(source)
+        return end_token_ids(base, trust_remote_code=trust_remote_code, revision=own_revision or revision)
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    try:  # the file as it is: what it leaves out a configuration's class would fill in with another model's id
+        values, _ = PretrainedConfig.get_config_dict(source, **options)
+    except OSError:  # a folder of GGUF files
+        values = {}
+    named = (generation_values(source, revision), values, values.get("text_config") or {})
+    return list(dict.fromkeys(id for one in named for id in end_ids(one)))

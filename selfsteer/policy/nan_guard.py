@@ -11,7 +11,7 @@ from selfsteer.errors import TrainingDiverged
 from selfsteer.policy.distributed import anywhere
 
 
-class Finite(TrainerCallback):
+class NanGuard(TrainerCallback):
     """Stops before a gradient that is not finite reaches the weights, and after a last step that overshot.
 
     The losses of these steps were finite.

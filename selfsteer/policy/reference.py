@@ -18,7 +18,7 @@ _AUTOCAST = {"no": "", "bf16": "bfloat16", "fp16": "float16"}
 """What accelerate's names of a mixed precision are in torch."""
 
 
-class StartKey:
+class ReferenceKey:
     """The key of what training starts from: which stored scores are its own, and so are the reference.
 
     Args:

@@ -20,10 +20,10 @@ from selfsteer.policy.adapters import check_trainable, with_adapter
 from selfsteer.policy.config import SSOConfig
 from selfsteer.policy.dataset import ContrastDataset, collate, kept_contrasts, trainable, without_over_long
 from selfsteer.policy.distributed import anywhere, check_even, first_time, gathered, summed
-from selfsteer.policy.nan_guard import Finite
+from selfsteer.policy.nan_guard import NanGuard
 from selfsteer.policy.objective import objective_of
 from selfsteer.policy.preview import preview
-from selfsteer.policy.reference import StartKey
+from selfsteer.policy.reference import ReferenceKey
 from selfsteer.policy.step_zero import start_gaps, start_line, start_tolerance
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupTrainer
@@ -78,7 +78,7 @@ class SSOTrainer(WarmupTrainer):
         self.views = self._objective.views
         self.cells = view_cells(self.views)
         self._chat = Chat(processing_class, template_kwargs=args.chat_template_kwargs)
-        self._start = StartKey(model, self.cells, args.max_length, stored=args.reference == "stored")
+        self._start = ReferenceKey(model, self.cells, args.max_length, stored=args.reference == "stored")
         self._moved = False
         train_rows, eval_rows = (
             _each(data, lambda rows: self._read(rows, args)) for data in (train_dataset, eval_dataset)
@@ -100,7 +100,7 @@ class SSOTrainer(WarmupTrainer):
             **trainer_kwargs,
         )
         check_even(self.accelerator)
-        self.add_callback(Finite)
+        self.add_callback(NanGuard)
         self.add_callback(Unchanged)
         self.add_callback(_AtStart(self))
         self._start.mixed_precision = self.accelerator.mixed_precision

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from selfsteer.principles.principle_set import PrincipleSet
-from selfsteer.sanitize import visible
+from selfsteer.sanitize import escape_controls
 
 _WIDTH = 116
 _YAML_WIDTH = 96
@@ -39,5 +39,5 @@ def _yaml(values: Any) -> str:
 
 def _comments(paragraphs: Sequence[str]) -> str:
     """Return comment lines. Whatever YAML takes for the end of a line, or for no character at all, is made harmless."""
-    lines = [line for text in paragraphs for line in textwrap.wrap(visible(" ".join(text.split())), _WIDTH - 4)]
+    lines = [line for text in paragraphs for line in textwrap.wrap(escape_controls(" ".join(text.split())), _WIDTH - 4)]
     return "".join(f"# {line}\n" for line in lines)

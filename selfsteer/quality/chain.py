@@ -16,14 +16,14 @@ from selfsteer.quality.base import Context, Filter, FilterSpec
 from selfsteer.quality.drop_counts import DROPPED_BEFORE, KEPT, Tally
 from selfsteer.quality.filters import FilterReport, parse_filters
 from selfsteer.records import Contrast
-from selfsteer.temp_db import Scratch, hash_of
+from selfsteer.temp_db import TempDatabase, hash_of
 
 _WRITTEN_HERE = {"steering_margin", "negative_harmful"}
 """Columns that quality control fills between fitting and filtering; no filter goes by them."""
 _LOOKED_AT = tuple(field.name for field in dataclasses.fields(Contrast) if field.name not in _WRITTEN_HERE)
 
 
-class _Seen(Scratch):
+class _Seen(TempDatabase):
     """How many filters have let each row pass, and why the next one drops it; a row is known by its content."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ import xxhash
 from selfsteer.errors import InputError
 from selfsteer.queries.minhash import minhash
 from selfsteer.records import Contrast
-from selfsteer.temp_db import Scratch, hash_of
+from selfsteer.temp_db import TempDatabase, hash_of
 
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w\s.,;:!?\"'“”‘’…]")
 _EXACT = re.compile(r"\W|.*\d")
@@ -38,7 +38,7 @@ _TABLES = (
 )
 
 
-class Repeats(Scratch):
+class Repeats(TempDatabase):
     """Marks the rows that repeat an earlier one: :meth:`add` all rows in order, then ask :meth:`of` for any.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfsteer.temp_db import Scratch, hash_of
+from selfsteer.temp_db import TempDatabase, hash_of
 
 _TABLES = (
     "CREATE TABLE ids (id BLOB PRIMARY KEY, content BLOB, head INTEGER, tail TEXT) WITHOUT ROWID",
@@ -10,7 +10,7 @@ _TABLES = (
 )
 
 
-class Seen(Scratch):
+class Seen(TempDatabase):
     """Tells a repeated content and an id that stands for two contents; a context manager, which drops it all.
 
     It takes about 100 bytes a query. Ids and contents are known by 128-bit hashes.

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfsteer.errors import InputError, StorageError
 from selfsteer.files import read_json, read_json_lines
-from selfsteer.sanitize import visible
+from selfsteer.sanitize import escape_controls
 
 Json = dict[str, Any]
 
@@ -42,7 +42,7 @@ def load_run(run_dir: Path) -> Run:
 def clean(value: Any) -> Any:
     """Return ``value`` with showable text only, and None for every number that is not finite."""
     if isinstance(value, str):
-        return visible(value)
+        return escape_controls(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list):

@@ -17,7 +17,7 @@ from selfsteer.errors import ModelError
 from selfsteer.policy.adapters import lora_config, with_adapter
 from selfsteer.policy.config import checkpointing_argument
 from selfsteer.policy.distributed import gathered
-from selfsteer.policy.nan_guard import Finite
+from selfsteer.policy.nan_guard import NanGuard
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupRatio, WarmupTrainer
 from selfsteer.reward.data import Example
@@ -106,7 +106,7 @@ def reward_trainer(
             args=_arguments(options, folder, seed=seed, precision=precision, device=device),
             train_dataset=rows,
             processing_class=tokenizer,
-            callbacks=[Finite(), Unchanged()],
+            callbacks=[NanGuard(), Unchanged()],
         )
 
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from selfsteer.config import Recipe
 from selfsteer.errors import InputError
-from selfsteer.runs.ledger import VERDICT, Entry, Ledger, Slot
+from selfsteer.runs.ledger import VERDICT, Ledger, Slot, StageRecord
 from selfsteer.runs.pipeline import _STORY
 
 
-def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
+def active_records(entries: Sequence[StageRecord]) -> dict[Slot, StageRecord]:
     """Return the entry in force of each slot: the newest, unless a stage before it in the story has a newer one.
 
     Then an earlier setting made it, and the run has not come that far again.
@@ -23,7 +23,7 @@ def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
     """
     places = {entry.slot: place for place, entry in enumerate(entries)}
     known = [slot for slot in places if (slot[0], slot[2]) in _STORY]
-    found: dict[Slot, Entry] = {}
+    found: dict[Slot, StageRecord] = {}
     latest = -1
     for slot in sorted(known, key=_rank):
         if places[slot] > latest:
@@ -32,7 +32,7 @@ def in_force(entries: Sequence[Entry]) -> dict[Slot, Entry]:
     return found
 
 
-class Rounds(NamedTuple):
+class ActiveRounds(NamedTuple):
     """The rounds of a run whose rows are to be used.
 
     Attributes:
@@ -40,7 +40,7 @@ class Rounds(NamedTuple):
         given_up: Rounds whose rows are there, and that a guard gave up.
     """
 
-    rows: dict[int, Entry]
+    rows: dict[int, StageRecord]
     given_up: list[int]
 
     @property
@@ -54,15 +54,15 @@ class Rounds(NamedTuple):
         return f"{told} (given up by a guard: {given_up})" if given_up else told
 
 
-def rounds_in_force(recipe: Recipe, ledger: Ledger) -> Rounds:
+def active_rounds(recipe: Recipe, ledger: Ledger) -> ActiveRounds:
     """Return the rounds of a recipe whose filtered rows are in force, without those that a guard gave up.
 
     A verdict is about the rows that it was passed on, and about runs that train.
     """
     entries = ledger.entries()
-    force = in_force(entries)
+    force = active_records(entries)
     verdicts = {entry.round: entry.info for entry in entries if entry.stage == VERDICT} if recipe.trains else {}
-    rounds = Rounds({}, [])
+    rounds = ActiveRounds({}, [])
     for number in range(1, recipe.rounds + 1):
         entry, verdict = force.get(("contrasts", number, False)), verdicts.get(number)
         if entry and verdict and verdict["given_up"] and verdict["contrasts"] == entry.key:
@@ -72,15 +72,15 @@ def rounds_in_force(recipe: Recipe, ledger: Ledger) -> Rounds:
     return rounds
 
 
-def check_files(ledger: Ledger, entry: Entry) -> None:
+def check_files(ledger: Ledger, entry: StageRecord) -> None:
     """Raise :class:`InputError` where a file of a finished stage is not there any more."""
     gone = ledger.gone(entry)
     if gone:
         what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
-        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=again(ledger.run_dir, "to make it anew"))
+        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=rerun_command(ledger.run_dir, "to make it anew"))
 
 
-def again(run_dir: Path, purpose: str) -> str:
+def rerun_command(run_dir: Path, purpose: str) -> str:
     """Return the advice to run a run directory's recipe again."""
     recipe, folder = (shlex.quote(str(path)) for path in (run_dir / "recipe.yaml", run_dir))
     return f"run `selfsteer run {recipe} --run-dir {folder}` {purpose}"
@@ -91,7 +91,7 @@ def _rank(slot: Slot) -> tuple[int, int]:
     return 0 if stage == "queries" else number, _STORY.index((stage, heldout))
 
 
-def made_from(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def dependencies_of(entries: Sequence[StageRecord]) -> list[dict[str, Any]]:
     """Return the names of ledger entries, for a later look at whether they are still in force."""
     unique = {(*entry.slot, entry.key): entry for entry in entries}
     return [

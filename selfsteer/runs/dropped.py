@@ -15,7 +15,7 @@ from selfsteer.runs.shards import NAMED
 from selfsteer.runs.store import Workspace
 
 
-class LeftOutFile:
+class DroppedFile:
     """Writes a line for each that is left out, and counts.
 
     Args:
@@ -68,19 +68,19 @@ class LeftOutFile:
 
 
 @contextmanager
-def leaving(space: Workspace) -> Iterator[LeftOutFile]:
+def dropping(space: Workspace) -> Iterator[DroppedFile]:
     """Open the file of what a stage leaves out; it appears when the stage is through with its source."""
     whole = space.path("left-out.jsonl")
     with atomic_path(whole) as path, path.open("w", encoding="utf-8") as file:
-        yield LeftOutFile(file, str(whole.relative_to(space.run_dir)))
+        yield DroppedFile(file, str(whole.relative_to(space.run_dir)))
 
 
-def left_out_note(info: Mapping[str, Any]) -> str:
+def dropped_note(info: Mapping[str, Any]) -> str:
     """Return what the display adds about what a stage left out: how many, by which checks, the most frequent reason of
     rows that can't be used, and the file that lists them.
 
     Args:
-        info: As of :attr:`LeftOutFile.info` or of :func:`selfsteer.runs.shards.do_blocks`.
+        info: As of :attr:`DroppedFile.info` or of :func:`selfsteer.runs.shards.run_sharded`.
     """
     if not info.get("left_out"):
         return ""
@@ -90,7 +90,7 @@ def left_out_note(info: Mapping[str, Any]) -> str:
     return f", {info['left_out']} left out" + (f" ({', '.join(told)}{place})" if told or place else "")
 
 
-def check_left_out(info: Mapping[str, Any], what: str, where: str, most: float, rows: int | None = None) -> None:
+def check_dropped_share(info: Mapping[str, Any], what: str, where: str, most: float, rows: int | None = None) -> None:
     """Raise where a stage, finished now or earlier, had to leave out too many rows.
 
     Args:

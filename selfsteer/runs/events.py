@@ -41,7 +41,7 @@ class StageCallback(Protocol):
 Callback = StageCallback | Callable[[StageEvent], None]
 
 
-def tell(callbacks: tuple[Callback, ...], event: StageEvent) -> None:
+def notify(callbacks: tuple[Callback, ...], event: StageEvent) -> None:
     """Call what listens to an event; what a callback raises ends the run, and what is finished stays."""
     for callback in callbacks:
         method = getattr(callback, f"on_{event.when}", None)

@@ -16,7 +16,7 @@ from selfsteer.files import append_json, is_inside, read_json_lines
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class StageRecord:
     """One finished stage. ``files`` are relative to the run directory; ``info`` is what later stages and reports need.
 
     Where it made a folder, ``files`` has that first, then what is in it.
@@ -58,8 +58,8 @@ Slot = tuple[str, int, bool]
 VERDICT = "guards"
 """The stage of the entries that say what became of a round: they have no files."""
 
-_FIELDS = {field.name for field in dataclasses.fields(Entry)}
-_ENTRY = TypeAdapter(Entry)
+_FIELDS = {field.name for field in dataclasses.fields(StageRecord)}
+_ENTRY = TypeAdapter(StageRecord)
 _NEEDED = _FIELDS - {"finished", "depends", "taken_from"}
 _OF_REWARD = {"reward-data", "reward", "reward-scores"}
 """Stages of `selfsteer reward`; all others are those of a run."""
@@ -68,7 +68,7 @@ _OF_REWARD = {"reward-data", "reward", "reward-scores"}
 class Ledger:
     """RUN/ledger.jsonl: append-only; a torn last line (a crash while writing) is passed over.
 
-    A line counts only if its values have the types of :class:`Entry` and its files lie inside the run directory: what
+    A line counts only if its values have the types of :class:`StageRecord` and its files lie inside the run directory: what
     it names is read, linked to and removed, so a ledger from elsewhere must not reach anything outside.
     """
 
@@ -76,14 +76,14 @@ class Ledger:
         self.run_dir = run_dir
         self.path = run_dir / "ledger.jsonl"
 
-    def find(self, stage: str, round: int, key: str) -> Entry | None:
+    def find(self, stage: str, round: int, key: str) -> StageRecord | None:
         """Return the newest entry of that stage with that key whose files are all there."""
         for entry in reversed(self.entries()):
             if entry.claim == (stage, round, key) and not self.gone(entry):
                 return entry
         return None
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[StageRecord]:
         """Return all entries, the oldest first, whether their files are there or not.
 
         Warns:
@@ -92,7 +92,7 @@ class Ledger:
         rows = [values for values in read_json_lines(self.path) if values.keys() >= _NEEDED]
         return [entry for entry in map(self._validated, rows) if entry]
 
-    def _validated(self, values: dict[str, Any]) -> Entry | None:
+    def _validated(self, values: dict[str, Any]) -> StageRecord | None:
         """Return a line's entry, None (and a warning) where a value has another type or a file lies outside."""
         try:
             known = {name: values[name] for name in values if name in _FIELDS}
@@ -110,25 +110,25 @@ class Ledger:
         warnings.warn(what, SelfsteerWarning, stacklevel=2)
         return None
 
-    def gone(self, entry: Entry) -> list[str]:
+    def gone(self, entry: StageRecord) -> list[str]:
         """Return which files of an entry are not there any more."""
         return [name for name in entry.files if not (self.run_dir / name).exists()]
 
-    def newest(self, slot: Slot) -> Entry | None:
+    def newest(self, slot: Slot) -> StageRecord | None:
         """Return the entry that was written last for a slot, whether its files are there or not."""
         return next((found for found in reversed(self.entries()) if found.slot == slot), None)
 
-    def is_newest(self, entry: Entry) -> bool:
+    def is_newest(self, entry: StageRecord) -> bool:
         """Return whether no other entry of the same slot was written after this one."""
         return self.newest(entry.slot) == entry
 
-    def add(self, entry: Entry) -> Entry:
+    def add(self, entry: StageRecord) -> StageRecord:
         """Record a stage as finished; call it after its files are in place."""
         stamped = dataclasses.replace(entry, finished=datetime.now(UTC).isoformat(timespec="seconds"))
         append_json(self.path, dataclasses.asdict(stamped))
         return stamped
 
-    def repeat(self, entry: Entry) -> None:
+    def repeat(self, entry: StageRecord) -> None:
         """Append an entry again, unchanged: its result is in force again, after that of another setting."""
         append_json(self.path, dataclasses.asdict(entry))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from selfsteer.runs.ledger import Entry, Slot
-from selfsteer.runs.store import Claim
+from selfsteer.runs.ledger import Slot, StageRecord
+from selfsteer.runs.store import StageKey
 
 
-class State(StrEnum):
+class StepState(StrEnum):
     """Where a stage stands. ``SHARED`` is another run's of the sweep; ``AFTER`` depends on a result not there yet."""
 
     DONE = "done"
@@ -20,7 +20,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class PlanStep:
     """One stage of a plan.
 
     Attributes:
@@ -34,17 +34,17 @@ class Step:
 
     slot: Slot
     title: str
-    state: State
+    state: StepState
     why: str = ""
-    entry: Entry | None = None
+    entry: StageRecord | None = None
     key: str = ""
 
     @property
     def todo(self) -> bool:
         """Whether this run has to do it."""
-        return self.state not in (State.DONE, State.SHARED)
+        return self.state not in (StepState.DONE, StepState.SHARED)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> StageKey:
         """What another run of a sweep takes it by."""
         return self.slot[0], self.slot[1], self.key

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 
-class Planned(NamedTuple):
+class PlannedStage(NamedTuple):
     """A stage to come: its title and its expected cost, in seconds on a small machine (only ratios matter)."""
 
     title: str
@@ -26,7 +26,7 @@ class Display:
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True, quiet=quiet)
-        self._plan: list[Planned] = []
+        self._plan: list[PlannedStage] = []
         self._done = 0
         self._spent = self._spent_cost = 0.0
         self._units, self._advanced, self._started, self._told = 1.0, 0.0, 0.0, 0.0
@@ -51,7 +51,7 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def plan(self, stages: Sequence[Planned]) -> None:
+    def plan(self, stages: Sequence[PlannedStage]) -> None:
         """Tell what is to come; may be called again when more is known. Finished stages stay in front."""
         self._plan = list(stages)
         if self._run_bar is None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from selfsteer.records import count_rows
 
 
-class Part(NamedTuple):
+class RowRange(NamedTuple):
     """Some rows of a file: the file, which of its rows, and how many."""
 
     path: Path
@@ -17,7 +17,7 @@ class Part(NamedTuple):
     size: int
 
 
-def parts_of(files: Sequence[Path], wanted: range) -> list[Part]:
+def row_ranges(files: Sequence[Path], wanted: range) -> list[RowRange]:
     """Return where rows stand, given their positions over all files; a file without any is left out.
 
     Args:
@@ -31,6 +31,6 @@ def parts_of(files: Sequence[Path], wanted: range) -> list[Part]:
         first = wanted.start + max(0, -(-(offset - wanted.start) // wanted.step)) * wanted.step
         own = range(first - offset, min(wanted.stop - offset, count), wanted.step)
         if own:
-            found.append(Part(path, slice(own.start, own.stop, own.step), len(own)))
+            found.append(RowRange(path, slice(own.start, own.stop, own.step), len(own)))
         offset += count
     return found

@@ -20,7 +20,7 @@ from selfsteer.queries.tally import Tally
 from selfsteer.records import count_rows, read_rows, write_rows
 from selfsteer.runs.store import Item, Row, Workspace, in_batches
 
-BLOCK = 512
+SHARD_ROWS = 512
 """Queries in a block: enough to sort by length, few enough that three long responses to each fit in memory."""
 
 NAMED = 100
@@ -31,7 +31,7 @@ _LEFT_OUT, _REFUSED = ".left-out.json", "refused.jsonl"
 Key = Hashable
 
 
-class LeftOut(NamedTuple):
+class Dropped(NamedTuple):
     """Something that a stage had to leave out: where it stands (a file's line, or a query's id), and why.
 
     ``do`` is what the reader can do about it, where that is known.
@@ -43,7 +43,7 @@ class LeftOut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan(Generic[Item]):
+class ShardPlan(Generic[Item]):
     """What is to do in a block.
 
     Attributes:
@@ -52,11 +52,11 @@ class Plan(Generic[Item]):
     """
 
     batches: Sequence[Sequence[Item]]
-    left_out: Sequence[LeftOut] = ()
+    left_out: Sequence[Dropped] = ()
 
 
 @dataclass(frozen=True)
-class Done(Generic[Row]):
+class BatchResult(Generic[Row]):
     """What came of a batch: its rows, and by the key of an item why it gave none."""
 
     rows: Sequence[Row]
@@ -64,7 +64,7 @@ class Done(Generic[Row]):
 
 
 @dataclass(frozen=True)
-class Work(Generic[Item, Row]):
+class ShardJob(Generic[Item, Row]):
     """How a stage does its blocks.
 
     Attributes:
@@ -78,8 +78,8 @@ class Work(Generic[Item, Row]):
     """
 
     kind: type[Row]
-    plan: Callable[[int], Plan[Item]]
-    do: Callable[[int, Sequence[Item]], Done[Row]]
+    plan: Callable[[int], ShardPlan[Item]]
+    do: Callable[[int, Sequence[Item]], BatchResult[Row]]
     item_key: Callable[[Item], Key] = lambda item: item.id  # type: ignore[attr-defined]
     row_key: Callable[[Row], Key] = lambda row: row.id
     where: Callable[[Item], str] = lambda item: str(item.id)  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ class Work(Generic[Item, Row]):
     failed: Literal["stop", "drop"] = "stop"
 
 
-def do_blocks(space: Workspace, count: int, work: Work[Item, Row]) -> tuple[list[Path], dict[str, Any]]:
+def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tuple[list[Path], dict[str, Any]]:
     """Do the blocks 0 to ``count`` - 1 that are not done yet. Returns their files and what was left out.
 
     Raises:
@@ -118,7 +118,7 @@ def check_any_left(paths: Sequence[Path], info: Mapping[str, Any], asked: int, w
     What it wrote goes, so that the same command asks again: something other than the rows has to change.
 
     Args:
-        paths, info: What :func:`do_blocks` returned.
+        paths, info: What :func:`run_sharded` returned.
         asked: How many rows there were.
         what: One of them, in words: "query".
     """
@@ -138,7 +138,7 @@ def failures_file(space: Workspace) -> Path:
     return space.run_dir / "failures.jsonl"
 
 
-def summed(left_out: Iterable[Sequence[LeftOut]]) -> dict[str, Any]:
+def summed(left_out: Iterable[Sequence[Dropped]]) -> dict[str, Any]:
     """Return how many were left out and the most frequent reasons, and the first :data:`NAMED` of them."""
     tally = Tally()
     named: list[dict[str, str]] = []
@@ -153,9 +153,9 @@ def summed(left_out: Iterable[Sequence[LeftOut]]) -> dict[str, Any]:
 class _Block(Generic[Item, Row]):
     """One block of a stage: its file, its pieces, and what is still missing."""
 
-    def __init__(self, space: Workspace, number: int, work: Work[Item, Row]) -> None:
+    def __init__(self, space: Workspace, number: int, work: ShardJob[Item, Row]) -> None:
         self.space, self.number = space, number
-        self.work: Work[Item, Row] = work
+        self.work: ShardJob[Item, Row] = work
         self.path = space.path(f"{number:05d}.parquet")
         self._pieces = space.path(f"{number:05d}.pieces")
         self._left_out = space.path(f"{number:05d}{_LEFT_OUT}")
@@ -171,11 +171,11 @@ class _Block(Generic[Item, Row]):
         return True
 
     @property
-    def left_out(self) -> list[LeftOut]:
+    def left_out(self) -> list[Dropped]:
         """What a finished block left out."""
         if not self._left_out.exists():
             return []
-        return [LeftOut(**one) for one in json.loads(self._left_out.read_bytes())]
+        return [Dropped(**one) for one in json.loads(self._left_out.read_bytes())]
 
     def go(self) -> bool:
         """Do the batches that have no piece yet; return whether the block is whole then."""
@@ -204,7 +204,7 @@ class _Block(Generic[Item, Row]):
             return len(missing)
         return 0 if self._finish(plan) else len(missing)
 
-    def _go_at_once(self, plan: Plan[Item]) -> bool:
+    def _go_at_once(self, plan: ShardPlan[Item]) -> bool:
         """Do a block of one batch; with nothing missing it needs no piece."""
         (batch,) = plan.batches
         done = self._asked(self.number * self.work.per_block, batch)
@@ -219,7 +219,7 @@ class _Block(Generic[Item, Row]):
     def _do(self, place: int, number: int, batch: Sequence[Item]) -> None:
         self._keep(place, self._asked(number, batch))
 
-    def _asked(self, number: int, batch: Sequence[Item]) -> Done[Row]:
+    def _asked(self, number: int, batch: Sequence[Item]) -> BatchResult[Row]:
         """Do one batch and note what failed."""
         done = self.work.do(number, batch)
         for item in batch:
@@ -232,14 +232,14 @@ class _Block(Generic[Item, Row]):
                 append_json(failures_file(self.space), line)
         return done
 
-    def _remember_refused(self, plan: Plan[Item]) -> None:
+    def _remember_refused(self, plan: ShardPlan[Item]) -> None:
         """Read what was refused before this process began: it is not asked for again."""
         keys = {_written(key): key for key in (self.work.item_key(item) for batch in plan.batches for item in batch)}
         for line in read_json_lines(self._pieces / _REFUSED):
             if (key := keys.get(line["key"])) is not None:
                 self._why[key] = Failure(DataError(line["reason"], do=line["do"]), refused=True)
 
-    def _keep(self, place: int, done: Done[Row]) -> None:
+    def _keep(self, place: int, done: BatchResult[Row]) -> None:
         """Write a batch's rows and what was refused; then a failure that ends the stage is raised."""
         if done.rows:
             write_rows(self._piece(place), self.work.kind, done.rows)
@@ -252,18 +252,18 @@ class _Block(Generic[Item, Row]):
                 self.space.display.advance(len(done.rows))
                 raise failure.error
 
-    def _missing(self, plan: Plan[Item]) -> list[Item]:
+    def _missing(self, plan: ShardPlan[Item]) -> list[Item]:
         """Return the items without a row that may still get one."""
         found = {self.work.row_key(row) for row in self._rows()}
         items = [item for batch in plan.batches for item in batch]
         refused = {key for key, failure in self._why.items() if failure.refused}
         return [item for item in items if self.work.item_key(item) not in found | refused]
 
-    def _finish(self, plan: Plan[Item]) -> bool:
+    def _finish(self, plan: ShardPlan[Item]) -> bool:
         self._write(plan, list(self._rows()))
         return True
 
-    def _write(self, plan: Plan[Item], rows: Sequence[Row]) -> None:
+    def _write(self, plan: ShardPlan[Item], rows: Sequence[Row]) -> None:
         """Write what was left out, then the block in the plan's order; its pieces are of no use any more."""
         by_key = {self.work.row_key(row): row for row in rows}
         left_out = {one.where: one for one in plan.left_out}
@@ -274,7 +274,7 @@ class _Block(Generic[Item, Row]):
                 kept.append(by_key[key])
             else:
                 error = self._why[key].error
-                left_out.setdefault(self.work.where(item), LeftOut(self.work.where(item), error.what, error.do))
+                left_out.setdefault(self.work.where(item), Dropped(self.work.where(item), error.what, error.do))
         if left_out:
             write_json(self._left_out, [_told(one) for one in left_out.values()])
         write_rows(self.path, self.work.kind, kept)
@@ -287,7 +287,7 @@ class _Block(Generic[Item, Row]):
         return self._pieces / f"{place:05d}.parquet"
 
 
-def _told(one: LeftOut) -> dict[str, str]:
+def _told(one: Dropped) -> dict[str, str]:
     return {name: text for name, text in one._asdict().items() if text}
 
 

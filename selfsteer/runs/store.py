@@ -16,16 +16,16 @@ from filelock import FileLock, Timeout
 
 from selfsteer.errors import WorkFailed
 from selfsteer.files import clone, fingerprint, remove, remove_torn, storage_errors
-from selfsteer.records import Contrast, Principled, Query, Response, read_rows, write_rows
-from selfsteer.runs.events import Callback, StageEvent, tell
-from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.records import Contrast, Query, Response, SteeredQuery, read_rows, write_rows
+from selfsteer.runs.events import Callback, StageEvent, notify
+from selfsteer.runs.ledger import Ledger, StageRecord
 from selfsteer.runs.pipeline import STAGE_VERSIONS
 from selfsteer.runs.progress import Display
 
 Item = TypeVar("Item")
-Row = TypeVar("Row", Query, Principled, Response, Contrast)
+Row = TypeVar("Row", Query, SteeredQuery, Response, Contrast)
 
-Claim = tuple[str, int, str]
+StageKey = tuple[str, int, str]
 """A stage by its name, its round and its key."""
 
 _WRITTEN_BY_OTHERS = ("report.html", "signal.json")
@@ -40,7 +40,7 @@ def stage_key(name: str, depends: dict[str, Any]) -> str:
     return fingerprint([name, _version(name), depends])
 
 
-def kept(name: str, depends: dict[str, Any]) -> dict[str, Any]:
+def recorded_dependencies(name: str, depends: dict[str, Any]) -> dict[str, Any]:
     """Return what the ledger keeps of it: plain JSON (of a long value its fingerprint), the version of the code too."""
     texts = {key: json.dumps(value, default=str) for key, value in depends.items()}
     plain = {key: json.loads(text) if len(text) < _LONG else fingerprint(depends[key]) for key, text in texts.items()}
@@ -88,11 +88,11 @@ class Workspace:
         return paths
 
 
-Work = Callable[[Workspace], tuple[list[Path], dict[str, Any]]]
+StageFunction = Callable[[Workspace], tuple[list[Path], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class StageSpec:
     """A stage that is asked for.
 
     Attributes:
@@ -108,7 +108,7 @@ class Asked:
     name: str
     round: int
     depends: dict[str, Any]
-    work: Work
+    work: StageFunction
     folder: str
     units: float
     title: str
@@ -120,7 +120,7 @@ class Asked:
         return stage_key(self.name, self.depends)
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> StageKey:
         """The stage by its name, its round and its key."""
         return self.name, self.round, self.key
 
@@ -132,16 +132,16 @@ class Store:
         run_dir: The run directory.
         display: Is told of each stage.
         callbacks: Are told of each stage.
-        shelf: The folder of a sweep, whose runs take finished stages from each other.
+        sweep_dir: The folder of a sweep, whose runs take finished stages from each other.
     """
 
     def __init__(
-        self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = (), shelf: Path | None = None
+        self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = (), sweep_dir: Path | None = None
     ) -> None:
-        self.run_dir, self.display, self.shelf, self._callbacks = run_dir, display, shelf, tuple(callbacks)
+        self.run_dir, self.display, self.sweep_dir, self._callbacks = run_dir, display, sweep_dir, tuple(callbacks)
         self.ledger = Ledger(run_dir)
         self.stages: list[dict[str, Any]] = []
-        self.claims: list[Claim] = []
+        self.claims: list[StageKey] = []
         """The stages that were asked for, one that failed included."""
         self._written = False
 
@@ -149,34 +149,36 @@ class Store:
         """Hold the run directory; a second process gets a :class:`WorkFailed`."""
         return locked(self.run_dir, "run directory")
 
-    def stage(
+    def get_or_compute(
         self,
         name: str,
         round_number: int,
         depends: dict[str, Any],
-        work: Work,
+        work: StageFunction,
         *,
         folder: str,
         units: float,
         title: str,
         note: Callable[[dict[str, Any]], str] = lambda info: "",
-    ) -> Entry:
+    ) -> StageRecord:
         """Find a stage done, or do it and record it. ``depends`` is everything that its result depends on.
 
-        What it needs else is as of :class:`Asked`.
+        What it needs else is as of :class:`StageSpec`.
         """
-        asked = Asked(name, round_number, depends, work, folder, units, title, note)
+        asked = StageSpec(name, round_number, depends, work, folder, units, title, note)
         self.claims.append(asked.claim)
         return self._settle(asked)
 
     def note(self, name: str, round: int, depends: dict[str, Any], info: dict[str, Any]) -> None:
         """Keep what was found out without a file in the ledger, unless its newest line of that round says the same."""
-        entry = Entry(name, round, stage_key(name, depends), [], 0.0, info, depends=kept(name, depends))
+        entry = StageRecord(
+            name, round, stage_key(name, depends), [], 0.0, info, depends=recorded_dependencies(name, depends)
+        )
         newest = self.ledger.newest(entry.slot)
         if newest is None or (newest.key, newest.info) != (entry.key, entry.info):
             self.ledger.add(entry)
 
-    def _settle(self, asked: Asked) -> Entry:
+    def _settle(self, asked: StageSpec) -> StageRecord:
         """Find a stage done here, else take it from a sibling, else do it.
 
         The newest ledger line of a stage tells which of several results is in force. So a result of an earlier setting
@@ -194,16 +196,16 @@ class Store:
         self._tell_end(asked, entry, reused=bool(found or taken_from), taken_from=taken_from)
         return entry
 
-    def sibling(self, claim: Claim) -> tuple[Path, Entry] | None:
+    def sibling(self, claim: StageKey) -> tuple[Path, StageRecord] | None:
         """Return a run of the same sweep that has done a stage, and its ledger's entry."""
-        others = sorted(path.parent for path in self.shelf.glob("*/ledger.jsonl")) if self.shelf else []
+        others = sorted(path.parent for path in self.sweep_dir.glob("*/ledger.jsonl")) if self.sweep_dir else []
         for other in others:
             entry = None if other == self.run_dir else Ledger(other).find(*claim)
             if entry:
                 return other, dataclasses.replace(entry, taken_from=entry.taken_from or other.name)
         return None
 
-    def _take(self, asked: Asked) -> Entry | None:
+    def _take(self, asked: StageSpec) -> StageRecord | None:
         """Take a stage from a sibling, as a whole and in place of what was begun here; None where none has it."""
         found = self.sibling(asked.claim)
         if found is None:
@@ -219,9 +221,9 @@ class Store:
             return None
         return None if self.ledger.gone(found[1]) else self.ledger.add(found[1])
 
-    def _do(self, asked: Asked) -> Entry:
+    def _do(self, asked: StageSpec) -> StageRecord:
         self.display.begin(asked.title, asked.units)
-        tell(self._callbacks, StageEvent("begin", asked.name, asked.round, asked.title, {}, []))
+        notify(self._callbacks, StageEvent("begin", asked.name, asked.round, asked.title, {}, []))
         started = time.monotonic()
         space = self.workspace(asked.folder, asked.key)
         space.sweep()
@@ -229,10 +231,10 @@ class Store:
         files, info = asked.work(space)
         seconds = round(time.monotonic() - started, 1)
         names = [str(file.relative_to(self.run_dir)) for result in files for file in _with_contents(result)]
-        depends = kept(asked.name, asked.depends)
-        return self.ledger.add(Entry(asked.name, asked.round, asked.key, names, seconds, info, depends=depends))
+        depends = recorded_dependencies(asked.name, asked.depends)
+        return self.ledger.add(StageRecord(asked.name, asked.round, asked.key, names, seconds, info, depends=depends))
 
-    def _remove_damaged(self, claim: Claim) -> None:
+    def _remove_damaged(self, claim: StageKey) -> None:
         """Remove folders of a stage that was finished and has lost a file since: they would be taken for whole.
 
         Only its own ones, whose names hold its key.
@@ -243,22 +245,22 @@ class Store:
                     if path.is_dir() and entry.key in path.name:
                         remove(path)
 
-    def _tell_end(self, asked: Asked, entry: Entry, *, reused: bool, taken_from: str) -> None:
+    def _tell_end(self, asked: StageSpec, entry: StageRecord, *, reused: bool, taken_from: str) -> None:
         self.display.finish(asked.title, reused=reused, note=asked.note(entry.info), taken_from=taken_from)
         told = {"round": asked.round, "stage": asked.title, "seconds": entry.seconds, "reused": reused}
         self.stages.append(told | ({"taken_from": entry.taken_from} if entry.taken_from else {}))
         event = StageEvent("end", asked.name, asked.round, asked.title, entry.info, entry.files, reused)
-        tell(self._callbacks, event)
+        notify(self._callbacks, event)
 
     def workspace(self, folder: str, key: str) -> Workspace:
         """Return where a stage with that key works; ``folder`` is relative to the run directory."""
         return Workspace(self.run_dir, folder, key, self.display)
 
-    def files(self, entry: Entry) -> list[Path]:
+    def files(self, entry: StageRecord) -> list[Path]:
         """Return the files that a stage wrote, one a block."""
         return [self.run_dir / name for name in entry.files]
 
-    def read(self, entry: Entry, kind: type[Row]) -> list[Row]:
+    def read(self, entry: StageRecord, kind: type[Row]) -> list[Row]:
         """Return all rows that a stage wrote: for held-out rows and other small numbers."""
         return list(read_rows(self.files(entry), kind))
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from selfsteer.config import HarmSettings, QuerySettings, Recipe, dump_recipe
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, InputError, NothingSurvived, did_you_mean
-from selfsteer.evaluation.steerability import Tell
+from selfsteer.evaluation.steerability import VerdictFn
 from selfsteer.files import write_atomic
 from selfsteer.principles import PrincipleSet, load_set, template_contents, template_versions
 from selfsteer.principles.yaml_writer import dump_set
@@ -30,15 +30,25 @@ from selfsteer.quality import (
     steering_margin,
 )
 from selfsteer.queries import source_fingerprint
-from selfsteer.records import ROLES, Contrast, Principled, Query, Response, count_rows, is_full, read_columns, read_rows
+from selfsteer.records import (
+    ROLES,
+    Contrast,
+    Query,
+    Response,
+    SteeredQuery,
+    count_rows,
+    is_full,
+    read_columns,
+    read_rows,
+)
 from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
-from selfsteer.runs.dropped import check_left_out, left_out_note
-from selfsteer.runs.ledger import Entry
-from selfsteer.runs.row_ranges import Part, parts_of
-from selfsteer.runs.shards import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
+from selfsteer.runs.dropped import check_dropped_share, dropped_note
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.row_ranges import RowRange, row_ranges
+from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace, in_batches, stage_key
 from selfsteer.seeding import batch_seed
-from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.model_pool import ModelPool, Policy
 from selfsteer.stages.principle_strategies import (
     acting_settings,
     needs_model,
@@ -62,28 +72,28 @@ PRINCIPLES = "principles.yaml"
 
 
 @dataclasses.dataclass
-class DataStages:
+class RunContext:
     """The data stages of one run; ``heldout`` stages write beside those of the training split."""
 
     recipe: Recipe
     principle_set: PrincipleSet
     store: Store
-    models: Models
+    models: ModelPool
 
     @classmethod
-    def of(cls, recipe: Recipe, store: Store) -> DataStages:
+    def of(cls, recipe: Recipe, store: Store) -> RunContext:
         """Return the stages of a recipe in a run directory, with the principle set as the recipe steers by it."""
         found = load_set(recipe.principles.set)
         steering = recipe.principles.steering
         principle_set = found.model_copy(update={"steering": steering}) if steering else found
-        return cls(recipe, principle_set, store, Models(recipe, store.run_dir))
+        return cls(recipe, principle_set, store, ModelPool(recipe, store.run_dir))
 
     @classmethod
-    def of_run(cls, recipe: Recipe, store: Store) -> DataStages:
+    def of_run(cls, recipe: Recipe, store: Store) -> RunContext:
         """Return the stages over what a run has made, with the set that it was made by, whatever became of its file."""
         kept = store.run_dir / PRINCIPLES
         if kept.is_file():
-            return cls(recipe, load_set(kept), store, Models(recipe, store.run_dir))
+            return cls(recipe, load_set(kept), store, ModelPool(recipe, store.run_dir))
         return cls.of(recipe, store)
 
     def keep_settings(self) -> None:
@@ -119,7 +129,7 @@ class DataStages:
         """Return the program that tells a row's direction: the recipe's, its only aspect's, or the set's."""
         return self.recipe.evaluation.direction or self.principle_set.direction_of(row.aspects)
 
-    def teller(self, judged: Mapping[str, tuple[str, int]]) -> Tell:
+    def teller(self, judged: Mapping[str, tuple[str, int]]) -> VerdictFn:
         """Return what says which response of a row is better: the row's program, else a judge's verdict.
 
         Args:
@@ -158,7 +168,7 @@ class DataStages:
                 do="take them out, for example quality.filters=[identical, leak]",
             )
 
-    def queries(self) -> Entry:
+    def queries(self) -> StageRecord:
         """Load and split the queries, once for all rounds.
 
         Raises:
@@ -174,12 +184,12 @@ class DataStages:
         }
 
         def note(info: Info) -> str:
-            return f": {info['train']} to align on, {info['heldout']} held out{left_out_note(info)}"
+            return f": {info['train']} to align on, {info['heldout']} held out{dropped_note(info)}"
 
-        entry = self.store.stage(
+        entry = self.store.get_or_compute(
             "queries", 1, depends, self._load, folder="round-01/queries", units=1, title="read queries", note=note
         )
-        check_left_out(entry.info, "query", settings.source, settings.max_left_out)
+        check_dropped_share(entry.info, "query", settings.source, settings.max_left_out)
         return entry
 
     def _load(self, space: Workspace) -> tuple[list[Path], Info]:
@@ -190,7 +200,7 @@ class DataStages:
         """The recipe's; beside annotated preferences none of these queries is trained on, and the pairs are checked."""
         return self.recipe.queries.unchecked if self.recipe.preferences.source else self.recipe.queries
 
-    def asked(self, queries: Entry, split: str, round: int) -> range:
+    def asked(self, queries: StageRecord, split: str, round: int) -> range:
         """Return which queries of a split are answered: of the training split, those of the round, by their positions.
 
         Raises:
@@ -201,8 +211,8 @@ class DataStages:
         return of_round(self.recipe.queries, total, round, self.recipe.rounds) if train else range(total)
 
     def principles(
-        self, queries: Entry, split: str, round: int, policy: Policy, *, reader: Policy | None = None
-    ) -> Entry:
+        self, queries: StageRecord, split: str, round: int, policy: Policy, *, reader: Policy | None = None
+    ) -> StageRecord:
         """Choose aspects for each query of a split, give it its principles and write its two steered prompts.
 
         Args:
@@ -233,10 +243,10 @@ class DataStages:
         readers = [policy, reader] if reader is not None and reader != policy else [policy]
         if len(readers) > 1:
             depends["reader"] = readers[1].fingerprint
-        parts = parts_of(query_files(self.store.files(queries), split, queries.info["heldout"]), asked)
+        parts = row_ranges(query_files(self.store.files(queries), split, queries.info["heldout"]), asked)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            paths, info = do_blocks(space, len(parts), self._writing(parts, policy, readers, seed))
+            paths, info = run_sharded(space, len(parts), self._writing(parts, policy, readers, seed))
             check_any_left(paths, info, len(asked), "query")
             return paths, info | chosen(paths)
 
@@ -244,31 +254,31 @@ class DataStages:
             written = [counted(info["writings"])] if info["writings"].keys() - {"fixed"} else []
             fell_back = fallbacks_told(info["choices"], info["writings"])
             whole = "warning: " if all_fell_back(info["choices"], info["writings"]) else ""
-            told = "; ".join(filter(None, [*written, *fell_back, left_out_note(info).removeprefix(", ")]))
+            told = "; ".join(filter(None, [*written, *fell_back, dropped_note(info).removeprefix(", ")]))
             return f": {whole}{told}" if told else ""
 
         what = "choose aspects" if self.recipe.principles.strategy == "fixed" else "write principles"
-        entry = self.store.stage(
+        entry = self.store.get_or_compute(
             "principles", round, depends, write, folder=stage_folder(split, round, "principles"),
             units=len(asked), title=stage_title(what, split, round), note=note,
         )  # fmt: skip
         self._check_left_out(entry, len(asked))
         return entry
 
-    def _check_left_out(self, entry: Entry, rows: int) -> None:
+    def _check_left_out(self, entry: StageRecord, rows: int) -> None:
         settings = self.recipe.queries
-        check_left_out(entry.info, "query", settings.source, settings.max_left_out, rows)
+        check_dropped_share(entry.info, "query", settings.source, settings.max_left_out, rows)
 
     def _writing(
-        self, parts: Sequence[Part], policy: Policy, readers: Sequence[Policy], seed: int
-    ) -> Work[Query, Principled]:
+        self, parts: Sequence[RowRange], policy: Policy, readers: Sequence[Policy], seed: int
+    ) -> ShardJob[Query, SteeredQuery]:
         """Return how the aspects and principles of blocks of queries are planned and done."""
         chats = [chat for chat in map(self.models.chat, readers) if chat]
         backend, writer = self.models.writing_backend(policy), self.models.writer
         asked = writer.batch if writer else self._batch(policy)
-        size = asked if needs_model(self.recipe, self.principle_set) else BLOCK
+        size = asked if needs_model(self.recipe, self.principle_set) else SHARD_ROWS
 
-        def plan(number: int) -> Plan[Query]:
+        def plan(number: int) -> ShardPlan[Query]:
             rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
             refused = {query.id: reason for query in rows if (reason := refusal(query, chats))}
             self.store.display.advance(len(refused))
@@ -276,23 +286,23 @@ class DataStages:
                 (query for query in rows if query.id not in refused),
                 key=lambda query: (backend.length([{"role": "user", "content": text_of(query)}]), query.id),
             )
-            return Plan(in_batches(ordered, size), [LeftOut(*reason) for reason in refused.items()])
+            return ShardPlan(in_batches(ordered, size), [Dropped(*reason) for reason in refused.items()])
 
-        def do(_: int, batch: Sequence[Query]) -> Done[Principled]:
+        def do(_: int, batch: Sequence[Query]) -> BatchResult[SteeredQuery]:
             return principled(self.recipe, self.principle_set, backend, chats, batch, seed)
 
-        return Work(Principled, plan, do, failed=writer.failed if writer else self.failed)
+        return ShardJob(SteeredQuery, plan, do, failed=writer.failed if writer else self.failed)
 
     def responses(
         self,
-        principles: Entry,
+        principles: StageRecord,
         split: str,
         round: int,
         policy: Policy,
         *,
         roles: Sequence[str] = ROLES,
         limit: int | None = None,
-    ) -> Entry:
+    ) -> StageRecord:
         """Sample responses for each row; rows whose prompts don't fit are left out and named.
 
         Args:
@@ -316,19 +326,19 @@ class DataStages:
         if settings.own_drawings:
             depends["own_sampling"] = settings.own_drawings
         files = self.store.files(principles)
-        parts = parts_of(files, range(sum(map(count_rows, files)) if limit is None else limit))
+        parts = row_ranges(files, range(sum(map(count_rows, files)) if limit is None else limit))
         rows = sum(part.size for part in parts)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             sampling = self._sampling(parts, policy, roles, split, round)
-            paths, info = do_blocks(space, len(parts), sampling)
+            paths, info = run_sharded(space, len(parts), sampling)
             check_any_left(paths, info, rows, "query")
             return paths, info | counted_tokens(paths)
 
         def note(info: Info) -> str:
-            return left_out_note(info).replace(",", ":", 1)
+            return dropped_note(info).replace(",", ":", 1)
 
-        entry = self.store.stage(
+        entry = self.store.get_or_compute(
             stage_name("responses", split), round, depends, write, folder=stage_folder(split, round, "responses"),
             units=len(roles) * rows, title=stage_title("sample responses", split, round), note=note,
         )  # fmt: skip
@@ -336,43 +346,43 @@ class DataStages:
         return entry
 
     def _sampling(
-        self, parts: Sequence[Part], policy: Policy, roles: Sequence[str], split: str, round: int
-    ) -> Work[Request, Response]:
+        self, parts: Sequence[RowRange], policy: Policy, roles: Sequence[str], split: str, round: int
+    ) -> ShardJob[Request, Response]:
         """Return how the requests of blocks of rows are planned and done."""
         size = self._batch(policy)
         backend = self.models.backend(policy)
 
-        def plan(number: int) -> Plan[Request]:
-            rows = list(read_rows([parts[number].path], Principled))[parts[number].rows]
+        def plan(number: int) -> ShardPlan[Request]:
+            rows = list(read_rows([parts[number].path], SteeredQuery))[parts[number].rows]
             items, reasons = planned(rows, backend, self.recipe, roles)
             self.store.display.advance(len(roles) * len(reasons))
-            return Plan(in_batches(items, size), [LeftOut(*reason, SHORTER) for reason in reasons.items()])
+            return ShardPlan(in_batches(items, size), [Dropped(*reason, SHORTER) for reason in reasons.items()])
 
-        def do(number: int, batch: Sequence[Request]) -> Done[Response]:
+        def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
             seed = batch_seed(self.recipe.seed, "responses", split, round, number)
             return sample(self.recipe, backend, batch, seed)
 
-        return Work(
+        return ShardJob(
             Response,
             plan,
             do,
             item_key=key_of,
             row_key=key_of,
-            per_block=-(-len(roles) * BLOCK // size),
+            per_block=-(-len(roles) * SHARD_ROWS // size),
             failed=self.failed,
         )
 
     def scores(
         self,
-        principles: Entry,
-        responses: Entry,
+        principles: StageRecord,
+        responses: StageRecord,
         split: str,
         round: int,
         policy: Policy,
         *,
         roles: Sequence[str] = ROLES,
         scorer: Policy | None = None,
-    ) -> Entry:
+    ) -> StageRecord:
         """Join, clean and score the rows: every response under every prompt.
 
         Args:
@@ -395,34 +405,34 @@ class DataStages:
             return self._joined(*sources[number], round, policy, roles)
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
-            paths, info = do_blocks(space, len(sources), self._scoring(join, judge))
+            paths, info = run_sharded(space, len(sources), self._scoring(join, judge))
             check_any_left(paths, info, info["left_out"] + sum(map(count_rows, paths)), "query")
             return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
         rows: int = responses.info["responses"] // len(roles)
-        entry = self.store.stage(
+        entry = self.store.get_or_compute(
             stage_name("scores", split), round, depends, write, folder=stage_folder(split, round, "scores"),
-            units=rows, title=stage_title("clean and score", split, round), note=left_out_note,
+            units=rows, title=stage_title("clean and score", split, round), note=dropped_note,
         )  # fmt: skip
         self._check_left_out(entry, rows)
         return entry
 
-    def _scoring(self, join: Callable[[int], list[Contrast]], judge: Policy) -> Work[Contrast, Contrast]:
+    def _scoring(self, join: Callable[[int], list[Contrast]], judge: Policy) -> ShardJob[Contrast, Contrast]:
         """Return how blocks of rows are scored: ``join`` gives the rows of a block, ``judge`` their log-probs."""
         scorer = self.models.scorer(judge)
 
-        def plan(number: int) -> Plan[Contrast]:
+        def plan(number: int) -> ShardPlan[Contrast]:
             rows = join(number)
             fits, left_out = (rows, []) if scorer is None else fitting(rows, scorer.chat, self.recipe)
-            return Plan(in_batches(fits, _SCORE_BATCH if scorer else BLOCK), left_out)
+            return ShardPlan(in_batches(fits, _SCORE_BATCH if scorer else SHARD_ROWS), left_out)
 
-        def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
+        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
             scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
-            return Done([scored.get(row.id, row) for row in batch])
+            return BatchResult([scored.get(row.id, row) for row in batch])
 
-        return Work(Contrast, plan, do)
+        return ShardJob(Contrast, plan, do)
 
-    def contrasts(self, scores: Entry, round: int, split: str = "train") -> Entry:
+    def contrasts(self, scores: StageRecord, round: int, split: str = "train") -> StageRecord:
         """Filter the scored rows; every dropped row is kept with its reason.
 
         Args:
@@ -443,24 +453,24 @@ class DataStages:
             "harmful": self.principle_set.harmful,
             "classifier": classifier and classifier.key,
         } | ({} if judged is scores else {"rewards": judged.key})
-        size = _CLASSIFIED if classifier else BLOCK
+        size = _CLASSIFIED if classifier else SHARD_ROWS
 
         def write(space: Workspace) -> tuple[list[Path], Info]:
             chain = self._fitted(files)
 
-            def plan(number: int) -> Plan[Contrast]:
-                return Plan(in_batches(list(read_rows([files[number]], Contrast)), size))
+            def plan(number: int) -> ShardPlan[Contrast]:
+                return ShardPlan(in_batches(list(read_rows([files[number]], Contrast)), size))
 
-            def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
+            def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
                 rows = flag_harm(batch, self.principle_set.harmful, classifier)
-                return Done([chain.apply(with_margin(row)) for row in rows])
+                return BatchResult([chain.apply(with_margin(row)) for row in rows])
 
-            paths, _ = do_blocks(space, len(files), Work(Contrast, plan, do))
+            paths, _ = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
             chain.count(read_columns(paths, TALLIED))  # on disk: a resumed stage has not seen all rows
             return paths, self._checked(chain, paths[0])
 
         title = stage_title("quality control", split, round)
-        entry = self.store.stage(
+        entry = self.store.get_or_compute(
             stage_name("contrasts", split), round, depends, write, folder=stage_folder(split, round, "contrasts"),
             units=sum(map(count_rows, files)), title=title,
             note=lambda info: f": {describe_counts(info['counts'])}",
@@ -469,7 +479,7 @@ class DataStages:
             self.store.display.say(f"{title}: {few}")
         return entry
 
-    def rewards(self, scores: Entry, round: int, split: str) -> Entry:
+    def rewards(self, scores: StageRecord, round: int, split: str) -> StageRecord:
         """Put the margin of the filters' reward model into the rows; ``scores`` itself where no filter goes by one."""
         margins, files = self._margins, self.store.files(scores)
         if margins is None:
@@ -478,23 +488,25 @@ class DataStages:
         def write(space: Workspace) -> tuple[list[Path], Info]:
             self.models.free()
 
-            def plan(number: int) -> Plan[Contrast]:
-                return Plan(in_batches(list(read_rows([files[number]], Contrast)), BATCH))
+            def plan(number: int) -> ShardPlan[Contrast]:
+                return ShardPlan(in_batches(list(read_rows([files[number]], Contrast)), BATCH))
 
-            paths, info = do_blocks(space, len(files), Work(Contrast, plan, lambda _, batch: Done(margins.put(batch))))
+            paths, info = run_sharded(
+                space, len(files), ShardJob(Contrast, plan, lambda _, batch: BatchResult(margins.put(batch)))
+            )
             margins.free()
             return paths, info
 
-        return self.store.stage(
+        return self.store.get_or_compute(
             stage_name("rewards", split), round, self._reward_depends(scores, margins), write,
             folder=stage_folder(split, round, "rewards"), units=sum(map(count_rows, files)),
             title=stage_title("ask the reward model", split, round),
         )  # fmt: skip
 
-    def _reward_depends(self, scores: Entry, margins: RewardMargins) -> dict[str, Any]:
+    def _reward_depends(self, scores: StageRecord, margins: RewardMargins) -> dict[str, Any]:
         return {"scores": scores.key, "reward": margins.key}
 
-    def try_filters(self, scores: Entry) -> Info:
+    def try_filters(self, scores: StageRecord) -> Info:
         """Return what :meth:`contrasts` would record, and write nothing; no classifier and no reward model is asked.
 
         Raises:
@@ -572,7 +584,7 @@ class DataStages:
 
     def engine(self, policy: Policy) -> dict[str, Any]:
         """What sampled texts depend on besides the requests."""
-        return {"engine": self.models.engine(policy)}
+        return {"engine": self.models.sampling_key(policy)}
 
     def _batch(self, policy: Policy) -> int:
         return self.recipe.generation.batch_of(policy.backend)
@@ -584,7 +596,7 @@ class DataStages:
         found: Mapping[tuple[str, str], Response] = {
             (response.id, response.role): response for response in read_rows([responses], Response)
         }
-        rows = read_rows([principles], Principled)
+        rows = read_rows([principles], SteeredQuery)
         chat = self.models.chat(policy)
         return joined(
             [row for row in rows if all((row.id, role) in found for role in roles)],

@@ -9,18 +9,18 @@ from typing import Any
 
 from selfsteer.evaluation.signal_quality import pairs_of
 from selfsteer.files import write_json
-from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, open_judge
+from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, make_judge
 from selfsteer.judges.agreement import agreement
 from selfsteer.judges.tables import Judged, invalid_told
 from selfsteer.records import Contrast, is_full
-from selfsteer.runs.ledger import Entry
+from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.store import Workspace
-from selfsteer.stages.context import DataStages, stage_folder, stage_title
+from selfsteer.stages.context import RunContext, stage_folder, stage_title
 
 Progress = Callable[[str, int, int], None]
 
 
-def judge_rows(stages: DataStages, judge: Judge, rows: Sequence[Contrast]) -> list[Judgement]:
+def judge_rows(stages: RunContext, judge: Judge, rows: Sequence[Contrast]) -> list[Judgement]:
     """Put a run's rows before a judge as the recipe says, with progress; answers are kept in the run directory."""
     pairs = pairs_of(rows, by=stages.recipe.judge.by, principle_set=stages.principle_set)
     done = 0
@@ -47,12 +47,12 @@ def judge_with_cache(
     return Judged(judge.name, report)
 
 
-def judged_stage(stages: DataStages, entry: Entry, split: str, round: int) -> Entry | None:
+def judged_stage(stages: RunContext, entry: StageRecord, split: str, round: int) -> StageRecord | None:
     """Put the pairs of a scored stage before the recipe's judge; None where it names none."""
     if not stages.recipe.judge.name:
         return None
     # Opened for each stage: a judge's weights should not stay in memory while the policy is trained.
-    judge = open_judge(stages.recipe.judge)
+    judge = make_judge(stages.recipe.judge)
     rows = list(filter(is_full, stages.store.read(entry, Contrast)))
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
@@ -67,7 +67,7 @@ def judged_stage(stages: DataStages, entry: Entry, split: str, round: int) -> En
         whole = "warning: " if info["outcomes"]["invalid"] == info["n"] else ""
         return f": {whole}{told}" if told else ""
 
-    return stages.store.stage(
+    return stages.store.get_or_compute(
         "judgements", round, {"rows": entry.key, "judge": judge.key, "by": stages.recipe.judge.by}, write,
         folder=stage_folder(split, round, "judgements"), units=2 * len(rows),
         title=stage_title(f"ask {judge.name}", split, round), note=note,

@@ -7,11 +7,11 @@ from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, SelfsteerWarning
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import Policy
 
 
-def check_models(stages: DataStages, start: Policy, *, measures: bool) -> None:
+def check_models(stages: RunContext, start: Policy, *, measures: bool) -> None:
     """Raise where a run's models can't do what its recipe asks of them.
 
     Args:
@@ -26,7 +26,7 @@ def check_models(stages: DataStages, start: Policy, *, measures: bool) -> None:
     models, recipe = stages.models, stages.recipe
     if models.writer:
         models.writer.check_model()
-    responder = start if recipe.preferences.source else models.responder(start, stages.store.display.say)
+    responder = start if recipe.preferences.source else models.responder_model(start, stages.store.display.say)
     trains = measures and recipe.trains
     writes = [] if recipe.preferences.source else [responder]
     if measures and recipe.queries.heldout and not start.weightless:

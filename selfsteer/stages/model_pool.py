@@ -14,7 +14,7 @@ from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.chat import Chat
 from selfsteer.config import WEIGHTLESS, Recipe
 from selfsteer.models.single_slot import OneHeld
-from selfsteer.stages.principle_model import Writer
+from selfsteer.stages.principle_model import PrincipleModel
 
 if TYPE_CHECKING:
     from selfsteer.stages.scorer import Scorer
@@ -60,7 +60,7 @@ class Policy:
         return replace(found, options={}, start=self.start or self)
 
 
-class Models:
+class ModelPool:
     """Holds at most one model in memory: for generation in fast precision, or for scoring in float32.
 
     With ``train.lora.bits`` its weights are in 4 or 8 bits for everything: that model is the policy, so it generates,
@@ -69,7 +69,7 @@ class Models:
 
     def __init__(self, recipe: Recipe, run_dir: Path) -> None:
         self.recipe, self.run_dir = recipe, run_dir
-        self.writer = None if recipe.principles.model.kind == "policy" else Writer(recipe)
+        self.writer = None if recipe.principles.model.kind == "policy" else PrincipleModel(recipe)
         """The model that writes the principles, where that is not the policy."""
         self._chats: dict[str, Chat] = {}
         self._held = OneHeld()
@@ -83,12 +83,12 @@ class Models:
     @property
     def name(self) -> str:
         """What the start is called: the recipe's model, or who answers in its place."""
-        return self.stand_in().name if self.weightless else self.recipe.model.name
+        return self.weightless_policy().name if self.weightless else self.recipe.model.name
 
-    def start(self, say: Callable[[str], None]) -> Policy:
+    def initial_policy(self, say: Callable[[str], None]) -> Policy:
         """Fetch the recipe's model where it has to be fetched, telling how far, and name its content."""
         if self.weightless:
-            return self.stand_in()
+            return self.weightless_policy()
         settings, generation = self.recipe.model, self.recipe.generation
         backend = "transformers" if generation.weightless else generation.backend
         found = self._fetched(settings.name, backend, self._options, say)
@@ -101,16 +101,16 @@ class Models:
         """How the recipe's model is loaded."""
         return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
 
-    def responder(self, policy: Policy, say: Callable[[str], None]) -> Policy:
+    def responder_model(self, policy: Policy, say: Callable[[str], None]) -> Policy:
         """Return who writes the training responses: ``policy``, or in mode offline whom the recipe names."""
         settings = self.recipe.generation
         if settings.weightless and not policy.weightless:
-            return self.stand_in()
+            return self.weightless_policy()
         if settings.model is None:
             return policy
         return replace(self._fetched(settings.model, settings.backend, {}, say), foreign=True)
 
-    def stand_in(self) -> Policy:
+    def weightless_policy(self) -> Policy:
         """Return the backend without weights that answers in a model's place."""
         backend = self.recipe.generation.backend
         if backend == "scripted":
@@ -124,9 +124,9 @@ class Models:
         return f"{fingerprint} with {json.dumps(kwargs, sort_keys=True)}" if kwargs else fingerprint
 
     def _fetched(self, name: str, backend: str, options: dict[str, Any], say: Callable[[str], None]) -> Policy:
-        from selfsteer.models import model_fingerprint, quiet, resolve
+        from selfsteer.models import model_fingerprint, resolve, silence_transformers
 
-        quiet()
+        silence_transformers()
         told: set[str] = set()
 
         def progress(phrase: str, share: float) -> None:
@@ -225,7 +225,7 @@ class Models:
         self._held.give_away()
         return model
 
-    def engine(self, policy: Policy) -> list[Any]:
+    def sampling_key(self, policy: Policy) -> list[Any]:
         """Return what texts depend on besides the requests: who samples, in what precision, how many at once.
 
         In vLLM, also on those of its arguments that change more than speed and memory.

@@ -13,11 +13,11 @@ from selfsteer.queries import Checks, check_dataset_split, check_languages, sour
 from selfsteer.queries.messages import Unusable
 from selfsteer.queries.tally import check_share
 from selfsteer.records import Contrast, Query, count_rows, read_rows, write_rows
-from selfsteer.runs.dropped import LeftOutFile, check_left_out, leaving, left_out_note
-from selfsteer.runs.ledger import Entry
-from selfsteer.runs.shards import BLOCK, Done, Plan, Work, do_blocks
+from selfsteer.runs.dropped import DroppedFile, check_dropped_share, dropped_note, dropping
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.shards import SHARD_ROWS, BatchResult, ShardJob, ShardPlan, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
-from selfsteer.stages.context import DataStages, stage_folder
+from selfsteer.stages.context import RunContext, stage_folder
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.queries import query_files
 from selfsteer.stages.round_stats import data_figures
@@ -26,7 +26,7 @@ from selfsteer.stages.scores import fitting
 _SCORE_BATCH = 8
 
 
-def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
+def preferences_stage(stages: RunContext, queries: StageRecord) -> StageRecord:
     """Read the recipe's preference data set, whose labels are taken for true: chosen is y+, rejected y-, and no yo.
 
     The recipe's checks of queries look at the prompts of the pairs.
@@ -52,21 +52,21 @@ def preferences_stage(stages: DataStages, queries: Entry) -> Entry:
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         checks = Checks(checked, checked.languages)
-        with leaving(space) as left_out:
+        with dropping(space) as left_out:
             reading = _Reading(space, heldout, checks, left_out)
             return reading.go(numbered(source, settings.dataset_split), settings.limit, source)
 
     def note(info: dict[str, Any]) -> str:
-        return f": {info['pairs']} pairs to train on{left_out_note(info)}"
+        return f": {info['pairs']} pairs to train on{dropped_note(info)}"
 
-    entry = stages.store.stage(
+    entry = stages.store.get_or_compute(
         "preferences", 1, depends, write, folder="round-01/preferences", units=1, title="read preferences", note=note
     )
-    check_left_out(entry.info, "pair", source, checked.max_left_out)
+    check_dropped_share(entry.info, "pair", source, checked.max_left_out)
     return entry
 
 
-def scored_preferences(stages: DataStages, preferences: Entry, policy: Policy) -> Entry:
+def scored_preferences(stages: RunContext, preferences: StageRecord, policy: Policy) -> StageRecord:
     """Score the pairs under the plain prompt by the policy that is to be trained: its reference."""
     depends = {"preferences": preferences.key} | stages.scoring(policy)
     files = stages.store.files(preferences)
@@ -77,23 +77,23 @@ def scored_preferences(stages: DataStages, preferences: Entry, policy: Policy) -
         scorer = stages.models.scorer(policy)
         assert scorer is not None  # whoever is trained has weights
 
-        def plan(number: int) -> Plan[Contrast]:
+        def plan(number: int) -> ShardPlan[Contrast]:
             fits, left_out = fitting(list(read_rows([files[number]], Contrast)), scorer.chat, stages.recipe)
-            return Plan(in_batches(fits, _SCORE_BATCH), left_out)
+            return ShardPlan(in_batches(fits, _SCORE_BATCH), left_out)
 
-        def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
-            return Done(scorer.score(batch, PLAIN_CELLS))
+        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
+            return BatchResult(scorer.score(batch, PLAIN_CELLS))
 
-        paths, info = do_blocks(space, len(files), Work(Contrast, plan, do))
+        paths, info = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
         return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
 
     rows = sum(map(count_rows, files))
-    entry = stages.store.stage(
+    entry = stages.store.get_or_compute(
         "scores", 1, depends, write, folder=stage_folder("train", 1, "scores"), units=rows,
-        title="score preferences, round 1", note=left_out_note,
+        title="score preferences, round 1", note=dropped_note,
     )  # fmt: skip
     settings = stages.recipe
-    check_left_out(entry.info, "pair", str(settings.preferences.source), settings.queries.max_left_out, rows)
+    check_dropped_share(entry.info, "pair", str(settings.preferences.source), settings.queries.max_left_out, rows)
     return entry
 
 
@@ -108,7 +108,7 @@ def numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:
 class _Reading:
     """The pairs so far: one block in memory."""
 
-    def __init__(self, space: Workspace, heldout: Sequence[Query], checks: Checks, left_out: LeftOutFile) -> None:
+    def __init__(self, space: Workspace, heldout: Sequence[Query], checks: Checks, left_out: DroppedFile) -> None:
         self._space, self._checks, self._left_out = space, checks, left_out
         self._heldout = [query.prompt for query in heldout]
         for query in heldout:  # nothing that is near to one of them is trained on
@@ -154,7 +154,7 @@ class _Reading:
             return
         self._pairs += 1
         self._block.append(found)
-        if len(self._block) == BLOCK:
+        if len(self._block) == SHARD_ROWS:
             self._flush()
 
     def _flush(self) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _KEY = "principles.model"
 
 
-class Writer:
+class PrincipleModel:
     """Opens the writer that a recipe names. Nothing is loaded before :meth:`open`.
 
     A local one runs in vLLM where the policy does, else in transformers.
@@ -130,7 +130,7 @@ class Writer:
     @cached_property
     def _local(self) -> LocalModel:
         from selfsteer.backends.local_model import LocalModel
-        from selfsteer.models import quiet, resolve
+        from selfsteer.models import resolve, silence_transformers
 
-        quiet()
+        silence_transformers()
         return LocalModel(self.settings, resolve(self.name), f"{_KEY}.device")

@@ -33,8 +33,8 @@ from selfsteer.principles import (
     with_extra,
 )
 from selfsteer.quality import answer_of
-from selfsteer.records import Principled, Query
-from selfsteer.runs.shards import Done
+from selfsteer.records import Query, SteeredQuery
+from selfsteer.runs.shards import BatchResult
 from selfsteer.seeding import batch_seed
 
 _LONGEST_SOURCE = 200  # characters
@@ -43,7 +43,7 @@ _TEMPLATES = {"fixed": (), "per_aspect": ("write_pairs",), "guideline": ("write_
 """What each strategy uses besides the templates of choosing and steering."""
 
 
-class Made(NamedTuple):
+class WrittenPrinciples(NamedTuple):
     """The principle pair of a query, how its aspects were chosen, and how it was written."""
 
     pair: PrinciplePair
@@ -103,7 +103,7 @@ def principled(
     chats: Sequence[Chat],
     queries: Sequence[Query],
     seed: int | None = None,
-) -> Done[Principled]:
+) -> BatchResult[SteeredQuery]:
     """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
 
     Args:
@@ -116,7 +116,7 @@ def principled(
     """
     seed = recipe.seed if seed is None else seed
     made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer, seed), queries)
-    rows: list[Principled] = []
+    rows: list[SteeredQuery] = []
     failures: dict[Hashable, Failure] = {}
     for query, found in zip(queries, made, strict=True):
         if isinstance(found, Failure):
@@ -126,7 +126,7 @@ def principled(
             rows.append(steered(query, found, chats))
         except PromptRefused as error:
             failures[query.id] = Failure(error, refused=True)
-    return Done(rows, failures)
+    return BatchResult(rows, failures)
 
 
 def refusal(query: Query, chats: Sequence[Chat]) -> str:
@@ -139,14 +139,14 @@ def refusal(query: Query, chats: Sequence[Chat]) -> str:
     return ""
 
 
-def steered(query: Query, made: Made, chats: Sequence[Chat]) -> Principled:
+def steered(query: Query, made: WrittenPrinciples, chats: Sequence[Chat]) -> SteeredQuery:
     """Return a query with its principle pair and its two steered prompts.
 
     One model that reads them without a system role is enough for the principle to go into the user turn.
     """
     pair = made.pair
     role: SystemRole = "folded" if any(chat.system_role == "folded" for chat in chats) else "native"
-    row = Principled(
+    row = SteeredQuery(
         id=query.id,
         prompt=fold_system(query.prompt) if role == "folded" else query.prompt,
         split=query.split,
@@ -275,21 +275,21 @@ class _Writing:
         return self.writer.chat.system_role if self.writer.chat else "native"
 
 
-def _fixed(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
+def _fixed(writing: _Writing, queries: Sequence[Query]) -> list[WrittenPrinciples | Failure]:
     return [
         choice
         if isinstance(choice, Failure)
-        else Made(pair_for(writing.principle_set, choice.aspects), choice.outcome, "fixed")
+        else WrittenPrinciples(pair_for(writing.principle_set, choice.aspects), choice.outcome, "fixed")
         for choice in writing.choose(queries)
     ]
 
 
-def _per_aspect(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
+def _per_aspect(writing: _Writing, queries: Sequence[Query]) -> list[WrittenPrinciples | Failure]:
     """Choose, then have a pair written for each aspect that was chosen."""
     choices = writing.choose(queries)
     chosen = [(query, one) for query, one in zip(queries, choices, strict=True) if isinstance(one, Choice)]
     answers = iter(writing.write_pairs([query for query, _ in chosen], [choice.aspects for _, choice in chosen]))
-    made: list[Made | Failure] = []
+    made: list[WrittenPrinciples | Failure] = []
     for choice in choices:
         answer = choice if isinstance(choice, Failure) else next(answers)
         if isinstance(choice, Failure) or isinstance(answer, Failure):
@@ -297,11 +297,11 @@ def _per_aspect(writing: _Writing, queries: Sequence[Query]) -> list[Made | Fail
             continue
         cut = answer.finish == "length"
         written = parse_pairs(answer.text, writing.principle_set, choice.aspects, cut=cut)
-        made.append(Made(written.pair, choice.outcome, written.outcome))
+        made.append(WrittenPrinciples(written.pair, choice.outcome, written.outcome))
     return made
 
 
-def _guideline(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failure]:
+def _guideline(writing: _Writing, queries: Sequence[Query]) -> list[WrittenPrinciples | Failure]:
     """Have two guidelines written; a query that got none is given aspects and their pairs as with "fixed"."""
     steering = writing.principle_set.steering
     answers = writing.write_guidelines(queries)
@@ -310,18 +310,18 @@ def _guideline(writing: _Writing, queries: Sequence[Query]) -> list[Made | Failu
         for answer in answers
     ]
     without = iter(_fixed(writing, [query for query, one in zip(queries, found, strict=True) if one is None]))
-    made: list[Made | Failure] = []
+    made: list[WrittenPrinciples | Failure] = []
     for one, answer in zip(found, answers, strict=True):
         if one is None:
             fixed = next(without)
             outcome = "cut" if isinstance(answer, Completion) and answer.finish == "length" else "fallback"
             made.append(fixed if isinstance(fixed, Failure) else fixed._replace(writing=outcome))
         else:
-            made.append(one if isinstance(one, Failure) else Made(one.pair, "none", one.outcome))
+            made.append(one if isinstance(one, Failure) else WrittenPrinciples(one.pair, "none", one.outcome))
     return made
 
 
-Strategy = Callable[[_Writing, Sequence[Query]], list[Made | Failure]]
+Strategy = Callable[[_Writing, Sequence[Query]], list[WrittenPrinciples | Failure]]
 _STRATEGIES: dict[str, Strategy] = {"fixed": _fixed, "per_aspect": _per_aspect, "guideline": _guideline}
 
 

@@ -16,8 +16,8 @@ from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
 from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
 from selfsteer.records import Query, write_rows
-from selfsteer.runs.dropped import LeftOutFile, check_left_out, leaving
-from selfsteer.runs.shards import BLOCK
+from selfsteer.runs.dropped import DroppedFile, check_dropped_share, dropping
+from selfsteer.runs.shards import SHARD_ROWS
 from selfsteer.runs.store import Workspace
 from selfsteer.seeding import draw
 
@@ -32,7 +32,7 @@ def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple
         ConfigError, DataError: As :func:`selfsteer.queries.load_queries` and :class:`selfsteer.queries.Checks`; also
             where no query is left to train on.
     """
-    with leaving(space) as left_out:
+    with dropping(space) as left_out:
         return _Split(space, settings, seed, left_out).go()
 
 
@@ -86,7 +86,7 @@ def of_round(settings: QuerySettings, total: int, round: int, rounds: int) -> ra
 class _Split:
     """The queries so far: one block in memory, and the held-out ones."""
 
-    def __init__(self, space: Workspace, settings: QuerySettings, seed: int, left_out: LeftOutFile) -> None:
+    def __init__(self, space: Workspace, settings: QuerySettings, seed: int, left_out: DroppedFile) -> None:
         self.space, self.settings, self.seed = space, settings, seed
         self._left_out = left_out
         self._checks = Checks(settings, settings.languages)
@@ -110,7 +110,7 @@ class _Split:
                 self._add(freed)
         if not self._train:
             # Rows that can't be used come first: they may be why so few queries were left to hold out.
-            check_left_out(self._left_out.info, "query", self.settings.source, self.settings.max_left_out)
+            check_dropped_share(self._left_out.info, "query", self.settings.source, self.settings.max_left_out)
             raise self._nothing_left()
         self._flush()
         apart += held.queries()
@@ -178,7 +178,7 @@ class _Split:
             return
         self._train += 1
         self._block.append(query)
-        if len(self._block) == BLOCK:
+        if len(self._block) == SHARD_ROWS:
             self._flush()
 
     def _flush(self) -> None:

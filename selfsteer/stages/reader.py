@@ -12,11 +12,11 @@ from selfsteer.evaluation.metrics import implicit_changes
 from selfsteer.evaluation.signal_quality import Chosen, Implicit, Part, principles_of
 from selfsteer.files import read_json
 from selfsteer.records import Contrast, read_columns
-from selfsteer.runs.active import again, check_files, in_force
-from selfsteer.runs.ledger import Entry, Slot
+from selfsteer.runs.active import active_records, check_files, rerun_command
+from selfsteer.runs.ledger import Slot, StageRecord
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.views import SCALES
 
 
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
     """
 
     parts: list[Part]
-    entries: list[Entry]
+    entries: list[StageRecord]
     pending: list[str]
 
 
@@ -50,9 +50,9 @@ class RunReader:
         self.run_dir = run_dir
         self.recipe = _recipe(run_dir)
         store = Store(run_dir, Display(quiet=True))
-        self.stages = DataStages.of_run(self.recipe, store)
+        self.stages = RunContext.of_run(self.recipe, store)
         self._entries = store.ledger.entries()
-        self._force = in_force(self._entries)
+        self._force = active_records(self._entries)
 
     def train(self) -> Reading:
         """Return the training rows of each round of the recipe that are there.
@@ -61,7 +61,7 @@ class RunReader:
             InputError: No round has rows yet, or a file of one is gone.
         """
         parts: list[Part] = []
-        entries: list[Entry] = []
+        entries: list[StageRecord] = []
         pending: list[str] = []
         for number in range(1, self.recipe.rounds + 1):
             slots = ("contrasts", number, False), ("scores", number, False)
@@ -83,7 +83,7 @@ class RunReader:
             InputError: The run holds nothing out, no policy has answered yet, or a file is gone.
         """
         parts: list[Part] = []
-        entries: list[Entry] = []
+        entries: list[StageRecord] = []
         pending: list[str] = []
         rounds = self.recipe.rounds if self.recipe.trains else 0
         for number in range(rounds + 1):
@@ -101,7 +101,7 @@ class RunReader:
             raise InputError("this run has no held-out queries", where=str(self.run_dir), do=do)
         return self._checked(Reading(parts, entries, pending))
 
-    def _implicit(self, number: int, entries: list[Entry]) -> Implicit | None:
+    def _implicit(self, number: int, entries: list[StageRecord]) -> Implicit | None:
         """Return the implicit rewards after a round, and add the entries they come from."""
         found, start = self._force.get(("implicit", number, True)), self._force.get(("scores", 0, True))
         if not found or not start or not self.recipe.trains:
@@ -127,7 +127,7 @@ class RunReader:
             principles.update(principles_of(names, principle, writing))
         return Chosen(aspects, principles)
 
-    def _rows(self, entry: Entry) -> list[Contrast]:
+    def _rows(self, entry: StageRecord) -> list[Contrast]:
         check_files(self.stages.store.ledger, entry)
         return sorted(self.stages.store.read(entry, Contrast), key=lambda row: row.id)
 
@@ -145,7 +145,7 @@ class RunReader:
     def _checked(self, reading: Reading) -> Reading:
         if not reading.parts:
             what = f"this run has no rows to look at yet: {reading.pending[0]}"
-            raise InputError(what, where=str(self.run_dir), do=again(self.run_dir, "to go on"))
+            raise InputError(what, where=str(self.run_dir), do=rerun_command(self.run_dir, "to go on"))
         return reading
 
 

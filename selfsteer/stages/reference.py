@@ -9,27 +9,27 @@ from typing import Any, NamedTuple
 from selfsteer.config import Recipe
 from selfsteer.files import atomic_path
 from selfsteer.records import Contrast, count_rows, read_rows
-from selfsteer.runs.ledger import Entry
-from selfsteer.runs.shards import Done, Plan, Work, do_blocks
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.shards import BatchResult, ShardJob, ShardPlan, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.training import kept_rows
 
 _BATCH = 8
 
 
-class Made(NamedTuple):
+class RoundData(NamedTuple):
     """A round's filtered rows, and whose log-probs their scores are."""
 
-    contrasts: Entry
+    contrasts: StageRecord
     scorer: Policy
 
 
 class References:
     """Keeps the run's reference from round to round: the round's start, the run's, or a moving average (``ema``)."""
 
-    def __init__(self, stages: DataStages, start: Policy) -> None:
+    def __init__(self, stages: RunContext, start: Policy) -> None:
         self._stages, self._reference = stages, start
         self._kind = stages.recipe.train.reference
         self._newest = start.round
@@ -47,7 +47,7 @@ class References:
         return self._reference
 
 
-def average_stage(stages: DataStages, average: Policy, policy: Policy) -> Policy:
+def average_stage(stages: RunContext, average: Policy, policy: Policy) -> Policy:
     """Return the weights decay * ``average`` + (1 - decay) * ``policy``, in float32: the average after its round."""
     train = stages.recipe.train
     depends = {"average": average.fingerprint, "policy": policy.fingerprint, "decay": train.ema_decay}
@@ -61,7 +61,7 @@ def average_stage(stages: DataStages, average: Policy, policy: Policy) -> Policy
         return [folder], {}
 
     round = policy.round
-    entry = stages.store.stage(
+    entry = stages.store.get_or_compute(
         "average", round, depends, write, folder=f"round-{round:02d}", units=1,
         title=f"average the weights, after round {round}",
     )  # fmt: skip
@@ -83,13 +83,13 @@ def _write_average(average: Policy, policy: Policy, decay: float, folder: Path) 
     load_tokenizer(policy.path, **policy.options).save_pretrained(folder)
 
 
-def trained_on(recipe: Recipe, made: Sequence[Made]) -> Sequence[Made]:
+def trained_on(recipe: Recipe, made: Sequence[RoundData]) -> Sequence[RoundData]:
     """Return the data that a round is trained on: its own, the last of ``made``, and those of older rounds."""
     older = recipe.train.older_rounds
     return made if older == "all" else made[-1 - older :]
 
 
-def training_rows(stages: DataStages, number: int, made: Sequence[Made], reference: Policy) -> list[Entry]:
+def training_rows(stages: RunContext, number: int, made: Sequence[RoundData], reference: Policy) -> list[StageRecord]:
     """Return the stages whose kept rows a round trains on, all scored by its reference.
 
     Args:
@@ -107,8 +107,8 @@ def training_rows(stages: DataStages, number: int, made: Sequence[Made], referen
 
 
 def _reference_stage(
-    stages: DataStages, number: int, made: Sequence[Made], reference: Policy, views: Sequence[Any]
-) -> Entry:
+    stages: RunContext, number: int, made: Sequence[RoundData], reference: Policy, views: Sequence[Any]
+) -> StageRecord:
     """Score the kept rows that another model has scored, under the reference; only the cells that training reads."""
     scorers = {one.contrasts.round: one.scorer for one in made}
     files = [path for one in made for path in stages.store.files(one.contrasts)]
@@ -124,17 +124,17 @@ def _reference_stage(
         assert scorer is not None  # a reference has weights
         cells = view_cells(views)
 
-        def plan(number: int) -> Plan[Contrast]:
-            return Plan(in_batches([row for row in read_rows([files[number]], Contrast) if row.kept], _BATCH))
+        def plan(number: int) -> ShardPlan[Contrast]:
+            return ShardPlan(in_batches([row for row in read_rows([files[number]], Contrast) if row.kept], _BATCH))
 
-        def do(_: int, batch: Sequence[Contrast]) -> Done[Contrast]:
+        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
             scored = scorers[batch[0].round] == reference
-            return Done(batch if scored else scorer.score(batch, cells))
+            return BatchResult(batch if scored else scorer.score(batch, cells))
 
-        paths, info = do_blocks(space, len(files), Work(Contrast, plan, do))
+        paths, info = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
         return paths, info | {"rows": sum(map(count_rows, paths))}
 
-    return stages.store.stage(
+    return stages.store.get_or_compute(
         "reference", number, depends, write, folder=f"round-{number:02d}/reference",
         units=sum(kept_rows(one.contrasts) for one in made), title=f"score under the reference, round {number}",
     )  # fmt: skip

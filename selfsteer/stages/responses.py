@@ -10,8 +10,8 @@ from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import PROMPT_OF_ROLE, Request, requests
 from selfsteer.errors import PromptRefused
-from selfsteer.records import ROLES, Principled, Response, Role
-from selfsteer.runs.shards import Done
+from selfsteer.records import ROLES, Response, Role, SteeredQuery
+from selfsteer.runs.shards import BatchResult
 from selfsteer.seeding import batch_seed
 
 SHORTER = "lower generation.max_new_tokens or raise train.max_length"
@@ -32,7 +32,7 @@ def response_of(name: str, role: str, found: Completion) -> Response:
 
 
 def planned(
-    rows: Sequence[Principled], backend: Backend, recipe: Recipe, roles: Sequence[str] = ROLES
+    rows: Sequence[SteeredQuery], backend: Backend, recipe: Recipe, roles: Sequence[str] = ROLES
 ) -> tuple[list[Request], dict[str, str]]:
     """Return the requests of the rows that fit, one for each of ``roles``, and by id why the others don't.
 
@@ -66,7 +66,7 @@ def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
 
 def sample(
     recipe: Recipe, backend: Backend, batch: Sequence[Request], seed: int, shared_prefix: Sequence[int] = ()
-) -> Done[Response]:
+) -> BatchResult[Response]:
     """Sample one response a request; failures by id and role. ``shared_prefix``: token ids that all begin with.
 
     A backend samples the requests of one call alike, so it gets one call for each way of sampling in the batch.
@@ -87,14 +87,14 @@ def sample(
                 failures[request.id, request.role] = found
             else:
                 rows.append(response_of(request.id, request.role, found))
-    return Done(rows, failures)
+    return BatchResult(rows, failures)
 
 
 def _no_room(longest: int) -> str:
     return f"prompt of {longest} tokens leaves no room for a response within train.max_length"
 
 
-def _absent(row: Principled, role: str, chat: Chat, thinking_apart: bool) -> Response:
+def _absent(row: SteeredQuery, role: str, chat: Chat, thinking_apart: bool) -> Response:
     prompt = chat.encode(getattr(row, PROMPT_OF_ROLE[role]))
     prompt = chat.without_thought(prompt) if thinking_apart else prompt
     return Response(row.id, cast(Role, role), "", "absent", [], prompt)

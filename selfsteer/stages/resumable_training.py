@@ -16,7 +16,7 @@ from selfsteer.files import append_json, read_json, read_json_lines, write_atomi
 from selfsteer.runs.progress import Display
 
 
-def fit(trainer: Any, checkpoints: Path, log: MetricsLog, display: Display) -> None:
+def train_with_resume(trainer: Any, checkpoints: Path, log: MetricsLog, display: Display) -> None:
     """Train from the newest checkpoint that verifies; Ctrl-C leaves one behind and raises KeyboardInterrupt."""
     from safetensors import SafetensorError
     from transformers import PrinterCallback

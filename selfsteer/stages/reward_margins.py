@@ -10,11 +10,11 @@ from typing import Any
 from selfsteer.config import JudgeSettings, RewardFilterSettings
 from selfsteer.errors import ConfigError
 from selfsteer.files import fingerprint
-from selfsteer.judges import Judge, Pair, Shown, open_judge
+from selfsteer.judges import Judge, Pair, PresentedPair, make_judge
 from selfsteer.judges.answer_cache import Answer
 from selfsteer.quality import RewardMargin, parse_filters, put_margin, stored_margin
 from selfsteer.records import Contrast, is_full
-from selfsteer.temp_db import Scratch, hash_of
+from selfsteer.temp_db import TempDatabase, hash_of
 
 BATCH = 32
 """Rows that the reward model is given at once."""
@@ -40,8 +40,10 @@ class RewardMargins:
             chat_template_kwargs=settings.chat_template_kwargs,
         )  # fmt: skip
         self._source, self._revision = settings.model, settings.revision
-        self._judge: Judge | None = open_judge(self._settings)
-        self._known = Scratch(["CREATE TABLE margins (row BLOB PRIMARY KEY, margin REAL) WITHOUT ROWID"], "margins")
+        self._judge: Judge | None = make_judge(self._settings)
+        self._known = TempDatabase(
+            ["CREATE TABLE margins (row BLOB PRIMARY KEY, margin REAL) WITHOUT ROWID"], "margins"
+        )
 
     @cached_property
     def key(self) -> str:
@@ -74,13 +76,13 @@ class RewardMargins:
     def _ask(self, rows: Sequence[Contrast]) -> list[float | None]:
         """Return the margins; None where a conversation doesn't fit."""
         if self._judge is None:
-            self._judge = open_judge(self._settings)
+            self._judge = make_judge(self._settings)
         pairs = [
             Pair(row.id, row.prompt, row.positive_response, row.negative_response, first_finish=row.positive_finish,
                  second_finish=row.negative_finish)
             for row in rows
         ]  # fmt: skip
-        answers = self._judge.answer([Shown(pair, swapped=False) for pair in pairs])
+        answers = self._judge.answer([PresentedPair(pair, swapped=False) for pair in pairs])
         return [answer.log_odds if isinstance(answer, Answer) and answer.valid else None for answer in answers]
 
     def _of(self, name: bytes) -> tuple[float | None] | None:

@@ -10,13 +10,13 @@ from selfsteer.evaluation.metrics import response_length
 from selfsteer.export.statistics import Mean
 from selfsteer.quality import few_kept, steering_margin
 from selfsteer.records import ROLES, Contrast, has_score, score
-from selfsteer.runs.ledger import Entry
+from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.shards import NAMED
 
 Figures = dict[str, Any]
 
 
-class Stages(NamedTuple):
+class RoundStages(NamedTuple):
     """The stages that made a round's data.
 
     Attributes:
@@ -27,12 +27,12 @@ class Stages(NamedTuple):
         generator: The figures of the data that the round's generator was trained on, and of its training; else None.
     """
 
-    before: Sequence[Entry]
+    before: Sequence[StageRecord]
     asked: int
-    scores: Entry
-    contrasts: Entry
-    principles: Entry | None = None
-    responses: Entry | None = None
+    scores: StageRecord
+    contrasts: StageRecord
+    principles: StageRecord | None = None
+    responses: StageRecord | None = None
     generator: Figures | None = None
 
 
@@ -59,7 +59,7 @@ def data_figures(rows: Iterable[Contrast]) -> Figures:
     }
 
 
-def round_figures(number: int, stages: Stages) -> Figures:
+def round_figures(number: int, stages: RoundStages) -> Figures:
     """Return what summary and report show of a round; ``training`` is filled in when the round has trained."""
     left_out = [entry.info["left_out"] for entry in stages.before]
     principles, responses = stages.principles, stages.responses

@@ -11,13 +11,13 @@ from selfsteer.contrast import assemble, with_token_ids
 from selfsteer.errors import PromptRefused
 from selfsteer.principles import PrincipleSet
 from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import ROLES, Contrast, Principled, Response
-from selfsteer.runs.shards import LeftOut
+from selfsteer.records import ROLES, Contrast, Response, SteeredQuery
+from selfsteer.runs.shards import Dropped
 from selfsteer.stages.responses import SHORTER, _absent, _no_room
 
 
 def joined(
-    rows: Sequence[Principled],
+    rows: Sequence[SteeredQuery],
     responses: Mapping[tuple[str, str], Response],
     *,
     principle_set: PrincipleSet | None,
@@ -45,24 +45,24 @@ def joined(
     return contrasts
 
 
-def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[Contrast], list[LeftOut]]:
+def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[Contrast], list[Dropped]]:
     """Return the rows, with token ids, whose prompts ``chat`` takes and which leave room for a response; and why the
     others don't.
 
     Who wrote the responses may have counted in other tokens than ``chat``.
     """
     fits: list[Contrast] = []
-    left_out: list[LeftOut] = []
+    left_out: list[Dropped] = []
     for given in rows:
         try:
             row = with_token_ids(given, chat)
         except PromptRefused as error:
-            left_out.append(LeftOut(given.id, error.what))
+            left_out.append(Dropped(given.id, error.what))
             continue
         if row.longest_prompt < recipe.train.max_length:
             fits.append(row)
         else:
-            left_out.append(LeftOut(row.id, _no_room(row.longest_prompt), SHORTER))
+            left_out.append(Dropped(row.id, _no_room(row.longest_prompt), SHORTER))
     return fits, left_out
 
 

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.files import atomic_path, read_json, remove, write_atomic, write_json
 from selfsteer.records import Contrast, read_rows
-from selfsteer.runs.ledger import Entry
+from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.store import Workspace
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import Policy
-from selfsteer.stages.resumable_training import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
+from selfsteer.stages.resumable_training import (
+    MetricsLog,
+    divergence_noted,
+    peak_memory_gb,
+    train_with_resume,
+    unsaved_told,
+)
 from selfsteer.version import __version__
 from selfsteer.views import harmful_target
 
@@ -48,7 +54,7 @@ class Training:
 
     kind: Literal["policy", "generator"]
     round: int
-    rows: Sequence[Entry]
+    rows: Sequence[StageRecord]
     start: Policy
     reference: Policy
 
@@ -68,7 +74,7 @@ class Training:
         return recipe.train.model_dump(include=set(_SHARED)) | recipe.generator.model_dump(exclude={"queries", "keep"})
 
 
-def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
+def train_stage(stages: RunContext, training: Training) -> tuple[StageRecord, Policy]:
     """Train a policy or a generator on the kept rows; return the ledger entry and what was trained.
 
     A generator's weights may be removed when it has answered: its entry is about the record of its training, and where
@@ -94,7 +100,7 @@ def train_stage(stages: DataStages, training: Training) -> tuple[Entry, Policy]:
         write_json(record, info)
         return [record], info
 
-    entry = store.stage(
+    entry = store.get_or_compute(
         training.kind, round, depends, write, folder=training_folder(training),
         units=examples * training.loss(recipe).epochs,
         title=f"train{'' if training.kind == 'policy' else ' the generator'}, round {round}",
@@ -120,19 +126,19 @@ def training_folder(training: Training) -> str:
     return f"round-{training.round:02d}{'/generator' if training.kind == 'generator' else ''}"
 
 
-def kept_rows(entry: Entry) -> int:
+def kept_rows(entry: StageRecord) -> int:
     """Return how many rows of a stage are trained on: those that its filters kept, or all."""
     counts = entry.info.get("counts")
     return int(counts["kept"] if counts else entry.info["rows"])
 
 
-def restore_log(stages: DataStages, training: Training, entry: Entry) -> None:
+def restore_log(stages: RunContext, training: Training, entry: StageRecord) -> None:
     """Let metrics.jsonl tell of the training in force, where it was done by another run or under an earlier setting."""
     space = stages.store.workspace(training_folder(training), entry.key)
     _log(stages, training).restore(_log_file(space))
 
 
-def _log(stages: DataStages, training: Training) -> MetricsLog:
+def _log(stages: RunContext, training: Training) -> MetricsLog:
     return MetricsLog(stages.store.run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
 
 
@@ -140,7 +146,7 @@ def _log_file(space: Workspace) -> Path:
     return space.path("metrics.jsonl")
 
 
-def _train_again(stages: DataStages, training: Training, space: Workspace) -> None:
+def _train_again(stages: RunContext, training: Training, space: Workspace) -> None:
     stages.store.display.say("      the generator's weights were removed after it had answered: training it again")
     _train(stages, training, space)
 
@@ -149,7 +155,7 @@ def _weights(space: Workspace) -> Path:
     return space.folder / f"policy-{space.key}"
 
 
-def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
+def _train(stages: RunContext, training: Training, space: Workspace) -> Path:
     """Return the folder with the trained weights; what a killed training left behind is gone on with."""
     folder, checkpoints = _weights(space), space.folder / f"checkpoints-{space.key}"
     if not folder.exists():
@@ -160,7 +166,7 @@ def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
             trainer = open_trainer(stages, training, rows, checkpoints)
             log = _log(stages, training)
             trainer.say = space.display.say
-            fit(trainer, checkpoints, log, space.display)
+            train_with_resume(trainer, checkpoints, log, space.display)
         log.keep(_log_file(space))
         info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
@@ -171,7 +177,7 @@ def _train(stages: DataStages, training: Training, space: Workspace) -> Path:
     return folder
 
 
-def open_trainer(stages: DataStages, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
+def open_trainer(stages: RunContext, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
     """Return the trainer of a training on scored rows, with a model of its own."""
     from selfsteer.policy import SSOTrainer
     from selfsteer.policy.adapters import lora_config

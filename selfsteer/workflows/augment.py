@@ -30,11 +30,11 @@ from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.parse_generated import Reading, read_list, read_one
 from selfsteer.queries.words import changed_words
 from selfsteer.records import Message, Query, Response, read_rows
-from selfsteer.runs.progress import Display, Planned
-from selfsteer.runs.shards import Done, LeftOut, Plan, Work, check_any_left, do_blocks
+from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.shards import BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.seeding import batch_seed
-from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.model_pool import ModelPool, Policy
 from selfsteer.stages.responses import key_of, sample
 from selfsteer.version import __version__
 
@@ -129,7 +129,7 @@ class _Growing:
 
     def __init__(self, growth: Growth, output: Path, count: int, store: Store) -> None:
         self.growth, self.output, self.count, self.store = growth, output, count, store
-        self.models = Models(growth.recipe, store.run_dir)
+        self.models = ModelPool(growth.recipe, store.run_dir)
         self.grown = Grown()
         self._record = store.run_dir / _RECORD
         self._kept, self._dropped = store.run_dir / _KEPT, store.run_dir / _DROPPED
@@ -137,8 +137,8 @@ class _Growing:
     def go(self) -> Grown:
         """Do what is not done yet, and write it."""
         display = self.store.display
-        display.plan([Planned("", 1.0)])
-        policy = self.models.start(display.say)
+        display.plan([PlannedStage("", 1.0)])
+        policy = self.models.initial_policy(display.say)
         key = fingerprint([VERSION, __version__, self._depends(policy), self.count])
         if (done := self._done(key)) is not None:
             display.finish("grow queries", reused=True)
@@ -167,7 +167,7 @@ class _Growing:
     def _engine(self, policy: Policy) -> list[Any]:
         """What an answer depends on besides the request."""
         settings = self.growth.generation
-        return [*self.models.engine(policy), settings.temperature, settings.top_p, settings.max_new_tokens]
+        return [*self.models.sampling_key(policy), settings.temperature, settings.top_p, settings.max_new_tokens]
 
     def _done(self, key: str) -> Grown | None:
         """Return what an earlier call with the same key brought, if all of it is there as it was."""
@@ -241,7 +241,7 @@ class _Growing:
         prompts = [ask.prompt for ask in asks]
         key = fingerprint([self._engine(policy), self.growth.seed, self.grown.rounds, prompts])
         space = Workspace(self.store.run_dir, "answers", key, Display(quiet=True))
-        paths, info = do_blocks(space, 1, self._asking(asks, policy))
+        paths, info = run_sharded(space, 1, self._asking(asks, policy))
         check_any_left(paths, info, len(asks), "request")
         chat = self.models.chat(policy)
         answers = {row.id: think_apart(row, chat) for row in read_rows(paths, Response)}
@@ -249,25 +249,25 @@ class _Growing:
         self.grown.requests += len(asks)
         return [source for ask in asks for source in sieve.take(ask, answers.get(ask.id))]
 
-    def _asking(self, asks: Sequence[Ask], policy: Policy) -> Work[Request, Response]:
+    def _asking(self, asks: Sequence[Ask], policy: Policy) -> ShardJob[Request, Response]:
         """Return how the batch of a round is done."""
         growth, round = self.growth, self.grown.rounds
         new = growth.generation.max_new_tokens
 
-        def plan(_: int) -> Plan[Request]:
+        def plan(_: int) -> ShardPlan[Request]:
             backend = self.models.backend(policy)
             reasons = {ask.id: _too_long(ask.prompt, new, backend) for ask in asks}
             do = "lower generation.max_new_tokens"
-            left_out = [LeftOut(name, reason, do) for name, reason in reasons.items() if reason]
+            left_out = [Dropped(name, reason, do) for name, reason in reasons.items() if reason]
             names = {one.where for one in left_out}
             requests = [Request(ask.id, "original", ask.prompt) for ask in asks if ask.id not in names]
-            return Plan([requests] if requests else [], left_out)
+            return ShardPlan([requests] if requests else [], left_out)
 
-        def do(number: int, batch: Sequence[Request]) -> Done[Response]:
+        def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
             seed = batch_seed(growth.seed, "augment", round, number)
             return sample(growth.recipe, self.models.backend(policy), batch, seed)
 
-        return Work(
+        return ShardJob(
             Response,
             plan,
             do,

@@ -12,11 +12,11 @@ from selfsteer.config import JudgeSettings, Recipe, judge_settings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.signal_quality import Implicit, Part, pairs_of, signal_quality
 from selfsteer.files import write_json
-from selfsteer.judges import Judge, Judgement, open_judge
+from selfsteer.judges import Judge, Judgement, make_judge
 from selfsteer.judges.tables import Judged, judge_warnings
 from selfsteer.records import Contrast, is_full
 from selfsteer.report import write_report
-from selfsteer.runs.active import made_from
+from selfsteer.runs.active import dependencies_of
 from selfsteer.stages.judgements import judge_with_cache
 from selfsteer.stages.reader import Reading, RunReader
 
@@ -56,7 +56,7 @@ def evaluate_signal(
     settings = settings_for(reader.recipe.judge, overrides or {})
     reading = reader.train() if split == "train" else reader.heldout()
     parts = [_sampled(part, limit, reader.recipe.seed) for part in reading.parts]
-    judge = open_judge(settings) if settings.name else None
+    judge = make_judge(settings) if settings.name else None
     if judge:
         parts = _judged(parts, judge, settings, reader, progress)
     figures = signal_quality(parts, program_of=reader.stages.program, judge=judge.name if judge else "")
@@ -65,7 +65,7 @@ def evaluate_signal(
         "split": split,
         "limit": limit,
         "judge": {"name": judge.name, "key": judge.key, "by": settings.by} if judge else None,
-        "made_from": made_from(reading.entries),
+        "made_from": dependencies_of(reading.entries),
         "notes": _notes(reading, parts, reader, judge),
         "warnings": [*_judge_warnings(parts, judge), *_check_warnings(figures, settings, judge)] if judge else [],
         "parts": figures,

@@ -17,11 +17,11 @@ from selfsteer.principles import PrincipleSet, load_set
 from selfsteer.quality import FILTERS, FilterChain, Tally, advice, flag_harm
 from selfsteer.records import Contrast, read_columns, schema
 from selfsteer.report import write_report
-from selfsteer.runs.active import again, check_files, in_force
-from selfsteer.runs.ledger import Entry
+from selfsteer.runs.active import active_records, check_files, rerun_command
+from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import DataStages, classifier_of, quality_info, with_direction, with_margin
+from selfsteer.stages.context import RunContext, classifier_of, quality_info, with_direction, with_margin
 from selfsteer.stages.reward_margins import margins_of
 from selfsteer.stages.round_stats import quality_figures
 from selfsteer.workflows.row_source import open_source
@@ -74,7 +74,7 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     if recipe.quality.clean != old.quality.clean:
         raise _fixed("quality.clean", "cleaning comes before scoring")
     store = Store(run_dir, Display(quiet=True))
-    stages = DataStages.of_run(recipe, store)
+    stages = RunContext.of_run(recipe, store)
     stages.check_filters()
     if dry_run:
         return _rounds(stages, lambda scores, _: (stages.try_filters(scores), recipe.quality != old.quality))
@@ -86,20 +86,20 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     return outcome
 
 
-def _filtered(stages: DataStages, scores: Entry, earlier: Entry | None) -> tuple[Figures, bool]:
+def _filtered(stages: RunContext, scores: StageRecord, earlier: StageRecord | None) -> tuple[Figures, bool]:
     """Return what the ledger says of a round's contrasts, and whether they are others than before."""
     entry = stages.contrasts(scores, scores.round)
     return entry.info, earlier is None or entry.key != earlier.key
 
 
-def _rounds(stages: DataStages, do: Callable[[Entry, Entry | None], tuple[Figures, bool]]) -> Outcome:
+def _rounds(stages: RunContext, do: Callable[[StageRecord, StageRecord | None], tuple[Figures, bool]]) -> Outcome:
     """Filter round by round, as long as the policy that made the next one is still the one these rows train."""
     recipe, ledger = stages.recipe, stages.store.ledger
-    force = in_force(ledger.entries())
+    force = active_records(ledger.entries())
     slots = [("scores", number, False) for number in range(1, recipe.rounds + 1)]
     rounds = [force[slot] for slot in slots if slot in force]
     if not rounds:
-        do_first = again(ledger.run_dir, "to go on")
+        do_first = rerun_command(ledger.run_dir, "to go on")
         raise InputError("this run has no scored rows to filter yet", where=str(ledger.run_dir), do=do_first)
     parts: list[Refiltered] = []
     changed = False
@@ -118,7 +118,7 @@ def _rounds(stages: DataStages, do: Callable[[Entry, Entry | None], tuple[Figure
     return Outcome(parts, notes)
 
 
-def _figures_of(stages: DataStages, entry: Entry) -> Figures:
+def _figures_of(stages: RunContext, entry: StageRecord) -> Figures:
     """Return a finished stage's figures, counted anew where an earlier version did not count by aspect."""
     info = entry.info
     if "aspects" not in info:
@@ -129,7 +129,7 @@ def _figures_of(stages: DataStages, entry: Entry) -> Figures:
     return quality_figures(info)
 
 
-def _notes(run_dir: Path, rounds: Sequence[Entry], done: int) -> list[str]:
+def _notes(run_dir: Path, rounds: Sequence[StageRecord], done: int) -> list[str]:
     """Say what is stale now: the rounds after the one that was filtered, and what was trained on it."""
     notes = []
     if rounds[done:]:
@@ -138,7 +138,7 @@ def _notes(run_dir: Path, rounds: Sequence[Entry], done: int) -> list[str]:
             f"not filtered: round {numbers}, whose policy was trained on what the earlier filters kept in round "
             f"{rounds[done - 1].round}; a run makes its rows anew"
         )
-    notes.append(f"{again(run_dir, 'to train on these rows')}; what does not depend on them is found done")
+    notes.append(f"{rerun_command(run_dir, 'to train on these rows')}; what does not depend on them is found done")
     return notes
 
 

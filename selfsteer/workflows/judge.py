@@ -13,7 +13,7 @@ from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, WorkFailed
 from selfsteer.evaluation.signal_quality import pairs_of
 from selfsteer.files import fingerprint
-from selfsteer.judges import Judge, Judgement, Pair, open_judge
+from selfsteer.judges import Judge, Judgement, Pair, make_judge
 from selfsteer.judges.agreement import agreement, by_subset, pooled
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.pair_datasets import load_pairs
@@ -116,14 +116,14 @@ def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:
     Judges that would stand under one name in a table (two folders called "policy") get the names they were given by.
 
     Raises:
-        ConfigError: None of the judges goes by a setting that was given, or :func:`open_judge` says so.
-        ModelError, FetchError: As :func:`open_judge`.
+        ConfigError: None of the judges goes by a setting that was given, or :func:`make_judge` says so.
+        ModelError, FetchError: As :func:`make_judge`.
     """
     idle = given(settings) - set().union(*(settings_of(name) for name in names))
     if idle:
         what = f"no judge named here goes by {', '.join(sorted(idle))}"
         raise ConfigError(what, where=_options(idle), do="leave it out, or name a judge that does")
-    judges = [open_judge(JudgeSettings(name=name, **_known(settings, name))) for name in names]
+    judges = [make_judge(JudgeSettings(name=name, **_known(settings, name))) for name in names]
     count = Counter(judge.name for judge in judges)
     for judge, name in zip(judges, names, strict=True):
         if count[judge.name] > 1:

@@ -11,19 +11,19 @@ from selfsteer.config import Recipe
 from selfsteer.errors import DataError
 from selfsteer.evaluation.steerability import Probe, probe_figures
 from selfsteer.files import storage_errors, write_json
-from selfsteer.judges import Judge, open_judge
+from selfsteer.judges import Judge, make_judge
 from selfsteer.principles import pair_for
 from selfsteer.queries import load_queries
-from selfsteer.records import Contrast, Principled, Query, is_full, write_rows
-from selfsteer.runs.dropped import check_left_out, left_out_note
-from selfsteer.runs.ledger import Entry
-from selfsteer.runs.progress import Display, Planned
-from selfsteer.runs.shards import LeftOut, summed
+from selfsteer.records import Contrast, Query, SteeredQuery, is_full, write_rows
+from selfsteer.runs.dropped import check_dropped_share, dropped_note
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.shards import Dropped, summed
 from selfsteer.runs.store import Store, Workspace
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.judgements import judge_rows, told_by
 from selfsteer.stages.model_pool import Policy
-from selfsteer.stages.principle_strategies import Made, refusal, steered
+from selfsteer.stages.principle_strategies import WrittenPrinciples, refusal, steered
 
 Trial = tuple[str, Query]
 """The aspect to steer along, and the query to answer."""
@@ -49,22 +49,22 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = DataStages.of(recipe, Store(folder, display))
+    stages = RunContext.of(recipe, Store(folder, display))
     stages.check_programs()
-    judge = open_judge(recipe.judge) if recipe.judge.name else None
+    judge = make_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
-        display.plan([Planned("", 1.0), Planned("", 3.0 * pairs), Planned("", 1.5 * pairs)])
+        display.plan([PlannedStage("", 1.0), PlannedStage("", 3.0 * pairs), PlannedStage("", 1.5 * pairs)])
         found = probe_along(stages, _trials(stages, pairs), judge)
         write_json(folder / "probe.json", {"schema_version": 1, **asdict(found), "standing": found.standing})
         return found
 
 
-def probe_along(stages: DataStages, trials: Sequence[Trial], judge: Judge | None) -> Probe:
+def probe_along(stages: RunContext, trials: Sequence[Trial], judge: Judge | None) -> Probe:
     """Steer the start along one aspect in each trial, and return what came of it, aspect by aspect.
 
     The run directory is locked by the caller. The model is let go of at the end.
     """
-    policy = stages.models.start(stages.store.display.say)
+    policy = stages.models.initial_policy(stages.store.display.say)
     principles = _principles(stages, policy, trials)
     responses = stages.responses(principles, "heldout", 0, policy)
     scores = stages.scores(principles, responses, "heldout", 0, policy)
@@ -76,7 +76,7 @@ def probe_along(stages: DataStages, trials: Sequence[Trial], judge: Judge | None
     return probe_figures(rows, stages.teller(_judged(judge, stages, rows)))
 
 
-def _trials(stages: DataStages, pairs: int) -> list[Trial]:
+def _trials(stages: RunContext, pairs: int) -> list[Trial]:
     settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
     each = -(-pairs // len(names))
     queries = load_queries(
@@ -92,7 +92,7 @@ def _trials(stages: DataStages, pairs: int) -> list[Trial]:
     return list(spread(names, queries, each))
 
 
-def _principles(stages: DataStages, policy: Policy, trials: Sequence[Trial]) -> Entry:
+def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> StageRecord:
     """Write a row for each trial: the aspect's own pair of principles, and no other."""
     depends = {
         "trials": [(name, query.id, query.prompt) for name, query in trials],
@@ -105,18 +105,22 @@ def _principles(stages: DataStages, policy: Policy, trials: Sequence[Trial]) -> 
         chats = [chat] if chat else []
         reasons = {query.id: reason for _, query in trials if (reason := refusal(query, chats))}
         rows = [
-            steered(query, Made(pair_for(principle_set, [name]), "all", "fixed"), chats)
+            steered(query, WrittenPrinciples(pair_for(principle_set, [name]), "all", "fixed"), chats)
             for name, query in trials
             if query.id not in reasons
         ]
         path = space.path("principles.parquet")
-        write_rows(path, Principled, rows)
-        return [path], summed([[LeftOut(*reason) for reason in reasons.items()]])
+        write_rows(path, SteeredQuery, rows)
+        return [path], summed([[Dropped(*reason) for reason in reasons.items()]])
 
     folder, title = "round-00/heldout/principles", "write principles"
-    entry = stages.store.stage("probe", 0, depends, write, folder=folder, units=1, title=title, note=left_out_note)
+    entry = stages.store.get_or_compute(
+        "probe", 0, depends, write, folder=folder, units=1, title=title, note=dropped_note
+    )
     settings = stages.recipe.queries
-    check_left_out(entry.info, "query", settings.source, settings.max_left_out, len({query.id for _, query in trials}))
+    check_dropped_share(
+        entry.info, "query", settings.source, settings.max_left_out, len({query.id for _, query in trials})
+    )
     return entry
 
 
@@ -132,7 +136,7 @@ def trial(name: str, query: Query) -> Trial:
     return name, Query(f"{query.id} {name}", query.prompt, "heldout")
 
 
-def _judged(judge: Judge | None, stages: DataStages, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:
+def _judged(judge: Judge | None, stages: RunContext, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:
     """Return the judge's debiased verdicts on the rows that no program can tell about."""
     if judge is None:
         return {}

@@ -14,20 +14,20 @@ from selfsteer.contrast import Request
 from selfsteer.errors import NothingSurvived
 from selfsteer.evaluation.steerability import AspectProbe
 from selfsteer.files import storage_errors, write_json
-from selfsteer.judges import Judge, open_judge
+from selfsteer.judges import Judge, make_judge
 from selfsteer.principles import PrincipleSet, template_contents
 from selfsteer.principles.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
 from selfsteer.principles.similarity import THRESHOLD, Candidate, merged
 from selfsteer.quality import think_apart
 from selfsteer.queries import source_fingerprint
 from selfsteer.records import Message, Query, Response, write_rows
-from selfsteer.runs.dropped import left_out_note
-from selfsteer.runs.ledger import Entry
-from selfsteer.runs.progress import Display, Planned
-from selfsteer.runs.shards import BLOCK, Done, LeftOut, Plan, Work, check_any_left, do_blocks
+from selfsteer.runs.dropped import dropped_note
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace, in_batches
 from selfsteer.seeding import batch_seed
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.queries import draw_queries
 from selfsteer.stages.responses import sample
@@ -35,7 +35,7 @@ from selfsteer.workflows.principles_check import Trial, probe_along, trial
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class InventOptions:
     """What to invent.
 
     Attributes:
@@ -94,7 +94,7 @@ class Invented:
         return _refused(self.readings)
 
 
-def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | None = None) -> Invented:
+def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Display | None = None) -> Invented:
     """Ask the recipe's model for aspects that the recipe's principle set lacks, and try them.
 
     What is sampled and judged is kept in ``folder``; the same call again computes nothing, and one that was killed goes
@@ -112,12 +112,12 @@ def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | Non
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = DataStages.of(recipe, Store(folder, display))
+    stages = RunContext.of(recipe, Store(folder, display))
     stages.check_programs()
-    judge = open_judge(recipe.judge) if recipe.judge.name else None
+    judge = make_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
         display.plan(_planned(order))
-        policy = stages.models.start(display.say)
+        policy = stages.models.initial_policy(display.say)
         sample = _sample(stages, order)
         queries = stages.store.read(sample, Query)
         answers = _answers(stages, order, sample, queries, policy)
@@ -141,7 +141,7 @@ def invent(recipe: Recipe, order: Order, folder: Path, *, display: Display | Non
 
 
 def _probes(
-    stages: DataStages, kept: Sequence[Candidate], trials: Sequence[Trial], judge: Judge | None
+    stages: RunContext, kept: Sequence[Candidate], trials: Sequence[Trial], judge: Judge | None
 ) -> dict[str, AspectProbe]:
     """Steer along each new aspect alone, in the way of the given set; the model is let go of."""
     if not trials:
@@ -153,13 +153,13 @@ def _probes(
     return {aspect.aspect: aspect for aspect in found.aspects}
 
 
-def _planned(order: Order) -> list[Planned]:
+def _planned(order: InventOptions) -> list[PlannedStage]:
     pairs = order.most * order.each
     asking = 4.0 * order.aspects * order.sample / order.per_prompt
-    return [Planned("", cost) for cost in (0.1, asking, *((0.1, 3.0 * pairs, 1.5 * pairs) if pairs else ()))]
+    return [PlannedStage("", cost) for cost in (0.1, asking, *((0.1, 3.0 * pairs, 1.5 * pairs) if pairs else ()))]
 
 
-def _sample(stages: DataStages, order: Order) -> Entry:
+def _sample(stages: RunContext, order: InventOptions) -> StageRecord:
     """Draw the queries to propose from; which ones depends on the seed and their ids alone."""
     settings, seed = stages.recipe.queries, stages.recipe.seed
     source = settings.model_dump(include={"source", "field", "dataset_split", "max_left_out"})
@@ -174,10 +174,12 @@ def _sample(stages: DataStages, order: Order) -> Entry:
         write_rows(path, Query, draw_queries(settings, order.sample, seed))
         return [path], {}
 
-    return stages.store.stage("sample", 0, depends, write, folder="invention", units=1, title="draw queries")
+    return stages.store.get_or_compute("sample", 0, depends, write, folder="invention", units=1, title="draw queries")
 
 
-def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[Query], policy: Policy) -> Entry:
+def _answers(
+    stages: RunContext, order: InventOptions, sample: StageRecord, queries: Sequence[Query], policy: Policy
+) -> StageRecord:
     """Ask for aspects, a prompt for each few queries; prompts that don't fit are left out and named."""
     settings = stages.recipe.generation
     known = [aspect.name for aspect in stages.principle_set.aspects]
@@ -190,29 +192,29 @@ def _answers(stages: DataStages, order: Order, sample: Entry, queries: Sequence[
         "seed": stages.recipe.seed,
     } | stages.engine(policy)
     groups = in_batches(queries, order.per_prompt)
-    blocks = in_batches(list(enumerate(groups)), BLOCK)
+    blocks = in_batches(list(enumerate(groups)), SHARD_ROWS)
 
     def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        paths, info = do_blocks(space, len(blocks), _asking(stages, order, known, blocks, policy))
+        paths, info = run_sharded(space, len(blocks), _asking(stages, order, known, blocks, policy))
         check_any_left(paths, info, len(groups), "prompt")
         return paths, info
 
     def note(info: dict[str, Any]) -> str:
-        return left_out_note(info).replace(",", ":", 1)
+        return dropped_note(info).replace(",", ":", 1)
 
-    return stages.store.stage(
+    return stages.store.get_or_compute(
         "proposals", 0, depends, write, folder="invention/answers", units=len(groups), title="ask for aspects",
         note=note,
     )  # fmt: skip
 
 
 def _asking(
-    stages: DataStages,
-    order: Order,
+    stages: RunContext,
+    order: InventOptions,
     known: Sequence[str],
     blocks: Sequence[Sequence[tuple[int, Sequence[Query]]]],
     policy: Policy,
-) -> Work[Request, Response]:
+) -> ShardJob[Request, Response]:
     """Return how blocks of numbered groups of queries are asked about."""
     backend = stages.models.backend(policy)
     role = backend.chat.system_role if backend.chat else "native"
@@ -224,28 +226,28 @@ def _asking(
 
     prefix = shared_prefix(backend.chat, messages(["A"]), messages(["Z"]))
 
-    def plan(number: int) -> Plan[Request]:
+    def plan(number: int) -> ShardPlan[Request]:
         items, left_out = [], []
         for place, group in blocks[number]:
             item = Request(_name(place), "original", messages([query.prompt[-1]["content"] for query in group]))
             length = backend.length(item.prompt) + room
             if backend.context is not None and length > backend.context:
                 reason = f"it takes {length} tokens with its answer, and the model's context is {backend.context}"
-                left_out.append(LeftOut(item.id, reason, "lower --per-prompt or --aspects"))
+                left_out.append(Dropped(item.id, reason, "lower --per-prompt or --aspects"))
             else:
                 items.append(item)
         stages.store.display.advance(len(left_out))
-        return Plan(in_batches(items, size), left_out)
+        return ShardPlan(in_batches(items, size), left_out)
 
-    def do(number: int, batch: Sequence[Request]) -> Done[Response]:
+    def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
         seed = batch_seed(recipe.seed, "proposals", number)
         done = sample(recipe, backend, batch, seed, prefix)
-        return Done(done.rows, {key[0]: failure for key, failure in done.failures.items()})  # type: ignore[index]
+        return BatchResult(done.rows, {key[0]: failure for key, failure in done.failures.items()})  # type: ignore[index]
 
-    return Work(Response, plan, do, per_block=-(-BLOCK // size), failed=stages.failed)
+    return ShardJob(Response, plan, do, per_block=-(-SHARD_ROWS // size), failed=stages.failed)
 
 
-def _sampling(stages: DataStages, order: Order, policy: Policy) -> Recipe:
+def _sampling(stages: RunContext, order: InventOptions, policy: Policy) -> Recipe:
     """Return the recipe with the room that an answer needs; ``max_new_tokens`` is that of the trials' responses."""
     settings = stages.recipe.generation
     thinks = stages.models.may_think(policy)
@@ -259,7 +261,7 @@ def _name(place: int) -> str:
 
 
 def _readings(
-    stages: DataStages, order: Order, answers: Entry, queries: Sequence[Query], policy: Policy
+    stages: RunContext, order: InventOptions, answers: StageRecord, queries: Sequence[Query], policy: Policy
 ) -> list[Reading]:
     """Read the answers; a prompt that was left out has none."""
     chat = stages.models.chat(policy)
@@ -312,7 +314,7 @@ def _nothing(
     candidates: Sequence[Candidate],
     known: dict[str, int],
     given: str,
-    order: Order,
+    order: InventOptions,
     folder: Path,
 ) -> NothingSurvived:
     counts = {

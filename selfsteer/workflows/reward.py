@@ -29,7 +29,7 @@ from selfsteer.files import (
 from selfsteer.judges import Judge
 from selfsteer.judges.pair_datasets import PairSet, load_pairs
 from selfsteer.judges.program import ProgramJudge, find_program
-from selfsteer.loop.dry_run import Looking
+from selfsteer.loop.dry_run import DryRunStore
 from selfsteer.models.single_slot import give_back
 from selfsteer.reward.card import reward_card
 from selfsteer.reward.data import (
@@ -44,12 +44,18 @@ from selfsteer.reward.data import (
     write_examples,
 )
 from selfsteer.reward.recipe import RewardRecipe, Trained
-from selfsteer.runs.ledger import Entry, check_place
-from selfsteer.runs.plan_step import State, Step
-from selfsteer.runs.progress import Display, Planned
+from selfsteer.runs.ledger import StageRecord, check_place
+from selfsteer.runs.plan_step import PlanStep, StepState
+from selfsteer.runs.progress import Display, PlannedStage
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.stages.judgements import judge_with_cache
-from selfsteer.stages.resumable_training import MetricsLog, divergence_noted, fit, peak_memory_gb, unsaved_told
+from selfsteer.stages.resumable_training import (
+    MetricsLog,
+    divergence_noted,
+    peak_memory_gb,
+    train_with_resume,
+    unsaved_told,
+)
 from selfsteer.workflows.reward_results import Results, accuracy, as_markdown
 from selfsteer.workflows.reward_sets import open_source
 
@@ -84,7 +90,7 @@ def reward(recipe: RewardRecipe, run_dir: Path, *, display: Display | None = Non
         return results
 
 
-def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[Step]:
+def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[PlanStep]:
     """Return the stages that :func:`reward` goes through and where each stands. Nothing is written, fetched or loaded.
 
     Raises:
@@ -92,7 +98,7 @@ def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[Step]:
     """
     check_place(run_dir, "reward")
     source_of(recipe.model.name)
-    store = Looking(Store(run_dir, Display(quiet=True)))
+    store = DryRunStore(Store(run_dir, Display(quiet=True)))
     work = _Reward(recipe, store)
     data = {one: work.data_stage(one) for one in recipe.trainings}
     undrawn = {one for one, step in zip(recipe.trainings, list(store.steps), strict=True) if step.todo}
@@ -102,7 +108,7 @@ def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[Step]:
         for name in recipe.evaluate:
             work.score_stage(one, trained, name)
         if one in undrawn:  # the pairs that it is trained on name all that comes of it
-            store.steps[first:] = [replace(step, state=State.AFTER, why="") for step in store.steps[first:]]
+            store.steps[first:] = [replace(step, state=StepState.AFTER, why="") for step in store.steps[first:]]
     for name in recipe.evaluate:
         work.length_stage(name)
     return store.steps
@@ -121,9 +127,9 @@ class _Reward:
     def local(self) -> Any:
         """The base on this machine."""
         from selfsteer.backends.local_model import LocalModel
-        from selfsteer.models import quiet, resolve
+        from selfsteer.models import resolve, silence_transformers
 
-        quiet()
+        silence_transformers()
         return LocalModel(self.recipe.hardware, resolve(self.recipe.model.name), "model.device")
 
     @property
@@ -167,8 +173,8 @@ class _Reward:
     def go(self, command: str) -> Results:
         self.check_model()
         trainings, files = self.recipe.trainings, self.recipe.evaluate
-        each = [Planned("train", 60.0), *(Planned(f"score {name}", 10.0) for name in files)]
-        first, last = [Planned("pairs", 1.0)] * len(trainings), [Planned("length", 1.0)] * len(files)
+        each = [PlannedStage("train", 60.0), *(PlannedStage(f"score {name}", 10.0) for name in files)]
+        first, last = [PlannedStage("pairs", 1.0)] * len(trainings), [PlannedStage("length", 1.0)] * len(files)
         self.store.display.plan([*first, *each * len(trainings), *last])
         data = {one: self.data_stage(one) for one in trainings}
         self._check_margins(data)
@@ -185,7 +191,7 @@ class _Reward:
             "length": length,
         }  # fmt: skip
 
-    def _train_and_score(self, one: Trained, data: Entry) -> dict[str, Any]:
+    def _train_and_score(self, one: Trained, data: StageRecord) -> dict[str, Any]:
         entry = self.train_stage(one, data)
         self._log(one).restore(_log_file(self.store.workspace(_MODELS, entry.key)))
         give_back()  # a trainer refers to itself, and holds weights, gradients and the optimiser's moments
@@ -200,7 +206,7 @@ class _Reward:
 
     # --- data
 
-    def data_stage(self, one: Trained) -> Entry:
+    def data_stage(self, one: Trained) -> StageRecord:
         """Draw a training's examples: tokenised, over-long and evaluated ones left out, weighted, balanced."""
         options, names = self.recipe.options, self.recipe.of_variant[one.variant]
         depends = {
@@ -215,7 +221,7 @@ class _Reward:
         def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
             return self._draw(one, names, space)
 
-        return self.store.stage(
+        return self.store.get_or_compute(
             f"reward-data:{one}", 0, depends, write, folder="data", units=1, title=f"pairs of {one.variant}, "
             f"seed {one.seed}", note=_told,
         )  # fmt: skip
@@ -261,7 +267,7 @@ class _Reward:
             )  # fmt: skip
         return self._encoded[name]
 
-    def _check_margins(self, data: Mapping[Trained, Entry]) -> None:
+    def _check_margins(self, data: Mapping[Trained, StageRecord]) -> None:
         if self.recipe.options.margin == "steering" and not any(entry.info["with_margin"] for entry in data.values()):
             what = "no pair of any set has a steering margin"
             do = "set options.margin to none, or take rows that a run with weights has scored"
@@ -269,7 +275,7 @@ class _Reward:
 
     # --- training
 
-    def train_stage(self, one: Trained, data: Entry) -> Entry:
+    def train_stage(self, one: Trained, data: StageRecord) -> StageRecord:
         """Train a model on drawn examples; what of the recipe does not change weights is no part of its key."""
         from selfsteer.models import model_fingerprint
 
@@ -286,12 +292,12 @@ class _Reward:
         def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
             return self._train(one, data, space)
 
-        return self.store.stage(
+        return self.store.get_or_compute(
             f"reward:{one}", 0, depends, write, folder=_MODELS, units=data.info["examples"] * options.epochs,
             title=f"train {one.variant}, seed {one.seed}", note=lambda info: f": {info['steps']} steps",
         )  # fmt: skip
 
-    def _train(self, one: Trained, data: Entry, space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def _train(self, one: Trained, data: StageRecord, space: Workspace) -> tuple[list[Path], dict[str, Any]]:
         """Return the folder with the model; what a killed training left behind is gone on with."""
         from selfsteer.reward.training import save_reward_model
 
@@ -316,7 +322,7 @@ class _Reward:
         remove(checkpoints)
         return [folder], read_json(folder / _INFO)
 
-    def _trained(self, one: Trained, data: Entry, space: Workspace, checkpoints: Path) -> Any:
+    def _trained(self, one: Trained, data: StageRecord, space: Workspace, checkpoints: Path) -> Any:
         """Return the trainer after its last step."""
         from selfsteer.models import load_tokenizer
         from selfsteer.reward.loading import new_reward_model
@@ -335,7 +341,7 @@ class _Reward:
                 precision=local.dtype,
                 device=local.device,
             )
-            fit(trainer, checkpoints, log, space.display)
+            train_with_resume(trainer, checkpoints, log, space.display)
         log.keep(_log_file(space))
         return trainer
 
@@ -357,7 +363,7 @@ class _Reward:
 
     # --- scoring
 
-    def score_stage(self, one: Trained, entry: Entry, name: str) -> Entry:
+    def score_stage(self, one: Trained, entry: StageRecord, name: str) -> StageRecord:
         """Score a file's pairs by a trained model, as `selfsteer judge FILE --judge reward:FOLDER` does."""
         trusted: dict[str, Any] = {"trust_remote_code": self.recipe.model.trust_remote_code}
 
@@ -380,12 +386,12 @@ class _Reward:
             str(one), {"model": entry.key} | self._template_kwargs, name, judge, f"score {name} by {one}"
         )
 
-    def length_stage(self, name: str) -> Entry:
+    def length_stage(self, name: str) -> StageRecord:
         """Score a file's pairs by length alone."""
         judge = partial(ProgramJudge, find_program("longer"))
         return self._scored("longer", {}, name, judge, f"score {name} by length")
 
-    def _scored(self, who: str, depends: dict[str, Any], name: str, judge: Any, title: str) -> Entry:
+    def _scored(self, who: str, depends: dict[str, Any], name: str, judge: Any, title: str) -> StageRecord:
         pairs = {"pairs": self.files[name], "limit": self.recipe.evaluate_limit}
 
         def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
@@ -405,7 +411,7 @@ class _Reward:
             left_out = collections.Counter(item.reason for item in found.dropped)
             return [path], {"subsets": accuracy(judged.judgements), "left_out": dict(left_out)}
 
-        return self.store.stage(
+        return self.store.get_or_compute(
             f"reward-scores:{who}:{name}", 0, depends | pairs, write, folder="scores", units=1,
             title=title,
         )  # fmt: skip

@@ -16,8 +16,8 @@ from selfsteer.queries.tally import Tally, check_share
 from selfsteer.records import Contrast, is_full, read_rows
 from selfsteer.reward.data import LabelledPair
 from selfsteer.reward.recipe import SetSettings
-from selfsteer.runs.active import again, check_files, rounds_in_force
-from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.runs.active import active_rounds, check_files, rerun_command
+from selfsteer.runs.ledger import Ledger, StageRecord
 from selfsteer.stages.preferences import better_and_worse, numbered
 from selfsteer.views import PAIRINGS, View
 
@@ -93,9 +93,9 @@ def _margin(row: Any) -> float | None:
 
 def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
     ledger, rounds = Ledger(run_dir), settings.rounds
-    there = rounds_in_force(load_recipe(run_dir / "recipe.yaml"), ledger)
+    there = active_rounds(load_recipe(run_dir / "recipe.yaml"), ledger)
     if not there.rows:
-        raise InputError(there.lack, where=str(run_dir), do=again(run_dir, "to go on"))
+        raise InputError(there.lack, where=str(run_dir), do=rerun_command(run_dir, "to go on"))
     absent = sorted(set(rounds or ()) - there.rows.keys())
     if absent:
         what = f"{run_dir} has no rows of round {absent[0]}"
@@ -108,7 +108,7 @@ def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
     return Source(content, lambda: _self_made(run_dir, entries, settings.finished), True, told)
 
 
-def _self_made(run_dir: Path, entries: list[Entry], finished: bool) -> Pairs:
+def _self_made(run_dir: Path, entries: list[StageRecord], finished: bool) -> Pairs:
     """Yield the base view of a run's rows."""
     roles = PAIRINGS[View.BASE][1:]
     for entry in entries:

@@ -10,7 +10,7 @@ from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.export import read_source
 from selfsteer.records import Contrast, read_rows
-from selfsteer.runs.active import Rounds, again, check_files, in_force, rounds_in_force
+from selfsteer.runs.active import ActiveRounds, active_records, active_rounds, check_files, rerun_command
 from selfsteer.runs.ledger import Ledger
 
 
@@ -66,22 +66,22 @@ def open_source(source: Path, round: int | None = None) -> Source:
 def _run(run_dir: Path, number: int | None) -> Source:
     recipe = load_recipe(run_dir / "recipe.yaml")
     ledger = Ledger(run_dir)
-    rounds = rounds_in_force(recipe, ledger)
+    rounds = active_rounds(recipe, ledger)
     wanted = rounds.rows if number is None else {n: entry for n, entry in rounds.rows.items() if n == number}
     if not wanted:
         what = f"round {number} has no rows" if rounds.rows else rounds.lack
-        known = f"rounds with rows: {rounds}" if rounds.rows else again(run_dir, "to go on")
+        known = f"rounds with rows: {rounds}" if rounds.rows else rerun_command(run_dir, "to go on")
         raise InputError(what, where=str(run_dir), do=known)
     for entry in wanted.values():
         check_files(ledger, entry)
     notes = _left_out(rounds, recipe.rounds) if number is None else ()
     files = [run_dir / name for entry in wanted.values() for name in entry.files]
-    queries = in_force(ledger.entries()).get(("queries", 1, False))
+    queries = active_records(ledger.entries()).get(("queries", 1, False))
     counts = _query_counts(queries.info) if queries else None
     return Source(read_rows(files, Contrast), str(run_dir), recipe, counts, notes)
 
 
-def _left_out(rounds: Rounds, count: int) -> tuple[str, ...]:
+def _left_out(rounds: ActiveRounds, count: int) -> tuple[str, ...]:
     why = {n: "was given up by a guard" if n in rounds.given_up else "has no rows yet" for n in range(1, count + 1)}
     return tuple(f"round {n} {reason} and is left out" for n, reason in why.items() if n not in rounds.rows)
 

@@ -144,11 +144,11 @@ class _Scorer:
 
     def __init__(self, model: str, hardware: Hardware, batch_size: int) -> None:
         from selfsteer.backends.local_model import LocalModel
-        from selfsteer.models import quiet, resolve
+        from selfsteer.models import resolve, silence_transformers
         from selfsteer.models.rope import context_of
         from selfsteer.reward.loading import reward_config
 
-        quiet()
+        silence_transformers()
         self._batch_size, self._precision = batch_size, hardware.precision
         self._local = LocalModel(hardware, resolve(model), "--device")
         self.longest = context_of(reward_config(self._local.source, **self._local.options))

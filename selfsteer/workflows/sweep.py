@@ -15,11 +15,11 @@ from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import check, open_stages
 from selfsteer.loop.run import run as run_variant
 from selfsteer.report.sweep import sweep_record, write_sweep
-from selfsteer.runs.active import in_force
+from selfsteer.runs.active import active_records
 from selfsteer.runs.ledger import Ledger
-from selfsteer.runs.plan_step import Step
+from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import Display
-from selfsteer.runs.store import Claim, locked
+from selfsteer.runs.store import StageKey, locked
 from selfsteer.version import __version__
 from selfsteer.workflows.sweep_variants import Sweep, Variant, naming
 
@@ -83,24 +83,24 @@ def failed(record: Mapping[str, Any], folder: Path) -> WorkFailed | None:
     return WorkFailed(what, where=str(folder / "sweep.md"), do=do)
 
 
-def check_all(wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, list[Step]]:
+def check_all(wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, list[PlanStep]]:
     """Return each variant's plan, given what those before it will have done; checks what can be checked beforehand.
 
     Raises:
         InputError: A variant can't be run as it is.
     """
-    claims: dict[Claim, str] = {}
+    claims: dict[StageKey, str] = {}
     plans = {}
     for variant in wanted.variants:
         with naming(variant.name):
-            stages = open_stages(variant.recipe, folder / variant.name, Display(quiet=True), shelf=folder)
+            stages = open_stages(variant.recipe, folder / variant.name, Display(quiet=True), sweep_dir=folder)
             check(stages)
             plans[variant.name] = plan(stages, measure=True, say=say, claims=claims)
         claim(claims, plans[variant.name], variant.name)
     return plans
 
 
-def claim(claims: dict[Claim, str], steps: list[Step], name: str) -> None:
+def claim(claims: dict[StageKey, str], steps: list[PlanStep], name: str) -> None:
     """Note the stages that a variant will have done, for the plans of those behind it."""
     for step in steps:
         if step.key:
@@ -116,7 +116,7 @@ def _run(variant: Variant, folder: Path, display: Display, command: str, place: 
     run_dir = folder / variant.name
     display.say(f"variant {variant.name} ({place})")
     try:
-        summary = run_variant(variant.recipe, run_dir, display=display, command=command, shelf=folder)
+        summary = run_variant(variant.recipe, run_dir, display=display, command=command, sweep_dir=folder)
     except SelfsteerError as error:
         display.say(f"      {variant.name} failed: {error.what}; the others go on")
         return Result(variant, None, error)
@@ -143,6 +143,6 @@ def _record(wanted: Sweep, folder: Path, results: list[Result], command: str) ->
 
 def _stages(run_dir: Path) -> dict[str, Any]:
     """Return how many stages of a run are in force, and how many of them were taken from which sibling."""
-    entries = list(in_force(Ledger(run_dir).entries()).values())
+    entries = list(active_records(Ledger(run_dir).entries()).values())
     taken = Counter(entry.taken_from for entry in entries if entry.taken_from)
     return {"total": len(entries), "taken": sum(taken.values()), "from": dict(taken)}

@@ -38,7 +38,7 @@ from tests.chat_templates import user
 KEY = "sk-secret-qwxzvkjpqz"
 SAMPLING = Sampling(20, temperature=0.7, top_p=0.9)
 GREEDY = Sampling(5, temperature=0.0, top_p=1.0)
-REAL_WAIT = traffic.Traffic._wait
+REAL_WAIT = traffic.RequestScheduler._wait
 PROMPTS = [user(f"Question {i}?", "Be brief.") for i in range(6)]
 
 
@@ -55,7 +55,7 @@ def pauses(monkeypatch):
             clock.now += seconds
 
     monkeypatch.setattr(traffic, "_now", lambda: clock.now)
-    monkeypatch.setattr(traffic.Traffic, "_wait", wait)
+    monkeypatch.setattr(traffic.RequestScheduler, "_wait", wait)
     return waited
 
 
@@ -466,7 +466,7 @@ def test_a_server_that_asks_for_hours_ends_the_work(serve, pauses):
 def test_while_one_waits_as_the_server_asks_the_others_send_nothing(serve, monkeypatch):
     """The first answer asks to wait while three more requests are under way; nobody else comes in the meantime."""
     monkeypatch.setattr(traffic, "_now", time.monotonic)
-    monkeypatch.setattr(traffic.Traffic, "_wait", REAL_WAIT)
+    monkeypatch.setattr(traffic.RequestScheduler, "_wait", REAL_WAIT)
     moments = []
 
     def answer(body, count):

@@ -13,13 +13,13 @@ import pytest
 
 from selfsteer.backends import Failure
 from selfsteer.backends import request_scheduler as traffic
-from selfsteer.backends.request_scheduler import Traffic, Trouble, backoff, retry_after
+from selfsteer.backends.request_scheduler import RequestError, RequestScheduler, backoff, retry_after
 from selfsteer.errors import WorkFailed
 from tests.backends.chat_server import ChatServer, failure
 
 
-def busy(what: str = "busy", **more) -> Trouble:
-    return Trouble(WorkFailed(what), again=True, **more)
+def busy(what: str = "busy", **more) -> RequestError:
+    return RequestError(WorkFailed(what), again=True, **more)
 
 
 # --- how long
@@ -64,12 +64,12 @@ def test_outcomes_are_in_the_order_of_their_items_and_nothing_is_asked_twice():
         time.sleep(0.001 * (item % 3))
         return item * 2
 
-    assert Traffic(4, 0).each(list(range(40)), ask) == [item * 2 for item in range(40)]
+    assert RequestScheduler(4, 0).each(list(range(40)), ask) == [item * 2 for item in range(40)]
     assert sorted(asked) == list(range(40))
 
 
 def test_no_items_no_outcomes():
-    assert Traffic(4, 0).each([], lambda item, ready: item) == []
+    assert RequestScheduler(4, 0).each([], lambda item, ready: item) == []
 
 
 def test_what_is_no_trouble_is_raised_where_the_work_was_asked_for():
@@ -78,7 +78,7 @@ def test_what_is_no_trouble_is_raised_where_the_work_was_asked_for():
 
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        Traffic(4, 3).each(list(range(100)), ask)
+        RequestScheduler(4, 3).each(list(range(100)), ask)
     assert threading.active_count() == before
 
 
@@ -93,10 +93,10 @@ def test_after_the_end_even_what_waits_for_its_next_try_is_given_up(monkeypatch)
             failed_once.set()
             raise busy()
         failed_once.wait()
-        raise Trouble(WorkFailed("gone"), ends=True)
+        raise RequestError(WorkFailed("gone"), ends=True)
 
     started = time.monotonic()
-    found = Traffic(2, 5).each([0, 1, 2], ask, trial=lambda item: item)
+    found = RequestScheduler(2, 5).each([0, 1, 2], ask, trial=lambda item: item)
     assert [(one.error.what, one.ends) for one in found] == [("gone", True)] * 3
     assert time.monotonic() - started < 5
 
@@ -112,15 +112,15 @@ def test_nothing_is_sent_that_got_its_room_only_after_the_end():
         ready()
         sent.append(item)
         ended.set()
-        raise Trouble(WorkFailed("gone"), ends=True)
+        raise RequestError(WorkFailed("gone"), ends=True)
 
-    assert all(one.ends for one in Traffic(2, 5).each([0, 1], ask, trial=lambda item: item))
+    assert all(one.ends for one in RequestScheduler(2, 5).each([0, 1], ask, trial=lambda item: item))
     assert sent == [1]
 
 
 def test_without_a_connection_the_work_ends_unless_others_get_answers(monkeypatch):
     monkeypatch.setattr(traffic, "FIRST_PAUSE", 0.001)
-    alone, two = Traffic(2, 1), Traffic(2, 1)
+    alone, two = RequestScheduler(2, 1), RequestScheduler(2, 1)
 
     def ask(item, ready):
         if item == "bad":
@@ -144,9 +144,9 @@ def test_one_trial_serves_all_who_wait_for_it():
             trials.append(item)
             time.sleep(0.02)
             return item
-        raise Trouble(WorkFailed("dead"))
+        raise RequestError(WorkFailed("dead"))
 
-    found = Traffic(8, 0).each(list(range(100)), ask, trial=lambda item: "trial")
+    found = RequestScheduler(8, 0).each(list(range(100)), ask, trial=lambda item: "trial")
     assert not any(one.ends for one in found)
     assert 1 <= len(trials) <= 4  # one for each 24 in a row
 
@@ -171,7 +171,7 @@ def test_a_crowded_server_gets_half_as_many_at_once_and_slowly_more_again(monkey
             raise busy(crowded=True)
         return item
 
-    found = Traffic(8, 3).each(list(range(60)), ask, trial=lambda item: item)
+    found = RequestScheduler(8, 3).each(list(range(60)), ask, trial=lambda item: item)
     assert found == list(range(60))
     assert max(most[:8]) == 8 and 3 <= max(most[8:12]) <= 4
     assert 5 <= max(most[12:]) <= 8
@@ -190,7 +190,7 @@ def test_a_server_that_takes_two_at_a_time_answers_all_without_failures(monkeypa
         slots.release()
         return item
 
-    assert Traffic(16, 2).each(list(range(50)), ask, trial=lambda item: item) == list(range(50))
+    assert RequestScheduler(16, 2).each(list(range(50)), ask, trial=lambda item: item) == list(range(50))
     assert 60 < len(asked) < 250  # it was crowded, and hammered all the same it was not
 
 
@@ -202,7 +202,7 @@ def test_where_all_meet_a_crowded_server_the_tries_count(monkeypatch):
         asked.append(item)
         raise busy(crowded=True)
 
-    found = Traffic(4, 2).each(list(range(1000)), ask, trial=lambda item: item)
+    found = RequestScheduler(4, 2).each(list(range(1000)), ask, trial=lambda item: item)
     assert all(isinstance(one, Failure) for one in found) and found[-1].ends
     assert len(asked) < 150
 
@@ -224,7 +224,7 @@ def test_an_interrupt_waits_for_no_pause_and_for_no_answer():
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        Traffic(4, 5).each(list(range(100)), ask, trial=lambda item: item)
+        RequestScheduler(4, 5).each(list(range(100)), ask, trial=lambda item: item)
     assert time.monotonic() - started < 3
     release.set()
 

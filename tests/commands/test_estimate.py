@@ -25,7 +25,7 @@ from selfsteer.estimate.throughput import Rates, Sample, rates_file, sample_file
 from selfsteer.loop import run
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
 from tests.run_helpers import scripted_recipe, small_recipe, without_reports
 
@@ -125,7 +125,7 @@ def test_a_dry_run_shows_states_and_reasons_and_writes_nothing(queries, tmp_path
     before = {path: path.stat().st_mtime_ns for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]}
     changed = scripted_recipe(queries, quality={"filters": ["identical"]})
     steps = estimate_command.dry_run(changed, tmp_path / "run", measure=True, out=out, errors=errors)
-    assert [step.state for step in steps].count(State.REDO) == 1
+    assert [step.state for step in steps].count(StepState.REDO) == 1
     assert "1 to do" in _text(out) and "quality.filters" in _text(out)
     assert before == {path: path.stat().st_mtime_ns for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]}
 

@@ -22,7 +22,7 @@ from selfsteer.errors import ConfigError, DataError, InputError, WorkFailed
 from selfsteer.export import read_contrasts
 from selfsteer.records import HARM_UNKNOWN as UNKNOWN
 from selfsteer.records import Contrast, write_rows
-from selfsteer.runs.ledger import Entry, Ledger
+from selfsteer.runs.ledger import Ledger, StageRecord
 from selfsteer.workflows.row_source import open_source
 from tests.example_rows import contrast
 from tests.export.test_hub import FakeHub
@@ -53,7 +53,7 @@ def add_round(run_dir, number, key, blocks):
         names.append(f"round-{number:02d}/contrasts/{key}-{place:05d}.parquet")
         write_rows(run_dir / names[-1], Contrast, rows)
     info = {"counts": {"kept": 1}, "total": 1}
-    return Ledger(run_dir).add(Entry("contrasts", number, key, names, 1.0, info))
+    return Ledger(run_dir).add(StageRecord("contrasts", number, key, names, 1.0, info))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def run_dir(tmp_path):
     folder.mkdir()
     (folder / "recipe.yaml").write_text(dump_recipe(Recipe.model_validate(settings)))
     info = {"read": 9, "train": 7, "heldout": 2, "left_out": 0, "dropped": []}
-    Ledger(folder).add(Entry("queries", 1, "q", ["round-01/queries/q-00000.parquet"], 1.0, info))
+    Ledger(folder).add(StageRecord("queries", 1, "q", ["round-01/queries/q-00000.parquet"], 1.0, info))
     add_round(folder, 1, "old", [[contrast("of an earlier setting")]])
     add_round(folder, 1, "new", [[contrast("a"), contrast("b").drop("leak: x")]])
     second = [[contrast("a", round=2)], [contrast("c", round=2), contrast("d", round=2, negative_finish="length")]]
@@ -107,7 +107,7 @@ def test_a_round_that_the_recipe_has_no_more_is_left_out(run_dir, tmp_path):
 
 
 def test_results_older_than_the_stage_before_them_are_not_exported(run_dir, tmp_path):
-    Ledger(run_dir).add(Entry("scores", 1, "newer", [], 1.0, {}))
+    Ledger(run_dir).add(StageRecord("scores", 1, "newer", [], 1.0, {}))
     with pytest.raises(InputError, match="no filtered rows yet") as found:
         do(run_dir, output=tmp_path / "a.jsonl")
     assert "selfsteer run" in str(found.value)

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from selfsteer.export import Licence, Order, export_file, export_folder
+from selfsteer.export import ExportOptions, Licence, export_file, export_folder
 from selfsteer.records import Contrast
 from tests.example_rows import contrast
 
@@ -43,12 +43,12 @@ def hard_rows() -> list[Contrast]:
 
 
 def to_file(rows: list[Contrast], path: Path, **order: Any) -> Path:
-    export_file(rows, Order(**order), path, where="a test")
+    export_file(rows, ExportOptions(**order), path, where="a test")
     return path
 
 
 def to_folder(rows: list[Contrast], folder: Path, **order: Any) -> Path:
-    export_folder(rows, Order(**order), folder, where="a test", licence=LICENCE)
+    export_folder(rows, ExportOptions(**order), folder, where="a test", licence=LICENCE)
     return folder
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from selfsteer.config import Recipe
-from selfsteer.export import FORMATS, Licence, Order, export_folder
+from selfsteer.export import FORMATS, ExportOptions, Licence, export_folder
 from selfsteer.export.card import size_category
 from selfsteer.export.redaction import public_row, public_settings, public_text
 from selfsteer.records import HARM_UNKNOWN
@@ -20,7 +20,7 @@ from tests.export.helpers import LICENCE, to_folder
 
 def card_of(rows, folder, order=None, **options):
     options = {"where": "a test", "licence": LICENCE} | options
-    export_folder(rows, order or Order("trl"), folder, **options)
+    export_folder(rows, order or ExportOptions("trl"), folder, **options)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -42,7 +42,7 @@ def recipe(**changes):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_metadata_is_what_the_hub_reads(tmp_path, name):
-    card = card_of([contrast("a"), contrast("b")], tmp_path / "my set", Order(name))
+    card = card_of([contrast("a"), contrast("b")], tmp_path / "my set", ExportOptions(name))
     metadata, body = front(card)
     assert metadata["configs"] == [
         {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
@@ -62,8 +62,8 @@ def test_flags_of_harm_are_counted_and_the_marker_named(tmp_path):
     card = card_of(rows, tmp_path / "full")
     assert cells(card)["principle: Safety"] == ["1"] and cells(card)["classifier"] == ["2"]
     assert "column `negative_harmful` marks them" in card and "chosen responses" not in card
-    assert "no column that marks them" in card_of(rows, tmp_path / "minimal", Order("trl", full=False))
-    strict = Order("trl", View.NEGATIVE_STRICT, harmful=True)
+    assert "no column that marks them" in card_of(rows, tmp_path / "minimal", ExportOptions("trl", full=False))
+    strict = ExportOptions("trl", View.NEGATIVE_STRICT, harmful=True)
     assert "**In this export these y- are chosen responses.**" in card_of(rows, tmp_path / "strict", strict)
     assert "No y- is flagged" in card_of(rows[2:], tmp_path / "none")
 
@@ -152,26 +152,26 @@ def test_many_values_of_one_kind_are_cut_short(tmp_path):
 
 
 def test_unpaired_rows_are_counted_as_rows_and_as_pairs(tmp_path):
-    table = cells(card_of([contrast("a"), contrast("b")], tmp_path / "set", Order("trl-unpaired")))
+    table = cells(card_of([contrast("a"), contrast("b")], tmp_path / "set", ExportOptions("trl-unpaired")))
     assert table["rows"] == ["4"] and table["pairs"] == ["2"]
 
 
 def test_the_card_says_where_cut_responses_can_not_be_told(tmp_path):
     rows = [contrast("a", positive_finish="length")]
-    assert "most put an end token" in card_of(rows, tmp_path / "a", Order("llama-factory"))
-    assert "most put an end token" in card_of(rows, tmp_path / "b", Order("trl", full=False))
+    assert "most put an end token" in card_of(rows, tmp_path / "a", ExportOptions("llama-factory"))
+    assert "most put an end token" in card_of(rows, tmp_path / "b", ExportOptions("trl", full=False))
     assert "*_finish" not in (tmp_path / "b/README.md").read_text()
-    assert "most put an end token" not in card_of(rows, tmp_path / "c", Order("contrast"))
+    assert "most put an end token" not in card_of(rows, tmp_path / "c", ExportOptions("contrast"))
 
 
 def test_the_warning_fits_the_view(tmp_path):
     base = card_of([contrast()], tmp_path / "a")
     assert "it is the rejected response" in base and "under x, y+ is chosen and y- rejected" in base
-    assert "answer badly" in card_of([contrast()], tmp_path / "d", Order("contrast"))
-    negative = card_of([contrast()], tmp_path / "b", Order("trl", view=View.NEGATIVE))
+    assert "answer badly" in card_of([contrast()], tmp_path / "d", ExportOptions("contrast"))
+    negative = card_of([contrast()], tmp_path / "b", ExportOptions("trl", view=View.NEGATIVE))
     assert "under x-, yo is chosen and y+ rejected" in negative and "it is the rejected response" not in negative
     assert "asks for a bad answer" in negative and "y- was written" not in negative
-    strict = card_of([contrast()], tmp_path / "c", Order("trl", view=View.NEGATIVE_STRICT))
+    strict = card_of([contrast()], tmp_path / "c", ExportOptions("trl", view=View.NEGATIVE_STRICT))
     assert "y- is the chosen response" in strict and "y- is the chosen response" not in base + negative
 
 
@@ -263,4 +263,4 @@ def test_rows_lose_the_folders_in_their_provenance_and_nothing_else(tmp_path):
         assert "/home/me/models" not in (folder / "README.md").read_text()
         data = next((folder / "data").iterdir()).read_bytes()
         assert b"/home/me/models" not in data, form
-    assert json.loads(FORMATS["trl"].make(shown, Order("trl").layout)[0]["provenance"])["model"] == "tiny"
+    assert json.loads(FORMATS["trl"].make(shown, ExportOptions("trl").layout)[0]["provenance"])["model"] == "tiny"

@@ -14,7 +14,7 @@ import pytest
 
 from selfsteer import files
 from selfsteer.errors import ConfigError, DataError, InputError, StorageError
-from selfsteer.export import FORMATS, Order, export_file, export_folder, read_contrasts, read_source
+from selfsteer.export import FORMATS, ExportOptions, export_file, export_folder, read_contrasts, read_source
 from selfsteer.export import writers as writing
 from selfsteer.export.dataset import check_output, is_file
 from tests.example_rows import contrast
@@ -52,11 +52,11 @@ def names(folder):
 
 def test_a_file_that_could_not_be_finished_is_not_there(tmp_path):
     with pytest.raises(StorageError):
-        export_file(fails_after(3), Order("trl"), tmp_path / "a.jsonl", where="a test")
+        export_file(fails_after(3), ExportOptions("trl"), tmp_path / "a.jsonl", where="a test")
     with pytest.raises(DataError):
-        export_file([], Order("trl"), tmp_path / "b.parquet", where="a test")
+        export_file([], ExportOptions("trl"), tmp_path / "b.parquet", where="a test")
     with pytest.raises(StorageError):
-        export_folder(fails_after(3), Order("trl"), tmp_path / "c", where="a test", licence=LICENCE)
+        export_folder(fails_after(3), ExportOptions("trl"), tmp_path / "c", where="a test", licence=LICENCE)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -66,16 +66,16 @@ def test_an_earlier_file_is_replaced_on_request_only(tmp_path):
     message = refused(InputError, lambda: to_file(rows(2), path, format="trl"))
     assert "is there already" in message and "--overwrite" in message
     with pytest.raises(StorageError):
-        export_file(fails_after(3), Order("trl"), path, where="a test", overwrite=True)
+        export_file(fails_after(3), ExportOptions("trl"), path, where="a test", overwrite=True)
     assert path.read_bytes() == before
-    export_file(rows(2), Order("trl"), path, where="a test", overwrite=True)
+    export_file(rows(2), ExportOptions("trl"), path, where="a test", overwrite=True)
     assert len(path.read_text().splitlines()) == 2
 
 
 def test_a_format_has_its_kinds_of_file(tmp_path):
     assert "use .parquet" in refused(ConfigError, lambda: to_file(rows(), tmp_path / "a.json", format="contrast"))
     assert ".json or .jsonl" in refused(ConfigError, lambda: to_file(rows(), tmp_path / "a.parquet", format="authors"))
-    assert "can't write .csv" in refused(ConfigError, lambda: check_output(Order("trl"), tmp_path / "a.csv"))
+    assert "can't write .csv" in refused(ConfigError, lambda: check_output(ExportOptions("trl"), tmp_path / "a.csv"))
 
 
 def test_a_name_with_a_dot_may_be_a_folder(tmp_path):
@@ -87,7 +87,7 @@ def test_a_name_with_a_dot_may_be_a_folder(tmp_path):
 
 def test_what_was_done_is_told(tmp_path):
     exported = export_file(
-        [*rows(2), contrast("d").drop("leak: x")], Order("trl-unpaired"), tmp_path / "a.json", where="a test"
+        [*rows(2), contrast("d").drop("leak: x")], ExportOptions("trl-unpaired"), tmp_path / "a.json", where="a test"
     )
     assert (exported.rows, exported.selection.taken, exported.selection.read) == (4, 2, 3)
     assert exported.paths == [tmp_path / "a.json"]
@@ -120,13 +120,13 @@ def test_an_earlier_export_is_replaced_whole_on_request_only(tmp_path, monkeypat
     assert "--overwrite" in refused(InputError, lambda: to_folder(rows(), folder, format="trl"))
     again = {"where": "a test", "licence": LICENCE, "overwrite": True}
     with pytest.raises(StorageError):
-        export_folder(fails_after(2), Order("trl"), folder, **again)
+        export_folder(fails_after(2), ExportOptions("trl"), folder, **again)
     assert len(names(folder)) == 4
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
         patch.setattr(files, "_fsync_tree", full_disk)  # after the earlier export made way
-        export_folder(rows(2), Order("trl"), folder, **again)
+        export_folder(rows(2), ExportOptions("trl"), folder, **again)
     assert len(names(folder)) == 4 and [path.name for path in tmp_path.iterdir()] == ["set"]
-    export_folder(rows(2), Order("llama-factory"), folder, **again)
+    export_folder(rows(2), ExportOptions("llama-factory"), folder, **again)
     assert names(folder) == ["README.md", "data/train-00000.jsonl", "dataset_info.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -135,7 +135,9 @@ def test_an_earlier_export_is_replaced_whole_on_request_only(tmp_path, monkeypat
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path, overwrite):
     (tmp_path / "README.md").write_text("# My thesis")
     options = {"where": "a test", "licence": LICENCE, "overwrite": overwrite}
-    assert "no earlier export" in refused(InputError, lambda: export_folder(rows(), Order("trl"), tmp_path, **options))
+    assert "no earlier export" in refused(
+        InputError, lambda: export_folder(rows(), ExportOptions("trl"), tmp_path, **options)
+    )
     assert names(tmp_path) == ["README.md"]
 
 
@@ -171,7 +173,7 @@ def test_an_entry_of_that_name_is_replaced_on_request_only(tmp_path):
     path = tmp_path / "pairs.jsonl"
     assert "an entry 'pairs'" in refused(InputError, lambda: to_file(rows(), path, format="llama-factory"))
     assert not path.exists()
-    export_file(rows(), Order("llama-factory"), path, where="a test", overwrite=True)
+    export_file(rows(), ExportOptions("llama-factory"), path, where="a test", overwrite=True)
     assert json.loads((tmp_path / "dataset_info.json").read_text())["pairs"]["file_name"] == "pairs.jsonl"
 
 
@@ -227,9 +229,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, name, format):
     def export(count):
         path = tmp_path / f"{count}{name}"
         if "." in name:
-            export_file(many(count), Order(format), path, where="a test")
+            export_file(many(count), ExportOptions(format), path, where="a test")
         else:
-            export_folder(many(count), Order(format), path, where="a test", licence=LICENCE)
+            export_folder(many(count), ExportOptions(format), path, where="a test", licence=LICENCE)
 
     export(1)  # what is imported and cached once
     small, large = (peak(lambda count=count: export(count)) for count in (400, 1600))
@@ -241,7 +243,7 @@ def test_a_large_file_of_contrasts_is_read_some_rows_at_a_time(tmp_path):
         return (contrast(f"q{number}", positive_response=f"{number} " * 200) for number in range(count))
 
     for count in (400, 1600):
-        export_file(many(count), Order("contrast"), tmp_path / f"{count}.parquet", where="a test")
+        export_file(many(count), ExportOptions("contrast"), tmp_path / f"{count}.parquet", where="a test")
     small, large = (
         peak(lambda count=count: sum(1 for _ in read_contrasts(tmp_path / f"{count}.parquet"))) for count in (400, 1600)
     )

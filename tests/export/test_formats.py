@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from selfsteer.errors import ConfigError
-from selfsteer.export import FORMATS, Layout, Order
+from selfsteer.export import FORMATS, ExportOptions, Layout
 from selfsteer.views import View
 from tests.chat_templates import user
 from tests.example_rows import BRIEF, LONG, QUERY, contrast, principled, responses, scores
@@ -170,10 +170,10 @@ def test_a_format_needs_the_responses_it_holds():
 
 
 def test_an_unknown_format_is_guessed():
-    assert "Did you mean 'llama-factory'?" in refused(ConfigError, lambda: Order("lama-factory"))
+    assert "Did you mean 'llama-factory'?" in refused(ConfigError, lambda: ExportOptions("lama-factory"))
 
 
 def test_a_choice_that_a_format_does_not_have_is_refused():
-    assert "has no view" in refused(ConfigError, lambda: Order("authors", view=View.POSITIVE))
-    assert "one set of columns" in refused(ConfigError, lambda: Order("llama-factory", full=True))
-    assert Order("trl").layout.full and not Order("trl", full=False).layout.full
+    assert "has no view" in refused(ConfigError, lambda: ExportOptions("authors", view=View.POSITIVE))
+    assert "one set of columns" in refused(ConfigError, lambda: ExportOptions("llama-factory", full=True))
+    assert ExportOptions("trl").layout.full and not ExportOptions("trl", full=False).layout.full

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.export import FORMATS, Layout, Order
+from selfsteer.export import FORMATS, ExportOptions, Layout
 from selfsteer.export.selection import Selection
 from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
@@ -102,7 +102,7 @@ def test_formats_of_all_views_leave_the_choice_to_the_trainer():
     rows = [contrast("b", negative_harmful="principle: Safety")]
     assert select(rows, "contrast")[1] == select(rows, "authors")[1] == ["b"]
     for values in ({"format": "trl"}, {"format": "contrast"}):
-        assert "--allow-harmful" in refused(ConfigError, lambda values=values: Order(**values, harmful=True))
+        assert "--allow-harmful" in refused(ConfigError, lambda values=values: ExportOptions(**values, harmful=True))
 
 
 def test_where_nothing_is_left_it_is_an_error_that_says_what_to_do():

@@ -9,25 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfsteer.errors import InputError, StorageError
-from selfsteer.judges import AnswerCache, Shown, judge_pairs
+from selfsteer.judges import AnswerCache, PresentedPair, judge_pairs
 from selfsteer.judges.base import answer_key
-from selfsteer.judges.human import HumanJudge, Presentation, Sitting, collect, plan
+from selfsteer.judges.human import AnnotationSession, HumanJudge, Presentation, collect, plan
 from tests.chat_templates import user
 from tests.judges.human_example import longer, pair, pairs
 
 ANN = HumanJudge("Ann")
 
 
-def sitting(count: int = 3, cache: AnswerCache | None = None) -> Sitting:
-    return Sitting(ANN, pairs(count), cache or AnswerCache(None))
+def sitting(count: int = 3, cache: AnswerCache | None = None) -> AnnotationSession:
+    return AnnotationSession(ANN, pairs(count), cache or AnswerCache(None))
 
 
-def current(reading: Sitting) -> Presentation:
+def current(reading: AnnotationSession) -> Presentation:
     assert reading.open is not None
     return reading.open
 
 
-def read_all(reading: Sitting) -> None:
+def read_all(reading: AnnotationSession) -> None:
     while reading.open:
         reading.act(longer(reading.open))
 
@@ -70,7 +70,7 @@ def test_the_same_content_is_shown_once():
 
 def test_a_presentation_holds_the_texts_and_nothing_that_tells_the_responses_apart():
     assert {field.name for field in fields(Presentation)} == {"id", "prompt", "criterion", "responses", "cut", "state"}
-    reading = Sitting(ANN, [pair(1, label=1), pair(2)], AnswerCache(None))
+    reading = AnnotationSession(ANN, [pair(1, label=1), pair(2)], AnswerCache(None))
     for _ in range(4):
         seen = str(asdict(current(reading)))
         assert "secret" not in seen
@@ -79,7 +79,7 @@ def test_a_presentation_holds_the_texts_and_nothing_that_tells_the_responses_apa
 
 
 def test_cut_responses_are_marked_in_the_order_of_presentation():
-    reading = Sitting(ANN, [pair(1, first_finish="length")], AnswerCache(None))
+    reading = AnnotationSession(ANN, [pair(1, first_finish="length")], AnswerCache(None))
     for _ in range(2):
         shown = current(reading)
         assert shown.cut == tuple("longer" in response for response in shown.responses)
@@ -88,7 +88,7 @@ def test_cut_responses_are_marked_in_the_order_of_presentation():
 
 def test_texts_are_made_safe_to_show():
     hostile = pair(1, prompt=user("a\x1b[2J"), first="b\x07", second="c\x9b", criterion="d\x00")
-    shown = current(Sitting(ANN, [hostile], AnswerCache(None)))
+    shown = current(AnnotationSession(ANN, [hostile], AnswerCache(None)))
     assert shown.prompt[0]["content"] == "a␛[2J"
     assert set(shown.responses) == {"b␇", "c�"}
     assert shown.criterion == "d␀"
@@ -248,7 +248,7 @@ def test_whatever_is_done_nothing_is_lost_or_shown_twice_and_going_back_undoes_a
 
 
 def test_two_people_share_no_answers_and_one_is_known_however_the_name_is_spaced():
-    shown = Shown(pair(1), False)
+    shown = PresentedPair(pair(1), False)
     assert answer_key(HumanJudge("Ann"), shown) != answer_key(HumanJudge("Bo"), shown)
     assert answer_key(HumanJudge(" Ann  Lee "), shown) == answer_key(HumanJudge("Ann Lee"), shown)
     assert HumanJudge("Zoë").key == HumanJudge("Zoe\u0308").key == "human Zoë"

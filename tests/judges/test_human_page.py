@@ -22,7 +22,7 @@ import pytest
 
 from selfsteer.errors import InputError, StorageError
 from selfsteer.judges import AnswerCache, Judgement, Pair
-from selfsteer.judges.human import HumanJudge, Sitting, collect
+from selfsteer.judges.human import AnnotationSession, HumanJudge, collect
 from selfsteer.judges.human_page import ask_on_page
 from tests.chat_templates import user
 from tests.judges.human_example import pair, pairs
@@ -277,7 +277,7 @@ def test_a_browser_that_sends_nonsense_or_goes_away_disturbs_nobody(capfd):
 
 
 def test_a_port_that_can_not_be_used_is_told():
-    reading = Sitting(HumanJudge("Ann"), pairs(1), AnswerCache(None))
+    reading = AnnotationSession(HumanJudge("Ann"), pairs(1), AnswerCache(None))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -288,7 +288,7 @@ def test_a_port_that_can_not_be_used_is_told():
 
 
 def test_an_interrupt_says_what_is_kept_and_passes_on(monkeypatch):
-    reading = Sitting(HumanJudge("Ann"), pairs(1), AnswerCache(None))
+    reading = AnnotationSession(HumanJudge("Ann"), pairs(1), AnswerCache(None))
     said: list[str] = []
 
     def interrupted(self, poll_interval=0.5):
@@ -303,7 +303,7 @@ def test_an_interrupt_says_what_is_kept_and_passes_on(monkeypatch):
 
 
 def test_an_interrupt_does_not_hide_that_an_answer_could_not_be_kept(monkeypatch):
-    reading = Sitting(HumanJudge("Ann"), pairs(1), AnswerCache(None))
+    reading = AnnotationSession(HumanJudge("Ann"), pairs(1), AnswerCache(None))
 
     def interrupted(self, poll_interval=0.5):
         self.failure = StorageError("the last answer could not be kept")

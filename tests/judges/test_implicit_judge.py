@@ -14,7 +14,7 @@ import torch
 import selfsteer.models
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, ModelError
-from selfsteer.judges import AnswerCache, Pair, Shown, judge_pairs, open_judge
+from selfsteer.judges import AnswerCache, Pair, PresentedPair, judge_pairs, make_judge
 from tests.chat_templates import user
 from tests.conftest import build_model, build_tokenizer
 
@@ -42,7 +42,7 @@ def policy(tiny_chat_model, tmp_path) -> Path:
 
 
 def opened(name: str, **settings):
-    return open_judge(JudgeSettings(name=name, **settings))
+    return make_judge(JudgeSettings(name=name, **settings))
 
 
 def read(folder: Path):
@@ -126,7 +126,7 @@ def test_what_does_not_fit_or_has_no_token_is_invalid(tiny_chat_model, policy):
     found = judge_pairs(judge, [*pairs, PAIRS[0]])
     assert [one.outcome for one in found] == ["invalid", "invalid", "consistent"]
     assert "context" in found[0].forward.why and "without a token" in found[1].forward.why
-    (alone,) = judge.answer([Shown(pairs[1], False)])
+    (alone,) = judge.answer([PresentedPair(pairs[1], False)])
     assert not alone.valid
 
 

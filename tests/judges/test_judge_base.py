@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from selfsteer.judges import Answer, AnswerCache, Judgement, Pair, Shown, judge_pairs
+from selfsteer.judges import Answer, AnswerCache, Judgement, Pair, PresentedPair, judge_pairs
 from selfsteer.judges.base import answer_key
 from tests.chat_templates import user
 
@@ -20,11 +20,11 @@ class Scripted:
         self.say, self.key, self.batch_size, self.name = say, key, batch_size, "scripted"
         self.asked: list[list[tuple[str, str]]] = []
 
-    def answer(self, shown: Sequence[Shown]) -> list[Answer]:
+    def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         self.asked.append([one.responses for one in shown])
         return [self.say(*one.responses) for one in shown]
 
-    def cost(self, shown: Shown) -> int:
+    def cost(self, shown: PresentedPair) -> int:
         return sum(map(len, shown.responses))
 
 
@@ -175,7 +175,7 @@ FULL = Pair("id", user("Q"), "one", "two", 1, "subset", "criterion", "stop", "le
 
 def test_the_key_is_the_judge_and_the_content():
     judge = Scripted(longer)
-    known = answer_key(judge, Shown(FULL, False))
+    known = answer_key(judge, PresentedPair(FULL, False))
     for change in (
         {"prompt": user("Q?")},
         {"prompt": user("Q", "system")},
@@ -185,15 +185,15 @@ def test_the_key_is_the_judge_and_the_content():
         {"first_finish": "length"},
         {"second_finish": "stop"},
     ):
-        assert answer_key(judge, Shown(replace(FULL, **change), False)) != known, change
-    assert answer_key(judge, Shown(FULL, True)) != known
-    assert answer_key(Scripted(longer, key="other"), Shown(FULL, False)) != known
+        assert answer_key(judge, PresentedPair(replace(FULL, **change), False)) != known, change
+    assert answer_key(judge, PresentedPair(FULL, True)) != known
+    assert answer_key(Scripted(longer, key="other"), PresentedPair(FULL, False)) != known
     same = replace(FULL, id="other", label=-1, subset="")
-    assert answer_key(Scripted(longer, batch_size=7), Shown(same, False)) == known
+    assert answer_key(Scripted(longer, batch_size=7), PresentedPair(same, False)) == known
 
 
 def test_a_swapped_pair_is_the_same_presentation_as_its_mirror_image():
     mirrored = Pair("id", user("Q"), "two", "one", -1, "subset", "criterion", "length", "stop")
     judge = Scripted(longer)
-    assert answer_key(judge, Shown(FULL, True)) == answer_key(judge, Shown(mirrored, False))
-    assert answer_key(judge, Shown(FULL, False)) == answer_key(judge, Shown(mirrored, True))
+    assert answer_key(judge, PresentedPair(FULL, True)) == answer_key(judge, PresentedPair(mirrored, False))
+    assert answer_key(judge, PresentedPair(FULL, False)) == answer_key(judge, PresentedPair(mirrored, True))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfsteer.errors import ConfigError
-from selfsteer.judges import Pair, Shown
+from selfsteer.judges import Pair, PresentedPair
 from selfsteer.judges.template import JudgeTemplate
 from tests.chat_templates import user
 
@@ -23,39 +23,39 @@ def template(tmp_path):
     return write
 
 
-def text_of(template: JudgeTemplate, shown: Shown, mode="logprobs") -> str:
+def text_of(template: JudgeTemplate, shown: PresentedPair, mode="logprobs") -> str:
     (message,) = template.messages(shown, mode)
     assert message["role"] == "user"
     return message["content"]
 
 
 def test_the_shipped_question_shows_all_in_the_order_of_presentation():
-    text = text_of(JudgeTemplate(), Shown(PAIR, False))
+    text = text_of(JudgeTemplate(), PresentedPair(PAIR, False))
     places = [text.index(part) for part in ("What is up?", "Answer A:\nthe sky\n", "Answer B:\nnot much\n")]
     assert places == sorted(places)
     assert "secret" not in text and "tie" not in text and "criterion" not in text
-    swapped = text_of(JudgeTemplate(), Shown(PAIR, True))
+    swapped = text_of(JudgeTemplate(), PresentedPair(PAIR, True))
     assert swapped.index("Answer A:\nnot much\n") < swapped.index("Answer B:\nthe sky\n")
 
 
 def test_the_shipped_question_names_the_criterion_the_mode_and_the_labels():
     pair = Pair("1", PAIR.prompt, "x", "y", criterion="It is polite.")
-    assert "by this criterion: It is polite." in text_of(JudgeTemplate(), Shown(pair, False))
-    assert '"tie" if neither' in text_of(JudgeTemplate(), Shown(pair, False), "text")
-    text = text_of(JudgeTemplate(labels=("one", "two")), Shown(pair, False))
+    assert "by this criterion: It is polite." in text_of(JudgeTemplate(), PresentedPair(pair, False))
+    assert '"tie" if neither' in text_of(JudgeTemplate(), PresentedPair(pair, False), "text")
+    text = text_of(JudgeTemplate(labels=("one", "two")), PresentedPair(pair, False))
     assert "Answer one:\nx\n" in text and "Reply with one or two" in text
 
 
 def test_the_turns_of_a_longer_conversation_are_told_apart():
     prompt = [*user("Hi", "Be brief."), {"role": "assistant", "content": "Yes?"}, *user("Go on")]
-    text = text_of(JudgeTemplate(), Shown(Pair("1", prompt, "x", "y"), False))
+    text = text_of(JudgeTemplate(), PresentedPair(Pair("1", prompt, "x", "y"), False))
     assert "[system]\nBe brief.\n[user]\nHi\n[assistant]\nYes?\n[user]\nGo on\n" in text
 
 
 @pytest.mark.parametrize("markup", ["{{ 7 * 7 }}", "{% for i in x %}", "{# gone #}", "{% raw %}", "<b>&amp;</b>", "{{"])
 def test_markup_in_what_is_judged_is_text(markup):
     pair = Pair("1", user(f"q {markup}"), f"a {markup}", f"b {markup}", criterion=f"c {markup}")
-    text = text_of(JudgeTemplate(), Shown(pair, False))
+    text = text_of(JudgeTemplate(), PresentedPair(pair, False))
     assert all(f"{letter} {markup}" in text for letter in "qabc")
 
 
@@ -79,7 +79,7 @@ def test_markup_in_what_is_judged_is_text(markup):
 def test_a_template_reaches_nothing_but_its_values(template, reach):
     own = template("{{ first }} {{ second }}\n\n" + reach)
     with pytest.raises(ConfigError, match="the judge's template does not work") as caught:
-        own.messages(Shown(PAIR, False), "text")
+        own.messages(PresentedPair(PAIR, False), "text")
     assert caught.value.where.endswith("own.jinja:3")
     assert PAIR.prompt == user("What is up?")
 
@@ -113,7 +113,7 @@ def test_what_is_no_template_is_told_with_its_line_when_it_is_read(template, tex
 def test_what_fails_on_a_pair_is_told_with_its_line(template, line, words):
     own = template("{{ first }}\n{% for message in conversation %}\n" + line + "\n{% endfor %}\n{{ second }}")
     with pytest.raises(ConfigError) as caught:
-        own.messages(Shown(PAIR, False), "text")
+        own.messages(PresentedPair(PAIR, False), "text")
     assert words in caught.value.what and caught.value.where.endswith("own.jinja:3")
 
 

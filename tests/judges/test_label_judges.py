@@ -10,7 +10,7 @@ import torch
 
 from selfsteer.chat import Chat
 from selfsteer.errors import WorkFailed
-from selfsteer.judges import Answer, AnswerCache, Judge, Pair, Shown, judge_pairs
+from selfsteer.judges import Answer, AnswerCache, Judge, Pair, PresentedPair, judge_pairs
 from selfsteer.judges.answer_cache import TOO_LONG
 from selfsteer.judges.logprob import EndpointLogprobJudge, LogprobJudge
 from selfsteer.judges.template import JudgeTemplate
@@ -22,7 +22,7 @@ PAIRS = [
     Pair("1", user("Why is the sky blue?", "Be brief."), "Because it scatters.", ""),
     Pair("2", user("Hi"), "Hello.", "No. " * 60, criterion="It is short."),
 ]
-SHOWN = [Shown(pair, swapped) for pair in PAIRS for swapped in (False, True)]
+SHOWN = [PresentedPair(pair, swapped) for pair in PAIRS for swapped in (False, True)]
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def judge_of(model: Any, chat: Chat, *, weights: str = "w", labels=("A", "B"), b
     return LogprobJudge(lambda: model, chat, name="tiny", weights=weights, template=template, batch_size=batch_size)
 
 
-def prompt_ids(chat: Chat, shown: Shown, labels=("A", "B")) -> list[int]:
+def prompt_ids(chat: Chat, shown: PresentedPair, labels=("A", "B")) -> list[int]:
     (message,) = JudgeTemplate(labels=labels).messages(shown, "logprobs")
     return chat.tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
-def plainly(model: Any, chat: Chat, shown: Shown, labels=("A", "B")) -> float:
+def plainly(model: Any, chat: Chat, shown: PresentedPair, labels=("A", "B")) -> float:
     """The difference of the labels' log-probs, one unpadded sequence a label."""
     prompt = prompt_ids(chat, shown, labels)
     sums = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
+from selfsteer.judges import Answer, AnswerCache, Pair, PresentedPair, judge_pairs
 from selfsteer.judges.program import PROGRAMS, ProgramJudge, find_program
 from selfsteer.quality.direction import compare_lengths, words
 
@@ -58,7 +58,7 @@ def test_an_arithmetic_checker_judges_both_orders_alike():
 def test_the_value_is_the_log_odds_and_its_sign_the_vote():
     values = {"a": 2.5, "b": -0.25, "c": 0}
     judge = ProgramJudge(lambda pair: values[pair.first])
-    assert judge.answer([Shown(pair_of(text, "x"), False) for text in "abc"]) == [
+    assert judge.answer([PresentedPair(pair_of(text, "x"), False) for text in "abc"]) == [
         Answer(1, 2.5),
         Answer(-1, -0.25),
         Answer(0, 0.0),
@@ -68,7 +68,7 @@ def test_the_value_is_the_log_odds_and_its_sign_the_vote():
 @pytest.mark.parametrize("swapped", [False, True])
 def test_a_program_sees_the_order_shown_and_nothing_to_cheat_by(swapped):
     seen = []
-    ProgramJudge(lambda pair: seen.append(pair) or 0.0).answer([Shown(PAIR, swapped)])
+    ProgramJudge(lambda pair: seen.append(pair) or 0.0).answer([PresentedPair(PAIR, swapped)])
     expected = replace(PAIR, id="", label=None, subset="")
     if swapped:
         expected = replace(expected, first=PAIR.second, second=PAIR.first, first_finish="length", second_finish="stop")
@@ -77,7 +77,7 @@ def test_a_program_sees_the_order_shown_and_nothing_to_cheat_by(swapped):
 
 def test_a_program_can_not_change_the_data():
     pair = replace(PAIR, prompt=[dict(message) for message in PAIR.prompt])
-    ProgramJudge(lambda pair: float(pair.prompt.clear() or 0)).answer([Shown(pair, False)])
+    ProgramJudge(lambda pair: float(pair.prompt.clear() or 0)).answer([PresentedPair(pair, False)])
     assert pair.prompt == PAIR.prompt
 
 
@@ -101,7 +101,7 @@ def broken(pair: Pair) -> float:
 )
 def test_a_failing_program_is_told_with_pair_and_program(program, what):
     with pytest.raises(WorkFailed) as caught:
-        ProgramJudge(program, name="mine").answer([Shown(PAIR, True)])
+        ProgramJudge(program, name="mine").answer([PresentedPair(PAIR, True)])
     assert what in caught.value.what
     assert caught.value.where == "pair 'pair-7', program 'mine'"
 
@@ -115,7 +115,7 @@ def test_errors_of_our_own_and_interrupts_pass_through():
 
     for error in (DataError("bad row"), KeyboardInterrupt()):
         with pytest.raises(type(error)):
-            ProgramJudge(raising(error)).answer([Shown(PAIR, False)])
+            ProgramJudge(raising(error)).answer([PresentedPair(PAIR, False)])
 
 
 # --- the programs that come with the package

@@ -11,7 +11,7 @@ import pytest
 import selfsteer.models
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, InputError, ModelError
-from selfsteer.judges import AnswerCache, Pair, judge_pairs, open_judge
+from selfsteer.judges import AnswerCache, Pair, judge_pairs, make_judge
 from selfsteer.judges.logprob import EndpointLogprobJudge, LogprobJudge
 from selfsteer.judges.program import ProgramJudge
 from selfsteer.judges.registry import settings_of
@@ -43,7 +43,7 @@ def loads(monkeypatch) -> list[Any]:
 
 
 def opened(name: str | None, **settings: Any) -> Any:
-    return open_judge(JudgeSettings(name=name, **settings))
+    return make_judge(JudgeSettings(name=name, **settings))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
 from selfsteer.errors import ModelError, WorkFailed
 from selfsteer.files import read_json_lines
-from selfsteer.judges import Answer, AnswerCache, Pair, Shown, judge_pairs
+from selfsteer.judges import Answer, AnswerCache, Pair, PresentedPair, judge_pairs
 from selfsteer.judges import text as text_module
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.template import JudgeTemplate
@@ -22,7 +22,7 @@ from tests.backends.tiny import tiny_model
 from tests.chat_templates import tokenizer_of, user
 
 PAIRS = [Pair("0", user("Hi"), "good", "bad"), Pair("1", user("Hi"), "bad", "good " * 20)]
-SHOWN = [Shown(pair, swapped) for pair in PAIRS for swapped in (False, True)]
+SHOWN = [PresentedPair(pair, swapped) for pair in PAIRS for swapped in (False, True)]
 
 
 class Writer:

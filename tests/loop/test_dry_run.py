@@ -13,10 +13,10 @@ from selfsteer.files import read_json_lines
 from selfsteer.loop import generate, run
 from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.run import open_stages
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
-from selfsteer.runs.store import kept, stage_key
-from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.runs.store import recorded_dependencies, stage_key
+from selfsteer.stages.model_pool import ModelPool, Policy
 from tests.run_helpers import scripted_recipe, small_recipe, without_reports
 
 
@@ -39,14 +39,14 @@ def copied(scripted_run, tmp_path) -> Path:
 
 def test_a_new_run_is_all_to_do_and_its_folder_is_not_made(queries, tmp_path):
     steps = _plan(scripted_recipe(queries), tmp_path / "none")
-    assert {step.state for step in steps} == {State.TODO} and {step.why for step in steps} == {""}
+    assert {step.state for step in steps} == {StepState.TODO} and {step.why for step in steps} == {""}
     assert not (tmp_path / "none").exists()
 
 
 def test_a_finished_run_is_all_done_in_the_order_in_which_it_was_done(queries, scripted_run):
     before = _snapshot(scripted_run)
     steps = _plan(scripted_recipe(queries), scripted_run)
-    assert {step.state for step in steps} == {State.DONE}
+    assert {step.state for step in steps} == {StepState.DONE}
     done = [(row["stage"], row["round"], row["key"]) for row in read_json_lines(scripted_run / "ledger.jsonl")]
     assert [(step.entry.stage, step.entry.round, step.entry.key) for step in steps] == done
     assert _snapshot(scripted_run) == before
@@ -54,7 +54,7 @@ def test_a_finished_run_is_all_done_in_the_order_in_which_it_was_done(queries, s
 
 def test_a_changed_filter_redoes_what_depends_on_it_and_says_which(queries, scripted_run):
     steps = _plan(scripted_recipe(queries, quality={"filters": ["identical"]}), scripted_run)
-    redone = [step for step in steps if step.state is not State.DONE]
+    redone = [step for step in steps if step.state is not StepState.DONE]
     assert _states(redone) == [("quality control, round 1", "redo")]
     assert redone[0].why.startswith("quality.filters [") and redone[0].why.endswith('-> ["identical"]')
 
@@ -125,7 +125,7 @@ def test_other_queries_in_the_same_file_are_a_reason(copied, tmp_path, queries):
         run(recipe, copied)
     other.write_text(other.read_text(encoding="utf-8") + "One more?\n", encoding="utf-8")
     first = _plan(recipe, copied)[0]
-    assert (first.state, first.why) == (State.REDO, "what is in the source of the queries has changed")
+    assert (first.state, first.why) == (StepState.REDO, "what is in the source of the queries has changed")
 
 
 def test_an_edited_chat_template_is_a_reason_and_redoes_all_that_the_model_says(tiny_chat_model, queries, tmp_path):
@@ -133,12 +133,12 @@ def test_an_edited_chat_template_is_a_reason_and_redoes_all_that_the_model_says(
     recipe = small_recipe(model, queries, mode="data-only")
     with without_reports():
         run(recipe, tmp_path / "run")
-    assert {step.state for step in _plan(recipe, tmp_path / "run")} == {State.DONE}
+    assert {step.state for step in _plan(recipe, tmp_path / "run")} == {StepState.DONE}
     template = model / "chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8").replace("You help.", "You hinder."), encoding="utf-8")
     first, *others = _plan(recipe, tmp_path / "run")
-    assert (first.title, first.state) == ("read queries", State.DONE) and len(others) == 7
-    assert {step.state for step in others} == {State.REDO}
+    assert (first.title, first.state) == ("read queries", StepState.DONE) and len(others) == 7
+    assert {step.state for step in others} == {StepState.REDO}
     why = {step.title: step.why for step in others}
     said = "the model (weights, tokenizer, chat template, end tokens) "
     assert why["sample responses, round 1"].startswith(said) and why["clean and score, round 1"].startswith(said)
@@ -147,7 +147,7 @@ def test_an_edited_chat_template_is_a_reason_and_redoes_all_that_the_model_says(
 def test_arguments_of_vllm_that_act_on_texts_are_a_part_of_the_key(queries, tmp_path):
     def engine(**options):
         recipe = scripted_recipe(queries, generation={"backend": "vllm", "vllm": options})
-        return Models(recipe, tmp_path).engine(Policy(0, "model", "name", "vllm"))
+        return ModelPool(recipe, tmp_path).engine(Policy(0, "model", "name", "vllm"))
 
     assert engine(gpu_memory_utilization=0.5) == engine() and engine(max_model_len=64) == [
         *engine(),
@@ -159,29 +159,29 @@ def test_files_that_are_gone_are_a_reason(queries, copied):
     (gone,) = (copied / "round-01/contrasts").glob("*.parquet")
     gone.unlink()
     last = _plan(scripted_recipe(queries), copied)[-1]
-    assert (last.state, last.why) == (State.REDO, f"its files are gone: {gone.relative_to(copied)}")
+    assert (last.state, last.why) == (StepState.REDO, f"its files are gone: {gone.relative_to(copied)}")
 
 
 def test_a_stage_that_was_killed_goes_on(queries, copied):
     lines = (copied / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (copied / "ledger.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
     last = _plan(scripted_recipe(queries), copied)[-1]
-    assert (last.state, last.why) == (State.TODO, "goes on: a part of it is on disk")
+    assert (last.state, last.why) == (StepState.TODO, "goes on: a part of it is on disk")
 
 
 def test_an_old_ledger_is_understood_and_its_reasons_are_unknown(queries, copied):
     rows = read_json_lines(copied / "ledger.jsonl")
     assert all(row.pop("depends") for row in rows)
     (copied / "ledger.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert {step.state for step in _plan(scripted_recipe(queries), copied)} == {State.DONE}
+    assert {step.state for step in _plan(scripted_recipe(queries), copied)} == {StepState.DONE}
     last = _plan(scripted_recipe(queries, quality={"filters": ["identical"]}), copied)[-1]
-    assert last.state is State.REDO and last.why.startswith("reason unknown: ")
+    assert last.state is StepState.REDO and last.why.startswith("reason unknown: ")
 
 
 def test_a_setting_taken_back_finds_the_first_result(queries, copied):
     with without_reports():
         run(scripted_recipe(queries, quality={"filters": ["identical"]}), copied)
-    assert {step.state for step in _plan(scripted_recipe(queries), copied)} == {State.DONE}
+    assert {step.state for step in _plan(scripted_recipe(queries), copied)} == {StepState.DONE}
 
 
 def test_generating_plans_no_held_out_stage(queries, tmp_path):
@@ -190,7 +190,7 @@ def test_generating_plans_no_held_out_stage(queries, tmp_path):
         generate(recipe, tmp_path / "run")
     steps = _plan(recipe, tmp_path / "run", measure=False)
     assert [step.slot[0] for step in steps] == ["queries", "principles", "responses", "scores", "contrasts"]
-    assert {step.state for step in steps} == {State.DONE}
+    assert {step.state for step in steps} == {StepState.DONE}
 
 
 class _Said(Display):
@@ -224,8 +224,8 @@ def test_what_waits_for_a_policy_is_after_that(tiny_chat_model, queries, tmp_pat
     """No key is looked up behind a policy that is not there; the start's own stages are."""
     recipe = small_recipe(tiny_chat_model, queries, rounds=2)
     states = {step.title: step.state for step in _plan(recipe, tmp_path / "none")}
-    assert states["train, round 1"] is State.TODO
-    waiting = [title for title, state in states.items() if state is State.AFTER]
+    assert states["train, round 1"] is StepState.TODO
+    waiting = [title for title, state in states.items() if state is StepState.AFTER]
     assert waiting == list(states)[list(states).index("train, round 1") + 1 :]
     assert "sample responses, round 2" in waiting and "train, round 2" in waiting
 
@@ -249,7 +249,7 @@ def test_a_plan_of_several_rounds_knows_the_template_of_policies_that_are_not_tr
 
 def test_the_ledger_keeps_what_a_key_was_made_of_and_of_long_values_the_fingerprint():
     depends = {"settings": {"betas": (0.9, 0.95)}, "queries": [["q", "text"]] * 1000}
-    found = kept("policy", depends)
+    found = recorded_dependencies("policy", depends)
     assert found["settings"] == {"betas": [0.9, 0.95]} and len(found["queries"]) == 16
     assert json.loads(json.dumps(found)) == found
     assert stage_key("policy", depends) != stage_key("policy", {**depends, "seed": 1})

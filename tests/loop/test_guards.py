@@ -21,9 +21,9 @@ from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import open_stages
 from selfsteer.reward.recipe import SetSettings
-from selfsteer.runs.plan_step import State, Step
+from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import reward_sets
 from selfsteer.workflows.row_source import open_source
@@ -63,14 +63,14 @@ def again(done, tmp_path, tiny_chat_model, queries, monkeypatch):
     return go
 
 
-def planned(run_dir: Path, settings: Recipe) -> list[Step]:
+def planned(run_dir: Path, settings: Recipe) -> list[PlanStep]:
     return plan(open_stages(settings, run_dir, Display(quiet=True)), measure=True)
 
 
-def check_nothing_to_do(steps: list[Step], summary: dict[str, Any]) -> None:
+def check_nothing_to_do(steps: list[PlanStep], summary: dict[str, Any]) -> None:
     """The plan has the stages of a finished run, all of them done, and announces nothing."""
     assert [step.title for step in steps] == [stage["stage"] for stage in summary["stages"]]
-    assert {step.state for step in steps} == {State.DONE} and not list(changed(steps))
+    assert {step.state for step in steps} == {StepState.DONE} and not list(changed(steps))
 
 
 def policy_of(run_dir: Path) -> str | None:
@@ -185,11 +185,11 @@ def test_behind_guards_that_have_not_judged_nothing_is_announced(again):
         again({1: {"lengths": [200] * N}})
     steps = planned(again.run_dir, again.recipe(guards__length={"max_ratio_per_round": 2.5}))
     second = next(place for place, step in enumerate(steps) if step.title == "choose aspects, round 2")
-    assert {step.state for step in steps[:second]} == {State.DONE} and not list(changed(steps))
+    assert {step.state for step in steps[:second]} == {StepState.DONE} and not list(changed(steps))
     waiting = {(step.state, step.why) for step in steps[second:]}
-    assert waiting == {(State.AFTER, "the guards have to judge round 1 first")}
+    assert waiting == {(StepState.AFTER, "the guards have to judge round 1 first")}
     warned = again.recipe(guards__length={"max_ratio_per_round": 2.5}, guards__action="warn")
-    assert {step.state for step in planned(again.run_dir, warned)} == {State.DONE}, "no guard gives a round up"
+    assert {step.state for step in planned(again.run_dir, warned)} == {StepState.DONE}, "no guard gives a round up"
 
 
 def test_rounds_that_are_all_rolled_back_leave_no_policy(again):
@@ -231,7 +231,7 @@ def test_a_training_that_diverges_ends_the_run_once_and_for_all(tmp_path, tiny_c
     assert str(stopped(second, tmp_path)) == str(stopped(summary, tmp_path))
     steps = planned(tmp_path / "run", wild)
     assert [step.title for step in steps[:-1]] == [stage["stage"] for stage in second["stages"]]
-    assert steps[-1].title == "train, round 1" and {step.state for step in steps} == {State.DONE}
+    assert steps[-1].title == "train, round 1" and {step.state for step in steps} == {StepState.DONE}
     assert steps[-1].why == "it failed, and guards have given the round up"
 
 
@@ -264,7 +264,7 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
 
 
 def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, monkeypatch, capsys):
-    real = DataStages._checked
+    real = RunContext._checked
 
     def checked(self, chain, file):
         if "round-02" in str(file):
@@ -272,14 +272,14 @@ def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, mon
         return real(self, chain, file)
 
     settings = {"rounds": 3, "guards__action": "rollback", "quality__filters": []}
-    monkeypatch.setattr(DataStages, "_checked", checked)
+    monkeypatch.setattr(RunContext, "_checked", checked)
     with pytest.warns(SelfsteerWarning, match="round 2, guard kept"):
         summary = again({}, **settings)
     assert [made["round"] for made in summary["rounds"]] == [1, 3]
     show(summary, again.run_dir, Console())
     assert "round-03/contrasts " in capsys.readouterr().out
     steps = planned(again.run_dir, again.recipe(**settings))
-    assert {step.state for step in steps} == {State.DONE}
+    assert {step.state for step in steps} == {StepState.DONE}
     failed = [step for step in steps if step.why]
     assert [step.title for step in failed] == ["quality control, round 2"]
     assert [step.title for step in steps if step not in failed] == [stage["stage"] for stage in summary["stages"]]

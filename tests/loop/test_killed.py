@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from selfsteer.records import Contrast, Principled, Response, read_rows
+from selfsteer.records import Contrast, Response, SteeredQuery, read_rows
 from tests.killable import generate_slowly
 from tests.run_helpers import scripted_recipe
 
 KILLS = 20
-STAGES = {"principles": Principled, "responses": Response, "scores": Contrast, "contrasts": Contrast}
+STAGES = {"principles": SteeredQuery, "responses": Response, "scores": Contrast, "contrasts": Contrast}
 
 
 @pytest.fixture(scope="module")

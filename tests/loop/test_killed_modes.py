@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from selfsteer.records import Contrast, Principled, Response, read_rows
+from selfsteer.records import Contrast, Response, SteeredQuery, read_rows
 from tests.killable_run import Moment, run_until
 from tests.run_helpers import policy_hash, small_recipe
 
@@ -38,7 +38,7 @@ GENERATOR = {
     "queries__limit": 6,
 }
 ROUNDS = {"rounds": 2, "train__reference": "ema", "train__older_rounds": 1, "queries__heldout": 0, "queries__limit": 5}
-KINDS = {"principles": Principled, "responses": Response, "scores": Contrast, "contrasts": Contrast}
+KINDS = {"principles": SteeredQuery, "responses": Response, "scores": Contrast, "contrasts": Contrast}
 
 
 @pytest.fixture(scope="module")

@@ -326,11 +326,11 @@ def test_a_loss_without_reference_scores_no_row_again(tmp_path, tiny_chat_model,
 
 def test_an_older_setting_of_a_later_round_is_not_in_force(averaged):
     """The average belongs to the round that made it, and comes before the next round's data."""
-    from selfsteer.runs.active import in_force
+    from selfsteer.runs.active import active_records
     from selfsteer.runs.ledger import Ledger
 
     entries = [entry for entry in Ledger(averaged[0]).entries() if entry.files]  # all but verdicts
-    assert len(in_force(entries)) == len({entry.slot for entry in entries})
+    assert len(active_records(entries)) == len({entry.slot for entry in entries})
 
 
 # --- offline, and the baselines
@@ -398,9 +398,9 @@ def _heldout_file(tmp_path, model, queries):
     """The file with the queries that a run of the small recipe holds out."""
     from selfsteer.runs.progress import Display
     from selfsteer.runs.store import Store
-    from selfsteer.stages.context import DataStages
+    from selfsteer.stages.context import RunContext
 
-    data = DataStages.of(small_recipe(model, queries), Store(tmp_path / "held", Display(quiet=True)))
+    data = RunContext.of(small_recipe(model, queries), Store(tmp_path / "held", Display(quiet=True)))
     return [data.store.files(data.queries())[-1]]
 
 

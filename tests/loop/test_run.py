@@ -15,7 +15,7 @@ from selfsteer.loop import run
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
 from selfsteer.records import PROMPTS, ROLES, Contrast, read_rows
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from tests.run_helpers import contrasts, policy_hash, small_recipe, stages, without_reports
@@ -77,7 +77,7 @@ def test_a_policy_that_lost_a_file_is_trained_again(done, tmp_path, tiny_chat_mo
     (run_dir / "policy" / lost).unlink()
     recipe = small_recipe(tiny_chat_model, queries)
     steps = [step for step in plan(open_stages(recipe, run_dir, Display(quiet=True)), measure=True) if step.why]
-    assert steps[0].title == "train, round 1" and steps[0].state is State.REDO
+    assert steps[0].title == "train, round 1" and steps[0].state is StepState.REDO
     assert steps[0].why.startswith("its files are gone: ") and steps[0].why.endswith(f"/{lost}")
     with without_reports():
         summary = run(recipe, run_dir)

@@ -15,7 +15,7 @@ from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, ModelError
 from selfsteer.models import check_bits, load_model
-from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.model_pool import ModelPool, Policy
 from tests.conftest import build_model, build_tokenizer
 
 NEEDS = "train.lora.bits=4 needs a CUDA GPU, and torch finds none on this machine"
@@ -157,7 +157,7 @@ def test_generating_scoring_and_training_use_the_same_bits(
 
     monkeypatch.setattr(selfsteer.models, "load_model", record)
     lora = {"train": {"lora": {"bits": 4}, "precision": "float32"}, "generation": {"precision": "bfloat16"}}
-    models, policy = Models(Recipe.model_validate(lora), tmp_path), Policy(1, str(tiny_chat_model), "name")
+    models, policy = ModelPool(Recipe.model_validate(lora), tmp_path), Policy(1, str(tiny_chat_model), "name")
     assert isinstance(models.backend(policy), TransformersBackend)
     models.scorer(policy)
     models.trainable(policy)
@@ -169,7 +169,7 @@ def test_a_policy_in_bits_has_another_name(tiny_chat_model: Path, tmp_path: Path
     names = []
     for lora in ({}, {"bits": 4}):
         recipe = Recipe.model_validate({"model": {"name": str(tiny_chat_model)}, "train": {"lora": lora}})
-        names.append(Models(recipe, tmp_path).start(lambda text: None).fingerprint)
+        names.append(ModelPool(recipe, tmp_path).start(lambda text: None).fingerprint)
     assert names[1] == f"{names[0]} in 4 bits"
 
 

@@ -18,7 +18,7 @@ from selfsteer.records import ROLES, Contrast, Query, Response
 from selfsteer.runs.progress import Display
 from selfsteer.stages import principle_strategies as writing
 from selfsteer.stages import responses as work
-from selfsteer.stages.principle_strategies import Made
+from selfsteer.stages.principle_strategies import WrittenPrinciples
 from tests.chat_templates import tokenizer_of, user
 from tests.run_helpers import Answering
 
@@ -49,7 +49,7 @@ def stages_of(tmp_path, model, prompts, **queries):
 
 def test_a_refused_query_is_left_out_before_anything_is_sampled(tmp_path, alternating):
     stages = stages_of(tmp_path, alternating, ["Name a lake.", TWICE, "Name a tree."])
-    policy = stages.models.start(print)
+    policy = stages.models.initial_policy(print)
     principles = stages.principles(stages.queries(), "train", 1, policy)
     assert [drop["where"] for drop in principles.info["dropped"]] == ["q1"]
     assert "roles must alternate" in principles.info["dropped"][0]["reason"]
@@ -62,7 +62,7 @@ def test_a_refused_query_is_left_out_before_anything_is_sampled(tmp_path, altern
 def test_too_many_refused_queries_stop_the_run_with_the_reason(tmp_path, alternating, prompts, most):
     stages = stages_of(tmp_path, alternating, prompts, max_left_out=most)
     with pytest.raises(DataError, match="the chat template refuses a prompt with the roles user, user"):
-        stages.principles(stages.queries(), "train", 1, stages.models.start(print))
+        stages.principles(stages.queries(), "train", 1, stages.models.initial_policy(print))
 
 
 class Rendering(Answering):
@@ -77,7 +77,7 @@ def test_each_step_that_renders_leaves_a_refused_row_out():
     gemma = Chat(tokenizer_of("gemma"))
     fine, odd = Query("fine", user("Hi")), Query("odd", TWICE)
     assert writing.refusal(fine, [gemma]) == "" and "refuses" in writing.refusal(odd, [gemma])
-    row = writing.steered(fine, Made(pair_for(load_set("brief"), ["Brevity"]), "all", "fixed"), [gemma])
+    row = writing.steered(fine, WrittenPrinciples(pair_for(load_set("brief"), ["Brevity"]), "all", "fixed"), [gemma])
     both = [row, dataclasses.replace(row, id="odd", prompt=TWICE)]
     asked, reasons = work.planned(both, Rendering(gemma, []), Recipe())
     assert {one.id for one in asked} == {"fine"} and list(reasons) == ["odd"]

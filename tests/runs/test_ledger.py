@@ -12,12 +12,12 @@ from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, SelfsteerWarning
 from selfsteer.files import append_json, read_json_lines
 from selfsteer.loop.run import run
-from selfsteer.runs.ledger import Entry, Ledger, check_place
+from selfsteer.runs.ledger import Ledger, StageRecord, check_place
 
 
-def entry(key: str = "k", *, files: tuple[str, ...] = (), **changes) -> Entry:
+def entry(key: str = "k", *, files: tuple[str, ...] = (), **changes) -> StageRecord:
     values = {"stage": "responses", "round": 1, "key": key, "files": list(files), "seconds": 1.5, "info": {"n": 3}}
-    return Entry(**(values | changes))
+    return StageRecord(**(values | changes))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from selfsteer.backends import Failure
 from selfsteer.errors import DataError, ModelError, WorkFailed
 from selfsteer.records import Query, read_rows
 from selfsteer.runs.progress import Display
-from selfsteer.runs.shards import NAMED, Done, LeftOut, Plan, Work, check_any_left, do_blocks
+from selfsteer.runs.shards import NAMED, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
 
 
@@ -29,7 +29,7 @@ class Asked:
         self.answer = answer
         self.batches: list[tuple[int, list[str]]] = []
 
-    def __call__(self, number: int, batch: Sequence[Query]) -> Done[Query]:
+    def __call__(self, number: int, batch: Sequence[Query]) -> BatchResult[Query]:
         before = [name for _, names in self.batches for name in names]
         self.batches.append((number, [query.id for query in batch]))
         rows, failures = [], {}
@@ -39,7 +39,7 @@ class Asked:
                 rows.append(query)
             else:
                 failures[query.id] = failure
-        return Done(rows, failures)
+        return BatchResult(rows, failures)
 
 
 def queries(count: int) -> list[Query]:
@@ -50,10 +50,10 @@ def workspace(folder) -> Workspace:
     return Workspace(folder, "stage", "key", Display(quiet=True))
 
 
-def work(ask: Asked, count: int = 12, *, block: int = 6, size: int = 2, **options) -> tuple[int, Work]:
+def work(ask: Asked, count: int = 12, *, block: int = 6, size: int = 2, **options) -> tuple[int, ShardJob]:
     blocks = in_batches(queries(count), block)
-    planned = [Plan(in_batches(some, size)) for some in blocks]
-    return len(blocks), Work(Query, planned.__getitem__, ask, per_block=-(-block // size), **options)
+    planned = [ShardPlan(in_batches(some, size)) for some in blocks]
+    return len(blocks), ShardJob(Query, planned.__getitem__, ask, per_block=-(-block // size), **options)
 
 
 def ids(paths) -> list[str]:
@@ -66,7 +66,7 @@ def failing(what: str = "the server answers with status 500", **options) -> Fail
 
 def test_each_block_becomes_one_file_in_the_plans_order(tmp_path):
     ask = Asked()
-    paths, info = do_blocks(workspace(tmp_path), *work(ask))
+    paths, info = run_sharded(workspace(tmp_path), *work(ask))
     assert [path.name for path in paths] == ["key-00000.parquet", "key-00001.parquet"]
     assert [ids([path]) for path in paths] == [list("012345"), ["6", "7", "8", "9", "10", "11"]]
     assert [number for number, _ in ask.batches] == [0, 1, 2, 3, 4, 5], "numbers go on from block to block"
@@ -75,9 +75,9 @@ def test_each_block_becomes_one_file_in_the_plans_order(tmp_path):
 
 
 def test_done_again_it_asks_for_nothing(tmp_path):
-    do_blocks(workspace(tmp_path), *work(Asked()))
+    run_sharded(workspace(tmp_path), *work(Asked()))
     ask = Asked()
-    paths, _ = do_blocks(workspace(tmp_path), *work(ask))
+    paths, _ = run_sharded(workspace(tmp_path), *work(ask))
     assert ask.batches == [] and len(ids(paths)) == 12
 
 
@@ -85,7 +85,7 @@ def test_done_again_it_asks_for_nothing(tmp_path):
 def test_killed_in_any_batch_it_repeats_that_batch_alone(tmp_path, at):
     first = Asked()
 
-    def dying(number: int, batch: Sequence[Query]) -> Done[Query]:
+    def dying(number: int, batch: Sequence[Query]) -> BatchResult[Query]:
         if len(first.batches) == at // 2 and at % 2 == 0:
             raise Killed
         done = first(number, batch)
@@ -95,9 +95,9 @@ def test_killed_in_any_batch_it_repeats_that_batch_alone(tmp_path, at):
 
     count, plan = work(first)
     with pytest.raises(Killed):
-        do_blocks(workspace(tmp_path), count, Work(Query, plan.plan, dying, per_block=3))
+        run_sharded(workspace(tmp_path), count, ShardJob(Query, plan.plan, dying, per_block=3))
     again = Asked()
-    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    paths, _ = run_sharded(workspace(tmp_path), *work(again))
     assert [number for number, _ in again.batches] == list(range(at // 2, 6))
     assert ids(paths) == [str(number) for number in range(12)]
 
@@ -110,10 +110,10 @@ def test_killed_between_the_blocks_file_and_its_pieces_nothing_is_done_twice(tmp
 
     monkeypatch.setattr(blocks, "remove", dying)
     with pytest.raises(Killed):
-        do_blocks(workspace(tmp_path), *work(Asked()))
+        run_sharded(workspace(tmp_path), *work(Asked()))
     monkeypatch.undo()
     again = Asked()
-    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    paths, _ = run_sharded(workspace(tmp_path), *work(again))
     assert [number for number, _ in again.batches] == [3, 4, 5]
     assert ids(paths) == [str(number) for number in range(12)]
     assert not list((tmp_path / "stage").glob("*.pieces"))
@@ -121,7 +121,7 @@ def test_killed_between_the_blocks_file_and_its_pieces_nothing_is_done_twice(tmp
 
 def test_what_failed_is_asked_again_when_every_block_had_its_turn(tmp_path):
     ask = Asked(lambda number, before: failing() if number in (1, 3, 8) and before == 0 else None)
-    paths, info = do_blocks(workspace(tmp_path), *work(ask))
+    paths, info = run_sharded(workspace(tmp_path), *work(ask))
     assert [names for _, names in ask.batches[6:]] == [["1", "3"], ["8"]]
     assert len({number for number, _ in ask.batches}) == len(ask.batches), "no number, so no seed, serves twice"
     assert ids(paths) == [str(number) for number in range(12)], "in the plan's order still"
@@ -134,17 +134,17 @@ def test_what_failed_is_asked_again_when_every_block_had_its_turn(tmp_path):
 def test_what_fails_to_the_last_stops_the_stage_and_loses_nothing(tmp_path):
     ask = Asked(lambda number, before: failing() if number in (1, 8) else None)
     with pytest.raises(WorkFailed, match="2 requests still fail") as error:
-        do_blocks(workspace(tmp_path), *work(ask))
+        run_sharded(workspace(tmp_path), *work(ask))
     assert "generation.endpoint.failed=drop" in error.value.do
     again = Asked()
-    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    paths, _ = run_sharded(workspace(tmp_path), *work(again))
     assert [names for _, names in again.batches] == [["1"], ["8"]], "only these are asked for"
     assert ids(paths) == [str(number) for number in range(12)]
 
 
 def test_a_whole_batch_that_failed_is_asked_again_at_the_end(tmp_path):
     ask = Asked(lambda number, before: failing() if number in (2, 3) and before == 0 else None)
-    paths, _ = do_blocks(workspace(tmp_path), *work(ask))
+    paths, _ = run_sharded(workspace(tmp_path), *work(ask))
     assert [names for _, names in ask.batches[6:]] == [["2", "3"]]
     assert ids(paths) == [str(number) for number in range(12)]
 
@@ -155,7 +155,7 @@ def test_retries_that_were_cut_short_overwrite_nothing(tmp_path):
         allowed = gets | set(range(6, 12))
         ask = Asked(lambda number, before, allowed=allowed: None if number in allowed else failing())
         try:
-            paths, _ = do_blocks(workspace(tmp_path), *work(ask))
+            paths, _ = run_sharded(workspace(tmp_path), *work(ask))
         except WorkFailed:
             continue
     assert ids(paths) == [str(number) for number in range(12)]
@@ -163,7 +163,7 @@ def test_retries_that_were_cut_short_overwrite_nothing(tmp_path):
 
 def test_failed_drop_goes_on_without_them_and_names_them(tmp_path):
     ask = Asked(lambda number, before: failing("it timed out") if number in (1, 8) else None)
-    paths, info = do_blocks(workspace(tmp_path), *work(ask, failed="drop"))
+    paths, info = run_sharded(workspace(tmp_path), *work(ask, failed="drop"))
     assert ids(paths) == [str(number) for number in range(12) if number not in (1, 8)]
     assert info["left_out"] == 2
     assert info["dropped"] == [{"where": "1", "reason": "it timed out"}, {"where": "8", "reason": "it timed out"}]
@@ -171,7 +171,7 @@ def test_failed_drop_goes_on_without_them_and_names_them(tmp_path):
 
 def test_a_refused_request_is_not_asked_again_and_does_not_stop_the_stage(tmp_path):
     ask = Asked(lambda number, before: failing("content filter", refused=True) if number == 4 else None)
-    paths, info = do_blocks(workspace(tmp_path), *work(ask))
+    paths, info = run_sharded(workspace(tmp_path), *work(ask))
     assert len(ask.batches) == 6
     assert ids(paths) == [str(number) for number in range(12) if number != 4]
     assert info["dropped"] == [{"where": "4", "reason": "content filter"}]
@@ -183,22 +183,22 @@ def test_what_was_refused_before_the_stage_stopped_is_not_asked_for_again(tmp_pa
     refused = Failure(ModelError("content filter", do="leave it out"), refused=True)
     ask = Asked(lambda number, before: refused if number == 1 else failing() if number == 2 else None)
     with pytest.raises(WorkFailed):
-        do_blocks(workspace(tmp_path), *work(ask, 3, block=3, size=size))
+        run_sharded(workspace(tmp_path), *work(ask, 3, block=3, size=size))
     again = Asked()
-    paths, info = do_blocks(workspace(tmp_path), *work(again, 3, block=3, size=size))
+    paths, info = run_sharded(workspace(tmp_path), *work(again, 3, block=3, size=size))
     assert [names for _, names in again.batches] == [["2"]] and ids(paths) == ["0", "2"]
     assert info["dropped"] == [{"where": "1", "reason": "content filter", "do": "leave it out"}]
 
 
 def test_a_stage_of_which_nothing_is_left_says_why_and_is_done_again(tmp_path):
     refused = Failure(ModelError("no such parameter", do="change it"), refused=True)
-    paths, info = do_blocks(workspace(tmp_path), *work(Asked(lambda number, before: refused)))
+    paths, info = run_sharded(workspace(tmp_path), *work(Asked(lambda number, before: refused)))
     with pytest.raises(DataError) as found:
         check_any_left(paths, info, 12, "query")
     assert found.value.what == "no query is left: no such parameter"
     assert (found.value.where, found.value.do) == ("query 0 and 11 more", "change it")
     again = Asked()
-    paths, info = do_blocks(workspace(tmp_path), *work(again))
+    paths, info = run_sharded(workspace(tmp_path), *work(again))
     assert len(ids(paths)) == 12 and info["left_out"] == 0
     check_any_left(paths, info, 12, "query")
     check_any_left([], {"left_out": 0, "dropped": []}, 0, "query")
@@ -208,10 +208,10 @@ def test_a_failure_that_ends_the_stage_keeps_what_did_arrive(tmp_path):
     key = Failure(ModelError("the server wants a valid key"), ends=True)
     ask = Asked(lambda number, before: key if number >= 3 else None)
     with pytest.raises(ModelError, match="valid key"):
-        do_blocks(workspace(tmp_path), *work(ask))
+        run_sharded(workspace(tmp_path), *work(ask))
     assert len(ask.batches) == 2, "no further batch is begun"
     again = Asked()
-    paths, _ = do_blocks(workspace(tmp_path), *work(again))
+    paths, _ = run_sharded(workspace(tmp_path), *work(again))
     assert [names for _, names in again.batches] == [["4", "5"], ["6", "7"], ["8", "9"], ["10", "11"], ["3"]]
     assert ids(paths) == [str(number) for number in range(12)]
     assert not (tmp_path / "failures.jsonl").exists(), "what was never sent did not fail"
@@ -219,30 +219,30 @@ def test_a_failure_that_ends_the_stage_keeps_what_did_arrive(tmp_path):
 
 def test_a_block_of_one_batch_needs_no_piece_and_keeps_the_rows_of_a_part(tmp_path):
     ask = Asked(lambda number, before: failing() if number == 1 and before == 0 else None)
-    paths, _ = do_blocks(workspace(tmp_path), *work(ask, 3, block=3, size=3))
+    paths, _ = run_sharded(workspace(tmp_path), *work(ask, 3, block=3, size=3))
     assert [names for _, names in ask.batches] == [["0", "1", "2"], ["1"]]
     assert ids(paths) == ["0", "1", "2"]
 
 
 def test_what_the_plan_left_out_is_counted_and_the_first_are_named(tmp_path):
-    plan = Plan([queries(2)], [LeftOut(f"q{number}", "too long") for number in range(NAMED + 5)])
-    paths, info = do_blocks(workspace(tmp_path), 1, Work(Query, lambda number: plan, Asked()))
+    plan = ShardPlan([queries(2)], [Dropped(f"q{number}", "too long") for number in range(NAMED + 5)])
+    paths, info = run_sharded(workspace(tmp_path), 1, ShardJob(Query, lambda number: plan, Asked()))
     assert info["left_out"] == NAMED + 5 and len(info["dropped"]) == NAMED
     (file,) = (tmp_path / "stage").glob("*.left-out.json")
     assert len(json.loads(file.read_text())) == NAMED + 5
-    again = do_blocks(workspace(tmp_path), 1, Work(Query, lambda number: plan, Asked()))
+    again = run_sharded(workspace(tmp_path), 1, ShardJob(Query, lambda number: plan, Asked()))
     assert again == (paths, info)
 
 
 def test_a_block_with_nothing_to_do_is_an_empty_file(tmp_path):
-    paths, info = do_blocks(
-        workspace(tmp_path), 1, Work(Query, lambda number: Plan([], [LeftOut("q", "too long")]), Asked())
+    paths, info = run_sharded(
+        workspace(tmp_path), 1, ShardJob(Query, lambda number: ShardPlan([], [Dropped("q", "too long")]), Asked())
     )
     assert ids(paths) == [] and info["left_out"] == 1
 
 
 def test_an_item_that_lost_several_requests_is_left_out_once(tmp_path):
-    plan = Plan([queries(4)])
+    plan = ShardPlan([queries(4)])
     ask = Asked(lambda number, before: failing("refused", refused=True) if number < 2 else None)
-    work = Work(Query, lambda number: plan, ask, where=lambda item: "one query")
-    assert do_blocks(workspace(tmp_path), 1, work)[1]["left_out"] == 1
+    work = ShardJob(Query, lambda number: plan, ask, where=lambda item: "one query")
+    assert run_sharded(workspace(tmp_path), 1, work)[1]["left_out"] == 1

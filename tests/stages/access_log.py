@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 import selfsteer
 from selfsteer.config import Recipe, Section
-from selfsteer.loop.dry_run import Looking, plan
+from selfsteer.loop.dry_run import DryRunStore, plan
 from selfsteer.loop.guards import verdict_depends
 from selfsteer.loop.run import open_stages
 from selfsteer.models.single_slot import OneHeld
@@ -25,7 +25,7 @@ from selfsteer.reward.recipe import RewardRecipe
 from selfsteer.runs.ledger import VERDICT, Slot
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store, stage_key
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.workflows.reward import planned_rewards
 
 Carried = Mapping[tuple[type, str], Callable[[Any], Sequence[str]]]
@@ -65,20 +65,20 @@ class Keyed(NamedTuple):
 def stage_keys(recipe: Recipe | RewardRecipe, folder: Path) -> dict[Slot, Keyed]:
     """Return the keys of all stages of a run that is not there, as a dry run finds them."""
     found: dict[Slot, Keyed] = {}
-    settle, verdict = Looking._settle, Looking.verdict
+    settle, verdict = DryRunStore._settle, DryRunStore.verdict
 
-    def noted_settle(store: Looking, asked: Any) -> Any:
+    def noted_settle(store: DryRunStore, asked: Any) -> Any:
         found[asked.name, asked.round, "/heldout/" in f"{asked.folder}/"] = Keyed(asked.key, repr(asked.depends))
         return settle(store, asked)
 
-    def noted_verdict(store: Looking, number: int, stages: DataStages) -> Any:
+    def noted_verdict(store: DryRunStore, number: int, stages: RunContext) -> Any:
         depends = verdict_depends(stages, store.claims)
         found[VERDICT, number, False] = Keyed(stage_key(VERDICT, depends), repr([store.claims, depends]))
         return verdict(store, number, stages)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Looking, "_settle", noted_settle)
-        patch.setattr(Looking, "verdict", noted_verdict)
+        patch.setattr(DryRunStore, "_settle", noted_settle)
+        patch.setattr(DryRunStore, "verdict", noted_verdict)
         if isinstance(recipe, RewardRecipe):
             planned_rewards(recipe, folder)
         else:

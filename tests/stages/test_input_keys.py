@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfsteer.config import JudgeSettings, Recipe, RewardFilterSettings
-from selfsteer.judges import open_judge
+from selfsteer.judges import make_judge
 from selfsteer.principles import prompt_templates as rendering
 from selfsteer.quality import HarmClassifier, refusals
 from selfsteer.stages.reward_margins import RewardMargins
@@ -114,7 +114,7 @@ def keys_of(folder: Path) -> dict[str, str]:
     names = {"log-probs": str(model), "text": str(model), "implicit": f"implicit:{model}@{folder / 'reference'}"}
     names["reward judge"] = f"reward:{rewarding}"
     found = {
-        kind: open_judge(JudgeSettings(name=name, device="cpu", mode="text" if kind == "text" else "logprobs")).key
+        kind: make_judge(JudgeSettings(name=name, device="cpu", mode="text" if kind == "text" else "logprobs")).key
         for kind, name in names.items()
     }
     found["harm"] = str(HarmClassifier(str(rewarding), "LABEL_0", 0.5).key)

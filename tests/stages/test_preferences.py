@@ -11,9 +11,9 @@ from selfsteer.errors import ConfigError, DataError
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
 from selfsteer.records import Contrast
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.stages.preferences import preferences_stage
 
 QUESTIONS = [f"Question {i}: what happens to the river {i} when it meets the sea number {i}?" for i in range(8)]
@@ -25,7 +25,7 @@ GERMAN = "Erkläre mir bitte in wenigen Sätzen, warum der Himmel am Abend rot w
 def read(tmp_path):
     """Read pairs with these prompts under some query settings; returns the stages, the queries' entry and theirs."""
 
-    def read(prompts, **settings) -> tuple[DataStages, dict, dict]:
+    def read(prompts, **settings) -> tuple[RunContext, dict, dict]:
         lines(tmp_path / "pairs.jsonl", [{"prompt": one, "chosen": "Yes, so.", "rejected": "No."} for one in prompts])
         stages = open_stages(recipe(tmp_path, **settings), tmp_path / "run", Display(quiet=True))
         queries = stages.queries()
@@ -105,7 +105,7 @@ def test_the_pairs_depend_on_the_checks_and_the_benchmarks_and_the_queries_do_no
         recipe(tmp_path, tiny_chat_model, **settings, min_chars=3), tmp_path / "run", Display(quiet=True)
     )
     steps = {step.title: step for step in plan(changed, measure=False)}
-    assert steps["read queries"].state is State.DONE
+    assert steps["read queries"].state is StepState.DONE
     assert steps["read preferences"].why == "queries.min_chars null -> 3"
 
 

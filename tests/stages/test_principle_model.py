@@ -13,15 +13,15 @@ from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import Recipe
 from selfsteer.errors import BudgetReached, ConfigError, DataError, ModelError
 from selfsteer.export.dataset import export_file
-from selfsteer.export.options import Order
+from selfsteer.export.options import ExportOptions
 from selfsteer.loop import generate, run
 from selfsteer.principles import load_set
-from selfsteer.records import HARM_UNKNOWN, Principled, read_rows
+from selfsteer.records import HARM_UNKNOWN, SteeredQuery, read_rows
 from selfsteer.report import write_report
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import DataStages
-from selfsteer.stages.model_pool import Models, Policy
+from selfsteer.stages.context import RunContext
+from selfsteer.stages.model_pool import ModelPool, Policy
 from selfsteer.views import View
 from selfsteer.workflows.evaluate_signal import evaluate_signal
 from selfsteer.workflows.judge import read_pairs
@@ -73,8 +73,8 @@ def with_writer(recipe: Recipe, **sections) -> Recipe:
     return Recipe.model_validate(recipe.model_dump() | sections)
 
 
-def principled(run_dir: Path) -> list[Principled]:
-    return list(read_rows(sorted((run_dir / "round-01/principles").glob("*.parquet")), Principled))
+def principled(run_dir: Path) -> list[SteeredQuery]:
+    return list(read_rows(sorted((run_dir / "round-01/principles").glob("*.parquet")), SteeredQuery))
 
 
 def models_of(server: ChatServer) -> set[str]:
@@ -112,7 +112,7 @@ def test_nobody_knows_whether_a_guideline_asks_for_harm(tmp_path, queries):
     assert {row.negative_harmful for row in rows} == {HARM_UNKNOWN}
     assert summary["rounds"][0]["quality"]["harmful"] == {"unknown": len(rows)}
     with pytest.raises(DataError, match="nobody knows whether it was asked to do harm"):
-        export_file(rows, Order("trl", View.NEGATIVE_STRICT), tmp_path / "a.jsonl", where="the run")
+        export_file(rows, ExportOptions("trl", View.NEGATIVE_STRICT), tmp_path / "a.jsonl", where="the run")
 
 
 def test_a_server_writes_and_its_answers_are_on_the_bill(tmp_path, queries, serve):
@@ -175,7 +175,7 @@ def test_a_writer_that_can_not_be_asked_is_refused_before_anything_is_done(tmp_p
 
 def depends(recipe: Recipe, policy: Policy, tmp_path: Path) -> dict:
     store = Store(tmp_path, Display(quiet=True))
-    return DataStages(recipe, load_set("brief"), store, Models(recipe, tmp_path))._writer(policy)
+    return RunContext(recipe, load_set("brief"), store, ModelPool(recipe, tmp_path))._writer(policy)
 
 
 def test_what_a_writer_of_its_own_writes_does_not_depend_on_the_policys_weights(tmp_path, queries, tiny_chat_model):
@@ -243,7 +243,7 @@ def test_all_that_reads_a_run_reads_one_without_aspects(tmp_path, queries):
     assert part["aspects"] == [] and [group["name"] for group in part["principles"]] == ["written for the query (ok)"]
     pairs, _ = read_pairs([run_dir], by="aspects")
     assert pairs and all(pair.criterion.startswith("keeping to this guideline: Give a short answer") for pair in pairs)
-    export_file(open_source(run_dir).rows, Order("trl"), tmp_path / "pairs.jsonl", where="run")
+    export_file(open_source(run_dir).rows, ExportOptions("trl"), tmp_path / "pairs.jsonl", where="run")
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert len(rows) == len(pairs) and {tuple(row["aspects"]) for row in rows} == {()}
     page = write_report(run_dir).read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfsteer.records import Query, read_rows, write_rows
-from selfsteer.runs.row_ranges import parts_of
+from selfsteer.runs.row_ranges import row_ranges
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def files(tmp_path_factory):
     ],
 )
 def test_the_rows_of_the_parts_are_those_at_the_wanted_positions(files, wanted):
-    parts = parts_of(files, wanted)
+    parts = row_ranges(files, wanted)
     found = [[row.id for row in list(read_rows([part.path], Query))[part.rows]] for part in parts]
     assert [int(name) for own in found for name in own] == [number for number in wanted if number < 10]
     assert [len(own) for own in found] == [part.size for part in parts] and all(found)

@@ -11,8 +11,8 @@ from selfsteer.config import dump_recipe
 from selfsteer.errors import InputError
 from selfsteer.files import read_json_lines
 from selfsteer.loop import run
-from selfsteer.runs.active import in_force
-from selfsteer.runs.ledger import Entry
+from selfsteer.runs.active import active_records
+from selfsteer.runs.ledger import StageRecord
 from selfsteer.stages.reader import RunReader
 from tests.run_helpers import scripted_recipe, without_reports
 
@@ -31,19 +31,19 @@ def rows(run_dir):
 # --- the order of the ledger
 
 
-def lines(*names: str) -> list[Entry]:
+def lines(*names: str) -> list[StageRecord]:
     """Entries from "stage round key", with a leading "h" for held-out."""
     found = []
     for name in names:
         held, stage, number, key = name.startswith("h "), *name.removeprefix("h ").split()
         files = [f"round-{number}/{'heldout/' if held else ''}{stage}/{key}"]
-        found.append(Entry(stage, int(number), key, files, 0.0, {}))
+        found.append(StageRecord(stage, int(number), key, files, 0.0, {}))
     return found
 
 
 def keys(*names: str) -> dict[str, str]:
     return {f"{'h ' * heldout}{stage} {number}": entry.key
-            for (stage, number, heldout), entry in in_force(lines(*names)).items()}  # fmt: skip
+            for (stage, number, heldout), entry in active_records(lines(*names)).items()}  # fmt: skip
 
 
 def test_the_newest_line_of_a_stage_is_in_force():

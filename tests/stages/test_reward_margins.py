@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from selfsteer.errors import ConfigError, InputError, ModelError, NothingSurvived
-from selfsteer.judges import Pair, Shown, open_judge
+from selfsteer.judges import Pair, PresentedPair, make_judge
 from selfsteer.judges import reward as reward_judges
 from selfsteer.loop import run
 from selfsteer.loop.dry_run import plan
 from selfsteer.quality import stored_margin
 from selfsteer.records import Contrast, read_rows, write_rows
 from selfsteer.runs.ledger import Ledger
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import DataStages
+from selfsteer.stages.context import RunContext
 from selfsteer.workflows.filter import refilter_file, refilter_run
 from tests.conftest import build_model, build_tokenizer
 from tests.run_helpers import contrasts, scripted_recipe, without_reports
@@ -66,8 +66,10 @@ def recipe(queries: Path, model: Path | None, *filters: Any):
 def by_hand(folder: Path, row: Contrast) -> float:
     from selfsteer.config import JudgeSettings
 
-    judge = open_judge(JudgeSettings(name=f"reward:{folder}", device="cpu"))
-    (answer,) = judge.answer([Shown(Pair("x", row.prompt, row.positive_response, row.negative_response), False)])
+    judge = make_judge(JudgeSettings(name=f"reward:{folder}", device="cpu"))
+    (answer,) = judge.answer(
+        [PresentedPair(Pair("x", row.prompt, row.positive_response, row.negative_response), False)]
+    )
     assert answer.log_odds is not None
     return answer.log_odds
 
@@ -104,11 +106,11 @@ def test_margins_are_a_stage_that_later_filters_find(tmp_path, queries, reward_f
     refilter_run(folder, [override, f"quality.reward={{model: {reward_folder}}}"])
     assert asked == []
     steps = plan(stages_of(settings, folder), measure=False)
-    assert [step.state for step in steps if step.slot[0] == "rewards"] == [State.DONE]
+    assert [step.state for step in steps if step.slot[0] == "rewards"] == [StepState.DONE]
 
 
-def stages_of(settings: Any, folder: Path) -> DataStages:
-    return DataStages.of(settings, Store(folder, Display(quiet=True)))
+def stages_of(settings: Any, folder: Path) -> RunContext:
+    return RunContext.of(settings, Store(folder, Display(quiet=True)))
 
 
 def test_a_dry_run_asks_no_model(scripted_run, tmp_path, reward_folder, asked):

@@ -21,7 +21,7 @@ from selfsteer.backends import vllm
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.config import Growth, Recipe, Section, ServerSettings
 from selfsteer.errors import InputError
-from selfsteer.judges import open_judge
+from selfsteer.judges import make_judge
 from selfsteer.loop import guards
 from selfsteer.loop.run import run
 from selfsteer.models import load_model
@@ -30,7 +30,7 @@ from selfsteer.runs.ledger import VERDICT, Slot
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages import preferences, training
-from selfsteer.stages.context import DataStages, load_set
+from selfsteer.stages.context import RunContext, load_set
 from selfsteer.stages.heldout import implicit_stage
 from selfsteer.stages.judgements import judged_stage
 from selfsteer.stages.model_pool import Policy
@@ -342,12 +342,12 @@ CASES: Sequence[Callable[[Files], AnyRecipe]] = (
 )  # fmt: skip
 
 STAGES = (
-    DataStages.queries,
-    DataStages.principles,
-    DataStages.responses,
-    DataStages.scores,
-    DataStages.rewards,
-    DataStages.contrasts,
+    RunContext.queries,
+    RunContext.principles,
+    RunContext.responses,
+    RunContext.scores,
+    RunContext.rewards,
+    RunContext.contrasts,
     preferences.preferences_stage,
     preferences.scored_preferences,
     References.of,
@@ -375,7 +375,7 @@ def _of_start(policy: Policy) -> Sequence[str]:
 
 
 CARRIED = {
-    (DataStages, "principle_set"): lambda _: ["principles.set", "principles.steering"],
+    (RunContext, "principle_set"): lambda _: ["principles.set", "principles.steering"],
     (Policy, "path"): _of_start,
     (Policy, "backend"): lambda _: ["generation.backend"],
     (reward._Reward, "files"): lambda _: ["evaluate"],
@@ -505,7 +505,7 @@ def _first(look: Callable[..., dict[Slot, Keyed]], recipes: Iterator[AnyRecipe],
 def seen(files, tmp_path_factory) -> list[Seen]:
     """What all cases tell."""
     found: list[Seen] = []
-    judges = cache(lambda kind, text, real=open_judge: real(kind.model_validate_json(text)))
+    judges = cache(lambda kind, text, real=make_judge: real(kind.model_validate_json(text)))
     for case in CASES:
         folder, recipe = tmp_path_factory.mktemp("case"), case(files)
         log = recorded(recipe, folder / "run")
@@ -595,11 +595,11 @@ _REFUSED = ("generation.model", "generation.thinking", "generation.roles.*")
 
 def _growth(growth: Growth, folder: Path) -> str:
     growing = augment._Growing(growth, folder / "out.jsonl", 1, Store(folder / "run", Display(quiet=True)))
-    return repr(growing._depends(growing.models.start(print)))
+    return repr(growing._depends(growing.models.initial_policy(print)))
 
 
 def test_a_dependency_that_is_left_out_is_found(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(DataStages, "engine", lambda stages, policy: {})
+    monkeypatch.setattr(RunContext, "engine", lambda stages, policy: {})
     recipe = _scripted(files)
     found = missing([*seen_in(recipe, recorded(recipe, tmp_path / "run"), files, tmp_path / "none")])
     assert ("responses", "generation.batch_size") in found

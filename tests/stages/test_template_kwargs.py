@@ -12,15 +12,15 @@ import torch
 from selfsteer.chat_template import ChatTemplate
 from selfsteer.config import JudgeSettings, recipe_from
 from selfsteer.errors import ConfigError
-from selfsteer.judges import Pair, judge_pairs, open_judge
+from selfsteer.judges import Pair, judge_pairs, make_judge
 from selfsteer.loop import generate, run
 from selfsteer.models import load_tokenizer
 from selfsteer.records import Contrast, Response, read_rows
 from selfsteer.reward.data import read_examples
 from selfsteer.reward.recipe import RewardRecipe
 from selfsteer.reward.scoring import conversation_ids
-from selfsteer.stages.model_pool import Models
-from selfsteer.stages.principle_model import Writer
+from selfsteer.stages.model_pool import ModelPool
+from selfsteer.stages.principle_model import PrincipleModel
 from selfsteer.workflows.reward import reward
 from tests.chat_templates import tokenizer_of, user
 from tests.conftest import build_model
@@ -94,7 +94,7 @@ def test_an_implicit_judge_scores_what_is_trained_on(tmp_path, thinking_model, m
     tokenizer = load_tokenizer(str(thinking_model))
     models = [build_model(tokenizer, seed=1), build_model(tokenizer)]
     models[0].save_pretrained(other)
-    judge = open_judge(JudgeSettings(name=f"implicit:{other}@{thinking_model}", device="cpu"))
+    judge = make_judge(JudgeSettings(name=f"implicit:{other}@{thinking_model}", device="cpu"))
     pair = Pair("0", user("Hi"), "yes", "no, never")
     (found,) = judge_pairs(judge, [pair])
 
@@ -112,7 +112,9 @@ def test_an_implicit_judge_scores_what_is_trained_on(tmp_path, thinking_model, m
 
 def test_the_name_of_a_policy_names_the_variables(tmp_path, thinking_model):
     def start(kwargs):
-        return Models(small_recipe(thinking_model, tmp_path, model__chat_template_kwargs=kwargs), tmp_path).start(print)
+        return ModelPool(small_recipe(thinking_model, tmp_path, model__chat_template_kwargs=kwargs), tmp_path).start(
+            print
+        )
 
     names = [start(kwargs).fingerprint for kwargs in ({}, OFF, {"enable_thinking": True})]
     assert len(set(names)) == 3 and start(OFF).fingerprint == names[1]
@@ -124,7 +126,7 @@ def test_a_variable_that_the_template_does_not_mention_is_refused_before_any_wor
         run(recipe, tmp_path / "run")
     assert not list((tmp_path / "run").glob("round-01/*/*.parquet"))
     with pytest.raises(ConfigError, match="no variable 'x'"):
-        open_judge(JudgeSettings(name=str(thinking_model), chat_template_kwargs={"x": 1}))
+        make_judge(JudgeSettings(name=str(thinking_model), chat_template_kwargs={"x": 1}))
 
 
 def test_variables_of_a_server_are_part_of_the_key_and_of_the_request(tmp_path):
@@ -134,10 +136,10 @@ def test_variables_of_a_server_are_part_of_the_key_and_of_the_request(tmp_path):
         values = {"mode": "data-only", "model": {"chat_template_kwargs": kwargs}, "principles": {"model": writer}}
         return recipe_from(values | {"generation": endpoint, "quality": {"filters": []}})
 
-    bare, off = (Models(recipe(kwargs), tmp_path) for kwargs in ({}, OFF))
+    bare, off = (ModelPool(recipe(kwargs), tmp_path) for kwargs in ({}, OFF))
     assert bare.stand_in().fingerprint == "endpoint:m" != off.stand_in().fingerprint
-    assert Writer(recipe({})).fingerprint == "endpoint:w" != Writer(recipe(OFF)).fingerprint
-    backends = [off.backend(off.stand_in()), Writer(recipe(OFF)).open(None)]
+    assert PrincipleModel(recipe({})).fingerprint == "endpoint:w" != PrincipleModel(recipe(OFF)).fingerprint
+    backends = [off.backend(off.stand_in()), PrincipleModel(recipe(OFF)).open(None)]
     assert [one._extra for one in backends] == [{"extra_body": {"chat_template_kwargs": OFF}}] * 2
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from selfsteer.commands.evaluate_signal import signal
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError
-from selfsteer.judges import Answer, Shown
+from selfsteer.judges import Answer, PresentedPair
 from selfsteer.loop import run
 from selfsteer.report import write_report
 from selfsteer.stages.reader import RunReader
@@ -28,7 +28,7 @@ class FakeJudge:
     name, key, batch_size = "fake", "fake-key", 4
 
     def __init__(self, dies_after: int = 10**6, bias: float = 0.0) -> None:
-        self.asked: list[Shown] = []
+        self.asked: list[PresentedPair] = []
         self.dies_after, self.bias = dies_after, bias
 
     def answer(self, shown):

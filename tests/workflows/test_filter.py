@@ -19,7 +19,7 @@ from selfsteer.principles import load_set
 from selfsteer.principles.yaml_writer import dump_set
 from selfsteer.quality import steering_margin
 from selfsteer.records import Contrast, read_rows, write_rows
-from selfsteer.runs.active import in_force
+from selfsteer.runs.active import active_records
 from selfsteer.runs.ledger import Ledger
 from selfsteer.workflows.filter import refilter_file, refilter_run
 from selfsteer.workflows.row_source import open_source
@@ -171,7 +171,7 @@ def test_a_later_round_is_not_filtered_by_itself(tmp_path, queries, tiny_chat_mo
     outcome = refilter_run(tmp_path / "run", settings)
     assert [part.label for part in outcome.parts] == ["round 1"]
     assert outcome.notes[0].startswith("not filtered: round 2") and "selfsteer run" in outcome.notes[1]
-    force = in_force(Ledger(tmp_path / "run").entries())
+    force = active_records(Ledger(tmp_path / "run").entries())
     assert ("contrasts", 1, False) in force and not {("policy", 1, False), ("contrasts", 2, False)} & force.keys()
     assert read_json(tmp_path / "run/summary.json")["refiltered"] == ["round 1"]
     summary = run(load_recipe(tmp_path / "run/recipe.yaml"), tmp_path / "run")
@@ -254,7 +254,7 @@ def test_the_command_prints_before_and_after(run_dir, file, tmp_path):
 
 def test_the_order_of_the_filters_outlives_the_ledger(run_dir):
     refilter_run(run_dir, ["quality.filters=[repetition, {length_ratio: {max_ratio: 1.5}}, identical]"])
-    entry = in_force(Ledger(run_dir).entries())[("contrasts", 1, False)]
+    entry = active_records(Ledger(run_dir).entries())[("contrasts", 1, False)]
     assert list(entry.info["counts"]) != entry.info["order"], "JSON is written with sorted keys"
     summary = run(load_recipe(run_dir / "recipe.yaml"), run_dir)
     order = ["empty", "repetition", "length_ratio", "identical"]

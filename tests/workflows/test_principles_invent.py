@@ -21,12 +21,12 @@ from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived
 from selfsteer.files import read_json_lines
 from selfsteer.principles import load_set
 from selfsteer.principles.proposals import read_proposals
-from selfsteer.workflows.principles_invent import Order, invent
+from selfsteer.workflows.principles_invent import InventOptions, invent
 from tests.conftest import build_model, build_tokenizer
 from tests.run_helpers import QUERIES, write_queries
 from tests.workflows.test_principles_check import write_judge
 
-SMALL = Order(sample=6, per_prompt=2, aspects=2, most=3, each=2)
+SMALL = InventOptions(sample=6, per_prompt=2, aspects=2, most=3, each=2)
 
 
 def command(folder, *overrides, order=SMALL, **options):
@@ -246,7 +246,7 @@ def test_names_that_load_set_would_not_find_are_refused(tmp_path, name):
 
 
 def test_the_scripted_backend_proposes_what_can_be_read(tmp_path):
-    found = command(tmp_path, order=Order(each=0))
+    found = command(tmp_path, order=InventOptions(each=0))
     assert found.outcomes == {"ok": 3} and len(found.candidates) >= 2, "10 queries, 4 a prompt"
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["name"] == "mine"
     settings = ["generation.backend=scripted", f"queries={write_queries(tmp_path)}"]
@@ -257,7 +257,7 @@ def test_the_scripted_backend_proposes_what_can_be_read(tmp_path):
 
 def test_the_command_line_has_the_defaults_of_an_order():
     parameters = signature(cli.principles_invent).parameters
-    assert {name: parameters[name].default for name in asdict(Order())} == asdict(Order())
+    assert {name: parameters[name].default for name in asdict(InventOptions())} == asdict(InventOptions())
 
 
 def test_prompts_that_do_not_fit_are_said(tmp_path, tiny_chat_model):

@@ -18,7 +18,7 @@ from selfsteer.commands.reward import train_rewards
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, TrainingDiverged, WorkFailed
 from selfsteer.files import sha256_file
-from selfsteer.judges import Shown, open_judge
+from selfsteer.judges import PresentedPair, make_judge
 from selfsteer.judges.pair_datasets import load_pairs
 from selfsteer.loop import run
 from selfsteer.loop.run import generate
@@ -117,7 +117,9 @@ def test_a_model_is_a_judge_and_its_verdicts_are_those_of_score(finished, files)
     _, run_dir, _ = finished
     folder = str(run_dir / "models/one-seed-0")
     pairs = load_pairs(files[1]).pairs
-    answers = open_judge(JudgeSettings(name=f"reward:{folder}", device="cpu")).answer([Shown(p, False) for p in pairs])
+    answers = make_judge(JudgeSettings(name=f"reward:{folder}", device="cpu")).answer(
+        [PresentedPair(p, False) for p in pairs]
+    )
     assert [answer.vote for answer in answers] == [pair.label for pair in pairs]
     conversations = [
         [*pair.prompt, {"role": "assistant", "content": text}] for pair in pairs for text in (pair.first, pair.second)

@@ -23,7 +23,7 @@ from selfsteer.files import read_json, read_json_lines
 from selfsteer.loop import run
 from selfsteer.records import Contrast, read_rows
 from selfsteer.report.sweep import sweep_notes, write_sweep
-from selfsteer.runs.plan_step import State
+from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.store import locked
 from selfsteer.workflows.sweep import check_all, failed, sweep
 from selfsteer.workflows.sweep_variants import read_sweep
@@ -211,15 +211,15 @@ def test_trained_variants_share_what_is_the_same_and_equal_runs_of_their_own(wri
 def test_a_plan_says_what_is_done_shared_and_to_do_and_writes_nothing(write, tmp_path):
     file = write(variants=FILTERS)
     plans = check_all(read_sweep(file), tmp_path / "out")
-    assert {step.state for step in plans["strict"]} == {State.TODO}
-    assert [step.state for step in plans["loose"]] == [State.SHARED] * 7 + [State.TODO]
+    assert {step.state for step in plans["strict"]} == {StepState.TODO}
+    assert [step.state for step in plans["loose"]] == [StepState.SHARED] * 7 + [StepState.TODO]
     assert {step.why for step in plans["loose"][:7]} == {"with strict"}
     assert not (tmp_path / "out").exists()
     found = CliRunner().invoke(app, ["sweep", str(file), "--dry-run", "--run-dir", str(tmp_path / "out")])
     assert found.exit_code == 0 and "7 of 16 stages are shared" in found.output
     swept(file, tmp_path / "out")
     plans = check_all(read_sweep(file), tmp_path / "out")
-    assert {step.state for steps in plans.values() for step in steps} == {State.DONE}
+    assert {step.state for steps in plans.values() for step in steps} == {StepState.DONE}
 
 
 @pytest.mark.filterwarnings("ignore:filter 'direction' dropped all")
