@@ -39,8 +39,9 @@ def view_cells(views: Iterable[View]) -> list[Cell]:
 def rows_of(contrast: Contrast, cells: Sequence[Cell], max_length: int | None = None) -> list[PromptRow]:
     """Group a contrast's cells into rows; the row order is that of first use, the response order that of ``cells``.
 
-    Responses are cut at ``max_length`` tokens less those of the contrast's longest prompt, whichever cells are asked
-    for, without an end token. So a response has the same tokens under all three prompts.
+    Responses are cut, without an end token, at ``max_length`` tokens less those of the contrast's longest prompt,
+    whichever cells are wanted. So a response has the same tokens under all three prompts: cut under each prompt by
+    itself, filters would compare means of different texts.
 
     Raises:
         DataError: A response is empty, or the longest prompt leaves no room for a response.
@@ -63,7 +64,7 @@ def rows_of(contrast: Contrast, cells: Sequence[Cell], max_length: int | None = 
 
 
 def cell_positions(cells: Sequence[Cell]) -> list[int]:
-    """Return where each cell's score stands in the concatenated scores of :func:`rows_of`'s rows."""
+    """Return the position of each cell's score in the concatenated scores of :func:`rows_of`'s rows."""
     order = [Cell(role, prompt) for prompt, roles in _by_prompt(cells).items() for role in roles]
     return [order.index(cell) for cell in cells]
 

@@ -10,7 +10,7 @@ import functools
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,16 +41,14 @@ _buffers = _Buffers()
 
 @dataclass(frozen=True)
 class LogitTransform:
-    """What a model does to the output of its head: ``softcap * tanh(scale * raw / softcap)``, without a cap ``scale *
-    raw``.
-    """
+    """A model's logits from its head's output: ``softcap * tanh(scale * raw / softcap)``; no cap: ``scale * raw``."""
 
     scale: float = 1.0
     softcap: float | None = None
 
     @classmethod
-    def of(cls, config: Any) -> LogitTransform:
-        """Read it off a model's text configuration (Gemma's soft cap, Cohere's and Granite's scales)."""
+    def from_config(cls, config: Any) -> LogitTransform:
+        """Return that of a model's text configuration (Gemma's soft cap, Cohere's and Granite's scales)."""
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
         return cls(scale, getattr(config, "final_logit_softcapping", None))
 
@@ -79,14 +77,20 @@ def head_in_chunks(model: Any, *, wide: bool = False) -> Iterator[bool]:
     if transform is None:
         yield False
         return
-    had = inner.__dict__.get("forward")  # accelerate leaves a forward of its own on the instance
-    inner.forward = functools.partial(_forward, inner, transform, wide)
-    try:
+    with _forward_replaced(inner, functools.partial(_forward, inner, transform, wide)):
         yield True
+
+
+@contextmanager
+def _forward_replaced(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    had = module.__dict__.get("forward")  # accelerate leaves a forward of its own on the instance
+    module.forward = forward
+    try:
+        yield
     finally:
-        del inner.forward
+        del module.forward
         if had is not None:
-            inner.forward = had
+            module.forward = had
 
 
 def _forward(
@@ -100,14 +104,8 @@ def _forward(
 ) -> dict[str, Tensor]:
     hidden = inner.get_decoder()(**inputs).last_hidden_state[0].index_select(0, logits_to_keep)
     head = inner.get_output_embeddings()
-    had = head.__dict__.get("forward")
-    head.forward = functools.partial(token_logps, head, transform, original=head.forward, wide=wide)
-    try:
+    with _forward_replaced(head, functools.partial(token_logps, head, transform, original=head.forward, wide=wide)):
         return {"logps": head(hidden, selfsteer_targets)}
-    finally:
-        del head.forward
-        if had is not None:
-            head.forward = had
 
 
 def token_logps(
@@ -123,9 +121,10 @@ def token_logps(
         original: The head's own forward.
         wide: Compute a plain linear head in float32, whatever precision it is held in.
     """
-    size = max(1, CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]) // max(1, _width(head)))
+    vocabulary = int(getattr(head, "out_features", 0) or head.weight.shape[0])
+    size = max(1, CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]) // max(1, vocabulary))
     if type(head) is torch.nn.Linear:
-        logps: Tensor = _LinearLogps.apply(hidden, head.weight, head.bias, targets, transform, size, wide)
+        logps: Tensor = _LinearLogps.apply(hidden, head.weight, head.bias, targets, (transform, size, wide))
         return logps
 
     def called(part: Tensor, wanted: Tensor) -> Tensor:
@@ -136,7 +135,11 @@ def token_logps(
 
 
 class _LinearLogps(torch.autograd.Function):
-    """log-softmax(transform(hidden @ weight.T + bias))[targets], recomputed chunk by chunk in backward."""
+    """log-softmax(transform(hidden @ weight.T + bias))[targets], recomputed chunk by chunk in backward.
+
+    The backward pass is written by hand: autograd would hold each chunk's logits, their softmax and a weight gradient.
+    ``settings`` are the transform, the tokens of a chunk, and whether a head in half precision is computed in float32.
+    """
 
     @staticmethod
     def forward(
@@ -145,10 +148,9 @@ class _LinearLogps(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        transform: LogitTransform,
-        size: int,
-        wide: bool,
+        settings: tuple[LogitTransform, int, bool],
     ) -> Tensor:
+        transform, size, wide = settings
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         dtype = torch.promote_types(dtype, torch.float32) if wide else dtype
@@ -172,7 +174,7 @@ class _LinearLogps(torch.autograd.Function):
                 grad_hidden[own] = gradient @ w
             if grad_weight is not None:
                 _add_product(grad_weight, gradient, h[own])
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None
 
 
 def _chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, size: int) -> Iterator[tuple[slice, Tensor]]:
@@ -242,20 +244,15 @@ def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
         part += columns.T @ hidden
 
 
-def _width(head: Any) -> int:
-    """K: output size of the head."""
-    return int(getattr(head, "out_features", 0) or head.weight.shape[0])
-
-
 def _transform_of(inner: Any) -> LogitTransform | None:
-    """Return what the model does to its head's output; None, with one warning, where that can't be told."""
+    """Return the transform of the head's output; None, with one warning, where the configuration does not give it."""
     if inner not in _known:
-        found = LogitTransform.of(inner.config.get_text_config())
+        found = LogitTransform.from_config(inner.config.get_text_config())
         _known[inner] = found if _holds(inner, found) else None
         if _known[inner] is None:
             warnings.warn(
-                f"{type(inner).__name__} treats its logits in a way of its own, so they are computed at once (more "
-                "memory, same numbers)",
+                f"{type(inner).__name__} changes its logits in a way that its configuration does not say, so they are "
+                "computed at once (more memory, same numbers)",
                 SelfsteerWarning,
                 stacklevel=2,
             )
@@ -264,9 +261,10 @@ def _transform_of(inner: Any) -> LogitTransform | None:
 
 @torch.no_grad()
 def _holds(inner: Any, transform: LogitTransform) -> bool:
-    """Run a few tokens and see whether the logits are ``transform`` of the head's output on the decoder's output."""
-    decoder, head = _parts(inner)
-    if decoder is None or head is None:
+    """Run a few tokens and check that the logits are ``transform`` of the head's output on the decoder's output."""
+    decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
+    head = inner.get_output_embeddings()
+    if decoder is None or decoder is inner or head is None:
         return False
     seen: dict[str, Any] = {}
     hooks = [
@@ -277,7 +275,7 @@ def _holds(inner: Any, transform: LogitTransform) -> bool:
     try:
         ids = torch.arange(_PROBE_TOKENS, device=device)[None]
         layout = {"selfsteer_layout": Layout((_PROBE_TOKENS,), ((),))} if attends_rows(inner) else {}
-        # In training, dropout draws here: whether this model was tried before must not change what training draws.
+        # Dropout draws here in training: whether this model was tried before must not change what training draws.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             logits = inner(input_ids=ids, use_cache=False, **layout).logits
     finally:
@@ -290,9 +288,3 @@ def _holds(inner: Any, transform: LogitTransform) -> bool:
     # Rounding alone: an unknown soft cap changes small logits by little, and large ones by a lot.
     rounding = 8 * torch.finfo(seen["raw"].dtype).eps
     return torch.equal(decoded, seen["hidden"]) and torch.allclose(expected, logits.double(), rounding, rounding)
-
-
-def _parts(inner: Any) -> tuple[Any, Any]:
-    """The decoder and the head of a model, None where it doesn't tell."""
-    decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else None
-    return (None if decoder is inner else decoder), inner.get_output_embeddings()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from selfsteer.logprobs.packing import Layout
 
-# PyTorch's own operators, not part of its public interface: where one is missing, attention.py works without them.
+# PyTorch's own operators, not part of its public interface: where one is missing, row_attention.py works without them.
 _FORWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _BACKWARD: Any = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu_backward", None)
 
@@ -57,7 +57,7 @@ class _Segments(torch.autograd.Function):
         normalisers = q.new_empty(q.shape[:3])
         for own, shared in _parts(layout):
             for part in own:
-                _write(out, normalisers, part, *_attend(q, k, v, part, scaling))
+                out[:, :, part.queries], normalisers[:, :, part.queries] = _attend(q, k, v, part, scaling)
             if shared:
                 _join(out, normalisers, shared, *_attend(q, k, v, shared, scaling))
         out = out.to(query.dtype)
@@ -94,11 +94,10 @@ def _parts(layout: Layout) -> Iterator[tuple[list[_Part], _Part | None]]:
     for prompt, lengths in zip(layout.prompts, layout.responses, strict=True):
         place = slice(start, start + prompt)
         own, start = [_Part(place, place, True)], place.stop
-        for length in lengths:
-            if length:
-                place_of_one = slice(start, start + length)
-                own.append(_Part(place_of_one, place_of_one, True))
-                start += length
+        for length in filter(None, lengths):
+            response = slice(start, start + length)
+            own.append(_Part(response, response, True))
+            start = response.stop
         yield own, _Part(slice(place.stop, start), place, False) if start > place.stop else None
 
 
@@ -113,11 +112,6 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, part: _Part, scaling: flo
         query[:, :, part.queries], key[:, :, part.keys], value[:, :, part.keys], 0.0, part.causal, scale=scaling
     )
     return found[0], found[1]
-
-
-def _write(out: Tensor, normalisers: Tensor, part: _Part, attended: Tensor, normaliser: Tensor) -> None:
-    out[:, :, part.queries] = attended
-    normalisers[:, :, part.queries] = normaliser
 
 
 def _join(out: Tensor, normalisers: Tensor, part: _Part, attended: Tensor, normaliser: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 Positions restart after the prompt for every response, and a response attends to its prompt and itself only, so each
 response is computed exactly as in a sequence of its own, while the prompt is computed once. The last token of a
-response predicts nothing that is asked for, so it is left out of the input.
+response predicts nothing that is needed, so it is left out of the input.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Packed:
 def pack(rows: Sequence[PromptRow], device: torch.device | str = "cpu", *, whole: bool = False) -> Packed:
     """Pack rows; raises :class:`ValueError` on an empty prompt or response.
 
-    With ``whole`` the last token of each response stays in the input, for models that go by its length.
+    With ``whole`` the last token of each response stays in the input, for models that depend on its length.
     """
     ids: list[int] = []
     positions: list[int] = []

@@ -1,7 +1,8 @@
-"""Whether a model attends as :func:`selfsteer.logprobs.row_attention.row_attention` does: the model itself is asked.
+"""Whether a model attends as :func:`selfsteer.logprobs.row_attention.row_attention` does, found by running the model.
 
-What a layer may look at reaches attention in two ways: as a mask, and as arguments (a sliding window). Row attention
-forms no mask, so it is exact only where the arguments say all that the mask says. Architectures differ in that.
+The positions that a layer may attend to reach attention in two ways: as a mask, and as arguments (a sliding window).
+Row attention forms no mask, so it is exact only where the arguments say all that the mask says. Architectures differ
+in that, and a table of their names would miss some (as one missed Qwen2-MoE).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _ask(model: Any) -> str:
     before, calls = model.config._attn_implementation, list[str]()
     model.set_attn_implementation(_NAME)
     try:
-        # Dropout must not change what is drawn later.
+        # Dropout draws here; it must not change what is drawn later.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             ids = torch.tensor([_IDS], device=device)
             found = []
@@ -105,7 +106,7 @@ def _window(
     Args:
         batch_size, q_length, kv_length: B, Q and S.
         mask_function: Whether a query attends to a key: (batch, head, q_idx, kv_idx) -> bool.
-        device: Where it is asked.
+        device: Of the mask.
         allow_is_causal_skip: False where the mask is more than causal and windowed; such a ``mask_function`` may know
             the places of this input alone.
     """

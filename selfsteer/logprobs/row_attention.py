@@ -6,7 +6,7 @@ One dense masked attention over the packed sequence would compute the masked blo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,6 @@ from transformers import AttentionInterface
 
 from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.logprobs.cpu_attention import attend_segments, joins_segments
-from selfsteer.logprobs.flex_attention import flex_rows, supports
 from selfsteer.logprobs.packing import Layout
 from selfsteer.logprobs.probe import why_unlike
 from selfsteer.models.rope import length_bound_ropes
@@ -48,16 +47,14 @@ def row_attention(
         attention_mask: None: the layout says what attends to what.
         scaling, dropout, sliding_window, softcap: As transformers passes them.
         selfsteer_layout: The packed segments.
-        others: What else the model passes; positions and switches need no heed here (:func:`why_unlike`).
+        others: Everything else that the model passes; positions and switches don't matter here (:func:`why_unlike`).
 
     Returns:
         (1, T, H, D), and None for the attention weights, which are never formed as a whole.
     """
-    if supports(query, key, value, scaling=scaling, softcap=softcap, dropout=dropout):
-        attended = flex_rows(
-            query, key, value, selfsteer_layout, scaling=scaling, sliding_window=sliding_window, softcap=softcap
-        )
-        return attended, None
+    if fused := _fused(query, key, value, scaling=scaling, softcap=softcap, dropout=dropout):
+        options: dict[str, Any] = {"scaling": scaling, "sliding_window": sliding_window, "softcap": softcap}
+        return fused(query, key, value, selfsteer_layout, **options), None
     if joins_segments(query, selfsteer_layout, sliding_window=sliding_window, softcap=softcap, dropout=dropout):
         return attend_segments(query, key, value, selfsteer_layout, scaling), None
     settings = (scaling, dropout, sliding_window, softcap)
@@ -65,6 +62,16 @@ def row_attention(
 
 
 AttentionInterface.register(_NAME, row_attention)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Callable[..., Tensor] | None:
+    """Return FlexAttention over rows (experimental) where it computes this attention, else None."""
+    if not query.is_cuda:
+        return None
+    # Imported where it is chosen: nothing else depends on experimental code.
+    from selfsteer.experimental import flex_attention
+
+    return flex_attention.flex_rows if flex_attention.supports(query, key, value, **settings) else None
 
 
 @contextmanager
@@ -102,8 +109,8 @@ def shares_prompts(model: Any) -> bool:
         ModelError: An adapter puts virtual tokens before the prompt.
     """
     _check_no_virtual_tokens(model)
-    reason = _why_not(unwrapped(model))
-    kind = type(unwrapped(model)).__name__
+    inner = unwrapped(model)
+    reason, kind = _why_not(inner), type(inner).__name__
     if reason and kind not in _warned:
         _warned.add(kind)
         warnings.warn(
@@ -150,7 +157,7 @@ def _why_not(model: Any) -> str:
 def _attend_segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *settings: Any) -> Tensor:
     """(1, H, T, D): each prompt attends to itself, each response to its prompt and itself."""
     dtype = query.dtype
-    if query.device.type == "cpu":  # whose kernel goes backward faster in float32 than in half precision
+    if query.device.type == "cpu":  # torch's CPU kernel takes longer backward in half precision than in float32
         query, key, value = (t.to(torch.promote_types(dtype, torch.float32)) for t in (query, key, value))
     # One split and one concatenation: slicing each segment out would give every slice a full-size gradient.
     parts = zip(*(t.split(layout.sizes, dim=2) for t in (query, key, value)), strict=True)
@@ -175,26 +182,14 @@ def _attend(
     softcap: float | None,
 ) -> Tensor:
     """Causal attention of the last Q of S positions: query (1, H, Q, D), key and value (1, H', S, D)."""
-    if softcap is not None:
-        return _attend_capped(query, key, value, scaling, dropout, sliding_window, softcap)
-    square = query.shape[2] == key.shape[2] and (sliding_window is None or key.shape[2] <= sliding_window)
-    mask = None if square else _mask(query, key, sliding_window)
-    # Each key head serves several query heads as it is: copies would be held for the backward pass.
-    return torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=square, enable_gqa=True
-    )
-
-
-def _attend_capped(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scaling: float | None,
-    dropout: float,
-    sliding_window: int | None,
-    softcap: float,
-) -> Tensor:
-    """The same with soft-capped scores (Gemma 2), which no fused kernel on CPU computes."""
+    if softcap is None:
+        square = query.shape[2] == key.shape[2] and (sliding_window is None or key.shape[2] <= sliding_window)
+        mask = None if square else _mask(query, key, sliding_window)
+        # enable_gqa: each key head serves several query heads; copies would be held for the backward pass.
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=square, enable_gqa=True
+        )
+    # No fused kernel on a CPU computes soft-capped scores (Gemma 2), so they are formed explicitly.
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

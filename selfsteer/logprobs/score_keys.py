@@ -1,12 +1,12 @@
 """What stored scores were computed from: the weights, the settings and the token ids, as a key beside the scores.
 
-Scores are reference log-probs only for the model that gave them, so whoever takes them compares its key with theirs.
+Scores are reference log-probs only for the model that gave them: a wrong reference trains without a complaint. So
+training compares the key of its own start with that of the scores.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -82,21 +82,19 @@ def weights_key(model: Any) -> str:
     What only the configuration says (a rope factor, an epsilon) is not in here.
     """
     digest = xxhash.xxh3_128()
-    idle, scales = _adapters(model)
-    seen = set(idle)
-    for name, tensor in sorted(_named_tensors(model), key=lambda item: item[0]):
-        if id(tensor) not in seen:
+    seen, scales = _adapters(model)
+    tensors = [
+        # Without peft's wrappers in its name, a weight has the name that it had before a fresh adapter was put on it.
+        (name.removeprefix("base_model.model.").replace(".base_layer.", "."), value)
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor)
+    ]
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        if id(tensor) not in seen:  # tied weights count once
             seen.add(id(tensor))
             digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)} {scales.get(id(tensor), '')}\n".encode())
             add_bytes(digest, tensor)
     return digest.hexdigest()
-
-
-def _named_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters and persistent buffers; peft's wrappers don't show in the names."""
-    for name, value in model.state_dict(keep_vars=True).items():
-        if isinstance(value, Tensor):
-            yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), value
 
 
 def _adapters(model: Any) -> tuple[set[int], dict[int, float]]:

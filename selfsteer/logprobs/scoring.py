@@ -38,7 +38,14 @@ def score_responses(
         RuntimeError: Gradient checkpointing is on outside :func:`selfsteer.logprobs.row_attention_on`.
     """
     if not shares_prompts(model):
-        return [torch.cat([_score_alone(model, row.prompt, r, wide_head) for r in row.responses]) for row in rows]
+        alone = []
+        for row in rows:
+            scores = []
+            for response in row.responses:
+                forget_lengths(unwrapped(model))  # dynamic RoPE would keep the frequencies of the longest one so far
+                scores += _score_packed(model, [PromptRow(row.prompt, [response])], wide_head, whole=True)
+            alone.append(torch.cat(scores))
+        return alone
     if torch.is_grad_enabled() and recomputes(model) and not attends_rows(model):
         raise RuntimeError("with gradient checkpointing, hold row_attention_on(model) until after backward()")
     with row_attention_on(model):
@@ -119,19 +126,13 @@ def score_views(
     return pair_views(sums, counts, cells, views)
 
 
-def _score_alone(model: Any, prompt: Sequence[int], response: Sequence[int], wide_head: bool) -> Tensor:
-    """(1,) score of one response in a sequence of its own, as the model by itself would compute it."""
-    forget_lengths(unwrapped(model))
-    return _score_packed(model, [PromptRow(prompt, [response])], wide_head, whole=True)[0]
-
-
 def _score_packed(model: Any, rows: Sequence[PromptRow], wide_head: bool, *, whole: bool = False) -> list[Tensor]:
     """Score rows in one forward pass; the head runs only where a response token is predicted."""
     packed = pack(rows, next(model.parameters()).device, whole=whole)
     inputs: dict[str, Any] = {"input_ids": packed.input_ids, "use_cache": False}
     if attends_rows(model):
         inputs |= {"position_ids": packed.position_ids, "selfsteer_layout": packed.layout}
-    # Few models compute the logits of all tokens whatever is asked for.
+    # A few models take no ``logits_to_keep`` and compute the logits of all tokens.
     keeps = "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters
     with head_in_chunks(model, wide=wide_head) as chunked:
         if chunked:

@@ -123,7 +123,7 @@ class DoublesItsLogits(LlamaForCausalLM):
 
 def test_a_model_with_logits_of_its_own_is_scored_by_them_with_one_warning():
     model = DoublesItsLogits(tiny_model("llama").config).double().eval()
-    with pytest.warns(SelfsteerWarning, match="DoublesItsLogits treats its logits in a way of its own"):
+    with pytest.warns(SelfsteerWarning, match="DoublesItsLogits changes its logits in a way that its configuration"):
         found = torch.cat(score_responses(model, ROWS))
     expected = torch.cat(separate(model, ROWS))
     assert (found - expected).abs().max() <= 1e-9 * expected.abs().max()

@@ -11,7 +11,7 @@ from selfsteer.logprobs import cpu_attention as segments
 from selfsteer.logprobs import row_attention as attention
 from selfsteer.logprobs.packing import Layout
 from selfsteer.logprobs.row_attention import row_attention
-from tests.logprobs.test_flex_attention import by_definition, layouts
+from tests.logprobs.layouts import by_definition, layouts
 
 LAYOUT = Layout((7, 1, 5), ((3, 0, 4), (2,), (0, 0)))
 

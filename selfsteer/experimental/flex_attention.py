@@ -40,7 +40,7 @@ def row_mask(layout: Layout, device: torch.device | str, sliding_window: int | N
 
     Args:
         layout: The packed segments, T tokens.
-        device: Where the mask is asked for.
+        device: Of the mask.
         sliding_window: How far a query looks back, itself included, in positions (they restart after the prompt for
             every response); None: all the way.
     """
@@ -83,7 +83,7 @@ def flex_rows(
         value.to(dtype),
         score_mod=None if softcap is None else _capped(softcap),
         block_mask=_block_mask(layout, sliding_window, query.device),
-        # torch.compile turns a float with a second value into a variable, and compiles anew; None stays a constant.
+        # torch.compile turns a float with a second value into a variable and compiles again; None stays a constant.
         scale=None if scaling == query.shape[-1] ** -0.5 else scaling,
         enable_gqa=True,
     )
@@ -97,7 +97,7 @@ def supports(
 
     The conditions: no dropout, which FlexAttention doesn't have; an NVIDIA GPU that has bfloat16; half precision
     (autocast's counts: in float32 the backward kernel's tiles are tiny); head dimensions that the kernels have tiles
-    for (Triton multiplies no fewer than 16; powers of two aren't asked for); more than one block of tokens, since torch
+    for (Triton multiplies no fewer than 16; powers of two aren't needed); more than one block of tokens, since torch
     takes another kernel below; torch.compile not switched off; and a trial of the kernels, which some boards fail for
     want of shared memory.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfsteer.errors import SelfsteerWarning
+from selfsteer.experimental import flex_attention as flex
 from selfsteer.logprobs import PromptRow, row_attention_on, score_responses
-from selfsteer.logprobs import flex_attention as flex
 from selfsteer.logprobs.packing import Layout
 from selfsteer.logprobs.row_attention import row_attention
+from tests.logprobs.layouts import by_definition, layouts
 from tests.logprobs.test_shared_rows import ROWS, close, gradients
 from tests.logprobs.tiny import separate, tiny_model
 
@@ -24,9 +27,6 @@ CASES = {
     "capped": {"softcap": 1.5},
     "scaled, windowed and capped": {"scaling": 0.7, "sliding_window": 5, "softcap": 2.0},
 }
-layouts = st.lists(
-    st.tuples(st.integers(1, 6), st.lists(st.integers(0, 5), min_size=1, max_size=3)), min_size=1, max_size=3
-).map(lambda rows: Layout(tuple(prompt for prompt, _ in rows), tuple(tuple(lengths) for _, lengths in rows)))
 
 
 @pytest.fixture
@@ -38,7 +38,10 @@ def dense(monkeypatch):
 
 @pytest.fixture
 def on_any_device(dense, monkeypatch):
-    monkeypatch.setattr("selfsteer.logprobs.row_attention.supports", lambda *tensors, dropout, **options: not dropout)
+    monkeypatch.setattr(
+        "selfsteer.logprobs.row_attention._fused",
+        lambda *tensors, dropout, **options: None if dropout else flex.flex_rows,
+    )
 
 
 @pytest.fixture
@@ -55,21 +58,6 @@ def graphs(monkeypatch):
     made = []
     monkeypatch.setattr(flex, "flex_attention", flex._compiled(lambda graph, _inputs: made.append(graph) or graph))
     return made
-
-
-def by_definition(layout, sliding_window):
-    """(T, T) from the words: same row, in the prompt or in the own response, not later, within the window."""
-    tokens = []  # (row, segment, is prompt, position)
-    for row, (prompt, responses) in enumerate(zip(layout.prompts, layout.responses, strict=True)):
-        tokens += [(row, 0, True, position) for position in range(prompt)]
-        for segment, length in enumerate(responses, start=1):
-            tokens += [(row, segment, False, prompt + i) for i in range(length)]
-    allowed = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
-    for q, (q_row, q_segment, _, q_position) in enumerate(tokens):
-        for k, (k_row, k_segment, k_is_prompt, k_position) in enumerate(tokens[: q + 1]):
-            near = sliding_window is None or q_position - k_position < sliding_window
-            allowed[q, k] = q_row == k_row and (k_is_prompt or k_segment == q_segment) and near
-    return allowed
 
 
 def asked(layout, sliding_window):
@@ -163,10 +151,10 @@ def test_a_mask_is_made_once_for_all_layers_that_look_equally_far(name, windows,
 
 
 def test_dropout_is_left_to_the_other_way(on_any_device, monkeypatch):
-    monkeypatch.setattr("selfsteer.logprobs.row_attention.flex_rows", None)
+    monkeypatch.setattr(flex, "flex_rows", lambda *tensors, **options: pytest.fail("reached FlexAttention"))
     tensors = inputs()
     row_attention(torch.nn.Module(), *tensors, None, dropout=0.1, selfsteer_layout=LONG)
-    with pytest.raises(TypeError):
+    with pytest.raises(pytest.fail.Exception, match="reached"):
         row_attention(torch.nn.Module(), *tensors, None, selfsteer_layout=LONG)
 
 
@@ -177,7 +165,7 @@ def test_gradient_checkpointing_recomputes_the_same_whatever_is_compiled_in_it(c
         with row_attention_on(model):
             got = gradients(model, score_responses(model, rows))
             with monkeypatch.context() as patch:
-                patch.setattr("selfsteer.logprobs.row_attention.supports", lambda *tensors, **options: False)
+                patch.setattr("selfsteer.logprobs.row_attention._fused", lambda *tensors, **options: None)
                 wanted = gradients(model, score_responses(model, rows))
         assert all(close(got[key], value, 1e-5) for key, value in wanted.items())
 
@@ -275,3 +263,8 @@ def test_a_kernel_that_fails_the_trial_is_left_alone_with_one_warning(wrong, den
         assert not flex._passes_trial(*TRIAL)
     assert not flex._passes_trial(*TRIAL)
     flex._passes_trial.cache_clear()
+
+
+def test_it_is_imported_only_for_tensors_on_a_gpu():
+    code = "import sys, selfsteer.policy; print('selfsteer.experimental.flex_attention' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
