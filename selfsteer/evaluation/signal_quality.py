@@ -1,11 +1,12 @@
 """Is the data right? Accuracy by program and by judge, on-policyness, margins, and what free scores are worth.
 
-No torch here. What the data claims, that y+ is better, is checked by a program where one can tell, else by a judge,
-whose word is worth what its own figures say. The steering margin says that the prompts matter, never that y+ is better.
+No torch here. The claim of the data, that y+ is better, is checked by a program where one can decide, else by a judge,
+which is worth what its own figures say. The steering margin shows that the prompts matter, never that y+ is better.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,17 +26,16 @@ from selfsteer.records import PROMPTS, ROLES, Contrast, is_full, is_scored, scor
 
 Figures = dict[str, Any]
 ProgramOf = Callable[[Contrast], str | None]
-"""Names the program that tells the direction of a row, None where none can."""
+"""Names the program that decides the direction of a row, None where none can."""
 
 QUANTILES = (5, 25, 50, 75, 95)
-KEEP_SHARES = (0.25, 0.5, 0.75, 1.0)
 SMALLEST_GROUP = 5
 """Groups of fewer pairs are listed with their size and no figures."""
 
 
 @dataclass(frozen=True)
 class Implicit:
-    """What a round's training changed for the start's held-out pairs.
+    """Effect of a round's training on the start's held-out pairs.
 
     Attributes:
         rows: The pairs.
@@ -52,7 +52,7 @@ class Implicit:
 
 @dataclass(frozen=True)
 class Chosen:
-    """How often what was chosen, before anything was sampled."""
+    """For how many queries each aspect and each positive principle was chosen, before anything was sampled."""
 
     aspects: Mapping[str, int]
     principles: Mapping[str, int]
@@ -66,10 +66,10 @@ class Part:
         round: The round.
         label: For tables.
         rows: Cleaned rows before the filters, those with an empty response included.
-        filtered: Whether ``kept`` says what the filters left; False where they have not run.
+        filtered: Whether the filters have run, so that ``kept`` of a row is their result.
         judgements: By row id; a row without one was not judged.
         implicit: The implicit reward after this round, where the run has measured it.
-        chosen: How many queries each aspect, and each positive principle, was chosen for; None where nobody knows.
+        chosen: None where it is unknown.
     """
 
     round: int
@@ -82,8 +82,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A row with who can tell whether it is right: a program, a judge, both or nobody."""
+class CheckedRow:
+    """A row with the program and the judgement that decide whether it is right; either may be missing."""
 
     row: Contrast
     program: str | None
@@ -96,22 +96,32 @@ class Told:
 
     @property
     def by_judge(self) -> int | None:
-        """The judge's debiased verdict; None where it was not asked or gave no answer that could be read."""
+        """The judge's debiased verdict; None where it was not asked or its answer could not be read."""
         if self.judgement is None or self.judgement.outcome == "invalid":
             return None
         return self.judgement.debiased
 
 
+def sample_rows(rows: Iterable[Contrast], limit: int | None, seed: int) -> list[Contrast]:
+    """Return a random sample of ``limit`` rows by id, all where it is None.
+
+    Every command draws the rows of a run in this way, so equal limits and seeds give the same rows.
+    """
+    # By a hash of the id, not by the place: a smaller sample is part of a larger one, in whatever order rows come.
+    drawn = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}\n{row.id}".encode()).digest())[:limit]
+    return sorted(drawn, key=lambda row: row.id)
+
+
 def pairs_of(
     contrasts: Sequence[Contrast], *, by: Literal["overall", "aspects"], principle_set: PrincipleSet
 ) -> list[Pair]:
-    """Return each row as a pair for judges: y+ first, y- second, and label 1, which is what the data claims.
+    """Return each row as a pair for judges: y+ first, y- second, and label 1, which is the claim of the data.
 
     Args:
         contrasts: Rows with both responses.
         by: "overall" leaves the criterion empty; "aspects" makes one of the row's aspects and their meanings, or of the
             good guideline that was written in place of aspects.
-        principle_set: Where the meanings stand.
+        principle_set: Has the meanings of the aspects.
 
     Raises:
         PrincipleError: The set lacks an aspect of a row.
@@ -132,12 +142,12 @@ def pairs_of(
 
 
 def signal_quality(parts: Sequence[Part], *, program_of: ProgramOf, judge: str = "") -> list[Figures]:
-    """Return the figures of each part: all its rows, what the filters kept, its groups, and the candidate scores.
+    """Return the figures of each part: all its rows, the rows the filters kept, its groups, and the free scores.
 
     Args:
-        parts: What was read and judged.
+        parts: The rows and their judgements.
         program_of: Names each row's program.
-        judge: Name of the judge, for the candidates' table.
+        judge: Name of the judge, for the table of the free scores.
     """
     return [_part(part, program_of, judge) for part in parts]
 
@@ -150,107 +160,95 @@ def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
 
 
 def principles_of(aspects: Sequence[str], principle: str, writing: str | None) -> list[str]:
-    """Return the names of a row's good principles: those of a set one by one, each behind its aspect.
+    """Return the names of a row's good principles: those of a set one by one, each after its aspect.
 
-    Those that were written for one query each count together, by their outcome.
+    Principles written for a single query count together, by the outcome of the writing.
 
     Args:
         aspects: Of the row.
-        principle: What the row states, a line an aspect.
-        writing: How it came about; None where nobody noted it.
+        principle: The positive principle of the row, a line an aspect.
+        writing: The outcome of writing it; None where it was not recorded.
     """
     if writing not in (None, "fixed"):
         return [f"written for the query ({writing})"]
     lines = principle.split("\n")
-    if len(lines) != len(aspects):  # a set's principle has lines of its own
+    if len(lines) != len(aspects):  # a principle of the set has several lines
         return [principle]
     return [f"{aspect}: {line}" for aspect, line in zip(aspects, lines, strict=True)]
 
 
-def _principles(row: Contrast) -> list[str]:
-    return principles_of(row.aspects, row.positive_principle, row.provenance.get("writing"))
-
-
 def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
-    told = _told(part.rows, program_of, part.judgements)
+    checked = _checked(part.rows, program_of, part.judgements)
     aspects, principles = (part.chosen.aspects, part.chosen.principles) if part.chosen else (None, None)
     return {
         "round": part.round,
         "label": part.label,
-        "empty": len(part.rows) - len(told),
-        **_both(told, part.filtered),
-        "judge_check": _judge_check(told),
-        "aspects": _groups(part, told, lambda row: row.aspects, aspects),
-        "principles": _groups(part, told, _principles, principles),
-        "candidates": _candidates(told, part.implicit, program_of, judge),
+        "empty": len(part.rows) - len(checked),
+        **_before_and_kept(checked, part.filtered),
+        "judge_check": _judge_check(checked),
+        "aspects": _groups(part, checked, lambda row: row.aspects, aspects),
+        "principles": _groups(
+            part,
+            checked,
+            lambda row: principles_of(row.aspects, row.positive_principle, row.provenance.get("writing")),
+            principles,
+        ),
+        "candidates": _candidates(part, checked, program_of, judge),
     }
 
 
-def _told(rows: Iterable[Contrast], program_of: ProgramOf, judgements: Mapping[str, Judgement]) -> list[Told]:
-    return [Told(row, program_of(row), judgements.get(row.id)) for row in rows if is_full(row)]
+def _checked(rows: Iterable[Contrast], program_of: ProgramOf, judgements: Mapping[str, Judgement]) -> list[CheckedRow]:
+    return [CheckedRow(row, program_of(row), judgements.get(row.id)) for row in rows if is_full(row)]
 
 
-def _both(told: Sequence[Told], filtered: bool) -> Figures:
-    """Return the figures before the filters and of what they kept, None where they have not run."""
-    kept = [one for one in told if one.row.kept]
-    return {"before": _figures(told), "kept": _figures(kept) if filtered else None}
+def _before_and_kept(checked: Sequence[CheckedRow], filtered: bool) -> Figures:
+    kept = [one for one in checked if one.row.kept]
+    return {"before": _figures(checked), "kept": _figures(kept) if filtered else None}
 
 
 def _groups(
-    part: Part, told: Sequence[Told], names_of: Callable[[Contrast], Sequence[str]], chosen: Mapping[str, int] | None
+    part: Part,
+    checked: Sequence[CheckedRow],
+    names_of: Callable[[Contrast], Sequence[str]],
+    chosen: Mapping[str, int] | None,
 ) -> list[Figures]:
     """Return the figures of each group, the largest first; a row of several groups counts under each.
 
     "chosen" counts queries, "passed" all rows of the group, those with an empty response too, and which were kept.
     """
-    groups: dict[str, list[Told]] = {name: [] for name in chosen or ()}
-    for one in told:
+    groups: dict[str, list[CheckedRow]] = {name: [] for name in chosen or ()}
+    for one in checked:
         for name in names_of(one.row):
             groups.setdefault(name, []).append(one)
-    passed = _passed(part, names_of) if part.filtered else {}
+    given = Counter(name for row in part.rows if part.filtered for name in names_of(row))
+    kept = Counter(name for row in part.rows if row.kept for name in names_of(row))
+    passed = {
+        name: {"n": n, "kept": kept[name], "share": kept[name] / n, "interval": wilson(kept[name], n)}
+        for name, n in given.items()
+    }
     return [
         {
             "name": name,
             "n": len(own),
             "chosen": None if chosen is None else chosen.get(name, 0),
             "passed": passed.get(name),
-            **(_both(own, part.filtered) if len(own) >= SMALLEST_GROUP else {}),
+            **(_before_and_kept(own, part.filtered) if len(own) >= SMALLEST_GROUP else {}),
         }
         for name, own in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
 
 
-def _passed(part: Part, names_of: Callable[[Contrast], Sequence[str]]) -> dict[str, Figures]:
-    """Return how many rows of each group the filters were given and kept, with the 95 % interval of the share."""
-    given: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-    for row in part.rows:
-        given.update(names_of(row))
-        kept.update(names_of(row) if row.kept else ())
+def _figures(checked: Sequence[CheckedRow]) -> Figures:
+    scored = [one.row for one in checked if is_scored(one.row)]
+    verdicts = [verdict for one in checked if (verdict := one.by_program) is not None]
     return {
-        name: {"n": n, "kept": kept[name], "share": kept[name] / n, "interval": wilson(kept[name], n)}
-        for name, n in given.items()
-    }
-
-
-def _figures(told: Sequence[Told]) -> Figures:
-    scored = [one.row for one in told if is_scored(one.row)]
-    margins = [margin for row in scored if (margin := steering_margin(row)) is not None]
-    return {
-        "n": len(told),
-        "program": _by_program(told),
-        "judge": _by_judge([one.judgement for one in told if one.judgement]),
+        "n": len(checked),
+        "program": {"program": _programs(checked), "n": len(verdicts), **counted(verdicts)} if verdicts else None,
+        "judge": _by_judge([one.judgement for one in checked if one.judgement]),
         "onpolicyness": onpolicyness(scored) if scored else None,
-        "steering_margin": _distribution(margins),
-        "logps": _logps(scored) if scored else None,
+        "steering_margin": _distribution([margin for row in scored if (margin := steering_margin(row)) is not None]),
+        "logps": {f"{role}_response": _logps(scored, role) for role in ROLES} if scored else None,
     }
-
-
-def _by_program(told: Sequence[Told]) -> Figures | None:
-    verdicts = [verdict for one in told if (verdict := one.by_program) is not None]
-    if not verdicts:
-        return None
-    return {"program": _programs(told), "n": len(verdicts), **counted(verdicts)}
 
 
 def _by_judge(judgements: Sequence[Judgement]) -> Figures | None:
@@ -266,28 +264,22 @@ def _by_judge(judgements: Sequence[Judgement]) -> Figures | None:
     }
 
 
-def _judge_check(told: Sequence[Told]) -> Figures | None:
-    """Check the judge by the program: in how many of the pairs that both tell about does it say the same?
-
-    Pairs in which the program finds a tie are left out; there the judge would have nothing to agree with.
-    """
-    both = [(one.by_program, one.by_judge) for one in told if one.by_program]
+def _judge_check(checked: Sequence[CheckedRow]) -> Figures | None:
+    """Return how often the judge agrees with the program, over the pairs that both decide."""
+    # A pair in which the program finds a tie gives the judge nothing to agree with, so it is left out.
+    both = [(one.by_program, one.by_judge) for one in checked if one.by_program]
     products = [program * judge for program, judge in both if program and judge is not None]
-    return {"n": len(products), "program": _programs(told), **counted(products)} if products else None
+    return {"n": len(products), "program": _programs(checked), **counted(products)} if products else None
 
 
-def _programs(told: Iterable[Told]) -> str:
-    return ", ".join(dict.fromkeys(one.program for one in told if one.program))
+def _programs(checked: Iterable[CheckedRow]) -> str:
+    return ", ".join(dict.fromkeys(one.program for one in checked if one.program))
 
 
-def _logps(rows: Sequence[Contrast]) -> Figures:
-    """Return the distribution of the mean log-prob of each response under each prompt, nats per token."""
-    return {
-        f"{role}_response": {
-            prompt: _distribution([score(row, role, prompt) for row in rows if role in row.roles]) for prompt in PROMPTS
-        }
-        for role in ROLES
-    }
+def _logps(rows: Sequence[Contrast], role: str) -> Figures:
+    """Return the distribution of a response's mean log-prob under each prompt, nats per token."""
+    rows = [row for row in rows if role in row.roles]
+    return {prompt: _distribution([score(row, role, prompt) for row in rows]) for prompt in PROMPTS}
 
 
 def _distribution(values: Sequence[float]) -> Figures | None:
@@ -302,7 +294,7 @@ def _distribution(values: Sequence[float]) -> Figures | None:
     }
 
 
-# --- what a free score is worth as a filter
+# --- the worth of a free score as a filter
 
 Score = Callable[[Contrast], float | None]
 """Higher should mean more likely right; None where the row can't be scored."""
@@ -321,46 +313,38 @@ CANDIDATES: dict[str, Score] = {
 IMPLICIT = "implicit reward, held-out"
 
 
-def _candidates(told: Sequence[Told], implicit: Implicit | None, program_of: ProgramOf, judge: str) -> list[Figures]:
-    """Return what each score is worth against each truth there is."""
-    scores: list[tuple[str, Score, Sequence[Told]]] = [(name, found, told) for name, found in CANDIDATES.items()]
-    if implicit:
-        pairs = _told(implicit.rows, program_of, implicit.judgements)
-        scores.append((f"{IMPLICIT}, {implicit.scale}", lambda row: implicit.rewards.get(row.id), pairs))
-    by_program = [_candidate(name, own, found, lambda one: one.by_program, "") for name, found, own in scores]
-    by_judge = [
-        _candidate(name, own, found, lambda one: one.by_judge, f"{judge}, debiased") for name, found, own in scores
-    ]
-    return [found for found in [*by_program, *by_judge] if found is not None]
+def _candidates(part: Part, checked: Sequence[CheckedRow], program_of: ProgramOf, judge: str) -> list[Figures]:
+    """Return the worth of each score against the program's verdicts, then against the judge's."""
+    scores: list[tuple[str, Score, Sequence[CheckedRow]]] = [(name, own, checked) for name, own in CANDIDATES.items()]
+    if part.implicit:
+        rewards, pairs = part.implicit.rewards, _checked(part.implicit.rows, program_of, part.implicit.judgements)
+        scores.append((f"{IMPLICIT}, {part.implicit.scale}", lambda row: rewards.get(row.id), pairs))
+    found = []
+    for truth in ("program", "judge"):
+        for name, find, own in scores:
+            verdicts = [(one, getattr(one, f"by_{truth}")) for one in own]
+            known = [(one, verdict) for one, verdict in verdicts if verdict is not None]
+            if known:
+                said = f"{judge}, debiased" if truth == "judge" else f"program {_programs(one for one, _ in known)}"
+                decided = [(find(one.row), verdict == 1) for one, verdict in known if verdict]
+                found.append({"score": name, "truth": said, **_worth(decided, len(own), len(known))})
+    return found
 
 
-def _candidate(
-    name: str, told: Sequence[Told], find: Score, verdict_of: Callable[[Told], int | None], truth: str
-) -> Figures | None:
-    """Compare one score with one truth; None where that truth is known of no row."""
-    known = [(one, verdict) for one in told if (verdict := verdict_of(one)) is not None]
-    if not known:
-        return None
-    pairs = [(find(one.row), verdict == 1) for one, verdict in known if verdict]
+def _worth(pairs: Sequence[tuple[float | None, bool]], rows: int, known: int) -> Figures:
+    """Return the worth of a score, given its value for each decided pair and whether the pair is right."""
     usable = [(value, right) for value, right in pairs if value is not None and math.isfinite(value)]
-    return {
-        "score": name,
-        "truth": truth or f"program {_programs(one for one, _ in known)}",
+    figures = {
         "n": len(usable),
         "wrong": sum(not right for _, right in usable),
-        "left_out": {
-            "unknown": len(told) - len(known),
-            "tied": len(known) - len(pairs),
-            "unscored": len(pairs) - len(usable),
-        },
-        **_worth(usable),
+        "left_out": {"unknown": rows - known, "tied": known - len(pairs), "unscored": len(pairs) - len(usable)},
     }
-
-
-def _worth(usable: Sequence[tuple[float, bool]]) -> Figures:
     if not usable:
-        return {"calibration": None, "kept": [], "worth": "unknown: no pair has both this score and a verdict"}
-    values, right = [value for value, _ in usable], [verdict for _, verdict in usable]
+        return figures | {
+            "calibration": None,
+            "kept": [],
+            "worth": "unknown: no pair has both this score and a verdict",
+        }
+    values, right = zip(*usable, strict=True)
     found = calibrate(values, right)
-    kept = [asdict(keep_best(values, right, share)) for share in KEEP_SHARES]
-    return {"calibration": asdict(found), "kept": kept, "worth": worth(found)}
+    return figures | {"calibration": asdict(found), "kept": keep_best(values, right), "worth": worth(found)}

@@ -60,7 +60,7 @@ def load_pairs(
         ConfigError: ``limit`` is not positive.
         DataError: The source can't be read, or no pair is left.
     """
-    _check_limit(limit)
+    check_limit(limit)
     name = name or _name_of(source)
     pairs: list[Pair] = []
     dropped: list[Dropped] = []
@@ -88,15 +88,16 @@ def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
     Raises:
         ConfigError: ``limit`` is not positive.
     """
-    _check_limit(limit)
+    check_limit(limit)
     if limit is None or limit >= len(pairs):
         return pairs
     return [pairs[index] for index in sorted(random.Random(seed).sample(range(len(pairs)), limit))]
 
 
-def _check_limit(limit: int | None) -> None:
+def check_limit(limit: int | None) -> None:
+    """Raise :class:`ConfigError` for a sample size that is not positive; None is no limit."""
     if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}", where="limit", do="ask for 1 or more, or leave it out for all")
+        raise ConfigError(f"--limit is {limit}", where="--limit", do="ask for 1 or more, or leave it out for all")
 
 
 class _Content(NamedTuple):

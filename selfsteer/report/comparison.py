@@ -5,19 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from selfsteer.report.formatting import (
-    NARROW_SPACE,
-    Form,
-    count,
-    interval,
-    label,
-    maybe,
-    number,
-    percent,
-    plain,
-    points,
-    signed,
-)
+from selfsteer.report.formatting import Form, count, interval, label, maybe, number, percent, plain, points, signed
 from selfsteer.report.read_run import Json, dig, dig_number, dig_numbers
 
 
@@ -243,8 +231,6 @@ def _cell(metric: Metric, policy: Json, value: float | None) -> Cell:
     if value is None:
         return Cell(maybe(value, metric.kind.show))
     ends = interval(dig_numbers(policy, *metric.interval), metric.kind.show) if metric.interval else ""
-    unit = f"{NARROW_SPACE}%"
-    ends = ends.replace(f"{unit} to", " to")  # "38 to 81 %"
     return Cell(metric.kind.show(value), [text for text in (ends, metric.note(policy)) if text])
 
 

@@ -42,11 +42,15 @@ def _hundredths(value: float) -> str:
 
 
 def interval(ends: Sequence[float | None], form: Form) -> str:
-    """Return "low to high", or "" unless both ends were measured."""
-    if len(ends) != 2:
-        return ""
-    low, high = ends
-    return "" if low is None or high is None else f"{form(low)} to {form(high)}"
+    """Return "low to high", with a percent sign once ("38 to 81 %"), or "" unless both ends were measured."""
+    low_high = [form(end) for end in ends if end is not None]
+    return " to ".join(low_high).replace(f"{NARROW_SPACE}% to", " to") if len(low_high) == 2 else ""
+
+
+def with_interval(value: float | None, ends: Sequence[float | None], form: Form) -> str:
+    """Return "0.72 (0.50 to 0.87)", the number alone where an end is unknown, or "" where it was not measured."""
+    text = interval(ends, form)
+    return "" if value is None else form(value) + (f" ({text})" if text else "")
 
 
 def maybe(value: float | None, form: Form) -> str:

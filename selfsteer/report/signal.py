@@ -1,4 +1,4 @@
-"""The section "Is the data right?": what `selfsteer evaluate signal` found, as a figure, tables and plain sentences."""
+"""The section "Is the data right?": results of `selfsteer evaluate signal`, as a figure, tables and plain sentences."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from selfsteer.report import figures
-from selfsteer.report.formatting import NARROW_SPACE, Form, interval, label, maybe, number, percent
+from selfsteer.report.formatting import label, maybe, number, percent, with_interval
 from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_numbers, dig_rows
 from selfsteer.report.tables import Table
 
 MOST_PRINCIPLES = 20
-_AGAIN = "`selfsteer evaluate signal` makes it anew."
-_UNKNOWN = ""
+_AGAIN = "run `selfsteer evaluate signal` again."
 
 
 def signal_section(signal: Json) -> Json:
@@ -22,17 +21,16 @@ def signal_section(signal: Json) -> Json:
     parts = dig_rows(signal, "parts")
     return {
         "problem": "",
-        "stale": f"The data has been made anew with other settings since: {_AGAIN}" if signal.get("stale") else "",
+        "stale": f"The data was made again with other settings since: {_AGAIN}" if signal.get("stale") else "",
         "lead": _lead(signal),
-        "notes": [label(text, 400) for text in _texts(signal, "notes")],
-        "warnings": [label(text, 400) for text in _texts(signal, "warnings")],
+        "notes": _texts(signal, "notes"),
+        "warnings": _texts(signal, "warnings"),
         "checks": [text for part in parts if (text := _check(part))],
         "figure": figures.signal_figure(parts),
         "accuracy": _accuracy_table(parts),
         "aspects": [_group_table(part, "aspects", "aspect") for part in parts],
         "candidates": [table for part in parts for table in _candidates_tables(part)],
         "principles": [_group_table(part, "principles", "principle") for part in parts],
-        "logps": [_logps_table(part) for part in parts],
     }
 
 
@@ -41,15 +39,15 @@ def _lead(signal: Json) -> str:
     judge, by = dig(signal, "judge", "name"), dig(signal, "judge", "by")
     asked = f"judged by {label(judge)} (criterion: {label(by)})" if judge else "no judge was named"
     return (
-        f"The {split}; {asked}. Strict counts the pairs judged right in both orders of showing them; debiased goes by "
-        "the judge's log-odds averaged over the orders, in which a liking for one place cancels. A tie counts as not "
+        f"The {split}; {asked}. Strict counts the pairs judged right in both orders of showing them; debiased uses the "
+        "judge's log-odds averaged over the orders, in which a preference for one place cancels. A tie counts as not "
         "right. The steering margin shows only that the prompts matter."
     )
 
 
 def _texts(signal: Json, name: str) -> list[str]:
     found = signal.get(name)
-    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+    return [label(text, 400) for text in found if isinstance(text, str)] if isinstance(found, list) else []
 
 
 def _check(part: Json) -> str:
@@ -57,8 +55,8 @@ def _check(part: Json) -> str:
     if dig_number(check, "share") is None:
         return ""
     return (
-        f"{_title(part)}: the judge says what the program ({label(check.get('program'))}) says in "
-        f"{_share()(check)} of the {maybe(dig_number(check, 'n'), number)} pairs that the program can tell."
+        f"{_title(part)}: the judge agrees with the program ({label(check.get('program'))}) in "
+        f"{_share()(check)} of the {maybe(dig_number(check, 'n'), number)} pairs that the program decides."
     )
 
 
@@ -75,11 +73,11 @@ def _accuracy_table(parts: Sequence[Json]) -> Table:
 
 
 def _lines(figures_: Json, name: str) -> list[Line]:
-    """Return a line before the filters and, where they have run, one of what they kept."""
+    """Return a line before the filters and, where they have run, one of the rows they kept."""
     if not dig_dict(figures_, "before"):
         return [(name, figures_)]  # too small a group for figures
-    kept, told = dig_dict(figures_, "kept"), {key: figures_.get(key) for key in ("chosen", "passed")}
-    return [(name, dig_dict(figures_, "before") | told), *([(f"{name}, kept", kept)] if kept else [])]
+    kept, counts = dig_dict(figures_, "kept"), {key: figures_.get(key) for key in ("chosen", "passed")}
+    return [(name, dig_dict(figures_, "before") | counts), *([(f"{name}, kept", kept)] if kept else [])]
 
 
 def _group_table(part: Json, groups: str, word: str) -> Table:
@@ -91,49 +89,44 @@ def _group_table(part: Json, groups: str, word: str) -> Table:
 
 
 def _figures_table(caption: str, head: str, lines: Sequence[Line]) -> Table:
-    """Return a table with the columns of which something is known; an empty cell is not measured."""
+    """Return a table without the columns that no line has a figure for; an empty cell is not measured."""
     rows = [[name, *(cell(figures_) for cell in _COLUMNS.values())] for name, figures_ in lines]
-    known = [place for place in range(1 + len(_COLUMNS)) if any(row[place] != _UNKNOWN for row in rows)]
+    known = [place for place in range(1 + len(_COLUMNS)) if any(row[place] for row in rows)]
     names = [head, *_COLUMNS]
     missing = "" if rows else "There is nothing to show."
     return Table(caption, [names[place] for place in known], [[row[place] for place in known] for row in rows], missing)
 
 
-def _known(value: float | None, ends: Sequence[float | None], form: Form) -> str:
-    if value is None:
-        return _UNKNOWN
-    text = interval(ends, form).replace(f"{NARROW_SPACE}% to", " to")  # "38 to 81 %"
-    return form(value) + (f" ({text})" if text else "")
-
-
 def _share(*path: str) -> Cell:
-    return lambda found: _known(dig_number(found, *path, "share"), dig_numbers(found, *path, "interval"), percent)
+    return lambda found: with_interval(
+        dig_number(found, *path, "share"), dig_numbers(found, *path, "interval"), percent
+    )
 
 
 def _mean(name: str) -> Cell:
-    return lambda found: _known(dig_number(found, name, "mean"), dig_numbers(found, name, "interval"), _three)
-
-
-def _three(value: float) -> str:
-    return number(value, 3)
+    return lambda found: with_interval(
+        dig_number(found, name, "mean"), dig_numbers(found, name, "interval"), lambda value: number(value, 3)
+    )
 
 
 def _program(found: Json) -> str:
-    share, told, pairs = _share("program")(found), dig_number(found, "program", "n"), dig_number(found, "n")
-    if share == _UNKNOWN:
-        return share
-    of = f" of {number(told)}" if told is not None and told != pairs else ""
-    return f"{label(dig(found, 'program', 'program'))}: {share}{of}"
+    share, decided, pairs = _share("program")(found), dig_number(found, "program", "n"), dig_number(found, "n")
+    of = f" of {number(decided)}" if decided is not None and decided != pairs else ""
+    return share and f"{label(dig(found, 'program', 'program'))}: {share}{of}"
+
+
+def _count(*path: str) -> Cell:
+    return lambda found: with_interval(dig_number(found, *path), [], number)
 
 
 def _outcomes(found: Json) -> str:
-    counts = [dig_number(found, "judge", "outcomes", name) for name in ("inconsistent", "tie", "invalid")]
-    return _UNKNOWN if None in counts else ", ".join(number(count) for count in counts if count is not None)
+    counts = [_count("judge", "outcomes", name)(found) for name in ("inconsistent", "tie", "invalid")]
+    return ", ".join(counts) if all(counts) else ""
 
 
 _COLUMNS: dict[str, Cell] = {
-    "Chosen for queries": lambda found: _known(dig_number(found, "chosen"), [], number),
-    "Pairs": lambda found: _UNKNOWN if dig_number(found, "n") is None else number(dig_number(found, "n") or 0),
+    "Chosen for queries": _count("chosen"),
+    "Pairs": _count("n"),
     "Kept": _share("passed"),
     "By program": _program,
     "Strict": _share("judge", "strict"),
@@ -145,14 +138,14 @@ _COLUMNS: dict[str, Cell] = {
 
 
 def _candidates_tables(part: Json) -> list[Table]:
-    """Return a table for each program or judge that the scores are compared with."""
+    """Return a table for each program or judge that the free scores are compared with."""
     groups: dict[str, list[Json]] = {}
     for row in dig_rows(part, "candidates"):
         groups.setdefault(label(row.get("truth")), []).append(row)
     if not groups:
-        why = "nothing tells which pairs are right, so no score can be compared with it."
+        why = "neither a program nor a judge says which pairs are right, so no score can be compared with it."
         return [Table("", [], [], f"{_title(part)}: {why}")]
-    shares = [f"Best\N{NO-BREAK SPACE}{share}{NARROW_SPACE}%" for share in (25, 50, 75, 100)]
+    shares = [f"Best\N{NO-BREAK SPACE}{share}\N{NARROW NO-BREAK SPACE}%" for share in (25, 50, 75, 100)]
     head = ["Score", "Pairs", "Wrong", "AUC", *shares, "As a judge", "Verdict"]
     caption = f"{_title(part)}: share right when only the best by a free score are kept, by "
     return [Table(caption + truth, head, [_candidate(row) for row in rows]) for truth, rows in groups.items()]
@@ -161,7 +154,7 @@ def _candidates_tables(part: Json) -> list[Table]:
 def _candidate(row: Json) -> list[str]:
     kept = [dig_number(one, "accuracy") for one in dig_rows(row, "kept")] or [None] * 4
     found = dig_dict(row, "calibration")
-    auc = _known(dig_number(found, "auc"), dig_numbers(found, "auc_interval"), lambda value: number(value, 2))
+    auc = with_interval(dig_number(found, "auc"), dig_numbers(found, "auc_interval"), lambda value: number(value, 2))
     return [
         label(row.get("score")),
         *(maybe(dig_number(row, name), number) for name in ("n", "wrong")),
@@ -170,30 +163,6 @@ def _candidate(row: Json) -> list[str]:
         maybe(dig_number(found, "accuracy_as_judge"), percent),
         label(row.get("worth"), 200).partition(":")[0],
     ]
-
-
-_SIGNS = {"positive_response": "y⁺", "original_response": "yₒ", "negative_response": "y⁻"}
-_PROMPTS = {"positive_prompt": "x⁺", "prompt": "x", "negative_prompt": "x⁻"}
-
-
-def _logps_table(part: Json) -> Table:
-    cells = {
-        f"{sign} under {name}": dig_dict(part, "before", "logps", response, prompt)
-        for response, sign in _SIGNS.items()
-        for prompt, name in _PROMPTS.items()
-    }
-    quantiles = ("5", "25", "50", "75", "95")
-    rows = [
-        [
-            name,
-            _known(dig_number(cell, "mean"), dig_numbers(cell, "interval"), _three),
-            *(maybe(dig_number(cell, "quantiles", at), _three) for at in quantiles),
-        ]
-        for name, cell in cells.items()
-        if cell
-    ]
-    head = ["Response and prompt", "Mean", *(f"{at} %" for at in quantiles)]
-    return Table(f"{_title(part)}: mean log-probs before the filters, nats per token", head, rows)
 
 
 def _title(part: Any) -> str:

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.evaluation.signal_quality import pairs_of
-from selfsteer.files import fingerprint
+from selfsteer.evaluation.signal_quality import pairs_of, sample_rows
 from selfsteer.judges import Judge, Judgement, Pair, make_judge
 from selfsteer.judges.agreement import agreement, by_subset, pooled
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
@@ -84,8 +83,7 @@ def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair
     reader = RunReader(run_dir)
     part = reader.train().parts[-1]
     rows = [row for row in part.rows if row.kept and is_full(row)]
-    drawn = sorted(rows, key=lambda row: fingerprint([seed, row.id]))[:limit]
-    pairs = pairs_of(drawn, by=by, principle_set=reader.stages.principle_set)
+    pairs = pairs_of(sample_rows(rows, limit, seed), by=by, principle_set=reader.stages.principle_set)
     name = f"{run_dir.resolve().name}, {part.label}"
     return [replace(pair, id=f"{name}, {pair.id}", subset=name) for pair in pairs]
 

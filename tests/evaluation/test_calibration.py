@@ -2,91 +2,65 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from selfsteer.confidence_intervals import wilson
-from selfsteer.errors import ConfigError, DataError
-from selfsteer.evaluation.calibration import _resampled_auc, calibrate, worth
+from selfsteer.evaluation.calibration import _auc, calibrate, keep_best, worth
 
 SCORES = [0.9, -0.2, 0.5, 0.1, -0.7, 0.3, -0.1, 0.8, -0.4, 0.2]
 RIGHT = [True, False, True, False, False, True, True, True, False, True]
 
 
 def test_figures_are_those_worked_by_hand():
-    figures = calibrate(SCORES, RIGHT, bins=5)
+    figures = calibrate(SCORES, RIGHT)
     assert (figures.n, figures.accuracy) == (10, 0.6)
     # of 6 x 4 pairs of a right and a wrong one, only (-0.1, 0.1) is the wrong way round
     assert figures.auc == pytest.approx(23 / 24)
     # by its sign: wrong at 0.1 (above 0, not right) and at -0.1 (below 0, right)
     assert figures.accuracy_as_judge == 0.8
-    # sorted: -0.7 x, -0.4 x | -0.2 x, -0.1 ok | 0.1 x, 0.2 ok | 0.3 ok, 0.5 ok | 0.8 ok, 0.9 ok
-    assert [(bin.n, bin.accuracy) for bin in figures.reliability] == [(2, 0), (2, 0.5), (2, 0.5), (2, 1), (2, 1)]
-    assert [bin.mean_score for bin in figures.reliability] == pytest.approx([-0.55, -0.15, 0.15, 0.4, 0.85])
-    assert [bin.interval for bin in figures.reliability] == [wilson(k, 2) for k in (0, 1, 1, 2, 2)]
-    assert [kept.share for kept in figures.kept] == pytest.approx([k / 10 for k in range(1, 11)])
-    assert [kept.n for kept in figures.kept] == list(range(1, 11))
-    assert [kept.threshold for kept in figures.kept] == sorted(SCORES, reverse=True)
-    rights = [1, 2, 3, 4, 5, 5, 6, 6, 6, 6]
-    assert [kept.accuracy for kept in figures.kept] == pytest.approx([k / n for n, k in enumerate(rights, 1)])
-    assert [kept.interval for kept in figures.kept] == [wilson(k, n) for n, k in enumerate(rights, 1)]
-
-
-def test_figures_are_json():
-    figures = calibrate(SCORES, RIGHT)
-    assert json.loads(json.dumps(asdict(figures)))["kept"][9]["accuracy"] == figures.accuracy
+    # the best first: 0.9 ok, 0.8 ok, 0.5 ok | 0.3 ok, 0.2 ok | 0.1 x, -0.1 ok, -0.2 x | -0.4 x, -0.7 x
+    assert [tuple(kept.values()) for kept in keep_best(SCORES, RIGHT)] == [
+        (0.25, 3, 1.0), (0.5, 5, 1.0), (0.75, 8, 0.75), (1.0, 10, 0.6)
+    ]  # fmt: skip
 
 
 def test_the_order_of_the_pairs_changes_nothing_but_the_resamples():
     """Scores tie in many ways here."""
     scores = [0.0] * 9 + [0.5, 0.5, 1.0, 1.0, 1.0, 2.0, -1.0]
     pairs = list(zip(scores, [True, False] * 8, strict=True))
-    figures = calibrate(*zip(*pairs, strict=True), bins=4)
+    columns = list(zip(*pairs, strict=True))
     random.Random(3).shuffle(pairs)
-    other = calibrate(*zip(*pairs, strict=True), bins=4)
-    assert replace(other, auc_interval=figures.auc_interval) == figures
+    shuffled = list(zip(*pairs, strict=True))
+    figures = calibrate(*columns)
+    assert replace(calibrate(*shuffled), auc_interval=figures.auc_interval) == figures
+    assert keep_best(*columns) == keep_best(*shuffled)
 
 
 def test_pairs_that_tie_at_a_threshold_are_all_kept():
-    figures = calibrate([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], [True, False, False] + [True] * 7)
-    assert [(kept.threshold, kept.n) for kept in figures.kept] == [(1, 3)] * 3 + [(0, 10)] * 7
-    assert figures.kept[0].accuracy == 1 / 3
-
-
-def test_equal_scores_share_a_bin():
-    scores = [0] * 90 + list(range(1, 11))
-    assert [bin.n for bin in calibrate(scores, [True] * 100).reliability] == [90, 10]
-    assert [bin.n for bin in calibrate([7] * 6, [True, False] * 3).reliability] == [6]
-    assert [bin.n for bin in calibrate([0, 1, 1, 2, 2, 2, 3, 4], [True] * 8, bins=2).reliability] == [3, 5]
-
-
-def test_bins_differ_by_one_at_most_and_are_no_more_than_the_pairs():
-    assert sorted(bin.n for bin in calibrate(range(23), [True] * 23).reliability) == [4, 4, 5, 5, 5]
-    assert [bin.n for bin in calibrate(range(3), [True] * 3, bins=5).reliability] == [1, 1, 1]
+    kept = keep_best([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], [True, False, False] + [True] * 7)
+    assert [one["n"] for one in kept] == [3, 10, 10, 10] and kept[0]["accuracy"] == 1 / 3
 
 
 def test_every_share_keeps_at_least_one_pair():
-    figures = calibrate([1.0, 2.0, 3.0], [False, True, True])
-    assert [kept.n for kept in figures.kept] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert [kept["n"] for kept in keep_best([1.0, 2.0], [False, True])] == [1, 1, 2, 2]
 
 
 def test_a_score_of_0_is_not_above_0():
     assert calibrate([0.0, 0.0, 0.0], [True, False, False]).accuracy_as_judge == 2 / 3
 
 
-def test_the_auc_of_resamples_is_scikit_learns():
+def test_the_auc_is_scikit_learns():
     rng = np.random.default_rng(1)
     for n in (2, 5, 50):
         scores, right = rng.integers(0, 6, n).astype(float), np.arange(n) % 2 == 0
         rng.shuffle(right)
-        assert _resampled_auc(scores, right) == pytest.approx(roc_auc_score(right, scores), abs=1e-12)
-    assert np.isnan(_resampled_auc(np.ones(2), np.array([True, True])))
-    assert np.isnan(_resampled_auc(np.ones(2), np.array([False, False])))
+        assert _auc(scores, right) == pytest.approx(roc_auc_score(right, scores), abs=1e-12)
+    assert np.isnan(_auc(np.ones(2), np.array([True, True])))
+    assert np.isnan(_auc(np.ones(2), np.array([False, False])))
 
 
 def test_the_auc_interval_comes_near_hanley_and_mcneils():
@@ -132,17 +106,3 @@ def test_pairs_that_are_all_right_or_all_wrong_have_no_auc(right):
     assert figures.auc is figures.auc_interval is None and figures.accuracy == right
     said = f"no evidence that it is worth filtering by: all of the 2 pairs are {'right' if right else 'wrong'}"
     assert worth(figures) == said
-
-
-def test_what_is_no_score_is_an_error():
-    with pytest.raises(DataError, match="no pair"):
-        calibrate([], [])
-    with pytest.raises(DataError, match="a score is nan") as caught:
-        calibrate([0.0, float("nan")], [True, False])
-    assert caught.value.where == "pair 2 of 2"
-    with pytest.raises(DataError, match="a score is inf"):
-        calibrate([float("inf")], [True])
-    with pytest.raises(ValueError, match="1 scores for 2 pairs"):
-        calibrate([1.0], [True, False])
-    with pytest.raises(ConfigError, match="bins is 0"):
-        calibrate([1.0], [True], bins=0)

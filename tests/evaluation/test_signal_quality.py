@@ -9,7 +9,6 @@ import pytest
 
 from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.errors import PrincipleError
-from selfsteer.evaluation.calibration import keep_best
 from selfsteer.evaluation.signal_quality import (
     IMPLICIT,
     Chosen,
@@ -17,6 +16,7 @@ from selfsteer.evaluation.signal_quality import (
     Part,
     pairs_of,
     plain_likelihood,
+    sample_rows,
     signal_quality,
 )
 from selfsteer.judges import Answer, Judgement, Pair
@@ -301,7 +301,10 @@ def test_the_implicit_reward_is_compared_on_the_starts_held_out_pairs():
     assert candidate(by_judge, f"{IMPLICIT}, summed", "J, debiased")["n"] == 1
 
 
-@pytest.mark.parametrize(("share", "n"), [(0.01, 1), (0.25, 3), (0.7, 7), (1.0, 10)])
-def test_the_best_share_is_rounded_up(share, n):
-    kept = keep_best(list(range(10)), [number >= 5 for number in range(10)], share)
-    assert (kept.n, kept.share, kept.threshold) == (n, share, 10 - n)
+def test_a_sample_is_seeded_part_of_any_larger_one_and_blind_to_the_order_of_the_rows():
+    rows = [row(str(number)) for number in range(20)]
+    some = sample_rows(rows, 5, seed=0)
+    assert len(some) == 5 and some == sample_rows(rows[::-1], 5, seed=0) == sorted(some, key=lambda one: one.id)
+    assert {one.id for one in some} < {one.id for one in sample_rows(rows, 9, seed=0)}
+    assert some != sample_rows(rows, 5, seed=1)
+    assert len(sample_rows(rows, None, seed=0)) == len(sample_rows(rows, 99, seed=0)) == 20

@@ -130,9 +130,7 @@ def test_the_numbers_stand_in_the_tables(page: Page) -> None:
         "0.250 (0.200 to 0.300)",
         "17, 1, 0",
         "0.80 (0.70\u00a0to\u00a00.90)",
-        "Round 1: the judge says what the program (shorter) says in 71\u202f% (12 to 88\u202f%) of the 28 pairs",
-        "−1.500 (−1.750 to −1.250)",
-        "−0.625",
+        "Round 1: the judge agrees with the program (shorter) in 71\u202f% (12 to 88\u202f%) of the 28 pairs",
         "judged by small-judge (criterion: aspects)",
     ):
         assert words in text, words
@@ -151,9 +149,9 @@ def test_notes_and_warnings_are_told_apart(page: Page) -> None:
 
 def test_the_figure_has_accuracy_beside_on_policyness(page: Page) -> None:
     assert 'aria-labelledby="signal-accuracy-title"' in page.source
-    assert "judge, debiased: round 1 69\u202f% (12\u202f% to 88\u202f%), kept 58\u202f%" in page.text
-    assert "On-policyness: round 1 0.350 (0.310 to 0.390), kept 0.350" in page.text
-    assert "Filled marks are all pairs" in page.text
+    assert "judge, debiased: round 1 69\u202f% (12 to 88\u202f%); round 2 69\u202f%" in page.text
+    assert "On-policyness: round 1 0.350 (0.310 to 0.390); round 2 0.350" in page.text
+    assert "All pairs before the filters" in page.text
 
 
 def test_the_page_stays_well_formed(page: Page) -> None:
@@ -172,7 +170,7 @@ def test_what_is_not_known_has_no_column_and_no_panel(tmp_path: Path) -> None:
     document["parts"][0] |= {"judge_check": None, "aspects": [], "candidates": []}
     found = page_of(tmp_path, document)
     text = section(found)
-    assert "no judge was named" in text and "nothing tells which pairs are right" in text
+    assert "no judge was named" in text and "neither a program nor a judge says which pairs are right" in text
     assert "By program" not in text.split("Aspect by aspect")[0] and "signal-accuracy" not in text
     assert "signal-onpolicy" in text
 

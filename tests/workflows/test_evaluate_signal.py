@@ -19,6 +19,7 @@ from selfsteer.report import write_report
 from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import evaluate_signal as signal_module
 from selfsteer.workflows.evaluate_signal import evaluate_signal, settings_for
+from selfsteer.workflows.judge import read_pairs
 from tests.run_helpers import scripted_recipe, small_recipe, without_reports
 
 
@@ -47,7 +48,7 @@ def fake(monkeypatch):
     """Let every judge be a fake one; the fixture sets which."""
 
     def use(judge: FakeJudge) -> FakeJudge:
-        monkeypatch.setattr(signal_module, "open_judge", lambda settings: judge)
+        monkeypatch.setattr(signal_module, "make_judge", lambda settings: judge)
         return judge
 
     return use
@@ -90,7 +91,7 @@ def test_a_program_needs_no_judge(copied):
     assert (told["program"], told["n"]) == ("shorter", 7) and part["kept"]["program"]["share"] == 1
     assert part["before"]["n"] == 7 and part["kept"]["n"] == told["right"]
     assert found["notes"] == [
-        "The rows carry no log-probs (the scripted backend gives none): on-policyness and margins unknown.",
+        "The rows have no log-probs (the scripted backend gives none): on-policyness and margins unknown.",
         "The filter 'direction' keeps only rows that are shorter: kept rows are right by construction.",
     ]
     assert json.loads((copied / "signal.json").read_text()) == json.loads(json.dumps(found))
@@ -105,7 +106,7 @@ def test_without_program_and_judge_the_accuracy_is_unknown(tmp_path, queries, fa
     fake(FakeJudge())
     judged = evaluate_signal(tmp_path / "run", overrides=NAMED)
     assert judged["notes"][0] == (
-        "Nothing here checks fake itself: `selfsteer judge` does, on pairs whose labels are known."
+        "No program checks fake here: `selfsteer judge` does, on pairs whose labels are known."
     )
 
 
@@ -149,6 +150,14 @@ def test_a_sample_is_seeded_and_part_of_any_larger_one(copied, fake):
         asked.append({shown.pair.id for shown in judge.asked})
     assert asked[0] == asked[1] < asked[2]
     assert evaluate_signal(copied, limit=99)["limit"] == 99
+
+
+def test_judge_and_evaluate_signal_draw_the_same_rows_of_a_run(tmp_path, queries, fake):
+    run(scripted_recipe(queries, quality={"filters": []}), tmp_path / "run")
+    judge = fake(FakeJudge())
+    evaluate_signal(tmp_path / "run", overrides=NAMED, limit=3)
+    pairs = read_pairs([tmp_path / "run"], limit=3)[0]
+    assert {pair.id.rpartition(", ")[2] for pair in pairs} == {shown.pair.id for shown in judge.asked}
 
 
 def test_a_judge_that_goes_by_the_order_is_warned_of(copied, fake):
@@ -234,9 +243,9 @@ def test_the_report_shows_the_signal_and_says_when_it_is_stale(copied, queries, 
     assert "Is the data right?" not in (copied / "report.html").read_text()
     evaluate_signal(copied)
     page = (copied / "report.html").read_text()
-    assert "Is the data right?" in page and "made anew with other settings" not in page
+    assert "Is the data right?" in page and "made again with other settings" not in page
     run(scripted_recipe(queries, seed=1), copied)
-    assert "made anew with other settings" in (copied / "report.html").read_text()
+    assert "made again with other settings" in (copied / "report.html").read_text()
     run(scripted_recipe(queries), copied)
     section = page[page.index('<section id="signal">') : page.index('<section id="samples">')]
     assert section in (copied / "report.html").read_text()
@@ -290,7 +299,7 @@ def test_the_command_line_goes_before_the_recipe():
 @pytest.mark.parametrize(
     ("overrides", "options", "words"),
     [
-        ({"mode": "text"}, {}, "--mode is about a judge"),
+        ({"mode": "text"}, {}, "--mode needs a judge"),
         ({"name": "program:shorter", "mode": "words"}, {}, "logprobs"),
         ({"name": "program:shortr"}, {}, "shortr"),
         ({}, {"limit": 0}, "--limit is 0"),
