@@ -1,4 +1,4 @@
-"""Floating-point operations of a pass over prompt-sharing rows: what has to be computed, nothing twice."""
+"""Floating-point operations of a pass over prompt-sharing rows, without any recomputation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from selfsteer.estimate.model_shape import ModelShape
 
 
 class Row(NamedTuple):
-    """Tokens of a prompt and of the responses that are scored under it; means of many rows need not be whole."""
+    """Tokens of a prompt and of the responses scored under it; means of many rows may be fractions."""
 
     prompt: float
     responses: Sequence[float]
 
     @property
     def tokens(self) -> float:
-        """What goes through the layers: the last token of a response predicts nothing that is asked for."""
+        """Tokens that go through the layers: without the last one of each response, which predicts nothing scored."""
         return self.prompt + sum(length - 1 for length in self.responses)
 
 
@@ -40,22 +40,22 @@ class Arithmetic:
 
     @property
     def training(self) -> float:
-        """Forward and backward, nothing computed again: gradients of inputs and of weights are a forward pass each."""
+        """Forward and backward: the gradients of inputs and those of weights cost a forward pass each."""
         return 3 * self.forward
 
     @property
     def adapting(self) -> float:
-        """The same with frozen weights, which take no gradient of their own; attention has two inputs in any case."""
+        """Forward and backward with frozen weights, which need no gradient; attention has two inputs either way."""
         return 2 * (self.layers + self.head) + 3 * self.attention
 
     @property
     def again(self) -> float:
-        """What activation checkpointing computes a second time."""
+        """Recomputation under activation checkpointing."""
         return self.layers + self.attention
 
 
 def arithmetic(shape: ModelShape, rows: Iterable[Row]) -> Arithmetic:
-    """Return what has to be computed for rows: the head on response tokens alone, what a mask hides left out."""
+    """Return the FLOPs of rows: the head on response tokens alone, attention only where the mask allows it."""
     rows = list(rows)
     pairs = sum(_seen(row, window) for row in rows for window in shape.windows)
     return Arithmetic(
@@ -66,13 +66,13 @@ def arithmetic(shape: ModelShape, rows: Iterable[Row]) -> Arithmetic:
 
 
 def _seen(row: Row, window: int | None) -> float:
-    """Pairs of a token and one that it sees: a response sees its prompt and itself."""
+    """Pairs of a token and one that it attends to: a response attends to its prompt and itself."""
     prompt = _causal(row.prompt, window)
     return prompt + sum(_causal(row.prompt + length - 1, window) - prompt for length in row.responses)
 
 
 def _causal(length: float, window: int | None) -> float:
-    """Token i of a sequence sees min(i, window) tokens."""
+    """Token i of a sequence attends to min(i, window) tokens."""
     full = length if window is None else min(length, window)
     return full * (full + 1) / 2 + (length - full) * full
 

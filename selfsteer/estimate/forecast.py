@@ -1,4 +1,4 @@
-"""The costs of a recipe on this machine, with what is known of both; and a warning where the disk is too small."""
+"""The costs of a recipe on this machine, and a warning where the disk is too small."""
 
 from __future__ import annotations
 
@@ -10,17 +10,9 @@ from pathlib import Path
 
 from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.estimate.costs import Costs, Sizes
-from selfsteer.estimate.model_shape import ModelShape, read_shape, source_of
+from selfsteer.estimate.model_shape import read_shape, source_of
 from selfsteer.estimate.prompt_lengths import prompt_lengths, rows_of
-from selfsteer.estimate.throughput import (
-    NOT_SAMPLED,
-    Rates,
-    guessed_rates,
-    rates_file,
-    read_rates,
-    read_sample,
-    sample_file,
-)
+from selfsteer.estimate.throughput import NOT_SAMPLED, guessed_rates, rates_file, read_rates, read_sample, sample_file
 from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import size
 from selfsteer.stages.context import RunContext
@@ -34,7 +26,7 @@ def precisions(models: ModelPool) -> tuple[str, str]:
 
 
 def start_of(models: ModelPool) -> Policy:
-    """Return the recipe's start without a name for its weights: for its tokenizer, and for plans that look up no key.
+    """Return the recipe's start without a fingerprint of its weights: enough for its tokenizer, not for a stage key.
 
     Raises:
         ModelError: There is no such model, or it is not on this machine yet.
@@ -47,18 +39,11 @@ def start_of(models: ModelPool) -> Policy:
     return Policy(0, source_of(models.name), "", backend, models.name, options)
 
 
-def rates_of(models: ModelPool, shape: ModelShape) -> Rates:
-    """Return the rates of this machine: measured before, or guessed."""
-    device, kinds = models.device, precisions(models)
-    found = read_rates(rates_file(shape, models.recipe, device, kinds))
-    return found or guessed_rates(shape, models.recipe, device.partition(":")[0], kinds[1])
-
-
 def costs_of(stages: RunContext, sizes: Sizes) -> Costs:
-    """Return the costs of a recipe's stages.
+    """Return the costs of a recipe's stages, with the rates of this machine: measured before, or guessed.
 
     Args:
-        stages: Those of the recipe.
+        stages: The recipe's.
         sizes: How many queries there are in all.
 
     Raises:
@@ -66,11 +51,15 @@ def costs_of(stages: RunContext, sizes: Sizes) -> Costs:
         ModelError: The model is not here, or its costs are not known.
     """
     recipe, models, principle_set = stages.recipe, stages.models, stages.principle_set
-    shape = None if models.weightless else read_shape(recipe.model)
+    shape = rates = None
+    if not models.weightless:
+        shape, device, kinds = read_shape(recipe.model), models.device, precisions(models)
+        rates = read_rates(rates_file(shape, recipe, device, kinds))
+        rates = rates or guessed_rates(shape, recipe, device.partition(":")[0], kinds[1])
     return Costs(
         recipe=recipe,
         shape=shape,
-        rates=rates_of(models, shape) if shape else None,
+        rates=rates,
         sample=read_sample(sample_file(recipe, principle_set.fingerprint)) or NOT_SAMPLED,
         sizes=sizes._replace(train=rows_of(recipe, sizes)),
         prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))),
@@ -78,7 +67,7 @@ def costs_of(stages: RunContext, sizes: Sizes) -> Costs:
 
 
 def knowing(costs: Costs, steps: Iterable[PlanStep]) -> Costs:
-    """Return the costs with the share of rows that quality control did keep, where it is done."""
+    """Return the costs with the share of rows that quality control kept, where that stage is done."""
     for step in steps:
         if step.slot[0] == "contrasts" and step.entry and step.entry.info["total"]:
             kept = step.entry.info["counts"]["kept"] / step.entry.info["total"]
@@ -87,30 +76,30 @@ def knowing(costs: Costs, steps: Iterable[PlanStep]) -> Costs:
 
 
 def disk_needed(costs: Costs, steps: Iterable[PlanStep]) -> float:
-    """Return the bytes that the stages to do will need at their worst moment: what stays, and the most that passes."""
+    """Return the peak bytes on disk of the stages to do: all that stays, and the most that is there for a while."""
     todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
     return sum(one.disk for one in todo) + max((one.passing for one in todo), default=0.0)
 
 
 def free_disk(folder: Path) -> int:
-    """Return the free bytes where a folder is, or would be."""
+    """Return the free bytes of the disk that ``folder`` is on, or would be created on."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     return shutil.disk_usage(there).free
 
 
 def warn_of_disk(stages: RunContext, steps: Sequence[PlanStep], sizes: Sizes) -> None:
-    """Warn where a run is about to need more disk than is free; says nothing of a model whose costs are not known."""
+    """Warn where a run needs more disk than is free; silent for a model whose costs are not known."""
     if not any(step.todo for step in steps):
         return
     try:
         needed = disk_needed(knowing(costs_of(stages, sizes), steps), steps)
-    except ModelError:  # what can't be estimated may still be run
+    except ModelError:  # a model that can't be estimated may still run
         return
     free = free_disk(stages.store.run_dir)
     if free < needed:
         warnings.warn(
-            f"this run may need {size(needed)} of disk at its worst, and {size(free)} are free in "
-            f"{stages.store.run_dir}: free some, or choose another --run-dir (what is finished is kept either way)",
+            f"this run may need {size(needed)} of disk at its peak, and {size(free)} are free in "
+            f"{stages.store.run_dir}: free some, or choose another --run-dir (finished stages are kept either way)",
             SelfsteerWarning,
             stacklevel=2,
         )

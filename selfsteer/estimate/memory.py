@@ -1,4 +1,4 @@
-"""Bytes on a device: weights, gradients, optimiser states, activations, and what generation holds."""
+"""Bytes on a device while training, sampling and scoring."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from selfsteer.estimate.model_shape import ModelShape
 BYTES = {"float32": 4, "bfloat16": 2}
 STRATEGIES = ("ddp", "zero-1", "zero-2", "zero-3", "fsdp")
 HEAD_CHUNK = {"cpu": 2**25, "cuda": 2**27}
-"""Logits in memory at once (:mod:`selfsteer.logprobs.chunked_head`); three tensors of that size live at its worst moment."""
+"""Logits in memory at once (:mod:`selfsteer.logprobs.chunked_head`); at its peak three tensors have that size."""
 
 PROCESS = {"cpu": 0.6e9, "cuda": 0.6e9}
-"""Bytes of a process with torch and transformers in it; on a GPU, of its context there."""
+"""Bytes of a process that has imported torch and transformers; on a GPU, of its CUDA context."""
 
 _SCORED_AT_ONCE = 4096
 """Tokens (:data:`selfsteer.logprobs.scoring.TOKEN_BUDGET`)."""
@@ -25,13 +25,13 @@ _QUANTISED = {8: 1.0, 4: 0.5 + 0.127 / 8}
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is trained: all weights, or an adapter on weights held whole or in 8 or 4 bits.
+    """The weights that are trained: all, or an adapter on a base in float32, 8 or 4 bits.
 
     Attributes:
-        name: For people.
-        trainable: Numbers that are trained.
-        frozen: Bytes of all weights that are not.
-        r: Of the adapter; 0 without one.
+        name: For tables.
+        trainable: Number of trained weights.
+        frozen: Bytes of all others.
+        r: The adapter's rank; 0 without one.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Tuning:
 
 
 def tuning(shape: ModelShape, lora: LoraSettings | None, bits: int | None = None) -> Tuning:
-    """Return what a recipe trains; ``bits`` stands in place of the recipe's own."""
+    """Return the tuning with an adapter (or none) on a base in ``bits`` bits (None: float32)."""
     if lora is None:
         return Tuning("full", shape.parameters, 0)
     own = shape.lora(lora)
@@ -58,10 +58,10 @@ def tuning(shape: ModelShape, lora: LoraSettings | None, bits: int | None = None
 
 
 class Memory(NamedTuple):
-    """Bytes on one device at the worst moment of a training step.
+    """Bytes on one device at the peak of a training step.
 
-    ``copies`` are weights in the precision of the products: under autocast on one device, or, with sharding, what is
-    gathered of a layer and the head.
+    ``copies`` are weights in the precision of the matrix products: the copies that autocast makes, or, with sharded
+    weights, one gathered layer and the head.
     """
 
     weights: float
@@ -73,7 +73,7 @@ class Memory(NamedTuple):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Their sum."""
         return sum(self)
 
 
@@ -89,20 +89,20 @@ def training_memory(
     checkpointing: bool,
     device: str,
 ) -> Memory:
-    """Return what one of ``devices`` holds in a training step.
+    """Return the memory of one of ``devices`` in a training step.
 
     Weights, gradients and AdamW's two states are float32 (4 + 4 + 8 bytes a trained weight). ZeRO-1 divides the states
     by the number of devices, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights as well (arXiv 1910.02054, table 1,
-    with float32 masters under autocast in the place of half-precision copies with float32 masters).
+    with float32 weights under autocast in place of half-precision weights with float32 masters).
 
     Args:
-        shape: The model.
-        of: What is trained.
+        shape: The model's.
+        of: The weights that are trained.
         strategy: One of :data:`STRATEGIES`.
-        devices: How many share the work; each has its own micro-batch.
-        tokens: Of a micro-batch, packed.
-        predicted: Tokens of its responses, for which there are logits.
-        precision: Of the products: "bfloat16" (autocast) or "float32".
+        devices: Number of devices, each with a micro-batch of its own.
+        tokens: Packed tokens of a micro-batch.
+        predicted: Response tokens of it, which have logits.
+        precision: Of the matrix products: "bfloat16" (autocast) or "float32".
         checkpointing: Whether activations are recomputed.
         device: "cpu" or "cuda".
     """
@@ -128,10 +128,10 @@ def training_memory(
 def layer_activations(shape: ModelShape, precision: str, *, full: bool, r: int = 0) -> float:
     """Return the bytes a token that one layer keeps for its backward pass.
 
-    Counted on Llama's layer with torch's hooks for saved tensors (the test does it again). Norms keep their float32
-    input and, where their weight is trained, their output before it. Under autocast every product keeps a copy of its
-    input of its own; in float32 those of one input share it, and attention's output serves the product behind it.
-    Attention keeps q, k, v, its output and a normaliser a head; a gated MLP three tensors and its last product's input.
+    Counted on Llama's layer with torch's saved-tensor hooks (the tests compare). Norms keep their float32 input and,
+    where their weight is trained, their normalised output. Under autocast every product keeps its own copy of its
+    input; in float32 products of one input share it, and attention's output is the input of the next product. Attention
+    keeps q, k, v, its output and a normaliser a head; a gated MLP keeps three tensors and its last product's input.
     """
     size = BYTES[precision]
     half = precision != "float32"
@@ -144,16 +144,16 @@ def layer_activations(shape: ModelShape, precision: str, *, full: bool, r: int =
 
 
 def cache_bytes(shape: ModelShape, tokens: float, precision: str) -> float:
-    """Return the bytes of a sequence's KV cache: keys and values of each layer, in a window's positions at most."""
+    """Return the bytes of a sequence's KV cache: keys and values of each layer, of at most a window's positions."""
     seen = sum(tokens if window is None else min(tokens, window) for window in shape.windows)
     return 2.0 * BYTES[precision] * shape.key_width * seen
 
 
 def generation_memory(shape: ModelShape, *, weights: float | None, batch: int, tokens: float, precision: str) -> float:
-    """Return what sampling a batch with transformers holds: weights, KV cache and the logits of one step.
+    """Return the memory of sampling a batch with transformers: weights, KV cache and the logits of one step.
 
-    The logits of a step are held in the precision of the weights and in float32. A cache grows by being copied, one
-    layer at a time. ``weights`` are the bytes of quantised ones.
+    The logits of a step are held in the precision of the weights and in float32. A cache grows by copying one layer at
+    a time. ``weights`` are the bytes of a quantised base.
     """
     cache = batch * cache_bytes(shape, tokens, precision)
     held = BYTES[precision] * shape.parameters if weights is None else weights
@@ -161,7 +161,7 @@ def generation_memory(shape: ModelShape, *, weights: float | None, batch: int, t
 
 
 def scoring_memory(shape: ModelShape, *, weights: float | None, precision: str, device: str) -> float:
-    """Return what scoring holds: float32 weights, their copies under autocast, a layer's tensors, some logits."""
+    """Return the memory of scoring: float32 weights, autocast's copies, a layer's tensors, a chunk of logits."""
     copies = 0.0 if precision == "float32" else 2.0 * (shape.active + shape.head)
     held = 4.0 * shape.parameters if weights is None else weights
     return held + copies + _SCORED_AT_ONCE * layer_activations(shape, precision, full=True) + 8.0 * HEAD_CHUNK[device]

@@ -1,11 +1,9 @@
-"""The shape of a model: what its configuration (and the headers of its weights) say about its cost."""
+"""The shape of a model: the sizes that its costs follow from, read from its configuration without its weights."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,22 +24,29 @@ class Linear(NamedTuple):
     outputs: int
 
 
+class Stored(NamedTuple):
+    """Numbers and bytes of a folder's safetensors."""
+
+    numbers: int
+    size: int
+
+
 @dataclass(frozen=True)
 class ModelShape:
-    """What the costs of a decoder-only transformer follow from.
+    """The sizes that the costs of a decoder-only transformer follow from.
 
     Attributes:
         architecture: Its class in transformers.
-        parameters: Of the whole model; what is tied counts once.
+        parameters: Of the whole model; tied weights count once.
         tied: Whether the language-model head is the embedding.
         hidden, query_width, key_width, intermediate: Widths D, H * d, H' * d (of keys, and of values) and of the MLP.
         heads, norms: Query heads; norms of width D in a layer.
         vocabulary: K.
-        windows: For each layer how many positions a token attends to, None where to all before it.
-        active: Weights that a token meets in the layers: in matrix products, the head's not among them. Of a mixture of
-            experts, those of the experts that a token is sent to.
-        linears: The linear layers without the head; experts that are one tensor are not among them.
-        experts: How many experts a token is sent to, and of how many; (1, 1) for a dense model.
+        windows: By layer, how many positions a token attends to; None for all before it.
+        active: Weights that a token is multiplied with in the layers, without the head; of a mixture of experts, those
+            of the experts that a token is routed to.
+        linears: The linear layers without the head, and without experts that share one tensor.
+        experts: How many experts a token is routed to, and of how many; (1, 1) for a dense model.
     """
 
     architecture: str
@@ -70,10 +75,10 @@ class ModelShape:
         return self.hidden * self.vocabulary
 
     def lora(self, settings: LoraSettings) -> int:
-        """Return the parameters of an adapter: r * (inputs + outputs) for each linear layer it is put on.
+        """Return the parameters of an adapter: r * (inputs + outputs) for each targeted linear layer.
 
         Raises:
-            ModelError: It is put on none.
+            ModelError: It targets none.
         """
         from selfsteer.policy.adapters import is_target
 
@@ -85,10 +90,10 @@ class ModelShape:
 
 
 def shape_of(model: Any) -> ModelShape:
-    """Return the shape of a transformers model; it may be on the meta device, without weights.
+    """Return the shape of a transformers model, which may be on the meta device.
 
     Raises:
-        ModelError: Its costs are not those of a plain decoder-only transformer.
+        ModelError: It is not a decoder-only transformer with full or sliding attention.
     """
     import torch
 
@@ -144,59 +149,47 @@ def _experts(model: Any, config: Any, kind: str) -> tuple[int, int]:
     total = next((getattr(config, name) for name in names if getattr(config, name, None)), None)
     used = getattr(config, "num_experts_per_tok", None)
     if not total or not used:
-        what = f"{kind} is a mixture of experts, and its configuration does not say how many a token is sent to"
-        raise ModelError(what, where="model: num_experts_per_tok", do="estimates need that number")
+        what = f"{kind} is a mixture of experts, and its configuration does not say how many a token is routed to"
+        raise ModelError(what, where="model: num_experts_per_tok", do="add that number to its config.json")
     return used, total
 
 
-class Stored(NamedTuple):
-    """What the headers of a folder's safetensors say: numbers, and bytes."""
-
-    numbers: int
-    size: int
-
-
 def source_of(name: str) -> str:
-    """Return what ``name`` stands for, as the loader finds it, but without fetching anything.
+    """Return the folder or hub name of a model, as the loader resolves it, but download nothing.
 
     Raises:
-        ModelError: There is no such model, or it is one of the catalogue that is not here yet.
+        ModelError: There is no such model, or it is a catalogue model that is not on this machine yet.
     """
     if name in CATALOGUE and not next(row.fetched for row in list_models() if row.name == name):
         do = f"fetch it first: selfsteer models fetch {name}"
-        raise ModelError(f"{name} is not on this machine yet, and looking ahead fetches nothing", where="model", do=do)
+        raise ModelError(f"{name} is not on this machine yet, and estimates download nothing", where="model", do=do)
     return resolve(name)
 
 
 def read_shape(settings: ModelSettings) -> ModelShape:
-    """Return the shape of a recipe's model, from its configuration: no weight is read, or even allocated.
+    """Return the shape of a recipe's model from its configuration; weights are neither read nor allocated.
 
     Raises:
-        ModelError: There is no such model, it is not here yet, or its costs are not known.
+        ModelError: There is no such model, it is not on this machine yet, or its costs are not known.
     """
     source = source_of(settings.name)
     return shape_of(outline(source, trust_remote_code=settings.trust_remote_code, revision=settings.revision))
 
 
 def stored_weights(source: str) -> Stored | None:
-    """Return what the headers of a local folder's safetensors hold, None where there are none.
+    """Return what the safetensors of a local folder hold, from their headers; None where there are none.
 
     Raises:
         ModelError: A header can't be read.
     """
+    from safetensors import SafetensorError, safe_open
+
     files = sorted(Path(source).glob("*.safetensors")) if Path(source).is_dir() else []
-    tensors = [entry for file in files for entry in _header(file)]
-    if not tensors:
-        return None
-    return Stored(sum(math.prod(one["shape"]) for one in tensors), sum(file.stat().st_size for file in files))
-
-
-def _header(file: Path) -> list[dict[str, Any]]:
-    """Return the entries of a safetensors header: 8 bytes that say how long it is, then JSON."""
-    try:
-        with file.open("rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, dict[str, Any]] = json.loads(stream.read(min(size, file.stat().st_size)))
-    except (ValueError, struct.error) as error:
-        raise ModelError("not a safetensors file", where=str(file), do="copy the model again") from error
-    return [entry for name, entry in header.items() if name != "__metadata__"]
+    numbers = 0
+    for file in files:
+        try:
+            with safe_open(file, framework="np") as tensors:
+                numbers += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise ModelError("not a whole safetensors file", where=str(file), do="copy the model again") from error
+    return Stored(numbers, sum(file.stat().st_size for file in files)) if numbers else None

@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from selfsteer.cli import app
+from selfsteer.commands import dry_run as dry_run_command
 from selfsteer.commands import estimate as estimate_command
 from selfsteer.config import dump_recipe
 from selfsteer.errors import DataError, ModelError, SelfsteerWarning
@@ -29,7 +30,7 @@ from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
 from tests.run_helpers import scripted_recipe, small_recipe, without_reports
 
-RATES = Rates(1e9, 0.5, 0.0, 0.2, 1e9, 1e9, 1e-9, 1e9, 1e9)
+RATES = Rates(asking=0.05, step=0.5, scoring=1e9, training=1e9, disk=1e9)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +125,7 @@ def test_a_dry_run_shows_states_and_reasons_and_writes_nothing(queries, tmp_path
         run(scripted_recipe(queries), tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]}
     changed = scripted_recipe(queries, quality={"filters": ["identical"]})
-    steps = estimate_command.dry_run(changed, tmp_path / "run", measure=True, out=out, errors=errors)
+    steps = dry_run_command.dry_run(changed, tmp_path / "run", measure=True, out=out, errors=errors)
     assert [step.state for step in steps].count(StepState.REDO) == 1
     assert "1 to do" in _text(out) and "quality.filters" in _text(out)
     assert before == {path: path.stat().st_mtime_ns for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]}
@@ -143,8 +144,8 @@ def test_the_command_line_leaves_no_folder_behind(action, queries, tmp_path):
 def test_a_dry_run_refuses_what_the_run_would_refuse(tiny_chat_model, queries, tmp_path):
     out, errors = _consoles()
     recipe = small_recipe(tiny_chat_model, queries, model__name="smollm2-135m")
-    with pytest.raises(ModelError, match="looking ahead fetches nothing"):
-        estimate_command.dry_run(recipe, tmp_path / "none", measure=True, out=out, errors=errors)
+    with pytest.raises(ModelError, match="estimates download nothing"):
+        dry_run_command.dry_run(recipe, tmp_path / "none", measure=True, out=out, errors=errors)
     assert not (tmp_path / "none").exists()
 
 
@@ -174,7 +175,7 @@ def test_a_full_disk_is_one_warning_before_the_work(queries, tmp_path, monkeypat
         run(scripted_recipe(queries), tmp_path / "run")
     own = [str(one.message) for one in told if one.category is SelfsteerWarning and "of disk" in str(one.message)]
     assert len(own) == warns
-    assert not own or re.search(r"may need [\d.]+ kB of disk at its worst, and 1 kB are free in", own[0])
+    assert not own or re.search(r"may need [\d.]+ kB of disk at its peak, and 1 kB are free in", own[0])
 
 
 def test_a_finished_run_is_not_warned_about(queries, scripted_run, monkeypatch):

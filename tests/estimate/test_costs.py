@@ -12,9 +12,7 @@ from selfsteer.estimate.prompt_lengths import rows_of
 from selfsteer.estimate.throughput import NOT_SAMPLED, Rates, Sample
 from tests.estimate.shapes import paper_shape
 
-RATES = Rates(
-    prefill=1e6, step=0.5, context=0.01, asking=0.3, scoring=2e6, training=1e6, update=1e-3, loading=4320.0, writing=1e6
-)  # fmt: skip
+RATES = Rates(asking=0.3, step=0.5, scoring=2e6, training=1e6, disk=4320.0)
 """Loading 1080 float32 weights takes a second."""
 
 
@@ -30,14 +28,10 @@ def _costs(**changes) -> Costs:
     return Costs(recipe, paper_shape(), RATES, NOT_SAMPLED, Sizes(8, 2), Prompts(3, 5, 7))
 
 
-def test_sampling_is_batches_of_a_prompt_and_a_step_for_each_token():
-    """8 queries ask 24 times: 4 batches of 6. Reading a prompt of n: 1920 n + 32 n (n + 1) + 160 FLOPs.
-
-    3: 6304, 5: 10720, 7: 15392; their mean 10805.33, 6 at once and 1e6 a second: 0.064832 s. 4 steps over a cache of
-    n + 2 tokens, 7 in the mean: 4 * (0.5 + 0.07) = 2.28 s. Loading 1 s.
-    """
-    assert _costs().of("responses", heldout=False).seconds == pytest.approx(1 + 4 * (0.064832 + 2.28))
-    assert _costs().of("responses", heldout=True).seconds == pytest.approx(1 + 1 * (0.064832 + 2.28))
+def test_sampling_is_batches_and_a_step_for_each_token():
+    """8 queries make 24 requests, 4 batches of 6 with 4 steps each; 2 held out make one batch. Loading takes 1 s."""
+    assert _costs().of("responses", heldout=False).seconds == pytest.approx(1 + 4 * 4 * 0.5)
+    assert _costs().of("responses", heldout=True).seconds == pytest.approx(1 + 1 * 4 * 0.5)
 
 
 def test_scoring_is_nine_cells_a_row():
@@ -64,9 +58,10 @@ def test_training_is_examples_steps_and_checkpoints():
     found = _costs()
     forward = 2 * 960 * 33 + 4 * 8 * 175 * 2 + 2 * 80 * 24
     assert (found.trained.forward, found.micro_batch) == (forward, (2 * 33, 2 * 24))
-    assert (found.steps, found.checkpoints, found.policy_bytes) == (2, 2, 4 * 1080 + 4e6)
+    loss = found.recipe.train
+    assert (found.steps(loss, 8), found.checkpoints(loss, 8), found.policy_bytes) == (2, 2, 4 * 1080 + 4e6)
     written = 2 * (12 * 1080 + 4e6) + 4 * 1080 + 4e6
-    expected = 1 + 8 * 3 * forward / 1e6 + 2 * 1080 * 1e-3 + written / 1e6
+    expected = 1 + 8 * 3 * forward / 1e6 + written / 4320
     assert found.of("policy", heldout=False).seconds == pytest.approx(expected)
 
 
@@ -111,7 +106,7 @@ def test_rows_are_files_of_a_block_each():
 
 def test_what_quality_control_drops_is_not_trained_on():
     found = dataclasses.replace(_costs(), sample=Sample({}, 0.4, 10))
-    assert (found.kept, found.steps) == (3, 1)
+    assert (found.kept, found.steps(found.recipe.train, 8)) == (3, 1)
     assert dataclasses.replace(_costs(), sample=Sample({}, 0.0, 4)).kept == 8
 
 
@@ -123,16 +118,13 @@ def test_a_response_that_ends_early_is_shorter_in_the_mean_and_at_most():
     assert sample.length("negative", 3) == sample.longest("negative", 3, 2) == 3
 
 
-def test_aspects_are_asked_for_in_batches_where_a_model_is_asked():
-    """8 queries are two batches of 6 at most, 0.3 s each. What they share is read once: 6304 FLOPs for 3 tokens."""
+def test_aspects_take_time_for_each_query_where_a_model_chooses_them():
     asked = dataclasses.replace(_costs(), prompts=Prompts(3, 5, 7, asked=True))
-    assert asked.of("principles", heldout=False).seconds == pytest.approx(1 + 2 * 0.3)
-    shared = dataclasses.replace(_costs(), prompts=Prompts(3, 5, 7, asked=True, shared=3))
-    assert shared.of("principles", heldout=False).seconds == pytest.approx(1 + 2 * 0.3 + 0.006304)
+    assert asked.of("principles", heldout=False).seconds == pytest.approx(1 + 8 * 0.3)
     assert _costs().of("principles", heldout=False).seconds == 0
 
 
-def test_a_server_takes_what_it_takes_and_a_script_nothing():
+def test_the_time_of_a_server_is_unknown_and_a_script_takes_none():
     endpoint = {"backend": "endpoint", "endpoint": {"model": "m"}}
     for generation, seconds in ((endpoint, None), ({"backend": "scripted"}, 0.0)):
         recipe = Recipe.model_validate({"mode": "data-only", "generation": generation})
@@ -144,18 +136,16 @@ def test_a_server_takes_what_it_takes_and_a_script_nothing():
 def test_a_generator_is_trained_on_part_of_the_queries_and_leaves_out_the_plain_answers():
     """Its rows: x+ of 5 and x- of 7, two responses each: 5 + 7 + 2 * 6 = 24 tokens, 16 predictions, 57 + 82 pairs.
 
-    4 of the 8 queries are 2 steps of 2. What it answers itself: 16 requests in 3 batches, prompts of 5 and 7.
+    4 of the 8 queries are 2 steps of 2. What it answers itself: 16 requests in 3 batches.
     """
     found = _costs(mode="generator", generator={"queries": 4, "batch_size": 2})
     forward = 2 * 960 * 24 + 4 * 8 * 139 * 2 + 2 * 80 * 16
     written = 2 * (12 * 1080 + 4e6) + 4 * 1080 + 4e6
     cost = found.of("generator", heldout=False)
-    assert cost.seconds == pytest.approx(1 + 4 * 3 * forward / 1e6 + 2 * 1080 * 1e-3 + written / 1e6)
+    assert cost.seconds == pytest.approx(1 + 4 * 3 * forward / 1e6 + written / 4320)
     assert (cost.disk, cost.passing) == (0.0, 4 * 1080 + 4e6 + 2 * (12 * 1080 + 4e6))
-    assert found.of("generator-responses", heldout=False).seconds == pytest.approx(1 + 2 * (0.064832 + 2.28))
-    reading = 6 * (10720 + 15392) / 2 / 1e6
-    steps = 4 * (0.5 + 0.01 * (6 + 2))
-    assert found.of("responses", heldout=False).seconds == pytest.approx(1 + 3 * (reading + steps))
+    assert found.of("generator-responses", heldout=False).seconds == pytest.approx(1 + 2 * 4 * 0.5)
+    assert found.of("responses", heldout=False).seconds == pytest.approx(1 + 3 * 4 * 0.5)
     assert found.of("generator-scores", heldout=False).seconds == pytest.approx(1 + 4 * found.scored.forward / 2e6)
     assert found.of("scores", heldout=False).seconds < 1 + 8 * found.scored.forward / 2e6
     assert found.of("generator-contrasts", heldout=False).seconds == 0.0
@@ -164,9 +154,9 @@ def test_a_generator_is_trained_on_part_of_the_queries_and_leaves_out_the_plain_
 def test_a_training_that_keeps_older_rounds_in_the_mix_is_given_their_rows():
     """Of three rounds of 8 rows: 8, 16, 24 with all of them, 16 in the mean; 8, 16, 16 with one: 13."""
     found = {older: _costs(rounds=3, train={"older_rounds": older}) for older in (0, 1, "all")}
-    assert [one._in_the_mix for one in found.values()] == [8, 13, 16]
-    twice = dataclasses.replace(found[0], sizes=Sizes(16, 2))
-    assert found["all"].of("policy", heldout=False) == twice.of("policy", heldout=False)
+    for older, rows in ((0, 8), (1, 13), ("all", 16)):
+        alike = dataclasses.replace(found[0], sizes=Sizes(rows, 2))
+        assert found[older].of("policy", heldout=False) == alike.of("policy", heldout=False)
 
 
 def test_annotated_pairs_are_scored_under_the_plain_prompt():

@@ -20,7 +20,7 @@ from selfsteer.estimate.throughput import (
 from tests.estimate.shapes import paper_shape
 
 KINDS = ("float32", "float32")
-RATES = Rates(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+RATES = Rates(1.0, 2.0, 3.0, 4.0, 5.0)
 
 
 @pytest.fixture(autouse=True)
