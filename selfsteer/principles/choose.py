@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import random
 import re
 from collections.abc import Sequence
@@ -12,9 +11,10 @@ from typing import Literal
 from selfsteer.chat import SystemRole
 from selfsteer.errors import PrincipleError
 from selfsteer.principles.principle_set import PrincipleSet
-from selfsteer.principles.prompt_templates import render
+from selfsteer.principles.prompt_templates import message
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message
+from selfsteer.seeding import draw
 
 _TEMPLATE = "choose_aspects"
 _HEAD, _TAIL = 1000, 500
@@ -26,8 +26,7 @@ class Choice:
 
     ``outcome`` is "model" (its answer named them), "filled" (its answer named too few, and others were drawn),
     "fallback" (its answer named none), "cut" (the same, and its answer was cut off) or "all" (there are no more aspects
-    than wanted, so no model was asked). A row
-    with a written guideline has no choice: "none".
+    than wanted, so no model was asked). A row with a written guideline has no choice: "none".
     """
 
     aspects: list[str]
@@ -51,25 +50,25 @@ def chooser_messages(
 
     Args:
         principle_set: Where the list of aspects and the examples come from.
-        query_text: x, as text. It is data: markup in it is not run, and it stands in the last user turn only.
+        query_text: x, as text. It is data: markup in it is not run, and only the last user turn holds it.
         count: How many aspects to ask for; each example shows its first ``count``.
         system_role: What the model's template does with a system message (:class:`selfsteer.chat.Chat`).
     """
     _check_count(count)
-    messages = [_message("system", aspects=principle_set.choosable, count=count)]
+    messages = [message(_TEMPLATE, "system", aspects=principle_set.choosable, count=count)]
     for example in principle_set.few_shot:
-        messages.append(_message("user", query=example.query))
-        messages.append(_message("assistant", names=example.aspects[:count]))
-    messages.append(_message("user", query=shortened(query_text)))
-    return fold_system(messages) if system_role == "folded" else messages
+        messages.append(message(_TEMPLATE, "user", query=example.query))
+        messages.append(message(_TEMPLATE, "assistant", names=example.aspects[:count]))
+    messages.append(message(_TEMPLATE, "user", query=shortened(query_text)))
+    return fold_system(messages, system_role)
 
 
 def parse_choice(
     text: str, principle_set: PrincipleSet, count: int, *, cut: bool = False, shuffle: random.Random | None = None
 ) -> Choice:
-    """Read the model's answer: the first ``count`` distinct aspects whose names stand in it as whole words.
+    """Read the model's answer: the first ``count`` distinct aspects that it names in whole words.
 
-    Case, list marks, emphasis and other words are passed over. An answer that names fewer than ``count`` aspects is
+    Case, list marks, emphasis and other words are ignored. An answer that names fewer than ``count`` aspects is
     taken as it is; one that names none gives the set's fallback. With ``shuffle`` the choice is that of v1's code: the
     named aspects in random order, then the others in random order, and of these the first ``count``.
 
@@ -82,8 +81,10 @@ def parse_choice(
     """
     _check_count(count)
     names = [aspect.name for aspect in principle_set.choosable]
-    matches = [names[match.lastindex - 1] for match in _pattern(names).finditer(text) if match.lastindex]
-    found = list(dict.fromkeys(matches))
+    letter = r"[^\W_]"  # an underscore is emphasis, not part of a word
+    groups = "|".join(f"({re.escape(name)})" for name in names)
+    matches = re.finditer(rf"(?<!{letter})(?:{groups})(?!{letter})", text, re.IGNORECASE)
+    found = list(dict.fromkeys(names[match.lastindex - 1] for match in matches if match.lastindex))
     nothing: Literal["cut", "fallback"] = "cut" if cut else "fallback"
     if shuffle:
         others = [name for name in names if name not in found]
@@ -106,11 +107,11 @@ def with_extra(aspects: Sequence[str], principle_set: PrincipleSet, query_id: st
     if not 0 <= rate <= 1:
         raise PrincipleError(f"the rate of extra aspects is {rate}", do="give a share between 0 and 1, for example 0.2")
     extras = [aspect.name for aspect in principle_set.extras if aspect.name not in aspects]
-    return [*aspects, *(name for name in extras if _uniform(f"{seed}\n{name}\n{query_id}") < rate)]
+    return [*aspects, *(name for name in extras if int(draw(seed, name, query_id)[:12], 16) < rate * 2**48)]
 
 
 def shortened(query: str, head: int = _HEAD, tail: int = _TAIL) -> str:
-    """Keep the first ``head`` and the last ``tail`` characters of a long query: what is asked stands at either end."""
+    """Keep the first ``head`` and the last ``tail`` characters of a long query: the question is at either end."""
     query = query.strip()
     return query if len(query) <= head + tail else f"{query[:head]}\n[...]\n{query[-tail:]}"
 
@@ -118,18 +119,3 @@ def shortened(query: str, head: int = _HEAD, tail: int = _TAIL) -> str:
 def _check_count(count: int) -> None:
     if count < 1:
         raise PrincipleError(f"can't choose {count} aspects", do="ask for at least 1 aspect a query")
-
-
-def _message(role: str, **values: object) -> Message:
-    return {"role": role, "content": render(_TEMPLATE, role, **values)}
-
-
-def _pattern(names: Sequence[str]) -> re.Pattern[str]:
-    """Match any of the names as a whole word, one group each. An underscore is emphasis, not part of a word."""
-    word = r"[^\W_]"
-    return re.compile(rf"(?<!{word})(?:{'|'.join(f'({re.escape(name)})' for name in names)})(?!{word})", re.IGNORECASE)
-
-
-def _uniform(key: str) -> float:
-    """Return a number in [0, 1) that depends on ``key`` alone."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48

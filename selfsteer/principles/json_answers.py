@@ -1,4 +1,4 @@
-"""Reading the JSON that a model was asked for out of what it wrote."""
+"""Reading JSON out of a model's answer."""
 
 from __future__ import annotations
 
@@ -17,27 +17,23 @@ def read_json_answer(text: str, *, cut: bool = False) -> tuple[object | None, Js
 
     Args:
         text: The answer, without a reasoning model's thoughts.
-        cut: It ran into its length limit, so a text that it leaves open is left out.
+        cut: It ran into its length limit, so a text that is still open at its end is dropped.
 
     Returns:
         The list or object with "ok" where the answer is JSON, alone or in a code fence; with "repaired" where something
-        had to be passed over or mended (words around it, quotes, commas, a missing end); None with "failed" where there
-        is no list and no object in it. A lone word or number is no answer.
+        had to be skipped or fixed (words around it, quotes, commas, a missing end); None with "failed" where there is
+        no list and no object in it. A lone word or number is no answer.
     """
     text = text.strip()
     fenced = _FENCED.fullmatch(text)
     try:
         found, outcome = json.loads(fenced[1] if fenced else text), "ok"
     except (ValueError, RecursionError):
-        found, outcome = _first(text, cut), "repaired"
+        start = min((at for at in map(text.find, "{[") if at >= 0), default=len(text))
+        values = list(_sound(text, start))
+        found = _repaired(text[start:], cut) if not values else values[0] if len(values) == 1 else values
+        outcome = "repaired"
     return (found, outcome) if found and isinstance(found, list | dict) else (None, "failed")  # type: ignore[return-value]
-
-
-def _first(text: str, cut: bool) -> object:
-    """Return what stands from the first bracket on: sound values that follow each other, as a list, else one mended."""
-    start = min((at for at in map(text.find, "{[") if at >= 0), default=len(text))
-    values = list(_sound(text, start))
-    return _repaired(text[start:], cut) if not values else values[0] if len(values) == 1 else values
 
 
 def _sound(text: str, at: int) -> Iterator[object]:

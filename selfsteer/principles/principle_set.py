@@ -92,10 +92,10 @@ class PrincipleSet(_Part):
         return {aspect.name: (aspect.positive, aspect.negative) for aspect in self.aspects}
 
     def direction_of(self, aspects: Sequence[str]) -> str | None:
-        """Return the program that tells the direction of a row: that of its only aspect, or the set's.
+        """Return the direction program of a row: that of its only aspect, or the set's.
 
-        A row that is steered along several aspects at once has none of a single aspect's. One without aspects follows
-        a guideline that was written for it, and the set knows nothing of that.
+        A row that is steered along several aspects at once has no single aspect's program. One without aspects follows
+        a guideline that was written for it, about which the set says nothing.
         """
         if not aspects:
             return None
@@ -147,7 +147,7 @@ def _aspect_problems(aspects: Sequence[Aspect]) -> Iterator[Problem]:
         for good, bad in (("positive", "negative"), ("positive_principle", "negative_principle")):
             if getattr(aspect, good).casefold() == getattr(aspect, bad).casefold():
                 what = f"{good} and {bad} of {aspect.name!r} are the same"
-                yield ("aspects", i, bad), what, "nothing can be learnt from equals: make them opposites"
+                yield ("aspects", i, bad), what, "equal ones steer nowhere: make them opposites"
 
 
 def _reference_problems(at: tuple[str | int, ...], names: Sequence[str], choosable: Sequence[str]) -> Iterator[Problem]:

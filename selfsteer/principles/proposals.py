@@ -18,7 +18,7 @@ from selfsteer.chat import SystemRole
 from selfsteer.principles.choose import shortened
 from selfsteer.principles.json_answers import JsonOutcome, read_json_answer
 from selfsteer.principles.principle_set import Aspect, PrincipleSet
-from selfsteer.principles.prompt_templates import render
+from selfsteer.principles.prompt_templates import message, render
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message, Query
 
@@ -44,12 +44,12 @@ _THIS = re.compile(
     re.IGNORECASE,
 )
 _RUN = 5
-"""So many words in a row that also stand in a query, or in an example, make a proposal a copy."""
+"""A proposal that shares this many words in a row with a query, or with an example, is a copy."""
 _WORD = re.compile(r"[^\W_]+(?:['’+#-]+[^\W_]*)*")
 _INSIDE = re.compile(r"\w[A-Z]|[A-Za-z]\d|\d[A-Za-z]")
 _SENTENCE = re.compile(r"[.!?:;\n\"“(]+\s*")
 _SHOUTED = 0.3
-"""In a query in which a larger share of the words has capitals, they are no sign of a name."""
+"""In a query in which more words than this share have capitals, capitals are no sign of a name."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Proposal:
     Attributes:
         aspect: As proposed, its texts tidied.
         prompt: Number of the prompt that it answers.
-        queries: Ids of the queries that it shall matter for, of those in the prompt; none where the model named none.
+        queries: Ids of the prompt's queries that it matters for, by the model's word; none where it named none.
     """
 
     aspect: Aspect
@@ -93,26 +93,26 @@ def inventor_messages(
     shown.
 
     Args:
-        queries: Texts; markup in them is not run, and they stand in the last user turn only.
-        known: Names of the aspects that there are already.
+        queries: Texts; markup in them is not run, and only the last user turn holds them.
+        known: Names of the existing aspects.
         count: How many to ask for; each example shows two, or one.
         system_role: What the model's template does with a system message (:class:`selfsteer.chat.Chat`).
     """
-    messages = [_message("system", "system", known=list(known), count=count)]
+    messages = [message(TEMPLATE, "system", known=list(known), count=count)]
     for number in range(_EXAMPLES):
-        messages.append(_message("user", "example_user", number=number, count=count))
-        messages.append(_message("assistant", "example_answer", number=number, count=count))
+        messages.append(message(TEMPLATE, "user", "example_user", number=number, count=count))
+        messages.append(message(TEMPLATE, "assistant", "example_answer", number=number, count=count))
     shown = [shortened(query, _HEAD, _TAIL) for query in queries]
-    messages.append(_message("user", "user", requests=shown, count=count))
-    return fold_system(messages) if system_role == "folded" else messages
+    messages.append(message(TEMPLATE, "user", requests=shown, count=count))
+    return fold_system(messages, system_role)
 
 
 def read_proposals(text: str, prompt: int, queries: Sequence[Query], *, cut: bool) -> Reading:
     """Return the aspects that an answer proposes, and those that a rule turns down.
 
-    Turned down is what lacks a part, is too long, is no aspect by the rules of a principle set, copies an example of
-    the prompt, or speaks of a query: it says "this question", shares five words in a row with a query, or names a name
-    that stands in one.
+    A proposal is turned down if it lacks a part, is too long, is no aspect by the rules of a principle set, copies an
+    example of the prompt, or refers to a query: it says "this question", shares five words in a row with a query, or
+    holds a name from one.
 
     Args:
         text: The answer, without a reasoning model's thoughts.
@@ -126,17 +126,17 @@ def read_proposals(text: str, prompt: int, queries: Sequence[Query], *, cut: boo
     refused: list[Refused] = []
     for item in items:
         texts = {key: _tidied(key, item.get(key)) for key in _TEXTS}
-        last = cut and outcome == "repaired" and item is items[-1]
-        reason = "its end is cut off" if last else _fault(texts, queries)
+        reason = _form_fault(texts) or _set_fault(texts) or _copy_fault(texts) or _topic_fault(texts, queries)
+        if cut and outcome == "repaired" and item is items[-1]:
+            reason = "its end is cut off"
         if reason:
             refused.append(Refused(texts["name"][: _LENGTHS["name"]], reason))
-        else:
-            proposals.append(Proposal(Aspect.model_validate(texts), prompt, _named(item.get("requests"), queries)))
+            continue
+        # Models give the numbers of the queries in any form: [1, 3], "1 and 3", "request 1".
+        numbers = {int(digits) for digits in re.findall(r"\b\d{1,6}\b", json.dumps(item.get("requests")))}
+        ids = tuple(query.id for number, query in enumerate(queries, 1) if number in numbers)
+        proposals.append(Proposal(Aspect.model_validate(texts), prompt, ids))
     return Reading(outcome, tuple(proposals), tuple(refused))
-
-
-def _message(role: str, part: str, **values: object) -> Message:
-    return {"role": role, "content": render(TEMPLATE, part, **values)}
 
 
 def _items(found: object, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
@@ -156,17 +156,6 @@ def _tidied(key: str, value: object) -> str:
     if key == "name":
         return text[:1].upper() + text[1:].rstrip(".:")
     return text.rstrip(".") if key == "meaning" else text
-
-
-def _named(value: object, queries: Sequence[Query]) -> tuple[str, ...]:
-    """Return the ids of the queries whose numbers stand in ``value``, in whatever form."""
-    numbers = {int(digits) for digits in re.findall(r"\b\d{1,6}\b", json.dumps(value))}
-    return tuple(query.id for number, query in enumerate(queries, 1) if number in numbers)
-
-
-def _fault(texts: dict[str, str], queries: Sequence[Query]) -> str:
-    """Return why a proposal is of no use, "" where it is fine."""
-    return _form_fault(texts) or _set_fault(texts) or _copy_fault(texts) or _topic_fault(texts, queries)
 
 
 def _form_fault(texts: dict[str, str]) -> str:
@@ -206,18 +195,16 @@ def _copy_fault(texts: dict[str, str]) -> str:
 
 @functools.cache
 def _example_texts() -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
-    """Return the texts of the prompt's examples and explanations of the keys, and what stands in a row in them."""
+    """Return the texts of the prompt's examples and explanations of the keys, and their runs of words."""
     answers = [read_json_answer(render(TEMPLATE, "example_answer", number=n, count=9))[0] for n in range(_EXAMPLES)]
-    prompt = render(TEMPLATE, "system", known=[], count=1)
-    explained = re.findall(r"^- \w+: (.*)$", prompt, re.MULTILINE)
-    own = [item[key] for answer in answers for item in _items(answer) for key in ("name", *_LEAST_WORDS)]
-    texts = [*own, *explained]
+    texts = re.findall(r"^- \w+: (.*)$", render(TEMPLATE, "system", known=[], count=1), re.MULTILINE)
+    texts += [item[key] for answer in answers for item in _items(answer) for key in ("name", *_LEAST_WORDS)]
     return frozenset(map(_bare, texts)), frozenset(run for text in texts for run in _runs(text))
 
 
 def _topic_fault(texts: dict[str, str], queries: Sequence[Query]) -> str:
     if any(_THIS.search(text) for text in texts.values()):
-        return "it speaks of one query"
+        return "it refers to one query"
     texts_of_queries = [query.prompt[-1]["content"] for query in queries]
     for text in texts.values():
         if any(_runs(text) & _runs(query) for query in texts_of_queries):

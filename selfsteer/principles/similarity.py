@@ -1,4 +1,4 @@
-"""Which of many proposed aspects are the same one, and which are there already."""
+"""Which of many proposed aspects are the same one, and which exist already."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Candidate:
 
     Attributes:
         aspect: As it was proposed first.
-        proposals: All that are taken for it, in order.
+        proposals: All that count as it, in order.
         nearest: Name of the aspect of the given set that is most like it.
-        similarity: How much, from 0 to 1.
+        similarity: To that aspect, from 0 to 1.
     """
 
     aspect: Aspect
@@ -42,7 +42,7 @@ class Candidate:
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """Ids of the queries that it is said to matter for, each once."""
+        """Ids of the queries that it matters for, each once."""
         return tuple(dict.fromkeys(name for proposal in self.proposals for name in proposal.queries))
 
 
@@ -56,9 +56,12 @@ def similarities(ones: Sequence[Aspect], others: Sequence[Aspect]) -> ndarray:
     import numpy as np
     from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
 
-    # Hashing needs no vocabulary, so two aspects are as alike in one company as in another.
+    # Hashing needs no vocabulary, so the similarity of two aspects does not depend on the others.
     vectors = HashingVectorizer(analyzer="char_wb", ngram_range=_GRAMS, norm="l2", alternate_sign=False)
-    rows, columns = (vectors.transform([_labels(aspect) for aspect in aspects]) for aspects in (ones, others))
+    rows, columns = (
+        vectors.transform([f"{aspect.name} {aspect.positive} {aspect.negative}" for aspect in aspects])
+        for aspects in (ones, others)
+    )
     same = [[one.name.casefold() == other.name.casefold() for other in others] for one in ones]
     return np.where(same, 1.0, np.clip((rows @ columns.T).toarray(), 0.0, 1.0))
 
@@ -66,7 +69,7 @@ def similarities(ones: Sequence[Aspect], others: Sequence[Aspect]) -> ndarray:
 def merged(
     proposals: Sequence[Proposal], known: Sequence[Aspect], threshold: float = THRESHOLD
 ) -> tuple[list[Candidate], dict[str, int]]:
-    """Take proposals together that are alike.
+    """Group proposals that are alike.
 
     Each joins the first proposal of the aspect that it is most like, if that is at least ``threshold``, else it is an
     aspect of its own. So no two aspects of the result have the same name.
@@ -82,7 +85,7 @@ def merged(
     """
     firsts: list[Proposal] = []
     groups: list[list[Proposal]] = []
-    said: dict[str, int] = {}
+    existing: dict[str, int] = {}
     for proposal in proposals:
         places = [*known, *(first.aspect for first in firsts)]
         likeness = similarities([proposal.aspect], places)[0]
@@ -91,18 +94,12 @@ def merged(
             firsts.append(proposal)
             groups.append([proposal])
         elif best < len(known):
-            said[known[best].name] = said.get(known[best].name, 0) + 1
+            existing[known[best].name] = existing.get(known[best].name, 0) + 1
         else:
             groups[best - len(known)].append(proposal)
-    candidates = [_candidate(group, known) for group in groups]
-    return sorted(candidates, key=lambda one: (-one.answers, -len(one.queries))), said
-
-
-def _candidate(group: Sequence[Proposal], known: Sequence[Aspect]) -> Candidate:
-    likeness = similarities([group[0].aspect], known)[0]
-    best = int(likeness.argmax())
-    return Candidate(group[0].aspect, tuple(group), known[best].name, float(likeness[best]))
-
-
-def _labels(aspect: Aspect) -> str:
-    return f"{aspect.name} {aspect.positive} {aspect.negative}"
+    candidates = []
+    for group in groups:
+        likeness = similarities([group[0].aspect], known)[0]
+        best = int(likeness.argmax())
+        candidates.append(Candidate(group[0].aspect, tuple(group), known[best].name, float(likeness[best])))
+    return sorted(candidates, key=lambda one: (-one.answers, -len(one.queries))), existing

@@ -30,15 +30,19 @@ def steer(prompt: Sequence[Message], system_text: str, system_role: SystemRole) 
         messages.insert(0, {"role": "system", "content": system_text})
     else:
         own["content"] = _paragraphs(own["content"], system_text)
-    return fold_system(messages) if system_role == "folded" else messages
+    return fold_system(messages, system_role)
 
 
-def fold_system(prompt: Sequence[Message]) -> list[Message]:
-    """Return a copy of a prompt whose system messages stand in front of the first user turn, after a blank line each.
+def fold_system(prompt: Sequence[Message], system_role: SystemRole = "folded") -> list[Message]:
+    """Return a prompt whose system messages are in front of the first user turn, each with a blank line after it.
+
+    With the system role "native" the prompt is returned as it is.
 
     Raises:
         DataError: There is a system message and no user turn to take it.
     """
+    if system_role == "native":
+        return list(prompt)
     texts = [message["content"] for message in prompt if message["role"] == "system"]
     messages = [dict(message) for message in prompt if message["role"] != "system"]
     first = next((message for message in messages if message["role"] == "user"), None)

@@ -1,7 +1,7 @@
 """Writing the principle pair of a query: a pair for each of its aspects (PAPER 4, v1), or one guideline pair (v2).
 
-A model is asked for JSON. What it answers is taken as it is, repaired, or replaced by the set's own pair, and that
-outcome goes with the row.
+A model is asked for JSON. Its answer is used as it is, repaired, or replaced by the set's own pair, and that outcome is
+stored with the row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from selfsteer.principles.choose import shortened
 from selfsteer.principles.json_answers import read_json_answer
 from selfsteer.principles.pair import PrinciplePair, pair_for
 from selfsteer.principles.principle_set import PrincipleSet, Steering
-from selfsteer.principles.prompt_templates import exported, render
+from selfsteer.principles.prompt_templates import exported, message
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message
 
@@ -29,12 +29,12 @@ LONGEST = 400
 
 _PAIRS, _GUIDELINE = "write_pairs", "write_guideline"
 _DEEPEST = 5
-"""Levels of JSON that are looked through for principles."""
+"""Levels of JSON that are searched for principles."""
 _CONTROL = re.compile(
     r"<[|｜][^<>]{1,40}>|<[^<>]{1,40}[|｜]>|<[A-Z]+_\d+>|\[/?[A-Z]+(?:_[A-Z]+)*\]|<</?SYS>>"
     r"|(?i:</?(?:s|bos|eos|pad|unk|think|(?:start|end)_of_turn)>)"
 )
-"""Marks of chat templates. They would stay text, but what holds one is a piece of a prompt, or an attack."""
+"""Marks of chat templates. They would stay text, but a text that holds one is a piece of a prompt, or an attack."""
 
 Pair = tuple[str, str]
 """A good and a bad principle."""
@@ -61,34 +61,35 @@ def pair_messages(
     there the query is data: markup in it is not run.
     """
     named = [(a.name, a.positive, a.negative, a.meaning) for a in map(principle_set.aspect, aspects)]
-    messages = [_message(_PAIRS, "system")]
+    messages = [message(_PAIRS, "system")]
     for example in exported(_PAIRS, "examples"):
         written = [dict(zip(("aspect", "good", "bad"), one, strict=True)) for one in example["principles"]]
-        messages.append(_message(_PAIRS, "user", query=example["query"], aspects=example["aspects"]))
-        messages.append(_message(_PAIRS, "assistant", answer=_json({"principles": written})))
-    messages.append(_message(_PAIRS, "user", query=shortened(query_text), aspects=named))
-    return fold_system(messages) if system_role == "folded" else messages
+        messages.append(message(_PAIRS, "user", query=example["query"], aspects=example["aspects"]))
+        answer = json.dumps({"principles": written}, ensure_ascii=False)
+        messages.append(message(_PAIRS, "assistant", answer=answer))
+    messages.append(message(_PAIRS, "user", query=shortened(query_text), aspects=named))
+    return fold_system(messages, system_role)
 
 
 def guideline_messages(query_text: str, system_role: SystemRole = "native") -> list[Message]:
     """Return the chat prompt that asks a model for one good and one bad guideline; as :func:`pair_messages`."""
-    messages = [_message(_GUIDELINE, "system")]
+    messages = [message(_GUIDELINE, "system")]
     for example in exported(_GUIDELINE, "examples"):
-        answer = _json({key: example[key] for key in ("good", "bad")})
-        messages.append(_message(_GUIDELINE, "user", query=example["query"]))
-        messages.append(_message(_GUIDELINE, "assistant", answer=answer))
-    messages.append(_message(_GUIDELINE, "user", query=shortened(query_text)))
-    return fold_system(messages) if system_role == "folded" else messages
+        answer = json.dumps({key: example[key] for key in ("good", "bad")}, ensure_ascii=False)
+        messages.append(message(_GUIDELINE, "user", query=example["query"]))
+        messages.append(message(_GUIDELINE, "assistant", answer=answer))
+    messages.append(message(_GUIDELINE, "user", query=shortened(query_text)))
+    return fold_system(messages, system_role)
 
 
 def pairs_schema(principle_set: PrincipleSet) -> dict[str, Any]:
-    """Return the JSON schema of what :func:`pair_messages` asks for: the same for all queries of a set."""
+    """Return the JSON schema of an answer to :func:`pair_messages`: the same for all queries of a set."""
     aspect = {"type": "string", "enum": [aspect.name for aspect in principle_set.aspects]}
     return _object(principles={"type": "array", "items": _object(aspect=aspect, good=_TEXT, bad=_TEXT)})
 
 
 def guideline_schema() -> dict[str, Any]:
-    """Return the JSON schema of what :func:`guideline_messages` asks for."""
+    """Return the JSON schema of an answer to :func:`guideline_messages`."""
     return _object(good=_TEXT, bad=_TEXT)
 
 
@@ -103,7 +104,7 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
         text: The answer, without a reasoning model's thoughts.
         principle_set: Whose aspects these are.
         aspects: Those that were asked for, in the order of the pair.
-        cut: The answer ran into its length limit, so a text that it leaves open is no principle.
+        cut: The answer ran into its length limit, so a text that is still open at its end is no principle.
 
     Raises:
         PrincipleError: As :func:`selfsteer.principles.pair_for`.
@@ -148,20 +149,8 @@ _TEXT = {"type": "string"}
 
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _message(template: str, role: str, **values: object) -> Message:
-    return {"role": role, "content": render(template, role, **values)}
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    required = list(properties)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _outcome(complete: bool, as_asked: bool, cut: bool) -> Outcome:
@@ -171,7 +160,7 @@ def _outcome(complete: bool, as_asked: bool, cut: bool) -> Outcome:
 
 
 def _entries(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, Pair]]:
-    """Yield each good and bad text that stand side by side, with the aspect that is named there or by a key above."""
+    """Yield each good text with the bad one beside it, and the aspect that is named there or by a key above."""
     if isinstance(value, list) and depth < _DEEPEST:
         for item in value:
             yield from _entries(item, name, depth + 1)

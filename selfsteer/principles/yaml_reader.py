@@ -1,4 +1,4 @@
-"""Reading principle sets from YAML: the shipped ones by name, others by path. Errors say file, line and what to do."""
+"""Reading principle sets from YAML: the shipped ones by name, others by path. Errors name file, line and fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from selfsteer.errors import PrincipleError, did_you_mean
+from selfsteer.config.yaml_lines import Lines, parse_yaml
+from selfsteer.errors import ConfigError, PrincipleError, did_you_mean
 from selfsteer.principles.principle_set import Aspect, Example, PrincipleSet
 
 _FOLDER = Path(__file__).parent / "sets"
@@ -31,7 +32,7 @@ def load_set(name_or_path: str | Path) -> PrincipleSet:
     path = _FOLDER / f"{name}.yaml" if name in list_sets() else Path(name_or_path).expanduser()
     if not path.is_file():
         raise PrincipleError(
-            f"there is no principle set {name!r}",
+            f"no such principle set: {name!r}",
             do=f"{did_you_mean(path.stem, list_sets())}, or the path of a YAML file",
         )
     try:
@@ -44,71 +45,37 @@ def load_set(name_or_path: str | Path) -> PrincipleSet:
 def parse_set(text: str, where: str = "principle set") -> PrincipleSet:
     """Return the set that a YAML text describes; ``where`` names the text in errors.
 
-    Every scalar is read as text first, so that an aspect may be called "No" or "1984".
-
     Raises:
         PrincipleError: The YAML or the set in it is malformed; ``where`` of the error is "<where>:<line>".
     """
-    root = _compose(text, where)
+    lines: Lines = {}
     try:
-        return PrincipleSet.model_validate(_plain(root, where))
+        parse_yaml(text, (), lines, lambda line: f"{where}:{line}")
+        # Read again as text alone, so that an aspect may be called "No" or "1984".
+        values = yaml.load(text, Loader=yaml.BaseLoader)
+    except ConfigError as error:
+        raise PrincipleError(error.what, where=error.where, do=error.do) from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise PrincipleError("a key must be a word", where=f"{where}:{line}", do="correct that line") from error
+    if values is None:
+        do = "start from `selfsteer principles show brief`"
+        raise PrincipleError("the principle set is empty", where=where, do=do)
+    try:
+        return PrincipleSet.model_validate(values)
     except ValidationError as error:
-        # A misspelt key is also a missing one: the unknown key is the one to tell.
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise _explain(problems[0], len(problems), root, where) from error
-
-
-def _compose(text: str, where: str) -> yaml.Node:
-    try:
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise _malformed(error, text, where) from error
-    if root is None:
-        raise PrincipleError(
-            "the principle set is empty", where=where, do="start from `selfsteer principles show brief`"
-        )
-    return root
-
-
-def _malformed(error: yaml.YAMLError, text: str, where: str) -> PrincipleError:
-    what, line = str(error), 1
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        what, line = error.problem or error.context or what, error.problem_mark.line + 1
-    elif isinstance(error, yaml.reader.ReaderError):
-        what, line = error.reason, text.count("\n", 0, error.position) + 1
-    return PrincipleError(f"this is not YAML: {what}", where=f"{where}:{line}", do="correct that line")
-
-
-def _plain(node: yaml.Node, where: str, inside: tuple[yaml.Node, ...] = ()) -> object:
-    """Turn a node into dicts, lists and texts; a key given twice is an error, not a silent choice of the last."""
-    if node in inside:
-        raise PrincipleError("an alias contains itself", where=_at(node, where), do="write the text out")
-    inside = (*inside, node)
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, where, inside) for item in node.value]
-    if not isinstance(node, yaml.MappingNode):
-        return node.value
-    result: dict[str, object] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise PrincipleError("a key must be a word", where=_at(key, where), do="correct that line")
-        if key.value in result:
-            raise PrincipleError(f"the key {key.value!r} is given twice", where=_at(key, where), do="remove one")
-        result[key.value] = _plain(value, where, inside)
-    return result
-
-
-def _explain(error: ErrorDetails, count: int, root: yaml.Node, where: str) -> PrincipleError:
-    context = error.get("ctx", {})
-    loc = (*error["loc"], *context.get("at", ()))
-    what, do = _words(error, loc)
-    more = f" ({count - 1} more)" if count > 1 else ""
-    return PrincipleError(what + more, where=_at(_find(root, loc), where), do=do)
+        # A misspelt key is also a missing one: report the unknown key.
+        first, *others = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        loc = (*first["loc"], *first.get("ctx", {}).get("at", ()))
+        what, do = _words(first, loc)
+        more = f" ({len(others)} more)" if others else ""
+        raise PrincipleError(what + more, where=_line_of(loc, lines) or f"{where}:1", do=do) from error
 
 
 def _words(error: ErrorDetails, loc: Sequence[str | int]) -> tuple[str, str]:
     """Return what is wrong and what to do, in words."""
-    key, kind = _dotted(loc), error["type"]
+    dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    key, kind = dotted or "the set", error["type"]
     if kind == "principle_set":
         return error["ctx"]["what"], error["ctx"]["do"]
     if kind == "extra_forbidden":
@@ -121,23 +88,8 @@ def _words(error: ErrorDetails, loc: Sequence[str | int]) -> tuple[str, str]:
     return f"wrong value for {key}: {error['msg']}", "correct that value"
 
 
-def _dotted(loc: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".") or "the set"
-
-
-def _find(root: yaml.Node, loc: Sequence[str | int]) -> yaml.Node:
-    """Return the node nearest to a location: a key, a list item, or what holds a key that is missing."""
-    found, node = root, root
-    for part in loc:
-        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            found = node = node.value[part]
-        elif isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == part]
-            if not pairs:
-                break
-            found, node = pairs[0]
-    return found
-
-
-def _at(node: yaml.Node, where: str) -> str:
-    return f"{where}:{node.start_mark.line + 1}"
+def _line_of(loc: Sequence[str | int], lines: Lines) -> str:
+    """Return the line of a key, or of the first key beside one that is missing; "" where there is none."""
+    path = tuple(map(str, loc))
+    depths = range(len(path), -1, -1)
+    return next((place for end in depths for key, place in lines.items() if key[:end] == path[:end]), "")

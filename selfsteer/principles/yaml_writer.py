@@ -13,14 +13,14 @@ from selfsteer.sanitize import escape_controls
 
 _WIDTH = 116
 _YAML_WIDTH = 96
-"""PyYAML breaks a line at the first blank behind this."""
+"""PyYAML breaks a line at the first blank after this column."""
 
 
 def dump_set(principle_set: PrincipleSet, *, head: Sequence[str] = (), notes: Mapping[str, Sequence[str]]) -> str:
     """Return a set as YAML.
 
     Args:
-        principle_set: What the text says; keys that have their defaults are left out.
+        principle_set: The set; keys that have their defaults are left out.
         head: Comments at the top, a paragraph each.
         notes: Comments above an aspect, by its name.
     """
@@ -38,6 +38,6 @@ def _yaml(values: Any) -> str:
 
 
 def _comments(paragraphs: Sequence[str]) -> str:
-    """Return comment lines. Whatever YAML takes for the end of a line, or for no character at all, is made harmless."""
+    # Characters that YAML takes for the end of a line, or refuses, are made harmless.
     lines = [line for text in paragraphs for line in textwrap.wrap(escape_controls(" ".join(text.split())), _WIDTH - 4)]
     return "".join(f"# {line}\n" for line in lines)
