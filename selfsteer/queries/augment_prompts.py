@@ -1,11 +1,10 @@
-"""Growing a query set: which requests a chat model gets, by Self-Instruct (arXiv 2212.10560) or by Evol-Instruct
-(arXiv 2304.12244). What is asked depends on the seed, the round and the queries there are, and on nothing else.
+"""Growing a query set: the requests to a chat model, by Self-Instruct (arXiv 2212.10560) or Evol-Instruct
+(arXiv 2304.12244). They depend on the seed, the round and the queries so far, and on nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import heapq
 import random
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from selfsteer.config import AugmentSettings
 from selfsteer.records import Message
+from selfsteer.seeding import draw
 from selfsteer.templates import Templates
 
 _TEMPLATES = Templates(Path(__file__).parent / "templates")
@@ -55,7 +55,7 @@ class Ask:
 
     @property
     def depth(self) -> int:
-        """The depth of what comes of it."""
+        """The depth of the queries in its answer."""
         return 1 + max(source.depth for source in self.sources)
 
     @property
@@ -65,7 +65,7 @@ class Ask:
 
 
 class Planner:
-    """Plans the rounds of growth; it has to be told what each round brought before it plans the next.
+    """Plans the rounds of growth; :meth:`add` what each round brought before planning the next.
 
     Args:
         settings: The method and its settings.
@@ -84,35 +84,33 @@ class Planner:
 
     def plan(self, round: int, count: int) -> list[Ask]:
         """Return the ``count`` requests of a round."""
-        ask = self._by_examples if self.settings.method == "self-instruct" else self._by_parent
-        parents = self._parents(round, count) if self.settings.method == "evolve" else []
-        return [ask(f"{round:06d}-{place:05d}", parents) for place in range(count)]
+        names = [f"{round:06d}-{place:05d}" for place in range(count)]
+        if self.settings.method == "self-instruct":
+            return [self._by_examples(name) for name in names]
+        # The queries that were used least and may be evolved, in random order among equals.
+        able = [source for source in [*self._given, *self._grown] if source.depth < self.settings.max_depth]
+        parents = heapq.nsmallest(
+            count, able, key=lambda source: (self._uses[source.id], _lot(self.seed, round, source.id))
+        )
+        return [self._by_parent(name, parents[place % len(parents)]) for place, name in enumerate(names)]
 
-    def _by_examples(self, name: str, _: Sequence[Source]) -> Ask:
+    def _by_examples(self, name: str) -> Ask:
         """Show some given and some grown queries, in random order."""
-        grown = _drawn(self._grown, self.settings.in_context_grown, f"{self.seed}\n{name}\ngrown")
-        given = _drawn(self._given, self.settings.in_context - len(grown), f"{self.seed}\n{name}\ngiven")
-        sources = _drawn([*given, *grown], len(given) + len(grown), f"{self.seed}\n{name}\norder")
+        grown = _drawn(self._grown, self.settings.in_context_grown, self.seed, name, "grown")
+        given = _drawn(self._given, self.settings.in_context - len(grown), self.seed, name, "given")
+        sources = _drawn([*given, *grown], len(given) + len(grown), self.seed, name, "order")
         text = _TEMPLATES.render(
             "self_instruct", "user", examples=[source.text for source in sources], count=self.settings.per_request
         )
         return Ask(name, "self-instruct", tuple(sources), _user(text), self.settings.per_request)
 
-    def _by_parent(self, name: str, parents: Sequence[Source]) -> Ask:
-        """Do the next operation to the query whose turn it is."""
-        parent = parents[int(name.rpartition("-")[2]) % len(parents)]
+    def _by_parent(self, name: str, parent: Source) -> Ask:
+        """Do the next operation to a query."""
         operations = self.settings.operations
-        first = _lot(f"{self.seed}\n{parent.id}\noperation") % len(operations)
+        first = _lot(self.seed, parent.id, "operation") % len(operations)
         operation = operations[(first + self._uses[parent.id]) % len(operations)]
         self._uses[parent.id] += 1
         return Ask(name, operation, (parent,), _user(_TEMPLATES.render("evolve", operation, query=parent.text)), 1)
-
-    def _parents(self, round: int, count: int) -> list[Source]:
-        """Return the queries that were used least and may be evolved, in random order among equals."""
-        able = [source for source in [*self._given, *self._grown] if source.depth < self.settings.max_depth]
-        return heapq.nsmallest(
-            count, able, key=lambda source: (self._uses[source.id], _lot(f"{self.seed}\n{round}\n{source.id}"))
-        )
 
 
 def template_version(method: str) -> str:
@@ -126,13 +124,13 @@ def template_content(method: str) -> dict[str, str]:
     return _TEMPLATES.contents(TEMPLATE_OF[method])
 
 
-def _drawn(sources: Sequence[Source], count: int, key: str) -> list[Source]:
-    """Return ``count`` different sources (or all) in random order, which depends on ``key`` alone."""
-    return random.Random(_lot(key)).sample(sources, min(count, len(sources)))
+def _drawn(sources: Sequence[Source], count: int, seed: int, *parts: object) -> list[Source]:
+    """Return ``count`` different sources (or all) in random order, which depends on seed and parts alone."""
+    return random.Random(_lot(seed, *parts)).sample(sources, min(count, len(sources)))
 
 
-def _lot(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+def _lot(seed: int, *parts: object) -> int:
+    return int(draw(seed, *parts)[:16], 16)
 
 
 def _user(text: str) -> list[Message]:

@@ -31,18 +31,19 @@ class Fault:
 
 
 class Checks:
-    """The checks that settings ask for. They look at one query after the other and hold no query.
+    """The checks that the settings name, on one query after the other.
 
-    What they hold is the benchmarks' runs of words and, if near duplicates are looked for, an index of the queries that
-    were kept (:class:`selfsteer.queries.minhash.NearDuplicates`).
+    They hold the benchmarks' runs of words and, where near duplicates are dropped, an index of the kept queries
+    (:class:`selfsteer.queries.minhash.NearDuplicates`), but no query.
 
     Args:
         settings: Which checks there are.
-        languages: The languages to keep, None for any. A text whose language can't be told is kept.
+        languages: The languages to keep, None for any. A text without a certain language is kept: detectors are wrong
+            too often about short texts.
 
     Raises:
-        ConfigError: A language is not known, or a split is asked for of a benchmark that has none.
-        DataError: A benchmark is not there, or has rows that hold no question.
+        ConfigError: A language is unknown, or ``dataset_split`` is set for a benchmark without splits.
+        DataError: A benchmark is missing, or has rows that hold no question.
     """
 
     def __init__(self, settings: CheckSettings, languages: Sequence[str] | None = None) -> None:
@@ -110,7 +111,7 @@ def load_benchmarks(sources: Sequence[BenchmarkSettings], ngram: int) -> Benchma
     """Read benchmarks for looking up queries in them; None where there are none.
 
     Raises:
-        DataError: A source is not there, a row holds no text to compare with, or all rows are empty.
+        DataError: A source is missing, a row holds no text to compare with, or all rows are empty.
     """
     if not sources:
         return None
@@ -137,7 +138,7 @@ def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:
     if tally.rows:
         check_share(tally.info, "question", settings.source, most=MAX_LEFT_OUT, key=f"a benchmark ({settings.source})")
     if tally.unusable:
-        what = f"{tally.unusable} of {tally.rows} rows of the benchmark {settings.source} are not compared with"
+        what = f"{tally.unusable} of {tally.rows} rows of the benchmark {settings.source} can't be compared with"
         warnings.warn(f"{what}: {in_words(tally.reasons)}", SelfsteerWarning, stacklevel=2)
 
 

@@ -1,7 +1,7 @@
 """Decontamination: finding queries that share a run of words with a benchmark.
 
-The rule is that of GPT-3's data (arXiv 2005.14165, appendix C): a text is contaminated if any ``ngram`` words in a row
-of it stand in a benchmark as well. A text of fewer words is contaminated if a question has just these words.
+The rule is that of GPT-3's data (arXiv 2005.14165, appendix C): a text is contaminated if a benchmark has any ``ngram``
+consecutive words of it. A text of fewer words is contaminated if a question has just these words.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Contamination:
 
     Attributes:
         benchmark: The source that the benchmark was read from.
-        row: Where it stands there, e.g. a file and its line.
-        words: The first words in a row that both have; of a short text, all.
+        row: Its place there, e.g. a file and its line.
+        words: The first run of words that both have; of a short text, all.
     """
 
     benchmark: str
@@ -37,10 +37,11 @@ class Contamination:
 class Benchmarks:
     """Benchmarks by the runs of words in them, for looking up any number of texts.
 
-    A run is known by a 64-bit hash, and takes 12 bytes of memory: some 12 MB for a million words of benchmarks.
+    A run is stored as a 64-bit hash and takes 12 bytes of memory: some 12 MB for a million words of benchmarks. So
+    memory depends on the benchmarks alone, and matching words are read off the query.
 
     Args:
-        ngram: How many words in a row.
+        ngram: Words in a run.
     """
 
     def __init__(self, ngram: int) -> None:
@@ -51,7 +52,7 @@ class Benchmarks:
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, benchmark: str, texts: Iterable[tuple[str, str]]) -> int:
-        """Take in the texts of a benchmark, each with the place where it stands; return how many there were."""
+        """Add the texts of a benchmark, each with its place; return how many there were."""
         count = 0
         for where, text in texts:
             count += 1

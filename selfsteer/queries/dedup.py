@@ -1,4 +1,4 @@
-"""What a source has given so far, kept on disk: memory stays flat however many queries there are."""
+"""The ids and contents of a source so far, on disk: memory stays flat however many queries there are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _TABLES = (
 
 
 class Seen(TempDatabase):
-    """Tells a repeated content and an id that stands for two contents; a context manager, which drops it all.
+    """Finds repeated contents, and ids that are given to two contents; a context manager, which drops it all.
 
-    It takes about 100 bytes a query. Ids and contents are known by 128-bit hashes.
+    It takes about 100 bytes a query. Ids and contents are stored as 128-bit hashes.
     """
 
     def __init__(self) -> None:
@@ -21,10 +21,10 @@ class Seen(TempDatabase):
         self._heads: dict[str, int] = {}  # few: one a file
 
     def claim(self, name: str, content: bytes, where: str) -> str:
-        """Let the id ``name`` stand for ``content``, a 16-byte hash.
+        """Give the id ``name`` to ``content``, a 16-byte hash.
 
         Returns:
-            "", or where ``name`` was first claimed, for another content.
+            "", or where ``name`` was first given, to another content.
         """
         head, colon, tail = where.rpartition(":")  # the file's name is long and always the same: it is kept apart
         place = self._heads.setdefault(head + colon, len(self._heads))

@@ -1,8 +1,8 @@
-"""Where rows come from: one reader per file format, and the hub.
+"""Readers of rows: one per file format, and the hub.
 
 A reader yields (where, row) and holds a line, a record or a few hundred rows at a time; only a .json list is read
-whole. What is wrong with one row stands in its place as :class:`Unreadable`; what is wrong with the file is an error.
-Closing a reader closes its file.
+whole. A row that can't be read is yielded as :class:`Unreadable`; a fault of the whole file is an error. Closing a
+reader closes its file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from selfsteer.errors import DataError
 
 Rows = Iterator[tuple[str, Any]]
-"""Pairs of "file:line" (or "file: row N") and the row that stands there."""
+"""Pairs of "file:line" (or "file: row N") and the row at that place."""
 
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Files beside the data of `datasets` and of LLaMA-Factory that hold no rows."""
@@ -34,11 +34,11 @@ METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "sta
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in place of a row, or of a cell, that could not be read.
+    """A row, or a cell, that could not be read.
 
     Attributes:
         reason: Why.
-        do: What can be done about it.
+        do: How to fix it.
     """
 
     reason: str
@@ -49,7 +49,7 @@ class Unreadable:
 
 
 _BATCH = 256
-_HEAD = 2**16  # bytes that tell encoding and line ends
+_HEAD = 2**16  # bytes by which encoding and line ends are detected
 _ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -113,9 +113,8 @@ def read_hub(name: str, split: str, key: str = "dataset_split") -> Rows:
             do="no local file or folder has that name either; check the name (org/name or org/name:config), the split "
             f"({key}) and the network; without network give a file{shipped}",
         ) from error
-    batches = rows.with_format("arrow").iter(batch_size=_BATCH)  # else every feature is decoded, images too
-    for number, row in enumerate(itertools.chain.from_iterable(map(_rows_of, batches)), 1):
-        yield f"{name}: row {number}", row
+    # In any other format every feature would be decoded, images too.
+    yield from _numbered(name, rows.with_format("arrow").iter(batch_size=_BATCH))
 
 
 def _jsonl(path: Path) -> Rows:
@@ -144,24 +143,27 @@ def _json_file(path: Path) -> Rows:
     A list is parsed as a whole, which needs several times its size of memory; millions of rows belong on lines.
     """
     head = list(itertools.islice((line for _, line in _lines(path) if not line.isspace()), 2))
-    if len(head) == 2 and _on_lines(head):
+    whole = [not isinstance(_json_row(line), Unreadable) for line in head]
+    # One value per line, or a list or an object over several lines: the first two lines differ in that.
+    if len(head) == 2 and (whole[0] or (whole[1] and all(line.lstrip().startswith("{") for line in head))):
         yield from _jsonl(path)
         return
     text = "".join(line for _, line in _lines(path))
-    data = _json(text, path) if text.strip() else []
+    try:
+        data = json.loads(text) if text.strip() else []
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"not valid JSON: {_json_fault(error)}",
+            where=f"{path}:{getattr(error, 'lineno', 1)}",
+            do="correct that line; the file must hold one JSON list, or one JSON value per line",
+        ) from error
     rows = data["data"] if isinstance(data, dict) and isinstance(data.get("data"), list) else data
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
         yield f"{path}: row {number}", row
 
 
-def _on_lines(head: list[str]) -> bool:
-    """Tell one value per line from a list or an object over several lines, by the first two lines."""
-    whole = [not isinstance(_json_row(line), Unreadable) for line in head]
-    return whole[0] or (whole[1] and all(line.lstrip().startswith("{") for line in head))
-
-
 def _parquet(path: Path) -> Rows:
-    # else pyarrow reads a whole row group ahead, which in some files is the whole file
+    # With pre_buffer pyarrow reads a whole row group ahead, which in some files is the whole file.
     with reading(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=_PIECE) as file:
         yield from _numbered(path, file.iter_batches(batch_size=_BATCH))
 
@@ -180,13 +182,13 @@ def _arrow(path: Path) -> Rows:
         )
 
 
-def _numbered(path: Path, batches: Iterable[Any]) -> Rows:
+def _numbered(source: Path | str, batches: Iterable[Any]) -> Rows:
     for number, row in enumerate(itertools.chain.from_iterable(map(_rows_of, batches)), 1):
-        yield f"{path}: row {number}", row
+        yield f"{source}: row {number}", row
 
 
 _UNHELD = (ArithmeticError, LookupError, ValueError, TypeError, ImportError, NotImplementedError, pa.ArrowException)
-"""What pyarrow raises for a value that Python can't hold: a year beyond 9999, an unknown time zone, a torn text."""
+"""Raised by pyarrow for a value that Python can't hold: a year beyond 9999, an unknown time zone, a torn text."""
 
 
 def _rows_of(batch: Any) -> Iterator[dict[str, Any]]:
@@ -224,9 +226,13 @@ def _delimited(delimiter: str) -> Callable[[Path], Rows]:
                 header = _header(cells, where)
             elif isinstance(cells, list) and len(cells) == len(header):
                 yield where, dict(zip(header, cells, strict=True))
-            else:  # a quote too many or too few may take in lines after it: each of them is named
-                fault = cells if isinstance(cells, Unreadable) else _ragged(len(cells), header, delimiter)
-                yield from ((f"{path}:{line}", fault) for line in lines)
+            else:  # a quote too many or too few may take in lines after it: each of them counts as left out
+                if not isinstance(cells, Unreadable):
+                    cells = Unreadable(
+                        f"{len(cells)} cells in this record, {len(header)} in the header ({', '.join(header)})",
+                        f"put a cell that holds a {'tab' if delimiter == chr(9) else 'comma'} in double quotes",
+                    )
+                yield from ((f"{path}:{line}", cells) for line in lines)
 
     return read
 
@@ -255,26 +261,6 @@ def _records(reader: Any) -> Iterator[tuple[range, list[str] | Unreadable]]:
             yield range(first, reader.line_num + 1), cells
 
 
-def _ragged(count: int, header: list[str], delimiter: str) -> Unreadable:
-    name = "tab" if delimiter == "\t" else "comma"
-    return Unreadable(
-        f"{count} cells in this record, {len(header)} in the header ({', '.join(header)})",
-        f"put a cell that holds a {name} in double quotes",
-    )
-
-
-def _json(text: str, path: Path) -> Any:
-    """Parse a whole JSON file."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"not valid JSON: {_json_fault(error)}",
-            where=f"{path}:{getattr(error, 'lineno', 1)}",
-            do="correct that line; the file must hold one JSON list, or one JSON value per line",
-        ) from error
-
-
 def _json_fault(error: Exception) -> str:
     return f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
 
@@ -282,8 +268,8 @@ def _json_fault(error: Exception) -> str:
 def _lines(path: Path, *, table: bool = False) -> Iterator[tuple[int, str]]:
     r"""Yield numbered lines, each with its "\n": nothing else ends a line (texts hold U+2028 and the like).
 
-    UTF-16 and UTF-32 are told by their byte order mark or by the first character. "\r" ends lines too where the head of
-    the file has no "\n", and in a table whose header it ends (its cells may hold "\n").
+    UTF-16 and UTF-32 are detected by their byte order mark or by the first character. "\r" ends lines too where the
+    head of the file has no "\n", and in a table with a header that ends so (its cells may hold "\n").
     """
     with reading(path), _open(path) as stream:
         head = stream.peek(_HEAD)[:_HEAD]
@@ -320,7 +306,7 @@ def _decoded(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data":  # the file was torn within a character: its last row is
+        if error.reason == "unexpected end of data":  # a file torn within a character: only its last row is lost
             return raw.decode("utf-8", "ignore")
         raise DataError(
             f"not valid UTF-8: byte {raw[error.start]:#04x} at position {error.start} of the line",

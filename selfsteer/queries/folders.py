@@ -13,13 +13,21 @@ _SAVED, _SAVED_SPLITS, CARD = "state.json", "dataset_dict.json", "README.md"
 
 
 def has_splits(folder: Path) -> bool:
-    """Tell whether a folder has splits: a saved ``DatasetDict``, or a repository of a data set with its card or data/.
+    """Return whether a folder has splits: a saved ``DatasetDict``, or a data set's repository with its card or data/.
 
     Selfsteer's own exports are such repositories.
     """
     if not folder.is_dir() or (folder / _SAVED).is_file():
         return False
-    return (folder / _SAVED_SPLITS).is_file() or _has_card(folder) or (not _plain(folder) and _has_nested(folder))
+    if (folder / _SAVED_SPLITS).is_file():
+        return True
+    card = folder / CARD
+    if card.is_file():
+        with card.open("rb") as file:
+            if file.read(4) in (b"---\n", b"---\r"):  # the card of a data set begins with YAML, no other page does
+                return True
+    nested = (item for item in folder.glob("*/*") if not item.parent.name.startswith("."))
+    return not _plain(folder) and any(map(_holds_rows, nested))
 
 
 def data_files(folder: Path, split: str | None = None, key: str = "dataset_split") -> list[Path]:
@@ -38,7 +46,10 @@ def data_files(folder: Path, split: str | None = None, key: str = "dataset_split
         if not files:
             raise DataError("no data file in that folder", where=str(folder), do=f"put one there: {', '.join(READERS)}")
         return files
-    splits = _saved_splits(folder) if (folder / _SAVED_SPLITS).is_file() else _repository(folder)
+    if (folder / _SAVED_SPLITS).is_file():
+        splits = {name: _saved(folder / name) for name in _described(folder / _SAVED_SPLITS, "splits")}
+    else:
+        splits = _repository(folder)
     if split is not None and split not in splits:
         raise DataError(
             f"no split {split!r} in that folder", where=str(folder), do=f"{key}: {did_you_mean(split, splits)}"
@@ -50,29 +61,12 @@ def _plain(folder: Path) -> list[Path]:
     return sorted(item for item in folder.iterdir() if item.is_file() and _holds_rows(item))
 
 
-def _has_nested(folder: Path) -> bool:
-    return any(_holds_rows(item) for item in folder.glob("*/*") if not item.parent.name.startswith("."))
-
-
 def _holds_rows(path: Path) -> bool:
     return bool(format_of(path)) and not path.name.startswith(".")
 
 
-def _has_card(folder: Path) -> bool:
-    """Tell a data set's card, which begins with YAML, from any other page."""
-    card = folder / CARD
-    if not card.is_file():
-        return False
-    with card.open("rb") as file:
-        return file.read(4) in (b"---\n", b"---\r")
-
-
 def _saved(folder: Path) -> list[Path]:
     return [folder / one["filename"] for one in _described(folder / _SAVED, "_data_files")]
-
-
-def _saved_splits(folder: Path) -> dict[str, list[Path]]:
-    return {name: _saved(folder / name) for name in _described(folder / _SAVED_SPLITS, "splits")}
 
 
 def _described(file: Path, name: str) -> list[Any]:
@@ -80,7 +74,7 @@ def _described(file: Path, name: str) -> list[Any]:
     try:
         found: list[Any] = json.loads(file.read_bytes())[name]
     except (OSError, ValueError, LookupError) as error:
-        what = f"can't tell which files belong to that data set: {type(error).__name__}: {error}"
+        what = f"can't read which files belong to that data set: {type(error).__name__}: {error}"
         raise DataError(what, where=str(file), do="save it again, or name its .arrow files") from error
     return found
 
@@ -92,6 +86,6 @@ def _repository(folder: Path) -> dict[str, list[Path]]:
     try:
         found = datasets.load_dataset_builder(str(folder)).config.data_files or {}
     except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:
-        what = f"can't tell which files belong to that data set: {' '.join(str(error).split())}"
+        what = f"can't find out which files belong to that data set: {' '.join(str(error).split())}"
         raise DataError(what, where=str(folder), do="name one of its files, or a folder of such files") from error
     return {str(name): [Path(file) for file in files] for name, files in found.items()}

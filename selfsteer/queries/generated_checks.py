@@ -1,7 +1,7 @@
 """What goes wrong in queries that a model wrote: refusals, answers, gaps and talk about the task. English phrases only.
 
-Each test is a few patterns, tried on 6,206 queries of people and models (docs/queries.md): it shall take what is
-certainly wrong and leave the rest.
+Each test is a few patterns, tried on 6,206 queries of people and models (docs/queries.md): it flags what is certainly
+wrong and leaves the rest.
 """
 
 from __future__ import annotations
@@ -79,35 +79,26 @@ _ASKS = re.compile(
 )
 
 
-def _asks_nothing(text: str) -> bool:
-    """No question mark, no verb that tells somebody to do something: a statement. Looked for in English texts alone."""
-    return not _ASKS.search(text) and language(text) == "en"
-
-
-def _is_refusal(text: str) -> bool:
-    return bool(_REFUSAL.search(text.replace("’", "'")))
-
-
-def _has_gap(text: str) -> bool:
-    return bool(_GAP.search(text))
-
-
 def _misses_something(text: str) -> bool:
-    """Something is spoken of as if it stood there, and nothing does; or the text ends where something should follow."""
+    """Refers to something as if it were there ("the following text") and it is not; or ends with a colon."""
     if "\n" not in text.strip() and text.rstrip().endswith(":"):
         return True
     return bool(_MISSING.search(text) and not _THERE.search(text))
 
 
-TESTS: dict[str, tuple[Callable[[str], bool], str]] = {
-    "refusal": (_is_refusal, "a refusal"),
-    "meta": (lambda text: bool(_META.search(text)), "speaks about the task of writing queries"),
-    "answer": (lambda text: bool(_ANSWER.search(text)), "an answer, or a query with its answer"),
-    "statement": (_asks_nothing, "asks for nothing: a statement, perhaps an answer"),
-    "placeholder": (_has_gap, "a gap that was never filled"),
-    "incomplete": (_misses_something, "speaks of something that does not stand in it"),
+TESTS: dict[str, tuple[Callable[[str], object], str]] = {
+    "refusal": (lambda text: _REFUSAL.search(text.replace("’", "'")), "a refusal"),
+    "meta": (_META.search, "is about the task of writing queries"),
+    "answer": (_ANSWER.search, "an answer, or a query with its answer"),
+    # No question mark and no verb in the imperative, which only English texts are searched for.
+    "statement": (
+        lambda text: not _ASKS.search(text) and language(text) == "en",
+        "asks for nothing: a statement, perhaps an answer",
+    ),
+    "placeholder": (_GAP.search, "a gap that was never filled"),
+    "incomplete": (_misses_something, "refers to something that it does not contain"),
 }
-"""By name: the test of a text, and what is said of one that it takes."""
+"""By name: the test of a text (true where it is at fault), and the reason."""
 
 
 def grown_fault(text: str) -> Fault | None:

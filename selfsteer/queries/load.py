@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Generator
@@ -31,10 +29,10 @@ BUILTIN = {
     "quickstart-heldout": "quickstart_heldout.jsonl",
     "quickstart-questions": "quickstart_questions.jsonl",
 }
-"""Shipped query sets, asked for as ``builtin:NAME``; see selfsteer/data/README.md for where they come from."""
+"""Shipped query sets, named ``builtin:NAME``; see selfsteer/data/README.md for their origin."""
 
 GROWN = "augment:"
-"""What the source of a grown query begins with; behind it stands the operation."""
+"""The source of a grown query is this and the operation."""
 
 _CARRIED = ("model", "weights", "sampling", "template", "depth", "seeds")
 _DATA = Path(__file__).parent.parent / "data"
@@ -42,14 +40,13 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _SPLITS = ("train", "heldout")
 _SPLIT_KEY = "queries.dataset_split"
 _SHARE_KEY = "queries.max_left_out"
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
     """A row that gives no query. ``id`` is "" where there is none; ``where`` is its file and line.
 
-    ``unusable`` says that the row itself can't be used, whatever else there is; ``do`` what can be done about that.
+    ``unusable``: the row itself can't be used, whatever the other rows are; ``do``: how to fix that.
     """
 
     id: str
@@ -78,9 +75,10 @@ def load_queries(
 ) -> Loaded:
     """Load queries from a shipped set, a file, a folder of files or a hub data set.
 
-    Accepted rows: a string; an object with a column of :data:`selfsteer.queries.prompt_forms.COLUMNS` (text or messages).
-    A conversation is kept up to its last user turn, system messages included. A row that can't be used and a repetition
-    of an earlier query (same text after Unicode NFC, white space aside) are dropped.
+    Accepted rows: a string; an object with text or messages in one of the columns of
+    :data:`selfsteer.queries.prompt_forms.COLUMNS`. A conversation is kept up to its last user turn, system messages
+    included. A row that can't be used and a repetition of an earlier query (same text after Unicode NFC, white space
+    aside) are dropped.
 
     Args:
         source: ``builtin:NAME``; a file (.jsonl .json .parquet .csv .tsv .txt, the text forms also with .gz); a folder
@@ -88,7 +86,7 @@ def load_queries(
             or a hub data set, ``org/name`` or ``org/name:config``.
         field: The column that holds the query; None looks for a known name.
         split: What the queries serve for, "train" or "heldout".
-        limit: Take the first so many queries, after de-duplication; the rows behind them are not looked at.
+        limit: Number of queries to take, the first ones after de-duplication; later rows are not read.
         dataset_split: The split of a hub data set, or of a folder that has splits.
         max_left_out: The largest share of rows that can't be used.
 
@@ -97,7 +95,7 @@ def load_queries(
 
     Raises:
         ConfigError: ``split``, ``limit`` or ``dataset_split`` is wrong.
-        DataError: The source is not there, a file can't be read, its table has no column ``field``, too many rows can't
+        DataError: The source is missing, a file can't be read, its table has no column ``field``, too many rows can't
             be used, or no query is left.
     """
     found = stream_queries(
@@ -123,8 +121,8 @@ def stream_queries(
 ) -> Generator[Query | Dropped, None, None]:
     """Yield what :func:`load_queries` gives, row by row in the order of the source; memory does not grow with it.
 
-    What tells repetitions and clashes of ids is kept in a temporary file (see :mod:`selfsteer.queries.dedup`). Closing
-    the iterator, or taking ``limit`` queries from it, closes the source and removes that file.
+    Ids and contents are kept in a temporary file (:mod:`selfsteer.queries.dedup`). Closing the iterator, or taking
+    ``limit`` queries from it, closes the source and removes that file.
 
     Args:
         source, field, split, limit, dataset_split: As of :func:`load_queries`.
@@ -136,7 +134,11 @@ def stream_queries(
             query was left.
         StorageError: The temporary folder is full.
     """
-    _check(source, split, limit, dataset_split)
+    if split not in _SPLITS:
+        raise ConfigError(f"unknown split {split!r}", where="queries.split", do=did_you_mean(split, _SPLITS))
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}", where="queries.limit", do="give 1 or more, or leave it out for all")
+    check_dataset_split(source, dataset_split, _SPLIT_KEY)
     return _stream(source, field, cast(Literal["train", "heldout"], split), limit, dataset_split, max_left_out)
 
 
@@ -144,7 +146,7 @@ def source_fingerprint(source: str) -> str:
     """Return 16 hex digits that name what a source holds: the content of its files, or the name of a hub data set.
 
     Raises:
-        DataError: The source is not there.
+        DataError: The source is missing.
     """
     if is_hub(source):
         return fingerprint(source)
@@ -152,10 +154,10 @@ def source_fingerprint(source: str) -> str:
 
 
 def reads_file(source: str, path: Path) -> bool:
-    """Tell whether a source reads this file, or would if it were there: its own file, or one under its folder.
+    """Return whether a source reads this file, or would if it existed: its own file, or one under its folder.
 
     Raises:
-        DataError: The source is not there.
+        DataError: The source is missing.
     """
     if is_hub(source):
         return False
@@ -167,14 +169,14 @@ def reads_file(source: str, path: Path) -> bool:
 def source_rows(
     source: str, dataset_split: str, key: str = "dataset_split"
 ) -> Generator[tuple[str, Any, str], None, None]:
-    """Yield the rows of a source as they stand: (where, row, origin), origin being the file's or the data set's name.
+    """Yield the rows of a source as they are: (where, row, origin); the origin is the file's or the data set's name.
 
     Args:
         source, dataset_split: As of :func:`load_queries`.
         key: The setting that names the split, for messages.
 
     Raises:
-        DataError: The source is not there, or a file can't be read.
+        DataError: The source is missing, or a file can't be read.
     """
     if is_hub(source):
         yield from ((where, row, source) for where, row in read_hub(source, dataset_split, key))
@@ -209,14 +211,16 @@ def _stream(
 
 @dataclasses.dataclass
 class _Reader:
-    """Turns rows into queries; ``seen`` holds what tells a repetition from a clash of ids."""
+    """Turns rows into queries; ``seen`` finds repetitions and clashes of ids."""
 
     split: Literal["train", "heldout"]
     field: str | None
     seen: Seen
 
     def read(self, where: str, row: Any, origin: str) -> Query | Dropped:
-        if self.field is not None and isinstance(row, dict) and self.field not in row and _is_table(origin):
+        # All rows of a table have the same columns, so there a missing one is a fault of the file.
+        is_table = format_of(Path(origin)) not in (".jsonl", ".json", ".txt")
+        if self.field is not None and is_table and isinstance(row, dict) and self.field not in row:
             do = did_you_mean(self.field, map(str, row))
             raise DataError(f"no column {self.field!r} here", where=where, do=do)
         own_id = ""
@@ -226,7 +230,7 @@ class _Reader:
             name, content = own_id or made_id(prompt), content_hash(prompt)
             if first := self.seen.claim(name, content, where):
                 do = "give each query its own id, or leave the column out: ids are then made from the text"
-                raise Unusable(f"its id {name!r} stands for another query already ({first})", do)
+                raise Unusable(f"its id {name!r} belongs to another query already ({first})", do)
         except Unusable as unusable:
             return Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
         if first := self.seen.first_id(content, name):
@@ -234,21 +238,8 @@ class _Reader:
         return Query(name, prompt, self.split, _origin(row) or origin, _grown_from(row))
 
 
-def _is_table(origin: str) -> bool:
-    """Whether all rows of a file (or hub data set) have the same columns."""
-    return format_of(Path(origin)) not in (".jsonl", ".json", ".txt")
-
-
-def _check(source: str, split: str, limit: int | None, dataset_split: str) -> None:
-    if split not in _SPLITS:
-        raise ConfigError(f"unknown split {split!r}", where="queries.split", do=did_you_mean(split, _SPLITS))
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}", where="queries.limit", do="ask for 1 or more, or leave it out for all")
-    check_dataset_split(source, dataset_split, _SPLIT_KEY)
-
-
 def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
-    """Raise :class:`ConfigError`, naming the recipe's ``key``, where a split is asked for and the source has none."""
+    """Raise :class:`ConfigError`, naming the recipe's ``key``, where it names a split and the source has none."""
     if dataset_split != "train" and not is_split(source):
         raise ConfigError(
             f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
@@ -258,30 +249,23 @@ def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
 
 
 def is_split(source: str) -> bool:
-    """Tell whether a source may have splits: a hub data set, or a folder of one."""
+    """Return whether a source may have splits: a hub data set, or a folder of one."""
     return is_hub(source) or has_splits(Path(source).expanduser())
 
 
 def is_hub(source: str) -> bool:
-    """Tell ``org/name`` from a path: it is no local file or folder and has no suffix of a data file."""
+    """Return whether a source is ``org/name``: no local file or folder, and without a data file's suffix."""
     path = Path(source)
     return bool(_HUB_NAME.fullmatch(source)) and not format_of(path) and not path.exists()
 
 
 def _source_files(source: str, split: str | None = None, key: str = "dataset_split") -> list[Path]:
     """Return the files of a source; of a folder that has splits those of one, or of all."""
-    return [_builtin(source)] if source.startswith("builtin:") else _files(source, split, key)
-
-
-def _builtin(source: str) -> Path:
-    name = source.removeprefix("builtin:")
-    if name not in BUILTIN:
-        raise DataError(f"no shipped query set {name!r}", where=source, do=did_you_mean(name, BUILTIN))
-    return _DATA / BUILTIN[name]
-
-
-def _files(source: str, split: str | None, key: str) -> list[Path]:
-    """Return the file that ``source`` names, or the data files of the folder that it names."""
+    if source.startswith("builtin:"):
+        name = source.removeprefix("builtin:")
+        if name not in BUILTIN:
+            raise DataError(f"no shipped query set {name!r}", where=source, do=did_you_mean(name, BUILTIN))
+        return [_DATA / BUILTIN[name]]
     path = Path(source)
     with reading(path):
         path = path.expanduser()
@@ -291,9 +275,9 @@ def _files(source: str, split: str | None, key: str) -> list[Path]:
 
 
 def _nearby(path: Path) -> str:
-    """Name what lies near a path that does not exist."""
+    """Name files near a path that does not exist."""
     if not path.parent.is_dir():
-        return f"there is no folder {str(path.parent)!r} either: check the path"
+        return f"no such folder either: {str(path.parent)!r}; check the path"
     names = sorted(item.name for item in path.parent.iterdir() if item.name != path.name)
     names = [name for name in names if not name.startswith(".")]
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
@@ -322,29 +306,26 @@ def _origin(row: Any) -> str:
 
 
 def _grown_from(row: Any) -> dict[str, str]:
-    """Return what a row that ``selfsteer augment`` wrote says of who wrote it and from what; none for other rows.
+    """Return the provenance of a row that ``selfsteer augment`` wrote; {} for other rows.
 
-    Only what its source does not say and what a reader of the rows needs: millions of rows repeat it.
+    It is cut down to what its source does not say and a reader of the rows needs, as millions of rows repeat it.
     """
-    told = row.get("provenance") if _origin(row).startswith(GROWN) else None
-    if not isinstance(told, dict):
+    provenance = row.get("provenance") if _origin(row).startswith(GROWN) else None
+    if not isinstance(provenance, dict):
         return {}
-    found = {name: told[name] for name in _CARRIED if told.get(name)}
+    found = {name: provenance[name] for name in _CARRIED if provenance.get(name)}
     texts = {name: ", ".join(map(str, one)) if isinstance(one, list) else str(one) for name, one in found.items()}
     return {name: text for name, text in texts.items() if is_text(text)}
 
 
-def made_id(prompt: list[Message]) -> str:
-    """Return the id of a query that brings none: ``fingerprint(prompt)``, in half its time."""
-    parts = [f'{{"content":{_quoted(message["content"])},"role":{_quoted(message["role"])}}}' for message in prompt]
-    return hashlib.sha256(f"[{','.join(parts)}]".encode()).hexdigest()[:16]
-
-
 def content_hash(prompt: list[Message]) -> bytes:
-    """Return the hash of what prompts share that differ in Unicode composition and white space only: repetitions."""
-    return hash_of("\n".join(part for message in _normalised(prompt) for part in message))
+    """Return a hash that is equal for repetitions: prompts that differ in Unicode composition and white space only."""
+    parts = []
+    for message in prompt:
+        # No line break is left in a text, so prompts that are joined by line breaks can't be mistaken for each other.
+        parts += [message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())]
+    return hash_of("\n".join(parts))
 
 
-def _normalised(prompt: list[Message]) -> list[list[str]]:
-    """Return role and text of each message, composed and with single spaces; no line break is left in them."""
-    return [[message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())] for message in prompt]
+made_id = fingerprint
+"""Makes the id of a query without one of its own from its prompt."""

@@ -1,6 +1,6 @@
-"""Cells of a row -> texts, numbers and messages: the one reader behind queries, pairs, judge sets and `score`.
+"""Cells of a row -> texts, numbers and messages: the one reader of queries, pairs, judge sets and `score`.
 
-docs/data.md lists what is read.
+docs/data.md lists the accepted forms.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _BESIDE_TEXT = {
     "videos": "videos",
     "video": "a video",
 }
-"""Columns of a row and keys of a message that change what it says, and that no text model here gets."""
+"""Columns of a row and keys of a message that change its meaning, and that no text model here gets."""
 
 _NOTHING = ("null", "none", "nan", "[]", "{}")
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
@@ -61,7 +61,7 @@ class Unusable(Exception):
     """A row that can't be used: the caller leaves it out with this reason.
 
     Attributes:
-        do: What the reader of the message can do about it, "" where the reason says it.
+        do: How to fix it, "" where the reason says it.
     """
 
     def __init__(self, reason: str, do: str = "") -> None:
@@ -70,7 +70,7 @@ class Unusable(Exception):
 
 
 def is_missing(value: Any) -> bool:
-    """Tell whether a cell says nothing: null, NaN, blank text, or a list or an object that holds nothing else."""
+    """Return whether a cell is empty: null, NaN, blank text, or a list or an object that holds nothing else."""
     if isinstance(value, str):
         return not value or value.isspace()
     if isinstance(value, list | tuple):
@@ -81,7 +81,7 @@ def is_missing(value: Any) -> bool:
 
 
 def is_text(text: str) -> bool:
-    r"""Tell whether ``text`` can be written as UTF-8; JSON's "\ud800" gives half a character, which can't."""
+    r"""Return whether ``text`` can be written as UTF-8; JSON's "\ud800" gives half a character, which can't."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -97,11 +97,11 @@ def kind(value: Any) -> str:
 
 
 class Cells:
-    """The cells of a row by name, checked when they are asked for. Each method may raise :class:`Unusable`.
+    """The cells of a row by name, checked when they are read. Each method may raise :class:`Unusable`.
 
     Args:
-        row: As a file gave it.
-        expected: What a row should be, for the reason.
+        row: As the file reader gave it.
+        expected: The right form of a row, for the reason.
 
     Raises:
         Unusable: The row could not be read, is no object, or holds more than text: tools, images, audio or video.
@@ -121,7 +121,7 @@ class Cells:
         return ", ".join(map(str, self.cells)) or "(none)"
 
     def filled(self, name: str) -> bool:
-        """Tell whether the row has a cell of that name, and something in it."""
+        """Return whether the row has a cell of that name with something in it."""
         return name in self.cells and not is_missing(self.cells[name])
 
     def first(self, names: Iterable[str]) -> str | None:
@@ -129,7 +129,7 @@ class Cells:
         return next((name for name in names if self.filled(name)), None)
 
     def value(self, name: str) -> str | list[Any]:
-        """Return what a column holds: text, or the items of a conversation, also where that is written as text."""
+        """Return a column's text, or the items of its conversation, also where that is written as text."""
         return _structured(self.cells[name], name)
 
     def text(self, name: str) -> str:
@@ -151,7 +151,7 @@ class Cells:
         return float(value)
 
     def messages(self, name: str) -> list[Message]:
-        """Return a column's messages; text is none."""
+        """Return a column's messages; a text is refused."""
         value = self.value(name)
         if isinstance(value, str):
             raise Unusable(f"{name!r} is text, expected messages")
@@ -169,7 +169,10 @@ class Cells:
         """
         value = self.value(name)
         if isinstance(value, str):
-            text = value if alone or name != "instruction" else self._with_input(value)
+            text = value
+            if name == "instruction" and not alone:  # joined with its input by a blank line; a blank one is left out
+                parts = [value, self.text("input") if self.filled("input") else ""]
+                text = "\n\n".join(part for part in parts if not is_missing(part))
             value = [*([] if alone else self._history()), {"role": "user", "content": text}]
         elif name == "instruction" and not alone and self.filled("input"):
             raise Unusable("'instruction' is a list of messages beside an 'input', expected text")
@@ -181,11 +184,6 @@ class Cells:
         if name is None or not items or role_of(items[0], "conversation") == "system":
             return items
         return [{"role": "system", "content": self.text(name)}, *items]
-
-    def _with_input(self, instruction: str) -> str:
-        """Join instruction and input by a blank line; a blank one is left out."""
-        parts = [instruction, self.text("input") if self.filled("input") else ""]
-        return "\n\n".join(part for part in parts if not is_missing(part))
 
     def _history(self) -> list[Any]:
         """Return earlier turns: LLaMA-Factory's pairs of question and answer, or messages; other text is no history."""
@@ -202,11 +200,11 @@ class Cells:
 
 
 def role_of(item: Any, name: str) -> str:
-    """Return the role of a message, in whatever spelling; an unknown one as it stands.
+    """Return the role of a message, in any known spelling; an unknown one as it is.
 
     Args:
         item: With role and content, or ShareGPT's from and value.
-        name: The column it stands in, for the reason.
+        name: Its column, for the reason.
     """
     do = "correct those rows, or name another column with queries.field=NAME"
     if not isinstance(item, dict):
@@ -239,7 +237,7 @@ def checked_text(value: Any, what: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a reason, cut where it is long."""
+    """Return a value for a reason, shortened where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -273,7 +271,7 @@ def _refuse_what_is_no_text(held: Mapping[str, Any], what: str) -> None:
     for name in (name for name in _BESIDE_TEXT if name in held):
         value = held[name]
         if not is_missing(value) and not (isinstance(value, str) and value.strip().lower() in _NOTHING):
-            do = f"the models here get text alone; take {name!r} out where the text stands for itself"
+            do = f"the models here get text alone; remove {name!r} where the text is complete without it"
             raise Unusable(f"{what} has {_BESIDE_TEXT[name]} ({name!r})", do)
 
 

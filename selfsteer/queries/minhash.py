@@ -59,10 +59,14 @@ class NearDuplicates:
             apart: Ids of texts that it may be near to.
         """
         signature = _signature(text)
-        found = self._nearest(signature, apart)
-        if found is None:
-            self._remember(name, signature)
-        return found
+        own = signature.hashvalues.tolist()
+        # The index gives candidates; the signatures decide. Of equally similar texts the earliest one counts.
+        places = [place for place in self._index.query(signature) if self._ids[place] not in apart]
+        similarity, place = max(((self._similarity(place, own), -place) for place in places), default=(0.0, 0))
+        if places and similarity >= self.threshold:
+            return Near(self._ids[-place], similarity)
+        self._remember(name, signature)
+        return None
 
     def remember(self, name: str, text: str) -> None:
         """Remember a text whatever it repeats."""
@@ -72,13 +76,6 @@ class NearDuplicates:
         self._index.insert(len(self._ids), signature, check_duplication=False)
         self._ids.append(name)
         self._signatures.extend(signature.hashvalues.tolist())
-
-    def _nearest(self, signature: MinHash, apart: Collection[str]) -> Near | None:
-        own = signature.hashvalues.tolist()
-        places = [place for place in self._index.query(signature) if self._ids[place] not in apart]
-        similar = [(self._similarity(place, own), -place) for place in places]
-        similarity, place = max(similar, default=(0.0, 0))
-        return Near(self._ids[-place], similarity) if similar and similarity >= self.threshold else None
 
     def _similarity(self, place: int, own: Iterable[int]) -> float:
         other = self._signatures[place * PERMUTATIONS : (place + 1) * PERMUTATIONS]

@@ -28,9 +28,9 @@ class Reading:
     """What was found in an answer.
 
     Attributes:
-        outcome: "ok" (in the form that was asked for), "repaired" (found, though the form was another) or "failed".
+        outcome: "ok" (in the requested form), "repaired" (found, though in another form) or "failed".
         queries: The queries, in order; none where it failed.
-        why: What was repaired or what failed, "" where all was well.
+        why: What was repaired or what failed, "" with "ok".
     """
 
     outcome: Outcome
@@ -48,7 +48,10 @@ def read_list(text: str, finish: Finish) -> Reading:
         text: The answer, without a reasoning model's thoughts.
         finish: Whether the answer came to its end.
     """
-    heads = _heads(text)
+    heads: list[re.Match[str]] = []
+    for match in _ITEM.finditer(text):
+        if int(match[1]) == len(heads) + 1:
+            heads.append(match)
     if not heads:
         return Reading("failed", why="no numbered list" if text.strip() else "empty answer")
     ends = [head.start() for head in heads[1:]] + [len(text)]
@@ -67,10 +70,10 @@ def read_list(text: str, finish: Finish) -> Reading:
 
 
 def read_one(text: str, finish: Finish) -> Reading:
-    """Read a query that should stand between <request> and </request>.
+    """Read a query between <request> and </request>.
 
-    Without an opening tag, what follows a line such as "Here is the rewritten request:" counts. Anything else fails: a
-    model that forgets the form has mostly forgotten the task, too.
+    Without an opening tag, the text after a line such as "Here is the rewritten request:" counts. Anything else fails:
+    a model that forgets the form has mostly forgotten the task, too.
 
     Args:
         text: The answer, without a reasoning model's thoughts.
@@ -91,17 +94,8 @@ def read_one(text: str, finish: Finish) -> Reading:
     return Reading("repaired", (query,), "no pair of tags")
 
 
-def _heads(text: str) -> list[re.Match[str]]:
-    """Return the lines that begin the entries 1, 2, 3, ..."""
-    heads: list[re.Match[str]] = []
-    for match in _ITEM.finditer(text):
-        if int(match[1]) == len(heads) + 1:
-            heads.append(match)
-    return heads
-
-
 def _plain(text: str) -> str:
-    """Take away what was put around a query: quotes, emphasis, tags."""
+    """Remove the marks around a query: quotes, emphasis, tags."""
     text = _TAG.sub("", text).strip()
     for _ in range(3):
         if len(text) > 4 and text[:2] == text[-2:] == "**" and "**" not in text[2:-2]:

@@ -52,7 +52,7 @@ def to_prompt(row: Any, field: str | None = None) -> list[Message]:
 
 
 def to_texts(row: Any, field: str | None = None) -> list[str]:
-    """Return what a row of a benchmark asks: the texts of its user turns, none where it is empty.
+    """Return the questions of a benchmark's row: the texts of its user turns, none where it is empty.
 
     Args:
         row: A string or an object with one of :data:`BENCHMARK_COLUMNS`; that may hold a list of texts, too.
@@ -86,7 +86,7 @@ def _column(cells: Cells, field: str | None) -> str:
     present = [name for name in COLUMNS if name in cells.cells]
     if not present:
         raise Unusable(
-            f"no column that is known to hold a query; columns here: {cells.names}",
+            f"no column of a name that holds queries; columns here: {cells.names}",
             f"name the column with queries.field=NAME, or rename it to one of: {', '.join(COLUMNS)}",
         )
     return cells.first(present) or present[0]

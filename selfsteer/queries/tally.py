@@ -1,4 +1,4 @@
-"""How many rows of a source can't be used, and why: said in one message where too few are left."""
+"""How many rows of a source can't be used, and why: reported in one message where too few are left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from selfsteer.errors import DataError
 
 _MOST_REASONS = 1000
-_TOLD = 3
-"""So many of the reasons are told."""
+_SHOWN = 3
+"""Reasons that a message gives."""
 
 
 class Reason(NamedTuple):
-    """One reason of several rows: how many, the first one's place and wording, and what can be done."""
+    """One reason of several rows: how many, the first one's place and wording, and how to fix it."""
 
     rows: int
     where: str
@@ -25,7 +25,7 @@ class Reason(NamedTuple):
 class Tally:
     """Counts the rows of a source and those of them that can't be used.
 
-    Reasons that differ in their details alone (what follows a colon) count as one.
+    Reasons that differ in their details alone (after a colon) count as one.
 
     Attributes:
         rows: All rows.
@@ -47,13 +47,13 @@ class Tally:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the ledger keeps, and :func:`check_share` looks at."""
+        """The counts in the form that the ledger keeps and :func:`check_share` takes."""
         return {"rows": self.rows, "unusable": self.unusable, "reasons": [list(one) for one in self.reasons]}
 
     @property
     def reasons(self) -> list[Reason]:
         """The most frequent reasons."""
-        return [Reason(count, *self._first[name]) for name, count in self._counts.most_common(_TOLD)]
+        return [Reason(count, *self._first[name]) for name, count in self._counts.most_common(_SHOWN)]
 
 
 def in_words(reasons: list[Reason]) -> str:
@@ -66,7 +66,7 @@ def check_share(info: Mapping[str, Any], what: str, source: str, *, most: float 
 
     Args:
         info: :attr:`Tally.info`.
-        what: What a row should have given, e.g. "query".
+        what: What a row should hold, e.g. "query".
         source: Where the rows come from.
         most: The largest share of rows that can't be used; None allows any, as long as one row is left.
         key: The setting that holds it.

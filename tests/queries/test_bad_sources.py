@@ -116,8 +116,8 @@ def test_too_many_rows_that_can_not_be_used_stop_the_reading(tmp_path: Path) -> 
     assert len(load_queries(str(path)).queries) == 2, "3 of 6 is no more than half; a repetition is no fault"
     error = refused(path, max_left_out=0.49)
     assert error.what == (
-        "3 of 6 rows can't be used, more than the share of 0.49 that queries.max_left_out allows: no column that is "
-        f"known to hold a query; columns here: x (2 rows, first at {path}:3); 'prompt' is a number, expected text "
+        "3 of 6 rows can't be used, more than the share of 0.49 that queries.max_left_out allows: no column of a "
+        f"name that holds queries; columns here: x (2 rows, first at {path}:3); 'prompt' is a number, expected text "
         f"(1 rows, first at {path}:5)"
     )
     assert error.where == str(path) and error.do.endswith("; or raise queries.max_left_out")
@@ -165,7 +165,7 @@ def test_the_second_query_of_one_id_is_left_out(tmp_path: Path) -> None:
     loaded = load_queries(str(path := file(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))))
     assert [drop.reason for drop in loaded.dropped] == [
         "duplicate of a",
-        f"its id 'b' stands for another query already ({path}:2)",
+        f"its id 'b' belongs to another query already ({path}:2)",
     ]
     assert "its own id" in loaded.dropped[1].do
 
@@ -184,7 +184,7 @@ def test_no_such_file(tmp_path: Path) -> None:
     assert (error.what, error.where) == ("no such file", str(tmp_path / "qeries.jsonl"))
     assert error.do == "Did you mean 'queries.jsonl'?"
     assert refused(tmp_path / "nothing-alike").do == f"{str(tmp_path)!r} holds: queries.jsonl, zzz.csv"
-    assert refused(tmp_path / "no" / "a.csv").do.startswith(f"there is no folder {str(tmp_path / 'no')!r}")
+    assert refused(tmp_path / "no" / "a.csv").do.startswith(f"no such folder either: {str(tmp_path / 'no')!r}")
     assert refused("").what == "no such file"
     assert refused("a" * 5000).what.startswith("can't read the file: ")  # longer than a name can be
 
@@ -236,7 +236,7 @@ def test_a_hub_data_set_without_network(monkeypatch: pytest.MonkeyPatch) -> None
     ("options", "where", "do"),
     [
         ({"split": "held-out"}, "queries.split", "Did you mean 'heldout'? Available: heldout, train"),
-        ({"limit": 0}, "queries.limit", "ask for 1 or more, or leave it out for all"),
+        ({"limit": 0}, "queries.limit", "give 1 or more, or leave it out for all"),
         ({"dataset_split": "test"}, "queries.dataset_split", "leave it out, or give a hub data set (org/name)"),
     ],
 )

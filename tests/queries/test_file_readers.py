@@ -154,7 +154,7 @@ def test_a_saved_data_set(tmp_path):
     with pytest.raises(ConfigError, match="has no splits"):
         load_queries(str(tmp_path / "saved"), dataset_split="test")
     (tmp_path / "saved" / "state.json").write_text("{")
-    with pytest.raises(DataError, match="can't tell which files belong"):
+    with pytest.raises(DataError, match="can't read which files belong"):
         load_queries(str(tmp_path / "saved"))
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from selfsteer.errors import DataError
 from selfsteer.queries import Dropped, Loaded, load_queries
-from selfsteer.queries.load import BUILTIN, _normalised
+from selfsteer.queries.load import BUILTIN, content_hash
 
 TEXTS = ["Why is the sky blue?", 'Say "hi", please', "Olá, como vai?", "tabs\tand ünïcode"]
 
@@ -330,7 +330,7 @@ def test_shipped_ids_are_the_hashes_of_their_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("heldout", ["quickstart-heldout", "quickstart-questions"])
 def test_shipped_sets_to_measure_on_hold_no_query_to_train_on(heldout: str) -> None:
     names = ("quickstart", heldout)
-    first, second = ({str(_normalised(q.prompt)) for q in load_queries(f"builtin:{name}").queries} for name in names)
+    first, second = ({content_hash(q.prompt) for q in load_queries(f"builtin:{name}").queries} for name in names)
     assert first and second and not first & second
 
 
@@ -361,10 +361,10 @@ def test_loading_needs_neither_torch_nor_datasets() -> None:
 
 def unique(values: list[str]) -> list[str]:
     """Leave out what loading drops on purpose."""
-    first: dict[str, str] = {}
+    first: dict[bytes, str] = {}
     for value in values:
         if value.strip():
-            first.setdefault(str(_normalised([user(value)])), value)
+            first.setdefault(content_hash([user(value)]), value)
     return list(first.values())
 
 
