@@ -1,8 +1,8 @@
 """Guards: the figures of a round in, verdicts out. No files and no torch.
 
 A guard compares the policy that a round trained with the run's start, on the same held-out queries. It fires where the
-whole 95 % interval of its figure lies beyond its threshold, so that few queries make it slow, never trigger-happy. What
-was not measured, or on fewer than :data:`FEWEST` queries, leaves it silent, and it says so.
+whole 95 % interval of its figure lies beyond its threshold, so that few queries make it late, not wrong. A guard is
+silent, and says so, about a figure that was not measured or was measured on fewer than :data:`FEWEST` queries.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ FEWEST = 8
 """Held-out queries below which resampled intervals are too narrow to be believed."""
 
 Standing = Literal["fired", "quiet", "silent"]
-_SILENT = f"can't tell: not measured, on fewer than {FEWEST} queries, or the start gives nothing to compare with"
+_SILENT = f"can't tell: not measured, on fewer than {FEWEST} queries, or the start has no figure to compare with"
 
 
 @dataclass(frozen=True)
 class RoundFigures:
-    """What a round left to be judged by.
+    """The figures that a round is judged by.
 
     Attributes:
         round: 0 for the start.
-        measured: Its policy's held-out figures, as ``selfsteer.stages.heldout.heldout_measures`` returns them; None where
-            there are none.
-        kept: Training rows that the filters kept, and all of them; None for the start and where it did not come so far.
-        failures: Why the round came to no policy, by the guard that it concerns; empty where it did.
+        measured: Its policy's held-out figures (:func:`selfsteer.stages.heldout.heldout_measures`); None without any.
+        kept: Training rows that the filters kept, and all of them; None for the start and before the filters have run.
+        failures: Why the round has no policy, by the guard that it concerns; empty where it has one.
     """
 
     round: int
@@ -67,7 +66,7 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one guard says of one round; ``action`` is what its firing does, ``detail`` a sentence with the figures."""
+    """The verdict of one guard on one round; ``action`` is taken if it fired, ``detail`` has the figures."""
 
     round: int
     guard: str
@@ -81,25 +80,25 @@ class _Check(NamedTuple):
     detail: str
 
 
-def check_round(settings: GuardSettings, of: Compared) -> list[Finding]:
-    """Return what each guard that is not ignored says of a round."""
+def check_round(settings: GuardSettings, case: Compared) -> list[Finding]:
+    """Return the verdict on a round of each guard that is not ignored."""
     found = []
-    for name, look in GUARDS.items():
+    for name, check in GUARDS.items():
         guard = getattr(settings, name)
         action: GuardAction = guard.action or settings.action
         if action == "ignore":
             continue
-        failed = of.now.failures.get(name)
-        checks = [_Check(True, failed)] if failed else list(look(guard, of))
+        failed = case.now.failures.get(name)
+        checks = [_Check(True, failed)] if failed else list(check(guard, case))
         fired = [check for check in checks if check.fired]
         standing: Standing = "fired" if fired else "quiet" if checks else "silent"
         detail = "; ".join(check.detail for check in fired or checks) or _SILENT
-        found.append(Finding(of.now.round, name, standing, action, detail))
+        found.append(Finding(case.now.round, name, standing, action, detail))
     return found
 
 
-def given_up(findings: Sequence[Finding]) -> bool:
-    """Return whether a round's policy is not to be used: a guard fired that does more than warn."""
+def rejects(findings: Sequence[Finding]) -> bool:
+    """Return whether a round's policy must not be used: a guard fired that does more than warn."""
     return any(one.standing == "fired" and one.action in ("stop", "rollback") for one in findings)
 
 
@@ -112,7 +111,7 @@ def best_round(criterion: str, good: Sequence[RoundFigures]) -> int | None:
     """
     if not good:
         return None
-    path = CRITERIA.get(criterion, ())
+    path = CRITERIA.get(criterion)
     values = [_dig(one.measured, *path) if path else None for one in good]
     known = [-math.inf if value is None or math.isnan(value) else value for value in values]
     return max(zip(known, (one.round for one in good), strict=True))[1]
@@ -123,77 +122,85 @@ CRITERIA = {
     "implicit_accuracy": ("implicit", "accuracy"),
     "onpolicyness": ("onpolicyness", "mean"),
 }
-"""Where the held-out figure of each criterion but "last" stands in a policy's measures."""
+"""The held-out figure behind each criterion but "last", by its path in a policy's measures."""
 
 
-# --- the guards
+# --- the guards: each yields nothing where it can't tell
 
 
-def _length(guard: LengthGuard, of: Compared) -> Iterator[_Check]:
-    total, step = _ratio(of.now, of.start), _ratio(of.now, of.before)
+def _length(guard: LengthGuard, case: Compared) -> Iterator[_Check]:
+    total, step = _ratio(case.now, case.start), _ratio(case.now, case.before)
     if total:
         yield _check("answers are {} times as long as the start's", total, low=guard.min_ratio, high=guard.max_ratio)
     if step:
         words = "answers are {} times as long as those of the policy that the round began from"
         yield _check(words, step, high=guard.max_ratio_per_round)
-    cut, first = (_dig(one.measured, "length", "original", "capped_share") for one in (of.now, of.start))
+    # With a tight token limit lengths can't grow: then the share of cut-off answers shows an explosion.
+    cut, first = (_dig(one.measured, "length", "original", "capped_share") for one in (case.now, case.start))
     if cut is not None and first is not None:
-        n = _dig(of.now.measured, "n")
+        n = _dig(case.now.measured, "n")
         words = "the share of answers cut off at the token limit changed by {}"
         yield _check(words, _rise(cut * n, n, first), high=guard.max_cut_rise)
 
 
-def _onpolicyness(guard: OnpolicynessGuard, of: Compared) -> Iterator[_Check]:
+def _onpolicyness(guard: OnpolicynessGuard, case: Compared) -> Iterator[_Check]:
     for role, sign in (("positive_response", "y+"), ("negative_response", "y-")):
-        now, first = (_chances(one, role) for one in (of.now, of.start))
+        now, first = (
+            [math.exp(value) for value in _values(one, "mean_logps", role, "prompt", "values")]
+            for one in (case.now, case.start)
+        )
         if now and any(first):
             words = f"on-policyness of {sign} is {{}} times the start's"
             yield _check(words, _relative(now, first), low=guard.min_ratio)
 
 
-def _steering_margin(guard: SteeringMarginGuard, of: Compared) -> Iterator[_Check]:
-    now, first = (_values(one, "steering_margin", "values") for one in (of.now, of.start))
+def _steering_margin(guard: SteeringMarginGuard, case: Compared) -> Iterator[_Check]:
+    now, first = (_values(one, "steering_margin", "values") for one in (case.now, case.start))
     if now and first and bootstrap(first)[0] > 0:
         yield _check("the steering margin is {} times the start's", _relative(now, first), low=guard.min_ratio)
 
 
-def _signal_accuracy(guard: SignalAccuracyGuard, of: Compared) -> Iterator[_Check]:
-    now, first = (_dig(one.measured, "signal") for one in (of.now, of.start))
+def _signal_accuracy(guard: SignalAccuracyGuard, case: Compared) -> Iterator[_Check]:
+    now, first = (_dig(one.measured, "signal") for one in (case.now, case.start))
     if now and first:
+        # A start below min_accuracy is no reason to reject every round that is no worse.
         floor = max(first["accuracy"] - guard.max_drop, min(guard.min_accuracy, first["accuracy"]))
         words = f"y+ is better in {{}} of the pairs, the start's in {first['accuracy']:.2f} (by {now['by']})"
         yield _check(words, (now["accuracy"], now["interval"]), low=floor)
 
 
-def _kept(guard: KeptGuard, of: Compared) -> Iterator[_Check]:
-    if of.now.kept and of.now.round == 1:
-        yield _Check(False, "what the filters kept, {} of {} rows, is what later rounds go by".format(*of.now.kept))
-    elif of.now.kept and of.first_kept:
-        (kept, total), (first, of_first) = of.now.kept, of.first_kept
+def _kept(guard: KeptGuard, case: Compared) -> Iterator[_Check]:
+    if case.now.kept and case.now.round == 1:
+        kept, total = case.now.kept
+        yield _Check(False, f"the filters kept {kept} of {total} rows, with which later rounds are compared")
+    elif case.now.kept and case.first_kept:
+        (kept, total), (first, of_first) = case.now.kept, case.first_kept
         words = f"the filters kept {{}} times the share of rows of the first round ({kept} of {total})"
         yield _check(words, _scaled(kept / total, wilson(kept, total), first / of_first), low=guard.min_ratio)
 
 
-def _repetition(guard: RepetitionGuard, of: Compared) -> Iterator[_Check]:
-    looping, first = (_dig(one.measured, "distinct", "looping") for one in (of.now, of.start))
+def _repetition(guard: RepetitionGuard, case: Compared) -> Iterator[_Check]:
+    looping, first = (_dig(one.measured, "distinct", "looping") for one in (case.now, case.start))
     if looping is not None and first is not None:
-        n = _dig(of.now.measured, "n")
+        n = _dig(case.now.measured, "n")
         words = f"the share of answers that loop changed by {{}} ({looping} of {n} loop)"
-        yield _check(words, _rise(looping, n, first / _dig(of.start.measured, "n")), high=guard.max_rise)
+        yield _check(words, _rise(looping, n, first / _dig(case.start.measured, "n")), high=guard.max_rise)
 
 
-def _divergence(guard: DivergenceGuard, of: Compared) -> Iterator[_Check]:
-    figures = _dig(of.now.measured, "divergence")
+def _divergence(guard: DivergenceGuard, case: Compared) -> Iterator[_Check]:
+    # KL(start || policy) on the start's own answers: their log-probs under the start are stored already. The other
+    # direction would take a pass of the start over every policy's answers.
+    figures = _dig(case.now.measured, "divergence")
     if figures and figures["n"] >= FEWEST:
         words = "the start's plain answers became less likely by {} nats per token"
         yield _check(words, (figures["mean"], figures["interval"]), high=guard.max_nats)
 
 
-def _not_finite(guard: Any, of: Compared) -> Iterator[_Check]:
-    path = _first_bad(of.now.measured)
+def _not_finite(guard: Any, case: Compared) -> Iterator[_Check]:
+    path = _first_bad(case.now.measured)
     if path:
         yield _Check(True, f"the held-out figure {'.'.join(path)} is not finite")
-    elif of.now.measured:
+    elif case.now.measured:
         yield _Check(False, "the loss, the weights and the held-out figures are finite")
 
 
@@ -207,7 +214,6 @@ GUARDS: dict[str, Callable[[Any, Compared], Iterator[_Check]]] = {
     "divergence": _divergence,
     "not_finite": _not_finite,
 }
-"""Each takes its settings; it gives nothing where it can't tell."""
 
 
 # --- figures and their intervals
@@ -217,18 +223,17 @@ _ROUNDING = 1e-9  # 16 times 0.05 over 16 is less than 0.05
 
 
 def _check(words: str, found: _Figure, *, low: float | None = None, high: float | None = None) -> _Check:
-    """Fire where the whole interval lies below ``low`` or above ``high``; ``{}`` in the words stands for the figure."""
+    """Fire where the whole interval lies below ``low`` or above ``high``; the figure replaces ``{}`` in the words."""
     value, (least, most) = found
     fired = (low is not None and most < low - _ROUNDING) or (high is not None and least > high + _ROUNDING)
     limits = [f"{side} {limit:.3g}" for side, limit in (("below", low), ("above", high)) if limit is not None]
-    told = words.replace("{}", f"{value:.2f}", 1)
-    return _Check(fired, f"{told} (95 % interval {least:.2f} to {most:.2f}; fires {' or '.join(limits)})")
+    text = words.replace("{}", f"{value:.2f}", 1)
+    return _Check(fired, f"{text} (95 % interval {least:.2f} to {most:.2f}; fires {' or '.join(limits)})")
 
 
 def _ratio(now: RoundFigures, other: RoundFigures) -> _Figure | None:
     """Return the ratio of mean answer lengths over the same queries, which are resampled together."""
-    lengths = [np.array(_values(one, "length", "original", "values"), dtype=float) for one in (now, other)]
-    after, before = lengths
+    after, before = (np.array(_values(one, "length", "original", "values"), dtype=float) for one in (now, other))
     if not len(after) or len(after) != len(before) or not before.any():
         return None
 
@@ -241,7 +246,7 @@ def _ratio(now: RoundFigures, other: RoundFigures) -> _Figure | None:
 
 
 def _relative(now: Sequence[float], first: Sequence[float]) -> _Figure:
-    """Return a mean and its interval as multiples of the start's mean, which is taken as it is."""
+    """Return a mean and its interval as multiples of the start's mean, which counts as exact."""
     return _scaled(sum(now) / len(now), bootstrap(now), sum(first) / len(first))
 
 
@@ -250,13 +255,9 @@ def _scaled(value: float, interval: Interval, unit: float) -> _Figure:
 
 
 def _rise(count: float, n: int, before: float) -> _Figure:
-    """Return by how much a share lies above another one, which is taken as it is."""
+    """Return by how much a share lies above another one, which counts as exact."""
     low, high = wilson(count, n)
     return count / n - before, (low - before, high - before)
-
-
-def _chances(one: RoundFigures, role: str) -> list[float]:
-    return [math.exp(value) for value in _values(one, "mean_logps", role, "prompt", "values")]
 
 
 def _values(one: RoundFigures, *path: str) -> list[float]:

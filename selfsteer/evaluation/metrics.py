@@ -1,9 +1,9 @@
-"""What is measured on the contrasts of held-out queries, the same before and after training. No torch here."""
+"""Measures of a policy on the contrasts of held-out queries, the same before and after training. No torch here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -29,24 +29,37 @@ def measure(
 
     Args:
         contrasts: Cleaned rows, those with an empty response included.
-        direction: Program that says which way y+ must differ from y-, None where no program can.
-        implicit: What :func:`implicit_changes` returns, without the ids; None for the starting policy itself.
+        direction: Program that decides which way y+ must differ from y-, None where no program can.
+        implicit: The values of :func:`implicit_changes`; None for the starting policy itself.
         per_token: Whether these are means per token, or sums.
-        drops: What :func:`answer_drops` returns; None for the starting policy itself.
+        drops: The result of :func:`answer_drops`; None for the starting policy itself.
     """
     full = [row for row in contrasts if is_full(row)]
     scored = [row for row in full if is_scored(row)]
+    directions = [direction_of(direction, row) for row in full] if direction else []
+    margins = [margin for row in scored if (margin := steering_margin(row)) is not None]
+    plain = [row.original_response for row in contrasts]
+    loops = [repetition(text) for text in plain]
+    answered = sum(answers(row.prompt[-1]["content"], row.original_response) for row in contrasts)
     return {
         "n": len(contrasts),
-        "direction": _direction(full, direction) if direction and full else None,
-        "steering_margin": _steering_margin(scored) if scored else None,
-        "mean_logps": _mean_logps(scored) if scored else None,
+        "direction": {"program": direction, **counted(directions)} if directions else None,
+        "steering_margin": _spread(margins) | {"values": margins} if margins else None,
+        "mean_logps": {f"{role}_response": _mean_logps(scored, role) for role in ROLES} if scored else None,
         "onpolicyness": onpolicyness(scored) if scored else None,
         "implicit": _implicit(implicit, per_token) if implicit else None,
-        "divergence": {"mean": fmean(drops), "interval": bootstrap(drops), "n": len(drops)} if drops else None,
+        "divergence": _spread(drops) | {"n": len(drops)} if drops else None,
         "length": {role: _length(contrasts, role) for role in ("original", "positive", "negative")},
-        "distinct": _distinct(contrasts),
-        "answered": _answered(contrasts),
+        "distinct": {
+            "repetition": fmean(loops),
+            "looping": sum(share > LOOP for share in loops),
+            "empty": sum(not text for text in plain),
+        },
+        "answered": {
+            "share": answered / len(contrasts),
+            "n": len(contrasts),
+            "interval": wilson(answered, len(contrasts)),
+        },
     }
 
 
@@ -59,7 +72,7 @@ def response_length(row: Contrast, role: str) -> int:
 def implicit_changes(
     start: Sequence[Contrast], trained: Sequence[Contrast], *, per_token: bool = True, max_length: int | None = None
 ) -> dict[str, tuple[float, float]]:
-    """Return by row id how much likelier a policy finds y+ and y- of the start's pairs under the plain prompt.
+    """Return by row id how much likelier y+ and y- of the start's pairs are under a policy, given the plain prompt.
 
     Args:
         start: The pairs, scored by the policy that wrote them.
@@ -69,6 +82,7 @@ def implicit_changes(
     """
     before = {row.id: row for row in start}
 
+    # The scale of the loss that trained the policy: trained on means, it may lower its summed margin by short answers.
     def change(row: Contrast, role: str) -> float:
         mean = score(row, role, "prompt") - score(before[row.id], role, "prompt")
         return mean if per_token else mean * row.scored_tokens(role, max_length)
@@ -80,7 +94,7 @@ def answer_drops(start: Sequence[Contrast], trained: Sequence[Contrast]) -> list
     """Return by how much the start's plain answers became less likely under a trained policy, nats per token.
 
     Each is m_start(yo|x) - m_trained(yo|x). The start wrote yo under x, so their mean estimates the divergence
-    KL(start || trained) per token, as far as the start's sampling settings (temperature, top-p) let it show.
+    KL(start || trained) per token, restricted to what the start's temperature and top-p let it sample.
 
     Args:
         start, trained: As :func:`implicit_changes` takes them.
@@ -105,21 +119,13 @@ def counted(verdicts: Sequence[int]) -> Measure:
     }
 
 
-def _direction(rows: Sequence[Contrast], program: str) -> Measure:
-    return {"program": program, **counted([direction_of(program, row) for row in rows])}
+def _spread(values: Sequence[float]) -> Measure:
+    return {"mean": fmean(values), "interval": bootstrap(values)}
 
 
-def _steering_margin(rows: Sequence[Contrast]) -> Measure:
-    values = [margin for row in rows if (margin := steering_margin(row)) is not None]
-    return {"mean": fmean(values), "interval": bootstrap(values), "values": values}
-
-
-def _mean_logps(rows: Sequence[Contrast]) -> Measure:
-    def figures(role: str, prompt: str) -> Measure:
-        values = [score(row, role, prompt) for row in rows]
-        return {"mean": fmean(values), "values": values}
-
-    return {f"{role}_response": {prompt: figures(role, prompt) for prompt in PROMPTS} for role in ROLES}
+def _mean_logps(rows: Sequence[Contrast], role: str) -> Measure:
+    found = {prompt: [score(row, role, prompt) for row in rows] for prompt in PROMPTS}
+    return {prompt: {"mean": fmean(values), "values": values} for prompt, values in found.items()}
 
 
 def onpolicyness(rows: Sequence[Contrast]) -> Measure:
@@ -161,57 +167,36 @@ def _length(rows: Sequence[Contrast], role: str) -> Measure:
     }
 
 
-def _distinct(rows: Sequence[Contrast]) -> Measure:
-    texts = [row.original_response for row in rows]
-    shares = [repetition(text) for text in texts]
-    return {
-        "repetition": fmean(shares),
-        "looping": sum(share > LOOP for share in shares),
-        "empty": sum(not text for text in texts),
-    }
-
-
-def _answered(rows: Sequence[Contrast]) -> Measure:
-    right = sum(answers(row.prompt[-1]["content"], row.original_response) for row in rows)
-    return {"share": right / len(rows), "n": len(rows), "interval": wilson(right, len(rows))}
-
-
-Comparison = Callable[[Measure, Measure], tuple[str, str]]
-
-
 def verdict(before: Measure, after: Measure) -> list[dict[str, str]]:
     """Say in words and numbers what training changed, question by question."""
     program = (after["direction"] or {}).get("program")
-    questions: list[tuple[str, Comparison]] = []
+    found = [
+        ("Does the policy now prefer y+ to y- more than its start did?", _implicit_verdict(after)),
+        ("Did its own data stay on-policy?", _onpolicy_verdict(before, after)),
+        ("Do the answers still answer?", _answered_verdict(before, after)),
+    ]
     if program in ("shorter", "longer"):
-        questions.append((f"Did held-out answers become {program}?", lambda b, a: _length_verdict(b, a, program)))
-    questions.append(("Does the policy now prefer y+ to y- more than its start did?", _implicit_verdict))
-    questions.append(("Did its own data stay on-policy?", _onpolicy_verdict))
-    questions.append(("Do the answers still answer?", _answered_verdict))
-    found = ((question, compare(before, after)) for question, compare in questions)
+        found.insert(0, (f"Did held-out answers become {program}?", _length_verdict(before, after, program)))
     return [{"question": question, "answer": answer, "detail": detail} for question, (answer, detail) in found]
 
 
 def _length_verdict(before: Measure, after: Measure, program: str) -> tuple[str, str]:
-    """Compare each query's two answers; of two that were both cut off at the token limit neither is the shorter.
-
-    The means can't decide: of an answer that was cut off they count what is there, not its length.
-    """
+    """Compare each query's two answers; of two that were both cut off at the token limit neither is the shorter."""
+    # Means can't decide: of a cut-off answer they count the tokens up to the limit, not its length.
     old, new = before["length"]["original"], after["length"]["original"]
     lengths, finishes = (zip(new[name], old[name], strict=True) for name in ("values", "finishes"))
     longer = [compare_lengths(*both) for both in zip(lengths, finishes, strict=True)]
-    right, wrong = (1, -1) if program == "longer" else (-1, 1)
+    right, other = (1, "shorter") if program == "longer" else (-1, "longer")
     low, high = bootstrap([sign * right for sign in longer])
-    other = "shorter" if program == "longer" else "longer"
     detail = (
-        f"{program} for {longer.count(right)} of {len(longer)} queries, {other} for {longer.count(wrong)}; "
+        f"{program} for {longer.count(right)} of {len(longer)} queries, {other} for {longer.count(-right)}; "
         f"{old['mean_tokens']:.0f} -> {new['mean_tokens']:.0f} tokens on average, "
         f"{old['capped_share']:.0%} -> {new['capped_share']:.0%} cut off at the token limit"
     )
     return _answer(low > 0, high < 0), detail
 
 
-def _implicit_verdict(before: Measure, after: Measure) -> tuple[str, str]:
+def _implicit_verdict(after: Measure) -> tuple[str, str]:
     figures = after["implicit"]
     if figures is None:
         return "unclear", "not measured: no held-out pair has scores"
@@ -238,8 +223,8 @@ def _answered_verdict(before: Measure, after: Measure) -> tuple[str, str]:
     old, new = before["answered"], after["answered"]
     floor = old["share"] - 0.1 - 1e-9  # 0.4 - 0.1 is more than 0.3 in floats
     detail = (
-        f"{old['share']:.0%} -> {new['share']:.0%} of {new['n']} answers are there, are no loop and speak of what was "
-        "asked (a word test)"
+        f"{old['share']:.0%} -> {new['share']:.0%} of {new['n']} answers are not empty, don't loop and share a word "
+        "with the question (a word test)"
     )
     return _answer(new["share"] >= floor, new["interval"][1] < floor), detail
 

@@ -1,4 +1,4 @@
-"""Does an answer still answer? A word test that needs no judge: coarse, the same before and after."""
+"""Does an answer still address its query? A word test that needs no judge: coarse, the same before and after."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ LOOP = 0.5
 
 
 def repetition(text: str) -> float:
-    """Return the share of word 4-grams that stand in the text before: 0 for plain prose, near 1 for a loop."""
+    """Return the share of word 4-grams that repeat an earlier one: 0 for plain prose, near 1 for a loop."""
     words = _WORD.findall(text.lower())
     grams = list(zip(*(words[i:] for i in range(4)), strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def answers(query: str, response: str, *, loop: float = LOOP) -> bool:
-    """Return whether a response is there, is no loop, and shares a content word with its query.
+    """Return whether a response is not empty, doesn't loop, and shares a content word with its query.
 
-    Content words are words of four letters and more outside a short list of common ones, compared by their first five
-    letters. A query without content words asks for nothing that could be tested, so any response that is no loop
-    passes. The test catches collapse and word salad, not wrong answers.
+    Content words have four letters or more, are not on a short list of common ones, and are compared by their first
+    five letters. A query without content words gives nothing to test, so any response that doesn't loop passes. The
+    test catches collapse and word salad, not wrong answers.
     """
     if not response.strip() or repetition(response) > loop:
         return False

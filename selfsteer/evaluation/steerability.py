@@ -1,4 +1,4 @@
-"""Can a model be steered by a principle set at all? Figures and verdict of a probe, per aspect. No torch here."""
+"""Can a principle set steer a model at all? Figures and verdict of a probe, per aspect. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Standing = Literal["steers", "unclear", "below chance", "unknown"]
 
 WORDS: dict[Standing, str] = {
     "steers": "steers the right way",
-    "unclear": "can't be told from chance",
+    "unclear": "not distinguishable from chance",
     "below chance": "steers the wrong way",
     "unknown": "direction unknown",
 }
@@ -25,9 +25,9 @@ class Direction:
     """How often y+ is the better response of its pair.
 
     Attributes:
-        by: The program or the judge that says so.
+        by: The program or the judge that decided.
         right, tied, wrong: They add up to the pairs; a tie is a pair in which neither is better.
-        accuracy: (right + tied / 2) / pairs, so that a judge that can't tell stands at 0.5.
+        accuracy: (right + tied / 2) / pairs, so that a judge that can't tell has 0.5.
         interval: 95 %, Wilson's.
     """
 
@@ -39,7 +39,7 @@ class Direction:
     interval: Interval
 
     @classmethod
-    def of(cls, by: str, verdicts: Sequence[int]) -> Direction:
+    def from_verdicts(cls, by: str, verdicts: Sequence[int]) -> Direction:
         """Count verdicts: 1 where y+ is better, -1 where y- is, 0 where neither is."""
         right, tied, wrong = (verdicts.count(value) for value in (1, 0, -1))
         points = right + tied / 2
@@ -47,7 +47,7 @@ class Direction:
 
     @property
     def n(self) -> int:
-        """How many pairs somebody could tell about."""
+        """Number of pairs with a verdict."""
         return self.right + self.tied + self.wrong
 
     @property
@@ -57,14 +57,14 @@ class Direction:
 
     @property
     def standing(self) -> Standing:
-        """What the interval says: it lies above one half, below it, or holds it."""
+        """Whether the interval lies above one half, below it, or contains it."""
         low, high = self.interval
         return "steers" if low > 0.5 else "below chance" if high < 0.5 else "unclear"
 
 
 @dataclass(frozen=True)
 class Margin:
-    """The steering margin of two or more pairs, nats per token: above zero the prompts matter, whichever way."""
+    """The steering margin of two or more pairs, nats per token: above zero the prompts matter, in either direction."""
 
     mean: float
     interval: Interval
@@ -86,7 +86,7 @@ class Example:
 
 @dataclass(frozen=True)
 class AspectProbe:
-    """What the probe found for one aspect; ``direction`` is None where neither a program nor a judge can tell."""
+    """Figures of one aspect; ``direction`` is None where neither a program nor a judge can tell."""
 
     aspect: str
     n: int
@@ -97,7 +97,7 @@ class AspectProbe:
 
 @dataclass(frozen=True)
 class Probe:
-    """What the probe found for a set: each aspect, and all pairs whose direction could be told together."""
+    """Figures of a set: each aspect by itself, and all pairs together."""
 
     aspects: list[AspectProbe]
     direction: Direction | None
@@ -105,7 +105,7 @@ class Probe:
 
     @property
     def n(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return sum(aspect.n for aspect in self.aspects)
 
     @property
@@ -115,35 +115,34 @@ class Probe:
 
     @property
     def refused(self) -> bool:
-        """Whether its direction is refused; what is unknown is not."""
+        """Whether its direction is refused; an unknown one is not."""
         return self.direction is not None and self.direction.refused
 
 
 VerdictFn = Callable[[Contrast], tuple[str, int] | None]
-"""Returns who says it, and 1, 0 or -1 for y+ better, neither, y- better; None where nobody can tell."""
+"""Returns a program's or judge's name, and 1, 0 or -1 for y+ better, neither, y- better; None without a verdict."""
 
 
-def probe_figures(rows: Mapping[str, Sequence[Contrast]], tell: VerdictFn) -> Probe:
+def probe_figures(rows: Mapping[str, Sequence[Contrast]], verdict_of: VerdictFn) -> Probe:
     """Return the figures of scored rows.
 
     Args:
         rows: By aspect, the rows that were steered along it alone.
-        tell: Says which response of a row is better.
+        verdict_of: Decides which response of a row is better.
     """
-    aspects = [_aspect(name, own, tell) for name, own in rows.items()]
+    aspects = [
+        AspectProbe(name, len(own), _margin(own), direction_by(own, verdict_of), next(map(_example, own), None))
+        for name, own in rows.items()
+    ]
     everything = [row for own in rows.values() for row in own]
-    return Probe(aspects, direction_by(everything, tell), _margin(everything))
+    return Probe(aspects, direction_by(everything, verdict_of), _margin(everything))
 
 
-def direction_by(rows: Sequence[Contrast], tell: VerdictFn) -> Direction | None:
-    """Return the direction of all rows about which somebody can tell, None where there is none."""
-    told = [found for row in rows if (found := tell(row)) is not None]
-    names = list(dict.fromkeys(name for name, _ in told))
-    return Direction.of(", ".join(names), [verdict for _, verdict in told]) if told else None
-
-
-def _aspect(name: str, rows: Sequence[Contrast], tell: VerdictFn) -> AspectProbe:
-    return AspectProbe(name, len(rows), _margin(rows), direction_by(rows, tell), _example(rows))
+def direction_by(rows: Sequence[Contrast], verdict_of: VerdictFn) -> Direction | None:
+    """Return the direction of all rows that have a verdict, None where there is none."""
+    found = [verdict for row in rows if (verdict := verdict_of(row)) is not None]
+    names = ", ".join(dict.fromkeys(name for name, _ in found))
+    return Direction.from_verdicts(names, [verdict for _, verdict in found]) if found else None
 
 
 def _margin(rows: Sequence[Contrast]) -> Margin | None:
@@ -152,8 +151,5 @@ def _margin(rows: Sequence[Contrast]) -> Margin | None:
     return Margin(sum(values) / len(values), bootstrap(values)) if len(values) > 1 else None
 
 
-def _example(rows: Sequence[Contrast]) -> Example | None:
-    if not rows:
-        return None
-    row = rows[0]
+def _example(row: Contrast) -> Example:
     return Example(row.prompt[-1]["content"], row.positive_response, row.negative_response)

@@ -123,7 +123,7 @@ def export_folder(
         folder: Is made; an earlier export there is replaced with ``overwrite``.
         where: The rows' source, for messages.
         licence: Of the queries.
-        settings: Of the run, fit for others' eyes (:func:`selfsteer.export.redaction.public_settings`); None for a file.
+        settings: Of the run, without secrets (:func:`selfsteer.export.redaction.public_settings`); None for a file.
         queries: How many queries were read, aligned on and held out; None for a file.
         overwrite: Replace an earlier export.
 

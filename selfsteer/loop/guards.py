@@ -10,7 +10,7 @@ from typing import Any
 
 from selfsteer.config import GuardSettings
 from selfsteer.errors import ConfigError, GuardStopped, NothingSurvived, SelfsteerWarning, TrainingDiverged
-from selfsteer.evaluation.guards import GUARDS, Compared, Finding, RoundFigures, best_round, check_round, given_up
+from selfsteer.evaluation.guards import GUARDS, Compared, Finding, RoundFigures, best_round, check_round, rejects
 from selfsteer.files import fingerprint, link_atomic, remove
 from selfsteer.runs.ledger import VERDICT
 from selfsteer.runs.store import StageKey
@@ -110,7 +110,7 @@ class Guards:
         first_kept = _kept(self._rounds[0]) if self._rounds else None
         found = check_round(self.settings, Compared(start, before, now, first_kept))
         self._findings += found
-        if trained is not None and not given_up(found):
+        if trained is not None and not rejects(found):
             self._good[number] = now, trained
             self.policy = trained
         if any(one.standing == "fired" and one.action == "stop" for one in found):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from selfsteer.config import GuardSettings
-from selfsteer.evaluation.guards import FEWEST, GUARDS, Compared, RoundFigures, best_round, check_round, given_up
+from selfsteer.evaluation.guards import FEWEST, GUARDS, Compared, RoundFigures, best_round, check_round, rejects
 from tests.guard_figures import N, figures
 
 
@@ -24,7 +24,7 @@ def standing(guard: str, now: RoundFigures, *, start: Any = None, before: Any = 
 def test_a_round_like_its_start_fires_nothing():
     found = check_round(GuardSettings(), Compared(figures(0), figures(0), figures(drops=[0.1] * N), (24, 32)))
     assert {one.guard: one.standing for one in found} == dict.fromkeys(GUARDS, "quiet")
-    assert not given_up(found)
+    assert not rejects(found)
 
 
 CASES = [
@@ -178,8 +178,8 @@ def test_actions_are_the_guards_own_or_the_common_one():
     found = check_round(GuardSettings.model_validate(settings), Compared(figures(0), figures(0), now, None))
     actions = {one.guard: one.action for one in found}
     assert actions.pop("length") == "warn" and "kept" not in actions and set(actions.values()) == {"rollback"}
-    assert given_up(found)
-    assert not given_up([one for one in found if one.guard == "length"]), "a warning gives nothing up"
+    assert rejects(found)
+    assert not rejects([one for one in found if one.guard == "length"]), "a warning rejects nothing"
 
 
 def test_a_round_without_a_policy_fires_the_guard_that_it_concerns():

@@ -27,14 +27,14 @@ def scored(id, margin):
     ],
 )
 def test_ties_count_one_half_and_the_interval_decides(verdicts, accuracy, standing):
-    found = Direction.of("judge", verdicts)
+    found = Direction.from_verdicts("judge", verdicts)
     assert (found.accuracy, found.standing, found.n) == (accuracy, standing, len(verdicts))
     assert (found.right, found.tied, found.wrong) == tuple(verdicts.count(value) for value in (1, 0, -1))
 
 
 def test_refusal_rests_on_accuracy_below_one_half_and_nothing_else():
-    assert Direction.of("judge", [1, -1, -1]).refused
-    assert not Direction.of("judge", [1, -1]).refused and not Direction.of("judge", [0, 0]).refused
+    assert Direction.from_verdicts("judge", [1, -1, -1]).refused
+    assert not any(Direction.from_verdicts("judge", even).refused for even in ([1, -1], [0, 0]))
 
 
 def test_nobody_who_can_tell_leaves_the_direction_unknown_however_large_the_margin():
