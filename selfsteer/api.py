@@ -1,4 +1,4 @@
-"""The whole story from Python: what `selfsteer run` does, for notebooks and scripts."""
+"""`selfsteer run` as a Python function, for notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from selfsteer.runs.progress import Display
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run left behind.
+    """The result of a run.
 
     Attributes:
         run_dir: Its folder.
-        summary: What the report shows: rounds, policies with their held-out measures, verdict, stages.
+        summary: The content of summary.json: rounds, policies with their held-out metrics, verdict, stages.
     """
 
     run_dir: Path
@@ -31,7 +31,7 @@ class RunResult:
 
     @property
     def policy(self) -> Path | None:
-        """The folder of the trained model, None where nothing was trained or no round was good."""
+        """The folder of the trained model, None where nothing was trained or guards rejected all rounds."""
         guards = self.summary["guards"]
         return self.run_dir / "policy" if guards and guards["best"] else None
 
@@ -41,15 +41,15 @@ class RunResult:
         return self.run_dir / "report.html"
 
     def rows(self, round: int | None = None, *, dropped: bool = False) -> Iterator[Contrast]:
-        """Yield the training rows of a round, some at a time.
+        """Yield the training rows of a round, read shard by shard.
 
         Args:
-            round: 1 for the first; None for the last that no guard gave up.
-            dropped: Also those that quality control dropped.
+            round: 1 for the first; None for the last that no guard rejected.
+            dropped: Also yield rows that quality control dropped.
 
         Raises:
-            ConfigError: The run has no such round, or a guard gave it up.
-            InputError: A file of it is gone.
+            ConfigError: The run has no such round, or a guard rejected it.
+            InputError: A file of it is missing.
         """
         ledger = Ledger(self.run_dir)
         rounds = active_rounds(load_recipe(self.run_dir / "recipe.yaml"), ledger)
@@ -69,21 +69,21 @@ def run(
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
 ) -> RunResult:
-    """Do whatever of a recipe is not done yet, as `selfsteer run` does, and return what came of it.
+    """Run a recipe, or resume it, as `selfsteer run` does.
 
         result = selfsteer.run("quickstart", {"queries": "my_queries.jsonl"}, run_dir="runs/mine")
 
     Args:
-        recipe: A :class:`Recipe`, a recipe file, the name of a shipped one, or a recipe's values.
-        overrides: Settings on top: "key=value" as on the command line, or values by dotted key.
-        run_dir: Where everything goes (default: runs/NAME).
-        callbacks: Each is called with a :class:`StageEvent` where a stage begins and ends: a function, or an object
-            with ``on_begin`` or ``on_end``.
+        recipe: A :class:`Recipe`, a recipe file, the name of a shipped recipe, or a recipe's values.
+        overrides: Settings that override the recipe's: "key=value" as on the command line, or values by dotted key.
+        run_dir: The run directory (default: runs/NAME).
+        callbacks: Each is called with a :class:`StageEvent` when a stage begins and ends: a function, or an object with
+            ``on_begin`` or ``on_end``.
         quiet: Show no progress.
 
     Raises:
         InputError: The recipe, the queries, the principle set or the model can't be used.
-        WorkFailed: A stage failed; what was finished stays, and the same call goes on.
+        WorkFailed: A stage failed; finished stages stay, and the same call resumes.
     """
     settings = read_recipe(recipe, overrides)
     folder = Path(run_dir) if run_dir is not None else Path("runs") / settings.name

@@ -1,4 +1,4 @@
-"""Rows of a run, of a file or of the authors' pairs, as export and filter take them."""
+"""Stored rows of a run directory, a folder or a file, as `export` and `filter` read them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from selfsteer.runs.ledger import Ledger
 
 
 class Source(NamedTuple):
-    """Rows to export.
+    """Stored rows.
 
     Attributes:
-        rows: Are read while they are taken.
-        where: Names them in messages.
-        recipe: Of the run they come from, None for a file.
-        queries: How many queries the run has, by what became of them.
-        notes: What the reader should know, one sentence each.
+        rows: Read lazily.
+        where: Their name in messages.
+        recipe: Of their run, None for a file.
+        queries: Number of queries of the run: read, aligned on, held out.
+        notes: For the user, one sentence each.
     """
 
     rows: Iterator[Contrast]
@@ -33,22 +33,23 @@ class Source(NamedTuple):
 
 
 def open_source(source: Path, round: int | None = None) -> Source:
-    """Return the active rows of a run directory, of a folder of files as exports have them, or of a file.
+    """Return the active rows of a run directory, of a folder of files, or of a file.
 
-    Of a run these are all rounds that no guard gave up, or one of them. A folder's files lie in it, or in its folder
-    ``data`` as an export puts them.
+    For a run these are all rounds that no guard rejected, or one of them. A folder has its files directly in it, or in
+    its folder ``data``, as an export has them.
 
     Raises:
-        InputError: There is no such file, run or round, or its rows are not there.
-        DataError: It is no file that can be read.
+        ConfigError: ``round`` is given for something other than a run directory.
+        InputError: There is no such file, run or round, or its rows are missing.
+        DataError: The file can't be read.
     """
     if (source / "recipe.yaml").is_file():
         return _run(source, round)
     if round is not None:
-        what = "only a run directory has rounds, and this is none"
+        what = "only a run directory has rounds, and this is not one"
         raise ConfigError(what, where=f"--round {round}, {source}", do="leave --round out")
     if (source.parent.parent / "recipe.yaml").is_file() and source.is_dir():
-        what = "results of several settings may lie here, and only the run directory tells which is in force"
+        what = "this folder may hold results of several settings, and only the run directory says which are active"
         raise InputError(what, where=str(source), do=f"name the run directory, {source.parent.parent}, or one file")
     shards = next(
         filter(None, (sorted(place.glob(kind)) for place in (source / "data", source) for kind in _SHARDS)), []
@@ -56,9 +57,7 @@ def open_source(source: Path, round: int | None = None) -> Source:
     if source.is_dir() and shards:
         return Source((row for shard in shards for row in read_source(shard)), str(source))
     if not source.is_file():
-        what = (
-            "this is no run directory: it has no recipe.yaml" if source.is_dir() else "there is no such file or folder"
-        )
+        what = "not a run directory: it has no recipe.yaml" if source.is_dir() else "no such file or folder"
         raise InputError(what, where=str(source), do="name a run directory, or a file of rows")
     return Source(read_source(source), str(source))
 
@@ -82,7 +81,7 @@ def _run(run_dir: Path, number: int | None) -> Source:
 
 
 def _left_out(rounds: ActiveRounds, count: int) -> tuple[str, ...]:
-    why = {n: "was given up by a guard" if n in rounds.given_up else "has no rows yet" for n in range(1, count + 1)}
+    why = {n: "was rejected by a guard" if n in rounds.given_up else "has no rows yet" for n in range(1, count + 1)}
     return tuple(f"round {n} {reason} and is left out" for n, reason in why.items() if n not in rounds.rows)
 
 

@@ -1,4 +1,4 @@
-"""What `selfsteer score` does: rows of a file in, the same rows with their rewards out."""
+"""`selfsteer score`: read the rows of a file and write them with their rewards."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from selfsteer.runs.store import locked
 from selfsteer.stages.preferences import better_and_worse
 
 _AT_ONCE = 256
-"""Rows in memory, and lost at most where a command is killed."""
+"""Rows in memory, and the most that an interrupted command repeats."""
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A row, and the conversations that its rewards go by, by the name of the reward; or why it has none."""
+    """A row with its conversations by the name of their reward, or with the reason why it has none."""
 
     row: Any
     where: str
@@ -62,21 +62,21 @@ def score_file(
     Args:
         model: A reward model's folder or hub name.
         file: A file or a folder, as of :func:`selfsteer.queries.load_queries`.
-        output: The .jsonl file; it appears whole. What a killed call had scored is gone on from, as long as ``file``,
-            the model and the hardware are the same.
-        hardware: Where and in what the model computes.
+        output: The .jsonl file, which appears when it is complete. An interrupted call resumes if ``file``, the model
+            and the hardware are the same.
+        hardware: Device and precision of the model.
         batch_size: Conversations in one forward pass.
-        overwrite: Replace a file that is there.
-        out, errors: Where it is told what was done, and what was not.
+        overwrite: Replace an existing file.
+        out, errors: Consoles for results, and for progress and failed rows.
 
     Raises:
-        ConfigError: ``output`` is there, or is no .jsonl file.
+        ConfigError: ``output`` exists, or is not a .jsonl file.
         DataError: ``file`` can't be read, or no row can be scored.
         ModelError, FetchError: The model can't be used.
         WorkFailed: Another process is writing ``output``.
     """
     _check_output(output, overwrite)
-    next(_rows(file), None)  # a file that can't be read is told of before anything is made
+    next(_rows(file), None)  # raises for an unreadable file before anything is created
     scorer = _Scorer(model, hardware, batch_size)
     part = output.with_name(f".{output.name}.part")
     with storage_errors(output), locked(part, "output", "--output"):
@@ -97,13 +97,13 @@ def score_file(
 
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.suffix != ".jsonl":
-        raise ConfigError(f"{output} is no .jsonl file", where="--output", do="give a name that ends in .jsonl")
+        raise ConfigError(f"{output} is not a .jsonl file", where="--output", do="give a name that ends in .jsonl")
     if output.exists() and not overwrite:
-        raise ConfigError(f"{output} is there already", where="--output", do="choose another name, or add --overwrite")
+        raise ConfigError(f"{output} already exists", where="--output", do="choose another name, or add --overwrite")
 
 
 def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
-    """Write the rows that ``lines`` does not have yet; those of a killed command are counted as they stand."""
+    """Write the rows that ``lines`` lacks; those that an interrupted command wrote are counted, not scored again."""
     rows, tally = _rows(file), _Tally()
     cut_torn_line(lines)
     with lines.open("a+", encoding="utf-8") as stream:
@@ -111,7 +111,7 @@ def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
         for line, (where, _) in zip(stream, rows, strict=False):
             tally.add(json.loads(line).get("error", "").removeprefix(f"{where}: "), where)
         if tally.count:
-            errors.print(f"going on after {tally.count} rows that an earlier call left", markup=False)
+            errors.print(f"resuming after {tally.count} rows of an earlier call", markup=False)
         while chunk := list(itertools.islice(rows, _AT_ONCE)):
             for row in _with_rewards([_read(row, where) for where, row in chunk], scorer):
                 stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
@@ -122,13 +122,13 @@ def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
 
 
 class _Tally:
-    """How many rows there were, and what was wrong with some."""
+    """Number of rows, and the problems of those that can't be scored."""
 
     def __init__(self) -> None:
         self.count, self.first, self.problems = 0, "", Counter[str]()
 
     def add(self, problem: str, where: str) -> None:
-        """Count a row; one that was scored has no problem."""
+        """Count a row, with "" as the problem of one that was scored."""
         self.count += 1
         if problem:
             self.problems[problem] += 1
@@ -157,7 +157,7 @@ class _Scorer:
 
     @property
     def depends(self) -> list[str]:
-        """Everything of the model that rewards depend on; batches leave them as they are."""
+        """The model's part of what rewards depend on; the batch size does not change them."""
         return [self._local.fingerprint, self._dtype, self._local.device]
 
     @property
@@ -172,14 +172,14 @@ class _Scorer:
         return load_reward_model(local.source, device=local.device, dtype=self._dtype, **local.options)
 
     def score(self, conversations: Sequence[TokenIds]) -> dict[TokenIds, float]:
-        """Return rewards by the ids of the conversation."""
+        """Return the reward of each conversation, by its token ids."""
         from selfsteer.reward.scoring import score_ids
 
         return score_ids(self._model, conversations, batch_size=self._batch_size) if conversations else {}
 
 
 def _with_rewards(rows: Sequence[_Read], scorer: _Scorer) -> Iterator[_Read]:
-    """Yield rows with rewards; each is rendered first, so that one that can't be stops no other."""
+    """Yield rows with rewards; all are rendered first, so that a row that can't be rendered stops no other."""
     rendered = [_rendered(row, scorer) for row in rows]
     scores = scorer.score([ids for own in rendered if isinstance(own, dict) for many in own.values() for ids in many])
     for row, own in zip(rows, rendered, strict=True):
@@ -221,7 +221,9 @@ def _rendered(row: _Read, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
 
 def _rows(file: Path) -> Iterator[tuple[str, Any]]:
     if is_hub(str(file)):
-        raise DataError("no such file or folder", where=str(file), do="give a file; a hub data set has to be here")
+        raise DataError(
+            "no such file or folder", where=str(file), do="give a file: hub data sets have to be downloaded first"
+        )
     return ((where, row) for where, row, _ in source_rows(str(file), "train"))
 
 
@@ -233,7 +235,7 @@ def _read(row: Any, where: str) -> _Read:
 
 
 _RESPONSES = ("response", "completion", "output")
-"""Columns that may hold the one response to a prompt."""
+"""Columns that may hold the single response to a prompt."""
 
 
 def _conversations(cells: Cells) -> dict[str, list[list[Message]]]:
@@ -249,7 +251,7 @@ def _conversations(cells: Cells) -> dict[str, list[list[Message]]]:
     if "responses" in cells.cells:
         texts = cells.cells["responses"]
         if not isinstance(texts, list) or is_missing(texts):
-            raise Unusable("'responses' is no list of texts")
+            raise Unusable("'responses' is not a list of texts")
         each = [Cells({"responses": text}) for text in texts]
         return {"rewards": [_answered(conversation, one, "responses") for one in each]}
     return {"reward": [_finished(conversation, name)]}
@@ -260,13 +262,13 @@ def _of_pair(cells: Cells) -> dict[str, list[list[Message]]]:
     conversations = [[*pair.prompt, {"role": "assistant", "content": text}] for text in (pair.first, pair.second)]
     if pair.label not in (1, -1):
         return {"rewards": conversations}
-    better_and_worse(pair)  # both say something
+    better_and_worse(pair)  # raises where a response is empty
     chosen, rejected = conversations[:: pair.label]
     return {"reward_chosen": [chosen], "reward_rejected": [rejected]}
 
 
 def _answered(prompt: list[Message], cells: Cells, name: str) -> list[Message]:
-    """Return a conversation with the response of a column: text, or messages, before which the prompt may stand."""
+    """Return a conversation with the response of a column: text, or messages that may repeat the prompt."""
     value = cells.value(name)
     if isinstance(value, str):
         return [*prompt, {"role": "assistant", "content": cells.text(name)}]
@@ -276,5 +278,5 @@ def _answered(prompt: list[Message], cells: Cells, name: str) -> list[Message]:
 
 def _finished(messages: list[Message], name: str) -> list[Message]:
     if not messages or messages[-1]["role"] != "assistant":
-        raise Unusable(f"{name!r} is no conversation that ends with a message of the assistant")
+        raise Unusable(f"{name!r} is not a conversation that ends with the assistant's message")
     return messages

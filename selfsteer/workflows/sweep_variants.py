@@ -1,4 +1,4 @@
-"""The variants of a sweep: what a sweep file asks for, each as a recipe of its own."""
+"""The variants of a sweep file, each as a recipe of its own."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from selfsteer.config import Recipe, Setting, SweepFile, find_recipe, load_recip
 from selfsteer.errors import ConfigError, InputError
 
 OWN_FILES = ("sweep.json", "sweep.md", "sweep.html")
-"""What a sweep writes beside the folders of its runs."""
+"""Files that a sweep writes beside the folders of its runs."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST = 24
-"""Characters of a value that may stand in a folder's name; a longer one is named by its place in the list."""
+"""Characters of a value in a folder's name; a longer one is named by its position in the list."""
 
 
 class Variant(NamedTuple):
     """One run of a sweep.
 
     Attributes:
-        name: Its folder, and what tables call it.
-        group: The name without the seed: runs of one group differ in nothing else.
-        settings: What makes it differ from the sweep's recipe, by dotted key.
-        recipe: Its recipe; the name of that is the sweep's and the variant's.
+        name: Of its folder, and in tables.
+        group: The name without the seed: runs of one group differ in the seed alone.
+        settings: By dotted key, its differences from the sweep's recipe.
+        recipe: Its recipe, named SWEEP-NAME.
     """
 
     name: str
@@ -39,31 +39,32 @@ class Variant(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """A sweep: its name, the recipe that its variants are made of, and these."""
+    """A sweep: its name, the recipe that its variants are made from, and the variants."""
 
     name: str
     recipe: str
     variants: list[Variant]
 
 
-class _Draft(NamedTuple):
-    """A variant in the making."""
+class _Group(NamedTuple):
+    """A variant without its seed."""
 
     name: str
     settings: list[Setting]
 
 
 def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Return the sweep of a file, or a shipped one, with overrides that act on every variant.
+    """Return the sweep of a file, or a shipped one; overrides apply to every variant.
 
     Raises:
-        ConfigError: The file is wrong, it has no variants, two are the same, or a setting of one is refused.
+        ConfigError: The file is wrong, it has no variants, two are the same, or a recipe refuses a setting.
     """
     found = load_sweep(path)
     settings = found.settings
     beside = found.file.parent / settings.recipe
     recipe = str(beside) if beside.is_file() else settings.recipe
-    drafts = [(group, seed) for group in _groups(found) for seed in _seeds(found)]
+    seeds: list[Setting | None] = [Setting("seed", seed, _where(found, "seeds")) for seed in settings.seeds]
+    drafts = [(group, seed) for group in _groups(found) for seed in seeds or [None]]
     _check_names(found, [_name(*draft) for draft in drafts])
     find_recipe(recipe)
     variants = [_variant(found, recipe, *draft, overrides) for draft in drafts]
@@ -71,24 +72,26 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     return Sweep(settings.name, recipe, variants)
 
 
-def _seeds(found: SweepFile) -> list[Setting | None]:
-    seeds = found.settings.seeds
-    return [Setting("seed", seed, _where(found, "seeds")) for seed in seeds] or [None]
-
-
-def _groups(found: SweepFile) -> list[_Draft]:
+def _groups(found: SweepFile) -> list[_Group]:
     """Return each variant under each combination of the grid's values."""
     settings = found.settings
     if not settings.variants and not settings.grid:
         do = "give variants (a mapping of a name to settings), or a grid (a mapping of a key to a list of values)"
         raise ConfigError("a sweep without variants", where=str(found.file), do=do)
-    named = [_Draft(name, list(_flat(found, ("variants", name), own or {}))) for name, own in settings.variants.items()]
-    return [_joined([one, *cells]) for one in named or [_Draft("", [])] for cells in _cells(found)]
-
-
-def _joined(parts: Sequence[_Draft]) -> _Draft:
-    name = "_".join(part.name for part in parts if part.name)
-    return _Draft(name, [setting for part in parts for setting in part.settings])
+    variants = [
+        _Group(name, list(_flat(found, ("variants", name), own or {}))) for name, own in settings.variants.items()
+    ]
+    last = Counter(key.rpartition(".")[2] for key in settings.grid)
+    columns = []
+    for key, values in settings.grid.items():
+        short = key.rpartition(".")[2]
+        names = _names_of(key if last[short] > 1 else short, values)
+        where = _where(found, "grid", key)
+        columns.append([_Group(name, [Setting(key, value, where)]) for name, value in zip(names, values, strict=True)])
+    return [
+        _Group("_".join(part.name for part in parts if part.name), [one for part in parts for one in part.settings])
+        for parts in itertools.product(variants or [_Group("", [])], *columns)
+    ]
 
 
 def _flat(found: SweepFile, path: tuple[str, ...], values: Mapping[str, Any]) -> Iterator[Setting]:
@@ -101,54 +104,36 @@ def _flat(found: SweepFile, path: tuple[str, ...], values: Mapping[str, Any]) ->
             yield Setting(".".join(place[2:]), value, _where(found, *place))
 
 
-def _cells(found: SweepFile) -> Iterator[tuple[_Draft, ...]]:
-    """Yield the combinations of the grid's values; one without any where there is no grid."""
-    grid = found.settings.grid
-    last = Counter(key.rpartition(".")[2] for key in grid)
-    columns = []
-    for key, values in grid.items():
-        short = key.rpartition(".")[2]
-        names = _names_of(key if last[short] > 1 else short, values)
-        where = _where(found, "grid", key)
-        columns.append([_Draft(name, [Setting(key, value, where)]) for name, value in zip(names, values, strict=True)])
-    return itertools.product(*columns)
-
-
 def _names_of(key: str, values: Sequence[Any]) -> list[str]:
-    """Return names for a setting's values: "beta-0.1"; by their places where one is long or no fit name."""
+    """Return names for a setting's values: "beta-0.1"; by position where one is too long or not fit for a folder."""
     texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
     fit = all(_NAME.fullmatch(text) and len(text) <= _LONGEST for text in texts) and len(set(texts)) == len(texts)
     return [f"{key}-{text if fit else place}" for place, text in enumerate(texts, start=1)]
 
 
-def _variant(found: SweepFile, recipe: str, draft: _Draft, seed: Setting | None, overrides: Sequence[str]) -> Variant:
-    name = _name(draft, seed)
-    settings = [*draft.settings, *([seed] if seed else [])]
+def _name(group: _Group, seed: Setting | None) -> str:
+    return f"{group.name}_seed-{seed.value}" if seed else group.name
+
+
+def _variant(found: SweepFile, recipe: str, group: _Group, seed: Setting | None, overrides: Sequence[str]) -> Variant:
+    name, settings = _name(group, seed), group.settings
     with naming(name):
-        _check_own(settings, seed, overrides)
+        given = [(setting.key, setting.where) for setting in settings]
+        given += [(override.partition("=")[0].strip(), f"command line: {override}") for override in overrides]
+        for key, where in given:
+            if key == "name":
+                raise ConfigError("the sweep names its variants", where=where, do="leave name out")
+            if key == "seed" and seed:
+                raise ConfigError("the sweep's seeds set the seed", where=where, do="leave one of them out")
+        settings = [*settings, seed] if seed else settings
         title = Setting("name", f"{found.settings.name}-{name}", str(found.file))
         values = {setting.key: setting.value for setting in settings}
-        return Variant(name, draft.name, values, load_recipe(recipe, overrides, [title, *settings]))
-
-
-def _check_own(settings: Sequence[Setting], seed: Setting | None, overrides: Sequence[str]) -> None:
-    """Refuse what the sweep itself sets."""
-    given = [(setting.key, setting.where) for setting in settings if setting is not seed]
-    given += [(override.partition("=")[0].strip(), f"command line: {override}") for override in overrides]
-    for key, where in given:
-        if key == "name":
-            raise ConfigError("a variant is called by its name in the sweep", where=where, do="leave name out")
-        if key == "seed" and seed:
-            raise ConfigError("the sweep's seeds set the seed", where=where, do="leave one of them out")
-
-
-def _name(draft: _Draft, seed: Setting | None) -> str:
-    return f"{draft.name}_seed-{seed.value}" if seed else draft.name
+        return Variant(name, group.name, values, load_recipe(recipe, overrides, [title, *settings]))
 
 
 @contextmanager
 def naming(variant: str) -> Iterator[None]:
-    """Say in an error which variant it is about."""
+    """Put the variant's name into errors."""
     try:
         yield
     except InputError as error:
@@ -156,13 +141,13 @@ def naming(variant: str) -> Iterator[None]:
 
 
 def _check_names(found: SweepFile, names: Sequence[str]) -> None:
-    """Refuse names that are no folders, or not of their own on every file system."""
+    """Refuse names that can't be folders, or that clash on some file systems."""
     seen: dict[str, str] = {}
     for name in names:
         where = _where(found, "variants", name)
         if not _NAME.fullmatch(name) or name in OWN_FILES:
             do = "use letters, digits, dots, dashes and underscores, a letter or digit first"
-            raise ConfigError(f"{name!r} can't be a variant's name: it names a folder", where=where, do=do)
+            raise ConfigError(f"{name!r} can't be a variant's name, which is a folder's", where=where, do=do)
         other = seen.setdefault(name.lower(), name)
         if other != name or names.count(name) > 1:
             what = f"two variants would have one folder: {other!r} and {name!r}"
@@ -176,12 +161,12 @@ def _check_same(found: SweepFile, variants: Sequence[Variant]) -> None:
         same = next((name for recipe, name in seen if recipe == bare), None)
         if same is not None:
             what = f"variants {same!r} and {variant.name!r} are the same recipe in effect"
-            do = "take one out, or look whether an override undoes what makes them differ"
+            do = "remove one, or check whether an override undoes their difference"
             raise ConfigError(what, where=_where(found, "variants", variant.name), do=do)
         seen.append((bare, variant.name))
 
 
 def _where(found: SweepFile, *path: str) -> str:
-    """Return the line of a key, or of what is nearest above it."""
+    """Return the line of a key, or of the nearest key above it."""
     near = (found.lines.get(path[:length]) for length in range(len(path), 0, -1))
     return next((line for line in near if line), str(found.file))

@@ -156,7 +156,7 @@ def test_a_round_that_is_given_up_is_not_used(again, tmp_path, capsys):
         reward_sets.open_source("s", SetSettings(source=str(again.run_dir), rounds=[2]))
     exported = open_source(again.run_dir)
     assert {row.round for row in exported.rows} == {1}
-    assert exported.notes == tuple(f"round {n} was given up by a guard and is left out" for n in (2, 3))
+    assert exported.notes == tuple(f"round {n} was rejected by a guard and is left out" for n in (2, 3))
     with pytest.raises(InputError, match="round 2 has no rows"):
         open_source(again.run_dir, 2)
     show(summary, again.run_dir, Console())

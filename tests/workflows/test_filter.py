@@ -1,4 +1,4 @@
-"""`selfsteer filter`: quality control anew on rows that are there, beside what was there."""
+"""`selfsteer filter`: stored rows are filtered again, and the earlier rows stay."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def file(tmp_path) -> Path:
     return tmp_path / "rows.parquet"
 
 
-def test_a_file_is_filtered_into_another_and_drops_of_filters_are_judged_anew(file, tmp_path):
+def test_a_file_is_filtered_into_another_and_drops_of_filters_are_filtered_again(file, tmp_path):
     (part,) = refilter_file(file, ["quality.filters=[identical]"], tmp_path / "out.parquet").parts
     rows = {row.id: row for row in read_contrasts(tmp_path / "out.parquet")}
     assert {name: row.drop_reason for name, row in rows.items()} == {
@@ -232,7 +232,7 @@ def test_nothing_is_written_where_nothing_is_kept_or_something_is_there(file, tm
     with pytest.warns(match="dropped all"), pytest.raises(NothingSurvived):
         refilter_file(file, ["quality.filters=[{length_ratio: {max_ratio: 1}}]"], tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
-    with pytest.raises(InputError, match="something is there already"):
+    with pytest.raises(InputError, match="already exists"):
         refilter_file(file, ["quality.filters=[]"], file)
     with pytest.raises(InputError, match="needs log-probs"):
         refilter_file(file, ["quality.filters=[near_onpolicy]"], tmp_path / "out.parquet")

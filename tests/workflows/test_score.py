@@ -68,11 +68,11 @@ def test_rows_of_every_form_get_their_rewards_and_bad_ones_are_named(model, tmp_
         assert (row["reward_chosen"], row["reward_rejected"]) == pytest.approx((hello, no), **close)
     assert found[5]["rewards"] == pytest.approx([hello, no], **close)
     assert [row["error"].partition(": ")[2] for row in found[6:]] == [
-        "'messages' is no conversation that ends with a message of the assistant",
+        "'messages' is not a conversation that ends with the assistant's message",
         "'response' is a number, expected text",
-        "'responses' is no list of texts",
+        "'responses' is not a list of texts",
         "'messages' has a message with the keys role; expected role and content (or from, value)",
-        "'text' is no conversation that ends with a message of the assistant",
+        "'text' is not a conversation that ends with the assistant's message",
         "a row is text, expected an object",
         "longer than the model's context of 512 tokens",
     ]
@@ -106,7 +106,7 @@ def test_nothing_is_replaced_unasked_and_nothing_half_is_left(model, tmp_path):
     assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".out*"))
     assert scored(model, tmp_path, ROWS[:1])[0].exit_code == 0
     again = scored(model, tmp_path, ROWS[:1])[0]
-    assert "is there already" in again.exception.what and again.exception.exit_code == 2
+    assert "already exists" in again.exception.what and again.exception.exit_code == 2
     assert len(scored(model, tmp_path, ROWS[:2], "--overwrite")[1]) == 2
 
 
@@ -124,7 +124,7 @@ def test_a_killed_command_goes_on_and_scores_no_row_twice(model, tmp_path, monke
     calls.clear()
     result, found = scored(model, tmp_path, ROWS)
     assert result.exit_code == 0 and found == whole[1] and len(calls) == 2
-    assert "going on after 8 rows" in result.stderr and result.stderr.endswith(whole[0].stderr)
+    assert "resuming after 8 rows" in result.stderr and result.stderr.endswith(whole[0].stderr)
     assert result.stdout == whole[0].stdout and not (tmp_path / ".out.jsonl.part").exists()
 
 

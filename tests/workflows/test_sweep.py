@@ -105,7 +105,7 @@ def test_long_values_of_a_grid_are_named_by_their_place(write):
         ({"variants": {"a": {"train": {"betta": 1}}}}, [], "variant 'a': unknown key 'train.betta'"),
         ({"variants": {"a": {"rounds": 2}}}, [], "variant 'a': .*data-only never changes the policy"),
         ({"variants": {"a": {"seed": 1}}, "seeds": [1, 2]}, [], "the sweep's seeds set the seed"),
-        ({"variants": {"a": {"name": "x"}}}, [], "called by its name in the sweep"),
+        ({"variants": {"a": {"name": "x"}}}, [], "the sweep names its variants"),
         ({"variants": {"a": {}}, "recipe": "quikstart"}, [], "Did you mean 'quickstart'"),
     ],
 )
