@@ -3,7 +3,7 @@
 from selfsteer.quality.chain import FilterChain, apply_filters
 from selfsteer.quality.cleaning import clean_response
 from selfsteer.quality.direction import DIRECTIONS, direction_of
-from selfsteer.quality.drop_counts import Tally
+from selfsteer.quality.drop_counts import DropCounts
 from selfsteer.quality.filters import (
     FILTERS,
     FilterReport,
@@ -20,11 +20,11 @@ from selfsteer.quality.thinking import answer_of, think_apart
 __all__ = [
     "DIRECTIONS",
     "FILTERS",
+    "DropCounts",
     "FilterChain",
     "FilterReport",
     "HarmClassifier",
     "RewardMargin",
-    "Tally",
     "advice",
     "answer_of",
     "apply_filters",

@@ -33,7 +33,7 @@ class Context:
     Attributes:
         adjectives: The (positive, negative) adjectives by aspect.
         thresholds: The filter's own, given in its settings or fitted to the set.
-        repeats: Which rows repeat an earlier one, where the filter asked for it.
+        repeats: Which rows repeat an earlier one, for the filter that needs it.
         harmful: The aspects whose negative principle asks for harm.
     """
 
@@ -49,7 +49,7 @@ class Filter(BaseModel):
     Attributes:
         name: Its name in a recipe.
         relax: What to change where it drops too much.
-        scored: Whether it goes by log-probs, so that rows without scores can't pass it.
+        scored: Whether it uses log-probs, so that rows without scores can't pass it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -68,7 +68,7 @@ class Filter(BaseModel):
         return ""
 
     def fit(self, rows: Iterable[Contrast], context: Context) -> Context | None:
-        """Return the context with what the set says, None where there is no row to go by.
+        """Return the context with the set's own thresholds, None where the set holds no row.
 
         Args:
             rows: Those that the filters before this one keep, in the order of the set.

@@ -2,34 +2,37 @@
 
 Filters run in the order given, ``empty`` always first; a row that one filter dropped is not seen by the next, and
 averages are taken over the rows still kept when a filter starts, and so is what counts as an earlier row. For filters
-that go by the set rows are read several times, but each filter looks at a row once: its verdict is kept on disk.
+that depend on the set, rows are read several times, but each filter judges a row once: its verdict is kept on disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from selfsteer.errors import SelfsteerWarning
 from selfsteer.quality.base import Context, Filter, FilterSpec
-from selfsteer.quality.drop_counts import DROPPED_BEFORE, KEPT, Tally
+from selfsteer.quality.drop_counts import DROPPED_BEFORE, KEPT, DropCounts
 from selfsteer.quality.filters import FilterReport, parse_filters
 from selfsteer.records import Contrast
 from selfsteer.temp_db import TempDatabase, hash_of
 
 _WRITTEN_HERE = {"steering_margin", "negative_harmful"}
-"""Columns that quality control fills between fitting and filtering; no filter goes by them."""
-_LOOKED_AT = tuple(field.name for field in dataclasses.fields(Contrast) if field.name not in _WRITTEN_HERE)
+"""Columns that quality control fills between fitting and filtering; no filter uses them."""
+_FILTERED_BY = tuple(field.name for field in dataclasses.fields(Contrast) if field.name not in _WRITTEN_HERE)
 
 
-class _Seen(TempDatabase):
-    """How many filters have let each row pass, and why the next one drops it; a row is known by its content."""
+class _Verdicts(TempDatabase):
+    """How many filters have let each row pass, and why the next one drops it, by the hash of the row's content.
+
+    By its place a row would not be found where shards come in another order, by its id not where files with equal ids
+    are filtered together.
+    """
 
     def __init__(self) -> None:
-        super().__init__(
-            ["CREATE TABLE seen (row BLOB PRIMARY KEY, passed INTEGER, why TEXT) WITHOUT ROWID"], "verdicts"
-        )
+        table = "CREATE TABLE seen (row BLOB PRIMARY KEY, passed INTEGER, why TEXT) WITHOUT ROWID"
+        super().__init__([table], "verdicts")
 
     def of(self, name: bytes) -> tuple[int, str]:
         found = self.execute("SELECT passed, why FROM seen WHERE row = ?", (name,)).fetchone()
@@ -49,8 +52,8 @@ class FilterChain:
 
     Args:
         filters: Names, one-key mappings to settings, or ready filters.
-        adjectives: The (positive, negative) adjectives of each aspect, for ``leak``; an aspect not named here has none,
-            and then only its principle is looked for.
+        adjectives: The (positive, negative) adjectives of each aspect, for ``leak``; for an aspect not named here only
+            its principle is searched for.
         harmful: The aspects whose negative principle asks for harm, for ``refusal_mismatch``.
 
     Raises:
@@ -66,25 +69,28 @@ class FilterChain:
     ) -> None:
         self.filters = parse_filters(filters)
         self._adjectives, self._harmful = adjectives or {}, harmful
-        self.tally = Tally([step.name for step in self.filters])
+        self.tally = DropCounts([step.name for step in self.filters])
         self._contexts = [None if step.given is None else self._context(step.given) for step in self.filters]
-        self._seen: _Seen | None = None
+        self._verdicts: _Verdicts | None = None
 
     def fit(self, rows: Callable[[], Iterable[Contrast]]) -> None:
         """Fit the filters that depend on the set, in order: one pass over ``rows()`` for each, else none.
 
         Args:
-            rows: Gives all rows of the set anew each time it is called; one that is not kept already is passed over.
+            rows: Gives all rows of the set at each call; one that is not kept already is skipped.
 
         Raises:
             InputError: A filter needs scores that a row doesn't carry.
         """
-        if self._seen:
-            self._seen.close()
-        self._seen = _Seen() if any(step.given is None for step in self.filters) else None
+        if self._verdicts:
+            self._verdicts.close()
+        self._verdicts = _Verdicts() if any(step.given is None for step in self.filters) else None
         for place, step in enumerate(self.filters):
             if step.given is None:
-                self._contexts[place] = step.fit(self._left(rows(), place), self._context({}))
+                # A pass of its own, before the first row is filtered: so shards in any order, and a run that was
+                # killed, give the same result.
+                left = (row for row in rows() if row.kept and not self._verdict(row, place))
+                self._contexts[place] = step.fit(left, self._context({}))
 
     def apply(self, row: Contrast) -> Contrast:
         """Return ``row``, dropped with its reason where a filter drops it, and count it. A dropped one stays as it is.
@@ -97,24 +103,36 @@ class FilterChain:
         self.tally.add(name, row.aspects, row.negative_harmful)
         return row.drop(f"{name}: {why}") if why else row
 
-    def count(self, stored: Iterable[tuple[bool, str, Sequence[str], str]]) -> Tally:
+    def count(self, stored: Iterable[tuple[bool, str, Sequence[str], str]]) -> DropCounts:
         """Count rows that were filtered before, instead of those given to :meth:`apply`, and return :attr:`tally`.
 
         Args:
             stored: The columns kept, drop_reason, aspects and negative_harmful of all rows.
         """
-        self.tally = Tally([step.name for step in self.filters])
+        self.tally = DropCounts([step.name for step in self.filters])
         for columns in stored:
             self.tally.read(*columns)
         return self.tally
 
-    def finish(self) -> None:
-        """Say which filter dropped every row that it was given, going by :attr:`counts`; no row can be given any more.
+    def finish(self, *, stacklevel: int = 2) -> None:
+        """Close the temporary files: no row can be given any more. ``stacklevel`` is that of the warning.
 
         Warns:
-            SelfsteerWarning: One did.
+            SelfsteerWarning: By :attr:`counts`, a filter dropped every row that it was given.
         """
-        self._close(stacklevel=3)
+        for context in filter(None, self._contexts):
+            if context.repeats:
+                context.repeats.close()
+        if self._verdicts:
+            self._verdicts.close()
+        counts = self.counts
+        left = sum(counts.values()) - counts.get(DROPPED_BEFORE, 0)
+        for step in self.filters:
+            dropped = counts[step.name]
+            if left and dropped == left:
+                message = f"filter {step.name!r} dropped all {left} rows it was given; {step.relax}"
+                warnings.warn(message, SelfsteerWarning, stacklevel=stacklevel)
+            left -= dropped
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,31 +141,25 @@ class FilterChain:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """What the settings give and :meth:`fit` found, by "filter.threshold"."""
-        known = [(step.name, context.thresholds) for step, context in self._steps() if context]
+        """The thresholds that the settings give and that :meth:`fit` found, by "filter.threshold"."""
+        steps = zip(self.filters, self._contexts, strict=True)
+        known = [(step.name, context.thresholds) for step, context in steps if context]
         return {f"{name}.{key}": value for name, thresholds in known for key, value in thresholds.items()}
 
     def _context(self, thresholds: Mapping[str, float]) -> Context:
         return Context(self._adjectives, thresholds, harmful=self._harmful)
 
-    def _steps(self) -> Iterator[tuple[Filter, Context | None]]:
-        return zip(self.filters, self._contexts, strict=True)
-
-    def _left(self, rows: Iterable[Contrast], end: int) -> Iterator[Contrast]:
-        """Yield the rows that the first ``end`` filters keep."""
-        return (row for row in rows if row.kept and not self._verdict(row, end))
-
     def _verdict(self, row: Contrast, end: int) -> tuple[str, str] | None:
         """Return the first of the first ``end`` filters that drops ``row``, and why."""
-        if self._seen is None:
+        if self._verdicts is None:
             passed, why = self._asked(row, 0, end)
         else:
-            name = hash_of(repr([getattr(row, column) for column in _LOOKED_AT]))
-            before = passed, why = self._seen.of(name)
+            name = hash_of(repr([getattr(row, column) for column in _FILTERED_BY]))
+            before = passed, why = self._verdicts.of(name)
             if not why and passed < end:
                 passed, why = self._asked(row, passed, end)
             if (passed, why) != before:
-                self._seen.put(name, passed, why)
+                self._verdicts.put(name, passed, why)
         return (self.filters[passed].name, why) if why and passed < end else None
 
     def _asked(self, row: Contrast, start: int, end: int) -> tuple[int, str]:
@@ -164,21 +176,6 @@ class FilterChain:
             if why := self.filters[place].reason(row, context):
                 return place, why
         return end, ""
-
-    def _close(self, stacklevel: int) -> None:
-        for _, context in self._steps():
-            if context and context.repeats:
-                context.repeats.close()
-        if self._seen:
-            self._seen.close()
-        counts = self.counts
-        left = sum(counts.values()) - counts.get(DROPPED_BEFORE, 0)
-        for step in self.filters:
-            dropped = counts[step.name]
-            if left and dropped == left:
-                message = f"filter {step.name!r} dropped all {left} rows it was given; {step.relax}"
-                warnings.warn(message, SelfsteerWarning, stacklevel=stacklevel)
-            left -= dropped
 
 
 def apply_filters(
@@ -205,5 +202,5 @@ def apply_filters(
     given, steps = list(contrasts), FilterChain(filters, adjectives=adjectives, harmful=harmful)
     steps.fit(lambda: given)
     rows = [steps.apply(row) for row in given]
-    steps._close(stacklevel=3)
+    steps.finish(stacklevel=3)
     return FilterReport(rows, steps.counts, steps.thresholds)

@@ -81,19 +81,16 @@ class _Span(NamedTuple):
 def _kept_span(text: str, finish: Finish, labels: Sequence[str]) -> _Span:
     label_end = labels_end(text, labels)
     start = len(text) - len(text[label_end:].lstrip())
-    return _Span(label_end, start, len(text) if finish == "stop" else start + _complete_length(text[start:]))
-
-
-def _complete_length(text: str) -> int:
-    """Return how many characters of a cut-off text to keep."""
-    body = text.rstrip().rstrip(_PARTIAL).rstrip()
+    if finish == "stop":
+        return _Span(label_end, start, len(text))
+    body = text[start:].rstrip().rstrip(_PARTIAL).rstrip()
     end = last_sentence_end(body)
-    return len(body) if end is None or end < MIN_KEPT * len(body) else end
+    return _Span(label_end, start, start + (len(body) if end is None or end < MIN_KEPT * len(body) else end))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Boundaries:
-    """Token boundaries of a response against the characters of its decoded text. Boundary i stands before token i."""
+    """Token boundaries of a response against the characters of its decoded text. Boundary i is before token i."""
 
     ids: list[int]
     decode: Decode

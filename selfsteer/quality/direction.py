@@ -1,4 +1,4 @@
-"""Direction programs: for some aspects a program can tell which response is better, with no judge."""
+"""Direction programs: for some aspects a program decides which response is better, without a judge."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ Direction = Callable[[Contrast], int]
 
 
 def words(text: str) -> int:
-    """Return how many words a text has: the measure of length where there are no token ids.
-
-    They are those of :func:`selfsteer.queries.words.words_of`: a Chinese character or a Japanese kana counts as one.
-    """
+    """Return how many words a text has, by :func:`selfsteer.queries.words.words_of`: its length without token ids."""
     return len(words_of(text))
 
 
 def compare_lengths(lengths: tuple[int, int], finishes: tuple[Finish, Finish]) -> int:
-    """Say which of two responses is longer; one that was cut off is known only to be at least as long as what is there.
+    """Return which of two responses is longer; one that was cut off is only known to be at least as long as it is.
 
     Returns:
         1 the first, -1 the second, 0 where they are equal or a cut hides it (so two that were both cut always tie).
@@ -45,18 +42,11 @@ def _longer(row: Contrast) -> int:
     return compare_lengths(pair_lengths(row), (row.positive_finish, row.negative_finish))
 
 
-def _shorter(row: Contrast) -> int:
-    return -_longer(row)
-
-
-DIRECTIONS: dict[str, Direction] = {
-    "shorter": _shorter,
-    "longer": _longer,
-}
+DIRECTIONS: dict[str, Direction] = {"shorter": lambda row: -_longer(row), "longer": _longer}
 
 
 def direction_of(program: str, contrast: Contrast) -> int:
-    """Say which way y+ differs from y- of the same row.
+    """Return which way y+ differs from y- of the same row.
 
     Args:
         program: A name of :data:`DIRECTIONS`: "shorter" or "longer", the way in which y+ must differ.
@@ -67,7 +57,7 @@ def direction_of(program: str, contrast: Contrast) -> int:
         responses that both ran into the limit always tie).
 
     Raises:
-        ConfigError: There is no such program.
+        ConfigError: No such program.
     """
     if program not in DIRECTIONS:
         raise ConfigError(f"unknown direction program {program!r}", do=did_you_mean(program, DIRECTIONS))

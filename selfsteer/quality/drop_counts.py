@@ -10,8 +10,8 @@ Counts = dict[str, int]
 """Rows that were dropped before any filter ran (where there are any), then those each filter dropped, then "kept"."""
 
 
-class Tally:
-    """Counts rows, one by one, by what became of them.
+class DropCounts:
+    """Counts rows by the filter that dropped them.
 
     Args:
         filters: Their names, in order, with ``empty``.
@@ -44,17 +44,17 @@ class Tally:
 
     @property
     def counts(self) -> Counts:
-        """What became of all rows."""
+        """Of all rows."""
         return self._in_order(self._counts)
 
     @property
     def aspects(self) -> dict[str, Counts]:
-        """What became of the rows of each aspect."""
+        """Of the rows of each aspect."""
         return {name: self._in_order(counts) for name, counts in self._aspects.items()}
 
     @property
     def harmful(self) -> Counts:
-        """Rows with a flagged y-, by who flagged it first: "principle", "classifier"; "unknown" where nobody knows."""
+        """Rows with a flagged y-, by what flagged it first: "principle", "classifier" or "unknown"."""
         return dict(sorted(self._harmful.items()))
 
     def _in_order(self, counts: Mapping[str, int]) -> Counts:

@@ -1,6 +1,6 @@
-"""Find rows that repeat an earlier row of the set, however large the set: what was seen is kept on disk.
+"""Find rows that repeat an earlier row of the set, however large the set: earlier rows are kept on disk.
 
-What is compared, always within a round (later rounds align on the same queries):
+These are compared, always within a round (later rounds align on the same queries):
 
 1. the queries: the words and symbols of the last turn, without case, white space and ``. , ; : ! ? " '``, and the
    messages before it as they are;
@@ -8,8 +8,8 @@ What is compared, always within a round (later rounds align on the same queries)
    symbols are the same in the same order, so "x + 1" and "x - 1" are two queries;
 3. the responses: y+ and y- both have the words and symbols of those of one earlier row.
 
-Queries that are alike are found by 16 keys of four minima each (MinHash): of those that share 80 % of their word pairs
-some 2 in 10,000 are missed. Under a key that many queries have, the first 32 are compared with.
+Similar queries are found by 16 keys of four minima each (MinHash): of those that share 80 % of their word pairs some 2
+in 10,000 are missed. Of many queries with the same key, the first 32 are compared.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Repeats(TempDatabase):
         self._similarity = similarity
 
     def add(self, row: Contrast) -> None:
-        """Look at the next row of the set.
+        """Take the next row of the set.
 
         Raises:
             InputError: A row of its round has its id already.
@@ -59,7 +59,7 @@ class Repeats(TempDatabase):
         new = "INSERT INTO marks VALUES (?, ?) ON CONFLICT DO NOTHING"
         if not self.execute(new, (_name(row), self._find(row))).rowcount:
             raise InputError(
-                "two rows have the same id, so nobody can tell which of them is meant",
+                "two rows have the same id, so it is unclear which of them is meant",
                 where=f"row {row.id!r} of round {row.round}",
                 do="give each row an id of its own, or leave one of the files out",
             )
@@ -70,52 +70,41 @@ class Repeats(TempDatabase):
         return str(why)
 
     def _find(self, row: Contrast) -> str:
-        """Return what the row repeats; one that repeats nothing is what later ones are compared with."""
+        """Return what the row repeats; later rows are compared with one that repeats nothing."""
         tokens, before = _tokens(row.prompt[-1]["content"]), repr((row.round, row.prompt[:-1]))
         query = hash_of(f"{before}\n{' '.join(tokens)}")
         both = [" ".join(_tokens(text)) for text in (row.positive_response, row.negative_response)]
         responses = hash_of("\n".join([str(row.round), *both]))
         for content, what in ((query, "its query is that"), (responses, "y+ and y- are those")):
-            if first := self._first(content):
-                return f"{what} of row {first!r}"
+            if first := self.execute("SELECT id FROM firsts WHERE content = ?", (content,)).fetchone():
+                return f"{what} of row {first[0]!r}"
         pairs = _pairs(tokens)
         if self._similarity < 1 and pairs.size:
             keys = _keys(pairs, before + repr([token for token in tokens if _EXACT.match(token)]))
-            alike = self._alike(keys)
-            if near := self._near(pairs, sorted({number for numbers in alike.values() for number in numbers})):
+            if near := self._near(row.id, pairs, keys):
                 return near
-            self._remember(row.id, pairs, [key for key in keys if len(alike[key]) < _COMPARED])
         for content in (query, responses):
             self.execute("INSERT INTO firsts VALUES (?, ?)", (content, row.id))
         return ""
 
-    def _first(self, content: bytes) -> str:
-        found = self.execute("SELECT id FROM firsts WHERE content = ?", (content,)).fetchone()
-        return str(found[0]) if found else ""
-
-    def _alike(self, keys: Sequence[int]) -> dict[int, list[int]]:
-        """Return the numbers of the queries that have each key."""
-        found: dict[int, list[int]] = {key: [] for key in keys}
+    def _near(self, row_id: str, pairs: np.ndarray, keys: Sequence[int]) -> str:
+        """Return the first query that is nearly the same, in words; where there is none, remember this one."""
+        alike: dict[int, list[int]] = {key: [] for key in keys}
         marks = ", ".join("?" * len(keys))
         for key, number in self.execute(f"SELECT key, number FROM alike WHERE key IN ({marks})", keys):
-            found[key].append(number)
-        return found
-
-    def _near(self, pairs: np.ndarray, numbers: Sequence[int]) -> str:
-        """Return the first of some queries that is nearly the same, in words."""
-        for number in numbers:
+            alike[key].append(number)
+        for number in sorted({number for numbers in alike.values() for number in numbers}):
             name, blob = self.execute("SELECT id, pairs FROM queries WHERE number = ?", (number,)).fetchone()
             other = np.frombuffer(blob, dtype=np.uint32)
             shared = np.intersect1d(pairs, other, assume_unique=True).size
             share = shared / (pairs.size + other.size - shared)
             if share >= self._similarity:
                 return f"its query shares {share:.0%} of the word pairs with that of row {name!r}"
+        own = self.execute("INSERT INTO queries (id, pairs) VALUES (?, ?)", (row_id, pairs.tobytes())).lastrowid
+        for key, numbers in alike.items():
+            if len(numbers) < _COMPARED:
+                self.execute("INSERT INTO alike VALUES (?, ?)", (key, own))
         return ""
-
-    def _remember(self, name: str, pairs: np.ndarray, keys: Sequence[int]) -> None:
-        number = self.execute("INSERT INTO queries (id, pairs) VALUES (?, ?)", (name, pairs.tobytes())).lastrowid
-        for key in keys:
-            self.execute("INSERT INTO alike VALUES (?, ?)", (key, number))
 
 
 def _name(row: Contrast) -> bytes:

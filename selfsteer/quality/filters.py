@@ -102,7 +102,7 @@ def counts_table(counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
 
 
 def few_kept(counts: Mapping[str, int]) -> str:
-    """Return one line that says how few rows survived and what to relax; "" where a fifth did, or more."""
+    """Return one line on how few rows survived and what to relax; "" where a fifth did, or more."""
     reached = sum(counts.values()) - counts.get(DROPPED_BEFORE, 0)
     kept = counts.get(KEPT, 0)
     if kept >= _FEW * reached:
@@ -116,7 +116,7 @@ def advice(counts: Mapping[str, int]) -> str:
     drops = _drops(counts)
     worst = max(drops, key=lambda name: drops[name], default="")
     if not worst or not drops[worst]:
-        return "no row reached quality control: look at the stages before it"
+        return "no row reached quality control: check the stages before it"
     if worst == DROPPED_BEFORE:
         return f"{drops[worst]} rows were dropped before quality control: read their drop_reason"
     return f"{worst!r} dropped most ({drops[worst]} of {sum(counts.values())} rows): {FILTERS[worst].relax}"

@@ -1,8 +1,9 @@
-"""Flag what may do harm in y-: by what its principle asked for, and by a classifier where one is given.
+"""Flag y- that may do harm: by the principle that steered it, and by a classifier where one is given.
 
-A flag drops nothing: as the rejected response a harmful y- teaches what not to say. It must not become a target, which
-:func:`selfsteer.views.harmful_target` tells. A row without aspects follows a guideline that was written for it, or
-comes from elsewhere: what its y- was asked for nobody knows, unless a classifier looks.
+A flag drops nothing: as the rejected response a harmful y- teaches what not to say. It must not become a target
+(:func:`selfsteer.views.harmful_target`). A row without aspects follows a guideline that was written for it, or comes
+from elsewhere: whether its y- was asked to do harm is unknown unless a classifier reads it. An empty flag would look
+like innocence.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class HarmClassifier:
 
     @property
     def key(self) -> list[Any]:
-        """What the flags depend on."""
+        """The settings that the flags depend on."""
         from selfsteer.models import model_fingerprint
 
         return [model_fingerprint(self.source, self.revision, chat=True), self._place, self.threshold]
@@ -66,8 +67,10 @@ class HarmClassifier:
         if not texts:
             return []
         tokenizer, model = self._loaded
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        length = min(tokenizer.model_max_length, positions or _LONGEST, _LONGEST)
         parts = tokenizer(
-            list(texts), truncation=True, max_length=self._length, return_overflowing_tokens=True, padding=True,
+            list(texts), truncation=True, max_length=length, return_overflowing_tokens=True, padding=True,
             return_tensors="pt",
         )  # fmt: skip
         owners = parts.pop("overflow_to_sample_mapping")
@@ -104,24 +107,18 @@ class HarmClassifier:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
         return tokenizer, model.to(self.device).eval()
 
-    @property
-    def _length(self) -> int:
-        tokenizer, model = self._loaded
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return min(tokenizer.model_max_length, positions or _LONGEST, _LONGEST)
-
 
 def flag_harm(
     rows: Sequence[Contrast], aspects: Collection[str] | None, classifier: HarmClassifier | None = None
 ) -> list[Contrast]:
-    """Return the rows with ``negative_harmful`` saying why y- counts as harmful, "" where nothing says so.
+    """Return the rows with ``negative_harmful`` set to why y- counts as harmful, "" where it does not.
 
-    A row without aspects whose y- no classifier was asked about gets :data:`selfsteer.records.HARM_UNKNOWN`.
+    A row without aspects whose y- no classifier has read gets :data:`selfsteer.records.HARM_UNKNOWN`.
 
     Args:
-        rows: Any. What a flag of theirs says stays, where nobody tells anew.
-        aspects: Those whose negative principle asks for harm; None tells nothing.
-        classifier: Is asked about every y-; None tells nothing.
+        rows: Any. A part of a flag that neither argument decides stays.
+        aspects: Those whose negative principle asks for harm; None leaves that part of a flag.
+        classifier: Reads every y-; None leaves that part of a flag.
     """
     found = classifier.probabilities([row.negative_response for row in rows]) if classifier else []
     flagged = []

@@ -1,6 +1,6 @@
-"""Find a response that gives away what it was told: its principle, its adjectives, or that it was told anything.
+"""Find a response that gives away its instructions: its principle, its adjectives, or that there are any.
 
-Four signs, each discounted by what the query itself says (a text about concise writing, asked for, is no leak):
+Four signs, each discounted by the words of the query itself (a requested text about concise writing is no leak):
 
 1. ``ngram`` consecutive words of the principle or of the steering system message;
 2. at least ``share`` of the principle's 4-grams, scattered (only of principles with 4 or more 4-grams);
@@ -24,7 +24,7 @@ SHARE_NGRAM = 4
 MIN_SHARED = 4  # 4-grams a principle needs before a share of them means anything: 7 words
 # I with a dot, dotless i, long s and the Kelvin sign: to a pattern that ignores case they are i, i, s and k
 _LIKE_ASCII = "\u0130\u0131\u017f\u212a"
-_GENERIC_KEYS = ("guideline", "principle", "system")  # one of them stands in whatever _GENERIC matches
+_GENERIC_KEYS = ("guideline", "principle", "system")  # whatever _GENERIC matches holds one of them
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _TOLD = r"(?:told|asked|instructed|required|supposed|expected|meant|directed|programmed)"
 _GIVEN = (
@@ -43,12 +43,12 @@ Ngram = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """What one response was told.
+    """The instructions of one response.
 
     Attributes:
         principle: The principle of the response's own sign.
         system: The texts of the steering system messages.
-        query: The texts of the plain prompt: what the response may repeat.
+        query: The texts of the plain prompt, which the response may repeat.
         adjectives: The adjectives of the row's aspects, of both signs.
     """
 
@@ -59,8 +59,8 @@ class Guidance:
 
     def unasked_adjectives(self) -> tuple[str, ...]:
         """Return the adjectives that the query doesn't use."""
-        said = " ".join(["", *(word for text in self.query for word in words(text)), ""])
-        return tuple(word for word in self.adjectives if f" {' '.join(words(word))} " not in said)
+        asked = " ".join(["", *(word for text in self.query for word in words(text)), ""])
+        return tuple(word for word in self.adjectives if f" {' '.join(words(word))} " not in asked)
 
 
 def words(text: str) -> list[str]:
@@ -70,27 +70,27 @@ def words(text: str) -> list[str]:
 
 def ngrams(text: str, size: int) -> list[Ngram]:
     """Return the runs of ``size`` consecutive words of ``text``, in order, with repeats."""
-    return _runs(_response_words(text), size)
+    return _runs(_words(text), size)
 
 
 def repeated_run(response: str, guidance: Guidance, size: int) -> str:
     """Return the first ``size`` consecutive words that ``response`` repeats from its guidance, or ""."""
-    texts, found = (guidance.principle, *guidance.system), _response_words(response)
+    texts, found = (guidance.principle, *guidance.system), _words(response)
     if not _may_share(found, texts, size):
         return ""
-    told = _ngram_set(texts, size) - _ngram_set(guidance.query, size)
-    return next((" ".join(run) for run in _runs(found, size) if run in told), "") if told else ""
+    own = _ngram_set(texts, size) - _ngram_set(guidance.query, size)
+    return next((" ".join(run) for run in _runs(found, size) if run in own), "") if own else ""
 
 
 def repeated_share(response: str, guidance: Guidance) -> float:
     """Return the share (0 to 1) of the principle's 4-grams that ``response`` repeats; 0 for a short principle."""
-    texts, found = (guidance.principle,), _response_words(response)
+    texts, found = (guidance.principle,), _words(response)
     if not _may_share(found, texts, SHARE_NGRAM):
         return 0.0
-    told = _ngram_set(texts, SHARE_NGRAM) - _ngram_set(guidance.query, SHARE_NGRAM)
-    if len(told) < MIN_SHARED:
+    own = _ngram_set(texts, SHARE_NGRAM) - _ngram_set(guidance.query, SHARE_NGRAM)
+    if len(own) < MIN_SHARED:
         return 0.0
-    return len(told.intersection(_runs(found, SHARE_NGRAM))) / len(told)
+    return len(own.intersection(_runs(found, SHARE_NGRAM))) / len(own)
 
 
 def surviving_label(response: str, guidance: Guidance) -> str:
@@ -103,7 +103,7 @@ def surviving_label(response: str, guidance: Guidance) -> str:
 
 
 def self_reference(response: str, guidance: Guidance) -> str:
-    """Return the words in which ``response`` speaks of its instructions, or ""."""
+    """Return the words in which ``response`` refers to its instructions, or ""."""
     if _may_hold(response, guidance.adjectives):
         match = _self_reference_pattern(guidance.unasked_adjectives()).search(response)
         if match:
@@ -119,17 +119,17 @@ def self_reference(response: str, guidance: Guidance) -> str:
 
 
 def _may_share(found: Sequence[str], texts: tuple[str, ...], size: int) -> bool:
-    """Tell whether ``size`` words in a row all occur somewhere in ``texts``: cheap, and necessary for a shared run."""
+    """Return whether ``size`` words in a row all occur somewhere in ``texts``: cheap, and needed for a shared run."""
     return b"\1" * size in bytes(map(_vocabulary(texts).__contains__, found))
 
 
 def _may_hold(text: str, literals: Iterable[str]) -> bool:
-    """Tell whether one of ``literals`` may stand in ``text``: cheap, and necessary for a pattern built from them."""
+    """Return whether ``text`` may hold one of ``literals``: cheap, and needed for a match of a pattern of them."""
     lowered = _lowered(text)
     return not lowered or any(not word.isascii() or word in lowered for word in _lowered_all(tuple(literals)))
 
 
-@functools.lru_cache(maxsize=4)  # several signs look at the same response
+@functools.lru_cache(maxsize=4)  # several signs are searched for in the same response
 def _lowered(text: str) -> str:
     """Return ``text`` in lower case, "" where it holds a character that matches a letter of ASCII without case."""
     return "" if not text.isascii() and any(map(text.__contains__, _LIKE_ASCII)) else text.lower()
@@ -140,23 +140,18 @@ def _lowered_all(literals: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word.strip().lower() for word in literals if word.strip())
 
 
-@functools.lru_cache(maxsize=4)
-def _response_words(text: str) -> tuple[str, ...]:
-    return tuple(words(text))
-
-
 @functools.lru_cache(maxsize=1024)  # rows often share their principles and system messages
-def _told_words(text: str) -> tuple[str, ...]:
+def _words(text: str) -> tuple[str, ...]:
     return tuple(words(text))
 
 
 @functools.lru_cache(maxsize=1024)
 def _vocabulary(texts: tuple[str, ...]) -> frozenset[str]:
-    return frozenset().union(*map(_told_words, texts))
+    return frozenset().union(*map(_words, texts))
 
 
 def _ngram_set(texts: Iterable[str], size: int) -> set[Ngram]:
-    return {run for text in texts for run in _runs(_told_words(text), size)}
+    return {run for text in texts for run in _runs(_words(text), size)}
 
 
 def _runs(found: Sequence[str], size: int) -> list[Ngram]:

@@ -1,9 +1,10 @@
 """Does a response refuse? A test by phrases, in the languages of ``refusals.yaml``.
 
-A response refuses where one of the phrases stands in its first 200 characters ("I can't help with that", "Es tut mir
-leid, aber ich kann ..."), and nothing after it, in the first 400, says that it answers all the same ("However, I can
-...", English only). Phrases that people use in answers as well ("you can't", "I can't help but smile") are not among
-them. A refusal in other words ("There is no reason why ..."), after a long opening or in another language goes unseen.
+A response refuses where one of the phrases is in its first 200 characters ("I can't help with that", "Es tut mir leid,
+aber ich kann ...") and nothing after it, in the first 400, says that it answers all the same ("However, I can ...",
+English only). Phrases that people use in answers as well ("you can't", "I can't help but smile") are not among them. A
+refusal in other words ("There is no reason why ..."), after a long opening or in another language is missed. (A
+classifier would be another dependency, and cost more than the other text filters together.)
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The margin of a reward model, r(x, y+) - r(x, y-): kept with the row, and filtered by.
 
-The loop asks the model and puts the margin into the row's provenance, with the key of the model that gave it.
+The rewards stage computes the margin and puts it into the row's provenance, with the key of its reward model: rows need
+not be scored again for another one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from selfsteer.records import Contrast
 
 _COLUMN = "reward_margin"
 NO_MARGIN = "none"
-"""What stands in place of a margin where the reward model could not score the pair."""
+"""Stored in place of a margin where the reward model could not score the pair."""
 
 
 def put_margin(row: Contrast, margin: float | None, key: str) -> Contrast:
@@ -65,6 +66,6 @@ class RewardMargin(Margin):
         return text
 
     def _missing(self, row: Contrast, found: str) -> InputError:
-        do = "let `selfsteer filter`, `generate` or `run` ask a model (quality.reward={model: MODEL}), or take it out"
+        do = "set quality.reward={model: MODEL} in `selfsteer filter`, `generate` or `run`, or remove the filter"
         return InputError(f"filter {self.name!r} needs the margin of a reward model, and this row {found}",
                           where=f"row {row.id!r}", do=do)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Filters that go by log-probs: what each response is worth under the three prompts."""
+"""Filters that use log-probs of the responses under the three prompts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Averaged(Filter):
     """Base of the filters whose thresholds are averages over the set, one of y+ and one of y-.
 
     Attributes:
-        thresholds: Given in place of the averages, e.g. those of an earlier set, as its summary.json tells them:
+        thresholds: In place of the averages, e.g. those of an earlier set, from its summary.json:
             {positive_response: -1.2, negative_response: -1.0}, nats per token.
         min: One threshold for both, in place of the averages.
     """
@@ -57,11 +57,9 @@ class Averaged(Filter):
     @classmethod
     def _are_both(cls, thresholds: dict[str, float] | None) -> dict[str, float] | None:
         if thresholds is not None and thresholds.keys() != _STEERED.keys():
-            do = f"give {' and '.join(_STEERED)}"
-            what = (
-                f"the thresholds of {cls.name} are named {', '.join(_STEERED)}, got {', '.join(thresholds) or 'none'}"
-            )
-            raise ConfigError(what, where=f"{cls.name}.thresholds", do=do)
+            got = ", ".join(thresholds) or "none"
+            what = f"the thresholds of {cls.name} are named {', '.join(_STEERED)}, got {got}"
+            raise ConfigError(what, where=f"{cls.name}.thresholds", do=f"give {' and '.join(_STEERED)}")
         return thresholds
 
     @model_validator(mode="after")
@@ -181,7 +179,7 @@ class Margin(Filter):
 class SteeringMargin(Margin):
     """The steering margin, in nats per token, is too small: the two principles hardly pull the responses apart.
 
-    It says that the prompts matter, not that y+ is better; docs/judging.md found no evidence that it tells right pairs.
+    It says that the prompts matter, not that y+ is better: docs/judging.md found no evidence that it finds right pairs.
     """
 
     name = "steering_margin"
@@ -205,7 +203,7 @@ class SelfReward(Margin):
     def margin(self, row: Contrast) -> float:
         """Return the sum of the two gaps, each times its response's tokens."""
         for response in _STEERED:
-            _gap(row, self.name, response)  # a score that is missing is told by its name
+            _gap(row, self.name, response)  # raises, and names a score that is missing
         found = contrastive_likelihood(row)
         if found is None:
             do = "score the rows first (the scores stage keeps the ids), or take steering_margin, which needs no ids"
@@ -237,12 +235,8 @@ def steering_margin(contrast: Contrast) -> float | None:
 
     A free self-reward: how far the two principles pull the two responses apart.
     """
-    cells = [
-        (_find_score(contrast, response, own), _find_score(contrast, response, opposite))
-        for response, (own, _, opposite) in _STEERED.items()
-    ]
-    gaps = [own - opposite for own, opposite in cells if own is not None and opposite is not None]
-    return sum(gaps) if len(gaps) == len(cells) else None
+    gaps = _gaps(contrast)
+    return sum(gaps.values()) if gaps else None
 
 
 def contrastive_likelihood(contrast: Contrast) -> float | None:
@@ -252,14 +246,21 @@ def contrastive_likelihood(contrast: Contrast) -> float | None:
     responses of n+ and n- tokens that is n+ (m(y+|x+) - m(y+|x-)) + n- (m(y-|x-) - m(y-|x+)), where the steering margin
     has 1 in the place of n+ and n-.
     """
-    total = 0.0
+    ids = {"positive_response": contrast.positive_token_ids, "negative_response": contrast.negative_token_ids}
+    lengths = {response: len(own) for response, own in ids.items() if own is not None}
+    gaps = _gaps(contrast)
+    return sum(lengths[response] * gap for response, gap in gaps.items()) if gaps and len(lengths) == 2 else None
+
+
+def _gaps(row: Contrast) -> dict[str, float] | None:
+    """Return m(own prompt) - m(opposite prompt) of y+ and y-, nats per token; None where a score is missing."""
+    gaps = {}
     for response, (own, _, opposite) in _STEERED.items():
-        scores = _find_score(contrast, response, own), _find_score(contrast, response, opposite)
-        ids = getattr(contrast, f"{response.removesuffix('_response')}_token_ids")
-        if ids is None or scores[0] is None or scores[1] is None:
+        above, below = _find_score(row, response, own), _find_score(row, response, opposite)
+        if above is None or below is None:
             return None
-        total += len(ids) * (scores[0] - scores[1])
-    return total
+        gaps[response] = above - below
+    return gaps
 
 
 def _find_score(row: Contrast, response: str, prompt: str) -> float | None:

@@ -14,7 +14,6 @@ The rule is simple on purpose; a missed end costs a few words, a wrong one would
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 _CLOSERS = r"[\"'”’»›)\]}*_`」』）】》〉]*"
 _STOP = re.compile(rf"(?P<run>[.!?…]+){_CLOSERS}(?=\s|\Z)|[。！？؟۔।｡．]+{_CLOSERS}")
@@ -22,8 +21,8 @@ _LIST_LINE = re.compile(r"^[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t]+(?P<body>\S[^\n]*
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^`\n]*$", re.MULTILINE)
 _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*\Z")
 _LIST_NUMBER = re.compile(r"[\s>#*_(]*\d{1,3}")
-_LONGEST = 12  # characters of a line looked at for an abbreviation
-_MID_LINE = tuple(":,;-：，；、–—")  # a list line that ends so goes on
+_LONGEST = 12  # characters of a line that may be an abbreviation
+_MID_LINE = tuple(":,;-：，；、–—")  # a list line that ends so is not complete
 _ABBREVIATIONS = re.compile(
     r"mr|mrs|ms|dr|prof|st|sr|jr|rev|gen|sen|gov|capt|sgt|vs|e\.?g|i\.?e|cf|al|figs?|eqs?|sec|approx|ca|inc|ltd|co|corp|dept"
     r"|est|vol|pp|eds?|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|a\.m|p\.m|ph\.d|u\.s|u\.k",
@@ -33,22 +32,14 @@ _ABBREVIATIONS = re.compile(
 
 def last_sentence_end(text: str) -> int | None:
     """Return the offset just after the last complete sentence, list line or code block; None if there is none."""
-    code = _code_spans(text)
-    ends = [end for end in _prose_ends(text) if not any(start < end < stop for start, stop in code)]
-    ends += [stop for _, stop in code if stop <= len(text)]
-    return max(ends, default=None)
-
-
-def _prose_ends(text: str) -> Iterator[int]:
-    yield from (match.end() for match in _STOP.finditer(text) if _ends_sentence(text, match))
-    yield from (match.end("body") for match in _LIST_LINE.finditer(text) if not match["body"].endswith(_MID_LINE))
-
-
-def _code_spans(text: str) -> list[tuple[int, int]]:
-    """Return (start, end) of each fenced block; one that is still open ends past the text."""
     marks = list(_FENCE.finditer(text))
-    ends = [mark.end() for mark in marks[1::2]] + [len(text) + 1] * (len(marks) % 2)
-    return [(mark.start(), end) for mark, end in zip(marks[::2], ends, strict=True)]
+    # A code block that is still open ends past the text.
+    stops = [mark.end() for mark in marks[1::2]] + [len(text) + 1] * (len(marks) % 2)
+    code = [(mark.start(), stop) for mark, stop in zip(marks[::2], stops, strict=True)]
+    prose = [match.end() for match in _STOP.finditer(text) if _ends_sentence(text, match)]
+    prose += [match.end("body") for match in _LIST_LINE.finditer(text) if not match["body"].endswith(_MID_LINE)]
+    ends = [end for end in prose if not any(start < end < stop for start, stop in code)]
+    return max([*ends, *(stop for stop in stops if stop <= len(text))], default=None)
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
@@ -61,7 +52,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
 
 
 def _is_abbreviation(text: str, stop: int) -> bool:
-    """Say whether the one full stop at offset ``stop`` belongs to the word or number before it."""
+    """Return whether the one full stop at offset ``stop`` belongs to the word or number before it."""
     line = text[text.rfind("\n", 0, stop) + 1 : stop]
     if _LIST_NUMBER.fullmatch(line):
         return True

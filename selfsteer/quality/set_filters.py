@@ -1,4 +1,4 @@
-"""Filters that look at a row and at the others of its set."""
+"""Filters that compare a row with the others of its set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Duplicates(Filter):
     """
 
     name = "duplicates"
-    relax = "raise duplicates.similarity, or mend the queries: they repeat each other"
+    relax = "raise duplicates.similarity, or fix the queries: they repeat each other"
     similarity: float = Field(default=0.8, ge=0.7, le=1)
 
     @property
@@ -44,10 +44,10 @@ class Duplicates(Filter):
 
 
 class LengthBias(Filter):
-    """In too many pairs y+ is the longer one, or the shorter one, so that length alone tells which is better.
+    """In too many pairs y+ is the longer one, or the shorter one, so that length alone decides which is better.
 
-    Of the kind that is too frequent, the pairs with the largest ratio of lengths go. For sets that mean to steer length
-    it is of no use: all their pairs are of one kind.
+    Of the kind that is too frequent, the pairs with the largest ratio of lengths are dropped. For sets that steer
+    length on purpose it is of no use: all their pairs are of one kind.
 
     Attributes:
         max_share: Largest share of the pairs of unequal length in which y+ may be the longer one, or the shorter one.

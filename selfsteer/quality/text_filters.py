@@ -1,4 +1,4 @@
-"""Filters that look at the texts of one row."""
+"""Filters that judge a row by its own texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Empty(Filter):
     """A response holds nothing. Part of every configuration: a mean log-prob of no token does not exist."""
 
     name = "empty"
-    relax = "look at the generation settings: the model answers with nothing"
+    relax = "check the generation settings: the model's responses are empty"
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the empty responses."""
@@ -53,7 +53,7 @@ class Leak(Filter):
     Attributes:
         ngram: Consecutive words repeated from the principle or the steering message that count as a leak.
         share: Share of the principle's 4-grams, scattered, that counts as a leak.
-        self_reference: Whether to look for "as a concise assistant", "the guidelines I follow" and the like.
+        self_reference: Whether to search for "as a concise assistant", "the guidelines I follow" and the like.
     """
 
     name = "leak"
@@ -63,7 +63,7 @@ class Leak(Filter):
     self_reference: bool = True
 
     def reason(self, row: Contrast, context: Context) -> str:
-        """Quote what leaked. The original response was told nothing, so it has nothing to leak."""
+        """Quote what leaked. The original response has no instructions, so it has nothing to leak."""
         for role in ("positive", "negative"):
             why = self._leak(getattr(row, f"{role}_response"), _guidance(row, role, context))
             if why:
@@ -79,7 +79,7 @@ class Leak(Filter):
         if share >= self.share:
             return f"repeats {share:.0%} of its principle's {leak.SHARE_NGRAM}-grams (leak.share {self.share:g})"
         phrase = leak.self_reference(text, guidance) if self.self_reference else ""
-        return f"speaks of its instructions: {phrase!r}" if phrase else ""
+        return f"refers to its instructions: {phrase!r}" if phrase else ""
 
 
 class DirectionFilter(Filter):
@@ -140,7 +140,7 @@ class Repetition(Filter):
     Attributes:
         max_share: Largest share of repeated 4-grams (1 - distinct / all). Plain prose stays under about 0.1.
         min_ngrams: A response with fewer 4-grams has too few words to judge by.
-        roles: The responses that are looked at.
+        roles: The responses that are checked.
     """
 
     name = "repetition"
@@ -158,7 +158,7 @@ class Repetition(Filter):
         return ""
 
     def _repeated(self, text: str) -> tuple[float, str]:
-        """Return the share of repeats, 0 where the text is too short to judge, and of what."""
+        """Return the share of repeats, 0 where the text is too short to judge, and their unit."""
         grams: Sequence[object] = leak.ngrams(text, 4)
         if len(grams) >= self.min_ngrams:
             return 1 - len(set(grams)) / len(grams), "4-grams"
@@ -223,12 +223,12 @@ class RefusalMismatch(Filter):
 
 
 class LanguageMismatch(Filter):
-    """A response is in another language than the query's last turn, where both can be told for sure.
+    """A response is in another language than the query's last turn, where both are certain.
 
-    A query that names a language ("in Spanish", "translate this") passes: there another language may be what is asked.
+    A query that names a language ("in Spanish", "translate this") passes: it may ask for another language.
 
     Attributes:
-        roles: The responses that are looked at.
+        roles: The responses that are checked.
     """
 
     name = "language_mismatch"

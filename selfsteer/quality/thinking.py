@@ -48,10 +48,9 @@ def think_apart(response: Response, chat: Chat | None) -> Response:
 
 
 def answer_of(completion: Completion, chat: Chat | None) -> Completion:
-    """Return the answer to a helper's request without its thoughts: its text is what is read.
+    """Return an answer without its thoughts, separated as by :func:`think_apart`.
 
-    Taken apart as by :func:`think_apart`. Where thoughts are closed that nothing opened, because a server's template
-    did, the answer is what follows.
+    Where thoughts are closed that nothing opened, because a server's template did, the answer is the text after them.
     """
     ids = completion.token_ids, completion.prompt_token_ids
     whole = Response("", "original", completion.text, completion.finish, *ids, completion.thinking)
@@ -64,18 +63,15 @@ def answer_of(completion: Completion, chat: Chat | None) -> Completion:
 def _leading_tags(response: Response, chat: Chat | None) -> tuple[ThinkingTags | None, bool]:
     """Return the tags of the thought at the front, None where there is none, and whether the prompt opened it."""
     known = (chat.thinking,) if chat and chat.thinking else THINKING_TAGS
-    if chat and not response.thinking and _is_opened(response, chat):
-        return chat.thinking, True
+    if chat and not response.thinking:
+        ids = response.prompt_token_ids
+        if chat.opens_thinking if ids is None else chat.ends_in_thought(ids):
+            return chat.thinking, True
     if chat is None or response.token_ids is None:
         head = response.text
     else:  # tags may be special tokens, which the text does not show
         head = chat.tokenizer.decode(response.token_ids[:_HEAD], clean_up_tokenization_spaces=False)
     return next((tags for tags in known if head.lstrip().startswith(tags.open)), None), False
-
-
-def _is_opened(response: Response, chat: Chat) -> bool:
-    ids = response.prompt_token_ids
-    return chat.opens_thinking if ids is None else chat.ends_in_thought(ids)
 
 
 def _of_text(response: Response, tags: ThinkingTags, opened: bool) -> Response:
@@ -109,7 +105,7 @@ def _of_ids(response: Response, ids: list[int], chat: Chat, tags: ThinkingTags, 
 
 
 def _between(ids: list[int], opening: list[int], closing: list[int], opened: bool) -> Thought | None:
-    """Return where the thought is, in tokens, for tags that are tokens. White space may stand before it."""
+    """Return where the thought is, in tokens, for tags that are tokens. White space may come before it."""
     begin = 0 if opened else _find(opening, ids[:_HEAD], 0)
     if begin is None:
         return None

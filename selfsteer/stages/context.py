@@ -19,9 +19,9 @@ from selfsteer.principles import PrincipleSet, load_set, template_contents, temp
 from selfsteer.principles.yaml_writer import dump_set
 from selfsteer.quality import (
     DIRECTIONS,
+    DropCounts,
     FilterChain,
     HarmClassifier,
-    Tally,
     advice,
     direction_of,
     few_kept,
@@ -632,7 +632,7 @@ TALLIED = ("kept", "drop_reason", "aspects", "negative_harmful")
 """The columns that a tally of stored rows reads."""
 
 
-def quality_info(tally: Tally, thresholds: Mapping[str, float]) -> Info:
+def quality_info(tally: DropCounts, thresholds: Mapping[str, float]) -> Info:
     """Return what quality control did, for the ledger."""
     counts = tally.counts
     return {

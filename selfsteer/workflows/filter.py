@@ -15,7 +15,7 @@ from selfsteer.export.formats import FORMATS, Layout
 from selfsteer.export.writers import WRITERS, write_shards
 from selfsteer.files import atomic_path, read_json, storage_errors, write_atomic, write_json
 from selfsteer.principles import load_set
-from selfsteer.quality import FILTERS, FilterChain, Tally, advice, flag_harm
+from selfsteer.quality import FILTERS, DropCounts, FilterChain, advice, flag_harm
 from selfsteer.records import Contrast, schema
 from selfsteer.report import write_report
 from selfsteer.runs.active import active_records, check_files, rerun_command
@@ -174,7 +174,7 @@ def refilter_file(source: Path, overrides: Sequence[str], output: Path | None) -
     chain = FilterChain(filters, adjectives=known.adjectives if known else None, harmful=harmful or ())
     classifier = classifier_of(recipe.quality.harm, "auto") if output else None
     margins = margins_of(filters, recipe.quality.reward, "auto")
-    before = Tally(list(FILTERS))
+    before = DropCounts(list(FILTERS))
 
     def stored() -> Iterator[Contrast]:
         rows = iter(open_source(source).rows)

@@ -92,9 +92,15 @@ def test_two_rows_of_one_id_are_refused(make_row: MakeRow) -> None:
 def test_a_key_that_many_queries_share_costs_a_bounded_number_of_comparisons(make_row: MakeRow) -> None:
     repeats = Repeats(0.99)
     compared: list[int] = []
-    look = repeats._near
-    repeats._near = lambda pairs, numbers: compared.append(len(numbers)) or look(pairs, numbers)  # type: ignore[method-assign]
+    execute = repeats.execute
+
+    def counting(statement, values=()):
+        compared[-1] += statement.startswith("SELECT id, pairs FROM queries")
+        return execute(statement, values)
+
+    repeats.execute = counting  # type: ignore[method-assign]
     for row in asking(make_row, *(f"{LONG} called {chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200))):
+        compared.append(0)
         repeats.add(row)
     assert 32 <= max(compared[150:]) < 150, "not with all that came before"
 

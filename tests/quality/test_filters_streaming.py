@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfsteer.errors import InputError, SelfsteerWarning
-from selfsteer.quality import FILTERS, FilterChain, Tally, apply_filters, leak, parse_filters
+from selfsteer.quality import FILTERS, DropCounts, FilterChain, apply_filters, leak, parse_filters
 from selfsteer.quality.base import Context, Filter
 from selfsteer.quality.filters import FilterReport
 from selfsteer.quality.score_filters import Averaged, averages
@@ -89,7 +89,7 @@ def test_blocks_of_any_size_give_what_the_list_gives(
         warnings.simplefilter("always")
         assert apply_filters(rows, specs, adjectives=ADJECTIVES) == expected
     assert [str(warning.message) for warning in caught] == due
-    tally = Tally([step.name for step in parse_filters(specs)])
+    tally = DropCounts([step.name for step in parse_filters(specs)])
     for row in expected.rows:
         tally.read(row.kept, row.drop_reason, row.aspects)
     assert tally.counts == expected.counts
@@ -271,7 +271,7 @@ def test_rows_filtered_before_are_counted_by_their_reasons() -> None:
         (False, "empty: no text: at all"),
     ]
     # "leak" without a colon is no reason of the filter's
-    tally = Tally(["empty", "identical", "leak"])
+    tally = DropCounts(["empty", "identical", "leak"])
     for kept, reason in stored:
         tally.read(kept, reason, [])
     assert tally.counts == {

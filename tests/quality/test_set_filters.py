@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from selfsteer.errors import ConfigError, InputError
-from selfsteer.quality import FilterChain, Tally, apply_filters, put_margin, stored_margin
+from selfsteer.quality import DropCounts, FilterChain, apply_filters, put_margin, stored_margin
 from selfsteer.records import Contrast
 
 MakeRow = Callable[..., Contrast]
@@ -195,7 +195,7 @@ def test_only_the_named_responses_are_looked_at(make_row: MakeRow) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- tally
 def test_rows_count_under_each_of_their_aspects() -> None:
-    tally = Tally(["empty", "leak"])
+    tally = DropCounts(["empty", "leak"])
     tally.read(True, "", ["Safety", "Accuracy"], "principle: Safety; classifier: 0.90")
     tally.read(False, "leak: y+ repeats", ["Safety"], "classifier: 0.70")
     tally.read(False, "too long", ["Accuracy"])
