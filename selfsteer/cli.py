@@ -543,7 +543,7 @@ def principles_invent(
 ) -> None:
     """Let a model propose aspects that a set lacks, from a sample of queries; try them; write them for review."""
     from selfsteer.commands import principles_invent as invent_command
-    from selfsteer.workflows.principles_invent import InventOptions
+    from selfsteer.experimental.principles_invent import InventOptions
 
     order = InventOptions(sample, per_prompt, aspects, similarity, support, most, each, tokens)
     with _interruptible():

@@ -48,6 +48,10 @@ class Templates:
         """
         return self._kept(template, part, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
 
+    def message(self, template: str, role: str, part: str = "", **values: object) -> dict[str, str]:
+        """Return a chat message whose text is a part of a template, by default the part that has the role's name."""
+        return {"role": role, "content": self.render(template, part or role, **values)}
+
     def exported(self, template: str, name: str) -> Any:
         """Return a value that ``<template>.jinja`` sets, such as its few-shot examples."""
         return getattr(self._environment.get_template(f"{template}.jinja").module, name)

@@ -9,8 +9,8 @@ from typing import Any
 
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import Growth, Recipe
+from selfsteer.experimental.augment import augment
 from selfsteer.loop import generate
-from selfsteer.workflows.augment import augment
 
 PAUSE = 0.01
 """Seconds that each batch takes longer, so that there is something to kill."""

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.config import growth_from
+from selfsteer.experimental.augment import Grown
+from selfsteer.experimental.augment import augment as grow
 from selfsteer.runs.progress import Display
-from selfsteer.workflows.augment import Grown
-from selfsteer.workflows.augment import augment as grow
 
 
 def augment(

@@ -14,17 +14,18 @@ from selfsteer.commands.principles_check import cells, trial_recipe
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.evaluation.steerability import AspectProbe
+from selfsteer.experimental.principles_invent import Invented, InventOptions, invent
+from selfsteer.experimental.prompt_templates import template_versions
+from selfsteer.experimental.proposals import TEMPLATE
+from selfsteer.experimental.similarity import Candidate
 from selfsteer.files import fingerprint, write_atomic
 from selfsteer.judges.tables import percent
 from selfsteer.models import cache_folder
-from selfsteer.principles import Example, PrincipleSet, list_sets, template_versions
+from selfsteer.principles import Example, PrincipleSet, list_sets
 from selfsteer.principles.choose import shortened
-from selfsteer.principles.proposals import TEMPLATE
-from selfsteer.principles.similarity import Candidate
 from selfsteer.principles.yaml_writer import dump_set
 from selfsteer.records import Query
 from selfsteer.runs.progress import Display
-from selfsteer.workflows.principles_invent import Invented, InventOptions, invent
 
 _FALLBACK = 3
 _NAMED = 3
@@ -65,8 +66,8 @@ def principles_invent(
 
     Raises:
         ConfigError: A setting is wrong, or given twice.
-        InputError: ``output`` is there already; or as of :func:`selfsteer.workflows.principles_invent.invent`.
-        WorkFailed: As of :func:`selfsteer.workflows.principles_invent.invent`.
+        InputError: ``output`` is there already; or as of :func:`selfsteer.experimental.principles_invent.invent`.
+        WorkFailed: As of :func:`selfsteer.experimental.principles_invent.invent`.
     """
     named = [f"model={model}", f"queries={queries}", f"principles.set={given}"]
     recipe = _recipe([*named, *([f"judge={judge}"] if judge else [])], overrides)

@@ -1,1 +1,1 @@
-"""Code that has not yet run on the hardware it is for. Interfaces here may change in any release."""
+"""Research code, and code that has not run on its target hardware yet. Interfaces here may change in any release."""

@@ -218,7 +218,7 @@ def test_unknown_aspect():
 
 def test_template_versions():
     versions = template_versions()
-    assert {"choose_aspects", "invent_aspects", "steer", "write_guideline", "write_pairs"} <= versions.keys()
+    assert {"choose_aspects", "steer", "write_guideline", "write_pairs"} <= versions.keys()
     assert template_versions("steer") == {"steer": versions["steer"]}
     assert all(version.isdigit() for version in versions.values())
 

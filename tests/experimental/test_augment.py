@@ -18,10 +18,10 @@ from selfsteer.backends import Completion
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.config import growth_from
 from selfsteer.errors import BudgetReached, ConfigError, DataError, WorkFailed
+from selfsteer.experimental.augment import augment
 from selfsteer.loop import generate
 from selfsteer.queries import load_queries
 from selfsteer.records import Query, read_rows
-from selfsteer.workflows.augment import augment
 from tests.backends.chat_server import ChatServer, metered, scripted
 from tests.killable import grow_slowly
 from tests.run_helpers import contrasts, scripted_recipe, without_reports

@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from selfsteer.chat import SystemRole
+from selfsteer.experimental.prompt_templates import message, render
 from selfsteer.principles.choose import shortened
 from selfsteer.principles.json_answers import JsonOutcome, read_json_answer
 from selfsteer.principles.principle_set import Aspect, PrincipleSet
-from selfsteer.principles.prompt_templates import message, render
 from selfsteer.principles.steer import fold_system
 from selfsteer.records import Message, Query
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfsteer.queries.parse_generated import Reading, read_list, read_one
+from selfsteer.experimental.parse_generated import Reading, read_list, read_one
 
 LIST = "1. Why is the sky blue?\n2. Write a poem about rain."
 QUERIES = ("Why is the sky blue?", "Write a poem about rain.")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from selfsteer.experimental.proposals import Proposal
 from selfsteer.principles.principle_set import Aspect
-from selfsteer.principles.proposals import Proposal
 
 if TYPE_CHECKING:
     from numpy import ndarray

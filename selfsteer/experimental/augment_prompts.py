@@ -9,14 +9,12 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from selfsteer.config import AugmentSettings
+from selfsteer.experimental.prompt_templates import render, template_contents, template_versions
 from selfsteer.records import Message
 from selfsteer.seeding import draw
-from selfsteer.templates import Templates
 
-_TEMPLATES = Templates(Path(__file__).parent / "templates")
 TEMPLATE_OF = {"self-instruct": "self_instruct", "evolve": "evolve"}
 
 
@@ -99,7 +97,7 @@ class Planner:
         grown = _drawn(self._grown, self.settings.in_context_grown, self.seed, name, "grown")
         given = _drawn(self._given, self.settings.in_context - len(grown), self.seed, name, "given")
         sources = _drawn([*given, *grown], len(given) + len(grown), self.seed, name, "order")
-        text = _TEMPLATES.render(
+        text = render(
             "self_instruct", "user", examples=[source.text for source in sources], count=self.settings.per_request
         )
         return Ask(name, "self-instruct", tuple(sources), _user(text), self.settings.per_request)
@@ -110,18 +108,18 @@ class Planner:
         first = _lot(self.seed, parent.id, "operation") % len(operations)
         operation = operations[(first + self._uses[parent.id]) % len(operations)]
         self._uses[parent.id] += 1
-        return Ask(name, operation, (parent,), _user(_TEMPLATES.render("evolve", operation, query=parent.text)), 1)
+        return Ask(name, operation, (parent,), _user(render("evolve", operation, query=parent.text)), 1)
 
 
 def template_version(method: str) -> str:
     """Return name and version of a method's template, e.g. "evolve v1"."""
-    [(name, version)] = _TEMPLATES.versions(TEMPLATE_OF[method]).items()
+    [(name, version)] = template_versions(TEMPLATE_OF[method]).items()
     return f"{name} v{version}"
 
 
 def template_content(method: str) -> dict[str, str]:
     """Return version and fingerprint of a method's template."""
-    return _TEMPLATES.contents(TEMPLATE_OF[method])
+    return template_contents(TEMPLATE_OF[method])
 
 
 def _drawn(sources: Sequence[Source], count: int, seed: int, *parts: object) -> list[Source]:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfsteer.principles import PrincipleSet, template_versions
+from selfsteer.experimental.prompt_templates import template_versions
+from selfsteer.experimental.proposals import TEMPLATE, inventor_messages, read_proposals
+from selfsteer.principles import PrincipleSet
 from selfsteer.principles.json_answers import read_json_answer
-from selfsteer.principles.proposals import TEMPLATE, inventor_messages, read_proposals
 from selfsteer.records import Query
 from tests.chat_templates import user
 
@@ -163,3 +164,9 @@ def test_the_examples_of_the_prompt_pass_the_rules_that_they_teach(count):
         own = [{**CLARITY, **{key: item[key] for key in ("positive", "negative", "requests")}} for item in found]
         assert not read(*own).refused, "adjectives and numbers are as asked for"
         assert {one.reason for one in read(*found).refused} == {"it copies an example of the prompt"}
+
+
+def test_every_template_of_the_folder_has_a_version():
+    versions = template_versions()
+    assert versions.keys() == {"evolve", "invent_aspects", "self_instruct"}
+    assert all(version.isdigit() for version in versions.values())

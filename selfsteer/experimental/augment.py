@@ -20,14 +20,14 @@ from selfsteer.backends import Backend
 from selfsteer.config import Growth
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, WorkFailed
+from selfsteer.experimental.augment_prompts import Ask, Planner, Source, template_content, template_version
+from selfsteer.experimental.generated_checks import grown_fault
+from selfsteer.experimental.parse_generated import Reading, read_list, read_one
 from selfsteer.files import atomic_path, clone, fingerprint, read_json, remove, sha256_file, storage_errors, write_json
 from selfsteer.language_id import language
 from selfsteer.quality import think_apart
 from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fingerprint
-from selfsteer.queries.augment_prompts import Ask, Planner, Source, template_content, template_version
-from selfsteer.queries.generated_checks import grown_fault
 from selfsteer.queries.load import GROWN, content_hash, made_id
-from selfsteer.queries.parse_generated import Reading, read_list, read_one
 from selfsteer.queries.words import changed_words
 from selfsteer.records import Message, Query, Response, read_rows
 from selfsteer.runs.progress import Display, PlannedStage

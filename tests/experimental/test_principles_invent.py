@@ -18,10 +18,10 @@ from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.commands.principles_check import check, trial_recipe
 from selfsteer.commands.principles_invent import principles_invent
 from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, WorkFailed
+from selfsteer.experimental.principles_invent import InventOptions, invent
+from selfsteer.experimental.proposals import read_proposals
 from selfsteer.files import read_json_lines
 from selfsteer.principles import load_set
-from selfsteer.principles.proposals import read_proposals
-from selfsteer.workflows.principles_invent import InventOptions, invent
 from tests.conftest import build_model, build_tokenizer
 from tests.run_helpers import QUERIES, write_queries
 from tests.workflows.test_principles_check import write_judge

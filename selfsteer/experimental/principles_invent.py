@@ -13,11 +13,12 @@ from selfsteer.config import Recipe, RolesSettings
 from selfsteer.contrast import Request
 from selfsteer.errors import NothingSurvived
 from selfsteer.evaluation.steerability import AspectProbe
+from selfsteer.experimental.prompt_templates import template_contents
+from selfsteer.experimental.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
+from selfsteer.experimental.similarity import THRESHOLD, Candidate, merged
 from selfsteer.files import storage_errors, write_json
 from selfsteer.judges import Judge, make_judge
-from selfsteer.principles import PrincipleSet, template_contents
-from selfsteer.principles.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
-from selfsteer.principles.similarity import THRESHOLD, Candidate, merged
+from selfsteer.principles import PrincipleSet
 from selfsteer.quality import think_apart
 from selfsteer.queries import source_fingerprint
 from selfsteer.records import Message, Query, Response, write_rows
@@ -42,7 +43,7 @@ class InventOptions:
         sample: Queries that are drawn from the source, at most.
         per_prompt: Queries that a prompt shows.
         aspects: Aspects that a prompt asks for.
-        similarity: From here on two aspects are the same (:func:`selfsteer.principles.similarity.similarities`).
+        similarity: From here on two aspects are the same (:func:`selfsteer.experimental.similarity.similarities`).
         support: Answers that have to propose an aspect.
         most: New aspects that are kept at most, those that most answers propose.
         each: Queries that each of them is tried on; 0 tries none.

@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
+from selfsteer.experimental.proposals import Proposal
+from selfsteer.experimental.similarity import THRESHOLD, merged, similarities
 from selfsteer.principles import Aspect, load_set
-from selfsteer.principles.proposals import Proposal
-from selfsteer.principles.similarity import THRESHOLD, merged, similarities
 
 KNOWN = load_set("quality").aspects
 
