@@ -19,12 +19,12 @@ class Verdicts:
     """One kind of verdict against the labels.
 
     Attributes:
-        right, wrong, none: Over the pairs with a winner by their label: the verdict names it, names the other one, or
-            names none. They add up to ``n_labelled``.
-        share: right / n_labelled, so that no verdict counts as not right; None without such pairs.
+        right, wrong, none: Over the pairs with a winner by their label: the verdict names the winner, the other
+            response, or neither. They add up to ``n_labelled``.
+        share: right / n_labelled, so that a missing verdict counts as not right; None without such pairs.
         interval: Wilson's, of the share.
-        kappa: Cohen's kappa over all pairs with a label, in three categories: first, second, tie (a tie is a verdict
-            that names none). None where it is undefined (:func:`kappa`).
+        kappa: Cohen's kappa over all pairs with a label, in three categories: first, second, neither. None where it is
+            undefined (:func:`kappa`).
         kappa_interval: Percentile bootstrap over pairs.
     """
 
@@ -43,17 +43,16 @@ class Figures:
 
     Attributes:
         n: Pairs, with a label or not.
-        outcomes: How many pairs came out consistent, inconsistent, tie, invalid; they add up to n.
-        first_share: Of the presentations with a vote, the share that went to the response shown first: 0.5 without a
-            liking for an order. None without a vote.
+        outcomes: Number of pairs that are consistent, inconsistent, tie, invalid; they add up to n.
+        first_share: Of the presentations with a vote, the share that went to the response shown first: 0.5 without
+            position bias. None without a vote.
         first_share_interval: Wilson's, with each presentation as one trial.
         n_labelled: Pairs with a winner by their label.
         n_tied_labels: Pairs that are a tie by their label.
-        per_order_share: Of the 2 n_labelled presentations, the share whose own vote names the winner: what papers give
-            as average accuracy over the two orders. None where n_labelled is 0.
-        why_invalid: The presentations without a valid answer, by the reason; none of them has a vote.
-        strict: The response that won in both orders, see :class:`Judgement`.
-        debiased: The sign of the log-odds averaged over the orders, see :class:`Judgement`.
+        per_order_share: Of the 2 n_labelled presentations, the share whose own vote names the winner: the average
+            accuracy over the two orders that papers report. None where n_labelled is 0.
+        why_invalid: Number of presentations without a valid answer, by the reason; none of them has a vote.
+        strict, debiased: The two verdicts, see :class:`Judgement`.
     """
 
     n: int
@@ -73,7 +72,7 @@ def agreement(judgements: Sequence[Judgement], *, kappas: bool = True) -> Figure
 
     Args:
         judgements: Of one judge.
-        kappas: Without them no resample is drawn; they are None then.
+        kappas: Whether to compute the kappas, which takes resampling; else they are None.
     """
     outcomes = Counter(judgement.outcome for judgement in judgements)
     votes = [answer.vote for j in judgements for answer in (j.forward, j.backward) if answer.vote]
@@ -103,11 +102,11 @@ def by_subset(judgements: Sequence[Judgement]) -> dict[str, Figures]:
 
 
 def distinct(pairs: Iterable[Pair]) -> list[int]:
-    """Return the places of the pairs that differ from all before them, for figures over several sets.
+    """Return the indices of the pairs that differ from all before them, for figures over several sets.
 
-    Pairs with the same prompt, criterion, responses and label are one pair, whichever response is numbered first:
-    counted twice, they would make intervals narrower than the data are.
+    Pairs with the same prompt, criterion, responses and label are one pair, whichever response is numbered first.
     """
+    # Counted twice, a pair would make the intervals narrower than the data allow.
     places: dict[str, int] = {}
     for place, pair in enumerate(pairs):
         sides = sorted([(pair.first, pair.label), (pair.second, pair.label and -pair.label)], key=lambda side: side[0])
@@ -116,15 +115,15 @@ def distinct(pairs: Iterable[Pair]) -> list[int]:
 
 
 def pooled(judgements: Sequence[Judgement]) -> Figures:
-    """Return the figures over several sets, in which a pair that lies in two of them counts once."""
+    """Return the figures over several sets; a pair that is in two of them counts once."""
     return agreement([judgements[place] for place in distinct(one.pair for one in judgements)])
 
 
 def kappa(one: Sequence[int], other: Sequence[int]) -> tuple[float, Interval] | None:
     """Return Cohen's kappa of two raters with its percentile bootstrap interval (items resampled, fixed seed).
 
-    None where it is undefined: without items, or where both raters gave one and the same category throughout, so that
-    chance alone explains all agreement. Resamples of that kind are left out of the interval.
+    None where it is undefined: without items, or where both raters gave the same single category to all, so that chance
+    alone explains the agreement. Such resamples are left out of the interval.
 
     Args:
         one, other: The category that each rater gave to each item, in the same order.
@@ -136,22 +135,20 @@ def kappa(one: Sequence[int], other: Sequence[int]) -> tuple[float, Interval] | 
         raise ValueError(f"{len(one)} ratings against {len(other)}")
     if len({*one, *other}) < 2:
         return None
-    from sklearn.metrics import cohen_kappa_score  # type: ignore[import-untyped]
-
     a, b = np.asarray(one), np.asarray(other)
     interval = bootstrap_statistic(lambda picks: _kappa(a[picks], b[picks]), len(a))
-    return None if interval is None else (float(cohen_kappa_score(a, b)), interval)
+    return None if interval is None else (_kappa(a, b), interval)
 
 
 def _kappa(one: np.ndarray, other: np.ndarray) -> float:
-    """Cohen's kappa of one resample, NaN where undefined: scikit-learn's checks would take 2 s an interval."""
+    """Return Cohen's kappa, NaN where it is undefined."""
+    # Not scikit-learn's: its argument checks would take seconds over the resamples of one interval.
     agreed = np.mean(one == other)
     chance = sum(np.mean(one == category) * np.mean(other == category) for category in np.unique(one))
     return float((agreed - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
 def _verdicts(labels: Sequence[int | None], verdicts: Sequence[int], kappas: bool) -> Verdicts:
-    """Compare verdicts with the labels of the same pairs."""
     known = [(label, verdict) for label, verdict in zip(labels, verdicts, strict=True) if label is not None]
     products = [label * verdict for label, verdict in known if label]  # 1 right, -1 wrong, 0 none
     right, n = products.count(1), len(products)

@@ -1,4 +1,4 @@
-"""Answers of judges kept by content, so that a second run asks nothing and a killed one loses at most a batch."""
+"""A cache of judges' answers by content: a second run asks nothing, and a killed one loses at most a batch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from selfsteer.files import append_json, read_json_lines
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge says of one presentation, in the order of presentation.
+    """A judge's answer to one presentation, in the order of presentation.
 
     Attributes:
         vote: 1 for the response shown first, -1 for the one shown second, 0 for a tie or where ``valid`` is false.
-        log_odds: log p(first) - log p(second) in nats (or any score of which the sign is the vote), None where the
-            judge gives words only.
-        text: What it wrote, "" where it wrote nothing.
-        valid: Whether an answer could be made out at all.
+        log_odds: log p(first) - log p(second) in nats (or any score whose sign is the vote), None where the judge gives
+            words only.
+        text: The judge's reply, "" without one.
+        valid: Whether the reply could be read as an answer.
         why: Why not, in a few words; "" for a valid one.
     """
 
@@ -38,14 +38,14 @@ TOO_LONG = Answer(0, valid=False, why="does not fit into the judge's context")
 
 
 def blocked_answer(failure: Failure) -> Answer:
-    """Return what a judge says of a presentation that its server does not take."""
+    """Return the invalid answer to a presentation that the judge's server rejects."""
     if failure.blocked == "length":
         return TOO_LONG
     return Answer(0, text=failure.error.what, valid=False, why=BLOCKED)
 
 
 class AnswerCache:
-    """A JSON-lines file of answers, by the name of what was shown to whom.
+    """A JSON-lines file of answers by :func:`answer_key`.
 
     Args:
         path: The file; None keeps answers in memory only.
@@ -55,7 +55,10 @@ class AnswerCache:
         self.path = path
         self._answers: dict[str, Answer] = {}
         for row in read_json_lines(path) if path else []:
-            self._read(row)
+            answers = row.get("answers")
+            for key, values in answers.items() if isinstance(answers, dict) else ():
+                if (answer := _read(values)) is not None:
+                    self._answers[key] = answer
 
     def __contains__(self, key: str) -> bool:
         """Return whether there is an answer under that key."""
@@ -66,25 +69,16 @@ class AnswerCache:
         return self._answers[key]
 
     def add(self, answers: Mapping[str, Answer], judge: str) -> None:
-        """Keep answers under their keys; ``judge`` is written beside them for people who read the file.
-
-        What did not fit is not written: the judge may have a longer context another time.
-        """
+        """Keep answers under their keys; the name ``judge`` is written beside them for people who read the file."""
         self._answers.update(answers)
+        # An answer that did not fit is asked again next time: the judge may have a longer context then.
         lasting = {key: asdict(answer) for key, answer in answers.items() if answer != TOO_LONG}
         if self.path and lasting:
             append_json(self.path, {"judge": judge, "answers": lasting})
 
-    def _read(self, row: dict[str, Any]) -> None:
-        answers = row.get("answers")
-        for key, values in answers.items() if isinstance(answers, dict) else ():
-            answer = _as_answer(values)
-            if answer is not None:
-                self._answers[key] = answer
 
-
-def _as_answer(values: Any) -> Answer | None:
-    """Return the answer that was written; None where that is none (damaged, another version's): it is asked again."""
+def _read(values: Any) -> Answer | None:
+    """Return the answer that was written; a damaged or foreign one is None, so that it is asked again."""
     try:
         answer = Answer(**values)
     except TypeError:

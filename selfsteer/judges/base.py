@@ -1,13 +1,13 @@
-"""What every pairwise judge promises, and what is made of its answers: both orders always, two verdicts.
+"""The interface of a pairwise judge, and the verdicts from its answers: both orders always, two verdicts.
 
-A judge sees two responses, one shown first. Small judges answer "the first" whatever stands there, so every pair is
-shown in both orders, and two verdicts come out: strict, where the same response won in both, and debiased, the sign of
-the judge's log-odds averaged over the orders, in which a constant liking for the first place cancels.
+A judge sees two responses, one shown first. Small judges answer "the first" whatever the responses are, so every pair
+is shown in both orders and gets two verdicts: strict, where the same response won in both, and debiased, the sign of
+the judge's log-odds averaged over the orders, in which a constant preference for the first place cancels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -26,10 +26,10 @@ class Pair:
     Attributes:
         id: Names the pair within its set.
         prompt: The conversation that both answer.
-        first, second: The responses, as numbered in the data; a judge may be shown them the other way round.
-        label: Which one people (or a program) find better: 1 the first, -1 the second, 0 neither; None is unknown.
-        subset: The part of a set that figures are given for apart.
-        criterion: What to judge by, one sentence; "" is overall quality.
+        first, second: The responses, as numbered in the data; a judge also sees them the other way round.
+        label: Which one people (or a program) prefer: 1 the first, -1 the second, 0 neither; None is unknown.
+        subset: The part of a set that has figures of its own.
+        criterion: The criterion to judge by, one sentence; "" is overall quality.
         first_finish, second_finish: "length" where a response was cut off.
     """
 
@@ -56,15 +56,26 @@ class PresentedPair:
         """The two responses in the order of presentation."""
         return (self.pair.second, self.pair.first) if self.swapped else (self.pair.first, self.pair.second)
 
+    @property
+    def finishes(self) -> tuple[Finish, Finish]:
+        """Their finish reasons."""
+        own = self.pair.first_finish, self.pair.second_finish
+        return own[::-1] if self.swapped else own
+
+    @property
+    def characters(self) -> int:
+        """The length of the prompt and both responses: presentations of one batch are chosen alike."""
+        return sum(map(len, self.responses)) + sum(len(message["content"]) for message in self.pair.prompt)
+
 
 class Judge(Protocol):
     """Compares two responses to one prompt.
 
     Attributes:
         name: For tables, e.g. "qwen2.5-coder-1.5b (log-probs)".
-        key: Names everything that its answers depend on besides what is shown: weights, template, mode. Answers are
-            kept under it.
-        batch_size: Presentations that :meth:`answer` should be given at once.
+        key: Identifies everything that its answers depend on besides the presentation: weights, template, mode. Answers
+            are cached under it.
+        batch_size: Presentations in one call of :meth:`answer`.
     """
 
     name: str
@@ -76,7 +87,7 @@ class Judge(Protocol):
         ...
 
     def cost(self, shown: PresentedPair) -> int:
-        """Return how large a presentation is, in any unit: those of one batch are chosen alike."""
+        """Return the size of a presentation, in any unit: batches are made of presentations of similar size."""
         ...
 
 
@@ -90,7 +101,7 @@ class Judgement:
 
     @property
     def votes(self) -> tuple[int, int]:
-        """What the two answers favour, in the pair's numbering."""
+        """The votes of the two answers, in the pair's numbering."""
         return self.forward.vote, -self.backward.vote
 
     @property
@@ -107,18 +118,15 @@ class Judgement:
 
     @property
     def debiased(self) -> int:
-        """The sign of the averaged log-odds; of the sum of the two votes where there are none.
-
-        0 where an answer is invalid: in one order alone a liking for a place does not cancel.
-        """
-        if self.outcome == "invalid":
+        """The sign of the averaged log-odds, or else of the sum of the two votes; 0 if an answer is invalid."""
+        if self.outcome == "invalid":  # in one order alone a preference for a place does not cancel
             return 0
         total = sum(self.votes) if self.log_odds is None else self.log_odds
         return (total > 0) - (total < 0)
 
     @property
     def outcome(self) -> Outcome:
-        """How the two answers go together."""
+        """Whether the two answers agree."""
         if not (self.forward.valid and self.backward.valid):
             return "invalid"
         if 0 in self.votes:
@@ -136,44 +144,38 @@ def judge_pairs(
     """Show every pair to a judge in both orders and return the judgements in the order of ``pairs``.
 
     Args:
-        judge: Who answers.
-        pairs: What is shown. Pairs of the same content are shown once.
-        cache: Where answers are kept: what it holds is not asked again, and each batch is kept as soon as it is there.
-            A judge without a key is always asked.
-        progress: Is called with (presentations answered, presentations in all).
+        judge: The judge.
+        pairs: The pairs. Pairs of the same content are shown once.
+        cache: Cached answers are not asked again, and each batch is cached at once. A judge without a key is always
+            asked.
+        progress: Is called with (presentations answered, all presentations).
 
     Raises:
-        SelfsteerError: As the judge says; or of the first failure in a batch, whose answers are kept.
+        SelfsteerError: As the judge raises it; or the first failure in a batch, the answers of which are kept.
     """
     cache = cache if cache is not None and judge.key else AnswerCache(None)
     both = [(PresentedPair(pair, False), PresentedPair(pair, True)) for pair in pairs]
     keys = [(answer_key(judge, forward), answer_key(judge, backward)) for forward, backward in both]
     asked = {key: shown for own, showns in zip(keys, both, strict=True) for key, shown in zip(own, showns, strict=True)}
     wanted = [(key, shown) for key, shown in asked.items() if key not in cache]
-    progress(len(asked) - len(wanted), len(asked))
-    for done, batch in _batches(judge, wanted):
+    # The largest first: a batch that does not fit in memory fails at once, not after hours.
+    wanted.sort(key=lambda item: judge.cost(item[1]), reverse=True)
+    done = len(asked) - len(wanted)
+    progress(done, len(asked))
+    for start in range(0, len(wanted), judge.batch_size):
+        batch = wanted[start : start + judge.batch_size]
         answers = judge.answer([shown for _, shown in batch])
-        told = {key: one for (key, _), one in zip(batch, answers, strict=True) if isinstance(one, Answer)}
-        cache.add(told, judge.name)
+        cache.add(
+            {key: one for (key, _), one in zip(batch, answers, strict=True) if isinstance(one, Answer)}, judge.name
+        )
         for one in answers:
             if isinstance(one, Failure):
                 raise one.error
-        progress(len(asked) - len(wanted) + done, len(asked))
+        done += len(batch)
+        progress(done, len(asked))
     return [Judgement(pair, cache[one], cache[other]) for pair, (one, other) in zip(pairs, keys, strict=True)]
 
 
 def answer_key(judge: Judge, shown: PresentedPair) -> str:
-    """Return the name under which an answer is kept: the judge and the content shown, not the pair's id or label."""
-    finishes = (shown.pair.first_finish, shown.pair.second_finish)
-    content = [shown.pair.prompt, shown.responses, shown.pair.criterion, finishes[::-1] if shown.swapped else finishes]
-    return fingerprint([judge.key, content])
-
-
-def _batches(
-    judge: Judge, wanted: Sequence[tuple[str, PresentedPair]]
-) -> Iterator[tuple[int, list[tuple[str, PresentedPair]]]]:
-    """Yield (presentations done after it, batch). Largest first: what does not fit in memory shows at once."""
-    ordered = sorted(wanted, key=lambda item: judge.cost(item[1]), reverse=True)
-    for start in range(0, len(ordered), judge.batch_size):
-        batch = ordered[start : start + judge.batch_size]
-        yield start + len(batch), batch
+    """Return the key of a cached answer: the judge and the content shown, not the pair's id or label."""
+    return fingerprint([judge.key, [shown.pair.prompt, shown.responses, shown.pair.criterion, shown.finishes]])

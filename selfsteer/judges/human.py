@@ -1,9 +1,9 @@
-"""A person as a judge: what is shown in which order, what is left, going back and skipping. No input or output here.
+"""A person as a judge: the order of presentations, going back and skipping. No input or output here.
 
-A reader sees two responses and never which is which: a :class:`Presentation` carries no label, id or subset. Every pair
-is shown in both orders like to any judge, all pairs once before any comes again, and each answer is kept at once under
-the same key that :func:`judge_pairs` uses, so a sitting can end anywhere and the next goes on there. How it looks is a
-front-end's matter: ``human_terminal.ask_in_terminal`` and ``human_page.ask_on_page``.
+A person sees two responses and never which is which: a :class:`Presentation` has no label, id or subset. As for any
+judge, every pair is shown in both orders, all pairs once before any comes again. Each answer is kept at once under the
+key that :func:`judge_pairs` uses, so a session can end anywhere and the next one resumes there. The front-ends are
+``human_terminal.ask_in_terminal`` and ``human_page.ask_on_page``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from selfsteer.sanitize import escape_controls
 VOTES = {"1": 1, "2": -1, "=": 0}
 SKIP, BACK = "s", "u"
 KEYS = (*VOTES, SKIP, BACK)
-"""What a reader can do with a presentation: say which is better, see it again later, or return to the one before."""
+"""Actions on a presentation: answer it, see it again later, or return to the one before."""
 
 
 class HumanJudge:
-    """A person. Answers are kept apart by name, so the same person should always give the same one.
+    """A person. Answers are kept by name, so the same person should always give the same one.
 
     Args:
-        name: Who reads; spaces around and between words don't matter, capitals do.
+        name: The person's name; extra spaces don't matter, capitals do.
 
     Raises:
         InputError: The name is empty.
@@ -42,32 +42,30 @@ class HumanJudge:
     def __init__(self, name: str) -> None:
         self.name = " ".join(unicodedata.normalize("NFC", name).split())
         if not self.name:
-            raise InputError("a person who judges needs a name", do="give one: answers are kept under it")
+            raise InputError("the person who judges has no name", do="give one: answers are kept under it")
         self.key = f"human {self.name}"
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
-        """Raise :class:`InputError`: :func:`judge_pairs` asks only for what :func:`collect` has not yet kept."""
-        raise InputError(
-            f"{self.name} has not judged all of these pairs in both orders",
-            do="go on with the sitting; its command starts where it stopped",
-        )
+        """Raise :class:`InputError`: :func:`judge_pairs` asks only for answers that are not kept yet."""
+        what = f"{self.name} has not judged all of these pairs in both orders"
+        raise InputError(what, do="run the session's command again: it resumes where it stopped")
 
     def cost(self, shown: PresentedPair) -> int:
-        """Return 1: a person has no batches."""
+        """Return 1: a person judges one presentation at a time."""
         return 1
 
 
 @dataclass(frozen=True)
 class Presentation:
-    """What a reader sees: texts made safe to show, and nothing that tells the responses apart.
+    """The view of a person: texts made safe to show, and nothing that gives away which response is which.
 
     Attributes:
-        id: Names the presentation among those of a sitting; a hash.
+        id: A hash, unique within the session.
         prompt: The conversation that both responses answer.
-        criterion: What to judge by; "" is overall quality.
+        criterion: The criterion to judge by; "" is overall quality.
         responses: In the order of presentation.
         cut: Whether each response was cut off at a length limit.
-        state: "skipped" or "answered" where the reader met it before in this sitting.
+        state: "skipped" or "answered" where it was shown before in this session.
     """
 
     id: str
@@ -79,12 +77,12 @@ class Presentation:
 
 
 class AnnotationSession:
-    """What a person has to judge, and the way through it.
+    """The presentations that a person has to judge, and the position among them.
 
     Args:
-        judge: Who reads.
-        pairs: What is shown; pairs of the same content are shown once.
-        cache: Where answers are; those it holds are not asked again.
+        judge: The person.
+        pairs: The pairs; pairs of the same content are shown once.
+        cache: Keeps the answers; those it holds are not asked again.
     """
 
     def __init__(self, judge: HumanJudge, pairs: Sequence[Pair], cache: AnswerCache) -> None:
@@ -92,22 +90,22 @@ class AnnotationSession:
         self._pairs, self._cache = pairs, cache
         self._shown = plan(judge, pairs)
         self._left = deque(key for key in self._shown if key not in cache)
-        self._past: list[str] = []  # what was answered or skipped in this sitting, oldest first
+        self._past: list[str] = []  # answered or skipped in this session, oldest first
         self._skipped: set[str] = set()
 
     @property
     def total(self) -> int:
-        """How many presentations there are: two a pair."""
+        """Number of presentations: two a pair."""
         return len(self._shown)
 
     @property
     def done(self) -> int:
-        """How many of them are behind the reader."""
+        """Number of presentations that are answered."""
         return self.total - len(self._left)
 
     @property
     def can_go_back(self) -> bool:
-        """Whether there is something in this sitting to go back to."""
+        """Whether a presentation was answered or skipped in this session."""
         return bool(self._past)
 
     @property
@@ -116,21 +114,29 @@ class AnnotationSession:
         return self._present(self._left[0]) if self._left else None
 
     def act(self, key: str) -> None:
-        """Do what one of :data:`KEYS` stands for; an answer is kept before this returns.
+        """Carry out one of :data:`KEYS`; an answer is kept before this returns.
 
-        Going back opens the presentation before again, whether it was answered or skipped. An answer that is gone back
-        to stands until another takes its place. A skipped presentation comes again after all others. Where nothing is
-        open, or there is nothing to go back to, nothing happens.
+        Going back opens the previous presentation again; its answer stays until another replaces it. A skipped
+        presentation comes again after all others. Without an open or a previous one nothing happens.
 
         Raises:
             StorageError: The answer could not be kept; the presentation stays open.
         """
         if key == BACK:
-            self._go_back()
-        elif self._left and key == SKIP:
-            self._skip()
+            if self._past:
+                last = self._past.pop()
+                if last in self._left:  # it was skipped and waits at the end
+                    self._left.remove(last)
+                self._left.appendleft(last)
         elif self._left:
-            self._answer(VOTES[key])
+            shown = self._left[0]
+            if key == SKIP:
+                self._left.append(shown)
+                self._skipped.add(shown)
+            else:
+                self._cache.add({shown: Answer(VOTES[key])}, self.judge.name)
+            self._left.popleft()
+            self._past.append(shown)
 
     def judgements(self) -> list[Judgement]:
         """Return the judgements of the pairs that are answered in both orders, in the order of the pairs."""
@@ -142,79 +148,57 @@ class AnnotationSession:
         return found
 
     def so_far(self) -> str:
-        """Return one sentence on what is kept."""
+        """Return a sentence on the answers kept so far."""
         answered = sum(key in self._cache for key in self._shown)
         return (
             f"{answered} of {self.total} answered; {len(self.judgements())} of {len(self._pairs)} pairs are complete "
-            f"(both orders). Everything is kept under the name {escape_controls(self.judge.name)}."
+            f"(both orders). All answers are kept under the name {escape_controls(self.judge.name)}."
         )
-
-    def _answer(self, vote: int) -> None:
-        key = self._left[0]
-        self._cache.add({key: Answer(vote)}, self.judge.name)
-        self._past.append(self._left.popleft())
-
-    def _skip(self) -> None:
-        key = self._left.popleft()
-        self._left.append(key)
-        self._past.append(key)
-        self._skipped.add(key)
-
-    def _go_back(self) -> None:
-        if not self._past:
-            return
-        key = self._past.pop()
-        if key in self._left:  # it was skipped and waits at the end
-            self._left.remove(key)
-        self._left.appendleft(key)
 
     def _present(self, key: str) -> Presentation:
         shown = self._shown[key]
         first, second = shown.responses
-        cut = (shown.pair.first_finish == "length", shown.pair.second_finish == "length")
         return Presentation(
             id=key,
             prompt=[{name: escape_controls(text) for name, text in message.items()} for message in shown.pair.prompt],
             criterion=escape_controls(shown.pair.criterion),
             responses=(escape_controls(first), escape_controls(second)),
-            cut=cut[::-1] if shown.swapped else cut,
+            cut=(shown.finishes[0] == "length", shown.finishes[1] == "length"),
             state="answered" if key in self._cache else "skipped" if key in self._skipped else "new",
         )
 
 
 Ask = Callable[[AnnotationSession], None]
-"""A front-end: shows what is open, passes on what the reader does, returns when the reader stops or all is answered.
+"""A front-end: shows the open presentation and carries out keys until the person stops or all is answered.
 
-Ctrl-C passes through it, like through any other command: stopping is a key or a button of its own.
+It lets Ctrl-C pass like any other command: stopping is a key or a button of its own.
 """
 
 
 def collect(judge: HumanJudge, pairs: Sequence[Pair], cache: AnswerCache, ask: Ask) -> list[Judgement]:
-    """Let a person judge through a front-end and return the judgements of the pairs complete so far.
+    """Let a person judge through a front-end and return the judgements of the pairs that are complete.
 
-    The same call again goes on where the last one stopped; where all is answered it asks nothing.
+    The same call again resumes where the last one stopped; once all is answered it asks nothing.
 
     Args:
-        judge: Who reads.
-        pairs: What is shown, in both orders.
+        judge: The person.
+        pairs: Shown in both orders.
         cache: Keeps every answer as soon as it is given.
         ask: The front-end.
 
     Raises:
         KeyboardInterrupt: Ctrl-C while the person judges.
     """
-    sitting = AnnotationSession(judge, pairs, cache)
-    if sitting.open:
-        ask(sitting)
-    return sitting.judgements()
+    session = AnnotationSession(judge, pairs, cache)
+    if session.open:
+        ask(session)
+    return session.judgements()
 
 
 def plan(judge: HumanJudge, pairs: Sequence[Pair]) -> dict[str, PresentedPair]:
-    """Return all presentations by their answer keys, in the order of showing: all pairs once, then all the other way.
-
-    The keys are hashes of reader and content, and they draw both which response stands first in the first showing and
-    the sequence. Both halves have one sequence: then the two showings of a pair are as far apart as there are pairs.
-    """
+    """Return all presentations by their answer keys, in order: all pairs once, then all with the responses swapped."""
+    # The keys are hashes of person and content: they draw the order of responses and the sequence at random. Both
+    # halves have one sequence, so that the two presentations of a pair are as far apart as there are pairs.
     both = []
     for pair in pairs:
         two = [(answer_key(judge, shown), shown) for shown in (PresentedPair(pair, False), PresentedPair(pair, True))]

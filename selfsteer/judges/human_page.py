@@ -34,27 +34,27 @@ _SAY = partial(print, flush=True)
 _TEMPLATES = Path(__file__).parent / "templates"
 _OTHER = (
     "That button belonged to another presentation (a second tab, or a double click), so it did nothing. "
-    "This is the one that is open now."
+    "This is the open one."
 )
-_ENDING = 'The page\'s "Stop for now" ends the sitting at any time; every answer is kept as soon as it is given.'
+_ENDING = 'The page\'s "Stop for now" ends the session at any time; every answer is kept as soon as it is given.'
 _ELSEWHERE = "There is nothing at this address. Open the one that the terminal shows.\n"
 
 
-def ask_on_page(sitting: AnnotationSession, *, port: int = 0, say: Callable[[str], None] = _SAY) -> None:
-    """Serve the sitting as a web page until the reader stops it there.
+def ask_on_page(session: AnnotationSession, *, port: int = 0, say: Callable[[str], None] = _SAY) -> None:
+    """Serve the session as a web page until the person stops it there.
 
     Args:
-        sitting: What to show.
-        port: Where to listen on 127.0.0.1; 0 takes any free port.
-        say: Is told the page's address, and what is kept at the end.
+        session: The presentations.
+        port: Port on 127.0.0.1; 0 takes any free one.
+        say: Prints the page's address, and at the end a sentence on the answers kept.
 
     Raises:
         InputError: The port can't be used.
         StorageError: An answer could not be kept.
-        KeyboardInterrupt: Ctrl-C, once it is said what is kept: every answer given.
+        KeyboardInterrupt: Ctrl-C, after a sentence on the answers kept: every answer given.
     """
     interrupt = None
-    with _listen(sitting, port) as server:
+    with _listen(session, port) as server:
         say(f"Judge at {server.address}\n{_ENDING}")
         try:
             server.serve_forever(poll_interval=0.1)
@@ -65,16 +65,16 @@ def ask_on_page(sitting: AnnotationSession, *, port: int = 0, say: Callable[[str
             server.stopped = True
     if server.failure:
         raise server.failure
-    say(sitting.so_far())
+    say(session.so_far())
     if interrupt:
         raise interrupt
 
 
 class _Server(ThreadingHTTPServer):
-    """The sitting, the secrets of its page, and the lock under which requests touch it."""
+    """The session, the secrets of its page, and the lock under which requests touch it."""
 
-    def __init__(self, sitting: AnnotationSession, port: int) -> None:
-        self.sitting = sitting
+    def __init__(self, session: AnnotationSession, port: int) -> None:
+        self.session = session
         self.lock = threading.Lock()
         self.path = f"/{secrets.token_urlsafe(12)}/"
         self.token = secrets.token_urlsafe(24)
@@ -84,7 +84,7 @@ class _Server(ThreadingHTTPServer):
 
     @property
     def hosts(self) -> list[str]:
-        """What a browser on this machine calls the server; any other name was pointed here by someone else."""
+        """The server's names in a browser on this machine."""
         return [f"{name}:{self.server_port}" for name in (_HOST, "localhost")]
 
     @property
@@ -92,29 +92,29 @@ class _Server(ThreadingHTTPServer):
         return f"http://{self.hosts[0]}{self.path}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Pass over a browser that went away before its page was sent."""
+        """Ignore a browser that closed the connection before its page was sent."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = 30  # seconds; browsers open connections ahead of need
+    timeout = 30  # seconds; browsers open connections before they need them
 
     def do_GET(self) -> None:
-        """Show what is open."""
+        """Show the open presentation."""
         if self._is_ours():
             with self.server.lock:
                 page = self._page()
             self._send(HTTPStatus.OK, page)
 
     def do_POST(self) -> None:
-        """Do what a button says, then send the browser on to what is open, so that loading again repeats nothing."""
+        """Carry out a button, then redirect the browser to the open presentation, so that reloading repeats nothing."""
         form = self._form()
         if not self._is_ours():
             return
         if not secrets.compare_digest(form.get("token", "").encode(), self.server.token.encode()):
-            self._refuse(HTTPStatus.FORBIDDEN, "This form is not from this sitting's page. Load the page again.\n")
+            self._refuse(HTTPStatus.FORBIDDEN, "This form is not from this session's page. Reload the page.\n")
             return
         with self.server.lock:
             status, page = self._act(form)
@@ -125,17 +125,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.shutdown()
 
     def _act(self, form: dict[str, str]) -> tuple[HTTPStatus, str]:
-        """Do what a form says and return the status and the page to answer with, "" to send the browser on."""
-        sitting, do = self.server.sitting, form.get("do", "")
+        """Carry out a form and return the status and the page to answer with, "" to redirect the browser."""
+        session, do = self.server.session, form.get("do", "")
         if self.server.stopped or do == STOP:
             self.server.stopped = True
             return HTTPStatus.OK, self._page()
-        if form.get("shown") != _name(sitting):
+        if form.get("shown") != _name(session):
             return HTTPStatus.CONFLICT, self._page(_OTHER)
         if do not in KEYS:
             return HTTPStatus.BAD_REQUEST, self._page("That button is unknown; nothing was kept.")
         try:
-            sitting.act(do)
+            session.act(do)
         except SelfsteerError as error:
             self.server.failure, self.server.stopped = error, True
             return HTTPStatus.INTERNAL_SERVER_ERROR, self._page(escape_controls(str(error)))
@@ -144,9 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _page(self, notice: str = "") -> str:
         server = self.server
         return _template().render(
-            sitting=server.sitting,
-            shown=None if server.stopped else server.sitting.open,
-            name=_name(server.sitting),
+            session=server.session,
+            shown=None if server.stopped else server.session.open,
+            name=_name(server.session),
             stopped=server.stopped,
             failed=server.failure is not None,
             notice=notice,
@@ -154,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _is_ours(self) -> bool:
-        """Return whether a request is for this page; if not, it is answered."""
+        """Return whether a request is for this page; any other is answered here."""
+        # A foreign host name in the request means that another site had the browser resolve its name to this machine.
         if self.headers.get("Host") not in self.server.hosts:
             self._refuse(HTTPStatus.MISDIRECTED_REQUEST, _ELSEWHERE)
         elif self.path != self.server.path:
@@ -164,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _form(self) -> dict[str, str]:
-        """Return the fields of the form sent, none where it is none of ours."""
+        """Return the fields of the form sent; none if it is too large to be one of ours."""
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > _LARGEST_FORM:
             return {}
@@ -172,15 +173,14 @@ class _Handler(BaseHTTPRequestHandler):
         return {name: values[0] for name, values in fields.items()}
 
     def _send(self, status: HTTPStatus, page: str) -> None:
-        """Send a page, or where it is empty the browser to where the page is."""
-        body = page.encode()
+        """Send a page, or redirect the browser to it where ``page`` is empty."""
         self.send_response(status)
         if status == HTTPStatus.SEE_OTHER:
             self.send_header("Location", self.server.path)
-        self._end(body, "text/html")
+        self._end(page.encode(), "text/html")
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
-        """Answer with one sentence, which gives neither the page's address nor its token away."""
+        """Answer with one sentence, which reveals neither the page's address nor its token."""
         self.send_response(status)
         self._end(why.encode(), "text/plain")
 
@@ -199,28 +199,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def version_string(self) -> str:
-        """Return what the Server header says."""
+        """Return the value of the Server header, without Python's version."""
         return "selfsteer"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the terminal belongs to whoever started the sitting."""
+        """Log nothing: the terminal shows the session's address and its end."""
 
 
-def _listen(sitting: AnnotationSession, port: int) -> _Server:
+def _listen(session: AnnotationSession, port: int) -> _Server:
     try:
-        return _Server(sitting, port)
+        return _Server(session, port)
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
-        why = error.strerror if isinstance(error, OSError) else "ports go from 0 to 65535"
-        raise InputError(
-            f"can't listen on port {port}: {why}", where=_HOST, do="choose another port; 0 takes any free one"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+        do = "choose another port; 0 takes any free one"
+        raise InputError(f"can't listen on port {port}: {why}", where=_HOST, do=do) from error
 
 
-def _name(sitting: AnnotationSession) -> str:
-    """Return the name of the open presentation, "" where all are answered."""
-    return sitting.open.id if sitting.open else ""
+def _name(session: AnnotationSession) -> str:
+    """Return the id of the open presentation, "" where all are answered."""
+    return session.open.id if session.open else ""
 
 
 @cache
@@ -233,16 +232,14 @@ def _template() -> Template:
 @cache
 def _policy() -> str:
     """Return the page's content security policy: its own style, its own script, forms to itself and nothing else."""
-    style, script = (f"'sha256-{_sha256(_own(name))}'" for name in ("human.css", "human.js"))
+    hashes = [
+        base64.b64encode(hashlib.sha256(_own(name).encode()).digest()).decode() for name in ("human.css", "human.js")
+    ]
     return (
-        f"default-src 'none'; style-src {style}; script-src {script}; "
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
 
 
 def _own(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""Implicit rewards as judges: what training made likelier, a policy against its reference."""
+"""Implicit rewards as judges: a policy's log-probs against those of its reference."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 TokenIds = tuple[int, ...]
 Likelihoods = dict[tuple[TokenIds, TokenIds], float]
-"""Log-probs in nats by (prompt, response); those that don't fit the model's context are not in it."""
+"""Log-probs in nats by (prompt, response); cells that don't fit the model's context are missing."""
 
 _VERSION = 2
-"""Of how pairs become tokens."""
-_EMPTY = Answer(0, valid=False, why="a response without a token, which has no log-prob")
+"""Version of the tokenisation of pairs."""
+_EMPTY = Answer(0, valid=False, why="a response without tokens, which has no log-prob")
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Side:
     """The policy, or its reference.
 
     Attributes:
-        load: Gives the causal language model, in eval mode; called when it is needed, more than once.
+        load: Returns the causal language model in eval mode; called when it is needed, more than once.
         chat: Its template.
         name: For tables.
-        weights: Names the weights, their precision, the tokenizer and the end tokens.
+        weights: Identifies the weights, their precision, the tokenizer and the end tokens.
     """
 
     load: Callable[[], Any]
@@ -48,26 +48,27 @@ class ImplicitJudge:
     """A policy's implicit reward, log policy(y|x) - log reference(y|x): that of DPO (arXiv 2305.18290) without beta.
 
     The log-odds are the difference of the two responses' rewards: of summed nats, as DPO compares them, or of means per
-    token, as IPO does here. A pair's criterion doesn't reach it. One of the two models is in memory at a time: a batch
-    is scored with the one that is there, then with the other.
+    token, as IPO does here. It ignores a pair's criterion. One of the two models is in memory at a time.
 
     Args:
         policy, reference: The two models.
         per_token: Compare means per token, the end token counted.
-        batch_size: Presentations that each model scores before the other is loaded; memory doesn't depend on it.
+        batch_size: Presentations that each model scores before the other is loaded; it does not affect memory.
 
     Raises:
-        ConfigError: Both are the same weights.
-        ModelError: Their tokenizers or templates differ, so that they would not score the same tokens.
+        ConfigError: Both have the same weights.
+        ModelError: Their tokenizers or templates differ, so they would not score the same tokens.
     """
 
     def __init__(self, policy: Side, reference: Side, *, per_token: bool, batch_size: int = 256) -> None:
         if policy.weights == reference.weights:
-            what = f"the policy {policy.name} and its reference {reference.name} are the same weights"
-            raise ConfigError(what, where="judge", do="name what the policy was trained from after @")
+            what = f"the policy {policy.name} and its reference {reference.name} have the same weights"
+            raise ConfigError(what, where="judge", do="name the model that the policy was trained from after @")
         if policy.chat.fingerprint != reference.chat.fingerprint:
             what = f"{policy.name} and {reference.name} have different tokenizers or chat templates"
-            raise ModelError(what, where=f"judge implicit:{policy.name}", do="name the model that it was trained from")
+            raise ModelError(
+                what, where=f"judge implicit:{policy.name}", do="name the model that the policy was trained from"
+            )
         self._sides, self._held = (policy, reference), OneHeld()
         self._chat, self._per_token, self.batch_size = policy.chat, per_token, batch_size
         self.name = f"{policy.name} against {reference.name} (implicit, {SCALES[per_token]})"
@@ -83,7 +84,9 @@ class ImplicitJudge:
         """
         rows = list(map(self._encoded, shown))
         scorable = [row for row in rows if not isinstance(row, str) and all(row[1])]
-        likelihoods = {place: self._likelihoods(place, scorable) for place in self._order() if scorable}
+        # The model in memory first: a batch then costs one load.
+        order = [1, 0] if self._held.name == 1 else [0, 1]
+        likelihoods = {place: self._likelihoods(place, scorable) for place in order if scorable}
         return [
             self._answer(one, *row, likelihoods)
             if not isinstance(row, str)
@@ -93,29 +96,20 @@ class ImplicitJudge:
 
     def cost(self, shown: PresentedPair) -> int:
         """Return the number of characters."""
-        return sum(map(len, shown.responses)) + sum(len(message["content"]) for message in shown.pair.prompt)
-
-    def _order(self) -> list[int]:
-        """Return the policy and the reference, the one in memory first."""
-        return [1, 0] if self._held.name == 1 else [0, 1]
+        return shown.characters
 
     def _encoded(self, shown: PresentedPair) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
-        """Return what :meth:`_encode` does, or why the template refuses the prompt."""
+        """Return the ids of the prompt and of both responses, or why the template refuses the prompt."""
+        # As training has them: with the end token where a response ended by itself.
+        answers = [(text, finish == "stop") for text, finish in zip(shown.responses, shown.finishes, strict=True)]
         try:
-            return self._encode(shown)
+            prompt, (first, second) = self._chat.encode_answers(shown.pair.prompt, answers)
         except PromptRefused as error:
             return error.what
-
-    def _encode(self, shown: PresentedPair) -> tuple[TokenIds, tuple[TokenIds, TokenIds]]:
-        """Return the ids of the prompt and of the responses as training has them: the end token where one ended."""
-        pair = shown.pair
-        finishes = (pair.second_finish, pair.first_finish) if shown.swapped else (pair.first_finish, pair.second_finish)
-        answers = [(text, finish == "stop") for text, finish in zip(shown.responses, finishes, strict=True)]
-        prompt, (first, second) = self._chat.encode_answers(pair.prompt, answers)
         return tuple(prompt), (tuple(first), tuple(second))
 
     def _likelihoods(self, place: int, rows: Sequence[tuple[TokenIds, tuple[TokenIds, TokenIds]]]) -> Likelihoods:
-        """Return what one model gives each response under its prompt."""
+        """Return the log-prob of each response given its prompt, under one model."""
         import torch
 
         from selfsteer.logprobs import PromptRow, score_responses

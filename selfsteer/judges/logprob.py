@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 
 _VERSION = 2
-"""Of how a local model's question and labels become tokens."""
+"""Version of the tokenisation of question and labels."""
 
 
 class LogprobJudge:
     """A local model, judged by the log-probs of the two labels as its reply.
 
     Args:
-        load: Gives the causal language model, in eval mode; called when the first answer is asked for.
+        load: Returns the causal language model in eval mode; called when the first answer is asked for.
         chat: Its template.
         name: For tables.
-        weights: Names the weights, their precision and the tokenizer; part of the key under which answers are kept.
-        template: What it is asked.
-        batch_size: Presentations scored at once; it bounds memory, not the result.
+        weights: Identifies the weights, their precision and the tokenizer; part of the cache key.
+        template: The question.
+        batch_size: Presentations scored at once; it affects memory, not the result.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class EndpointLogprobJudge:
     """A model behind an endpoint that gives log-probs, judged by those of the two labels as its reply.
 
     Args:
-        backend: Asks the server.
+        backend: Sends the requests.
         name: For tables.
-        source: Names the endpoint and its model; part of the key under which answers are kept.
-        template: What it is asked.
-        batch_size: Presentations asked at once; the backend bounds how many requests are under way.
+        source: Identifies the endpoint and its model; part of the cache key.
+        template: The question.
+        batch_size: Presentations asked at once; the backend limits the concurrent requests.
     """
 
     def __init__(
@@ -103,10 +103,7 @@ class EndpointLogprobJudge:
         self.key = fingerprint(["logprobs", source, template.fingerprint])
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
-        """Return each presentation's log-odds; no number where the server names one label only.
-
-        Invalid where it names none, or blocks the prompt.
-        """
+        """Return each presentation's log-odds, None where the server gives one label only, invalid without any."""
         prompts = [self.template.messages(one, "logprobs") for one in shown]
         return [_by_named(found) for found in self.backend.label_logprobs(prompts, self.template.labels)]
 
@@ -130,5 +127,5 @@ def _by_odds(label_logps: Sequence[float], judge: str = "") -> Answer:
     odds = label_logps[0] - label_logps[1]
     if not math.isfinite(odds):  # as a tie it would look like a verdict
         what = f"the judge's log-probs of its two labels are {label_logps[0]} and {label_logps[1]}"
-        raise WorkFailed(what, where=judge, do="load it in float32: half precision may overflow; or take another model")
+        raise WorkFailed(what, where=judge, do="load it in float32: half precision may overflow; or use another model")
     return Answer((odds > 0) - (odds < 0), log_odds=odds)

@@ -1,4 +1,4 @@
-"""Sets of preference pairs, each in the form that its authors chose, read as labelled pairs. No torch here."""
+"""Reads data sets of preference pairs, in the forms their authors chose, as labelled pairs. No torch here."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 @dataclass(frozen=True)
 class PairSet:
-    """What a source gave: its name, its pairs in order, and the rows that were left out, each with its reason.
-
-    ``reasons`` are the most frequent ones.
-    """
+    """The pairs of a source in order, the rows that were left out, and the most frequent reasons for that."""
 
     name: str
     pairs: list[Pair]
@@ -40,17 +37,15 @@ def load_pairs(
 ) -> PairSet:
     """Load preference pairs from a file, a folder or a hub data set, in any form that :func:`pair_of` reads.
 
-    Labels are in the numbering of the pair. Where a form only says "chosen" and "rejected", a hash of the content
-    decides which of them becomes the first, so that a judge that always says "the first" is not right by construction.
     A pair's id is the set's name and the number of its row, from 1; the set's name is the file's without its suffixes,
-    the folder's, or all of the hub data set's.
-    A row's own "subset" is kept, all other rows belong to a subset of the set's name.
+    the folder's, or all of the hub data set's. A row's own "subset" is kept; a row without one belongs to a subset of
+    the set's name.
 
     Args:
         source: A file, a folder or a hub data set, as of :func:`selfsteer.queries.load_queries`.
         limit: Take a random sample of so many pairs, in the order of the file; None takes all.
-        seed: Chooses the sample.
-        name: The set's, in place of the file's.
+        seed: Draws the sample.
+        name: The set's name, in place of the file's.
         split: The split of a hub data set, or of a folder that has splits.
 
     Returns:
@@ -61,7 +56,9 @@ def load_pairs(
         DataError: The source can't be read, or no pair is left.
     """
     check_limit(limit)
-    name = name or _name_of(source)
+    if name is None:
+        folder = source.resolve().name if source.is_dir() else Path(source.name.removesuffix(".gz")).stem
+        name = str(source) if is_hub(str(source)) else folder
     pairs: list[Pair] = []
     dropped: list[Dropped] = []
     tally = Tally()
@@ -74,12 +71,6 @@ def load_pairs(
             tally.add(where, str(unusable), unusable.do)
     check_share(tally.info, "pair", str(source), most=None)
     return PairSet(name, sample_pairs(pairs, limit, seed), dropped, tally.reasons)
-
-
-def _name_of(source: Path) -> str:
-    if is_hub(str(source)):
-        return str(source)
-    return source.resolve().name if source.is_dir() else Path(source.name.removesuffix(".gz")).stem
 
 
 def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
@@ -110,13 +101,13 @@ class _Content(NamedTuple):
 
 
 _PROMPTS = ("prompt", "instruction", "query", "question", "messages", "conversations", "input")
-"""Columns that may hold what two answers are to. Of several the one with the most turns counts, then the first."""
+"""Columns that may hold the prompt. Of several the one with the most turns counts, then the first."""
 
 _ANSWERS: Mapping[tuple[str, str], Mapping[float, int]] = {
     ("output_1", "output_2"): {1: 1, 2: -1},
     ("response 1", "response 2"): {0: 1, 1: -1, 2: 0},
 }
-"""Two answers, and what their "label" says: LLMBar's (and AlpacaEval's, which has a "preference"); Auto-J's."""
+"""Two answers, and the meaning of their "label": LLMBar's (and AlpacaEval's, which has a "preference"); Auto-J's."""
 
 _PREFERRED = (("chosen", "rejected"), ("positive_response", "negative_response"))
 """The better and the worse answer: of preference data; of selfsteer's own rows."""
@@ -128,12 +119,12 @@ response 2) beside a prompt and a label or preference; docs/data.md lists them""
 
 
 def pair_of(row: Any, own_id: str, name: str) -> Pair:
-    """Return the pair of a row in any of the known forms (:data:`FORMS`).
+    """Return the pair of a row in any of the known forms (:data:`FORMS`). Labels use the numbering of the pair.
 
     Args:
         row: As it was read.
         own_id: The pair's id.
-        name: Its subset, where the row names none.
+        name: Its subset, if the row has none.
 
     Raises:
         Unusable: The row has no known form, a cell is wrong, or it holds no two answers to one conversation.
@@ -144,31 +135,34 @@ def pair_of(row: Any, own_id: str, name: str) -> Pair:
 
 
 def is_pair(cells: Cells) -> bool:
-    """Tell whether a row has the keys of a pair."""
+    """Return whether a row has the keys of a pair."""
     return any(set(keys) <= cells.cells.keys() for keys in (*_PREFERRED, *_ANSWERS))
 
 
 def _content(cells: Cells) -> _Content:
     for better, worse in _PREFERRED:
         if {better, worse} <= cells.cells.keys():
-            return _placed(*_two_answers(cells, better, worse))
+            prompt, chosen, rejected = _two_answers(cells, better, worse)
+            # By a hash of the content: a judge that always says "the first" must not be right by construction.
+            if int(fingerprint([prompt, chosen, rejected]), 16) % 2:
+                return _Content(prompt, rejected, chosen, -1)
+            return _Content(prompt, chosen, rejected, 1)
     for (first, second), meanings in _ANSWERS.items():
         if {first, second} <= cells.cells.keys() and not {"label", "preference"}.isdisjoint(cells.cells):
             return _Content(*_two_answers(cells, first, second), _label(cells, meanings))
-    raise Unusable(
-        f"a row has the keys {cells.names}, which is no known form of a preference pair", f"give rows with {FORMS}"
-    )
+    what = f"a row has the keys {cells.names}, which is no known form of a preference pair"
+    raise Unusable(what, f"give rows with {FORMS}")
 
 
 def _two_answers(cells: Cells, first: str, second: str) -> tuple[list[Message], str, str]:
-    """Return what two answers are to, and their texts.
-
-    Two whole dialogues are cut where they part, so a prompt beside them decides nothing; it only adds the turns that
-    they leave out.
-    """
+    """Return the prompt of two answers, and their texts."""
     answers = [_answer(cells, name) for name in (first, second)]
-    if all(map(_is_dialogue, answers)):
-        shared, one, other = _parted(*answers)
+    dialogues = [
+        not isinstance(answer, str) and any(message["role"] != "assistant" for message in answer) for answer in answers
+    ]
+    if all(dialogues):
+        shared, one, other = _split(*answers)
+        # Two whole dialogues contain their prompt; a column beside them only adds the turns that they leave out.
         try:
             longer = [found for found in _prompts(cells) if found[-len(shared) :] == shared]
         except Unusable:
@@ -194,12 +188,8 @@ def _answer(cells: Cells, name: str) -> str | list[Message]:
     return _turns(text) if _DIALOGUE.match(text) else text
 
 
-def _is_dialogue(answer: str | list[Message]) -> bool:
-    return not isinstance(answer, str) and any(message["role"] != "assistant" for message in answer)
-
-
 def _prompts(cells: Cells) -> list[list[Message]]:
-    """Return the conversations that a row's columns of prompts hold; one that ends with an answer is no prompt."""
+    """Return the conversations in a row's columns of prompts; one that ends with an answer is no prompt."""
     names = [name for name in _PROMPTS if cells.filled(name) and not (name == "input" and cells.filled("instruction"))]
     found = [read_messages(cells.conversation(name), name) for name in names]
     asking = [messages for messages in found if messages[-1]["role"] == "user"]
@@ -220,8 +210,8 @@ def _last(answer: str | list[Message], prompt: list[Message], name: str) -> str:
     return last[0]["content"]
 
 
-def _parted(one: Any, other: Any) -> tuple[list[Message], str, str]:
-    """Cut two whole dialogues where they part: one last answer must be left of each."""
+def _split(one: Any, other: Any) -> tuple[list[Message], str, str]:
+    """Return the shared beginning of two whole dialogues, and the last answer of each."""
     same = [a == b for a, b in zip(one[:-1], other[:-1], strict=False)]
     shared = same.index(False) if False in same else len(same)
     rest: Sequence[Message] = one[shared:] + other[shared:]
@@ -231,7 +221,7 @@ def _parted(one: Any, other: Any) -> tuple[list[Message], str, str]:
 
 
 def _asking(messages: list[Message]) -> list[Message]:
-    """Return a prompt that is one: it ends with a user message that says something."""
+    """Return a prompt after checking that it ends with a user message that is not empty."""
     if not messages or messages[-1]["role"] != "user":
         raise Unusable(_NOT_ASKING)
     if not messages[-1]["content"].strip():
@@ -240,44 +230,27 @@ def _asking(messages: list[Message]) -> list[Message]:
 
 
 def _turns(text: str) -> list[Message]:
-    """Split a dialogue written as one text, HH-RLHF's "Human: ... Assistant: ..."; turns of one speaker that follow
-    each other are one.
-    """
+    """Split a dialogue written as one text, HH-RLHF's "Human: ... Assistant: ..."."""
     turns: list[Message] = []
     _, *parts = _SPEAKER.split("\n\n" + text.strip())
-    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
         role = ROLES[speaker.lower()]
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += "\n\n" + said.strip()
+        if turns and turns[-1]["role"] == role:  # chat templates refuse two turns of one speaker in a row
+            turns[-1]["content"] += "\n\n" + content.strip()
         else:
-            turns.append({"role": role, "content": said.strip()})
+            turns.append({"role": role, "content": content.strip()})
     return turns
 
 
 def _label(cells: Cells, meanings: Mapping[float, int]) -> int | None:
     """Return the label of two answers: 1 for the first, -1 for the second, 0 for a draw; None where it is unknown."""
-    if "preference" in cells.cells:
-        return _preference(cells)
+    if "preference" in cells.cells:  # AlpacaEval's: from 1 (the first) to 2 (the second), 0 or 1.5 for a draw
+        value = cells.number("preference")
+        if value is not None and value != 0 and not 1 <= value <= 2:
+            expected = "expected a number from 1 to 2, or 0 for a draw"
+            raise Unusable(f"'preference' is {shown(cells.cells['preference'])}, {expected}")
+        return None if value is None else 0 if value in (0, 1.5) else 1 if value < 1.5 else -1
     value = cells.number("label")
     if value is not None and value not in meanings:
         raise Unusable(f"'label' is {shown(cells.cells['label'])}, expected one of {', '.join(map(str, meanings))}")
     return None if value is None else meanings[value]
-
-
-def _preference(cells: Cells) -> int | None:
-    """Return the label of AlpacaEval's preference: from 1 (the first) to 2 (the second), 0 or 1.5 for a draw."""
-    value = cells.number("preference")
-    if value is None:
-        return None
-    if value != 0 and not 1 <= value <= 2:
-        raise Unusable(
-            f"'preference' is {shown(cells.cells['preference'])}, expected a number from 1 to 2, or 0 for a draw"
-        )
-    return 0 if value in (0, 1.5) else 1 if value < 1.5 else -1
-
-
-def _placed(prompt: list[Message], chosen: str, rejected: str) -> _Content:
-    """Put the chosen answer first or second, as a hash of the content says."""
-    if int(fingerprint([prompt, chosen, rejected]), 16) % 2:
-        return _Content(prompt, rejected, chosen, -1)
-    return _Content(prompt, chosen, rejected, 1)

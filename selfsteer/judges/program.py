@@ -1,4 +1,4 @@
-"""Programs as judges: where a rule can tell which response is better, it is exact, free and open to inspection."""
+"""Programs as judges: where a rule can decide which response is better, it is exact, free and can be inspected."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _FORMS = '"package.module:function" or "path/to/file.py:function"'
 
 
 def _longer(pair: Pair) -> float:
-    """The longer response in words, as quality control counts them; a tie where a cut hides which it is."""
+    """The longer response in words, as quality control counts them; a tie where a cut-off hides which it is."""
     lengths = words(pair.first), words(pair.second)
     return compare_lengths(lengths, (pair.first_finish, pair.second_finish))
 
 
 def _shorter(pair: Pair) -> float:
-    """The shorter response in words; a tie where a cut hides which it is."""
+    """The shorter response in words; a tie where a cut-off hides which it is."""
     return -_longer(pair)
 
 
 def _valid_json(pair: Pair) -> float:
-    """The response that is a JSON value and nothing else; a tie where both are or neither is."""
+    """The response that is a JSON value and nothing else; a tie if both are or neither is."""
     return _is_json(pair.first) - _is_json(pair.second)
 
 
@@ -56,18 +56,18 @@ PROGRAMS: dict[str, Program] = {
 class ProgramJudge:
     """A Python function as a judge; its value is the log-odds, the value's sign the vote.
 
-    The program sees a pair in the order shown and without its id, label and subset, so that it can't go by them.
-
     Args:
         program: Compares ``pair.first`` with ``pair.second``; the same pair must give the same value.
-        name: For tables; None takes the program's own.
+        name: For tables; None uses the program's own.
     """
 
     batch_size = 64
 
     def __init__(self, program: Program, name: str | None = None) -> None:
         self.program = program
-        self.name = name or _name_of(program)
+        own = next((own for own, known in PROGRAMS.items() if known is program), None)
+        function = program.func if isinstance(program, functools.partial) else program
+        self.name = name or own or str(getattr(function, "__name__", type(function).__name__))
         self.key = fingerprint(["program", *_source(program)])
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
@@ -85,20 +85,26 @@ class ProgramJudge:
     def _answer(self, shown: PresentedPair) -> Answer:
         where = f"pair {shown.pair.id!r}, program {self.name!r}"
         try:
-            value = float(self.program(_as_seen(shown)))
+            # In the order shown, and without id, label and subset, which the program must not use.
+            pair = replace(shown.pair, id="", label=None, subset="", prompt=copy.deepcopy(shown.pair.prompt))
+            first, second = shown.responses
+            pair = replace(
+                pair, first=first, second=second, first_finish=shown.finishes[0], second_finish=shown.finishes[1]
+            )
+            value = float(self.program(pair))
         except SelfsteerError:
             raise
         except Exception as error:
             what = f"the program failed: {_in_words(error)}"
-            raise WorkFailed(what, where=where, do="make it return 0 for a pair that it can't judge") from error
+            raise WorkFailed(what, where=where, do="correct it; for a pair that it can't judge it returns 0") from error
         if not math.isfinite(value):
             do = "return a positive number (first is better), a negative one (second) or 0 (a tie)"
-            raise WorkFailed(f"the program returned {value}, which compares nothing", where=where, do=do)
+            raise WorkFailed(f"the program returned {value}, which is no comparison", where=where, do=do)
         return Answer((value > 0) - (value < 0), log_odds=value)
 
 
 def find_program(spec: str) -> Program:
-    """Return the program that ``spec`` names; a module or a file that it names is run.
+    """Return the program that ``spec`` names; its module or file is run.
 
     Args:
         spec: A name of :data:`PROGRAMS`, "package.module:function" (installed, or in the working directory), or
@@ -113,49 +119,34 @@ def find_program(spec: str) -> Program:
     if not (separator and source and function):
         do = f"{did_you_mean(spec, PROGRAMS)}; or give your own: {_FORMS}"
         raise ConfigError(f"unknown judge program {spec!r}", do=do)
-    module = _run_file(Path(source).expanduser(), spec) if source.endswith(".py") else _import(source, spec)
-    return _function(module, function, spec)
-
-
-def _as_seen(shown: PresentedPair) -> Pair:
-    """Return the pair as the program may see it; its prompt is a copy, so that no change reaches the data."""
-    pair = replace(shown.pair, id="", label=None, subset="", prompt=copy.deepcopy(shown.pair.prompt))
-    if not shown.swapped:
-        return pair
-    return replace(
-        pair,
-        first=pair.second,
-        second=pair.first,
-        first_finish=pair.second_finish,
-        second_finish=pair.first_finish,
-    )
+    if source.endswith(".py"):
+        module = _run_file(Path(source).expanduser(), spec)
+    else:
+        with _import_errors(spec), _importable(Path.cwd()):
+            module = importlib.import_module(source)
+    found = getattr(module, function, None)
+    if callable(found):
+        return found
+    own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+    what = f"no function {function!r} in {source}" if found is None else f"{function!r} is no function"
+    raise ConfigError(what, where=f"program {spec!r}", do=did_you_mean(function, own))
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text is one JSON value. Python's own NaN and Infinity are none; numbers may have any length."""
+    """Return whether a text is one JSON value; numbers may have any length."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is Python's, not JSON's")  # NaN, Infinity
+
     try:
-        json.loads(text, parse_constant=_refuse, parse_int=str, parse_float=str)
+        json.loads(text, parse_constant=refuse, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return False
     return True
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _name_of(program: Program) -> str:
-    """Return the name of a built-in program, or the function's or the class's own."""
-    own = next((name for name, known in PROGRAMS.items() if known is program), None)
-    inner = program.func if isinstance(program, functools.partial) else program
-    return own or str(getattr(inner, "__name__", type(inner).__name__))
-
-
 def _source(program: Any) -> list[str]:
-    """Return what a program's answers depend on: its name, the source around it, and the values it was made with.
-
-    The whole module counts where it can be read: the functions and constants that the program uses stand there.
-    """
+    """Return the dependencies of a program's answers: its name, its module's source, and the values it holds."""
     if isinstance(program, functools.partial):
         return [*_source(program.func), repr(program.args), repr(sorted(program.keywords.items()))]
     if inspect.ismethod(program):
@@ -168,10 +159,11 @@ def _source(program: Any) -> list[str]:
 
 
 def _text_around(owner: Any) -> str:
-    """Return the source of a function's or a class's module with that of the modules beside it which it imports.
+    """Return the source of a function's or a class's module and of the modules beside it that it imports.
 
-    Where the module's can't be read it is the owner's own, else the name of the module.
+    If the module can't be read it is the owner's own source, or else the name of the module.
     """
+    # The whole module: it holds the functions and constants that the program uses.
     module = inspect.getmodule(owner)
     for thing in (module, owner):
         try:
@@ -183,10 +175,10 @@ def _text_around(owner: Any) -> str:
 
 
 def _beside(module: types.ModuleType | None) -> list[Path]:
-    """Return the files that a module imports from its own folder or package, and those that these import."""
+    """Return the files that a module imports from its own folder or package, directly or through them."""
     package = getattr(module, "__package__", "") or ""
     own, file = package.partition(".")[0], Path(getattr(module, "__file__", None) or "")
-    # The release says what selfsteer's own programs do. Beside a module of site-packages lies whatever is installed.
+    # selfsteer's own programs change with a release only. The folder site-packages holds everything that is installed.
     if own == "selfsteer" or not file.is_file() or (not own and "site-packages" in file.parts):
         return []
     root = file.parents[len(package.split("."))] if own else file.parent
@@ -218,19 +210,14 @@ def _imported(file: Path, root: Path) -> Iterator[Path]:
             yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
 
 
-def _import(name: str, spec: str) -> types.ModuleType:
-    with _import_errors(spec), _importable(Path.cwd()):
-        return importlib.import_module(name)
-
-
 def _run_file(path: Path, spec: str) -> types.ModuleType:
-    """Run a file as a module of its own, without compiled leftovers beside it."""
+    """Run a file as a module of its own, without writing bytecode beside it."""
     if not path.is_file():
         do = f"check the path; or give {did_you_mean(spec, PROGRAMS)}"
         raise ConfigError(f"no such file: {path.absolute()}", where=f"program {spec!r}", do=do)
     module = types.ModuleType(f"selfsteer_program_{path.stem}_{fingerprint(str(path.resolve()))}")
     module.__file__ = str(path.resolve())
-    sys.modules[module.__name__] = module  # dataclasses and inspect look a function's module up there
+    sys.modules[module.__name__] = module  # where dataclasses and inspect look up a function's module
     with _import_errors(spec), _importable(path.resolve().parent):
         exec(compile(path.read_bytes(), module.__file__, "exec"), module.__dict__)
     return module
@@ -238,12 +225,12 @@ def _run_file(path: Path, spec: str) -> types.ModuleType:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let modules of ``folder`` be imported, as Python does for the script that it runs."""
+    """Make modules of ``folder`` importable, as Python does for the script that it runs."""
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        with suppress(ValueError):  # the module may have taken it out itself
+        with suppress(ValueError):  # the module may have removed it itself
             sys.path.remove(str(folder))
 
 
@@ -257,21 +244,10 @@ def _import_errors(spec: str) -> Iterator[None]:
         raise ConfigError(f"can't import the program: {_in_words(error)}", where=f"program {spec!r}", do=do) from error
 
 
-def _function(module: types.ModuleType, name: str, spec: str) -> Program:
-    found = getattr(module, name, None)
-    if callable(found):
-        return found
-    own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-    what = f"no function {name!r} in {spec.rpartition(':')[0]}" if found is None else f"{name!r} is no function"
-    raise ConfigError(what, where=f"program {spec!r}", do=did_you_mean(name, own))
-
-
 def _in_words(error: BaseException) -> str:
     """Return an error's type and text, and the line of the user's code that raised it."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    machinery = (__file__, importlib.__file__)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if frame.filename not in machinery and not frame.filename.startswith("<frozen")]  # fmt: skip
     at = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{at}"
-
-
-def _is_machinery(file: str) -> bool:
-    return file == __file__ or file == importlib.__file__ or file.startswith("<frozen")

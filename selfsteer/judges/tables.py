@@ -1,4 +1,4 @@
-"""What judges' figures look like on a terminal, and in a document."""
+"""Tables of judges' figures, for the terminal and for documents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.confidence_intervals import Interval
-from selfsteer.judges.agreement import Figures, Verdicts, agreement, by_subset, kappa, pooled
+from selfsteer.judges.agreement import Figures, agreement, by_subset, kappa, pooled
 from selfsteer.judges.base import Judgement
 
 COLUMNS = ("judge", "set", "n", "strict", "debiased", "kappa", "the first shown wins", "inconsistent", "tie", "invalid")
@@ -20,7 +20,7 @@ ALL_SETS = "all sets"
 ORDER_BOUND = 0.9
 """Share of votes for one place from which a judge is called order-bound."""
 _SURE = 0.65
-"""What the nearer end of that share's interval has to reach: a few votes alike are no habit."""
+"""Least value of the nearer end of that share's interval: a few equal votes show no bias."""
 
 
 class Judged(NamedTuple):
@@ -31,7 +31,7 @@ class Judged(NamedTuple):
 
 
 def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
-    """Return a row of :data:`COLUMNS` for each subset, and where there are several one for all pairs, each once."""
+    """Return a row of :data:`COLUMNS` for each subset, and after several subsets one for all distinct pairs."""
     rows = [(subset or "-", found) for subset, found in by_subset(judged.judgements).items()]
     if len(rows) > 1:
         rows.append((ALL_SETS, pooled(judged.judgements)))
@@ -39,10 +39,8 @@ def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
 
 
 def figures_table(all_judged: Iterable[Judged]) -> Table:
-    """Return the figures of judges, the rows of each as in :func:`figures_rows`; shares with 95 % intervals.
-
-    It fits into 80 columns: intervals stand under their shares, and only names are broken.
-    """
+    """Return the figures of judges, the rows of each as in :func:`figures_rows`; shares with 95 % intervals."""
+    # It fits into 80 columns: intervals are under their shares, and only names wrap.
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("judge\nand set", overflow="fold")
     for column in ("n", "strict", "debiased", "kappa", "the first\nshown wins", "inconsistent,\ntie, invalid"):
@@ -56,7 +54,7 @@ def figures_table(all_judged: Iterable[Judged]) -> Table:
 
 
 def kappa_table(all_judged: Sequence[Judged]) -> Table:
-    """Return how far every two judges agree."""
+    """Return the agreement of every two judges."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("judge", "and", "kappa of their debiased verdicts"):
         table.add_column(column, overflow="fold")
@@ -68,7 +66,7 @@ def kappa_table(all_judged: Sequence[Judged]) -> Table:
 def kappa_rows(all_judged: Sequence[Judged]) -> list[tuple[str, str, str]]:
     """Return Cohen's kappa of the debiased verdicts of every two judges, as text."""
     return [
-        (one.name, other.name, _number_text(*found) if found else "undefined: one verdict throughout")
+        (one.name, other.name, _number_text(*found) if found else "undefined: all verdicts are equal")
         for one, other in itertools.combinations(all_judged, 2)
         for found in (common_kappa(one, other),)
     ]
@@ -82,29 +80,29 @@ def common_kappa(one: Judged, other: Judged) -> tuple[float, Interval] | None:
 
 
 def judge_warnings(judged: Judged) -> list[str]:
-    """Return what to know before a judge's figures are believed: a sentence on its order, one on missing verdicts."""
+    """Return warnings about a judge's figures: a sentence on position bias, one on missing verdicts."""
     found = agreement(judged.judgements, kappas=False)
-    return [told for told in (order_warning(judged, found), invalid_told(judged.name, asdict(found))) if told]
+    return list(filter(None, (order_warning(judged, found), invalid_warning(judged.name, asdict(found)))))
 
 
 def order_warning(judged: Judged, found: Figures) -> str:
-    """Return a sentence on a judge that goes by the place of a response, "" where it does not."""
+    """Return a sentence on a judge with position bias, "" for any other."""
     share, ends = found.first_share, found.first_share_interval
     if share is None or ends is None or max(share, 1 - share) < ORDER_BOUND or max(ends[0], 1 - ends[1]) < _SURE:
         return ""
     place, often = ("first", share) if share > 0.5 else ("second", 1 - share)
     return (
-        f"{judged.name} votes for the {place} response shown in {often:.0%} of its answers: its strict verdicts say "
+        f"{judged.name} votes for the {place} response shown in {often:.0%} of its answers: its strict verdicts mean "
         "nothing, its debiased ones only what is left when that cancels"
     )
 
 
-def invalid_told(name: str, found: Mapping[str, Any]) -> str:
-    """Return a sentence on the pairs that a judge gave no valid verdict on, "" where there are none.
+def invalid_warning(name: str, found: Mapping[str, Any]) -> str:
+    """Return a sentence on the pairs without a valid verdict, "" where there are none.
 
     Args:
-        name: The judge's.
-        found: Its figures as JSON holds them (:class:`Figures`).
+        name: The judge's name.
+        found: Its :class:`Figures` as JSON.
     """
     n, invalid = found["n"], found["outcomes"]["invalid"]
     if not invalid:
@@ -117,16 +115,12 @@ def _cells(found: Figures) -> list[str]:
     outcomes = found.outcomes
     return [
         str(found.n) + (f" ({found.n_tied_labels} tied)" if found.n_tied_labels else ""),
-        _share_text(found.strict),
-        _share_text(found.debiased),
+        percent(found.strict.share, found.strict.interval),
+        percent(found.debiased.share, found.debiased.interval),
         _number_text(found.debiased.kappa, found.debiased.kappa_interval),
         percent(found.first_share, found.first_share_interval),
         *(str(outcomes[name]) for name in ("inconsistent", "tie", "invalid")),
     ]
-
-
-def _share_text(verdicts: Verdicts) -> str:
-    return percent(verdicts.share, verdicts.interval)
 
 
 def percent(share: float | None, interval: Interval | None) -> str:

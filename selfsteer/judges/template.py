@@ -1,4 +1,4 @@
-"""The question that a model is asked about a pair: a Jinja template, shipped or the user's own."""
+"""The prompt of a judge: a Jinja template, shipped or the user's own."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SHIPPED = Path(__file__).parent / "templates" / "pairwise.jinja"
 
 
 class JudgeTemplate:
-    """Makes the message that shows a pair. Texts are inserted as they are: markup in a response is never run.
+    """Renders the message that shows a pair. Texts are inserted as they are: markup in a response is never run.
 
     Args:
-        path: A template file; None takes the shipped one, whose head lists the values a template may use.
-        labels: What the two answers are called, and what the judge has to reply with.
+        path: A template file; None uses the shipped one, in which a comment lists the available values.
+        labels: The names of the two answers, with which the judge has to reply.
 
     Raises:
         ConfigError: The file can't be read, is no Jinja template, or does not show both responses.
@@ -55,13 +55,13 @@ class JudgeTemplate:
         """Return the prompt that shows one presentation.
 
         Raises:
-            ConfigError: The template fails on it, for instance by a name that it is not given.
+            ConfigError: The template fails on it, for instance by an unknown name.
         """
         first, second = shown.responses
         values = {"conversation": shown.pair.prompt, "criterion": shown.pair.criterion, "labels": self.labels}
         try:
             text = self._template.render(first=first, second=second, mode=mode, **values)
-        except Exception as error:  # what a template of the user's own may raise: {{ first + 1 }} is a TypeError
+        except Exception as error:  # a template of the user's may raise anything: {{ first + 1 }} is a TypeError
             raise self._wrong(error) from error
         return [{"role": "user", "content": text.strip()}]
 
@@ -72,5 +72,5 @@ class JudgeTemplate:
         return ConfigError(
             f"the judge's template does not work: {error}",
             where=f"{self.path}:{line}" if line else str(self.path),
-            do="mend it; the shipped selfsteer/evaluation/judges/templates/pairwise.jinja lists the values it may use",
+            do="fix it; a comment in the shipped selfsteer/judges/templates/pairwise.jinja lists the available values",
         )

@@ -1,4 +1,4 @@
-"""Reading a verdict off what a judge wrote."""
+"""Parses the verdict in a judge's reply."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from selfsteer.judges.answer_cache import Answer
 
 VERSION = 2
-"""Of the rules below: what other rules read is asked for again."""
+"""Version of the rules below, in the keys of cached answers: a change of the rules asks again."""
 
 _END = r"(?![^\W_]|['’][^\W_])"
-"""Of a word: "A" is not in "Also" or "A's"; Markdown's underscores are no letters."""
+"""End of a word: "A" is not in "Also" or "A's"; Markdown's underscores are no letters."""
 
 _NEUTRAL = """
 the my final overall better best correct preferred answer answers response responses option choice verdict reply winner
@@ -19,13 +19,13 @@ label two both number one is are be would should must say call it it['’]s they
 prefer pick select go with for that sure okay ok
 """.split()
 _OPENING = rf"(?:(?:{'|'.join(_NEUTRAL)}){_END}|[\W_])*"
-"""What may stand before a verdict without being one."""
+"""Words that may come before a verdict."""
 
 _TIE = rf"(?:(?:an?\s+)?(?:tied?|equal(?:ly)?){_END}(?!-)|neither{_END}(?!.*\b(?:but|however){_END}))"
 
 _VERB = rf"(?:[a-z]+ly[ \t]+)?(?:[a-z]*[^\Wus]s|because|since|for|over|would|will|can|did|gave|and|or|nor){_END}"
 _NOUN = rf"[ \t]+(?!{_VERB})[a-z]"
-"""After an "A" that is an article: a word that is no verb, in "A good answer is B"."""
+"""The word after an "A" that is an article, as in "A good answer is B": any but a verb."""
 
 _DEGREE = r"(?:(?:the|an?|bit|also|just|much|far|slightly|somewhat|clearly|generally|overall)\s+)*"
 _NOT_BETTER = rf"[\s*_]+(?:is|was|does)(?:n['’]t|\s+{_DEGREE}(?:not|as|worse|less|wrong|incorrect|equal))"
@@ -38,22 +38,28 @@ _DONE = rf"(?=[\W_]*\Z|[*_\"')\]}}]*(?:[.!?;\n]|,?\s+(?:because|since|as|over|du
 
 
 def read_verdict(text: str, labels: Sequence[str]) -> Answer:
-    """Return the answer that a text gives: one label, or a tie; anything else is invalid, and kept as such.
+    """Return the answer in a reply: one label, or a tie; anything else is invalid.
 
-    A verdict is what the text starts with, after nothing but neutral words ("B", "**Answer: B**. It is ...", "I think
-    answer B is better"). Where it starts with none, it is the one label that a later phrase gives as the verdict ("...
-    so the better answer is B."). A label that is merely mentioned is no verdict: replies are cut after a few tokens,
-    and a comparison that has just begun has mentioned the first response. Labels are matched in their own case, since
-    "a" is an article more often than an answer, unless the reply says nothing else.
+    A verdict comes first in the reply, after nothing but neutral words ("B", "**Answer: B**. It is ...", "I think
+    answer B is better"). In other replies, it is the one label that a later phrase gives as the verdict ("... so the
+    better answer is B.").
 
     Args:
         text: The reply, without a reasoning model's thoughts (:func:`selfsteer.quality.answer_of`).
-        labels: What the two responses are called.
+        labels: The names of the two responses.
     """
-    said = text.strip()
+    reply = text.strip()
     label = _label(labels)
-    start = re.match(rf"(?i:{_OPENING})(?:(?is:{_TIE})|(?P<label>{label}))", said)
-    found = {start["label"]} if start else _later(said, label) | _alone(said, labels)
+    start = re.match(rf"(?i:{_OPENING})(?:(?is:{_TIE})|(?P<label>{label}))", reply)
+    if start:
+        found = {start["label"]}
+    else:
+        # A label that is merely mentioned is no verdict: replies are cut after a few tokens, and a comparison that has
+        # just begun has mentioned the first response.
+        found = {*re.findall(rf"(?<![^\W_])({label})(?i:{_BETTER})", reply)}
+        found |= {*re.findall(rf"(?<![^\W_])(?i:{_GIVEN})({label}){_DONE}", reply)}
+        # In lower case "a" is an article more often than a label, unless the reply is nothing else.
+        found |= {name for name in labels if re.fullmatch(rf"(?i:{_OPENING}{re.escape(name)}[\W_]*)", reply)}
     votes = {{labels[0]: 1, labels[1]: -1}.get(name, 0) for name in found}
     if len(votes) == 1:
         return Answer(votes.pop(), text=text)
@@ -61,19 +67,8 @@ def read_verdict(text: str, labels: Sequence[str]) -> Answer:
 
 
 def _label(labels: Sequence[str]) -> str:
-    """Return a pattern for a label that may be a verdict: no article, not found wanting, not one of two."""
+    """Return a pattern for a label that may be a verdict: no article, not called worse, not one of two."""
     either = "|".join(map(re.escape, labels))
     single = "|".join(re.escape(label) + (rf"(?!{_NOUN})" if label == "A" else "") for label in labels)
     other = rf"(?:/|&|=+|and|or|nor|vs\.?|versus)[\s*_]*(?:answer\s+|response\s+)?(?:{either}){_END}"
     return rf"(?:{single}){_END}(?![\s*_]*(?i:{other}))(?!\s*,[\s*_]*(?:{either})[\W_]*\Z)(?!(?i:{_NOT_BETTER}))"
-
-
-def _later(said: str, label: str) -> set[str]:
-    """Return the labels that are said to be better, or given as the answer, anywhere."""
-    better = re.findall(rf"(?<![^\W_])({label})(?i:{_BETTER})", said)
-    return {*better, *re.findall(rf"(?<![^\W_])(?i:{_GIVEN})({label}){_DONE}", said)}
-
-
-def _alone(said: str, labels: Sequence[str]) -> set[str]:
-    """Return the label, in any case, that a reply consists of."""
-    return {label for label in labels if re.fullmatch(rf"(?i:{_OPENING}{re.escape(label)}[\W_]*)", said)}

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment
 
 from selfsteer.files import write_atomic
-from selfsteer.judges.tables import invalid_told
+from selfsteer.judges.tables import invalid_warning
 from selfsteer.quality.direction import words
 from selfsteer.report import figures, tables
 from selfsteer.report.comparison import compare
@@ -171,7 +171,7 @@ def _fell_back(rounds: list[Json], policies: list[Json]) -> Iterator[tuple[str, 
         judged, invalid = dig_dict(policy, "judged"), dig_number(policy, "judged", "outcomes", "invalid")
         if (n := dig_number(judged, "n")) and invalid:
             found = {"n": int(n), "outcomes": {"invalid": int(invalid)}, "why_invalid": _counts(judged, "why_invalid")}
-            told = invalid_told(label(judged.get("judge"), 120), found)
+            told = invalid_warning(label(judged.get("judge"), 120), found)
             yield f"{label(policy.get('label'))}: {told}.", invalid == n
 
 

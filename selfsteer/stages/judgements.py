@@ -11,7 +11,7 @@ from selfsteer.evaluation.signal_quality import pairs_of
 from selfsteer.files import write_json
 from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, make_judge
 from selfsteer.judges.agreement import agreement
-from selfsteer.judges.tables import Judged, invalid_told
+from selfsteer.judges.tables import Judged, invalid_warning
 from selfsteer.records import Contrast, is_full
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.store import Workspace
@@ -63,7 +63,7 @@ def judged_stage(stages: RunContext, entry: StageRecord, split: str, round: int)
         return [path], {"judge": judge.name, **asdict(agreement(found))}
 
     def note(info: dict[str, Any]) -> str:
-        told = invalid_told(judge.name, info)
+        told = invalid_warning(judge.name, info)
         whole = "warning: " if info["outcomes"]["invalid"] == info["n"] else ""
         return f": {whole}{told}" if told else ""
 

@@ -17,7 +17,7 @@ from selfsteer.judges.agreement import agreement, by_subset, pooled
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.pair_datasets import load_pairs
 from selfsteer.judges.registry import given, settings_of
-from selfsteer.judges.tables import Judged, common_kappa, invalid_told
+from selfsteer.judges.tables import Judged, common_kappa, invalid_warning
 from selfsteer.judges.text import CUT_OFF
 from selfsteer.queries import is_split
 from selfsteer.queries.tally import in_words
@@ -105,7 +105,7 @@ def check_verdicts(all_judged: Sequence[Judged]) -> None:
         found = agreement(judged.judgements, kappas=False)
         if found.n and found.outcomes["invalid"] == found.n and found.why_invalid.keys() <= _NEVER_JUDGED.keys():
             most = max(found.why_invalid, key=lambda why: found.why_invalid[why])
-            raise WorkFailed(f"no verdict. {invalid_told(judged.name, asdict(found))}", do=_NEVER_JUDGED[most])
+            raise WorkFailed(f"no verdict. {invalid_warning(judged.name, asdict(found))}", do=_NEVER_JUDGED[most])
 
 
 def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:

@@ -255,5 +255,5 @@ def test_two_people_share_no_answers_and_one_is_known_however_the_name_is_spaced
 
 
 def test_a_person_has_a_name():
-    with pytest.raises(InputError, match="needs a name"):
+    with pytest.raises(InputError, match="has no name"):
         HumanJudge(" \n")

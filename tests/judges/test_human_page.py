@@ -283,7 +283,7 @@ def test_a_port_that_can_not_be_used_is_told():
         taken.listen()
         with pytest.raises(InputError, match="choose another port"):
             ask_on_page(reading, port=taken.getsockname()[1])
-    with pytest.raises(InputError, match="from 0 to 65535"):
+    with pytest.raises(InputError, match="are 0 to 65535"):
         ask_on_page(reading, port=70000)
 
 
@@ -298,7 +298,7 @@ def test_an_interrupt_says_what_is_kept_and_passes_on(monkeypatch):
     reading.act("1")
     with pytest.raises(KeyboardInterrupt):
         ask_on_page(reading, say=said.append)
-    assert '"Stop for now" ends the sitting' in said[0]
+    assert '"Stop for now" ends the session' in said[0]
     assert said[-1].startswith("1 of 2 answered")
 
 

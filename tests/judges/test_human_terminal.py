@@ -77,7 +77,7 @@ def test_an_interrupt_says_what_is_kept_and_passes_on():
 
 def test_back_and_skip():
     screen, found = read(pairs(1), "1\nu\ns\n=\n=\nu\n1\n\n")
-    assert "You answered this one before; that answer stands until you give another." in screen
+    assert "You answered this one before; that answer counts until you give another." in screen
     assert len(found) == 1
     assert sorted(found[0].votes, key=abs) in ([0, 1], [0, -1])
     assert "You skipped this one before." in read(pairs(1), "s\n1\n=\n\n")[0]
@@ -88,7 +88,7 @@ def test_a_wrong_key_is_told_and_changes_nothing():
     assert "'3' is none of the keys." in screen
     assert "'12' is none of the keys." in screen
     assert "'' is none of the keys." in screen
-    assert "There is nothing in this sitting to go back to." in screen
+    assert "There is nothing in this session to go back to." in screen
     assert "All is answered, so '1' does nothing." in screen
     assert len(found) == 1
 

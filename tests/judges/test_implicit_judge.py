@@ -125,7 +125,7 @@ def test_what_does_not_fit_or_has_no_token_is_invalid(tiny_chat_model, policy):
     judge = opened(f"implicit:{policy}@{tiny_chat_model}", device="cpu")
     found = judge_pairs(judge, [*pairs, PAIRS[0]])
     assert [one.outcome for one in found] == ["invalid", "invalid", "consistent"]
-    assert "context" in found[0].forward.why and "without a token" in found[1].forward.why
+    assert "context" in found[0].forward.why and "without tokens" in found[1].forward.why
     (alone,) = judge.answer([PresentedPair(pairs[1], False)])
     assert not alone.valid
 

@@ -125,7 +125,7 @@ def test_judges_are_compared_on_the_pairs_that_both_judged():
     assert common_kappa(one, none) is None
     rows = kappa_rows([one, same, none])
     assert [row[:2] for row in rows] == [("one", "same"), ("one", "none"), ("same", "none")]
-    assert [row[2] for row in rows] == ["1.00 (1.00 to 1.00)", *["undefined: one verdict throughout"] * 2]
+    assert [row[2] for row in rows] == ["1.00 (1.00 to 1.00)", *["undefined: all verdicts are equal"] * 2]
 
 
 @pytest.mark.parametrize(

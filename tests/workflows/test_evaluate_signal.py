@@ -273,7 +273,7 @@ def test_what_is_printed(online, fake):
         assert part in text, part
     assert "strict, debiased: fake; round 1, 7 pairs: 0 consistent, 7 inconsistent, 0 tie, 0 invalid" in text
     assert "round 1, against" in text and "is it worth filtering by?" in text and "AUC" in text
-    assert "its strict verdicts say nothing" in text
+    assert "its strict verdicts mean nothing" in text
     assert f"written  {online / 'signal.json'}" in text
 
 
