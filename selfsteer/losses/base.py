@@ -32,7 +32,7 @@ from selfsteer.errors import did_you_mean
 from selfsteer.logprobs.pairs import PairLogps
 
 CERTAIN = -1e-6
-"""Mean log-prob (nats per token) above which ``orpo`` holds log(1 - p) still: float32 can't tell it from certainty."""
+"""Mean log-prob (nats per token) above which ``orpo`` keeps log(1 - p) constant: float32 can't resolve it there."""
 
 
 class PairLoss(NamedTuple):
@@ -152,11 +152,11 @@ def check_choice(what: str, value: str, available: Collection[str]) -> None:
 
 def check_alike(bundles: Mapping[str, PairLogps]) -> None:
     """Raise ValueError, naming the bundles, if they differ in shape or dtype: neither is broadcast or promoted."""
-    shapes = {who: {str(tuple(b.chosen.shape))} for who, b in bundles.items()}
-    dtypes = {who: {str(b.chosen.dtype), str(b.rejected.dtype)} for who, b in bundles.items()}
+    shapes = {name: {str(tuple(b.chosen.shape))} for name, b in bundles.items()}
+    dtypes = {name: {str(b.chosen.dtype), str(b.rejected.dtype)} for name, b in bundles.items()}
     for what, seen in (("shape", shapes), ("dtype", dtypes)):
         if len(set().union(*seen.values())) > 1:
-            shown = ", ".join(f"{who} {' and '.join(sorted(kinds))}" for who, kinds in seen.items())
+            shown = ", ".join(f"{name} {' and '.join(sorted(kinds))}" for name, kinds in seen.items())
             raise ValueError(f"log-probs differ in {what}: {shown}")
 
 

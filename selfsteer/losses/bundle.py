@@ -62,7 +62,7 @@ def score_views(
         references = _pick("reference", reference, views)
     policies = _pick("policy", policy, views)
     named = {"policy": policies, "reference": references}
-    check_alike({f"{who}[{view}]": pair for who, pairs in named.items() for view, pair in pairs.items()})
+    check_alike({f"{model}[{view}]": pair for model, pairs in named.items() for view, pair in pairs.items()})
     settings = {"beta": beta, "label_smoothing": label_smoothing, "margin": margin}
     return {view: pair_loss(base, policies[view], references.get(view), **settings) for view in views}
 
@@ -107,9 +107,9 @@ def check_coefs(**coefs: float) -> None:
             raise ValueError(f"{name} must be at least 0 and finite, got {value}")
 
 
-def _pick(who: str, pairs: Mapping[View, PairLogps], views: Sequence[View]) -> dict[View, PairLogps]:
+def _pick(model: str, pairs: Mapping[View, PairLogps], views: Sequence[View]) -> dict[View, PairLogps]:
     """Return the pairs of ``views``, or raise ValueError naming the first that is missing."""
     for view in views:
         if view not in pairs:
-            raise ValueError(f"{who} has no log-probs of the view {view.value!r}; it has {[str(v) for v in pairs]}")
+            raise ValueError(f"{model} has no log-probs of the view {view.value!r}; it has {[str(v) for v in pairs]}")
     return {view: pairs[view] for view in views}

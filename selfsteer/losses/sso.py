@@ -2,7 +2,8 @@
 
     G = l(x+: y+ > y-) + l(x-: yo > y+)                      steering loss
     W = sigmoid(-(alpha * m(y+|x) + (1 - alpha) * m(y-|x)))  on-policy weight; m = mean log-prob per response token
-    L = W * (g * G + l(x: y+ > y-)) + s * SFT(y+|x)          the SFT term (s = 0 in the paper) stands outside W
+    L = W * (g * G + l(x: y+ > y-)) + s * SFT(y+|x)          the SFT term (s = 0 in the paper) is outside W, which
+                                                             weighs the preference
 
 What the switches leave, with b = l(x: y+ > y-):
 

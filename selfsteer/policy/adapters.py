@@ -15,7 +15,7 @@ _COMPARED = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 def lora_config(lora: LoraSettings, task: str = "CAUSAL_LM") -> Any:
-    """Return peft's configuration for a recipe's ``lora``; ``task`` is peft's name of what the model is for."""
+    """Return peft's configuration for a recipe's ``lora``; ``task`` is peft's name of the model's purpose."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -24,7 +24,7 @@ def lora_config(lora: LoraSettings, task: str = "CAUSAL_LM") -> Any:
 
 
 def is_target(asked: str | Sequence[str], name: str) -> bool:
-    """Whether peft puts an adapter on the module of that name: a text is a regular expression for the whole of it."""
+    """Return whether peft puts an adapter on a module: a text is a regular expression for the whole of its name."""
     if asked == "all-linear":
         return True
     if isinstance(asked, str):
@@ -39,7 +39,7 @@ def check_adapter(model: Any, source: str, lora: LoraSettings | None, *, where: 
         model: On the meta device (:func:`selfsteer.models.configs.outline`); it is changed.
         source: Its folder.
         lora: The recipe's settings.
-        where: What their section is called, for messages.
+        where: The name of their section, for messages.
         task: As of :func:`lora_config`.
 
     Raises:
@@ -56,14 +56,15 @@ def check_adapter(model: Any, source: str, lora: LoraSettings | None, *, where: 
     modules = dict(model.named_modules())
     linear = {name.rpartition(".")[2] for name, module in modules.items() if hasattr(module, "in_features")}
     try:
+        # A target that matches nothing is refused even if others match: peft would train an adapter that lacks it.
         for one in [asked] if isinstance(asked, str) else asked:
             if not any(is_target(one if isinstance(asked, str) else [one], name) for name in modules):
                 what = f"{type(model).__name__} has no module of the name {one!r}"
                 raise ConfigError(what, where=key, do=did_you_mean(one, {*linear, "all-linear"}))
         _with_fresh(model, lora_config(lora, task))
     except (ValueError, TypeError, re.error) as error:
-        said = str(error).partition("\n")[0].partition(". ")[0]
-        what = f"no adapter can be put on {asked!r} of {type(model).__name__}: {said}"
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        what = f"no adapter can be put on {asked!r} of {type(model).__name__}: {reason}"
         raise ConfigError(what, where=key, do=f"take some of: all-linear, {', '.join(sorted(linear))}") from error
 
 
@@ -71,8 +72,8 @@ def with_adapter(model: Any, peft_config: Any) -> Any:
     """Return ``model`` ready to train: with a fresh adapter, or with its own made trainable, or as it is.
 
     A second adapter on top of the first could not be saved: its folder would name a base that lacks the first one. So
-    a model that brings an adapter (an earlier round's policy) goes on with that. Weights in 4 or 8 bits stay as they
-    are; what else the base holds becomes float32.
+    the training of a model that brings an adapter (an earlier round's policy) continues with that one. Weights in 4 or
+    8 bits stay as they are; the rest of the base becomes float32.
 
     Raises:
         ConfigError: The model's own adapter has other settings than ``peft_config``.
@@ -93,13 +94,13 @@ def _with_fresh(model: Any, peft_config: Any) -> Any:
     from peft import get_peft_model
 
     with warnings.catch_warnings():
-        # peft asks by a name that transformers is giving up; there is nothing a reader could do about it.
+        # peft uses a name that transformers deprecates; a reader of the warning could do nothing about it.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         return get_peft_model(model, peft_config)
 
 
 def check_trainable(model: Any) -> None:
-    """Raise :class:`ConfigError` where all of a model's weights are frozen; torch would say so in the first step."""
+    """Raise :class:`ConfigError` where all of a model's weights are frozen; torch would fail in the first step."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
             "none of the model's weights can be trained: all are frozen",
@@ -119,18 +120,18 @@ def _prepared(model: Any) -> Any:
         return model
     from peft import prepare_model_for_kbit_training
 
-    # Gradient checkpointing is the trainer's to switch on, by its own setting.
+    # Gradient checkpointing is switched on by the trainer's own setting.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def check_alike(own: Any, asked: Any) -> None:
-    """Raise :class:`ConfigError` where the adapter that a model brings has other settings than are asked for."""
+    """Raise :class:`ConfigError` where the adapter that a model brings has other settings than ``asked``."""
     for name in _COMPARED:
         has, wants = getattr(own, name, None), getattr(asked, name, None)
         open_choice = name == "target_modules" and (wants is None or isinstance(wants, str))  # peft expands these
         if has != wants and not open_choice:
             raise ConfigError(
-                f"the model brings an adapter with {name}={has!r}, and {wants!r} is asked for",
+                f"the model brings an adapter with {name}={has!r}, but the settings say {wants!r}",
                 where="peft_config",
-                do="ask for the adapter's own settings, or merge it into its base first (merge_and_unload)",
+                do="set the adapter's own values, or merge it into its base first (merge_and_unload)",
             )

@@ -25,13 +25,13 @@ def model_card(
     """Return a Hugging Face model card.
 
     Args:
-        base_model: What was trained on.
-        data: What the training rows were ("queries", "principle set", "kept rows", ...), name to value.
+        base_model: The model that the training started from.
+        data: Facts about the training rows ("queries", "principle set", "kept rows", ...), name to value.
         settings: The resolved training settings, name to value.
         figures: One row per logged optimiser step, as in metrics.jsonl; the first and the last are shown.
         version: Of this package.
-        annotated: Whether the preferences were annotated, and not made by the model itself.
-        template_kwargs: Variables that the chat template was used with.
+        annotated: Whether the preferences were annotated, not made by the model itself.
+        template_kwargs: Variables of the chat template.
     """
     # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
     shown = [figures[0], figures[-1]] if figures else []

@@ -24,9 +24,8 @@ class SSOConfig(WarmupRatio, TrainingArguments):
     "generator" (``generator_loss``: ``terms`` and ``negative`` are its own) or "sft" (y+ alone, no preference). A
     setting that does not act in it is refused where it is not at its default.
 
-    ``reference`` says whose log-probs those stored with the rows are: "start" takes them for the starting weights' and
-    refuses others; "stored" takes those of any weights, which then are the reference, if all rows have them of the
-    same.
+    ``reference`` says which log-probs are stored with the rows: "start" accepts those of the starting weights alone;
+    "stored" accepts those of any weights, which then are the reference, if they are the same in all rows.
 
     ``warmup_ratio`` is the share of the steps over which the learning rate rises: :class:`WarmupTrainer` says how.
     ``seed`` decides the start of an adapter, dropout and, unless ``data_seed`` is given, the order of the rows.
@@ -72,7 +71,7 @@ class SSOConfig(WarmupRatio, TrainingArguments):
     def __post_init__(self) -> None:
         """Check the loss settings together with those of TrainingArguments."""
         super().__post_init__()
-        # Else accelerate takes the seed that torch was given last, whoever gave it.
+        # Else accelerate takes the seed that torch was given last.
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
         objective_of(self)
         if self.reference not in ("start", "stored"):

@@ -36,7 +36,7 @@ def kept_contrasts(rows: Iterable[Contrast | Mapping[str, Any]], chat: Chat) -> 
 
 
 def untrainable(row: Contrast, view: View, *, allow_harmful: bool = False) -> str:
-    """Return why a row must not be trained on in a view, "" where it may be: the one place that says so."""
+    """Return why a row must not be trained on in a view, "" where it may be: the only place that decides this."""
     pairing = PAIRINGS[view]
     absent = [role for role in (pairing.chosen, pairing.rejected) if role not in row.roles]
     if absent:
@@ -44,7 +44,7 @@ def untrainable(row: Contrast, view: View, *, allow_harmful: bool = False) -> st
     if allow_harmful or not harmful_target(row, view):
         return ""
     if row.negative_harmful == HARM_UNKNOWN:
-        return f"nobody knows whether its target, y-, was asked to do harm ({row.negative_harmful})"
+        return f"it is unknown whether its target, y-, was asked to do harm ({row.negative_harmful})"
     return f"its target, y-, is flagged as harmful ({row.negative_harmful})"
 
 

@@ -1,6 +1,8 @@
-"""What the processes of one training count and decide together; alone, a process counts and decides for itself.
+"""Figures and decisions that the processes of one training share; a single process keeps its own.
 
-Each function here is a meeting point: every process has to call it, and equally often, or the others wait for it.
+Each function is a collective: every process has to call it, and equally often, or the others wait forever. So a wrong
+reference, a loss that is not finite and Ctrl-C are decided together, where one process alone would leave the others
+waiting.
 """
 
 from __future__ import annotations
@@ -59,15 +61,15 @@ def check_even(accelerator: Any) -> None:
 def first_time(accelerator: Any, size: int, *, drop_last: bool = False) -> int:
     """Return how many of a micro-batch's ``size`` examples, its first ones, were not in this pass over the data before.
 
-    Accelerate gives all processes equally many full micro-batches: where the examples run out, it goes on with those
-    from the beginning of the pass, in the last micro-batch of each process. Position ``process * size + i`` of what
-    they hold together is such a repeat from the remainder on. (accelerate's own count of the remainder is lost when a
-    training is resumed.)
+    Accelerate gives all processes equally many full micro-batches: where the examples run out, it repeats those from
+    the beginning of the pass, in the last micro-batch of each process. Of all processes' examples, position
+    ``process * size + i`` is such a repeat from the remainder on. (accelerate's own count of the remainder is lost when
+    a training is resumed.)
 
     Args:
         accelerator: The trainer's, while it goes through a data loader.
         size: Examples in the micro-batch that the loader gave last.
-        drop_last: Whether the loader leaves out what does not fill all micro-batches, so that nothing is repeated.
+        drop_last: Whether the loader drops the examples that don't fill all micro-batches, so that none is repeated.
     """
     state, processes = accelerator.gradient_state, accelerator.num_processes
     if processes == 1 or drop_last or not state.end_of_dataloader:

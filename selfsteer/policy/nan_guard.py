@@ -1,4 +1,4 @@
-"""Stops a training whose numbers ran away, before a checkpoint could hold them."""
+"""Stops a training with gradients or weights that are not finite, before a checkpoint could hold them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class NanGuard(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
     ) -> None:
-        """Look at the gradients."""
-        if args.fp16:  # the loss scaler looks for itself, skips such a step and lowers its scale
+        """Check the gradients."""
+        if args.fp16:  # the loss scaler checks them itself, skips such a step and lowers its scale
             return
         finite = [torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None]
         if anywhere(bool(finite) and not torch.stack(finite).all()):  # sharded, it may be in one process alone
@@ -34,7 +34,7 @@ class NanGuard(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
     ) -> None:
-        """Look at the weights."""
+        """Check the weights."""
         finite = [torch.isfinite(p.detach()).all() for p in model.parameters() if p.requires_grad]
         if anywhere(bool(finite) and not torch.stack(finite).all()):
             raise TrainingDiverged(

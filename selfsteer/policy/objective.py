@@ -1,4 +1,4 @@
-"""What a training minimises: one of the pure losses with its settings, and the views that it reads."""
+"""The objective of a training: one of the pure losses with its settings, and the views that it reads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def objective_of(settings: Any) -> Objective:
     _check_idle(settings)
     loss = partial(OBJECTIVES[name], **{key: _value(settings, key) for key in _keywords(OBJECTIVES[name])})
     try:
-        views = _views(settings)
+        if name == "generator":
+            views = tuple(generator_views(_value(settings, "negative"), _value(settings, "terms")))
+        else:
+            views = SSO_VIEWS if name == "sso" and settings.use_steering else (View.BASE,)
         pairs = dict.fromkeys(views, _PAIR)
         loss(pairs, pairs)
         compares = name != "sft" and reads(settings.base_loss, "reference")
@@ -65,14 +68,7 @@ def objective_of(settings: Any) -> Objective:
 
 
 _PAIR = PairLogps(torch.tensor([-1.0]), torch.tensor([-2.0]), torch.tensor([1]), torch.tensor([1]))
-"""Made-up log-probs: what a loss refuses shows before anything is computed with it."""
-
-
-def _views(settings: Any) -> tuple[View, ...]:
-    if settings.objective == "generator":
-        return tuple(generator_views(_value(settings, "negative"), _value(settings, "terms")))
-    steers = settings.objective == "sso" and settings.use_steering
-    return SSO_VIEWS if steers else (View.BASE,)
+"""Made-up log-probs: a loss refuses wrong settings here, before the first batch."""
 
 
 def loss_fields(settings: Any) -> dict[str, Any]:
@@ -82,7 +78,10 @@ def loss_fields(settings: Any) -> dict[str, Any]:
 
 
 def _check_idle(settings: Any) -> None:
-    """Raise where a setting of another objective's loss is not at its default: it would not act."""
+    """Raise where a setting of another objective's loss is not at its default: it would not act.
+
+    A keyword of a loss acts in it, any other one has to be at its default: so a new loss brings its own check.
+    """
     acting = _keywords(OBJECTIVES[settings.objective])
     for key, default in _DEFAULTS.items():
         if key not in acting and _value(settings, key) != default:

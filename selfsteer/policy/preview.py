@@ -1,4 +1,4 @@
-"""What a training example looks like to the trainer: decoded text by runs of tokens of one role."""
+"""A training example as the trainer sees it: decoded text by runs of tokens of one role."""
 
 from __future__ import annotations
 
@@ -14,28 +14,24 @@ from selfsteer.views import PAIRINGS, View
 def preview(contrast: Contrast, views: Sequence[View], chat: Chat, max_length: int | None, title: str) -> str:
     """Return lines that show, for each view, the prompt and both responses of a row as they are trained on.
 
-    Text stands in quotes with its line breaks and control characters escaped, special tokens included.
+    Text is in quotes with its line breaks and control characters escaped, special tokens included.
 
     Args:
         contrast: A row with token ids.
         views: The views to show.
         chat: Has the tokenizer of those ids.
         max_length: Tokens of the row's longest prompt + response; a longer response is cut, as in training.
-        title: Stands first, before the row's id.
+        title: Comes first, before the row's id.
     """
     lines = [f"{title}: row {contrast.id!r}"]
     for view in views:
-        lines += [f"  {view} view", *(f"    {line}" for line in _view_lines(contrast, view, chat, max_length))]
+        # The very rows that are scored, so that the preview shows exactly the tokens that are trained on.
+        (row,) = rows_of(contrast, view_cells([view]), max_length)
+        lines += [f"  {view} view", f"    {PAIRINGS[view].prompt}, {_tokens(row.prompt, chat)}, not trained"]
+        roles = {"chosen": PAIRINGS[view].chosen, "rejected": PAIRINGS[view].rejected}
+        for (side, role), ids in zip(roles.items(), row.responses, strict=True):
+            lines += [f"    {line}" for line in _response_lines(contrast, side, role, ids, chat)]
     return "\n".join(lines)
-
-
-def _view_lines(contrast: Contrast, view: View, chat: Chat, max_length: int | None) -> Iterator[str]:
-    # The very rows that are scored, so that what is shown is what is trained on.
-    (row,) = rows_of(contrast, view_cells([view]), max_length)
-    yield f"{PAIRINGS[view].prompt}, {_tokens(row.prompt, chat)}, not trained"
-    roles = {"chosen": PAIRINGS[view].chosen, "rejected": PAIRINGS[view].rejected}
-    for (side, role), ids in zip(roles.items(), row.responses, strict=True):
-        yield from _response_lines(contrast, side, role, ids, chat)
 
 
 def _response_lines(contrast: Contrast, side: str, role: str, ids: Sequence[int], chat: Chat) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What holds before the first optimiser step, when the policy still is its own reference."""
+"""Checks before the first optimiser step, when the policy still is its own reference."""
 
 from __future__ import annotations
 

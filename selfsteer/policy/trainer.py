@@ -1,4 +1,4 @@
-"""SSOTrainer: a transformers.Trainer whose loss is Self-Steering Optimization's."""
+"""SSOTrainer: a transformers.Trainer with the loss of Self-Steering Optimization."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class SSOTrainer(WarmupTrainer):
         eval_dataset: The same, for ``evaluate``; or a dictionary of such data sets. ``evaluate`` and ``predict`` also
             take new ones: before the first step any, after that such as bring scores with the start's key.
         processing_class: The model's tokenizer.
-        peft_config: A peft configuration for LoRA and its kin; ``args.seed`` decides how a fresh adapter starts. A
-            model that brings an adapter goes on with that one.
+        peft_config: A peft configuration for LoRA and its kin; ``args.seed`` decides how a fresh adapter starts. Of a
+            model that brings an adapter, that one is trained.
         **trainer_kwargs: Anything else that transformers.Trainer takes.
 
     Attributes:
-        say: Where a fresh training tells, once and on process zero, what it starts from: ``show_examples`` examples,
-            and (with ``check_start``) the unweighted loss terms beside their known value. ``print`` unless set.
+        say: Takes the lines that a fresh training prints once, on process zero: ``show_examples`` examples, and (with
+            ``check_start``) the unweighted loss terms beside their known value. ``print`` unless set.
 
     Raises:
         ConfigError: The model brings an adapter with other settings than ``peft_config``; or several processes are not
@@ -87,7 +87,7 @@ class SSOTrainer(WarmupTrainer):
             _each(data, lambda rows: self._start.read_weights(model, rows))
         self._metrics: dict[str, dict[str, float]] = {split: defaultdict(float) for split in ("start", "train", "eval")}
         self.say: Callable[[str], None] = print
-        set_seed(args.seed)  # transformers does so later, when a fresh adapter is drawn already
+        set_seed(args.seed)  # transformers does so later, after a fresh adapter is drawn
         model = with_adapter(model, peft_config)
         if train_dataset is not None:
             check_trainable(model)
@@ -95,7 +95,7 @@ class SSOTrainer(WarmupTrainer):
             model=model,
             args=args,
             data_collator=collate,
-            eval_dataset=eval_dataset,  # with an eval_strategy the base class asks for it
+            eval_dataset=eval_dataset,  # with an eval_strategy the base class needs it
             processing_class=processing_class,
             **trainer_kwargs,
         )
@@ -124,7 +124,7 @@ class SSOTrainer(WarmupTrainer):
         return self._with_reference(rows, refuse=False)
 
     def _with_reference(self, rows: Sequence[Contrast], *, refuse: bool) -> ContrastDataset:
-        """Take each row's stored scores where they are the start's, and score the others while the start is there."""
+        """Use each row's stored scores where they are the start's, and score the others while the start is loaded."""
         if not self._objective.compares:
             return ContrastDataset(rows, torch.zeros(len(rows), len(self.cells)))
         reference = self._start.reference(rows, refuse=refuse)
@@ -265,32 +265,24 @@ class SSOTrainer(WarmupTrainer):
 
     @property
     def _starts(self) -> bool:
-        """Whether the policy has to equal its reference: before the first step, unless another one is meant."""
+        """Whether the policy has to equal its reference: before the first step, unless the settings name another."""
         own = self.args.check_start and self.args.reference == "start" and self._objective.compares
         return bool(own and self.model.training and self.state.global_step == 0)
 
-    def _say_start(self) -> None:
-        means = self._means("start", "")
-        line = start_line(self.args.base_loss, self.args.beta, means) if means else ""
-        if line and self.is_world_process_zero():
-            self.say(line)
-
-    def _show_examples(self) -> None:
-        rows = self.train_dataset.contrasts[: self.args.show_examples] if self.is_world_process_zero() else []
-        for number, row in enumerate(rows, 1):
-            self.say(preview(row, self.views, self._chat, self.args.max_length, f"example {number} of {len(rows)}"))
-
     def _check_start(self, policy: Mapping[View, PairLogps], reference: Mapping[View, PairLogps]) -> None:
-        """Before the first step the policy is its own reference; anything else is a wrong reference or a wrong row."""
+        """Before the first step the policy is its own reference; anything else is a wrong reference or a wrong row.
+
+        The keys of stored scores don't make this check needless: a rope factor, for one, is in no weight.
+        """
         tolerance = start_tolerance(self.accelerator.mixed_precision, self.model)
-        # Gathered, so that all processes stop, and with the same words.
+        # Gathered, so that all processes stop, and with the same message.
         for view, gap in zip(policy, gathered(start_gaps(policy, reference)).amax(dim=0).tolist(), strict=True):
             if gap > tolerance:
                 raise WorkFailed(
                     f"before the first step the policy differs from its reference by {gap:.3g} nats per token",
                     where=f"view {view}, tolerance {tolerance:g}",
-                    do="drop the column scores to have the reference scored anew; turn dropout off; or, where the "
-                    "policy is meant to start elsewhere than its reference, set check_start=False",
+                    do="drop the column scores to have the reference scored again; turn dropout off; or, where the "
+                    "policy is meant to differ from its reference at the start, set check_start=False",
                 )
 
     def _check_finite(self, loss: Tensor, contrasts: Sequence[Contrast]) -> None:
@@ -312,15 +304,22 @@ def _each(data: Any, change: Callable[[Any], Any]) -> Any:
 
 
 class _AtStart(TrainerCallback):
-    """Tells what a fresh training starts from."""
+    """Prints what a fresh training starts from: examples, then the loss terms of the first step."""
 
     def __init__(self, trainer: SSOTrainer) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: SSOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step == 0:
-            self._trainer._show_examples()
+        trainer = self._trainer
+        if state.global_step == 0 and state.is_world_process_zero:
+            rows = trainer.train_dataset.contrasts[: args.show_examples]
+            for number, row in enumerate(rows, 1):
+                title = f"example {number} of {len(rows)}"
+                trainer.say(preview(row, trainer.views, trainer._chat, args.max_length, title))
 
     def on_pre_optimizer_step(self, args: SSOConfig, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == 0:
-            self._trainer._say_start()
+            means = self._trainer._means("start", "")  # in every process: it sums over all of them
+            line = start_line(args.base_loss, args.beta, means) if means else ""
+            if line and state.is_world_process_zero:
+                self._trainer.say(line)

@@ -21,8 +21,9 @@ _NOTHING_YET = {"changed": False, "gradient": False, "rate": 0.0}
 class Unchanged(TrainerCallback, ExportableState):
     """Compares the trained weights with those of the start, bit by bit, after each step until one differs.
 
-    Weights that weight decay alone changed do not count: without a gradient nothing was learnt. What was found is kept
-    in checkpoints, so a resumed training knows of the steps before.
+    It is exact, as a sample would miss bfloat16 weights of which few move, and mostly costs one pass over the weights.
+    Weights that weight decay alone changed do not count: without a gradient nothing was learnt. The findings are kept
+    in checkpoints, so a resumed training includes the steps before.
 
     Attributes:
         changed: Whether a weight differs from the start's.
@@ -88,13 +89,13 @@ class Unchanged(TrainerCallback, ExportableState):
 
     def _advice(self) -> str:
         if not self.rate:
-            return "raise learning_rate, and look at the schedule (lr_scheduler_type and its arguments)"
+            return "raise learning_rate, and check the schedule (lr_scheduler_type and its arguments)"
         if not self.gradient:
             return (
-                "look at the losses: every example's is flat where it stands, as hinge is once all margins are met, or "
-                "the weight of every example is 0"
+                "check the losses: that of every example is flat here, as hinge is once all margins are met, or the "
+                "weight of every example is 0"
             )
-        return "raise learning_rate: weights of this type round so small a step away; float32 holds the smallest ones"
+        return "raise learning_rate: so small a step is lost in the rounding of these weights; float32 keeps it"
 
 
 def _digests(model: Any) -> Iterator[bytes]:

@@ -49,7 +49,10 @@ class WarmupTrainer(Trainer):
     Of w warm-up steps, step k (from 1 on) has k/w of the learning rate; transformers gives it (k-1)/w, so that the
     first one changes no weight. Every later step has the rate that transformers gives it, which is above 0 up to the
     last of n steps: 1/(n-w) of the learning rate for "linear", (1 + cos(pi (n-w-1)/(n-w))) / 2 of it for "cosine". A
-    schedule whose warm-up starts above 0 by itself is left as it is, and so is a scheduler that the caller brings.
+    schedule with a warm-up that starts above 0 is left as it is, and so is a scheduler that the caller brings.
+
+    The decay is not shifted as well: that would change published settings and, with explicit step counts, give the last
+    step rate 0.
     """
 
     lr_scheduler: Any
@@ -69,5 +72,5 @@ class WarmupTrainer(Trainer):
 
 def _share(warmup: int, steps: int, schedule: Callable[[int], float], done: int) -> float:
     """Return the share of the learning rate that the step after ``done`` others has."""
-    done = min(done, steps - 1)  # asked once more after the last step, where "polynomial" may divide by 0
+    done = min(done, steps - 1)  # torch calls once more after the last step, where "polynomial" may divide by 0
     return (done + 1) / warmup if done < warmup else schedule(done)

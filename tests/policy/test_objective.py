@@ -60,7 +60,7 @@ def test_a_harmful_y_minus_is_no_target_of_formula_3_unless_that_is_allowed(tmp_
         run = trainer(tmp_path, tokenizer, rows, **options)
     assert [row.id for row in run.train_dataset.contrasts] == [rows[0].id, rows[2].id]
     unknown = dataclasses.replace(rows[1], negative_harmful=HARM_UNKNOWN)
-    assert "nobody knows whether its target" in untrainable(unknown, View.NEGATIVE_STRICT)
+    assert "it is unknown whether its target" in untrainable(unknown, View.NEGATIVE_STRICT)
     assert trainer(tmp_path, tokenizer, rows, **options, allow_harmful_targets=True).examples == 3
     assert trainer(tmp_path, tokenizer, rows, **GENERATOR).examples == 3, "as the rejected response it stays"
 
@@ -138,12 +138,12 @@ def test_stored_scores_of_other_weights_are_the_reference_where_that_is_meant(tm
 def test_stored_scores_of_two_weights_are_refused(tmp_path, tokenizer):
     rows = contrasts(2)
     mixed = [with_scores(policy(tokenizer, seed=seed), tokenizer, [row])[0] for seed, row in enumerate(rows)]
-    with pytest.raises(DataError, match="the first row's came of weights"):
+    with pytest.raises(DataError, match="those of the first row are from weights"):
         trainer(tmp_path, tokenizer, mixed, reference="stored")
 
 
 def test_without_stored_scores_there_is_no_stored_reference(tmp_path, tokenizer):
-    with pytest.raises(DataError, match="there are none with a key"):
+    with pytest.raises(DataError, match="needs stored scores with a key"):
         trainer(tmp_path, tokenizer, contrasts(2), reference="stored")
 
 

@@ -72,7 +72,7 @@ def unchanged(row, tokenizer):
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        (other_weights, {}, ["weights [0-9a-f]{8} gave them, and training starts from weights [0-9a-f]{8}"]),
+        (other_weights, {}, ["they are from weights [0-9a-f]{8}, and training starts from weights [0-9a-f]{8}"]),
         (
             unchanged,
             {"max_length": 300},
@@ -105,7 +105,7 @@ def test_scores_without_a_key_are_left_aside_with_one_warning(tmp_path, tokenize
     model = policy(tokenizer)
     own, *foreign = contrasts(4)
     rows = [*with_scores(model, tokenizer, [own]), *with_scores(policy(tokenizer, 1), tokenizer, foreign, keyed=False)]
-    with pytest.warns(SelfsteerWarning, match="don't say which weights") as caught:
+    with pytest.warns(SelfsteerWarning, match="without the key of their weights") as caught:
         run = trainer(tmp_path, tokenizer, rows, model)
     assert [str(warning.message).count("3 in all, the first in row 'q1'") for warning in caught] == [1]
     assert calls == ["q1", "q2", "q3"]

@@ -84,7 +84,7 @@ def test_an_adapter_of_other_settings_than_the_model_brings(tmp_path, tiny_chat_
     config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     get_peft_model(load_model(str(tiny_chat_model)), config).save_pretrained(tmp_path / "adapter")
     told = refused(small_recipe(tmp_path / "adapter", queries, train__lora=LORA), tmp_path / "run")
-    assert "brings an adapter with r=2, and 4 is asked for" in told.what
+    assert "brings an adapter with r=2, but the settings say 4" in told.what
 
 
 # --- lengths
