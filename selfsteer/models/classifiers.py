@@ -18,7 +18,7 @@ def read_classifier(
     *,
     outputs: int | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a sequence-classification model as transformers reads it, and its report of what fitted.
+    """Return a sequence-classification model as transformers reads it, and its loading info.
 
     Args:
         source: A local folder or a hub name.
@@ -38,7 +38,7 @@ def read_classifier(
     config = model_config(source, trust_remote_code=trust_remote_code, revision=revision, **changes)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True}
     options["trust_remote_code"] = trust_remote_code
-    # What is missing or misshapen is told in our words.
+    # Missing and misshapen weights are reported by our own errors.
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if not Path(source).is_dir():
         return Classifier.from_pretrained(source, revision=revision or "main", **options)
@@ -47,5 +47,5 @@ def read_classifier(
 
 
 def missing_head(model: Any, info: dict[str, Any]) -> list[str]:
-    """Return the weights of the head that the checkpoint lacks: transformers would go on with random ones."""
+    """Return the weights of the head that the checkpoint lacks: transformers would use random ones."""
     return sorted(key for key in info["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))

@@ -1,4 +1,4 @@
-"""A model's configurations, without its weights; what of them can't be used, or saved again, is left out."""
+"""A model's configurations, without its weights; settings that can't be used, or saved again, are left out."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def outline(
 
 
 def generation_values(source: str, revision: str | None = None) -> dict[str, Any]:
-    """Return what generation_config.json says; {} where there is none.
+    """Return the content of generation_config.json; {} where there is none.
 
     Raises:
         ModelError: It is not a JSON object.
@@ -108,7 +108,7 @@ def generation_values(source: str, revision: str | None = None) -> dict[str, Any
 
 
 def end_ids(values: Mapping[str, Any]) -> list[int]:
-    """Return the end tokens that a configuration names."""
+    """Return the end tokens of a configuration; of a model's generation_config.json only token ids act here."""
     ids: Any = values.get("eos_token_id")
     return [one for one in (ids if isinstance(ids, list) else [ids]) if _is_id(one)]
 
@@ -121,7 +121,7 @@ def savable(values: Mapping[str, Any]) -> GenerationConfig:
     """
     from transformers import GenerationConfig
 
-    with contextlib.suppress(ValueError, TypeError, AttributeError):  # what it raises depends on the setting
+    with contextlib.suppress(ValueError, TypeError, AttributeError):  # raised by one setting or another
         config = GenerationConfig.from_dict(dict(values))
         config.validate(strict=True)
         hash(config)  # as saving does

@@ -1,4 +1,4 @@
-"""From a catalogue model's GGUF file to the folder everything else loads: safetensors, tokenizer, manifest."""
+"""From a catalogue model's GGUF file to the folder that everything else loads: safetensors, tokenizer, manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SmolLM2 has -3.5 on the exchange below."""
 
 
 def convert(entry: CatalogueEntry, gguf: Path, folder: Path) -> None:
-    """Write ``folder`` from the verified ``gguf`` file, atomically, after checking what was made.
+    """Write ``folder`` from the verified ``gguf`` file, atomically, after checking the result.
 
     Raises:
         FetchError: The result is not the model that was asked for (another transformers reads GGUF differently).
@@ -34,7 +34,7 @@ def convert(entry: CatalogueEntry, gguf: Path, folder: Path) -> None:
 
 
 def _generation_config(entry: CatalogueEntry, tokenizer: Any) -> Any:
-    """Return what ends a turn and what pads; sampling is the recipe's business."""
+    """Return the end and pad tokens; sampling is decided by the recipe."""
     from transformers import GenerationConfig
 
     ends = tokenizer.convert_tokens_to_ids(list(entry.end_tokens))

@@ -1,4 +1,4 @@
-"""What this machine computes on, and in which precision."""
+"""Device and precision that this machine computes with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BITS = (4, 8)
 
 
 def pick_device() -> str:
-    """Return "cuda" where torch finds a GPU, else "cpu" (Apple's "mps" is taken when asked for by name)."""
+    """Return "cuda" where torch finds a GPU, else "cpu" (Apple's "mps" is used only if it is named)."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,7 +36,7 @@ def check_bits(bits: int, device: str, *, where: str) -> None:
     Args:
         bits: 4 or 8.
         device: Where the model goes.
-        where: The key or argument that asks for it.
+        where: The key or argument that sets the bits.
 
     Raises:
         ConfigError: Another number of bits, no CUDA GPU, or bitsandbytes is not installed.

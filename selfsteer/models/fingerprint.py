@@ -1,4 +1,4 @@
-"""Naming a model by the content of its files, so that what was computed with it can be found again."""
+"""Naming a model by the content of its files, so that results computed with it can be found again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHAT_FILES = (
     "*.model",
     "*.tiktoken",
 )
-"""What makes token ids of a prompt; of generation_config.json the end tokens alone act."""
+"""Files that token ids of a prompt depend on; of generation_config.json the end tokens alone act."""
 
 _INERT = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache")
 """Keys of config.json that change nothing here: precision and caching are ours to choose."""
@@ -42,12 +42,13 @@ def model_fingerprint(
 ) -> str:
     """Return 16 hex digits that name the weights: another weight, shard or config.json gives another name.
 
-    With ``chat`` they name all that what it says depends on: its tokenizer, chat template and end tokens too. Sampling
+    With ``chat`` they name its tokenizer, chat template and end tokens too, on which its output depends. Sampling
     defaults in generation_config.json never act, and leave the name as it is. With ``trust_remote_code`` they name the
     Python code in its folder as well, and that it is run.
 
-    A folder or a GGUF file is named by its content (an adapter with its base), a hub name by the commit it stands for.
-    Hashes of files are kept in the cache folder by path, size and time, so that a second call reads nothing.
+    A folder or a GGUF file is named by its content (an adapter with its base), a hub name by its commit. Hashes of
+    files are kept in the cache folder by path, size and time, so that a second call reads nothing. The price is that an
+    edit of such a file changes the name, even where it changes no token.
 
     Raises:
         ModelError: No such model, or no weights in the folder.
@@ -58,7 +59,9 @@ def model_fingerprint(
     if not Path(source).exists():
         return fingerprint(["hub", source, _hub_commit(source, revision), *own_code])
     config = _acting(source)
-    files = _weight_files(source) + (_chat_files(source) if chat else [])
+    # A GGUF file holds its tokenizer itself, so it has no chat files beside it.
+    chat_files = {path for pattern in _CHAT_FILES for path in Path(source).glob(pattern) if path.is_file()}
+    files = _weight_files(source) + (sorted(chat_files) if chat else [])
     files += sorted(Path(source).rglob("*.py")) if trust_remote_code else []
     named: list[object] = [*([path.name, _content_hash(path)] for path in files), *own_code]
     named += [["config.json", config]] if config else []
@@ -82,7 +85,7 @@ def _weight_files(source: str) -> list[Path]:
 
 
 def _acting(source: str) -> dict[str, Any]:
-    """Return what of config.json acts, {} where there is none."""
+    """Return the settings of config.json that act, {} where there is none."""
     file = Path(source) / "config.json"
     if not file.is_file():
         return {}
@@ -93,16 +96,11 @@ def _acting(source: str) -> dict[str, Any]:
         raise ModelError(f"config.json is not a JSON object: {error}", where=str(file), do=do) from error
 
 
-def _chat_files(source: str) -> list[Path]:
-    """Return none of a GGUF file, which holds its tokenizer itself."""
-    return sorted({path for pattern in _CHAT_FILES for path in Path(source).glob(pattern) if path.is_file()})
-
-
 def _content_hash(path: Path) -> str:
-    """Return the sha256 of a file, from the cache where size, times and inode are those of the last look."""
+    """Return the sha256 of a file, from the cache where size, times and inode are the same as before."""
     stat = path.stat()
-    look = f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
-    kept = cache_folder() / "fingerprints" / hashlib.sha256(look.encode()).hexdigest()[:32]
+    state = f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+    kept = cache_folder() / "fingerprints" / hashlib.sha256(state.encode()).hexdigest()[:32]
     if kept.exists():
         return kept.read_text()
     found = sha256_file(path)

@@ -1,7 +1,7 @@
-"""Reading GGUF files into plain float models and tokenizers that are right.
+"""Reading GGUF files into plain float models and correct tokenizers.
 
-transformers reads most of a GGUF; what it leaves out (seen in 5.23: how SmolLM2 splits digits, Qwen's normaliser) is
-put right here, so that a text gets the ids the model was trained on.
+transformers reads most of a GGUF file; what it leaves out (seen in 5.23: how SmolLM2 splits digits, Qwen's normaliser)
+is corrected here, so that a text gets the ids the model was trained on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def load_gguf_model(path: Path, *, dtype: str, **options: Any) -> Any:
     unpack = getattr(transformers, "GgufConfig", None)
     if unpack is not None:
         options["quantization_config"] = unpack(dequantize=True)
-    # The de-quantising bar knows no switch: it goes to standard error, where log messages have a stream of their own.
+    # The de-quantising bar has no switch: it is written to standard error, while log messages have their own stream.
     with progress_bars_hidden(), contextlib.redirect_stderr(io.StringIO()):
         return transformers.AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=getattr(torch, dtype), **options
@@ -40,15 +40,18 @@ def load_gguf_model(path: Path, *, dtype: str, **options: Any) -> Any:
 
 
 def load_gguf_tokenizer(path: Path) -> Any:
-    """Return the tokenizer in a GGUF file, with its pre-tokenizer and its longest context put right.
+    """Return the tokenizer in a GGUF file, with its pre-tokenizer and its longest context corrected.
 
     Raises:
         OSError, ValueError: transformers can't read the file.
     """
+    from gguf import GGUFReader, GGUFValueType
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    fields = _fields(path)
+    found = GGUFReader(path).fields.values()
+    scalars = (field for field in found if field.types and field.types[0] != GGUFValueType.ARRAY)
+    fields = {field.name: field.contents() for field in scalars}
     _set_pre_tokenizer(tokenizer, fields.get("tokenizer.ggml.pre", "default"), path)
     tokenizer.model_max_length = fields.get(f"{fields['general.architecture']}.context_length", int(1e30))
     for leaked in ("is_local", "local_files_only", "name_or_path", "vocab_file"):
@@ -57,16 +60,8 @@ def load_gguf_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def _fields(path: Path) -> dict[str, Any]:
-    from gguf import GGUFReader, GGUFValueType
-
-    reader = GGUFReader(path)
-    scalars = (field for field in reader.fields.values() if field.types and field.types[0] != GGUFValueType.ARRAY)
-    return {field.name: field.contents() for field in scalars}
-
-
 def _set_pre_tokenizer(tokenizer: Any, name: str, path: Path) -> None:
-    """Split text the way the merges were learnt; ``name`` is llama.cpp's word for it."""
+    """Split text as when the merges were learnt; ``name`` is llama.cpp's name for that."""
     from tokenizers import normalizers, pre_tokenizers
 
     backend = tokenizer.backend_tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def load_model(
     with loading_errors(source):
         load = _load_adapter if is_adapter(source) else _load_whole
         model = load(source, dtype, revision, options)
-    # Packed weights are put on their device as they are loaded, and may refuse to move.
+    # Packed weights are loaded onto their device, and may refuse to move.
     return (model if "device_map" in options else model.to(device)).eval()
 
 
@@ -98,7 +99,7 @@ def check_dtype(dtype: str) -> None:
 
 
 def check_device(device: str) -> None:
-    """Raise for a device this machine lacks, which torch would say with a traceback."""
+    """Raise :class:`ConfigError` for a device that this machine lacks; torch would raise a traceback."""
     import torch
 
     try:
@@ -137,7 +138,7 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
     if gguf is not None:
         return load_gguf_model(gguf, dtype=dtype, **options)
     arguments = {**options, "dtype": dtype, "use_safetensors": True}
-    # What is missing or misshapen is told in our words, below.
+    # Missing and misshapen weights are reported by our own errors, below.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if Path(source).is_dir():
         check_folder(Path(source))
@@ -149,8 +150,11 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
         with progress_bars_hidden():
             model, info = AutoModelForCausalLM.from_pretrained(source, **arguments)
     check_complete(info, source)
-    _warn_of_unused(info, source)
-    if model.can_generate():  # what config.json says of sampling, where there is no file of its own
+    if unused := info["unexpected_keys"]:  # with fewer layers in config.json, for one, it would be another model
+        what = f"{len(unused)} weights of {source} are not part of the model that its config.json describes"
+        do = "check that the two belong together"
+        warnings.warn(f"{what}: {_some(unused)}; {do}", SelfsteerWarning, stacklevel=2)
+    if model.can_generate():  # the sampling defaults of config.json, where there is no generation_config.json
         model.generation_config = savable(model.generation_config.to_dict())
     return model
 
@@ -172,23 +176,18 @@ def check_folder(folder: Path) -> None:
 
 
 def check_complete(info: dict[str, Any], source: str) -> None:
-    """Raise where transformers would go on with random numbers in place of what the file lacks."""
+    """Raise where weights are missing: transformers would use random numbers in their place."""
     misshapen = {name if isinstance(name, str) else name[0] for name in info["mismatched_keys"]}
-    lacking = sorted({*info["missing_keys"], *misshapen})
+    lacking = {*info["missing_keys"], *misshapen}
     if lacking:
-        some = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
-        what = f"{len(lacking)} weights are missing from {source}, or have another shape than config.json says: {some}"
+        what = f"{len(lacking)} weights are missing from {source}, or have another shape than config.json says"
         do = "copy the model again, or check that config.json belongs to these weights"
-        raise ModelError(what, where=source, do=do)
+        raise ModelError(f"{what}: {_some(lacking)}", where=source, do=do)
 
 
-def _warn_of_unused(info: dict[str, Any], source: str) -> None:
-    """Tell of weights that the model has no place for: with fewer layers in config.json it would be another model."""
-    unused = sorted(info["unexpected_keys"])
-    if unused:
-        some = ", ".join(unused[:3]) + (", ..." if len(unused) > 3 else "")
-        what = f"{len(unused)} weights of {source} are not part of the model that its config.json describes: {some}"
-        warnings.warn(f"{what}; check that the two belong together", SelfsteerWarning, stacklevel=2)
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)[:4]
+    return ", ".join(first[:3]) + ", ..." * (len(first) > 3)
 
 
 def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
@@ -203,10 +202,10 @@ def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[s
     with loading_errors(base):
         model = _load_whole(base, dtype, own_revision or revision, options)
     with warnings.catch_warnings():
-        # peft only warns and goes on with an adapter that is part random.
+        # peft only warns and continues with an adapter that is part random.
         warnings.filterwarnings("error", message="Found missing adapter keys")
-        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # on "meta", as it should be
-        # peft asks by a name that transformers is giving up; there is nothing a reader could do about it.
+        warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")  # on "meta", as intended
+        # peft uses a name that transformers deprecates; a reader of the warning could do nothing about it.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         try:
             return PeftModel.from_pretrained(model, source, is_trainable=False)
@@ -235,7 +234,7 @@ def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) 
 
 
 def _embedding_rows(source: str, revision: str | None, trust_remote_code: bool) -> int | None:
-    """Return the number of embeddings of the model that a tokenizer lies beside, None where there is none to ask.
+    """Return the number of embeddings of the model beside a tokenizer, None where there is no config.json.
 
     A GGUF file holds tokens and embeddings together.
     """
@@ -273,7 +272,7 @@ def set_pad_token(tokenizer: Any, source: str) -> None:
 
 
 def silence_transformers() -> None:
-    """Leave the terminal to the run's own display: transformers' bars and advice off, its errors on."""
+    """Keep the terminal free for the run's own display: transformers' bars and advice off, its errors on."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -283,7 +282,7 @@ def silence_transformers() -> None:
 def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revision: str | None = None) -> list[int]:
     """Return the end tokens that generation_config.json and config.json name; an adapter's are those of its base.
 
-    What ends a turn is said by the chat template (:class:`selfsteer.chat.Chat`). These are further tokens to stop at,
+    The end of a turn comes from the chat template (:class:`selfsteer.chat.Chat`). These are further tokens to stop at,
     and their order means nothing: Llama 3 lists the end of a document first.
     """
     from transformers import PretrainedConfig
@@ -295,7 +294,7 @@ def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revisio
         base, own_revision = adapter_base(source)
         return end_token_ids(base, trust_remote_code=trust_remote_code, revision=own_revision or revision)
     options: dict[str, Any] = {"revision": revision} if revision else {}
-    try:  # the file as it is: what it leaves out a configuration's class would fill in with another model's id
+    try:  # the file as it is: a configuration's class would fill a missing id in with another model's
         values, _ = PretrainedConfig.get_config_dict(source, **options)
     except OSError:  # a folder of GGUF files
         values = {}

@@ -1,4 +1,4 @@
-"""What can go wrong while a model is loaded, in one clear message each."""
+"""Errors of loading a model, each in one clear message."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def loading_errors(source: str) -> Iterator[None]:
 
 
 def pickle_only(source: str) -> ModelError:
-    """Return the error for weights that are there as pickles alone."""
+    """Return the error for weights that exist as pickles alone."""
     return ModelError(f"{source} has pickled weights only; safetensors or GGUF are loaded", where=source, do=_CONVERT)
 
 
@@ -75,7 +75,10 @@ def _explain(source: str, error: BaseException) -> SelfsteerError:
 def _hub_problem(source: str, error: BaseException) -> SelfsteerError | None:
     from huggingface_hub import errors as hub
 
-    causes = tuple(_chain(error))
+    causes, cause = [error], error.__cause__ or error.__context__
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
 
     def has(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
@@ -95,19 +98,13 @@ def _hub_problem(source: str, error: BaseException) -> SelfsteerError | None:
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _first_line(error: BaseException) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # "Validation error for field 'x':" says what only on the next line.
-    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
-    return without_addresses(said) or type(error).__name__
+    # "Validation error for field 'x':" gives the reason only on the next line.
+    reason = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return without_addresses(reason) or type(error).__name__
 
 
 def _advice(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""From what a recipe calls a model to what can be loaded: a folder, a GGUF file or a hub name."""
+"""From a model's name in a recipe to what can be loaded: a folder, a GGUF file or a hub name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 def resolve(name: str, *, progress: Progress | None = None) -> str:
     """Return what to load for ``name``.
 
-    A catalogue name comes first (it is fetched if need be), then an existing folder or GGUF file (absolute path), then
-    a hub name "org/name" (as it is; nothing is asked of the hub yet).
+    A catalogue name comes first (it is fetched if needed), then an existing folder or GGUF file (absolute path), then a
+    hub name "org/name" (as it is; the hub is not contacted yet).
 
     Raises:
         ModelError: It is none of these.
@@ -30,13 +30,9 @@ def resolve(name: str, *, progress: Progress | None = None) -> str:
     path = Path(name).expanduser()
     if name and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
         return str(path.resolve())
-    if _is_hub_name(name) and not path.exists():
+    if _HUB_NAME.fullmatch(name) and not name.startswith(("./", "../")) and not path.exists():
         return name
     raise _unknown(name, path)
-
-
-def _is_hub_name(name: str) -> bool:
-    return _HUB_NAME.fullmatch(name) is not None and not name.startswith(("./", "../"))
 
 
 def _unknown(name: str, path: Path) -> ModelError:
@@ -67,17 +63,17 @@ def gguf_file(source: str) -> Path | None:
 
 
 def is_adapter(source: str) -> bool:
-    """Whether ``source`` is a folder with a PEFT adapter."""
+    """Return whether ``source`` is a folder with a PEFT adapter."""
     return (Path(source) / ADAPTER_CONFIG).is_file()
 
 
 def recorded_base(source: str) -> str | None:
-    """Return what a model was trained from, as its folder tells: ``base_model`` of its card, else an adapter's base.
+    """Return the model that a model was trained from: ``base_model`` of its card, else an adapter's base.
 
-    Of a run's policy that is the model which the run began from, whatever the round. None where nothing tells.
+    Of a run's policy that is the model which the run began from, whatever the round. None where neither says it.
 
     Raises:
-        ModelError: An adapter's base is nowhere.
+        ModelError: An adapter's base does not exist.
     """
     import yaml
     from huggingface_hub import metadata_load
@@ -85,7 +81,7 @@ def recorded_base(source: str) -> str | None:
     card = Path(source) / "README.md"
     try:
         base = (metadata_load(card) or {}).get("base_model") if card.is_file() else None
-    except (ValueError, OSError, yaml.YAMLError):  # front matter that is no YAML tells nothing
+    except (ValueError, OSError, yaml.YAMLError):  # front matter that is no YAML
         base = None
     if isinstance(base, list) and len(base) == 1:  # cards of merged models name several
         base = base[0]
@@ -100,7 +96,7 @@ def adapter_base(folder: str) -> tuple[str, str | None]:
     A relative path counts from the working directory, as for peft, else from the adapter's folder.
 
     Raises:
-        ModelError: The adapter names no base, or one that is nowhere.
+        ModelError: The adapter names no base, or one that does not exist.
     """
     where = f"{Path(folder) / ADAPTER_CONFIG}: base_model_name_or_path"
     try:

@@ -1,4 +1,4 @@
-"""How many positions a model takes, and rotary embeddings that depend on the length of the whole sequence."""
+"""The context length of a model, and rotary embeddings that depend on the length of the whole sequence."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _POSITION_FREE = {"default", "linear", "llama3", "yarn", "proportional"}
 def context_of(config: Any) -> int | None:
     """Return how many tokens a model of this configuration takes; None where it does not say.
 
-    Where rotary embeddings are stretched, ``max_position_embeddings`` is the length before for "dynamic" and, unless an
-    original length stands beside it, "yarn"; for other kinds it is the length after.
+    Where rotary embeddings are stretched, ``max_position_embeddings`` is the length before for "dynamic" and, unless
+    the configuration gives an original length, "yarn"; for other kinds it is the length after.
     """
     text = config.get_text_config()
     longest: int | None = getattr(text, "max_position_embeddings", None)
@@ -34,10 +34,10 @@ def length_bound_ropes(config: Any) -> set[str]:
 
 
 def forget_lengths(model: Any) -> None:
-    """Let the next sequence be embedded as the first one would be.
+    """Embed the next sequence as the first one would be.
 
-    transformers keeps the frequencies of the longest sequence so far where a rotary embedding is of the kind "dynamic",
-    and takes them for shorter ones too, until one lies within the original context.
+    Where a rotary embedding is of the kind "dynamic", transformers keeps the frequencies of the longest sequence so far
+    and uses them for shorter ones too, until one is within the original context.
     """
     if "dynamic" not in length_bound_ropes(model.config):
         return

@@ -12,10 +12,10 @@ _DIALOGUES: list[list[dict[str, str]]] = [_TURN, [{"role": "system", "content": 
 
 
 def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
-    """Give a tokenizer a pad token that has an embedding, and see that all other tokens that can occur have one.
+    """Give a tokenizer a pad token that has an embedding, and check that all other tokens that can occur have one.
 
-    Not every token can: special tokens that neither the chat template nor the end of a response writes are left over
-    in many tokenizers, and a text never holds one.
+    Not every token can occur: many tokenizers have unused special tokens, which neither the chat template nor the end
+    of a response writes, and no text ever becomes one.
 
     Args:
         tokenizer: Changed where its padding, or lack of it, has no embedding. No id is new.
@@ -33,10 +33,10 @@ def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
     largest = max([*of_texts, *written, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])
     if largest < rows:
         return
-    whose = "the chat template writes" if largest in written else "the tokenizer has"
-    token = tokenizer.convert_ids_to_tokens(largest)
+    source_of_it = "the chat template writes" if largest in written else "the tokenizer has"
+    token = f"token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r})"
     raise ModelError(
-        f"{whose} token {largest} ({token!r}), and the model has embeddings for {rows} tokens only (0 to {rows - 1})",
+        f"{source_of_it} {token}, and the model has embeddings for {rows} tokens only (0 to {rows - 1})",
         where=source,
         do="take the tokenizer that the model was trained with; or resize the model's embeddings to the tokenizer "
         "(model.resize_token_embeddings(len(tokenizer))), train the new ones, and save both",

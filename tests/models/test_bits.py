@@ -169,7 +169,7 @@ def test_a_policy_in_bits_has_another_name(tiny_chat_model: Path, tmp_path: Path
     names = []
     for lora in ({}, {"bits": 4}):
         recipe = Recipe.model_validate({"model": {"name": str(tiny_chat_model)}, "train": {"lora": lora}})
-        names.append(ModelPool(recipe, tmp_path).start(lambda text: None).fingerprint)
+        names.append(ModelPool(recipe, tmp_path).initial_policy(lambda text: None).fingerprint)
     assert names[1] == f"{names[0]} in 4 bits"
 
 
