@@ -1,51 +1,61 @@
-"""The before/after table: which numbers stand in it, in plain words."""
+"""The before/after table: its metrics, in plain words."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from selfsteer.report.formatting import Form, count, interval, label, maybe, number, percent, plain, points, signed
+from selfsteer.report.formatting import (
+    Form,
+    count,
+    interval,
+    label,
+    maybe,
+    nats,
+    number,
+    percent,
+    plain,
+    points,
+    signed,
+)
 from selfsteer.report.read_run import Json, dig, dig_number, dig_numbers
-
-
-def _tokens(value: float) -> str:
-    return number(value, 1)
-
-
-def _nats(value: float) -> str:
-    return number(value, 3)
-
-
-def _chance(value: float) -> str:
-    return number(value, 3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How a number is shown, and how the difference of two of them is."""
+    """The form of a number, and of the difference of two of them."""
 
     show: Form
     difference: Form
 
 
 SHARE = Kind(percent, points)
-TOKENS = Kind(_tokens, _tokens)
-NATS = Kind(_nats, _nats)
-CHANCE = Kind(_chance, _chance)
+TOKENS = Kind(partial(number, digits=1), partial(number, digits=1))
+NATS = Kind(nats, nats)
+CHANCE = Kind(nats, nats)
 COUNT = Kind(number, number)
 PLAIN = Kind(plain, plain)
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """One row: where its number stands in a policy's entry of the summary, and what it means."""
+    """A row of the table.
+
+    Attributes:
+        name: Its name.
+        path: Of its number in a policy's entry of the summary, with dots.
+        kind: The number's form.
+        meaning: One or two sentences under the name.
+        interval: The path of its 95 % interval, "" without one.
+        note: Returns a smaller line under the number, "" for none.
+    """
 
     name: str
-    meaning: str
-    path: tuple[str, ...]
+    path: str
     kind: Kind
-    interval: tuple[str, ...] = ()
+    meaning: str
+    interval: str = ""
     note: Callable[[Json], str] = lambda policy: ""
 
 
@@ -69,7 +79,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The whole table: groups of rows, and the names of what no policy has a number for."""
+    """The whole table: groups of rows, and the names of metrics that no policy has a number for."""
 
     columns: list[str]
     sizes: str
@@ -79,7 +89,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """What the table compares, if there is something to compare."""
+        """The table's title."""
         return "Before and after" if len(self.columns) > 1 else "Before training"
 
 
@@ -95,119 +105,61 @@ def _implicit_ties(policy: Json) -> str:
     return ", ".join([*parts, f"{number(ties)}\N{NO-BREAK SPACE}tied"] if ties else parts)
 
 
+# fmt: off
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Plain answers": (
-        Metric(
-            "Answer length, mean",
-            "Tokens in the answer to a held-out query with no principle.",
-            ("length", "original", "mean_tokens"),
-            TOKENS,
-        ),
-        Metric(
-            "Answer length, median",
-            "Half of the plain answers are shorter than this.",
-            ("length", "original", "median_tokens"),
-            PLAIN,
-        ),
-        Metric(
-            "Answers cut at the limit",
-            "Share of plain answers that were still going when the token limit stopped them.",
-            ("length", "original", "capped_share"),
-            SHARE,
-        ),
-        Metric(
-            "Answers on topic",
-            "Share of plain answers that aren't empty or degenerate and share content words with the question. A "
-            "floor, not a judgement of quality.",
-            ("answered", "share"),
-            SHARE,
-            ("answered", "interval"),
-        ),
-        Metric(
-            "Repetition",
-            "How much of a plain answer repeats itself; rises when a policy degenerates.",
-            ("distinct", "repetition"),
-            SHARE,
-        ),
-        Metric("Empty answers", "Plain answers with no text in them.", ("distinct", "empty"), COUNT),
+        Metric("Answer length, mean", "length.original.mean_tokens", TOKENS,
+               "Tokens in the answer to a held-out query with no principle."),
+        Metric("Answer length, median", "length.original.median_tokens", PLAIN,
+               "Half of the plain answers are shorter than this."),
+        Metric("Answers cut at the limit", "length.original.capped_share", SHARE,
+               "Share of plain answers that the token limit cut off."),
+        Metric("Answers on topic", "answered.share", SHARE,
+               "Share of plain answers that aren't empty or degenerate and share content words with the question. A "
+               "floor, not a judgement of quality.", "answered.interval"),
+        Metric("Repetition", "distinct.repetition", SHARE,
+               "How much of a plain answer repeats itself; rises when a policy degenerates."),
+        Metric("Empty answers", "distinct.empty", COUNT, "Plain answers with no text in them."),
     ),
     "Steering: is the signal right?": (
-        Metric(
-            "Pairs in the right direction",
-            "Share of pairs in which a program, not a model, finds the positive response to be on the side that the "
-            "principles ask for. Ties count against it.",
-            ("direction", "share"),
-            SHARE,
-            ("direction", "interval"),
-            _direction_counts,
-        ),
-        Metric(
-            "Steering margin",
-            "How much likelier a response is under the principle that asked for it than under the other one, in nats "
-            "per token. It shows only that the prompts matter; it's never accuracy.",
-            ("steering_margin", "mean"),
-            NATS,
-            ("steering_margin", "interval"),
-        ),
-        Metric(
-            "Length of positive responses, mean",
-            "Tokens in the answers steered by the positive principle.",
-            ("length", "positive", "mean_tokens"),
-            TOKENS,
-        ),
-        Metric(
-            "Length of negative responses, mean",
-            "Tokens in the answers steered by the negative principle.",
-            ("length", "negative", "mean_tokens"),
-            TOKENS,
-        ),
+        Metric("Pairs in the right direction", "direction.share", SHARE,
+               "Share of pairs in which a program, not a model, finds the positive response to be on the side that the "
+               "principles ask for. Ties count against it.", "direction.interval", _direction_counts),
+        Metric("Steering margin", "steering_margin.mean", NATS,
+               "How much likelier a response is under the principle that asked for it than under the other one, in "
+               "nats per token. It shows only that the prompts matter; it's never accuracy.",
+               "steering_margin.interval"),
+        Metric("Length of positive responses, mean", "length.positive.mean_tokens", TOKENS,
+               "Tokens in the answers steered by the positive principle."),
+        Metric("Length of negative responses, mean", "length.negative.mean_tokens", TOKENS,
+               "Tokens in the answers steered by the negative principle."),
     ),
     "On-policyness: would the policy write these itself?": (
-        Metric(
-            "On-policyness",
-            "Mean of the two rows below. Nearer 1 means that training moves the policy along what it already does.",
-            ("onpolicyness", "mean"),
-            CHANCE,
-            ("onpolicyness", "interval"),
-        ),
-        Metric(
-            "… of positive responses",
-            "Mean over y⁺ of exp(mean log-prob) under the query alone: a typical chance of each token.",
-            ("onpolicyness", "positive_response"),
-            CHANCE,
-        ),
-        Metric("… of negative responses", "The same over y⁻.", ("onpolicyness", "negative_response"), CHANCE),
+        Metric("On-policyness", "onpolicyness.mean", CHANCE,
+               "Mean of the two rows below. Nearer 1 means that training moves the policy along what it already does.",
+               "onpolicyness.interval"),
+        Metric("… of positive responses", "onpolicyness.positive_response", CHANCE,
+               "Mean over y⁺ of exp(mean log-prob) under the query alone: a typical chance of each token."),
+        Metric("… of negative responses", "onpolicyness.negative_response", CHANCE, "The same over y⁻."),
     ),
     "Preference: what training taught": (
-        Metric(
-            "Implicit-reward accuracy",
-            "Share of held-out pairs whose positive response gained more likelihood over the reference than the "
-            "negative one did. Half is chance. Not measured before training: a policy compared with itself has no "
-            "reward.",
-            ("implicit", "accuracy"),
-            SHARE,
-            ("implicit", "accuracy_interval"),
-            _implicit_ties,
-        ),
-        Metric(
-            "Implicit-reward margin",
-            "By how much it gained more, on average, in nats.",
-            ("implicit", "margin"),
-            NATS,
-            ("implicit", "margin_interval"),
-        ),
+        Metric("Implicit-reward accuracy", "implicit.accuracy", SHARE,
+               "Share of held-out pairs whose positive response gained more likelihood over the reference than the "
+               "negative one did. Half is chance. Not measured before training: a policy compared with itself has no "
+               "reward.", "implicit.accuracy_interval", _implicit_ties),
+        Metric("Implicit-reward margin", "implicit.margin", NATS,
+               "By how much it gained more, on average, in nats.", "implicit.margin_interval"),
     ),
 }
+# fmt: on
 
 
 def compare(policies: Sequence[Json]) -> Comparison:
-    """Lay out the before/after table; rows that no policy has a number for are named under it instead."""
+    """Return the before/after table; metrics that no policy has a number for are listed under it."""
     groups: list[tuple[str, list[Row]]] = []
     unmeasured: list[str] = []
     for title, metrics in GROUPS.items():
-        found = [
-            metric for metric in metrics if any(dig_number(policy, *metric.path) is not None for policy in policies)
-        ]
+        found = [metric for metric in metrics if any(_value(metric, policy) is not None for policy in policies)]
         unmeasured += [metric.name.replace("… of", "on-policyness of") for metric in metrics if metric not in found]
         if found:
             groups.append((title, [_row(metric, policies) for metric in found]))
@@ -216,36 +168,31 @@ def compare(policies: Sequence[Json]) -> Comparison:
     return Comparison(columns, _sizes(policies), groups, unmeasured, intervals)
 
 
+def _value(metric: Metric, policy: Json) -> float | None:
+    return dig_number(policy, *metric.path.split("."))
+
+
 def _row(metric: Metric, policies: Sequence[Json]) -> Row:
-    values = [dig_number(policy, *metric.path) for policy in policies]
-    cells = [_cell(metric, policy, value) for policy, value in zip(policies, values, strict=True)]
+    cells = []
+    for policy in policies:
+        value, small = _value(metric, policy), []
+        if value is not None:
+            small = [interval(dig_numbers(policy, *metric.interval.split(".")), metric.kind.show), metric.note(policy)]
+        cells.append(Cell(maybe(value, metric.kind.show), list(filter(None, small))))
     difference = None
-    if len(values) > 1:
-        first, last = values[0], values[-1]
+    if len(policies) > 1:
+        first, last = _value(metric, policies[0]), _value(metric, policies[-1])
         change = None if first is None or last is None else last - first
         difference = maybe(change, lambda known: signed(metric.kind.difference(known)))
-    return Row(metric.name + _qualifier(metric, policies), metric.meaning, cells, difference)
-
-
-def _cell(metric: Metric, policy: Json, value: float | None) -> Cell:
-    if value is None:
-        return Cell(maybe(value, metric.kind.show))
-    ends = interval(dig_numbers(policy, *metric.interval), metric.kind.show) if metric.interval else ""
-    return Cell(metric.kind.show(value), [text for text in (ends, metric.note(policy)) if text])
-
-
-_QUALIFIERS = {"direction": "program", "implicit": "scale"}
-"""What is said behind a metric's name: which program checks the direction, whether rewards are per token or summed."""
-
-
-def _qualifier(metric: Metric, policies: Sequence[Json]) -> str:
-    path = (metric.path[0], _QUALIFIERS.get(metric.path[0], ""))
-    found = {label(dig(policy, *path)) for policy in policies if dig(policy, *path)}
-    return f" ({', '.join(sorted(found))})" if found else ""
+    # Which program decides the direction, and whether rewards are per token or summed.
+    group = metric.path.partition(".")[0]
+    key = {"direction": "program", "implicit": "scale"}.get(group, "")
+    names = sorted({label(dig(policy, group, key)) for policy in policies if dig(policy, group, key)})
+    return Row(metric.name + (f" ({', '.join(names)})" if names else ""), metric.meaning, cells, difference)
 
 
 def _sizes(policies: Sequence[Json]) -> str:
-    """Return on how many held-out queries the policies were measured."""
+    """Return the number of held-out queries that the policies were measured on."""
     sizes = [dig_number(policy, "n") for policy in policies]
     known = sorted({size for size in sizes if size is not None})
     if not known:

@@ -1,4 +1,4 @@
-"""What a model was asked for and did not give: choices of aspects and principles that the set's took the place of."""
+"""Requests to models that fell back on the set: choices of aspects, and written principles."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ def fallbacks_told(choices: Mapping[str, int], writings: Mapping[str, int]) -> l
     """Return a sentence with the share for each kind of request that fell back.
 
     Args:
-        choices: How the aspects of the rows were chosen, as :class:`selfsteer.principles.Choice` calls it.
-        writings: How their principles came about, as :class:`selfsteer.principles.Written` calls it.
+        choices: Number of rows by the outcome of :class:`selfsteer.principles.Choice`.
+        writings: Number of rows by the outcome of :class:`selfsteer.principles.Written`.
     """
     return [
-        *_told("choices of aspects fell back to the set's default", choices, ("model",), _CHOICES),
-        *_told("written principles fell back, in part or whole, to the set's", writings, ("ok", "repaired"), _WRITINGS),
+        *_sentence("choices of aspects fell back to the set's default", choices, ("model",), _CHOICES),
+        *_sentence(
+            "written principles fell back, in part or whole, to the set's", writings, ("ok", "repaired"), _WRITINGS
+        ),
     ]
 
 
 def all_fell_back(choices: Mapping[str, int], writings: Mapping[str, int]) -> list[str]:
-    """Return those of the sentences that are about every row."""
+    """Return only the sentences that are about every row."""
     return [
         *(fallbacks_told(choices, {}) if not choices.get("model") else []),
         *(fallbacks_told({}, writings) if not (writings.get("ok") or writings.get("repaired")) else []),
     ]
 
 
-def _told(what: str, counts: Mapping[str, int], good: tuple[str, ...], reasons: Mapping[str, str]) -> list[str]:
+def _sentence(what: str, counts: Mapping[str, int], good: tuple[str, ...], reasons: Mapping[str, str]) -> list[str]:
     bad = {name: counts[name] for name in reasons if counts.get(name)}
     lost = sum(bad.values())
     total = lost + sum(counts.get(name, 0) for name in good)

@@ -1,4 +1,4 @@
-"""Numbers as words on the page. A number that was not measured says so; it never turns into 0."""
+"""Numbers as text on the page. A number that was not measured says so; it never turns into 0."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def number(value: float, digits: int = 0) -> str:
     """Return ``value`` with ``digits`` decimals, thousands marked, a true minus sign and no "minus zero"."""
     text = f"{value:,.{digits}f}"
     return f"{MINUS}{text[1:]}" if text.startswith("-") and re.search("[1-9]", text) else text.lstrip("-")
+
+
+def nats(value: float) -> str:
+    """Return a log-prob or a margin in nats, or a chance, with three decimals."""
+    return number(value, 3)
 
 
 def percent(value: float) -> str:
@@ -76,7 +81,7 @@ def rate(value: float) -> str:
 
 
 def plain(value: float) -> str:
-    """Return a number of unknown kind with four significant digits, a whole number whole."""
+    """Return any other number with four significant digits, a whole one without decimals."""
     return number(value) if float(value).is_integer() else f"{value:.4g}".replace("-", MINUS)
 
 

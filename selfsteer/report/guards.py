@@ -1,4 +1,4 @@
-"""The section "Guards": what was watched after each round, what fired, what followed, and which policy is the run's."""
+"""The section "Guards": the findings of each round, the guards that fired, and the policy that the run hands out."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from selfsteer.report.tables import Table
 MEANINGS = {
     "length": "Plain answers explode, collapse, or run into the token limit: compared query by query with those of the "
     "start and of the policy that the round began from.",
-    "onpolicyness": "Would the policy write y⁺ and y⁻ without a principle? Less than half as likely a token as at the "
-    "start means that its own data no longer teach it much.",
-    "steering_margin": "Do the principles still matter? Near zero, y⁺ and y⁻ can't be told apart.",
+    "onpolicyness": "Would the policy write y⁺ and y⁻ without a principle? If their tokens are less than half as "
+    "likely as at the start, its own data no longer teach it much.",
+    "steering_margin": "Do the principles still matter? Near zero, nothing distinguishes y⁺ from y⁻.",
     "signal_accuracy": "Is y⁺ still the better response, by a program or else by the judge?",
-    "kept": "Do the filters still find rows to train on? Compared with the first round.",
+    "kept": "Do the filters still keep rows to train on? Compared with the first round.",
     "repetition": "Answers of which more than half of the word 4-grams are repeats.",
     "divergence": "How much less likely, per token, the start's own plain answers became: an estimate of the KL "
     "divergence from the start to the policy.",
-    "not_finite": "A loss, a gradient, a weight or a held-out figure that is no number.",
+    "not_finite": "A loss, a gradient, a weight or a held-out figure that is not finite.",
 }
 _FOLLOWED = {
-    "warn": "It only warns: the run went on.",
-    "stop": "The round was given up and the run ended.",
-    "rollback": "The round was given up; what follows began from the last good policy.",
+    "warn": "It only warns: the run continued.",
+    "stop": "The round was rejected and the run ended.",
+    "rollback": "The round was rejected; the next one began from the last good policy.",
 }
 _CRITERIA = {
     "last": "the last good round's",
@@ -49,7 +49,7 @@ def guards_section(summary: Json) -> Json | None:
 
 
 def handed_out(summary: Json) -> Json | None:
-    """Return the entry, among the policies that were measured, of the one that is the run's; else the last one."""
+    """Return the entry of the policy that the run hands out, or of the last one if that was not measured."""
     policies = dig_rows(summary, "policies")
     best = dig_number(summary, "guards", "best")
     found = [policy for policy in policies if best is not None and dig_number(policy, "round") == best]
@@ -60,8 +60,8 @@ def _lead(guards: Json) -> str:
     best, criterion = dig_number(guards, "best"), label(guards.get("criterion"))
     rule = _CRITERIA.get(criterion, criterion)
     if best is None:
-        return "No round's policy is good, so none is handed out. What was trained lies in the folders of the rounds."
-    return f"The policy handed out is that of round {best:.0f}: {rule}."
+        return "No round's policy is good, so the run hands out none. The folders of the rounds hold the trained ones."
+    return f"The run hands out the policy of round {best:.0f}: {rule}."
 
 
 def _fired(row: Json) -> str:
@@ -74,5 +74,5 @@ def _table(findings: list[Json]) -> Table:
         [label(row.get("guard")), label(row.get("round")), label(row.get("standing")), label(row.get("detail"), 600)]
         for row in findings
     ]
-    missing = "" if rows else "Every guard was told to be ignored (guards.action), so nothing was watched."
-    return Table("What each guard found", ["Guard", "Round", "Says", "Figures"], rows, missing)
+    missing = "" if rows else "All guards are set to ignore (guards.action), so nothing was watched."
+    return Table("What each guard found", ["Guard", "Round", "Verdict", "Figures"], rows, missing)

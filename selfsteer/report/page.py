@@ -1,4 +1,4 @@
-"""Putting the page together. Templates hold the markup; whatever comes from the run is escaped on its way in."""
+"""Puts the page together. Templates hold the markup; everything from the run is escaped on its way in."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _SAMPLES_OPEN = 3
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` of a run directory and return its path.
 
-    Reads ``summary.json``, ``metrics.jsonl``, ``recipe.yaml`` and, where there is one, ``signal.json``. The page stands
-    alone: no script, no network. The same input gives the same bytes.
+    Reads ``summary.json`` and, where they exist, ``metrics.jsonl``, ``recipe.yaml`` and ``signal.json``. The page is
+    self-contained: no script, no network. The same input gives the same bytes.
 
     Raises:
         InputError: There is no summary, or one of another schema version.
@@ -49,7 +49,7 @@ def render(run: Run) -> str:
 
 @cache
 def environment() -> Environment:
-    """Return the templates of the pages; whatever is put into them is escaped."""
+    """Return the templates of the pages; all values are escaped."""
     return environment_of(
         _TEMPLATES,
         escape=True,
@@ -59,10 +59,12 @@ def environment() -> Environment:
 
 
 def _context(run: Run) -> Json:
-    """Return everything the template prints, as text, figures and tables."""
+    """Return the values of the template: texts, figures and tables."""
     summary = run.summary
     rounds, policies = dig_rows(summary, "rounds"), dig_rows(summary, "policies")
-    fell_back = list(_fell_back(rounds, policies))
+    policy = handed_out(summary) if len(policies) > 1 else None
+    after = label(policy.get("label")) if policy else "after"
+    missing = list(_missing_answers(rounds, policies))
     return {
         **_head(summary),
         "verdict": [_verdict(row) for row in dig_rows(summary, "verdict")],
@@ -75,22 +77,21 @@ def _context(run: Run) -> Json:
         "training_figures": _training_figures(run),
         "quality": figures.quality_figure(rounds),
         "kept": tables.kept_tables(rounds),
-        "fell_back": [sentence for sentence, whole in fell_back if not whole],
-        "failed": [sentence for sentence, whole in fell_back if whole],
-        "few_kept": _few_kept(rounds),
-        "harmful": _harmful(rounds),
-        "refiltered": _refiltered(summary),
+        "fell_back": [sentence for sentence, of_all in missing if not of_all],
+        "failed": [sentence for sentence, of_all in missing if of_all],
+        "few_kept": [
+            f"Round {label(row.get('round'))}: {few}." for row in rounds if (few := dig(row, "quality", "few_kept"))
+        ],
+        "harmful": list(_harmful(rounds)),
+        "refiltered": _refiltered(summary.get("refiltered")),
         "thresholds": tables.threshold_table(rounds),
         "data_columns": [
-            [
-                table(rounds)
-                for table in (tables.query_table, tables.aspect_table, tables.choice_table, tables.writing_table)
-            ],
+            [tables.query_table(rounds), tables.aspect_table(rounds), *tables.outcome_tables(rounds)],
             [tables.stage_table(dig_rows(summary, "stages")), tables.dropped_table(rounds)],
         ],
         "samples": [_sample(row) for row in dig_rows(summary, "samples")],
         "samples_open": _SAMPLES_OPEN,
-        "side_labels": _side_labels(handed_out(summary) if len(policies) > 1 else None),
+        "side_labels": {"before": "Before", "after": after[:1].upper() + after[1:]},
         "guards": guards_section(summary),
         "recipe": run.recipe,
         "signal": signal_section(run.signal) if run.signal is not None else None,
@@ -98,7 +99,7 @@ def _context(run: Run) -> Json:
 
 
 def _head(summary: Json) -> Json:
-    """Return the title, the sentence saying what run this is, and the facts beside it."""
+    """Return the title, a sentence on the run, and the facts beside it."""
     facts = {
         "Model": label(summary.get("model"), 120),
         "Principle set": label(summary.get("principle_set"), 120),
@@ -120,7 +121,8 @@ def _head(summary: Json) -> Json:
 
 def _lead(summary: Json) -> str:
     rounds = dig_rows(summary, "rounds")
-    used, kept = (_last(rounds, *path) for path in (("queries", "used"), ("quality", "kept")))
+    last: Json = rounds[-1] if rounds else {}
+    used, kept = dig_number(last, "queries", "used"), dig_number(last, "quality", "kept")
     pairs = f"{count(kept, 'pair')} passed quality control"
     if summary.get("annotated"):
         return f"The model was trained on annotated preferences ({label(summary['annotated'], 120)}); {pairs}."
@@ -134,35 +136,21 @@ def _lead(summary: Json) -> str:
     return f"{start} in {count(len(rounds), 'round')}, trained on what passed quality control; in the last, {pairs}."
 
 
-def _last(rounds: list[Json], *path: str) -> float | None:
-    return dig_number(rounds[-1], *path) if rounds else None
-
-
-def _few_kept(rounds: list[Json]) -> list[str]:
-    """Return a sentence for each round of which few rows were kept."""
-    told = {label(row.get("round")): dig(row, "quality", "few_kept") for row in rounds}
-    return [f"Round {number}: {text}." for number, text in told.items() if text]
-
-
-def _harmful(rounds: list[Json]) -> list[str]:
-    """Return a sentence for each round in which a y- is flagged as harmful, and one where nobody knows of some."""
-    told = []
+def _harmful(rounds: list[Json]) -> Iterator[str]:
+    """Yield a sentence for each round with a harmful y-, and one for each with a y- that may be harmful."""
     for row in rounds:
-        counts = dig_dict(row, "quality", "harmful")
-        found = {name: dig_number(counts, name) for name in counts}
-        unknown, flags = found.pop("unknown", None), [f"{number(n)} by {label(name)}" for name, n in found.items() if n]
-        head = f"Round {label(row.get('round'))}: "
-        if flags:
+        counts = _counts(row, "quality", "harmful")
+        unknown, head = counts.pop("unknown", 0), f"Round {label(row.get('round'))}: "
+        if flags := [f"{number(n)} by {name}" for name, n in counts.items() if n]:
             what = "as a rejected response it teaches what not to say, and it is never a target."
-            told.append(f"{head}y⁻ is flagged as harmful in {', '.join(flags)}; {what}")
+            yield f"{head}y⁻ is flagged as harmful in {', '.join(flags)}; {what}"
         if unknown:
-            what = "no aspect says and no classifier looked, so it is a target only where harmful ones are allowed."
-            told.append(f"{head}nobody knows whether y⁻ was asked to do harm in {number(unknown)}; {what}")
-    return told
+            what = "no aspect and no classifier decided, so it is a target only where harmful ones are allowed."
+            yield f"{head}it is unknown whether y⁻ was asked to do harm in {number(unknown)}; {what}"
 
 
-def _fell_back(rounds: list[Json], policies: list[Json]) -> Iterator[tuple[str, bool]]:
-    """Yield a sentence on what models were asked for and did not give, and whether they gave it for no row."""
+def _missing_answers(rounds: list[Json], policies: list[Json]) -> Iterator[tuple[str, bool]]:
+    """Yield a sentence on requests to models that gave no usable answer, and whether that was so for every row."""
     for row in rounds:
         counts = [_counts(row, name) for name in ("choices", "writings")]
         for sentence in fallbacks_told(*counts):
@@ -171,8 +159,8 @@ def _fell_back(rounds: list[Json], policies: list[Json]) -> Iterator[tuple[str, 
         judged, invalid = dig_dict(policy, "judged"), dig_number(policy, "judged", "outcomes", "invalid")
         if (n := dig_number(judged, "n")) and invalid:
             found = {"n": int(n), "outcomes": {"invalid": int(invalid)}, "why_invalid": _counts(judged, "why_invalid")}
-            told = invalid_warning(label(judged.get("judge"), 120), found)
-            yield f"{label(policy.get('label'))}: {told}.", invalid == n
+            warning = invalid_warning(label(judged.get("judge"), 120), found)
+            yield f"{label(policy.get('label'))}: {warning}.", invalid == n
 
 
 def _counts(row: Json, *path: str) -> dict[str, int]:
@@ -180,19 +168,12 @@ def _counts(row: Json, *path: str) -> dict[str, int]:
     return {label(name, 120): int(dig_number(found, name) or 0) for name in found}
 
 
-def _refiltered(summary: Json) -> str:
-    """Return what to know where rows were filtered anew after the run."""
-    names = summary.get("refiltered")
+def _refiltered(names: Any) -> str:
+    """Return a note where rows were filtered again after the run, "" where not."""
     if not isinstance(names, list) or not names:
         return ""
     parts = ", ".join(label(name) for name in names)
-    return f"The rows of {parts} were filtered anew since: what was trained and measured goes by the filters of before."
-
-
-def _side_labels(policy: Json | None) -> dict[str, str]:
-    """Return the headings of a sample's two sides: "Before", and the label of the trained policy that is shown."""
-    last = label(policy.get("label")) if policy else "after"
-    return {"before": "Before", "after": last[:1].upper() + last[1:]}
+    return f"The rows of {parts} were filtered again later: the training and the measures used the earlier filters."
 
 
 def _verdict(row: Json) -> Json:
@@ -224,30 +205,26 @@ def _training_figures(run: Run) -> list[Figure]:
 
 def _sample(row: Json) -> Json:
     """Return one query with its answers: a side for before, and one for after where there is one."""
-    sides = [{"name": side, **_answers(row[side])} for side in ("before", "after") if dig_dict(row, side)]
     return {
         "query": _text(row.get("query")),
         "positive_principle": _text(row.get("positive_principle")),
         "id": label(row.get("id")),
-        "sides": sides,
+        "sides": [{"name": side, **_answers(row[side])} for side in ("before", "after") if dig_dict(row, side)],
     }
 
 
 def _answers(side: Json) -> Json:
+    original = dig(side, "original")
     steered = [("y⁺", "positive", _text(dig(side, "positive"))), ("y⁻", "negative", _text(dig(side, "negative")))]
     return {
-        "original": _text(dig(side, "original")),
+        "original": _text(original),
         "steered": [{"sign": sign, "role": role, "text": text} for sign, role, text in steered],
-        "words": _words(dig(side, "original")),
+        "words": count(words(original), "word") if isinstance(original, str) else "",
     }
 
 
-def _words(value: Any) -> str:
-    return count(words(value), "word") if isinstance(value, str) else ""
-
-
 def _text(value: Any) -> str | None:
-    """Return a text as it stands, None where there is none; an empty answer is shown as "(empty)"."""
+    """Return a text as it is, "(empty)" for an empty one, None where there is none."""
     if value is None:
         return None
     return str(value) if str(value).strip() else "(empty)"

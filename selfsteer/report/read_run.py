@@ -1,4 +1,4 @@
-"""Reading what a run left behind. Every text and number is made safe to show here, once, before anything sees it."""
+"""Reads the files of a run. Every text and number is made safe to show here, once, before it is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGNAL_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the report is made from. ``metrics`` is None where the run has no metrics file, the others likewise."""
+    """The contents of the files of a run, None for a file that it lacks."""
 
     summary: Json
     metrics: list[Json] | None
@@ -40,7 +40,7 @@ def load_run(run_dir: Path) -> Run:
 
 
 def clean(value: Any) -> Any:
-    """Return ``value`` with showable text only, and None for every number that is not finite."""
+    """Return ``value`` with control characters in texts visible, and None for every number that is not finite."""
     if isinstance(value, str):
         return escape_controls(value)
     if isinstance(value, float):
@@ -60,7 +60,7 @@ def dig(value: Any, *path: str) -> Any:
 
 
 def dig_number(value: Any, *path: str) -> float | None:
-    """Like :func:`dig`, for a number; anything else counts as not measured."""
+    """Like :func:`dig`, for a number; None for anything else."""
     found = dig(value, *path)
     return found if isinstance(found, int | float) and not isinstance(found, bool) else None
 
@@ -84,7 +84,7 @@ def dig_numbers(value: Any, *path: str) -> list[float | None]:
 
 
 def train_steps(metrics: list[Json], stage: str = "train") -> list[Json]:
-    """Return the training log in order, one row a (round, step): the newest, since a resumed run repeats steps.
+    """Return the training log in order, the newest row of each (round, step): a resumed run repeats steps.
 
     Args:
         metrics: The lines of metrics.jsonl.
@@ -96,7 +96,7 @@ def train_steps(metrics: list[Json], stage: str = "train") -> list[Json]:
 
 
 def _read_signal(run_dir: Path) -> Json | None:
-    """Return ``signal.json``, with a "problem" where it can't be shown and "stale" where the data changed since."""
+    """Return ``signal.json``, with a "problem" where it can't be shown and "stale" where the data has changed since."""
     path = run_dir / "signal.json"
     if not path.is_file():
         return None
@@ -109,8 +109,8 @@ def _read_signal(run_dir: Path) -> Json | None:
 
 
 def _is_stale(signal: Json, ledger: list[Json]) -> bool:
-    """Whether one of the stages that the figures were made from has been done anew since, with other settings."""
-    newest = {_slot(row, any("/heldout/" in str(name) for name in _list(row.get("files")))): row for row in ledger}
+    """Return whether a stage that the figures were made from has been redone since with other settings."""
+    newest = {_slot(row, "/heldout/" in repr(row.get("files"))): row for row in ledger}
     used = {_slot(row, row.get("heldout")): row for row in dig_rows(signal, "made_from")}
     return any(newest[slot].get("key") != row.get("key") for slot, row in used.items() if slot in newest)
 
@@ -119,15 +119,10 @@ def _slot(row: Json, heldout: Any) -> str:
     return repr((row.get("stage"), row.get("round"), heldout))
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _read_summary(path: Path) -> Json:
     if not path.is_file():
-        raise InputError(
-            "there is no summary to report on", where=str(path), do="run `selfsteer run` with this run directory first"
-        )
+        do = "run `selfsteer run` with this run directory first"
+        raise InputError("there is no summary to report on", where=str(path), do=do)
     try:
         summary = json.loads(path.read_bytes())
     except ValueError as error:  # also bytes that are not UTF-8

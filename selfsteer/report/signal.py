@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from selfsteer.report import figures
-from selfsteer.report.formatting import label, maybe, number, percent, with_interval
+from selfsteer.report.formatting import label, maybe, nats, number, percent, with_interval
 from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_numbers, dig_rows
 from selfsteer.report.tables import Table
 
@@ -104,9 +104,7 @@ def _share(*path: str) -> Cell:
 
 
 def _mean(name: str) -> Cell:
-    return lambda found: with_interval(
-        dig_number(found, name, "mean"), dig_numbers(found, name, "interval"), lambda value: number(value, 3)
-    )
+    return lambda found: with_interval(dig_number(found, name, "mean"), dig_numbers(found, name, "interval"), nats)
 
 
 def _program(found: Json) -> str:

@@ -1,4 +1,4 @@
-"""The table of a sweep: a run a row, from the summaries of its runs; as JSON, as Markdown and as a page."""
+"""The table of a sweep, a run a row, from the summaries of its runs; as JSON, Markdown and a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SWEEP_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A figure: its name, its form, and where it stands in a policy's entry of a summary, or else in a round's data."""
+    """A figure: its name, its form, and its path in a policy's entry of a summary, or else in a round's data."""
 
     head: str
     kind: Kind
@@ -38,7 +38,7 @@ COLUMNS = {
     "implicit_margin": Column("Implicit margin", NATS, ("implicit", "margin")),
     "direction": Column("y⁺ right, by program", SHARE, ("direction", "share")),
 }
-"""Figures of the policy that a run hands out, on the held-out queries; without these, of its last round's data."""
+"""Figures of the policy that a run hands out, on the held-out queries; without those, of its last round's data."""
 
 _KEPT = Column("Kept", SHARE, ())
 _BEFORE = Column("Plain length before", TOKENS, ("length", "original", "mean_tokens"))
@@ -47,12 +47,12 @@ _ALL = {"kept": _KEPT, **COLUMNS, "plain_before": _BEFORE, "plain_after": _AFTER
 
 
 def sweep_record(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Json:
-    """Return what sweep.json says.
+    """Return the content of sweep.json.
 
     Args:
         about: Name, recipe, command and version.
-        runs: Each with name, variant (without the seed), seed, settings, outcome, reason, stages and summary, which is
-            None where there is none.
+        runs: Each with name, variant (without the seed), seed, settings, outcome, reason, stages and summary (None
+            without one).
     """
     rows = [
         {key: value for key, value in run.items() if key != "summary"}
@@ -64,26 +64,25 @@ def sweep_record(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) ->
 
 
 def write_sweep(folder: Path, record: Json) -> None:
-    """Write sweep.json, sweep.md and sweep.html; the page stands alone and links the report of each run."""
+    """Write sweep.json, sweep.md and sweep.html; the page links the report of each run."""
     write_json(folder / "sweep.json", record)
     shown = clean(record)
     write_atomic(folder / "sweep.md", _markdown(shown))
     reports = [run["name"] for run in shown["runs"] if (folder / run["name"] / "report.html").exists()]
     page = environment().get_template("sweep.html.jinja")
-    context = {"table": sweep_table(shown), "notes": sweep_notes(shown), "reports": reports}
-    write_atomic(folder / "sweep.html", page.render(context | {key: shown[key] for key in _SHOWN}))
-
-
-_SHOWN = ("name", "recipe", "command", "version")
+    texts = {key: shown[key] for key in ("name", "recipe", "command", "version")}
+    page_text = page.render(table=sweep_table(shown), notes=sweep_notes(shown), reports=reports, **texts)
+    write_atomic(folder / "sweep.html", page_text)
 
 
 def sweep_table(record: Json) -> Table:
-    """Return the table: a row a run, then one a variant of several seeds; figures that no run has are left out."""
+    """Return the table: a row a run, then one a variant with several seeds; columns without a figure are left out."""
     known = [key for key in _ALL if any(run["figures"].get(key) is not None for run in record["runs"])]
-    rows = [
-        [run["name"], *(_cell(_ALL[key], run["figures"].get(key)) for key in known), _guards(run), run["outcome"]]
-        for run in record["runs"]
-    ]
+    rows = []
+    for run in record["runs"]:
+        guards = "none" if run["guards"] is None else "; ".join(run["guards"]) or "quiet"
+        cells = [maybe(run["figures"].get(key), _ALL[key].kind.show) for key in known]
+        rows.append([run["name"], *cells, guards, run["outcome"]])
     for mean in record["means"]:
         cells = [_spread(_ALL[key], mean["figures"].get(key)) for key in known]
         rows.append([f"{mean['variant']}, mean of {count(mean['runs'], 'run')}", *cells, "", ""])
@@ -91,7 +90,7 @@ def sweep_table(record: Json) -> Table:
 
 
 def sweep_notes(record: Json) -> list[str]:
-    """Return what was shared, what implicit rewards are, and why a variant is not done."""
+    """Return notes on shared stages, on the scale of implicit rewards, and on variants that are not done."""
     taken, total = record["shared"]["taken"], record["shared"]["total"]
     notes = [f"{number(taken)} of {number(total)} stages taken from a sibling."]
     scales: dict[str, list[str]] = {}
@@ -108,8 +107,11 @@ def _figures(summary: Json) -> Json:
     """Return a run's figures by the names of :data:`COLUMNS`; None for what was not measured."""
     policies, rounds = dig_rows(summary, "policies"), dig_rows(summary, "rounds")
     last: Json = rounds[-1] if rounds else {}
-    policy = _policy(summary, policies)
-    found: Json = {"kept": _share(last)}
+    # A training that left no policy has no figures; a run of data alone has those of its start.
+    trained = len(policies) > 1 or dig(summary, "mode") == "data-only"
+    policy: Json = (handed_out(summary) if trained else None) or {}
+    kept, total = (dig_number(last, "quality", name) for name in ("kept", "total"))
+    found: Json = {"kept": kept / total if kept is not None and total else None}
     for key, column in COLUMNS.items():
         own = dig_number(policy, *column.path)
         found[key] = dig_number(last, "data", *column.of_data) if not policies and column.of_data else own
@@ -117,18 +119,6 @@ def _figures(summary: Json) -> Json:
     found["plain_before"] = dig_number(policies[0], *_BEFORE.path) if policies else None
     found["plain_after"] = dig_number(policy, *_BEFORE.path) if len(policies) > 1 else None
     return found
-
-
-def _policy(summary: Json, policies: Sequence[Json]) -> Json:
-    """Return the entry of the policy handed out; of a training that left none, nothing, and of data alone the start."""
-    if len(policies) < 2 and dig(summary, "mode") != "data-only":
-        return {}
-    return handed_out(summary) or {}
-
-
-def _share(made: Json) -> float | None:
-    kept, total = (dig_number(made, "quality", name) for name in ("kept", "total"))
-    return kept / total if kept is not None and total else None
 
 
 def _fired(summary: Json) -> list[str] | None:
@@ -159,17 +149,9 @@ def _mean(runs: Sequence[Json], key: str) -> Json | None:
     return {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
 
 
-def _cell(column: Column, value: float | None) -> str:
-    return maybe(value, column.kind.show)
-
-
 def _spread(column: Column, mean: Json | None) -> str:
-    shown = _cell(column, mean["mean"] if mean else None)
+    shown = maybe(mean["mean"] if mean else None, column.kind.show)
     return f"{shown} ± {column.kind.show(mean['deviation'])}" if mean and mean["deviation"] is not None else shown
-
-
-def _guards(run: Json) -> str:
-    return "none" if run["guards"] is None else "; ".join(run["guards"]) or "quiet"
 
 
 def _markdown(record: Json) -> str:

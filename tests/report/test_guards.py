@@ -36,9 +36,9 @@ def test_every_guard_action_and_criterion_has_its_words():
 
 def test_what_fired_is_told_with_what_followed(tmp_path):
     shown = page(tmp_path, found(finding(1, "length"), finding(2, "length", "fired", detail="5.00 times as long")))
-    assert "The policy handed out is that of round 1: the last good round's." in shown.text
+    assert "The run hands out the policy of round 1: the last good round's." in shown.text
     (warning,) = shown.find("p", **{"class": "warning"})
-    assert warning.text.strip() == "Round 2, length: 5.00 times as long. The round was given up and the run ended."
+    assert warning.text.strip() == "Round 2, length: 5.00 times as long. The round was rejected and the run ended."
     assert "Plain answers explode" in shown.text and shown.find("a", href="#guards")
     assert [cell.text for cell in shown.find("td") if cell.text in ("quiet", "fired")] == ["quiet", "fired"]
 
@@ -49,7 +49,7 @@ def test_samples_are_headed_by_the_policy_that_is_handed_out(tmp_path):
 
 
 def test_no_good_round(tmp_path):
-    assert "No round's policy is good, so none is handed out." in page(tmp_path, found(best=None)).text
+    assert "No round's policy is good, so the run hands out none." in page(tmp_path, found(best=None)).text
 
 
 @pytest.mark.parametrize("guards", [None, "nonsense", {}])
@@ -59,7 +59,7 @@ def test_a_run_without_guards_has_no_such_section(tmp_path, guards):
 
 
 def test_nothing_watched(tmp_path):
-    assert "Every guard was told to be ignored" in page(tmp_path, found()).text
+    assert "All guards are set to ignore" in page(tmp_path, found()).text
 
 
 def test_hostile_texts_stay_texts(tmp_path):

@@ -109,8 +109,8 @@ def test_what_was_kept_is_shown_by_aspect_and_flags_of_harm_are_counted(tmp_path
     assert re.findall(r'<td dir="auto">(.*?)</td>', table) == ["20", "12", "1", "7", "19", "14", "0", "5"]
     assert "y⁻ is flagged as harmful in 3 by classifier, 20 by principle" in page.text
     assert "Round 1: only 2 of 39 rows (5%) are kept: <b>leak</b>." in page.text
-    assert "nobody knows whether y⁻ was asked to do harm in 2;" in page.text
-    assert "The rows of round 1 were filtered anew since" in page.text
+    assert "it is unknown whether y⁻ was asked to do harm in 2;" in page.text
+    assert "The rows of round 1 were filtered again later" in page.text
 
 
 @pytest.mark.parametrize("name", ["full", "data_only", "three"])
@@ -209,13 +209,13 @@ def test_torn_and_repeated_steps(tmp_path: Path) -> None:
 def test_bare_summary_still_makes_a_page(tmp_path: Path) -> None:
     page = read_report(write_run(tmp_path, {"schema_version": 1}, None, None))
     for sentence in (
-        "This run wrote no verdict.",
+        "This run has no verdict.",
         "No policy was measured in this run.",
         "No response length was measured in this run.",
         "No log-probs were measured in this run.",
         "Nothing was trained in this run.",
-        "Quality control wrote no counts for this run.",
-        "No stage times were written.",
+        "Quality control recorded no counts for this run.",
+        "No stage times were recorded.",
         "This run kept no samples.",
     ):
         assert sentence in page.text, sentence

@@ -1,13 +1,12 @@
-"""Figures of what the policies answer: response lengths, and log-probs under the three prompts."""
+"""Figures of the policies' responses: lengths, and log-probs under the three prompts."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from collections.abc import Sequence
 
-from selfsteer.report.figures.panel import WIDE, Axes, Figure, Panel, draw_panel
+from selfsteer.report.figures.panel import WIDE, Axes, Figure, Panel, draw_panel, tick_names
 from selfsteer.report.figures.style import INK, PROMPT_NAMES, ROLE_COLOURS, ROLE_NAMES, policy_colours, policy_marker
 from selfsteer.report.formatting import Form, label, maybe, number
 from selfsteer.report.read_run import Json, dig, dig_number, dig_numbers
@@ -19,14 +18,14 @@ _WIDE = {"width": WIDE, "height": 280}
 
 @dataclasses.dataclass(frozen=True)
 class Cloud:
-    """One value a held-out query, and their mean; nan and None where nothing was measured."""
+    """One value a held-out query, and their mean; NaN and None are not measured."""
 
     values: list[float]
     mean: float | None
 
     @classmethod
     def read(cls, cell: object, mean_key: str) -> Cloud:
-        """Read ``{mean_key: ..., "values": [...]}``; the mean is taken from the values where only they are there."""
+        """Read ``{mean_key: ..., "values": [...]}``; a missing mean is computed from the values."""
         values = [math.nan if value is None else value for value in dig_numbers(cell, "values")]
         known = [value for value in values if not math.isnan(value)]
         mean = dig_number(cell, mean_key)
@@ -80,7 +79,9 @@ def logps_figure(policies: Sequence[Json]) -> Figure:
 
 def _slope_panel(policies: Sequence[Json], clouds: list[Cloud]) -> Panel:
     def draw(axes: Axes) -> None:
-        _join_queries(axes, clouds)
+        if len({len(cloud.values) for cloud in clouds}) == 1:  # every policy answered the same queries
+            for row in zip(*(cloud.dots() for cloud in clouds), strict=True):
+                axes.plot(range(len(row)), row, color="#9aa2ac", linewidth=0.8, alpha=_alpha(clouds[0].dots()) * 0.7)
         for index, (cloud, colour) in enumerate(zip(clouds, policy_colours(len(clouds)), strict=True)):
             dots = cloud.dots()
             axes.plot([index] * len(dots), dots, policy_marker(index), color=colour, alpha=_alpha(dots), mew=0)
@@ -89,7 +90,7 @@ def _slope_panel(policies: Sequence[Json], clouds: list[Cloud]) -> Panel:
         for index, mean in enumerate(means):
             if not math.isnan(mean):
                 _mark(axes, index, mean, len(means))
-        axes.set_xticks(range(len(clouds)), _ticks(policies))
+        axes.set_xticks(range(len(clouds)), tick_names(_names(policies)))
         margin = max(0.5, (len(clouds) - 1) / 3)  # room for the words beside the first and the last mean
         axes.set_xlim(-margin, len(clouds) - 1 + margin)
         axes.set_ylim(bottom=0)
@@ -138,7 +139,8 @@ def _groups(axes: Axes, policies: Sequence[Json], groups: list[list[Cloud]], joi
         columns = [group[index] for group in groups]
         for centre, cloud in zip(centres, columns, strict=True):
             dots = cloud.dots()
-            spread = [centre + (_jitter(place) - 0.5) * width * 0.55 for place in range(len(dots))]
+            # Golden-ratio steps fill the width evenly, without a random generator.
+            spread = [centre + ((place * 0.6180339887 + 0.5) % 1 - 0.5) * width * 0.55 for place in range(len(dots))]
             axes.plot(spread, dots, policy_marker(index), color=colour, alpha=_alpha(dots), mew=0, markersize=3.6)
         means = [math.nan if cloud.mean is None else cloud.mean for cloud in columns]
         if joined:
@@ -149,15 +151,8 @@ def _groups(axes: Axes, policies: Sequence[Json], groups: list[list[Cloud]], joi
     axes.set_xlim(-0.55, len(groups) - 0.45)
 
 
-def _join_queries(axes: Axes, clouds: list[Cloud]) -> None:
-    """Join the dots of one query, where every policy answered the same number of them."""
-    if len({len(cloud.values) for cloud in clouds}) == 1:
-        for row in zip(*(cloud.dots() for cloud in clouds), strict=True):
-            axes.plot(range(len(row)), row, color="#9aa2ac", linewidth=0.8, alpha=_alpha(clouds[0].dots()) * 0.7)
-
-
 def _mark(axes: Axes, index: int, mean: float, policies: int) -> None:
-    """Write a mean beside its bar: the first to the left and the last to the right, where no lines run; else above."""
+    """Write a mean beside its bar: the first on the left and the last on the right, where no lines run; else above."""
     style = {"textcoords": "offset points", "weight": "bold", "va": "center"}
     if index == 0:
         axes.annotate(f"mean {number(mean)}", (index, mean), (-12, 0), ha="right", **style)
@@ -168,23 +163,12 @@ def _mark(axes: Axes, index: int, mean: float, policies: int) -> None:
         axes.annotate(number(mean), (index, mean), (0, 13), ha="center", bbox=box, **style)
 
 
-def _jitter(place: int) -> float:
-    """Return the ``place``-th of a sequence that fills (0, 1) evenly: golden-ratio steps, no chance."""
-    return (place * 0.6180339887 + 0.5) % 1
-
-
 def _alpha(dots: list[float]) -> float:
     return max(0.3, min(0.8, 25 / max(1, len(dots))))
 
 
 def _names(policies: Sequence[Json]) -> list[str]:
     return [label(policy.get("label"), 22) for policy in policies]
-
-
-def _ticks(policies: Sequence[Json]) -> list[str]:
-    """Return the policies' names; on several lines where more than two stand side by side."""
-    names = _names(policies)
-    return names if len(names) < 3 else [textwrap.fill(name, 9, break_long_words=False) for name in names]
 
 
 def _measured(clouds: list[Cloud]) -> bool:

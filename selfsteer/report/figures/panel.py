@@ -1,6 +1,6 @@
-"""One panel: matplotlib draws it, and its SVG is made fit to stand inside an HTML page.
+"""One panel: matplotlib draws it, and its SVG is adapted to an HTML page.
 
-The same input gives the same bytes: ids come from a salt, there is no date, and the reader's matplotlibrc has no say.
+The same input gives the same bytes: ids come from a salt, there is no date, and the user's matplotlibrc is ignored.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import textwrap
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A numbered figure of the page: panels in a row, or, where there are none, one sentence saying why."""
+    """A figure of the page: panels in a row, or a sentence on why there are none."""
 
     title: str
     caption: str
@@ -51,17 +52,19 @@ def draw_panel(
 
     Args:
         name: Prefix of its ids, unique on the page.
-        title: Stands above the panel, in HTML.
-        alt: What a reader who can't see it should know, numbers included.
-        draw: Fills the axes it is given.
-        width: In user units.
-        height: In user units.
+        title: The heading above the panel, in HTML.
+        alt: A description for readers who can't see it, with the numbers.
+        draw: Fills the axes.
+        width, height: In user units.
     """
     with _settings(name):
         canvas = Canvas(figsize=(width / 72, height / 72), layout="constrained")
         axes = canvas.add_subplot()
         draw(axes)
-        _legend(canvas, axes, width)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            fits = sum(len(text) + 4 for text in labels) * _PER_CHARACTER <= width
+            canvas.legend(handles, labels, loc="outside upper left", ncols=len(labels) if fits else 2)
         svg = io.StringIO()
         canvas.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return Panel(title, _embed(svg.getvalue(), name, title, alt))
@@ -72,17 +75,14 @@ def _settings(name: str) -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**RC, "svg.hashsalt": f"selfsteer-{name}"})
-        # The text stays text: the browser's fonts draw it, so glyphs that matplotlib's own font lacks don't matter.
+        # The text stays text: the browser's fonts draw it, so glyphs missing in matplotlib's own font don't matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
-def _legend(canvas: Any, axes: Axes, width: float) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        fits = sum(len(text) + 4 for text in labels) * _PER_CHARACTER <= width
-        columns = len(labels) if fits else 2
-        canvas.legend(handles, labels, loc="outside upper left", ncols=columns)
+def tick_names(names: list[str]) -> list[str]:
+    """Return names for ticks; on several lines if there are more than two."""
+    return names if len(names) < 3 else [textwrap.fill(name, 9, break_long_words=False) for name in names]
 
 
 def _embed(document: str, name: str, title: str, alt: str) -> Markup:

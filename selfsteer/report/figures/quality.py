@@ -13,7 +13,7 @@ from selfsteer.report.read_run import Json, dig_dict, dig_number
 
 @dataclasses.dataclass(frozen=True)
 class Sieve:
-    """One filter: how many rows came to it, and how many it dropped (None: not measured)."""
+    """One filter: the number of rows before it, and of those it dropped (None: not measured)."""
 
     name: str
     came: float
@@ -26,12 +26,12 @@ class Sieve:
 
     @property
     def kept(self) -> float:
-        """How many rows passed."""
+        """Number of rows that passed."""
         return self.came - self.lost
 
     @property
     def words(self) -> str:
-        """What stands beside the bar."""
+        """The text beside the bar."""
         if self.dropped is None:
             return NOT_MEASURED
         return f"{number(self.lost)} of {number(self.came)} dropped" if self.lost else "none dropped"
@@ -43,7 +43,7 @@ def quality_figure(rounds: Sequence[Json]) -> Figure:
     width = WIDE if len(rounds) < 3 else NARROW
     panels = [_panel(f"quality-{place}", row, width) for place, row in enumerate(rounds, 1) if sieves(row)]
     if not panels:
-        return Figure(title, "", [], "Quality control wrote no counts for this run.")
+        return Figure(title, "", [], "Quality control recorded no counts for this run.")
     caption = (
         "Pairs of responses, from top to bottom in the order of the filters: dark passed, hatched was dropped there. "
         "A pair dropped by one filter doesn't reach the next."

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
-from selfsteer.report.figures.panel import WIDE, Axes, Figure, Panel, draw_panel
+from selfsteer.report.figures.panel import WIDE, Axes, Figure, Panel, draw_panel, tick_names
 from selfsteer.report.figures.style import INK, ROLE_COLOURS, ROLE_MARKERS, ROLE_NAMES, TRUTHS
-from selfsteer.report.formatting import NOT_MEASURED, Form, label, number, percent, with_interval
+from selfsteer.report.formatting import NOT_MEASURED, Form, label, nats, percent, with_interval
 from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_numbers
 
 _SIZE = {"width": WIDE, "height": 270}
@@ -65,7 +64,7 @@ def _onpolicy_panel(parts: Sequence[Json], cells: list[Json]) -> Panel:
         axes.set_ylabel("exp(mean log-prob)")
         _finish(axes, parts)
 
-    alt = _spoken(parts, "On-policyness", cells, "mean", lambda value: number(value, 3))
+    alt = _spoken(parts, "On-policyness", cells, "mean", nats)
     return draw_panel("signal-onpolicy", "On-policyness", alt, draw, **_SIZE)
 
 
@@ -81,9 +80,7 @@ def _draw_series(
 
 
 def _finish(axes: Axes, parts: Sequence[Json]) -> None:
-    names = [label(part.get("label"), 22) for part in parts]
-    ticks = names if len(names) < 3 else [textwrap.fill(name, 9, break_long_words=False) for name in names]
-    axes.set_xticks(range(len(parts)), ticks)
+    axes.set_xticks(range(len(parts)), tick_names([label(part.get("label"), 22) for part in parts]))
     axes.set_xlim(-0.6, len(parts) - 0.4)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from selfsteer.report.figures.panel import Axes, Figure, Panel, draw_panel
 from selfsteer.report.figures.style import INK, LOSS_TERMS, PROMPT_NAMES, ROLE_COLOURS, ROLE_NAMES, WEIGHT_COLOUR
-from selfsteer.report.formatting import label, maybe, number
+from selfsteer.report.formatting import label, maybe, nats
 from selfsteer.report.read_run import Json, dig_number
 from selfsteer.views import PAIRINGS
 
 _NO_STEPS = "The training log holds no step that could be drawn."
+_PAIRINGS = {str(view): pairing for view, pairing in PAIRINGS.items()}  # the log may hold views of other versions
 
 
 def loss_figure(steps: Sequence[Json]) -> Figure:
@@ -40,7 +41,7 @@ def rewards_figure(steps: Sequence[Json], what: str = "Training") -> Figure:
     """Figure: rewards of chosen and rejected and their margin by step, one panel a view; ``what`` heads it."""
     title = f"{what}: what each view has learned"
     found = {match[1] for row in steps for key in row if (match := re.fullmatch(r"rewards/(\w+)/margin", key))}
-    order = [str(view) for view in PAIRINGS]
+    order = list(_PAIRINGS)
     views = sorted(found, key=lambda view: (order.index(view) if view in order else len(order), view))
     views = [view for view in views if _has(steps, f"rewards/{view}/margin")]
     if not views:
@@ -75,30 +76,27 @@ def _line_panel(
 
 
 def _rewards_panel(steps: Sequence[Json], view: str) -> Panel:
-    roles = {str(name): (pairing.chosen, pairing.rejected) for name, pairing in PAIRINGS.items()}.get(view)
+    pairing = _PAIRINGS.get(view)
+    title = f"{view.replace('_', ' ').capitalize()} view"
+    roles: tuple[str, ...] = ()
+    if pairing:
+        roles = pairing.chosen, pairing.rejected
+        title += f" ({PROMPT_NAMES[pairing.prompt]}: {ROLE_NAMES[pairing.chosen]} > {ROLE_NAMES[pairing.rejected]})"
     keys = [f"rewards/{view}/{part}" for part in ("chosen", "rejected", "margin")]
 
     def draw(axes: Axes) -> None:
         axes.axhline(0, color="#8b929b", linewidth=0.9)
-        for key, role, part, dashes in zip(keys, roles or (), ("chosen", "rejected"), ("--", ":"), strict=False):
+        for key, role, part, dashes in zip(keys, roles, ("chosen", "rejected"), ("--", ":"), strict=False):
             _line(axes, steps, key, color=ROLE_COLOURS[role], linestyle=dashes, label=f"{ROLE_NAMES[role]} {part}")
         _line(axes, steps, keys[2], color=INK, linewidth=2.4, label="margin")
         _finish(axes, steps, "reward")
 
     alt = " ".join(f"{key.rpartition('/')[2]}: {_spoken(steps, key)}." for key in keys)
-    return draw_panel(f"rewards-{view}", _view_title(view), alt, draw)
-
-
-def _view_title(view: str) -> str:
-    for name, pairing in PAIRINGS.items():
-        if str(name) == view:
-            chosen, rejected = ROLE_NAMES[pairing.chosen], ROLE_NAMES[pairing.rejected]
-            return f"{view.replace('_', ' ').capitalize()} view ({PROMPT_NAMES[pairing.prompt]}: {chosen} > {rejected})"
-    return f"{view.replace('_', ' ').capitalize()} view"
+    return draw_panel(f"rewards-{view}", title, alt, draw)
 
 
 def _line(axes: Axes, steps: Sequence[Json], key: str, **style: object) -> None:
-    """Draw one logged number over all rounds; a gap where it was not measured and between rounds."""
+    """Draw one logged number over all rounds, with gaps where it was not measured and between rounds."""
     marker = "o" if len(steps) <= 30 else ""
     xs: list[float] = []
     ys: list[float] = []
@@ -124,7 +122,7 @@ def _finish(axes: Axes, steps: Sequence[Json], unit: str) -> None:
 
 
 def _positions(steps: Sequence[Json]) -> list[float]:
-    """Return where each step stands on the common axis: a round's steps follow the last step of the one before."""
+    """Return the place of each step on the common axis: a round's steps follow the last step of the one before."""
     places: list[float] = []
     offset = 0.0
     for index, row in enumerate(steps):
@@ -158,5 +156,4 @@ def _has(steps: Sequence[Json], key: str) -> bool:
 
 def _spoken(steps: Sequence[Json], key: str) -> str:
     first, last = dig_number(steps[0], key), dig_number(steps[-1], key)
-    three = [maybe(value, lambda known: number(known, 3)) for value in (first, last)]
-    return f"{three[0]} at the first step, {three[1]} at the last"
+    return f"{maybe(first, nats)} at the first step, {maybe(last, nats)} at the last"
