@@ -32,27 +32,11 @@ from selfsteer.estimate.prompt_lengths import sizes_of
 from selfsteer.estimate.throughput import machine, rates_file, sample_file, write_rates, write_sample
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
+from selfsteer.runs.pipeline import GENERATOR
+from selfsteer.runs.pipeline import stage as line
 from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import Display, size
 from selfsteer.stages.context import RunContext
-
-_LABELS = {
-    "queries": "read queries",
-    "principles": "choose aspects",
-    "responses": "sample responses",
-    "scores": "clean and score",
-    "contrasts": "quality control",
-    "preferences": "read preferences",
-    "generator-responses": "sample responses for the generator",
-    "generator-scores": "clean and score for the generator",
-    "generator-contrasts": "quality control for the generator",
-    "generator": "train the generator",
-    "average": "average the weights",
-    "reference": "score under the reference",
-    "policy": "train",
-    "implicit": "implicit rewards",
-    "judgements": "ask the judge",
-}
 
 
 def estimate(
@@ -175,7 +159,8 @@ def _show_stages(costs: Costs, steps: Sequence[PlanStep], out: Console) -> None:
     table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
     for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
         one = costs.of(stage, heldout=heldout)
-        label = _LABELS.get(stage, stage) + (", held-out" if heldout and stage != "implicit" else "")
+        label = line(stage).title + (" for the generator" if stage.startswith(GENERATOR) else "")
+        label += ", held-out" if heldout else ""
         whole = None if one.seconds is None else times * one.seconds
         table.add_row(label, str(times), _time(one.seconds), _time(whole), size(times * one.disk))
     table.add_section()

@@ -59,7 +59,7 @@ def calibrate(
         InputError, WorkFailed: As in a run.
     """
     with TemporaryDirectory() as folder:
-        own = RunContext.of(stages.recipe, Store(Path(folder), Display(quiet=True)))
+        own = RunContext.from_recipe(stages.recipe, Store(Path(folder), Display(quiet=True)))
         models, policy = own.models, own.models.initial_policy(say)
         try:
             say("      sampling a batch of responses ...")

@@ -25,6 +25,7 @@ from selfsteer.records import Message, Query, Response, write_rows
 from selfsteer.runs.dropped import dropped_note
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.results import DroppedRows, StageResult
 from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace, in_batches
 from selfsteer.seeding import batch_seed
@@ -113,7 +114,7 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = RunContext.of(recipe, Store(folder, display))
+    stages = RunContext.from_recipe(recipe, Store(folder, display))
     stages.check_programs()
     judge = make_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
@@ -170,12 +171,12 @@ def _sample(stages: RunContext, order: InventOptions) -> StageRecord:
         "seed": seed,
     }
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def write(space: Workspace) -> tuple[list[Path], StageResult]:
         path = space.path("sample.parquet")
         write_rows(path, Query, draw_queries(settings, order.sample, seed))
-        return [path], {}
+        return [path], StageResult()
 
-    return stages.store.get_or_compute("sample", 0, depends, write, folder="invention", units=1, title="draw queries")
+    return stages.store.get_or_compute("sample", 0, depends, write, folder="invention", units=1)
 
 
 def _answers(
@@ -191,21 +192,18 @@ def _answers(
         "template": template_contents(TEMPLATE),
         "sampling": [settings.temperature, settings.top_p, _sampling(stages, order, policy).generation.max_new_tokens],
         "seed": stages.recipe.seed,
-    } | stages.engine(policy)
+    } | stages.sampling(policy)
     groups = in_batches(queries, order.per_prompt)
     blocks = in_batches(list(enumerate(groups)), SHARD_ROWS)
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def write(space: Workspace) -> tuple[list[Path], DroppedRows]:
         paths, info = run_sharded(space, len(blocks), _asking(stages, order, known, blocks, policy))
         check_any_left(paths, info, len(groups), "prompt")
         return paths, info
 
-    def note(info: dict[str, Any]) -> str:
-        return dropped_note(info).replace(",", ":", 1)
-
     return stages.store.get_or_compute(
-        "proposals", 0, depends, write, folder="invention/answers", units=len(groups), title="ask for aspects",
-        note=note,
+        "proposals", 0, depends, write, folder="invention/answers", units=len(groups),
+        note=lambda record: dropped_note(record).replace(",", ":", 1),
     )  # fmt: skip
 
 

@@ -15,19 +15,16 @@ from typing import Any
 
 from selfsteer.loop.explain import reasons
 from selfsteer.loop.guards import may_give_up, verdict_depends
-from selfsteer.records import ROLES
+from selfsteer.loop.rounds import Walk
 from selfsteer.runs.ledger import VERDICT, Slot, StageRecord
+from selfsteer.runs.pipeline import stage
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Row, StageKey, StageSpec, Store, recorded_dependencies, stage_key
 from selfsteer.sanitize import escape_controls
 from selfsteer.stages.context import RunContext
-from selfsteer.stages.heldout import heldout_rows, implicit_stage
-from selfsteer.stages.judgements import judged_stage
 from selfsteer.stages.model_pool import ModelPool, Policy
-from selfsteer.stages.preferences import preferences_stage, scored_preferences
-from selfsteer.stages.reference import References, RoundData, trained_on, training_rows
-from selfsteer.stages.training import Training, train_stage
+from selfsteer.stages.queries import queries_stage
 
 
 def plan(
@@ -52,89 +49,31 @@ def plan(
     """
     recipe, store = stages.recipe, DryRunStore(stages.store, claims or {})
     looking = RunContext(recipe, stages.principle_set, store, ModelPool(recipe, store.run_dir))
-    _walk(looking, store, start or stages.models.initial_policy(say), measure=measure, say=say)
+    queries = queries_stage(looking)
+    walk = Walk(looking, queries, measures=measure)
+    policy = start or stages.models.initial_policy(say)
+    walk.run(policy, _NotedVerdicts(looking, store, policy) if walk.trains else None)
     return store.steps
 
 
-def _walk(stages: RunContext, store: DryRunStore, start: Policy, *, measure: bool, say: Callable[[str], None]) -> None:
-    """Go through the stages of a run as :func:`selfsteer.loop.run` does, over a store that does not work.
+class _NotedVerdicts:
+    """What the guards of an earlier run said of each round; a round without a verdict is taken for good."""
 
-    The guards of a run that was here say again what became of each round; where they have not judged one of these
-    stages, it is taken for good.
-    """
-    recipe, policy = stages.recipe, start
-    queries = stages.queries()
-    held = stages.principles(queries, "heldout", 0, policy) if measure and queries.info["heldout"] else None
-    before = _held(stages, held, policy, 0) if held else None
-    trains, references, made = measure and recipe.trains, References(stages, start), list[RoundData]()
-    for number in range(1, recipe.rounds + 1 if trains else 2):
-        store.begin_round()
-        reference = references.of(policy)
-        judges = measure and number == 1 and not (held and recipe.writes_itself)
-        made.append(RoundData(_data(stages, queries, number, policy, say, judges=judges), policy))
-        if not trains:
-            return
-        rows = training_rows(stages, number, trained_on(recipe, made), reference)
-        _, trained = train_stage(stages, Training("policy", number, rows, policy, reference))
-        if held and before:
-            _held(stages, held, trained, number, before)
-        verdict = store.verdict(number, stages)
+    def __init__(self, context: RunContext, store: DryRunStore, start: Policy) -> None:
+        self._context, self._store, self._policy = context, store, start
+        self.good: list[int] = []
+        self.ended: int | None = None
+
+    def run_round(self, number: int, work: Callable[[Policy], Policy]) -> None:
+        """Look a round up, and what became of it."""
+        self._store.begin_round()
+        trained = work(self._policy)
+        verdict = self._store.verdict(number, self._context)
         if verdict["ended"]:
-            return
-        if verdict["given_up"]:
-            made.pop()
-        else:
-            policy = trained
-
-
-def _data(
-    stages: RunContext, queries: StageRecord, number: int, policy: Policy, say: Callable[[str], None], *, judges: bool
-) -> StageRecord:
-    """Go through the stages of a round's data; ``judges``: its first pairs tell whether principles are followed."""
-    recipe, roles = stages.recipe, tuple[str, ...](ROLES)
-    if recipe.preferences.source:
-        scores = scored_preferences(stages, preferences_stage(stages, queries), policy)
-        return stages.contrasts(scores, number)
-    if recipe.mode == "generator":
-        principles = stages.principles(queries, "train", number, policy)
-        writer, roles = _generator(stages, principles, number, policy, judges=judges), ROLES[:2]
-        judges = False
-    else:
-        writer = _responder(stages, policy, say)
-        principles = stages.principles(queries, "train", number, writer, reader=policy)
-    responses = stages.responses(principles, "train", number, writer, roles=roles)
-    scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
-    if judges:
-        judged_stage(stages, scores, "train", number)
-    return stages.contrasts(scores, number)
-
-
-def _responder(stages: RunContext, policy: Policy, say: Callable[[str], None]) -> Policy:
-    """Return who writes the responses, without a name for its weights where the start has none."""
-    name = stages.recipe.generation.model
-    if name is None or policy.fingerprint:
-        return stages.models.responder_model(policy, say)
-    return Policy(0, name, "", stages.recipe.generation.backend, name, foreign=True)
-
-
-def _generator(stages: RunContext, principles: StageRecord, number: int, policy: Policy, *, judges: bool) -> Policy:
-    limit = stages.recipe.generator.queries
-    responses = stages.responses(principles, "generator", number, policy, limit=limit)
-    scores = stages.scores(principles, responses, "generator", number, policy)
-    if judges:
-        judged_stage(stages, scores, "train", number)
-    contrasts = stages.contrasts(scores, number, "generator")
-    return train_stage(stages, Training("generator", number, [contrasts], policy, policy))[1]
-
-
-def _held(
-    stages: RunContext, principles: StageRecord, policy: Policy, round: int, before: StageRecord | None = None
-) -> StageRecord:
-    entry = heldout_rows(stages, principles, policy)
-    if before:
-        implicit_stage(stages, before, policy)
-    judged_stage(stages, entry, "heldout", round)
-    return entry
+            self.ended = number
+        if not verdict["given_up"]:
+            self.good.append(number)
+            self._policy = trained
 
 
 def changed(steps: Sequence[PlanStep]) -> Iterator[str]:
@@ -149,18 +88,18 @@ def changed(steps: Sequence[PlanStep]) -> Iterator[str]:
 
 
 _STAND_INS: dict[str, dict[str, Any]] = {
-    "responses": {"responses": 0},
-    "generator-responses": {"responses": 0},
-    "contrasts": {"counts": {"kept": 1}},
-    "generator-contrasts": {"counts": {"kept": 1}},
+    "principles": {"aspects": {}, "choices": {}, "writings": {}},
+    "responses": {"responses": 0, "cut": 0},
+    "scores": {"figures": {}},
+    "contrasts": {"total": 1, "counts": {"kept": 1}, "thresholds": {}, "aspects": {}},
+    "preferences": {"read": 0, "pairs": 0},
     "reference": {"rows": 1},
     "reward-data": {"content": "", "examples": 1},
 }
-"""What the code between two stages reads of the first one, where that is not done yet; nothing is concluded from it."""
-
+"""What later stages read of a stage that is not done yet; nothing is concluded from it."""
 
 _WEIGHTS = ("policy", "generator", "average")
-"""Stages that make weights: what follows is named by them."""
+"""Stages that make weights: the keys of what comes after name them."""
 
 
 class DryRunStore(Store):
@@ -170,6 +109,8 @@ class DryRunStore(Store):
         store: The one that a run works with; it is left alone.
         claims: As of :func:`plan`.
     """
+
+    computes = False
 
     def __init__(self, store: Store, claims: Mapping[StageKey, str] = MappingProxyType({})) -> None:
         super().__init__(store.run_dir, Display(quiet=True), sweep_dir=store.sweep_dir)
@@ -259,8 +200,8 @@ class DryRunStore(Store):
 
     def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
         if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key
-            return {"train": sys.maxsize, "heldout": 1 if depends["settings"]["heldout"] else 0}
-        return _STAND_INS.get(name.partition(":")[0], {})
+            return {"read": 0, "train": sys.maxsize, "heldout": 1 if depends["settings"]["heldout"] else 0}
+        return _STAND_INS.get(stage(name).name, {})
 
     def files(self, entry: StageRecord) -> list[Path]:
         """Return none: a plan reads no rows."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
+from selfsteer.runs.pipeline import PIPELINE
+
 _MODEL = "the model (weights, tokenizer, chat template, end tokens)"
 
 _NAMES: dict[str, str | dict[str, str]] = {
@@ -57,15 +59,9 @@ _NAMES: dict[str, str | dict[str, str]] = {
 }
 """What a dependency (a path of keys and places) is called; what is not here has its own name."""
 
-_INPUTS = {
+_INPUTS = {stage.name: stage.makes for stage in PIPELINE if stage.makes} | {
     "queries.0": "the queries",
-    "principles": "the aspects",
-    "responses": "the responses",
-    "scores": "the scores",
-    "contrasts": "the filtered rows",
-    "rewards": "the margins of the reward model",
     "start": "the start's held-out rows",
-    "preferences": "the preferences",
     "heldout": "the held-out queries",
     "rows": "the rows",
     "examples": "the pairs to train on",

@@ -14,8 +14,8 @@ from selfsteer.evaluation.guards import GUARDS, Compared, Finding, RoundFigures,
 from selfsteer.files import fingerprint, link_atomic, remove
 from selfsteer.runs.ledger import VERDICT
 from selfsteer.runs.store import StageKey
-from selfsteer.stages.context import RunContext
-from selfsteer.stages.heldout import HeldoutResult, heldout_measures
+from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.heldout import heldout_measures
 from selfsteer.stages.model_pool import Policy
 
 
@@ -66,7 +66,7 @@ class Guards:
     """
 
     def __init__(
-        self, stages: RunContext, start: Policy, rounds: Sequence[Mapping[str, Any]], heldout: Sequence[HeldoutResult]
+        self, stages: RunContext, start: Policy, rounds: Sequence[Mapping[str, Any]], heldout: Sequence[Pass]
     ) -> None:
         self.settings = stages.recipe.guards
         self.policy = start
@@ -86,11 +86,15 @@ class Guards:
         """The round whose policy is handed out; None where no round is good."""
         return best_round(self.settings.best, [figures for figures, _ in self._good.values()])
 
-    def attempt(self, work: Callable[[Policy], Policy]) -> Policy | None:
-        """Do a round's work on the policy it begins from; None where it failed in a way that a guard takes care of.
+    def run_round(self, number: int, work: Callable[[Policy], Policy]) -> None:
+        """Do a round's work on the policy it begins from, and judge it.
 
-        A failure that no guard is to act upon is raised: there would be no policy to go on with.
+        A failure that no guard is to act upon is raised: there would be no policy to continue with.
         """
+        self.record(number, self._attempt(work))
+
+    def _attempt(self, work: Callable[[Policy], Policy]) -> Policy | None:
+        """Return what a round trained; None where it failed in a way that a guard handles."""
         self._failures = {}
         try:
             return work(self.policy)
@@ -103,8 +107,8 @@ class Guards:
             self._failures = {name: f"{error.what} ({error.where})"}
             return None
 
-    def close(self, number: int, trained: Policy | None) -> None:
-        """Judge a round; ``trained`` is what :meth:`attempt` returned."""
+    def record(self, number: int, trained: Policy | None) -> None:
+        """Judge a round; ``trained`` is None where it failed."""
         start, now = self._figures(0), self._figures(number)
         before = self._good[self.policy.round][0] if self.policy.round else start
         first_kept = _kept(self._rounds[0]) if self._rounds else None
@@ -149,7 +153,7 @@ class Guards:
 
     def _figures(self, number: int) -> RoundFigures:
         found = [of for of in self._heldout if of.policy.round == number]
-        figures = heldout_measures(self._stages, found[0], self._heldout[0].rows) if found else None
+        figures = heldout_measures(found[0]) if found else None
         kept = next((_kept(row) for row in self._rounds if row["round"] == number), None)
         return RoundFigures(number, figures, kept, self._failures if number else {})
 

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from selfsteer.config import Recipe
-from selfsteer.errors import ConfigError, PrincipleError, SelfsteerWarning
+from selfsteer.errors import ConfigError
 from selfsteer.estimate.costs import Sizes
 from selfsteer.estimate.forecast import warn_of_disk
-from selfsteer.estimate.progress_weights import planned
 from selfsteer.evaluation import verdict
-from selfsteer.evaluation.steerability import Direction
 from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
 from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import Guards, check_criterion
-from selfsteer.records import ROLES, Contrast
+from selfsteer.loop.rounds import Walk
+from selfsteer.records import Contrast
 from selfsteer.report import write_report
 from selfsteer.runs.events import Callback
-from selfsteer.runs.ledger import StageRecord, check_place
-from selfsteer.runs.plan_step import PlanStep
+from selfsteer.runs.ledger import Slot, StageRecord, check_place
+from selfsteer.runs.pipeline import stage
 from selfsteer.runs.progress import Display, PlannedStage
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import RunContext
-from selfsteer.stages.heldout import (
-    HeldoutResult,
-    direction_on,
-    heldout_measures,
-    heldout_rows,
-    implicit_stage,
-    samples,
-)
-from selfsteer.stages.judgements import judged_stage
+from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.heldout import heldout_measures, samples
 from selfsteer.stages.model_checks import check_models
 from selfsteer.stages.model_pool import Policy
-from selfsteer.stages.preferences import preferences_stage, scored_preferences
 from selfsteer.stages.principle_strategies import check_draws
-from selfsteer.stages.reference import References, RoundData, trained_on, training_rows
-from selfsteer.stages.round_stats import RoundStages, quality_figures, round_figures
-from selfsteer.stages.training import Training, restore_log, train_stage
+from selfsteer.stages.queries import QueriesResult, queries_stage
+from selfsteer.stages.round_stats import round_figures
 from selfsteer.version import __version__
 
 Summary = dict[str, Any]
@@ -99,7 +85,7 @@ def open_stages(
         InputError: The principle set can't be used, or the directory holds what `selfsteer reward` has made.
     """
     check_place(run_dir, "run")
-    return RunContext.of(recipe, Store(run_dir, display, callbacks, sweep_dir))
+    return RunContext.from_recipe(recipe, Store(run_dir, display, callbacks, sweep_dir))
 
 
 def _work(stages: RunContext, command: str, *, whole: bool = True) -> Summary:
@@ -108,7 +94,7 @@ def _work(stages: RunContext, command: str, *, whole: bool = True) -> Summary:
     with stages.store.display, storage_errors(run_dir), stages.store.locked():
         stages.keep_settings()
         try:
-            summary = _Run(stages.recipe, stages, whole).go(command)
+            summary = _Run(stages, whole).go(command)
         finally:
             stages.models.free()
         write_json(run_dir / "summary.json", summary)
@@ -158,209 +144,75 @@ def _check_losses(recipe: Recipe) -> None:
 
 
 class _Run:
-    """The stages of one run in their order, and the figures they leave for the summary."""
+    """One run: walks the stages, and keeps the figures they leave for the summary."""
 
-    def __init__(self, recipe: Recipe, stages: RunContext, whole: bool) -> None:
-        self.recipe, self.stages, self.whole = recipe, stages, whole
-        self.trains = whole and recipe.trains
-        self.store, self.display = stages.store, stages.store.display
+    def __init__(self, context: RunContext, whole: bool) -> None:
+        self.context, self.recipe, self.whole = context, context.recipe, whole
+        self.store, self.display = context.store, context.store.display
         self.rounds: list[dict[str, Any]] = []
-        self.made: list[RoundData] = []
-        self.heldout: list[HeldoutResult] = []
+        self.heldout: list[Pass] = []
 
     def go(self, command: str) -> Summary:
-        steps = self._announce()
-        if any(step.todo for step in steps):
-            check_models(self.stages, self.stages.models.initial_policy(self.display.say), measures=self.whole)
-        queries = self.stages.queries()
-        held = queries.info["heldout"] if self.whole else 0
-        warn_of_disk(self.stages, steps, Sizes(queries.info["train"], held))
-        self.display.plan(
-            [PlannedStage("", 1.0), *planned(self.recipe, queries.info["train"], held, trains=self.trains)]
-        )
-        policy = self.stages.models.initial_policy(self.display.say)
-        references = References(self.stages, policy)
-        principles = self._measure_start(queries, policy)
-        if not self.trains:
-            self._make(1, queries, policy)
-            return self._summary(command, None)
-        guards = Guards(self.stages, policy, self.rounds, self.heldout)
-        for number in range(1, self.recipe.rounds + 1):
-            guards.close(number, guards.attempt(partial(self._round, number, queries, principles, references)))
-            # What a round that is given up was trained on is not trained on again.
-            self.made = [one for one in self.made if one.contrasts.round in guards.good]
-            if guards.ended:
-                break
-        return self._summary(command, guards)
-
-    def _round(
-        self, number: int, queries: StageRecord, principles: StageRecord | None, references: References, policy: Policy
-    ) -> Policy:
-        reference = references.of(policy)
-        self._make(number, queries, policy)
-        trained = self._train(number, policy, reference)
-        self._measure(principles, trained)
-        return trained
-
-    def _measure_start(self, queries: StageRecord, policy: Policy) -> StageRecord | None:
-        """The start chooses the held-out principles for all policies, so that these stay comparable."""
-        if not (self.whole and queries.info["heldout"]):
-            return None
-        principles = self.stages.principles(queries, "heldout", 0, policy)
-        entry = heldout_rows(self.stages, principles, policy)
-        check = self._check_direction if self.recipe.writes_itself else self._judged
-        judged = check(entry, "heldout", 0)
-        self.heldout.append(HeldoutResult(policy, entry, None, judged))
-        return principles
-
-    def _measure(self, principles: StageRecord | None, policy: Policy) -> None:
-        if principles:
-            entry = heldout_rows(self.stages, principles, policy)
-            implicit = implicit_stage(self.stages, self.heldout[0].rows, policy)
-            self.heldout.append(HeldoutResult(policy, entry, implicit, self._judged(entry, "heldout", policy.round)))
-
-    def _announce(self) -> list[PlanStep]:
-        """Tell which stages a change has to redo, and why, before any is done."""
-        steps = plan(self.stages, measure=self.whole, say=self.display.say)
+        context, models = self.context, self.context.models
+        steps = plan(context, measure=self.whole, say=self.display.say)
         for line in changed(steps):
             self.display.say(line)
-        return steps
+        if any(step.todo for step in steps):
+            check_models(context, models.initial_policy(self.display.say), measures=self.whole)
+        queries = queries_stage(context)
+        found = QueriesResult.of(queries)
+        sizes = Sizes(found.train, found.heldout if self.whole else 0)
+        warn_of_disk(context, steps, sizes)
+        self.display.plan([_expected(step.slot, sizes) for step in steps])
+        start = models.initial_policy(self.display.say)
+        walk = Walk(context, queries, measures=self.whole, on_record=self._note)
+        guards = Guards(context, start, self.rounds, self.heldout) if walk.trains else None
+        walk.run(start, guards)
+        return self._summary(command, guards)
 
-    def _judged(self, entry: StageRecord, split: str, round: int) -> StageRecord | None:
-        return judged_stage(self.stages, entry, split, round)
-
-    def _check_direction(self, entry: StageRecord, split: str, round: int) -> StageRecord | None:
-        """Refuse to train a policy away from what its principles say; what nobody can tell is not refused.
-
-        Returns the stage in which the recipe's judge was asked, None where it names none.
-        """
-        judged = self._judged(entry, split, round)
-        found = direction_on(self.stages, entry, judged)
-        if found is not None and found.refused:
-            self._refuse(found, "held-out" if split == "heldout" else "training")
-        return judged
-
-    def _refuse(self, found: Direction, which: str) -> None:
-        what = (
-            f"y+ is better than y- in {found.accuracy:.0%} of {found.n} {which} pairs only (by {found.by}): this "
-            "model does not follow these principles, and training would teach it the opposite"
-        )
-        settings = self.recipe.principles
-        where = f"principles.set={settings.set}, model={self.recipe.model.name}"
-        do = "take another set or a larger model, or set principles.below_chance=warn to go on"
-        if settings.below_chance == "refuse":
-            raise PrincipleError(what, where=where, do=do)
-        warnings.warn(what, SelfsteerWarning, stacklevel=2)
-
-    def _check_unmeasured(self, scores: StageRecord, number: int) -> None:
-        """Without held-out pairs of who writes the data, the first training pairs tell whether it follows them."""
-        heldout_measures = self.heldout and self.recipe.writes_itself
-        if self.whole and number == 1 and not heldout_measures:
-            # The first block of rows is enough to tell, however many there are.
-            self._check_direction(dataclasses.replace(scores, files=scores.files[:1]), "train", number)
-
-    def _make(self, number: int, queries: StageRecord, policy: Policy) -> None:
-        """Make a round's data, each row scored by the policy that is to be trained."""
-        if self.recipe.preferences.source:
-            made = self._read_preferences(queries, policy)
-        elif self.recipe.mode == "generator":
-            made = self._make_by_generator(number, queries, policy)
-        else:
-            made = self._make_by_writer(number, queries, policy)
-        self.made.append(RoundData(made.contrasts, policy))
-        self.rounds.append(round_figures(number, made))
-
-    def _make_by_writer(self, number: int, queries: StageRecord, policy: Policy) -> RoundStages:
-        """The newest policy answers, or in mode offline whom the recipe names."""
-        writer = self.stages.models.responder_model(policy, self.display.say)
-        principles = self.stages.principles(queries, "train", number, writer, reader=policy)
-        return self._answered(number, queries, principles, writer, policy, ROLES)
-
-    def _make_by_generator(self, number: int, queries: StageRecord, policy: Policy) -> RoundStages:
-        """v2: a generator is trained from the policy on part of the queries; it answers all of them under x+ and x-."""
-        principles = self.stages.principles(queries, "train", number, policy)
-        generator, figures = self._generator(number, principles, policy)
-        made = self._answered(number, queries, principles, generator, policy, ROLES[:2])
-        self._keep_or_discard(generator)
-        return made._replace(generator=figures)
+    def _note(self, state: Pass, name: str, record: StageRecord) -> None:
+        """Keep what a stage leaves for the summary; hand out or discard weights."""
+        match state.split, name:
+            case "heldout", "scores":
+                self.heldout.append(state)
+            case "train", "contrasts":
+                self.rounds.append(round_figures(state))
+                if self.recipe.mode == "generator":
+                    self._keep_or_discard(state.writer)
+            case "train", "policy":
+                self.rounds[-1]["training"] = record.info
+                link_atomic(
+                    self.store.run_dir / f"round-{state.number:02d}" / "policy", self.store.run_dir / record.files[0]
+                )
 
     def _keep_or_discard(self, generator: Policy) -> None:
-        """A generator has answered: its weights go, unless the recipe wants them."""
+        """Remove a generator's weights once it has answered, unless the recipe keeps them."""
         weights = Path(generator.path)
         link = weights.parent / "policy"
         if self.recipe.generator.keep:
-            self.stages.models.make(generator)
+            self.context.models.make(generator)
             link_atomic(link, weights)
         else:
             remove(link)
             remove(weights)
 
-    def _generator(self, number: int, principles: StageRecord, policy: Policy) -> tuple[Policy, dict[str, Any]]:
-        """Train the generator on what the policy answers to the first queries."""
-        stages, limit = self.stages, self.recipe.generator.queries
-        responses = stages.responses(principles, "generator", number, policy, limit=limit)
-        scores = stages.scores(principles, responses, "generator", number, policy)
-        self._check_unmeasured(scores, number)
-        contrasts = stages.contrasts(scores, number, "generator")
-        training = Training("generator", number, [contrasts], policy, policy)
-        entry, generator = train_stage(stages, training)
-        restore_log(stages, training, entry)
-        figures = {"quality": quality_figures(contrasts.info), "data": scores.info["figures"], "training": entry.info}
-        return generator, figures
-
-    def _answered(
-        self,
-        number: int,
-        queries: StageRecord,
-        principles: StageRecord,
-        writer: Policy,
-        policy: Policy,
-        roles: Sequence[str],
-    ) -> RoundStages:
-        """Let ``writer`` answer, and ``policy`` score the answers."""
-        stages = self.stages
-        responses = stages.responses(principles, "train", number, writer, roles=roles)
-        scores = stages.scores(principles, responses, "train", number, writer, roles=roles, scorer=policy)
-        if self.recipe.mode != "generator":  # there the policy's own answers have told
-            self._check_unmeasured(scores, number)
-        contrasts = stages.contrasts(scores, number)
-        asked = len(stages.asked(queries, "train", number))
-        return RoundStages([queries, principles, responses, scores], asked, scores, contrasts, principles, responses)
-
-    def _read_preferences(self, queries: StageRecord, policy: Policy) -> RoundStages:
-        preferences = preferences_stage(self.stages, queries)
-        scores = scored_preferences(self.stages, preferences, policy)
-        contrasts = self.stages.contrasts(scores, 1)
-        return RoundStages([preferences, scores], preferences.info["pairs"], scores, contrasts)
-
-    def _train(self, number: int, policy: Policy, reference: Policy) -> Policy:
-        """Train the policy on the round's data, and on those of older rounds where the recipe says so."""
-        rows = training_rows(self.stages, number, trained_on(self.recipe, self.made), reference)
-        training = Training("policy", number, rows, policy, reference)
-        entry, trained = train_stage(self.stages, training)
-        restore_log(self.stages, training, entry)
-        self.rounds[-1]["training"] = entry.info
-        link_atomic(self.store.run_dir / f"round-{number:02d}" / "policy", self.store.run_dir / entry.files[0])
-        return trained
-
     def _summary(self, command: str, guards: Guards | None) -> Summary:
         policies = [
-            {"round": of.policy.round, "label": f"after round {of.policy.round}" if of.policy.round else "before"}
-            | heldout_measures(self.stages, of, self.heldout[0].rows)
+            {"round": of.number, "label": f"after round {of.number}" if of.number else "before"} | heldout_measures(of)
             for of in self.heldout
         ]
         # What is handed out is compared with the start; where no round is good, the last is.
-        best = [place for place, of in enumerate(self.heldout) if guards and of.policy.round == guards.best]
+        best = [place for place, of in enumerate(self.heldout) if guards and of.number == guards.best]
         last = best[0] if best else -1
-        shown = [self.store.read(of.rows, Contrast) for of in self.heldout]
+        shown = [self.store.read(of.records["scores"], Contrast) for of in self.heldout]
         return {
             "schema_version": 1,
             "name": self.recipe.name,
-            "mode": self.recipe.mode if self.trains else "data-only",
-            "model": self.stages.models.name,
+            "mode": self.recipe.mode if guards else "data-only",
+            "model": self.context.models.name,
             "annotated": self.recipe.preferences.source,
             "writer": self._writer_name(),
-            "principle_set": self.stages.principle_set.name,
+            "principle_set": self.context.principle_set.name,
             "version": __version__,
             "seed": self.recipe.seed,
             "created": self._created(),
@@ -391,3 +243,9 @@ class _Run:
         if isinstance(before, dict) and all(stage["reused"] for stage in self.store.stages) and "created" in before:
             return str(before["created"])
         return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _expected(slot: Slot, sizes: Sizes) -> PlannedStage:
+    """Return what a stage of the plan is expected to cost, for the time left."""
+    name, _, heldout = slot
+    return PlannedStage("", stage(name).seconds * (sizes.heldout if heldout else sizes.train))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from selfsteer.config import Recipe
 from selfsteer.errors import InputError
 from selfsteer.runs.ledger import VERDICT, Ledger, Slot, StageRecord
-from selfsteer.runs.pipeline import _STORY
+from selfsteer.runs.pipeline import order
 
 
 def active_records(entries: Sequence[StageRecord]) -> dict[Slot, StageRecord]:
@@ -22,10 +22,10 @@ def active_records(entries: Sequence[StageRecord]) -> dict[Slot, StageRecord]:
         entries: The ledger's, the oldest first.
     """
     places = {entry.slot: place for place, entry in enumerate(entries)}
-    known = [slot for slot in places if (slot[0], slot[2]) in _STORY]
+    known = [slot for slot in places if order(slot[0], heldout=slot[2])]
     found: dict[Slot, StageRecord] = {}
     latest = -1
-    for slot in sorted(known, key=_rank):
+    for slot in sorted(known, key=_place):
         if places[slot] > latest:
             found[slot] = entries[places[slot]]
         latest = max(latest, places[slot])
@@ -86,11 +86,6 @@ def rerun_command(run_dir: Path, purpose: str) -> str:
     return f"run `selfsteer run {recipe} --run-dir {folder}` {purpose}"
 
 
-def _rank(slot: Slot) -> tuple[int, int]:
-    stage, number, heldout = slot
-    return 0 if stage == "queries" else number, _STORY.index((stage, heldout))
-
-
 def dependencies_of(entries: Sequence[StageRecord]) -> list[dict[str, Any]]:
     """Return the names of ledger entries, for a later look at whether they are still in force."""
     unique = {(*entry.slot, entry.key): entry for entry in entries}
@@ -98,3 +93,8 @@ def dependencies_of(entries: Sequence[StageRecord]) -> list[dict[str, Any]]:
         {"stage": entry.stage, "round": entry.round, "heldout": entry.heldout, "key": entry.key}
         for entry in unique.values()
     ]
+
+
+def _place(slot: Slot) -> tuple[object, ...]:
+    name, round, heldout = slot
+    return 0 if name == "queries" else round, order(name, heldout=heldout)

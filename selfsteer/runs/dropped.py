@@ -6,11 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO
 
 from selfsteer.files import atomic_path
 from selfsteer.queries import Fault
 from selfsteer.queries.tally import Reason, Tally, check_share, in_words
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.shards import NAMED
 from selfsteer.runs.store import Workspace
 
@@ -61,10 +63,12 @@ class DroppedFile:
         return ", ".join(f"{check} {count}" for check, count in self.faults.most_common())
 
     @property
-    def info(self) -> dict[str, Any]:
+    def rows(self) -> DroppedRows:
         """What the ledger keeps."""
-        checked = {"faults": dict(self.faults), "contaminated": dict(self._hits)}
-        return checked | {"left_out": self._count, "dropped": self.first, "list": self._name, **self.tally.info}
+        return DroppedRows(
+            left_out=self._count, dropped=self.first, list=self._name, faults=dict(self.faults),
+            contaminated=dict(self._hits), **self.tally.info,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -75,34 +79,32 @@ def dropping(space: Workspace) -> Iterator[DroppedFile]:
         yield DroppedFile(file, str(whole.relative_to(space.run_dir)))
 
 
-def dropped_note(info: Mapping[str, Any]) -> str:
+def dropped_note(record: StageRecord) -> str:
     """Return what the display adds about what a stage left out: how many, by which checks, the most frequent reason of
-    rows that can't be used, and the file that lists them.
-
-    Args:
-        info: As of :attr:`DroppedFile.info` or of :func:`selfsteer.runs.shards.run_sharded`.
+    rows that can't be used, and the file that lists them; "" where it left nothing out.
     """
-    if not info.get("left_out"):
+    rows = DroppedRows.of(record)
+    if not rows.left_out:
         return ""
-    told = [f"{check} {count}" for check, count in info.get("faults", {}).items()]
-    told += [in_words([Reason(*one) for one in info.get("reasons", [])[:1]])] if info.get("reasons") else []
-    place = f"; see {info['list']}" if info.get("list") else ""
-    return f", {info['left_out']} left out" + (f" ({', '.join(told)}{place})" if told or place else "")
+    told = [f"{check} {count}" for check, count in (rows.faults or {}).items()]
+    told += [in_words([Reason(*one) for one in rows.reasons[:1]])] if rows.reasons else []
+    place = f"; see {rows.list}" if rows.list else ""
+    return f", {rows.left_out} left out" + (f" ({', '.join(told)}{place})" if told or place else "")
 
 
-def check_dropped_share(info: Mapping[str, Any], what: str, where: str, most: float, rows: int | None = None) -> None:
+def check_dropped_share(rows: DroppedRows, what: str, where: str, most: float, asked: int | None = None) -> None:
     """Raise where a stage, finished now or earlier, had to leave out too many rows.
 
     Args:
-        info: The stage's in the ledger.
+        rows: The stage's in the ledger.
         what: What a row should have given, e.g. "query".
         where: Where the rows come from.
         most: ``queries.max_left_out``.
-        rows: How many rows there were, where the stage does not say so.
+        asked: How many rows there were, where the stage does not say so.
 
     Raises:
         DataError: As of :func:`selfsteer.queries.tally.check_share`.
     """
-    if info.get("unusable"):
-        counts = info if rows is None else {**info, "rows": rows}
+    if rows.unusable:
+        counts = rows.info if asked is None else {**rows.info, "rows": asked}
         check_share(counts, what, where, most=most, key="queries.max_left_out")

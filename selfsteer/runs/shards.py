@@ -11,13 +11,14 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple
 
 from selfsteer.backends import Failure
 from selfsteer.errors import DataError, SelfsteerError, WorkFailed
 from selfsteer.files import append_json, read_json_lines, remove, write_json
 from selfsteer.queries.tally import Tally
 from selfsteer.records import count_rows, read_rows, write_rows
+from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.store import Item, Row, Workspace, in_batches
 
 SHARD_ROWS = 512
@@ -87,7 +88,7 @@ class ShardJob(Generic[Item, Row]):
     failed: Literal["stop", "drop"] = "stop"
 
 
-def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tuple[list[Path], dict[str, Any]]:
+def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tuple[list[Path], DroppedRows]:
     """Do the blocks 0 to ``count`` - 1 that are not done yet. Returns their files and what was left out.
 
     Raises:
@@ -109,25 +110,25 @@ def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tupl
             "their queries out (principles.model.failed for a writer of its own)",
         )
     listed = f"{space.folder.relative_to(space.run_dir)}/{space.key}-*.left-out.json"
-    return [block.path for block in blocks], summed(block.left_out for block in blocks) | {"list": listed}
+    return [block.path for block in blocks], summed((block.left_out for block in blocks), listed)
 
 
-def check_any_left(paths: Sequence[Path], info: Mapping[str, Any], asked: int, what: str) -> None:
+def check_any_left(paths: Sequence[Path], dropped: DroppedRows, asked: int, what: str) -> None:
     """Raise :class:`DataError` where a stage had to leave out everything that it was asked for.
 
     What it wrote goes, so that the same command asks again: something other than the rows has to change.
 
     Args:
-        paths, info: What :func:`run_sharded` returned.
+        paths, dropped: What :func:`run_sharded` returned.
         asked: How many rows there were.
         what: One of them, in words: "query".
     """
-    if not asked or info["left_out"] < asked:
+    if not asked or dropped.left_out < asked:
         return
     for path in paths:
         remove(path)
         remove(path.with_suffix(_LEFT_OUT))
-    first = info["dropped"][0]
+    first = dropped.dropped[0]
     more = f" and {asked - 1} more" if asked > 1 else ""
     do = first.get("do", "")
     raise DataError(f"no {what} is left: {first['reason']}", where=f"{what} {first['where']}{more}", do=do)
@@ -138,7 +139,7 @@ def failures_file(space: Workspace) -> Path:
     return space.run_dir / "failures.jsonl"
 
 
-def summed(left_out: Iterable[Sequence[Dropped]]) -> dict[str, Any]:
+def summed(left_out: Iterable[Sequence[Dropped]], listed: str | None = None) -> DroppedRows:
     """Return how many were left out and the most frequent reasons, and the first :data:`NAMED` of them."""
     tally = Tally()
     named: list[dict[str, str]] = []
@@ -147,7 +148,7 @@ def summed(left_out: Iterable[Sequence[Dropped]]) -> dict[str, Any]:
             tally.add(*one)
         named += map(_told, some[: NAMED - len(named)])
     counts = {key: value for key, value in tally.info.items() if key != "rows"}
-    return counts | {"left_out": tally.unusable, "dropped": named}
+    return DroppedRows(**counts, left_out=tally.unusable, dropped=named, list=listed)
 
 
 class _Block(Generic[Item, Row]):

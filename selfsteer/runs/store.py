@@ -19,8 +19,9 @@ from selfsteer.files import clone, fingerprint, remove, remove_torn, storage_err
 from selfsteer.records import Contrast, Query, Response, SteeredQuery, read_rows, write_rows
 from selfsteer.runs.events import Callback, StageEvent, notify
 from selfsteer.runs.ledger import Ledger, StageRecord
-from selfsteer.runs.pipeline import STAGE_VERSIONS
+from selfsteer.runs.pipeline import GENERATOR, Split, stage
 from selfsteer.runs.progress import Display
+from selfsteer.runs.results import StageResult
 
 Item = TypeVar("Item")
 Row = TypeVar("Row", Query, SteeredQuery, Response, Contrast)
@@ -37,22 +38,14 @@ _LONG = 4096
 
 def stage_key(name: str, depends: dict[str, Any]) -> str:
     """Return the name of everything that a stage's result depends on."""
-    return fingerprint([name, _version(name), depends])
+    return fingerprint([name, stage(name).version, depends])
 
 
 def recorded_dependencies(name: str, depends: dict[str, Any]) -> dict[str, Any]:
     """Return what the ledger keeps of it: plain JSON (of a long value its fingerprint), the version of the code too."""
     texts = {key: json.dumps(value, default=str) for key, value in depends.items()}
     plain = {key: json.loads(text) if len(text) < _LONG else fingerprint(depends[key]) for key, text in texts.items()}
-    return {"version": _version(name), **plain}
-
-
-def _version(name: str) -> int:
-    """Return the number of a stage's code; a generator's data are made by that of the policy's.
-
-    What stands behind a colon says which of several alike it is.
-    """
-    return STAGE_VERSIONS[name.partition(":")[0].removeprefix("generator-")]
+    return {"version": stage(name).version, **plain}
 
 
 class Workspace:
@@ -88,7 +81,7 @@ class Workspace:
         return paths
 
 
-StageFunction = Callable[[Workspace], tuple[list[Path], dict[str, Any]]]
+StageFunction = Callable[[Workspace], tuple[list[Path], StageResult]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ class StageSpec:
     Attributes:
         name, round: Its place in the story.
         depends: Everything that its result depends on.
-        work: Does it, and returns its files and the ledger's ``info``.
+        work: Does it, and returns its files and what the ledger keeps.
         folder: Where it writes, relative to the run directory.
         units: How many steps its progress will count.
         title: What it is called while it works.
@@ -112,7 +105,7 @@ class StageSpec:
     folder: str
     units: float
     title: str
-    note: Callable[[dict[str, Any]], str]
+    note: Callable[[StageRecord], str]
 
     @cached_property
     def key(self) -> str:
@@ -135,6 +128,9 @@ class Store:
         sweep_dir: The folder of a sweep, whose runs take finished stages from each other.
     """
 
+    computes = True
+    """Whether it does what is not done yet; a dry run's store only looks."""
+
     def __init__(
         self, run_dir: Path, display: Display, callbacks: Sequence[Callback] = (), sweep_dir: Path | None = None
     ) -> None:
@@ -152,20 +148,34 @@ class Store:
     def get_or_compute(
         self,
         name: str,
-        round_number: int,
+        round: int,
         depends: dict[str, Any],
         work: StageFunction,
         *,
-        folder: str,
         units: float,
-        title: str,
-        note: Callable[[dict[str, Any]], str] = lambda info: "",
+        split: Split = "train",
+        part: str = "",
+        title: str = "",
+        folder: str | None = None,
+        note: Callable[[StageRecord], str] = lambda record: "",
     ) -> StageRecord:
-        """Find a stage done, or do it and record it. ``depends`` is everything that its result depends on.
+        """Return a stage's record: find it done, or do it and record it.
 
-        What it needs else is as of :class:`StageSpec`.
+        Args:
+            name: Its line in :data:`selfsteer.runs.pipeline.PIPELINE`.
+            round: Its round; 0 is the start's.
+            depends: Everything that its result depends on; the stage's key is made of it.
+            work: Does it: writes into the workspace, and returns the files and what the ledger keeps.
+            units: How many steps its progress will count.
+            split: The pass that it is part of.
+            part: Which of several alike it is.
+            title, folder: In place of those that follow from name, split and round.
+            note: What the display adds about a finished one.
         """
-        asked = StageSpec(name, round_number, depends, work, folder, units, title, note)
+        line = stage(name)
+        full = f"{GENERATOR if split == 'generator' else ''}{name}{part and f':{part}'}"
+        place, called = folder or line.place(split, round), line.titled(split, round, title)
+        asked = StageSpec(full, round, depends, work, place, units, called, note)
         self.claims.append(asked.claim)
         return self._settle(asked)
 
@@ -228,11 +238,13 @@ class Store:
         space = self.workspace(asked.folder, asked.key)
         space.sweep()
         self._remove_damaged(asked.claim)
-        files, info = asked.work(space)
+        files, result = asked.work(space)
         seconds = round(time.monotonic() - started, 1)
         names = [str(file.relative_to(self.run_dir)) for result in files for file in _with_contents(result)]
         depends = recorded_dependencies(asked.name, asked.depends)
-        return self.ledger.add(StageRecord(asked.name, asked.round, asked.key, names, seconds, info, depends=depends))
+        return self.ledger.add(
+            StageRecord(asked.name, asked.round, asked.key, names, seconds, result.info, depends=depends)
+        )
 
     def _remove_damaged(self, claim: StageKey) -> None:
         """Remove folders of a stage that was finished and has lost a file since: they would be taken for whole.
@@ -246,7 +258,7 @@ class Store:
                         remove(path)
 
     def _tell_end(self, asked: StageSpec, entry: StageRecord, *, reused: bool, taken_from: str) -> None:
-        self.display.finish(asked.title, reused=reused, note=asked.note(entry.info), taken_from=taken_from)
+        self.display.finish(asked.title, reused=reused, note=asked.note(entry), taken_from=taken_from)
         told = {"round": asked.round, "stage": asked.title, "seconds": entry.seconds, "reused": reused}
         self.stages.append(told | ({"taken_from": entry.taken_from} if entry.taken_from else {}))
         event = StageEvent("end", asked.name, asked.round, asked.title, entry.info, entry.files, reused)

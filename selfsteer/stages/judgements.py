@@ -1,21 +1,41 @@
-"""Verdicts of a judge on rows, kept from run to run."""
+"""The stage ``judgements``: a judge's verdicts on rows, kept from run to run."""
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from selfsteer.errors import PrincipleError, SelfsteerWarning
 from selfsteer.evaluation.signal_quality import pairs_of
-from selfsteer.files import write_json
+from selfsteer.evaluation.steerability import Direction, direction_by
+from selfsteer.files import read_json, write_json
 from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, make_judge
 from selfsteer.judges.agreement import agreement
 from selfsteer.judges.tables import Judged, invalid_warning
 from selfsteer.records import Contrast, is_full
 from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.pipeline import Split
+from selfsteer.runs.results import StageResult
 from selfsteer.runs.store import Workspace
-from selfsteer.stages.context import RunContext, stage_folder, stage_title
+from selfsteer.stages.context import Pass, RunContext
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JudgementsResult(StageResult):
+    """The judge's name and the figures of :func:`selfsteer.judges.agreement.agreement`."""
+
+    judge: str
+    figures: dict[str, Any]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Return what the ledger keeps: the figures stand beside the name."""
+        return {"judge": self.judge, **self.figures}
+
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,28 +67,72 @@ def judge_with_cache(
     return Judged(judge.name, report)
 
 
-def judged_stage(stages: RunContext, entry: StageRecord, split: str, round: int) -> StageRecord | None:
+def run(state: Pass) -> StageRecord | None:
+    """Do the stage for a pass: held-out pairs are always judged, the first training pairs where they are the first that
+    show whether the principles are followed.
+
+    Raises:
+        PrincipleError: They are not followed, and ``principles.below_chance`` is "refuse".
+    """
+    context, scores = state.context, state.records["scores"]
+    if state.split == "heldout":
+        judged = judged_stage(context, scores, "heldout", state.number)
+    elif state.checks:
+        # The first shard is enough to tell, however many there are.
+        scores = dataclasses.replace(scores, files=scores.files[:1])
+        judged = judged_stage(context, scores, "train", state.number)
+    else:
+        return None
+    if state.checks and context.store.computes:
+        _check_direction(context, scores, judged, "held-out" if state.split == "heldout" else "training")
+    return judged
+
+
+def _check_direction(context: RunContext, scores: StageRecord, judged: StageRecord | None, which: str) -> None:
+    """Refuse to train a policy away from what its principles say; what no program or judge can tell is not refused."""
+    found = direction_on(context, scores, judged)
+    if found is None or not found.refused:
+        return
+    settings = context.recipe.principles
+    what = (
+        f"y+ is better than y- in {found.accuracy:.0%} of {found.n} {which} pairs only (by {found.by}): this "
+        "model does not follow these principles, and training would teach it the opposite"
+    )
+    if settings.below_chance == "refuse":
+        where = f"principles.set={settings.set}, model={context.recipe.model.name}"
+        do = "take another set or a larger model, or set principles.below_chance=warn to go on"
+        raise PrincipleError(what, where=where, do=do)
+    warnings.warn(what, SelfsteerWarning, stacklevel=2)
+
+
+def direction_on(context: RunContext, scores: StageRecord, judged: StageRecord | None) -> Direction | None:
+    """Return how often y+ is better on the pairs of a scored stage, by program or else by the judge; None: unknown."""
+    verdicts = read_json(context.store.run_dir / judged.files[0]) if judged else {}
+    return direction_by(list(filter(is_full, context.store.read(scores, Contrast))), context.verdict_fn(verdicts))
+
+
+def judged_stage(context: RunContext, scores: StageRecord, split: Split, round: int) -> StageRecord | None:
     """Put the pairs of a scored stage before the recipe's judge; None where it names none."""
-    if not stages.recipe.judge.name:
+    recipe = context.recipe
+    if not recipe.judge.name:
         return None
     # Opened for each stage: a judge's weights should not stay in memory while the policy is trained.
-    judge = make_judge(stages.recipe.judge)
-    rows = list(filter(is_full, stages.store.read(entry, Contrast)))
+    judge = make_judge(recipe.judge)
+    rows = list(filter(is_full, context.store.read(scores, Contrast)))
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        stages.models.free()
-        found = judge_rows(stages, judge, rows)
+    def write(space: Workspace) -> tuple[list[Path], JudgementsResult]:
+        context.models.free()
+        found = judge_rows(context, judge, rows)
         path = space.path("verdicts.json")
         write_json(path, told_by(judge, found))
-        return [path], {"judge": judge.name, **asdict(agreement(found))}
+        return [path], JudgementsResult(judge=judge.name, figures=asdict(agreement(found)))
 
-    def note(info: dict[str, Any]) -> str:
-        told = invalid_warning(judge.name, info)
-        whole = "warning: " if info["outcomes"]["invalid"] == info["n"] else ""
+    def note(record: StageRecord) -> str:
+        told = invalid_warning(judge.name, record.info)
+        whole = "warning: " if record.info["outcomes"]["invalid"] == record.info["n"] else ""
         return f": {whole}{told}" if told else ""
 
-    return stages.store.get_or_compute(
-        "judgements", round, {"rows": entry.key, "judge": judge.key, "by": stages.recipe.judge.by}, write,
-        folder=stage_folder(split, round, "judgements"), units=2 * len(rows),
-        title=stage_title(f"ask {judge.name}", split, round), note=note,
+    return context.store.get_or_compute(
+        "judgements", round, {"rows": scores.key, "judge": judge.key, "by": recipe.judge.by}, write, split=split,
+        units=2 * len(rows), title=f"ask {judge.name}", note=note,
     )  # fmt: skip

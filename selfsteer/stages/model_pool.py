@@ -108,6 +108,8 @@ class ModelPool:
             return self.weightless_policy()
         if settings.model is None:
             return policy
+        if not policy.fingerprint:  # a dry run for models that are not on this machine
+            return Policy(0, settings.model, "", settings.backend, settings.model, foreign=True)
         return replace(self._fetched(settings.model, settings.backend, {}, say), foreign=True)
 
     def weightless_policy(self) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,28 @@ from selfsteer.judges.pair_datasets import pair_of
 from selfsteer.queries import Checks, check_dataset_split, check_languages, source_fingerprint, source_rows
 from selfsteer.queries.messages import Unusable
 from selfsteer.queries.tally import check_share
-from selfsteer.records import Contrast, Query, count_rows, read_rows, write_rows
+from selfsteer.records import Contrast, Query, read_rows, write_rows
 from selfsteer.runs.dropped import DroppedFile, check_dropped_share, dropped_note, dropping
 from selfsteer.runs.ledger import StageRecord
-from selfsteer.runs.shards import SHARD_ROWS, BatchResult, ShardJob, ShardPlan, run_sharded
-from selfsteer.runs.store import Workspace, in_batches
-from selfsteer.stages.context import RunContext, stage_folder
-from selfsteer.stages.model_pool import Policy
-from selfsteer.stages.queries import query_files
-from selfsteer.stages.round_stats import data_figures
-from selfsteer.stages.scores import fitting
+from selfsteer.runs.results import DroppedRows
+from selfsteer.runs.shards import SHARD_ROWS
+from selfsteer.runs.store import Workspace
+from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.queries import QueriesResult, query_files
 
-_SCORE_BATCH = 8
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferencesResult(DroppedRows):
+    """How many rows the source has, and how many pairs are trained on."""
+
+    read: int
+    pairs: int
+
+
+def run(state: Pass) -> StageRecord | None:
+    """Do the stage for a pass; None where the recipe names no annotated preferences."""
+    source = state.context.recipe.preferences.source
+    return preferences_stage(state.context, state.records["queries"]) if source else None
 
 
 def preferences_stage(stages: RunContext, queries: StageRecord) -> StageRecord:
@@ -47,53 +58,20 @@ def preferences_stage(stages: RunContext, queries: StageRecord) -> StageRecord:
         "checks": checked.checks,
         "heldout": queries.key,
     }
-    held = query_files(stages.store.files(queries), "heldout", queries.info["heldout"])
+    held = query_files(stages.store.files(queries), "heldout", QueriesResult.of(queries).heldout)
     heldout = list(read_rows(held, Query))
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def write(space: Workspace) -> tuple[list[Path], PreferencesResult]:
         checks = Checks(checked, checked.languages)
         with dropping(space) as left_out:
             reading = _Reading(space, heldout, checks, left_out)
             return reading.go(numbered(source, settings.dataset_split), settings.limit, source)
 
-    def note(info: dict[str, Any]) -> str:
-        return f": {info['pairs']} pairs to train on{dropped_note(info)}"
+    def note(record: StageRecord) -> str:
+        return f": {PreferencesResult.of(record).pairs} pairs to train on{dropped_note(record)}"
 
-    entry = stages.store.get_or_compute(
-        "preferences", 1, depends, write, folder="round-01/preferences", units=1, title="read preferences", note=note
-    )
-    check_dropped_share(entry.info, "pair", source, checked.max_left_out)
-    return entry
-
-
-def scored_preferences(stages: RunContext, preferences: StageRecord, policy: Policy) -> StageRecord:
-    """Score the pairs under the plain prompt by the policy that is to be trained: its reference."""
-    depends = {"preferences": preferences.key} | stages.scoring(policy)
-    files = stages.store.files(preferences)
-
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-        from selfsteer.stages.scorer import PLAIN_CELLS
-
-        scorer = stages.models.scorer(policy)
-        assert scorer is not None  # whoever is trained has weights
-
-        def plan(number: int) -> ShardPlan[Contrast]:
-            fits, left_out = fitting(list(read_rows([files[number]], Contrast)), scorer.chat, stages.recipe)
-            return ShardPlan(in_batches(fits, _SCORE_BATCH), left_out)
-
-        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
-            return BatchResult(scorer.score(batch, PLAIN_CELLS))
-
-        paths, info = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
-        return paths, info | {"figures": data_figures(read_rows(paths, Contrast))}
-
-    rows = sum(map(count_rows, files))
-    entry = stages.store.get_or_compute(
-        "scores", 1, depends, write, folder=stage_folder("train", 1, "scores"), units=rows,
-        title="score preferences, round 1", note=dropped_note,
-    )  # fmt: skip
-    settings = stages.recipe
-    check_dropped_share(entry.info, "pair", str(settings.preferences.source), settings.queries.max_left_out, rows)
+    entry = stages.store.get_or_compute("preferences", 1, depends, write, units=1, note=note)
+    check_dropped_share(PreferencesResult.of(entry), "pair", source, checked.max_left_out)
     return entry
 
 
@@ -119,7 +97,7 @@ class _Reading:
 
     def go(
         self, rows: Iterator[tuple[str, str, Any, str]], limit: int | None, source: str
-    ) -> tuple[list[Path], dict[str, Any]]:
+    ) -> tuple[list[Path], PreferencesResult]:
         for own_id, where, row, origin in rows:
             if self._pairs == limit:
                 break
@@ -127,13 +105,14 @@ class _Reading:
             self._take(own_id, where, row, origin)
         if self._block:
             self._flush()
-        info = self._left_out.info
+        dropped = self._left_out.rows
         if not self._paths:
-            check_share(info, "pair", source, most=None)
+            check_share(dropped.info, "pair", source, most=None)
             reason = self._left_out.first[0]["reason"]
-            what = f"no pair is left of {info['rows']} rows: {reason}"
+            what = f"no pair is left of {dropped.rows} rows: {reason}"
             raise DataError(what, where=source, do="give other preference pairs")
-        return self._paths, {"read": info["rows"], "pairs": self._pairs, **info}
+        read = self._left_out.tally.rows
+        return self._paths, PreferencesResult.from_info(dropped.info, read=read, pairs=self._pairs)
 
     def _take(self, own_id: str, where: str, row: Any, origin: str) -> None:
         try:

@@ -10,19 +10,75 @@ import dataclasses
 import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
-from selfsteer.queries import Checks, Dropped, load_queries, stream_queries
+from selfsteer.queries import Checks, Dropped, load_queries, source_fingerprint, stream_queries
 from selfsteer.records import Query, write_rows
-from selfsteer.runs.dropped import DroppedFile, check_dropped_share, dropping
+from selfsteer.runs.dropped import DroppedFile, check_dropped_share, dropped_note, dropping
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.pipeline import Split
+from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.shards import SHARD_ROWS
 from selfsteer.runs.store import Workspace
 from selfsteer.seeding import draw
+from selfsteer.stages.context import Pass, RunContext
 
 
-def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple[list[Path], dict[str, Any]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QueriesResult(DroppedRows):
+    """How many rows the source has, and how many queries are trained on and held out."""
+
+    read: int
+    train: int
+    heldout: int
+
+
+def run(state: Pass) -> StageRecord:
+    """Do the stage for a pass."""
+    return queries_stage(state.context)
+
+
+def queries_stage(context: RunContext) -> StageRecord:
+    """Load and split the queries, once for all rounds.
+
+    Raises:
+        DataError: More rows can't be used than the recipe allows; or as :func:`split_queries`.
+    """
+    recipe = context.recipe
+    # With annotated preferences none of these queries is trained on, so the checks apply to the pairs instead.
+    settings = recipe.queries.unchecked if recipe.preferences.source else recipe.queries
+    sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
+    sources += [benchmark.source for benchmark in settings.decontaminate]
+    depends = {
+        "settings": settings.model_dump(exclude={"per_round", "round_size", "max_left_out"}),
+        "content": [source_fingerprint(source) for source in sources],
+        "seed": recipe.seed,
+    }
+
+    def write(space: Workspace) -> tuple[list[Path], QueriesResult]:
+        return split_queries(space, settings, recipe.seed)
+
+    def note(record: StageRecord) -> str:
+        found = QueriesResult.of(record)
+        return f": {found.train} to align on, {found.heldout} held out{dropped_note(record)}"
+
+    entry = context.store.get_or_compute("queries", 1, depends, write, units=1, note=note)
+    check_dropped_share(QueriesResult.of(entry), "query", settings.source, settings.max_left_out)
+    return entry
+
+
+def round_queries(context: RunContext, queries: StageRecord, split: Split, round: int) -> range:
+    """Return which queries of a split are answered: of the training split, those of the round, by their positions.
+
+    Raises:
+        DataError: There are too few for the rounds of the recipe.
+    """
+    found, recipe = QueriesResult.of(queries), context.recipe
+    return of_round(recipe.queries, found.train, round, recipe.rounds) if split == "train" else range(found.heldout)
+
+
+def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple[list[Path], QueriesResult]:
     """Write the queries of a source; what gives none goes, with its reason, into a file of its own.
 
     Returns:
@@ -94,7 +150,7 @@ class _Split:
         self._block: list[Query] = []
         self._blocks: list[Path] = []
 
-    def go(self) -> tuple[list[Path], dict[str, Any]]:
+    def go(self) -> tuple[list[Path], QueriesResult]:
         apart = self._apart()
         count = self.settings.heldout if isinstance(self.settings.heldout, int) else 0
         held = _HeldOut(count, self.seed)
@@ -110,15 +166,17 @@ class _Split:
                 self._add(freed)
         if not self._train:
             # Rows that can't be used come first: they may be why so few queries were left to hold out.
-            check_dropped_share(self._left_out.info, "query", self.settings.source, self.settings.max_left_out)
+            check_dropped_share(self._left_out.rows, "query", self.settings.source, self.settings.max_left_out)
             raise self._nothing_left()
         self._flush()
         apart += held.queries()
         if apart:
             self._blocks.append(self.space.path("heldout.parquet"))
             write_rows(self._blocks[-1], Query, apart)
-        counts = {"read": self._left_out.tally.rows, "train": self._train, "heldout": len(apart)}
-        return self._blocks, counts | self._left_out.info
+        dropped = self._left_out.rows
+        return self._blocks, QueriesResult.from_info(
+            dropped.info, read=self._left_out.tally.rows, train=self._train, heldout=len(apart)
+        )
 
     def _apart(self) -> list[Query]:
         """Return the held-out queries of a source of their own."""

@@ -50,7 +50,7 @@ class RunReader:
         self.run_dir = run_dir
         self.recipe = _recipe(run_dir)
         store = Store(run_dir, Display(quiet=True))
-        self.stages = RunContext.of_run(self.recipe, store)
+        self.stages = RunContext.from_run(self.recipe, store)
         self._entries = store.ledger.entries()
         self._force = active_records(self._entries)
 

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.files import atomic_path
 from selfsteer.records import Contrast, count_rows, read_rows
 from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.results import StageResult
 from selfsteer.runs.shards import BatchResult, ShardJob, ShardPlan, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
-from selfsteer.stages.context import RunContext
+from selfsteer.stages.context import Pass, RoundData, RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.training import kept_rows
 
 _BATCH = 8
 
 
-class RoundData(NamedTuple):
-    """A round's filtered rows, and whose log-probs their scores are."""
+def run(state: Pass) -> StageRecord | None:
+    """Do the stage for a pass; None where the rows' scores are the reference's already, or nothing is trained."""
+    if not state.trains:
+        return None
+    assert state.reference is not None
+    made = trained_on(state.context.recipe, state.made)
+    rows = training_rows(state.context, state.number, made, state.reference)
+    return rows[0] if rows[0].stage == "reference" else None
 
-    contrasts: StageRecord
-    scorer: Policy
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReferenceResult(StageResult):
+    """How many rows were scored."""
+
+    rows: int
 
 
 class References:
@@ -52,19 +64,16 @@ def average_stage(stages: RunContext, average: Policy, policy: Policy) -> Policy
     train = stages.recipe.train
     depends = {"average": average.fingerprint, "policy": policy.fingerprint, "decay": train.ema_decay}
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def write(space: Workspace) -> tuple[list[Path], StageResult]:
         stages.models.free()
         folder = space.folder / f"average-{space.key}"
         if not folder.exists():
             with atomic_path(folder) as temporary:
                 _write_average(average, policy, train.ema_decay, temporary)
-        return [folder], {}
+        return [folder], StageResult()
 
     round = policy.round
-    entry = stages.store.get_or_compute(
-        "average", round, depends, write, folder=f"round-{round:02d}", units=1,
-        title=f"average the weights, after round {round}",
-    )  # fmt: skip
+    entry = stages.store.get_or_compute("average", round, depends, write, units=1)
     path, name = str(stages.store.run_dir / entry.files[0]), f"average after round {round}"
     return policy.trained(round, path, f"average:{entry.key}", name)
 
@@ -117,7 +126,7 @@ def _reference_stage(
         "views": list(map(str, views)),
     } | stages.scoring(reference)
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def write(space: Workspace) -> tuple[list[Path], ReferenceResult]:
         from selfsteer.logprobs import view_cells
 
         scorer = stages.models.scorer(reference)
@@ -131,10 +140,9 @@ def _reference_stage(
             scored = scorers[batch[0].round] == reference
             return BatchResult(batch if scored else scorer.score(batch, cells))
 
-        paths, info = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
-        return paths, info | {"rows": sum(map(count_rows, paths))}
+        paths, _ = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
+        return paths, ReferenceResult(rows=sum(map(count_rows, paths)))
 
     return stages.store.get_or_compute(
-        "reference", number, depends, write, folder=f"round-{number:02d}/reference",
-        units=sum(kept_rows(one.contrasts) for one in made), title=f"score under the reference, round {number}",
-    )  # fmt: skip
+        "reference", number, depends, write, units=sum(kept_rows(one.contrasts) for one in made)
+    )

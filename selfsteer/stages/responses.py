@@ -1,8 +1,10 @@
-"""What the data stages compute, batch by batch: responses and cleaned rows. No files, no ledger."""
+"""The stage ``responses``: y+, y- and yo for each query, sampled under its three prompts."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import cast
 
 from selfsteer.backends import Backend, Completion, Failure, Sampling
@@ -10,14 +12,121 @@ from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import PROMPT_OF_ROLE, Request, requests
 from selfsteer.errors import PromptRefused
-from selfsteer.records import ROLES, Response, Role, SteeredQuery
-from selfsteer.runs.shards import BatchResult
+from selfsteer.records import ROLES, Response, Role, SteeredQuery, count_rows, read_columns, read_rows
+from selfsteer.runs.dropped import dropped_note
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.pipeline import Split
+from selfsteer.runs.results import DroppedRows
+from selfsteer.runs.row_ranges import RowRange, row_ranges
+from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.store import Workspace, in_batches
 from selfsteer.seeding import batch_seed
+from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.principles import check_queries_left
 
 SHORTER = "lower generation.max_new_tokens or raise train.max_length"
 """What helps where a prompt leaves no room for a response."""
 
 _PROMPTS = tuple(PROMPT_OF_ROLE.items())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResponsesResult(DroppedRows):
+    """How many responses there are, how many were cut off, and their sampled tokens (None without tokens)."""
+
+    responses: int
+    cut: int
+    tokens: int | None = None
+
+
+def run(state: Pass) -> StageRecord | None:
+    """Do the stage for a pass."""
+    context, split = state.context, state.split
+    if "principles" not in state.records:
+        return None
+    limit = context.recipe.generator.queries if split == "generator" else None
+    return responses_stage(
+        context, state.records["principles"], split, state.number, state.writer, roles=state.roles, limit=limit
+    )
+
+
+def responses_stage(
+    context: RunContext,
+    principles: StageRecord,
+    split: Split,
+    round: int,
+    policy: Policy,
+    *,
+    roles: Sequence[str] = ROLES,
+    limit: int | None = None,
+) -> StageRecord:
+    """Sample responses for each row; rows whose prompts don't fit are left out and named.
+
+    Args:
+        context: The run's.
+        principles: The stage before.
+        split: "train", "heldout", or "generator" for what a generator is trained on.
+        round: Where it belongs.
+        policy: Answers.
+        roles: Which responses: y+, y- and yo, or y+ and y- alone.
+        limit: Answer the first so many rows.
+    """
+    recipe = context.recipe
+    settings = recipe.generation
+    depends = {
+        "principles": principles.key,
+        "sampling": [settings.temperature, settings.top_p, settings.max_new_tokens],
+        "limit": None if policy.weightless else recipe.train.max_length,
+        "seed": recipe.seed,
+        "round": round,
+        "roles": list(roles),
+        "rows": limit,
+    } | context.sampling(policy)
+    if settings.own_drawings:
+        depends["own_sampling"] = settings.own_drawings
+    files = context.store.files(principles)
+    parts = row_ranges(files, range(sum(map(count_rows, files)) if limit is None else limit))
+    rows = sum(part.size for part in parts)
+
+    def write(space: Workspace) -> tuple[list[Path], ResponsesResult]:
+        job = _sampling(context, parts, policy, roles, split, round)
+        paths, dropped = run_sharded(space, len(parts), job)
+        check_any_left(paths, dropped, rows, "query")
+        responses = cut = tokens = 0
+        for finish, ids in read_columns(paths, ["finish", "token_ids"]):
+            responses += 1
+            cut += finish == "length"
+            tokens += len(ids or ())
+        return paths, ResponsesResult.from_info(dropped.info, responses=responses, cut=cut, tokens=tokens or None)
+
+    entry = context.store.get_or_compute(
+        "responses", round, depends, write, split=split, units=len(roles) * rows,
+        note=lambda record: dropped_note(record).replace(",", ":", 1),
+    )  # fmt: skip
+    check_queries_left(context, entry, rows)
+    return entry
+
+
+def _sampling(
+    context: RunContext, parts: Sequence[RowRange], policy: Policy, roles: Sequence[str], split: Split, round: int
+) -> ShardJob[Request, Response]:
+    """Return how the requests of a shard of rows are planned and answered."""
+    recipe, size, backend = context.recipe, context.batch_size(policy), context.models.backend(policy)
+
+    def plan(number: int) -> ShardPlan[Request]:
+        rows = list(read_rows([parts[number].path], SteeredQuery))[parts[number].rows]
+        items, reasons = planned(rows, backend, recipe, roles)
+        context.store.display.advance(len(roles) * len(reasons))
+        return ShardPlan(in_batches(items, size), [Dropped(*reason, SHORTER) for reason in reasons.items()])
+
+    def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
+        return sample(recipe, backend, batch, batch_seed(recipe.seed, "responses", split, round, number))
+
+    return ShardJob(
+        Response, plan, do, item_key=key_of, row_key=key_of, per_block=-(-len(roles) * SHARD_ROWS // size),
+        failed=context.failed,
+    )  # fmt: skip
 
 
 def key_of(one: Request | Response) -> tuple[str, str]:

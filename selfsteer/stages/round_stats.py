@@ -1,98 +1,84 @@
-"""What is told of each round: its data in flat memory, and the one place where a round's figures are put together."""
+"""Per-round statistics: the one place where a round's figures are put together."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from selfsteer.evaluation.metrics import response_length
-from selfsteer.export.statistics import Mean
-from selfsteer.quality import few_kept, steering_margin
-from selfsteer.records import ROLES, Contrast, has_score, score
-from selfsteer.runs.ledger import StageRecord
+from selfsteer.quality import few_kept
+from selfsteer.runs.pipeline import GENERATOR
+from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.shards import NAMED
+from selfsteer.stages.context import Pass
+from selfsteer.stages.contrasts import ContrastsResult
+from selfsteer.stages.preferences import PreferencesResult
+from selfsteer.stages.principles import PrinciplesResult
+from selfsteer.stages.queries import QueriesResult, round_queries
+from selfsteer.stages.responses import ResponsesResult
+from selfsteer.stages.scores import ScoresResult
 
 Figures = dict[str, Any]
 
 
-class RoundStages(NamedTuple):
-    """The stages that made a round's data.
+def round_figures(state: Pass) -> Figures:
+    """Return what summary and report show of a round's data; ``training`` is filled in when the round has trained.
 
-    Attributes:
-        before: Those that may leave queries out, in their order.
-        asked: How many queries were to be answered, or pairs to be read.
-        scores, contrasts: The rows before and after the filters.
-        principles, responses: None where the data are annotated preferences.
-        generator: The figures of the data that the round's generator was trained on, and of its training; else None.
+    Args:
+        state: The round's pass over the training queries, filters included.
     """
-
-    before: Sequence[StageRecord]
-    asked: int
-    scores: StageRecord
-    contrasts: StageRecord
-    principles: StageRecord | None = None
-    responses: StageRecord | None = None
-    generator: Figures | None = None
-
-
-def data_figures(rows: Iterable[Contrast]) -> Figures:
-    """Return means over rows after cleaning and before the filters; None where no row has what it takes.
-
-    ``length``: tokens (words where there are no tokens) by role; ``onpolicyness``: exp(mean log-prob under the plain
-    prompt) of y+, of y- and of both (v2, figure 3); ``steering_margin``: nats per token.
-    """
-    lengths, chances = {role: Mean() for role in ROLES}, {role: Mean() for role in ROLES[:2]}
-    margin = Mean()
-    for row in rows:
-        for role in row.roles:
-            lengths[role].add(response_length(row, role))
-        for role, mean in chances.items():
-            mean.add(math.exp(score(row, role, "prompt")) if has_score(row, role, "prompt") else None)
-        margin.add(steering_margin(row))
-    both = [mean.value for mean in chances.values() if mean.value is not None]
+    records = state.records
+    names = ("preferences", "scores") if "preferences" in records else ("queries", "principles", "responses", "scores")
+    dropped = [DroppedRows.of(records[name]) for name in names]
+    if "preferences" in records:
+        preferences = PreferencesResult.of(records["preferences"])
+        read, asked, principles, responses = preferences.read, preferences.pairs, None, None
+    else:
+        read = QueriesResult.of(records["queries"]).read
+        asked = len(round_queries(state.context, records["queries"], "train", state.number))
+        principles = PrinciplesResult.of(records["principles"])
+        responses = ResponsesResult.of(records["responses"])
     return {
-        "length": {role: mean.value for role, mean in lengths.items()},
-        "onpolicyness": {f"{role}_response": mean.value for role, mean in chances.items()}
-        | {"mean": sum(both) / len(both) if both else None},
-        "steering_margin": margin.value,
-    }
-
-
-def round_figures(number: int, stages: RoundStages) -> Figures:
-    """Return what summary and report show of a round; ``training`` is filled in when the round has trained."""
-    left_out = [entry.info["left_out"] for entry in stages.before]
-    principles, responses = stages.principles, stages.responses
-    return {
-        "round": number,
+        "round": state.number,
         "queries": {
-            "read": stages.before[0].info["read"],
-            "used": stages.asked - sum(left_out[1:]),
-            "left_out": sum(left_out),
-            "dropped": [drop for entry in stages.before for drop in entry.info["dropped"]][:NAMED],
+            "read": read,
+            "used": asked - sum(one.left_out for one in dropped[1:]),
+            "left_out": sum(one.left_out for one in dropped),
+            "dropped": [drop for one in dropped for drop in one.dropped][:NAMED],
         },
-        "aspects": principles.info["aspects"] if principles else {},
-        "choices": principles.info["choices"] if principles else {},
-        "writings": principles.info["writings"] if principles else {},
-        "responses": {name: responses.info[name] for name in ("responses", "cut", "tokens")} if responses else None,
-        "data": stages.scores.info["figures"],
-        "quality": quality_figures(stages.contrasts.info),
-        "generator": stages.generator,
+        "aspects": principles.aspects if principles else {},
+        "choices": principles.choices if principles else {},
+        "writings": principles.writings if principles else {},
+        "responses": {name: getattr(responses, name) for name in ("responses", "cut", "tokens")} if responses else None,
+        "data": ScoresResult.of(records["scores"]).figures,
+        "quality": quality_figures(ContrastsResult.of(records["contrasts"])),
+        "generator": _generator_figures(state) if "generator" in records else None,
         "training": None,
     }
 
 
-def quality_figures(info: Figures) -> Figures:
-    """Return what the summary says of quality control: the filters in the order in which they ran."""
-    counts, aspects = info["counts"], info["aspects"]
-    order = info.get("order", list(counts))
+def _generator_figures(state: Pass) -> Figures:
+    """Return the figures of the rows that the round's generator was trained on, and of its training."""
+    records = state.records
     return {
-        "total": info["total"],
-        "kept": counts["kept"],
-        "dropped": {name: counts[name] for name in order if name != "kept"},
-        "aspects": {name: {key: own[key] for key in order if key in own} for name, own in _largest_first(aspects)},
-        **{name: info[name] for name in ("thresholds", "harmful")},
-        "few_kept": few_kept(counts),
+        "quality": quality_figures(ContrastsResult.of(records[f"{GENERATOR}contrasts"])),
+        "data": ScoresResult.of(records[f"{GENERATOR}scores"]).figures,
+        "training": records["generator"].info,
+    }
+
+
+def quality_figures(found: ContrastsResult) -> Figures:
+    """Return what the summary says of quality control: the filters in the order in which they ran."""
+    order = found.order or list(found.counts)
+    return {
+        "total": found.total,
+        "kept": found.counts["kept"],
+        "dropped": {name: found.counts[name] for name in order if name != "kept"},
+        "aspects": {
+            name: {key: own[key] for key in order if key in own} for name, own in _largest_first(found.aspects)
+        },
+        "thresholds": found.thresholds,
+        "harmful": found.harmful,
+        "few_kept": few_kept(found.counts),
     }
 
 

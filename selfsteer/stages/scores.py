@@ -1,19 +1,209 @@
-"""Joining, cleaning and scoring rows."""
+"""The stage ``scores``: queries and responses joined into rows, cleaned, every response scored under every prompt."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import assemble, with_token_ids
 from selfsteer.errors import PromptRefused
-from selfsteer.principles import PrincipleSet
-from selfsteer.quality import clean_response, think_apart
-from selfsteer.records import ROLES, Contrast, Response, SteeredQuery
-from selfsteer.runs.shards import Dropped
-from selfsteer.stages.responses import SHORTER, _absent, _no_room
+from selfsteer.evaluation.metrics import response_length
+from selfsteer.export.statistics import Mean
+from selfsteer.principles import PrincipleSet, template_versions
+from selfsteer.quality import clean_response, steering_margin, think_apart
+from selfsteer.records import ROLES, Contrast, Response, SteeredQuery, count_rows, has_score, is_full, read_rows, score
+from selfsteer.runs.dropped import check_dropped_share, dropped_note
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.pipeline import Split
+from selfsteer.runs.results import DroppedRows
+from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.store import Workspace, in_batches
+from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.principle_strategies import templates_of
+from selfsteer.stages.principles import check_queries_left
+from selfsteer.stages.responses import SHORTER, ResponsesResult, _absent, _no_room
+from selfsteer.version import __version__
+
+_SCORE_BATCH = 8  # rows with nine cells each
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoresResult(DroppedRows):
+    """Means over the rows (:func:`data_figures`)."""
+
+    figures: dict[str, Any]
+
+
+def run(state: Pass) -> StageRecord | None:
+    """Do the stage for a pass."""
+    context, records = state.context, state.records
+    if "preferences" in records:
+        return scored_preferences(context, records["preferences"], state.policy)
+    return scores_stage(
+        context, records["principles"], records["responses"], state.split, state.number, state.writer,
+        roles=state.roles, scorer=state.policy,
+    )  # fmt: skip
+
+
+def scores_stage(
+    context: RunContext,
+    principles: StageRecord,
+    responses: StageRecord,
+    split: Split,
+    round: int,
+    policy: Policy,
+    *,
+    roles: Sequence[str] = ROLES,
+    scorer: Policy | None = None,
+) -> StageRecord:
+    """Join, clean and score the rows: every response under every prompt.
+
+    Args:
+        context: The run's.
+        principles, responses: The stages before.
+        split, round: As for the responses.
+        policy: Wrote the responses.
+        roles: Which responses a row has.
+        scorer: The policy that is to be trained (default: the one that wrote the responses).
+    """
+    recipe = context.recipe
+    judge = scorer or policy
+    depends = {
+        "responses": responses.key,
+        "clean": recipe.quality.clean,
+        "thinking": recipe.generation.thinking,
+    } | context.scoring(judge)
+    # Where the last rows were not asked for, there are more files of principles than of responses.
+    sources = list(zip(context.store.files(principles), context.store.files(responses), strict=False))
+
+    def join(number: int) -> list[Contrast]:
+        return _read_joined(context, *sources[number], round, policy, roles)
+
+    def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
+        paths, dropped = run_sharded(space, len(sources), _scoring(context, join, judge))
+        check_any_left(paths, dropped, dropped.left_out + sum(map(count_rows, paths)), "query")
+        return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
+
+    rows = ResponsesResult.of(responses).responses // len(roles)
+    entry = context.store.get_or_compute("scores", round, depends, write, split=split, units=rows, note=dropped_note)
+    check_queries_left(context, entry, rows)
+    return entry
+
+
+def _scoring(context: RunContext, join: Callable[[int], list[Contrast]], judge: Policy) -> ShardJob[Contrast, Contrast]:
+    """Return how shards of rows are scored: ``join`` gives the rows of a shard, ``judge`` their log-probs."""
+    scorer = context.models.scorer(judge)
+
+    def plan(number: int) -> ShardPlan[Contrast]:
+        rows = join(number)
+        fits, left_out = (rows, []) if scorer is None else fitting(rows, scorer.chat, context.recipe)
+        return ShardPlan(in_batches(fits, _SCORE_BATCH if scorer else SHARD_ROWS), left_out)
+
+    def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
+        scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
+        return BatchResult([scored.get(row.id, row) for row in batch])
+
+    return ShardJob(Contrast, plan, do)
+
+
+def _read_joined(
+    context: RunContext, principles: Path, responses: Path, round: int, policy: Policy, roles: Sequence[str]
+) -> list[Contrast]:
+    """Return the rows of a shard that have all their responses."""
+    found: dict[tuple[str, str], Response] = {
+        (response.id, response.role): response for response in read_rows([responses], Response)
+    }
+    rows = read_rows([principles], SteeredQuery)
+    recipe, chat = context.recipe, context.models.chat(policy)
+    return joined(
+        [row for row in rows if all((row.id, role) in found for role in roles)],
+        found,
+        roles=roles,
+        principle_set=context.principle_set if recipe.quality.clean else None,
+        chat=chat,
+        thinking_apart=recipe.generation.thinking == "apart",
+        round=round,
+        provenance=_provenance(context, policy, chat.fingerprint if chat else ""),
+    )
+
+
+def _provenance(context: RunContext, policy: Policy, tokenizer: str) -> dict[str, str]:
+    recipe, principles, writer = context.recipe, context.principle_set, context.models.writer
+    variables = recipe.model.chat_template_kwargs
+    versions = template_versions(*templates_of(recipe))
+    return {
+        "selfsteer": __version__,
+        "backend": policy.backend,
+        "model": policy.name,
+        "weights": policy.fingerprint,
+        "tokenizer": tokenizer,
+        "sampling": recipe.generation.sampling,
+        "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
+        "strategy": recipe.principles.strategy,
+        "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",
+        "templates": ", ".join(f"{name} v{version}" for name, version in versions.items()),
+        "seed": str(recipe.seed),
+    } | ({"chat_template_kwargs": json.dumps(variables, sort_keys=True)} if variables else {})
+
+
+def scored_preferences(context: RunContext, preferences: StageRecord, policy: Policy) -> StageRecord:
+    """Score annotated pairs under the plain prompt by the policy that is to be trained: its reference."""
+    depends = {"preferences": preferences.key} | context.scoring(policy)
+    files = context.store.files(preferences)
+
+    def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
+        from selfsteer.stages.scorer import PLAIN_CELLS
+
+        scorer = context.models.scorer(policy)
+        assert scorer is not None  # a policy that is trained has weights
+
+        def plan(number: int) -> ShardPlan[Contrast]:
+            fits, left_out = fitting(list(read_rows([files[number]], Contrast)), scorer.chat, context.recipe)
+            return ShardPlan(in_batches(fits, _SCORE_BATCH), left_out)
+
+        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
+            return BatchResult(scorer.score(batch, PLAIN_CELLS))
+
+        paths, dropped = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
+        return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
+
+    rows = sum(map(count_rows, files))
+    entry = context.store.get_or_compute(
+        "scores", 1, depends, write, units=rows, title="score preferences", note=dropped_note
+    )
+    source, most = str(context.recipe.preferences.source), context.recipe.queries.max_left_out
+    check_dropped_share(ScoresResult.of(entry), "pair", source, most, rows)
+    return entry
+
+
+def data_figures(rows: Iterable[Contrast]) -> dict[str, Any]:
+    """Return means over rows after cleaning and before the filters; None where no row has what it takes.
+
+    ``length``: tokens (words where there are no tokens) by role; ``onpolicyness``: exp(mean log-prob under the plain
+    prompt) of y+, of y- and of both (v2, figure 3); ``steering_margin``: nats per token.
+    """
+    lengths, chances = {role: Mean() for role in ROLES}, {role: Mean() for role in ROLES[:2]}
+    margin = Mean()
+    for row in rows:
+        for role in row.roles:
+            lengths[role].add(response_length(row, role))
+        for role, mean in chances.items():
+            mean.add(math.exp(score(row, role, "prompt")) if has_score(row, role, "prompt") else None)
+        margin.add(steering_margin(row))
+    both = [mean.value for mean in chances.values() if mean.value is not None]
+    return {
+        "length": {role: mean.value for role, mean in lengths.items()},
+        "onpolicyness": {f"{role}_response": mean.value for role, mean in chances.items()}
+        | {"mean": sum(both) / len(both) if both else None},
+        "steering_margin": margin.value,
+    }
 
 
 def joined(

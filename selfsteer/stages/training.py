@@ -12,8 +12,11 @@ from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.files import atomic_path, read_json, remove, write_atomic, write_json
 from selfsteer.records import Contrast, read_rows
 from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.pipeline import stage
+from selfsteer.runs.results import StageResult
 from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import RunContext
+from selfsteer.stages.contrasts import ContrastsResult
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.resumable_training import (
     MetricsLog,
@@ -74,6 +77,37 @@ class Training:
         return recipe.train.model_dump(include=set(_SHARED)) | recipe.generator.model_dump(exclude={"queries", "keep"})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingResult(StageResult):
+    """One training: what it was given, how it was set, what it took.
+
+    Attributes:
+        examples: Rows trained on; ``harmful_left_out``: rows whose target is, or may be, harmful.
+        steps, epochs: Optimiser steps, and how often each example was seen.
+        objective, base_loss: The loss; ``base_loss`` is None for supervised training.
+        reference: Name of the weights that gave the rows' scores.
+        learning_rate, precision: As set.
+        seconds, peak_memory_gb: What it took.
+    """
+
+    examples: int
+    harmful_left_out: int
+    steps: int
+    epochs: int
+    objective: str
+    base_loss: str | None
+    reference: str
+    learning_rate: float
+    precision: str
+    seconds: float
+    peak_memory_gb: float
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Return what the ledger keeps."""
+        return dataclasses.asdict(self)
+
+
 def train_stage(stages: RunContext, training: Training) -> tuple[StageRecord, Policy]:
     """Train a policy or a generator on the kept rows; return the ledger entry and what was trained.
 
@@ -91,51 +125,42 @@ def train_stage(stages: RunContext, training: Training) -> tuple[StageRecord, Po
         depends |= {"reference": training.reference.fingerprint}
     examples = sum(kept_rows(entry) for entry in training.rows)
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def write(space: Workspace) -> tuple[list[Path], TrainingResult]:
         folder = _train(stages, training, space)
-        info = read_json(folder / _INFO)
+        info = TrainingResult.from_info(read_json(folder / _INFO))
         if training.kind == "policy":
             return [folder], info
         record = space.path("training.json")
-        write_json(record, info)
+        write_json(record, info.info)
         return [record], info
 
     entry = store.get_or_compute(
-        training.kind, round, depends, write, folder=training_folder(training),
-        units=examples * training.loss(recipe).epochs,
-        title=f"train{'' if training.kind == 'policy' else ' the generator'}, round {round}",
-        note=_told,
-    )  # fmt: skip
-    space = store.workspace(training_folder(training), entry.key)
+        training.kind, round, depends, write, units=examples * training.loss(recipe).epochs, note=_note
+    )
+    space = store.workspace(stage(training.kind).place("train", training.round), entry.key)
     # Not by the run's name: the runs of a sweep share what they make of the same policy.
     name = f"{recipe.model.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
     trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
+    if store.computes:
+        # metrics.jsonl shows the active training, also where another run or an earlier setting has done it.
+        _log(stages, training).restore(_log_file(space))
     if training.kind == "generator":
         stages.models.when_gone(trained, lambda: _train_again(stages, training, space))
     return entry, trained
 
 
-def _told(info: dict[str, Any]) -> str:
-    harmful = info["harmful_left_out"]
-    left_out = f"; {harmful} rows left out, whose target is harmful, or may be" if harmful else ""
-    return f": {info['steps']} steps on {info['examples']} examples{left_out}"
-
-
-def training_folder(training: Training) -> str:
-    """Return where a training works, relative to the run directory."""
-    return f"round-{training.round:02d}{'/generator' if training.kind == 'generator' else ''}"
+def _note(record: StageRecord) -> str:
+    info = TrainingResult.of(record)
+    left_out = info.harmful_left_out
+    harmful = f"; {left_out} rows left out, whose target is harmful, or may be" if left_out else ""
+    return f": {info.steps} steps on {info.examples} examples{harmful}"
 
 
 def kept_rows(entry: StageRecord) -> int:
     """Return how many rows of a stage are trained on: those that its filters kept, or all."""
-    counts = entry.info.get("counts")
-    return int(counts["kept"] if counts else entry.info["rows"])
-
-
-def restore_log(stages: RunContext, training: Training, entry: StageRecord) -> None:
-    """Let metrics.jsonl tell of the training in force, where it was done by another run or under an earlier setting."""
-    space = stages.store.workspace(training_folder(training), entry.key)
-    _log(stages, training).restore(_log_file(space))
+    if entry.stage == "reference":
+        return int(entry.info["rows"])
+    return ContrastsResult.of(entry).counts["kept"]
 
 
 def _log(stages: RunContext, training: Training) -> MetricsLog:
@@ -171,7 +196,7 @@ def _train(stages: RunContext, training: Training, space: Workspace) -> Path:
         info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
             _save(trainer, temporary, _card(stages.recipe, training, rows, info, log.rows))
-            write_json(temporary / _INFO, info)
+            write_json(temporary / _INFO, info.info)
     # The folder appears whole, so a run that was killed between here and the ledger does not train again.
     remove(checkpoints)
     return folder
@@ -259,25 +284,25 @@ def sso_config(
 
 def _info(
     recipe: Recipe, training: Training, trainer: SSOTrainer, rows: Sequence[Contrast], seconds: float
-) -> dict[str, Any]:
+) -> TrainingResult:
     loss = training.loss(recipe)
     views = () if trainer.args.allow_harmful_targets else trainer.views
     harmful = sum(any(harmful_target(row, view) for view in views) for row in rows)
     bits = recipe.train.lora.bits if recipe.train.lora else None
     precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
-    return {
-        "examples": trainer.examples,
-        "harmful_left_out": harmful,
-        "steps": trainer.state.global_step,
-        "epochs": loss.epochs,
-        "objective": loss.objective,
-        "base_loss": None if loss.objective == "sft" else loss.base_loss,
-        "reference": training.reference.name,
-        "learning_rate": loss.learning_rate,
-        "precision": f"{precision}, base in {bits} bits" if bits else precision,
-        "seconds": round(seconds, 1),
-        "peak_memory_gb": peak_memory_gb(),
-    }
+    return TrainingResult(
+        examples=trainer.examples,
+        harmful_left_out=harmful,
+        steps=trainer.state.global_step,
+        epochs=loss.epochs,
+        objective=loss.objective,
+        base_loss=None if loss.objective == "sft" else loss.base_loss,
+        reference=training.reference.name,
+        learning_rate=loss.learning_rate,
+        precision=f"{precision}, base in {bits} bits" if bits else precision,
+        seconds=round(seconds, 1),
+        peak_memory_gb=peak_memory_gb(),
+    )
 
 
 def _save(trainer: SSOTrainer, folder: Path, card: str) -> None:
@@ -292,7 +317,7 @@ def _card(
     recipe: Recipe,
     training: Training,
     rows: Sequence[Contrast],
-    info: dict[str, Any],
+    info: TrainingResult,
     metrics: Sequence[dict[str, Any]],
 ) -> str:
     from selfsteer.policy.card import model_card
@@ -300,13 +325,13 @@ def _card(
     provenance = rows[0].provenance
     annotated = recipe.preferences.source
     total = sum(int(entry.info.get("total", kept_rows(entry))) for entry in training.rows)
-    data = {"rows": f"{info['examples']} kept of {total}"}
+    data = {"rows": f"{info.examples} kept of {total}"}
     if annotated:
         data = {"annotated preferences": annotated} | data
     else:
         made = {"queries": recipe.queries.source, "principle set": provenance["principle_set"]}
         data = made | data | {"responses by": f"{provenance['model']} ({provenance['sampling']})"}
-    settings = training.settings(recipe) | {"steps": info["steps"], "seed": recipe.seed}
+    settings = training.settings(recipe) | {"steps": info.steps, "seed": recipe.seed}
     return model_card(
         base_model=recipe.model.name,
         data=data,

@@ -22,7 +22,8 @@ from selfsteer.runs.active import active_records, check_files, rerun_command
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
-from selfsteer.stages.context import RunContext, classifier_of, quality_info, with_direction, with_margin
+from selfsteer.stages.context import RunContext, harm_classifier, with_direction
+from selfsteer.stages.contrasts import ContrastsResult, contrasts_stage, try_filters, with_margin
 from selfsteer.stages.reward_margins import margins_of
 from selfsteer.stages.round_stats import quality_figures
 from selfsteer.workflows.row_source import open_source
@@ -75,7 +76,7 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     if recipe.quality.clean != old.quality.clean:
         raise _fixed("quality.clean", "cleaning comes before scoring")
     store = Store(run_dir, Display(quiet=True))
-    stages = RunContext.of_run(recipe, store)
+    stages = RunContext.from_run(recipe, store)
     stages.check_filters()
     if dry_run:
         return _refilter_rounds(stages, dry_run=True, changed=recipe.quality != old.quality)
@@ -105,13 +106,12 @@ def _refilter_rounds(stages: RunContext, *, dry_run: bool = False, changed: bool
         check_files(ledger, scores)
         earlier = active.get(("contrasts", scores.round, False))
         if dry_run:
-            info = stages.try_filters(scores)
+            found = try_filters(stages, scores)
         else:
-            entry = stages.contrasts(scores, scores.round)
-            info, changed = entry.info, earlier is None or entry.key != earlier.key
-        # Ledgers of early versions have no statistics by aspect.
-        before = quality_figures({"aspects": {}, "harmful": {}} | earlier.info) if earlier else None
-        parts.append(Refiltered(f"round {scores.round}", before, quality_figures(info)))
+            entry = contrasts_stage(stages, scores, scores.round)
+            found, changed = ContrastsResult.of(entry), earlier is None or entry.key != earlier.key
+        before = quality_figures(ContrastsResult.of(earlier)) if earlier else None
+        parts.append(Refiltered(f"round {scores.round}", before, quality_figures(found)))
         if changed and recipe.trains:
             break
     notes = _stale(stages, rounds[: len(parts)], rounds[len(parts) :]) if changed and recipe.trains else []
@@ -172,7 +172,7 @@ def refilter_file(source: Path, overrides: Sequence[str], output: Path | None) -
     harmful = known.harmful if known else None
     filters = with_direction(recipe.quality.filters, known.direction if known else None)
     chain = FilterChain(filters, adjectives=known.adjectives if known else None, harmful=harmful or ())
-    classifier = classifier_of(recipe.quality.harm, "auto") if output else None
+    classifier = harm_classifier(recipe.quality.harm, "auto") if output else None
     margins = margins_of(filters, recipe.quality.reward, "auto")
     before = DropCounts(list(FILTERS))
 
@@ -197,7 +197,7 @@ def refilter_file(source: Path, overrides: Sequence[str], output: Path | None) -
         deque(filtered(), maxlen=0)
     else:
         _write(filtered(), output)
-    figures = (quality_figures(quality_info(*one)) for one in ((before, {}), (chain.tally, chain.thresholds)))
+    figures = (quality_figures(ContrastsResult.from_tally(*one)) for one in ((before, {}), (chain.tally, chain.thresholds)))
     return Outcome([Refiltered(str(source), *figures)], [])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.errors import DataError
@@ -15,15 +14,19 @@ from selfsteer.judges import Judge, make_judge
 from selfsteer.principles import pair_for
 from selfsteer.queries import load_queries
 from selfsteer.records import Contrast, Query, SteeredQuery, is_full, write_rows
-from selfsteer.runs.dropped import check_dropped_share, dropped_note
+from selfsteer.runs.dropped import dropped_note
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.shards import Dropped, summed
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.stages.context import RunContext
 from selfsteer.stages.judgements import judge_rows, told_by
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principle_strategies import WrittenPrinciples, refusal, steered
+from selfsteer.stages.principles import check_queries_left
+from selfsteer.stages.responses import responses_stage
+from selfsteer.stages.scores import scores_stage
 
 Trial = tuple[str, Query]
 """The aspect to steer along, and the query to answer."""
@@ -49,7 +52,7 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
         WorkFailed: Sampling, scoring or judging failed; what was finished stays.
     """
     display = display or Display(quiet=True)
-    stages = RunContext.of(recipe, Store(folder, display))
+    stages = RunContext.from_recipe(recipe, Store(folder, display))
     stages.check_programs()
     judge = make_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
@@ -66,14 +69,14 @@ def probe_along(stages: RunContext, trials: Sequence[Trial], judge: Judge | None
     """
     policy = stages.models.initial_policy(stages.store.display.say)
     principles = _principles(stages, policy, trials)
-    responses = stages.responses(principles, "heldout", 0, policy)
-    scores = stages.scores(principles, responses, "heldout", 0, policy)
+    responses = responses_stage(stages, principles, "heldout", 0, policy)
+    scores = scores_stage(stages, principles, responses, "heldout", 0, policy)
     stages.models.free()
     rows: dict[str, list[Contrast]] = {aspect.name: [] for aspect in stages.principle_set.aspects}
     for row in sorted(stages.store.read(scores, Contrast), key=lambda row: row.id):
         if is_full(row):
             rows[row.aspects[0]].append(row)
-    return probe_figures(rows, stages.teller(_judged(judge, stages, rows)))
+    return probe_figures(rows, stages.verdict_fn(_judged(judge, stages, rows)))
 
 
 def _trials(stages: RunContext, pairs: int) -> list[Trial]:
@@ -100,7 +103,7 @@ def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> 
         "policy": policy.fingerprint,
     }
 
-    def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def write(space: Workspace) -> tuple[list[Path], DroppedRows]:
         chat, principle_set = stages.models.chat(policy), stages.principle_set
         chats = [chat] if chat else []
         reasons = {query.id: reason for _, query in trials if (reason := refusal(query, chats))}
@@ -113,14 +116,10 @@ def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> 
         write_rows(path, SteeredQuery, rows)
         return [path], summed([[Dropped(*reason) for reason in reasons.items()]])
 
-    folder, title = "round-00/heldout/principles", "write principles"
     entry = stages.store.get_or_compute(
-        "probe", 0, depends, write, folder=folder, units=1, title=title, note=dropped_note
+        "probe", 0, depends, write, folder="round-00/heldout/principles", units=1, note=dropped_note
     )
-    settings = stages.recipe.queries
-    check_dropped_share(
-        entry.info, "query", settings.source, settings.max_left_out, len({query.id for _, query in trials})
-    )
+    check_queries_left(stages, entry, len({query.id for _, query in trials}))
     return entry
 
 

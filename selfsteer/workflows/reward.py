@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ from selfsteer.reward.recipe import RewardRecipe, Trained
 from selfsteer.runs.ledger import StageRecord, check_place
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.results import StageResult
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.stages.judgements import judge_with_cache
 from selfsteer.stages.resumable_training import (
@@ -112,6 +114,45 @@ def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[PlanStep]:
     for name in recipe.evaluate:
         work.length_stage(name)
     return store.steps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairsResult(StageResult):
+    """The examples that a model is trained on.
+
+    Attributes:
+        examples: How many; ``sets``: of each set; ``with_margin``: with a steering margin.
+        content: Names them.
+        left_out: How many pairs were left out, by reason.
+        longer_chosen: Share whose chosen answer is the longer one.
+    """
+
+    examples: int
+    content: str
+    sets: dict[str, int] | None = None
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    longer_chosen: float | None = None
+    with_margin: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardResult(StageResult):
+    """One training: optimiser steps, precision, the log of its first and last step, what it took."""
+
+    steps: int
+    precision: str
+    first: dict[str, Any]
+    last: dict[str, Any]
+    seconds: float
+    peak_memory_gb: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AccuracyResult(StageResult):
+    """Accuracy on a file's labelled pairs by subset, and how many rows could not be used, by reason."""
+
+    subsets: Any
+    left_out: dict[str, int]
 
 
 class _Reward:
@@ -218,19 +259,16 @@ class _Reward:
             "seed": one.seed,
         } | self._template_kwargs
 
-        def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-            return self._draw(one, names, space)
-
         return self.store.get_or_compute(
-            f"reward-data:{one}", 0, depends, write, folder="data", units=1, title=f"pairs of {one.variant}, "
-            f"seed {one.seed}", note=_told,
+            "reward-data", 0, depends, partial(self._draw, one, names), part=str(one), folder="data", units=1,
+            title=f"pairs of {one.variant}, seed {one.seed}", note=_note,
         )  # fmt: skip
 
     def _set_key(self, name: str) -> dict[str, Any]:
         settings = self.recipe.sets[name]
         return {"content": self.sources[name].content, "weight": settings.weight, "limit": settings.limit}
 
-    def _draw(self, one: Trained, names: Sequence[str], space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def _draw(self, one: Trained, names: Sequence[str], space: Workspace) -> tuple[list[Path], PairsResult]:
         options = self.recipe.options
         sets = {name: self._encode(name) for name in names}
         weights = {name: self.recipe.sets[name].weight for name in names}
@@ -247,14 +285,14 @@ class _Reward:
         paths = [space.path("examples.parquet"), space.path("left_out.jsonl")]
         write_examples(paths[0], examples)
         write_atomic(paths[1], "".join(json.dumps(vars(item), ensure_ascii=False) + "\n" for item in left_out))
-        return paths, {
-            "examples": len(examples),
-            "content": fingerprint([[ex.chosen_ids, ex.rejected_ids, ex.margin] for ex in examples]),
-            "sets": dict(collections.Counter(example.set for example in examples)),
-            "left_out": dict(collections.Counter(item.reason for item in left_out).most_common()),
-            "longer_chosen": longer_chosen(examples),
-            "with_margin": with_margin,
-        }
+        return paths, PairsResult(
+            examples=len(examples),
+            content=fingerprint([[ex.chosen_ids, ex.rejected_ids, ex.margin] for ex in examples]),
+            sets=dict(collections.Counter(example.set for example in examples)),
+            left_out=dict(collections.Counter(item.reason for item in left_out).most_common()),
+            longer_chosen=longer_chosen(examples),
+            with_margin=with_margin,
+        )
 
     def _encode(self, name: str) -> Examples:
         """Return a set's examples; they are the same for every variant and seed."""
@@ -268,7 +306,9 @@ class _Reward:
         return self._encoded[name]
 
     def _check_margins(self, data: Mapping[Trained, StageRecord]) -> None:
-        if self.recipe.options.margin == "steering" and not any(entry.info["with_margin"] for entry in data.values()):
+        if self.recipe.options.margin == "steering" and not any(
+            PairsResult.of(entry).with_margin for entry in data.values()
+        ):
             what = "no pair of any set has a steering margin"
             do = "set options.margin to none, or take rows that a run with weights has scored"
             raise ConfigError(what, where="options.margin", do=do)
@@ -289,15 +329,13 @@ class _Reward:
             "seed": one.seed,
         }
 
-        def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
-            return self._train(one, data, space)
-
         return self.store.get_or_compute(
-            f"reward:{one}", 0, depends, write, folder=_MODELS, units=data.info["examples"] * options.epochs,
-            title=f"train {one.variant}, seed {one.seed}", note=lambda info: f": {info['steps']} steps",
+            "reward", 0, depends, partial(self._train, one, data), part=str(one), folder=_MODELS,
+            units=PairsResult.of(data).examples * options.epochs, title=f"train {one.variant}, seed {one.seed}",
+            note=lambda record: f": {RewardResult.of(record).steps} steps",
         )  # fmt: skip
 
-    def _train(self, one: Trained, data: StageRecord, space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+    def _train(self, one: Trained, data: StageRecord, space: Workspace) -> tuple[list[Path], RewardResult]:
         """Return the folder with the model; what a killed training left behind is gone on with."""
         from selfsteer.reward.training import save_reward_model
 
@@ -306,21 +344,21 @@ class _Reward:
             started = time.monotonic()
             trainer = self._trained(one, data, space, checkpoints)
             steps = [row for row in trainer.state.log_history if "loss" in row]
-            info = {
-                "steps": trainer.state.global_step,
-                "precision": "bfloat16 autocast" if trainer.args.bf16 else "float32",
-                "first": steps[0],
-                "last": steps[-1],
-                "seconds": round(time.monotonic() - started, 1),
-                "peak_memory_gb": peak_memory_gb(),
-            }
+            info = RewardResult(
+                steps=trainer.state.global_step,
+                precision="bfloat16 autocast" if trainer.args.bf16 else "float32",
+                first=steps[0],
+                last=steps[-1],
+                seconds=round(time.monotonic() - started, 1),
+                peak_memory_gb=peak_memory_gb(),
+            ).info
             with atomic_path(folder) as temporary, unsaved_told(temporary):
                 save_reward_model(trainer, temporary)
                 write_atomic(temporary / "README.md", self._card(one, data.info, info, {}))
                 write_json(temporary / _INFO, info)
         # The folder appears whole, so a process that was killed between here and the ledger does not train again.
         remove(checkpoints)
-        return [folder], read_json(folder / _INFO)
+        return [folder], RewardResult.from_info(read_json(folder / _INFO))
 
     def _trained(self, one: Trained, data: StageRecord, space: Workspace, checkpoints: Path) -> Any:
         """Return the trainer after its last step."""
@@ -394,7 +432,7 @@ class _Reward:
     def _scored(self, who: str, depends: dict[str, Any], name: str, judge: Any, title: str) -> StageRecord:
         pairs = {"pairs": self.files[name], "limit": self.recipe.evaluate_limit}
 
-        def write(space: Workspace) -> tuple[list[Path], dict[str, Any]]:
+        def write(space: Workspace) -> tuple[list[Path], AccuracyResult]:
             found = load_pairs(Path(name), limit=self.recipe.evaluate_limit)
             done = 0
 
@@ -409,12 +447,11 @@ class _Reward:
                       "outcome": j.outcome} for j in judged.judgements)  # fmt: skip
             write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
             left_out = collections.Counter(item.reason for item in found.dropped)
-            return [path], {"subsets": accuracy(judged.judgements), "left_out": dict(left_out)}
+            return [path], AccuracyResult(subsets=accuracy(judged.judgements), left_out=dict(left_out))
 
         return self.store.get_or_compute(
-            f"reward-scores:{who}:{name}", 0, depends | pairs, write, folder="scores", units=1,
-            title=title,
-        )  # fmt: skip
+            "reward-scores", 0, depends | pairs, write, part=f"{who}:{name}", folder="scores", units=1, title=title
+        )
 
 
 def _log_file(space: Workspace) -> Path:
@@ -429,10 +466,11 @@ def _file(name: str) -> Path:
     return path
 
 
-def _told(info: dict[str, Any]) -> str:
-    left_out = sum(info["left_out"].values())
-    first = f"{next(iter(info['left_out']))}, ...; see data/*-left_out.jsonl" if left_out else ""
-    return f": {info['examples']}" + (f", {left_out} left out ({first})" if left_out else "")
+def _note(record: StageRecord) -> str:
+    found = PairsResult.of(record)
+    left_out = sum(found.left_out.values())
+    first = f"{next(iter(found.left_out))}, ...; see data/*-left_out.jsonl" if left_out else ""
+    return f": {found.examples}" + (f", {left_out} left out ({first})" if left_out else "")
 
 
 def _nothing_left(one: Trained, left_out: Sequence[Any]) -> NothingSurvived:

@@ -147,7 +147,7 @@ def test_an_edited_chat_template_is_a_reason_and_redoes_all_that_the_model_says(
 def test_arguments_of_vllm_that_act_on_texts_are_a_part_of_the_key(queries, tmp_path):
     def engine(**options):
         recipe = scripted_recipe(queries, generation={"backend": "vllm", "vllm": options})
-        return ModelPool(recipe, tmp_path).engine(Policy(0, "model", "name", "vllm"))
+        return ModelPool(recipe, tmp_path).sampling_key(Policy(0, "model", "name", "vllm"))
 
     assert engine(gpu_memory_utilization=0.5) == engine() and engine(max_model_len=64) == [
         *engine(),

@@ -286,7 +286,7 @@ def test_filters_by_log_probs_are_refused_before_anything_is_paid_for(tmp_path, 
     server = served()
     recipe = endpoint_recipe(queries, server) if backend == "endpoint" else scripted_recipe(queries)
     values = recipe.model_dump() | {"quality": {"filters": ["identical", "preference_order"]}}
-    with pytest.raises(ConfigError, match="preference_order go by log-probs"):
+    with pytest.raises(ConfigError, match="preference_order use log-probs"):
         generate(Recipe.model_validate(values), tmp_path / "run")
     assert server.requests == [] and not (tmp_path / "run").exists()
 

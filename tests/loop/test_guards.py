@@ -20,10 +20,10 @@ from selfsteer.loop import run
 from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import open_stages
+from selfsteer.quality import FilterChain
 from selfsteer.reward.recipe import SetSettings
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
-from selfsteer.stages.context import RunContext
 from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import reward_sets
 from selfsteer.workflows.row_source import open_source
@@ -248,12 +248,12 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
     def nothing(*arguments):
         raise NothingSurvived("quality control kept no row of 7", where="round-03")
 
-    real = guarding.Guards.attempt
+    real = guarding.Guards.run_round
 
-    def attempt(self, work):
-        return real(self, work if len(self._rounds) < rounds else nothing)
+    def run_round(self, number, work):
+        real(self, number, work if len(self._rounds) < rounds else nothing)
 
-    monkeypatch.setattr(guarding.Guards, "attempt", attempt)
+    monkeypatch.setattr(guarding.Guards, "run_round", run_round)
     rounds = 0
     with pytest.raises(NothingSurvived):
         again({})
@@ -264,15 +264,15 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
 
 
 def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, monkeypatch, capsys):
-    real = RunContext._checked
+    real = FilterChain.finish
 
-    def checked(self, chain, file):
-        if "round-02" in str(file):
+    def finish(self):
+        real(self)
+        if (again.run_dir / "round-02/contrasts").exists() and not (again.run_dir / "round-03").exists():
             raise NothingSurvived("quality control kept no row", where="round-02")
-        return real(self, chain, file)
 
     settings = {"rounds": 3, "guards__action": "rollback", "quality__filters": []}
-    monkeypatch.setattr(RunContext, "_checked", checked)
+    monkeypatch.setattr(FilterChain, "finish", finish)
     with pytest.warns(SelfsteerWarning, match="round 2, guard kept"):
         summary = again({}, **settings)
     assert [made["round"] for made in summary["rounds"]] == [1, 3]

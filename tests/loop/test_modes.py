@@ -399,9 +399,10 @@ def _heldout_file(tmp_path, model, queries):
     from selfsteer.runs.progress import Display
     from selfsteer.runs.store import Store
     from selfsteer.stages.context import RunContext
+    from selfsteer.stages.queries import queries_stage
 
-    data = RunContext.of(small_recipe(model, queries), Store(tmp_path / "held", Display(quiet=True)))
-    return [data.store.files(data.queries())[-1]]
+    data = RunContext.from_recipe(small_recipe(model, queries), Store(tmp_path / "held", Display(quiet=True)))
+    return [data.store.files(queries_stage(data))[-1]]
 
 
 def test_annotated_preferences_have_no_principles_to_filter_by(tmp_path, tiny_chat_model, queries):

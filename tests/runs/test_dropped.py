@@ -16,9 +16,11 @@ from selfsteer.loop.run import open_stages
 from selfsteer.principles import load_set, pair_for
 from selfsteer.records import ROLES, Contrast, Query, Response
 from selfsteer.runs.progress import Display
-from selfsteer.stages import principle_strategies as writing
-from selfsteer.stages import responses as work
-from selfsteer.stages.principle_strategies import WrittenPrinciples
+from selfsteer.stages.principle_strategies import WrittenPrinciples, refusal, steered
+from selfsteer.stages.principles import principles_stage
+from selfsteer.stages.queries import queries_stage
+from selfsteer.stages.responses import planned, responses_stage
+from selfsteer.stages.scores import fitting, scores_stage
 from tests.chat_templates import tokenizer_of, user
 from tests.run_helpers import Answering
 
@@ -50,11 +52,11 @@ def stages_of(tmp_path, model, prompts, **queries):
 def test_a_refused_query_is_left_out_before_anything_is_sampled(tmp_path, alternating):
     stages = stages_of(tmp_path, alternating, ["Name a lake.", TWICE, "Name a tree."])
     policy = stages.models.initial_policy(print)
-    principles = stages.principles(stages.queries(), "train", 1, policy)
+    principles = principles_stage(stages, queries_stage(stages), "train", 1, policy)
     assert [drop["where"] for drop in principles.info["dropped"]] == ["q1"]
     assert "roles must alternate" in principles.info["dropped"][0]["reason"]
-    responses = stages.responses(principles, "train", 1, policy)
-    rows = stages.store.read(stages.scores(principles, responses, "train", 1, policy), Contrast)
+    responses = responses_stage(stages, principles, "train", 1, policy)
+    rows = stages.store.read(scores_stage(stages, principles, responses, "train", 1, policy), Contrast)
     assert {row.id for row in rows} == {"q0", "q2"} and responses.info["left_out"] == 0
 
 
@@ -62,7 +64,7 @@ def test_a_refused_query_is_left_out_before_anything_is_sampled(tmp_path, altern
 def test_too_many_refused_queries_stop_the_run_with_the_reason(tmp_path, alternating, prompts, most):
     stages = stages_of(tmp_path, alternating, prompts, max_left_out=most)
     with pytest.raises(DataError, match="the chat template refuses a prompt with the roles user, user"):
-        stages.principles(stages.queries(), "train", 1, stages.models.initial_policy(print))
+        principles_stage(stages, queries_stage(stages), "train", 1, stages.models.initial_policy(print))
 
 
 class Rendering(Answering):
@@ -76,12 +78,12 @@ class Rendering(Answering):
 def test_each_step_that_renders_leaves_a_refused_row_out():
     gemma = Chat(tokenizer_of("gemma"))
     fine, odd = Query("fine", user("Hi")), Query("odd", TWICE)
-    assert writing.refusal(fine, [gemma]) == "" and "refuses" in writing.refusal(odd, [gemma])
-    row = writing.steered(fine, WrittenPrinciples(pair_for(load_set("brief"), ["Brevity"]), "all", "fixed"), [gemma])
+    assert refusal(fine, [gemma]) == "" and "refuses" in refusal(odd, [gemma])
+    row = steered(fine, WrittenPrinciples(pair_for(load_set("brief"), ["Brevity"]), "all", "fixed"), [gemma])
     both = [row, dataclasses.replace(row, id="odd", prompt=TWICE)]
-    asked, reasons = work.planned(both, Rendering(gemma, []), Recipe())
+    asked, reasons = planned(both, Rendering(gemma, []), Recipe())
     assert {one.id for one in asked} == {"fine"} and list(reasons) == ["odd"]
     answers = {role: Response("", role, "So.", "stop") for role in ROLES}
-    fits, left_out = work.fitting([assemble(one, answers, round=1, provenance={}) for one in both], gemma, Recipe())
+    fits, left_out = fitting([assemble(one, answers, round=1, provenance={}) for one in both], gemma, Recipe())
     assert [one.id for one in fits] == ["fine"] and [one.where for one in left_out] == ["odd"]
-    assert writing.refusal(odd, []) == "" and writing.refusal(Query("system", user("Hi", "Be kind.")), [gemma]) == ""
+    assert refusal(odd, []) == "" and refusal(Query("system", user("Hi", "Be kind.")), [gemma]) == ""

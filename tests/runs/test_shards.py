@@ -11,6 +11,7 @@ from selfsteer.backends import Failure
 from selfsteer.errors import DataError, ModelError, WorkFailed
 from selfsteer.records import Query, read_rows
 from selfsteer.runs.progress import Display
+from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.shards import NAMED, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
 
@@ -70,7 +71,7 @@ def test_each_block_becomes_one_file_in_the_plans_order(tmp_path):
     assert [path.name for path in paths] == ["key-00000.parquet", "key-00001.parquet"]
     assert [ids([path]) for path in paths] == [list("012345"), ["6", "7", "8", "9", "10", "11"]]
     assert [number for number, _ in ask.batches] == [0, 1, 2, 3, 4, 5], "numbers go on from block to block"
-    assert (info["left_out"], info["dropped"], info["reasons"]) == (0, [], [])
+    assert (info.left_out, info.dropped, info.reasons) == (0, [], [])
     assert sorted(path.name for path in (tmp_path / "stage").iterdir()) == [path.name for path in paths]
 
 
@@ -125,7 +126,7 @@ def test_what_failed_is_asked_again_when_every_block_had_its_turn(tmp_path):
     assert [names for _, names in ask.batches[6:]] == [["1", "3"], ["8"]]
     assert len({number for number, _ in ask.batches}) == len(ask.batches), "no number, so no seed, serves twice"
     assert ids(paths) == [str(number) for number in range(12)], "in the plan's order still"
-    assert info["left_out"] == 0
+    assert info.left_out == 0
     noted = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
     assert [line["where"] for line in noted] == ["1", "3", "8"]
     assert noted[0]["reason"] == "the server answers with status 500"
@@ -165,8 +166,8 @@ def test_failed_drop_goes_on_without_them_and_names_them(tmp_path):
     ask = Asked(lambda number, before: failing("it timed out") if number in (1, 8) else None)
     paths, info = run_sharded(workspace(tmp_path), *work(ask, failed="drop"))
     assert ids(paths) == [str(number) for number in range(12) if number not in (1, 8)]
-    assert info["left_out"] == 2
-    assert info["dropped"] == [{"where": "1", "reason": "it timed out"}, {"where": "8", "reason": "it timed out"}]
+    assert info.left_out == 2
+    assert info.dropped == [{"where": "1", "reason": "it timed out"}, {"where": "8", "reason": "it timed out"}]
 
 
 def test_a_refused_request_is_not_asked_again_and_does_not_stop_the_stage(tmp_path):
@@ -174,7 +175,7 @@ def test_a_refused_request_is_not_asked_again_and_does_not_stop_the_stage(tmp_pa
     paths, info = run_sharded(workspace(tmp_path), *work(ask))
     assert len(ask.batches) == 6
     assert ids(paths) == [str(number) for number in range(12) if number != 4]
-    assert info["dropped"] == [{"where": "4", "reason": "content filter"}]
+    assert info.dropped == [{"where": "4", "reason": "content filter"}]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -187,7 +188,7 @@ def test_what_was_refused_before_the_stage_stopped_is_not_asked_for_again(tmp_pa
     again = Asked()
     paths, info = run_sharded(workspace(tmp_path), *work(again, 3, block=3, size=size))
     assert [names for _, names in again.batches] == [["2"]] and ids(paths) == ["0", "2"]
-    assert info["dropped"] == [{"where": "1", "reason": "content filter", "do": "leave it out"}]
+    assert info.dropped == [{"where": "1", "reason": "content filter", "do": "leave it out"}]
 
 
 def test_a_stage_of_which_nothing_is_left_says_why_and_is_done_again(tmp_path):
@@ -199,9 +200,9 @@ def test_a_stage_of_which_nothing_is_left_says_why_and_is_done_again(tmp_path):
     assert (found.value.where, found.value.do) == ("query 0 and 11 more", "change it")
     again = Asked()
     paths, info = run_sharded(workspace(tmp_path), *work(again))
-    assert len(ids(paths)) == 12 and info["left_out"] == 0
+    assert len(ids(paths)) == 12 and info.left_out == 0
     check_any_left(paths, info, 12, "query")
-    check_any_left([], {"left_out": 0, "dropped": []}, 0, "query")
+    check_any_left([], DroppedRows(), 0, "query")
 
 
 def test_a_failure_that_ends_the_stage_keeps_what_did_arrive(tmp_path):
@@ -227,7 +228,7 @@ def test_a_block_of_one_batch_needs_no_piece_and_keeps_the_rows_of_a_part(tmp_pa
 def test_what_the_plan_left_out_is_counted_and_the_first_are_named(tmp_path):
     plan = ShardPlan([queries(2)], [Dropped(f"q{number}", "too long") for number in range(NAMED + 5)])
     paths, info = run_sharded(workspace(tmp_path), 1, ShardJob(Query, lambda number: plan, Asked()))
-    assert info["left_out"] == NAMED + 5 and len(info["dropped"]) == NAMED
+    assert info.left_out == NAMED + 5 and len(info.dropped) == NAMED
     (file,) = (tmp_path / "stage").glob("*.left-out.json")
     assert len(json.loads(file.read_text())) == NAMED + 5
     again = run_sharded(workspace(tmp_path), 1, ShardJob(Query, lambda number: plan, Asked()))
@@ -238,11 +239,11 @@ def test_a_block_with_nothing_to_do_is_an_empty_file(tmp_path):
     paths, info = run_sharded(
         workspace(tmp_path), 1, ShardJob(Query, lambda number: ShardPlan([], [Dropped("q", "too long")]), Asked())
     )
-    assert ids(paths) == [] and info["left_out"] == 1
+    assert ids(paths) == [] and info.left_out == 1
 
 
 def test_an_item_that_lost_several_requests_is_left_out_once(tmp_path):
     plan = ShardPlan([queries(4)])
     ask = Asked(lambda number, before: failing("refused", refused=True) if number < 2 else None)
     work = ShardJob(Query, lambda number: plan, ask, where=lambda item: "one query")
-    assert run_sharded(workspace(tmp_path), 1, work)[1]["left_out"] == 1
+    assert run_sharded(workspace(tmp_path), 1, work)[1].left_out == 1

@@ -33,7 +33,8 @@ class Split:
         source = lines(folder / "queries.jsonl", rows)
         space = Workspace(folder, "queries", "key", Display(quiet=True))
         made = QuerySettings.model_validate({"source": source, "heldout": 0} | settings)
-        files, self.info = split_queries(space, made, seed)
+        files, result = split_queries(space, made, seed)
+        self.info = result.info
         self.left_out = [json.loads(line) for line in space.path("left-out.jsonl").read_text().splitlines()]
         self.train, self.heldout = (
             [query.prompt[-1]["content"] for query in read_rows(query_files(files, split, self.info["heldout"]), Query)]

@@ -11,8 +11,9 @@ from selfsteer.contrast import Request
 from selfsteer.errors import WorkFailed
 from selfsteer.principles import load_set
 from selfsteer.records import ROLES, Response
-from selfsteer.stages import principle_strategies as writing
-from selfsteer.stages import responses as work
+from selfsteer.stages.principle_strategies import principled
+from selfsteer.stages.responses import sample
+from selfsteer.stages.scores import joined
 from tests.chat_templates import tokenizer_of, user
 from tests.run_helpers import Answering, asked_queries, said
 
@@ -31,7 +32,7 @@ def test_a_batch_of_several_roles_is_one_call_for_each_way_of_sampling():
     ]
     recipe = _recipe(original={"temperature": 0}, negative={"temperature": 0.5})
     backend = Answering(None, [Completion("p", "stop"), Completion("n", "stop")], [Completion("o", "stop")])
-    done = work.sample(recipe, backend, batch, seed=7)
+    done = sample(recipe, backend, batch, seed=7)
     assert [(one.temperature, one.top_p) for one in backend.samplings] == [(0.5, 0.9), (0.0, 0.9)]
     assert {(row.id, row.role): row.text for row in done.rows} == {
         ("a", "positive"): "p", ("a", "negative"): "n", ("b", "original"): "o",
@@ -42,7 +43,7 @@ def test_a_batch_of_several_roles_is_one_call_for_each_way_of_sampling():
 def test_a_batch_that_is_sampled_alike_is_one_call_with_the_batchs_seed():
     batch = [Request("a", role, user(role)) for role in ROLES]
     backend = Answering(None, [Completion(role, "stop") for role in ROLES])
-    work.sample(_recipe(), backend, batch, seed=7, shared_prefix=[1])
+    sample(_recipe(), backend, batch, seed=7, shared_prefix=[1])
     assert (backend.seeds, backend.prefixes) == ([7], [[1]])
 
 
@@ -50,7 +51,7 @@ def test_a_failure_keeps_its_role_where_roles_are_sampled_apart():
     batch = [Request("a", "positive", user("p")), Request("a", "original", user("o"))]
     failure = Failure(WorkFailed("no"))
     backend = Answering(None, [Completion("p", "stop")], [failure])
-    done = work.sample(_recipe(original={"top_p": 1.0}), backend, batch, seed=7)
+    done = sample(_recipe(original={"top_p": 1.0}), backend, batch, seed=7)
     assert done.failures == {("a", "original"): failure} and [row.role for row in done.rows] == ["positive"]
 
 
@@ -58,13 +59,13 @@ def test_a_failure_keeps_its_role_where_roles_are_sampled_apart():
 def test_thoughts_are_kept_apart_from_the_answer_and_their_opening_is_closed(apart):
     chat = Chat(tokenizer_of("deepseek-r1"))
     writer = Answering(chat, [said(chat, "Accuracy, Safety")])
-    (row,) = writing.principled(Recipe(), QUALITY, writer, [chat], asked_queries(1)).rows
+    (row,) = principled(Recipe(), QUALITY, writer, [chat], asked_queries(1)).rows
     found = said(chat, "It scatters.</think>\n\nBlue light scatters most.")
     responses = {
         (row.id, role): Response(row.id, role, found.text, "stop", found.token_ids, found.prompt_token_ids)
         for role in ROLES
     }
-    (contrast,) = work.joined(
+    (contrast,) = joined(
         [row], responses, principle_set=QUALITY, chat=chat, thinking_apart=apart, round=1, provenance={}
     )
     assert found.prompt_token_ids is not None and contrast.prompt_token_ids is not None
@@ -83,13 +84,13 @@ def test_thoughts_are_kept_apart_from_the_answer_and_their_opening_is_closed(apa
 def test_the_prompt_of_a_response_that_was_not_sampled_is_made_like_those_of_the_others(apart):
     chat = Chat(tokenizer_of("qwen3"))
     writer = Answering(chat, [said(chat, "Accuracy, Safety")])
-    (row,) = writing.principled(Recipe(), QUALITY, writer, [chat], asked_queries(1)).rows
+    (row,) = principled(Recipe(), QUALITY, writer, [chat], asked_queries(1)).rows
     found = said(chat, "<think>\nhm\n</think>\n\nHi")
     responses = {
         (row.id, role): Response(row.id, role, found.text, "stop", found.token_ids, chat.encode(row.positive_prompt))
         for role in ("positive", "negative")
     }
-    (contrast,) = work.joined(
+    (contrast,) = joined(
         [row], responses, roles=("positive", "negative"), principle_set=None, chat=chat, thinking_apart=apart,
         round=1, provenance={},
     )  # fmt: skip

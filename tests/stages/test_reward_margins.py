@@ -110,7 +110,7 @@ def test_margins_are_a_stage_that_later_filters_find(tmp_path, queries, reward_f
 
 
 def stages_of(settings: Any, folder: Path) -> RunContext:
-    return RunContext.of(settings, Store(folder, Display(quiet=True)))
+    return RunContext.from_recipe(settings, Store(folder, Display(quiet=True)))
 
 
 def test_a_dry_run_asks_no_model(scripted_run, tmp_path, reward_folder, asked):

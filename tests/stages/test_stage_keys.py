@@ -31,10 +31,16 @@ from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages import preferences, training
 from selfsteer.stages.context import RunContext, load_set
-from selfsteer.stages.heldout import implicit_stage
+from selfsteer.stages.contrasts import contrasts_stage
+from selfsteer.stages.implicit import implicit_stage
 from selfsteer.stages.judgements import judged_stage
 from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.principles import principles_stage
+from selfsteer.stages.queries import queries_stage
 from selfsteer.stages.reference import References, training_rows
+from selfsteer.stages.responses import responses_stage
+from selfsteer.stages.rewards import rewards_stage
+from selfsteer.stages.scores import scored_preferences, scores_stage
 from selfsteer.workflows import augment, reward
 from tests.backends.chat_server import ChatServer, metered, scripted
 from tests.conftest import build_model, build_tokenizer
@@ -342,20 +348,20 @@ CASES: Sequence[Callable[[Files], AnyRecipe]] = (
 )  # fmt: skip
 
 STAGES = (
-    RunContext.queries,
-    RunContext.principles,
-    RunContext.responses,
-    RunContext.scores,
-    RunContext.rewards,
-    RunContext.contrasts,
+    queries_stage,
+    principles_stage,
+    responses_stage,
+    scores_stage,
+    scored_preferences,
+    rewards_stage,
+    contrasts_stage,
     preferences.preferences_stage,
-    preferences.scored_preferences,
     References.of,
     training_rows,
     training.train_stage,
     implicit_stage,
     judged_stage,
-    guards.Guards.close,
+    guards.Guards.record,
     reward._Reward.data_stage,
     reward._Reward.train_stage,
     reward._Reward.score_stage,
@@ -512,7 +518,7 @@ def seen(files, tmp_path_factory) -> list[Seen]:
         with pytest.MonkeyPatch.context() as patch:  # these two take longer than all else of a plan
             patch.setattr("selfsteer.stages.context.load_set", cache(load_set))
             patch.setattr(
-                "selfsteer.stages.judgements.open_judge", lambda one: judges(type(one), one.model_dump_json())
+                "selfsteer.stages.judgements.make_judge", lambda one: judges(type(one), one.model_dump_json())
             )
             found += seen_in(recipe, log, files, folder / "none")
     return found

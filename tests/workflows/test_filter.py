@@ -138,7 +138,7 @@ def test_unknown_filters_are_refused_with_a_suggestion(run_dir):
     with pytest.raises(ConfigError, match="unknown filter 'duplicate'") as caught:
         refilter_run(run_dir, ["quality.filters=[duplicate]"])
     assert "duplicates" in caught.value.do
-    with pytest.raises(ConfigError, match="steering_margin go by log-probs"):
+    with pytest.raises(ConfigError, match="steering_margin use log-probs"):
         refilter_run(run_dir, ["quality.filters=[steering_margin]"])
 
 

@@ -1,0 +1,55 @@
+"""What stages note in the ledger for later stages, the summary and the report, as types."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from selfsteer.runs.ledger import StageRecord
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """Base of a stage's result: plain JSON values. A field that is None is not written."""
+
+    @classmethod
+    def of(cls, record: StageRecord) -> Self:
+        """Return the result that a record of the ledger keeps; what other versions wrote beside it is ignored."""
+        return cls.from_info(record.info)
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any], **more: Any) -> Self:
+        """Return a result of plain values, and of ``more`` by name."""
+        own = {field.name: info[field.name] for field in dataclasses.fields(cls) if field.name in info}
+        return cls(**own | more)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Return what the ledger keeps."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in own.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DroppedRows(StageResult):
+    """What a stage left out of its rows.
+
+    Attributes:
+        left_out: How many.
+        dropped: The first of them, each with where it is, why it was dropped and what to do.
+        list: The file, or the pattern of files, that names all of them.
+        unusable: How many rows can't be used whatever the checks are.
+        reasons: The most frequent reasons of those: reason, what to do, how many, the first place.
+        rows: How many rows the source has, where the stage reads one.
+        faults: How many each check of queries took; ``contaminated``: by benchmark.
+    """
+
+    left_out: int = 0
+    dropped: Sequence[dict[str, str]] = ()
+    list: str | None = None
+    unusable: int = 0
+    reasons: Any = None
+    rows: int | None = None
+    faults: dict[str, int] | None = None
+    contaminated: dict[str, int] | None = None

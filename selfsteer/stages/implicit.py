@@ -1,0 +1,39 @@
+"""The stage ``implicit``: the start's held-out pairs scored under a trained policy, for the implicit reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfsteer.records import Contrast
+from selfsteer.runs.ledger import StageRecord
+from selfsteer.runs.results import StageResult
+from selfsteer.runs.store import Workspace, in_batches
+from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.model_pool import Policy
+
+_BATCH = 8
+
+
+def run(state: Pass) -> StageRecord | None:
+    """Do the stage for a pass; None for the start, which has nothing to be compared with."""
+    return implicit_stage(state.context, state.start_rows, state.policy) if state.start_rows else None
+
+
+def implicit_stage(context: RunContext, start: StageRecord, policy: Policy) -> StageRecord:
+    """Score the start's held-out pairs under a trained policy."""
+    rows = [row for row in context.store.read(start, Contrast) if row.scores is not None]
+    depends = {"start": start.key} | context.scoring(policy)
+
+    def write(space: Workspace) -> tuple[list[Path], StageResult]:
+        from selfsteer.stages.scorer import PLAIN_CELLS
+
+        scorer = context.models.scorer(policy)
+        assert scorer is not None  # rows have scores only where the backend has weights
+
+        def score(_: int, batch: Sequence[Contrast]) -> list[Contrast]:
+            return scorer.score(batch, PLAIN_CELLS)
+
+        return space.batches(Contrast, in_batches(rows, _BATCH), score), StageResult()
+
+    return context.store.get_or_compute("implicit", policy.round, depends, write, split="heldout", units=len(rows))
