@@ -41,12 +41,12 @@ from memory import peak_gb
 from selfsteer.config import Recipe, recipe_from
 from selfsteer.contrast import requests
 from selfsteer.loop import generate
-from selfsteer.stages.context import RunContext
-from selfsteer.runs.progress import Display
-from selfsteer.stages.model_pool import ModelPool
-from selfsteer.runs.store import Store, in_batches
 from selfsteer.principles import chooser_messages, load_set
-from selfsteer.records import ROLES, Message, SteeredQuery, Query
+from selfsteer.records import ROLES, Message, Query, SteeredQuery
+from selfsteer.runs.progress import Display
+from selfsteer.runs.store import Store, in_batches
+from selfsteer.stages.context import RunContext
+from selfsteer.stages.model_pool import ModelPool
 
 NAMES = {
     "a": "(a) plain model.generate",

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from memory import peak_gb
 
-from selfsteer.logprobs import view_cells
-from selfsteer.logprobs.cells import rows_of
 from selfsteer.estimate.flops import Arithmetic, Row, arithmetic
 from selfsteer.estimate.model_shape import shape_of
+from selfsteer.logprobs import view_cells
+from selfsteer.logprobs.cells import rows_of
 from selfsteer.records import Contrast
 from selfsteer.views import SSO_VIEWS
 

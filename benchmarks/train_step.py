@@ -27,12 +27,12 @@ from typing import Any
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, before torch allocates
 
 import torch
-from examples import made_examples, read_examples
 from measuring import Arithmetic, matmul_rate, needed, peak_gb
 from ways import WAYS, Plain, Rows
 
+from examples import made_examples, read_examples
 from selfsteer.chat import Chat
-from selfsteer.models import load_model, load_tokenizer, silence_transformers, resolve
+from selfsteer.models import load_model, load_tokenizer, resolve, silence_transformers
 from selfsteer.records import Contrast
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -1,6 +1,6 @@
 """The rows that travel between stages, and their Parquet form. No torch here.
 
-The order of the story: :class:`Query` -> :class:`SteeredQuery` -> :class:`Response` (three a query) -> :class:`Contrast`.
+In order: :class:`Query` -> :class:`SteeredQuery` -> :class:`Response` (three a query) -> :class:`Contrast`.
 """
 
 from __future__ import annotations

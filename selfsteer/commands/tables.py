@@ -66,6 +66,7 @@ def _lines(quality: dict[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def change(before: int, after: int) -> str:
+    """Return "12 → 9", or one number where both are equal."""
     return f"{after:,}" if before == after else f"{before:,} \u2192 {after:,}"
 
 

@@ -76,6 +76,7 @@ def from_values(
     overrides: Sequence[str] | Mapping[str, Any],
     source: str = "command line",
 ) -> Tree:
+    """Validate plain values with overrides as a tree of ``kind``; raises :class:`ConfigError`."""
     values = expanded(copy.deepcopy(dict(values)), ())
     lines: Lines = {}
     for override in overrides if not isinstance(overrides, Mapping) else ():
@@ -152,6 +153,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def shipped() -> Path:
+    """Return the folder of the shipped recipes: in an installed package, or beside a checkout's."""
     package = Path(str(files("selfsteer")))
     return next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
 

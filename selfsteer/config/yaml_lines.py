@@ -36,6 +36,7 @@ for _kind in (_Loader, Dumper):
 
 
 def read_file(file: Path) -> tuple[dict[str, Any], Lines]:
+    """Return a file's values and where each key is; raises :class:`ConfigError`."""
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -94,6 +95,7 @@ def _plain(node: yaml.Node, path: Key, lines: Lines, where: Callable[[int], str]
 
 
 def expand(path: Key, key: str, value: Any) -> Any:
+    """Write out the short form of a section: ``model: NAME`` is ``model: {name: NAME}``."""
     inner = SHORTHAND.get(".".join((*path, key)))
     return {inner: value} if inner and isinstance(value, str) else value
 

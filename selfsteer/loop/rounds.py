@@ -88,9 +88,10 @@ class Walk:
             writer = self.context.models.responder_model(policy, self.context.store.display.say)
         # Where the policy writes its own data, the held-out pairs have shown already whether it follows the principles.
         checked = self._start_pass is not None and self.context.recipe.writes_itself
+        checks = self.measures and number == 1 and not checked and not preferences
         state = Pass(
             self.context, "train", number, policy, writer, {"queries": self._queries}, trains=self.trains,
-            checks=self.measures and number == 1 and not checked and not preferences, reference=reference, made=self.made,
+            checks=checks, reference=reference, made=self.made,
         )  # fmt: skip
         self._do(state)
         return state

@@ -68,8 +68,8 @@ _OF_REWARD = {"reward-data", "reward", "reward-scores"}
 class Ledger:
     """RUN/ledger.jsonl: append-only; a torn last line (a crash while writing) is passed over.
 
-    A line counts only if its values have the types of :class:`StageRecord` and its files lie inside the run directory: what
-    it names is read, linked to and removed, so a ledger from elsewhere must not reach anything outside.
+    A line counts only if its values have the types of :class:`StageRecord` and its files lie inside the run directory:
+    what it names is read, linked to and removed, so a ledger from elsewhere must not reach anything outside.
     """
 
     def __init__(self, run_dir: Path) -> None:

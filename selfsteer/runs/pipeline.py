@@ -66,7 +66,7 @@ PIPELINE = (
     Stage("scores", 6, "clean and score", "the scores", 1.5, ("train", "generator", "heldout"), rows=True),
     Stage("implicit", 3, "implicit rewards", seconds=0.4, splits=("heldout",)),
     Stage("judgements", 2, "ask the judge", seconds=1.0, splits=("train", "generator", "heldout")),
-    Stage("rewards", 1, "ask the reward model", "the margins of the reward model", 0.5, ("train", "generator"), rows=True),
+    Stage("rewards", 1, "ask the reward model", "the reward margins", 0.5, ("train", "generator"), rows=True),
     Stage("contrasts", 5, "quality control", "the filtered rows", splits=("train", "generator")),
     Stage("reference", 2, "score under the reference", seconds=0.9, splits=("train",)),
     Stage("policy", 3, "train", seconds=2.1, splits=("train",), folder=""),

@@ -1,4 +1,4 @@
-"""The stage ``policy``: the policy trained on the round's rows, and on those of older rounds where the recipe says so."""
+"""The stage ``policy``: the policy trained on the round's rows, and on those of older rounds if wanted."""
 
 from __future__ import annotations
 
