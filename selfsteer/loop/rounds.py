@@ -98,12 +98,11 @@ class Walk:
 
     def _generator_pass(self, outer: Pass) -> None:
         """Make the rows that a generator is trained on: the policy's own answers to the first queries."""
-        records = {name: outer.records[name] for name in ("queries", "principles")}
-        state = Pass(
-            self.context, "generator", outer.number, outer.policy, outer.policy, records, checks=outer.checks
-        )  # fmt: skip
+        given = {name: outer.records[name] for name in ("queries", "principles")}
+        policy = outer.policy
+        state = Pass(self.context, "generator", outer.number, policy, policy, dict(given), checks=outer.checks)
         self._do(state)
-        outer.records |= {f"{GENERATOR}{name}": state.records[name] for name in state.records if name not in records}
+        outer.records |= {f"{GENERATOR}{name}": one for name, one in state.records.items() if name not in given}
         outer.checks = False
 
     def _measure(self, policy: Policy, records: dict[str, StageRecord]) -> Pass:

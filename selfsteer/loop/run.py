@@ -192,7 +192,7 @@ class _Run:
         if self.recipe.generator.keep:
             self.context.models.make(generator)
             link_atomic(link, weights)
-        else:
+        elif weights.is_relative_to(self.store.run_dir):
             remove(link)
             remove(weights)
 

@@ -20,10 +20,10 @@ from selfsteer.loop import run
 from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import open_stages
-from selfsteer.quality import FilterChain
 from selfsteer.reward.recipe import SetSettings
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
+from selfsteer.stages import contrasts
 from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import reward_sets
 from selfsteer.workflows.row_source import open_source
@@ -51,11 +51,11 @@ def again(done, tmp_path, tiny_chat_model, queries, monkeypatch):
     run_dir = shutil.copytree(done[0], tmp_path / "run", symlinks=True)
 
     def go(figures: dict[int, dict[str, Any]], **changes: Any):
-        def found(stages, of, start):
-            return measures(**figures.get(of.policy.round, {}))
+        def found(state):
+            return measures(**figures.get(state.number, {}))
 
         with monkeypatch.context() as patch, without_reports():
-            patch.setattr(guarding, "measured", found)
+            patch.setattr(guarding, "heldout_measures", found)
             return run(recipe(tiny_chat_model, queries, **changes), run_dir)
 
     go.run_dir = run_dir
@@ -264,15 +264,15 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
 
 
 def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, monkeypatch, capsys):
-    real = FilterChain.finish
+    real = contrasts._fitted
 
-    def finish(self):
-        real(self)
-        if (again.run_dir / "round-02/contrasts").exists() and not (again.run_dir / "round-03").exists():
+    def fitted(context, files):
+        if "round-02" in str(files[0]):
             raise NothingSurvived("quality control kept no row", where="round-02")
+        return real(context, files)
 
     settings = {"rounds": 3, "guards__action": "rollback", "quality__filters": []}
-    monkeypatch.setattr(FilterChain, "finish", finish)
+    monkeypatch.setattr(contrasts, "_fitted", fitted)
     with pytest.warns(SelfsteerWarning, match="round 2, guard kept"):
         summary = again({}, **settings)
     assert [made["round"] for made in summary["rounds"]] == [1, 3]
