@@ -197,7 +197,8 @@ def refilter_file(source: Path, overrides: Sequence[str], output: Path | None) -
         deque(filtered(), maxlen=0)
     else:
         _write(filtered(), output)
-    figures = (quality_figures(ContrastsResult.from_tally(*one)) for one in ((before, {}), (chain.tally, chain.thresholds)))
+    done = (ContrastsResult.from_tally(*one) for one in ((before, {}), (chain.tally, chain.thresholds)))
+    figures = map(quality_figures, done)
     return Outcome([Refiltered(str(source), *figures)], [])
 
 

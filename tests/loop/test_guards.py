@@ -23,7 +23,7 @@ from selfsteer.loop.run import open_stages
 from selfsteer.reward.recipe import SetSettings
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
-from selfsteer.stages import contrasts
+from selfsteer.stages import contrasts as contrasts_module
 from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import reward_sets
 from selfsteer.workflows.row_source import open_source
@@ -264,7 +264,7 @@ def test_a_later_round_without_rows_is_the_guards_and_a_first_one_the_recipes(ag
 
 
 def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, monkeypatch, capsys):
-    real = contrasts._fitted
+    real = contrasts_module._fitted
 
     def fitted(context, files):
         if "round-02" in str(files[0]):
@@ -272,7 +272,7 @@ def test_a_round_whose_rows_are_all_dropped_is_planned_to_its_failure(again, mon
         return real(context, files)
 
     settings = {"rounds": 3, "guards__action": "rollback", "quality__filters": []}
-    monkeypatch.setattr(contrasts, "_fitted", fitted)
+    monkeypatch.setattr(contrasts_module, "_fitted", fitted)
     with pytest.warns(SelfsteerWarning, match="round 2, guard kept"):
         summary = again({}, **settings)
     assert [made["round"] for made in summary["rounds"]] == [1, 3]

@@ -605,7 +605,7 @@ def _growth(growth: Growth, folder: Path) -> str:
 
 
 def test_a_dependency_that_is_left_out_is_found(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(RunContext, "engine", lambda stages, policy: {})
+    monkeypatch.setattr(RunContext, "sampling", lambda stages, policy: {})
     recipe = _scripted(files)
     found = missing([*seen_in(recipe, recorded(recipe, tmp_path / "run"), files, tmp_path / "none")])
     assert ("responses", "generation.batch_size") in found

@@ -224,7 +224,7 @@ def test_a_plain_folder_of_files_is_read_but_not_that_of_a_stage(file, tmp_path,
     write_rows(tmp_path / "many/2.parquet", Contrast, [contrast("f", negative_response="the sixth")])
     (part,) = refilter_file(tmp_path / "many", ["quality.filters=[identical]"], None).parts
     assert (part.after["total"], part.after["kept"]) == (6, 4)
-    with pytest.raises(InputError, match="only the run directory tells"):
+    with pytest.raises(InputError, match="only the run directory says which"):
         refilter_file(run_dir / "round-01/contrasts", ["quality.filters=[identical]"], None)
 
 
