@@ -21,6 +21,7 @@ from selfsteer.backends import vllm
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.config import Growth, Recipe, Section, ServerSettings
 from selfsteer.errors import InputError
+from selfsteer.experimental import augment
 from selfsteer.judges import make_judge
 from selfsteer.loop import guards
 from selfsteer.loop.run import run
@@ -41,7 +42,7 @@ from selfsteer.stages.reference import References, training_rows
 from selfsteer.stages.responses import responses_stage
 from selfsteer.stages.rewards import rewards_stage
 from selfsteer.stages.scores import scored_preferences, scores_stage
-from selfsteer.workflows import augment, reward
+from selfsteer.workflows import reward
 from tests.backends.chat_server import ChatServer, metered, scripted
 from tests.conftest import build_model, build_tokenizer
 from tests.reward_runs import reward_recipe, write_pairs
