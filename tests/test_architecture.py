@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PLACES = (ROOT, ROOT / "selfsteer")
 LONGEST_FILE = 722
 LARGEST_FOLDER = 0.13
 """Share of the package's lines."""
@@ -103,3 +105,17 @@ def test_no_file_is_long_and_no_folder_is_large():
         name = path.relative_to(ROOT / "selfsteer").parts[0]
         folders[name] = folders.get(name, 0) + count
     assert not {name: count for name, count in folders.items() if count > LARGEST_FOLDER * sum(lines.values())}
+
+
+def test_the_files_that_the_docs_name_exist():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    named = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(
+            r"(?<![/\w])(?:[a-z_\d-]+/)+[\w-]+\.(?:py|md|yaml|jinja)\b", page.read_text(encoding="utf-8")
+        )
+        if not name.startswith("runs/")
+    }
+    assert len(named) > 50
+    assert not [(page, name) for page, name in named if not any((place / name).is_file() for place in PLACES)]
