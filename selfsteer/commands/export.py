@@ -14,6 +14,7 @@ from selfsteer.export import (
     Exported,
     ExportOptions,
     Licence,
+    RunFacts,
     check_repository,
     export_file,
     export_folder,
@@ -95,8 +96,7 @@ def _folder(found: Source, order: ExportOptions, folder: Path, licence: str | No
         folder,
         where=found.where,
         licence=Licence.of(licence, recipe.queries.source if recipe else None),
-        settings=public_settings(recipe) if recipe else None,
-        queries=found.queries,
+        run=RunFacts(public_settings(recipe), found.queries) if recipe else None,
         overwrite=overwrite,
     )
 
@@ -133,7 +133,7 @@ def _columns(name: str | None) -> bool | None:
 
 
 def _show(exported: Exported, target: Path | str, out: Console) -> None:
-    order, selection = exported.order, exported.selection
+    order, selection = exported.options, exported.selection
     pairs = f" from {selection.taken:,} pairs" if exported.rows != selection.taken else ""
     kind = f"{order.format}, view {order.view}" if order.form.one_view else order.format
     lines = [f"{exported.rows:,} rows{pairs} of {selection.read:,} ({kind}) are in {target}"]

@@ -1,7 +1,7 @@
-"""The data set itself: rows of a run or a file in the formats of other trainers, with a card; and the way back in."""
+"""Exports rows of a run or a file in the formats of other trainers, with a card, and reads them back."""
 
 from selfsteer.export.authors import read_authors
-from selfsteer.export.card import Licence
+from selfsteer.export.card import Licence, RunFacts
 from selfsteer.export.dataset import export_file, export_folder
 from selfsteer.export.formats import FORMATS, Format, Layout
 from selfsteer.export.hub import check_repository, push
@@ -15,6 +15,7 @@ __all__ = [
     "Format",
     "Layout",
     "Licence",
+    "RunFacts",
     "check_repository",
     "export_file",
     "export_folder",

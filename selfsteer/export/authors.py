@@ -1,4 +1,4 @@
-"""The JSON of the paper's authors, both ways: one object a row, with a single instruction and three system messages."""
+"""The JSON of the paper's authors, both ways: an object a row, with one instruction and three system messages."""
 
 from __future__ import annotations
 
@@ -15,23 +15,19 @@ from selfsteer.records import HARM_UNKNOWN, Contrast, Message
 AUTHORS_FIELDS = ("instruction", "p_system", "n_system", "system", "chosen", "rejected", "raw")
 """In their names: x, the system messages of x+, x- and x ("" without one), y+, y-, yo."""
 FLAG = "negative_harmful"
-"""Our own key beside theirs: why y- counts as harmful, "" where nothing says so."""
+"""Our own key beside theirs: why y- counts as harmful, "" if it does not."""
 _NEVER_EMPTY = ("instruction", "p_system", "n_system")
-_ORIGIN = "the authors' JSON, which has no finish reasons: taken for finished"
+_ORIGIN = "the authors' JSON, which has no finish reasons: assumed finished"
 
 
 def to_authors(row: Contrast) -> dict[str, str]:
-    """Return a row that :func:`authors_problem` has nothing against in their form; ``idx`` is its id.
-
-    Their readers leave :data:`FLAG` unread.
-    """
-    own = _system(row.prompt), _system(row.positive_prompt), _system(row.negative_prompt)
+    """Return a row without an :func:`authors_problem` in their form; their code ignores :data:`FLAG`."""
     return {
         "idx": row.id,
         "instruction": row.prompt[-1]["content"],
-        "p_system": own[1],
-        "n_system": own[2],
-        "system": own[0],
+        "p_system": _system(row.positive_prompt),
+        "n_system": _system(row.negative_prompt),
+        "system": _system(row.prompt),
         "chosen": row.positive_response,
         "rejected": row.negative_response,
         "raw": row.original_response,
@@ -40,29 +36,28 @@ def to_authors(row: Contrast) -> dict[str, str]:
 
 
 def authors_problem(row: Contrast) -> str:
-    """Return why their form can't carry a row, "" where it can.
-
-    The instruction is one text, the same under all three system messages. Their rows may have a ``history``, but their
-    code neither samples nor trains with it.
-    """
+    """Return why their form can't represent a row, "" if it can."""
+    # The instruction is one text, the same under all three system messages. Their rows may have a ``history``, but
+    # their code neither samples nor trains with it.
+    prompts = row.prompt, row.positive_prompt, row.negative_prompt
     if "original" not in row.roles:
         return "no original response (yo)"
-    if any(_turns(prompt)[1:] for prompt in (row.prompt, row.positive_prompt, row.negative_prompt)):
+    if any(len(prompt) > 1 + (prompt[0]["role"] == "system") for prompt in prompts):
         return "a prompt of several turns"
     if not (_system(row.positive_prompt) and _system(row.negative_prompt)):
-        return "a principle that stands in the user turn (its model has no system role)"
-    texts = {prompt[-1]["content"] for prompt in (row.prompt, row.positive_prompt, row.negative_prompt)}
+        return "a principle in the user turn (its model has no system role)"
+    texts = {prompt[-1]["content"] for prompt in prompts}
     return "" if len(texts) == 1 and row.prompt[-1]["role"] == "user" else "a user turn that differs between prompts"
 
 
 def read_authors(rows: Iterable[tuple[str, Any]], source: str) -> Iterator[Contrast]:
-    """Yield contrasts from rows in the authors' form; a row that can't be used is left out, with a warning at the end.
+    """Yield contrasts from rows in the authors' form; rows that can't be used are left out, with a warning at the end.
 
-    Keys besides :data:`AUTHORS_FIELDS`, ``idx`` and :data:`FLAG` are left unread; without the flag nobody knows.
+    Keys besides :data:`AUTHORS_FIELDS`, ``idx`` and :data:`FLAG` are ignored; without the flag y- may be harmful.
 
     Args:
-        rows: Pairs of where a row stands, for messages, and the row.
-        source: Where they come from.
+        rows: Pairs of a row's place, for messages, and the row.
+        source: The file, for messages.
 
     Raises:
         DataError: No row is left.
@@ -71,7 +66,7 @@ def read_authors(rows: Iterable[tuple[str, Any]], source: str) -> Iterator[Contr
     for where, row in rows:
         tally.rows += 1
         try:
-            yield _contrast(_fields(row), _id(row), _flag(row))
+            yield _contrast(row)
         except Unusable as unusable:
             tally.add(where, str(unusable), unusable.do)
     check_share(tally.info, "row", source, most=None)
@@ -80,14 +75,18 @@ def read_authors(rows: Iterable[tuple[str, Any]], source: str) -> Iterator[Contr
         warnings.warn(what, SelfsteerWarning, stacklevel=2)
 
 
-def _contrast(values: dict[str, str], id: str, flag: str) -> Contrast:
+def _contrast(row: Any) -> Contrast:
+    values = _fields(row)
+    flag = row.get(FLAG, HARM_UNKNOWN)
+    if not isinstance(flag, str):
+        raise _wrong(f"{FLAG!r} of this row is no text but {kind(flag)}")
     user: Message = {"role": "user", "content": values["instruction"]}
 
     def under(system: str) -> list[Message]:
         return [{"role": "system", "content": system}, user] if system else [user]
 
     return Contrast(
-        id=id or fingerprint(values),
+        id=str(row["idx"]) if row.get("idx") not in (None, "") else fingerprint(values),
         prompt=under(values["system"]),
         split="train",
         aspects=[],
@@ -104,17 +103,6 @@ def _contrast(values: dict[str, str], id: str, flag: str) -> Contrast:
         negative_harmful=flag,
         provenance={"source": _ORIGIN},
     )
-
-
-def _id(row: dict[str, Any]) -> str:
-    return str(row["idx"]) if row.get("idx") is not None else ""
-
-
-def _flag(row: dict[str, Any]) -> str:
-    flag = row.get(FLAG, HARM_UNKNOWN)
-    if not isinstance(flag, str):
-        raise _wrong(f"{FLAG!r} of this row is no text but {kind(flag)}")
-    return flag
 
 
 def _fields(row: Any) -> dict[str, str]:
@@ -145,7 +133,3 @@ def _wrong(what: str) -> Unusable:
 
 def _system(prompt: list[Message]) -> str:
     return prompt[0]["content"] if prompt[0]["role"] == "system" else ""
-
-
-def _turns(prompt: list[Message]) -> list[Message]:
-    return prompt[1:] if prompt[0]["role"] == "system" else prompt

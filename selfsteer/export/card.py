@@ -1,4 +1,4 @@
-"""The card of an exported data set: a Hugging Face README.md that says what is in it and how it came about."""
+"""The card of an exported data set: a Hugging Face README.md on its content and its origin."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Licence:
     """The licence of the queries.
 
     Attributes:
-        id: Of the Hugging Face Hub's list, e.g. "apache-2.0"; "unknown" where nobody said.
-        said_by: Where it comes from, one sentence.
+        id: Of the Hugging Face Hub's list, e.g. "apache-2.0"; "unknown" if it was not stated.
+        said_by: The source of this statement, one sentence.
     """
 
     id: str
@@ -49,55 +49,77 @@ class Licence:
     def of(cls, given: str | None, source: str | None) -> Licence:
         """Return the licence that was given on the command line, else that of a built-in query set, else unknown."""
         if given:
-            return cls(given, "as given by whoever made this export")
+            return cls(given, "as stated by whoever made this export")
         if source is not None and source.startswith("builtin:"):
             return cls("apache-2.0", "the queries come with selfsteer, and all their sources are under Apache-2.0")
-        return cls("unknown", "unknown: nobody said under which licence the queries are; find out before sharing them")
+        return cls("unknown", "unknown: the licence of the queries was not stated; find out before sharing them")
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
-    """What a card is made from; see :func:`selfsteer.export.dataset.export_folder`."""
+class RunFacts:
+    """Facts on the run that an export's rows come from.
 
-    exported: Exported
-    name: str
-    licence: Licence
-    settings: dict[str, Any] | None
-    queries: dict[str, int] | None
+    Attributes:
+        settings: Of its recipe, without secrets (:func:`selfsteer.export.redaction.public_settings`).
+        queries: Number of queries read, aligned on and held out; None where it was not recorded.
+    """
+
+    settings: dict[str, Any]
+    queries: dict[str, int] | None = None
 
 
-def write_card(path: Path, card: Card) -> None:
-    """Write the card."""
-    exported = card.exported
+def write_card(path: Path, exported: Exported, name: str, licence: Licence, run: RunFacts | None) -> None:
+    """Write the card of a data set of that name."""
+    figures = exported.figures
+    front = {  # the metadata that the Hub and `datasets` read
+        "pretty_name": escape_controls(name),
+        "license": licence.id,
+        "task_categories": ["text-generation"],
+        "size_categories": [size_category(exported.rows)],
+        "tags": ["preference", "rlhf", *exported.options.form.tags, "synthetic", "selfsteer"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
+    }
+    lengths = [
+        {
+            "name": _NAMES[role],
+            "characters": figures.characters[role].value,
+            "tokens": figures.tokens[role].value,
+            "cut": figures.cut[role] / figures.rows,
+        }
+        for role in ROLES
+    ]
     text = _rendered(
         "card",
         exported,
-        front=_yaml(_front(card)),
-        card=card,
+        front=_yaml(front),
+        name=name,
+        licence=licence,
+        queries=run.queries if run else None,
         selection=exported.selection,
-        provenance=exported.figures.provenance(),
-        lengths=[_length(exported, role) for role in ROLES],
-        settings=escape_controls(_yaml(card.settings)) if card.settings is not None else None,
+        provenance=figures.provenance(),
+        lengths=lengths,
+        settings=escape_controls(_yaml(run.settings)) if run else None,
     )
     path.write_text(text, encoding="utf-8")
 
 
 def write_notice(path: Path, exported: Exported) -> None:
-    """Write, atomically, the page beside a single file that warns of what is chosen in it."""
+    """Write, atomically, the page beside a single file that warns of harmful targets."""
     write_atomic(path, _rendered("notice", exported, name=path.name.removesuffix(f".{CARD}")))
 
 
 def _rendered(template: str, exported: Exported, **values: Any) -> str:
-    # A card is markdown: what comes from outside goes through `cell`; no model output gets here.
+    # A card is markdown: text from outside goes through `cell`, and no model output is in it.
+    prompt, chosen, rejected = (_NAMES[name] for name in PAIRINGS[exported.options.view])
     return markdown(
         _TEMPLATES / f"{template}.md.jinja",
-        {"cell": _cell, "number": _number},
+        {"cell": _cell, "number": lambda value, digits=0: "-" if value is None else f"{value:,.{digits}f}"},
         mark=_MARK,
         exported=exported,
-        order=exported.order,
-        form=exported.order.form,
+        options=exported.options,
+        form=exported.options.form,
         figures=exported.figures,
-        view=_view(exported.order.view),
+        view=f"{exported.options.view}: under {prompt}, {chosen} is chosen and {rejected} rejected",
         version=__version__,
         View=View,
         **values,
@@ -117,44 +139,10 @@ def size_category(rows: int) -> str:
     return f"{_SIZES[place - 1]}<n<{_SIZES[place]}" if place < len(_SIZES) else "n>1T"
 
 
-def _front(card: Card) -> dict[str, Any]:
-    """Return the metadata that the Hub and `datasets` read."""
-    data = [{"split": "train", "path": "data/train-*"}]
-    return {
-        "pretty_name": escape_controls(card.name),
-        "license": card.licence.id,
-        "task_categories": ["text-generation"],
-        "size_categories": [size_category(card.exported.rows)],
-        "tags": ["preference", "rlhf", *card.exported.order.form.tags, "synthetic", "selfsteer"],
-        "configs": [{"config_name": "default", "data_files": data}],
-    }
-
-
 def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
-def _view(view: View) -> str:
-    """Return e.g. "base: under x, y+ is chosen and y- rejected"."""
-    pairing = PAIRINGS[view]
-    prompt, chosen, rejected = (_NAMES[name] for name in pairing)
-    return f"{view}: under {prompt}, {chosen} is chosen and {rejected} rejected"
-
-
-def _length(exported: Exported, role: str) -> dict[str, Any]:
-    figures = exported.figures
-    return {
-        "name": _NAMES[role],
-        "characters": figures.characters[role].value,
-        "tokens": figures.tokens[role].value,
-        "cut": figures.cut[role] / figures.rows,
-    }
-
-
-def _number(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
 def _cell(text: object) -> str:
-    """Return text that stays within a table's cell and does nothing there."""
+    """Return text that stays within a table's cell, its markup escaped."""
     return re.sub(r"([|`<\[\]*_\\])", r"\\\1", " ".join(escape_controls(str(text)).split()))

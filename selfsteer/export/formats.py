@@ -1,9 +1,8 @@
-"""The formats of an export: what a row of each looks like, and which rows it can't carry.
+"""The formats of an export: the rows of each, and which contrasts it can't represent.
 
-A new one is a function and an entry in :data:`FORMATS`.
-
-A format of one view holds a prompt, its chosen and its rejected response, as :mod:`selfsteer.views` assigns them. The
-others hold all prompts and responses of a row, and the trainer that reads them makes the views.
+A new format is a function and an entry in :data:`FORMATS`. A format of one view holds a prompt, its chosen and its
+rejected response, as :mod:`selfsteer.views` assigns them. The others hold all prompts and responses of a row, and the
+trainer that reads them makes the views.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a format is to be filled.
+    """The choices within a format.
 
     Attributes:
-        view: Which prompt, chosen and rejected response; base where the format carries all of them.
-        full: With the columns that say where a row comes from, where the format has room for them.
+        view: Which prompt, chosen and rejected response; base if the format holds all of them.
+        full: Whether to add the columns on a row's origin, if the format has room for them.
     """
 
     view: View = View.BASE
@@ -39,17 +38,17 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """What there is to know about a format.
+    """A format.
 
     Attributes:
-        summary: What it is, for tables and the card.
-        make: The rows that a contrast becomes.
-        schema: The Arrow schema of those rows; None where it can't be Parquet.
-        suffixes: The kinds of file it may be; the first is that of a folder's shards.
-        problem: Why it can't carry a row, "" where it can.
+        summary: A description for tables and the card.
+        make: Returns the rows of a contrast.
+        schema: Returns the Arrow schema of those rows; None if the format can't be Parquet.
+        suffixes: The file types it supports; the first is that of a folder's shards.
+        problem: Returns why it can't represent a row, "" if it can.
         one_view: Whether it holds one view, or all prompts and responses.
         extras: Whether :attr:`Layout.full` makes a difference.
-        finishes: Whether it says which responses were cut off.
+        finishes: Whether it records which responses were cut off.
         tags: Tags of the card.
     """
 
@@ -64,7 +63,7 @@ class Format:
     tags: tuple[str, ...] = ()
 
     def roles(self, layout: Layout) -> tuple[str, ...]:
-        """Return the roles of the responses that it holds."""
+        """Return the roles of its responses."""
         pairing = PAIRINGS[layout.view]
         return (pairing.chosen, pairing.rejected) if self.one_view else ROLES
 
@@ -74,20 +73,10 @@ def _prompt(row: Contrast, layout: Layout) -> list[Message]:
     return messages
 
 
-def _response(row: Contrast, role: str) -> str:
-    text: str = getattr(row, f"{role}_response")
-    return text
-
-
-def _pair(row: Contrast, layout: Layout) -> tuple[str, str]:
-    """Return the chosen and the rejected response of the view."""
+def _pair(row: Contrast, layout: Layout, column: str = "response") -> tuple[str, str]:
+    """Return the chosen and the rejected response of the view, or their finish reasons."""
     pairing = PAIRINGS[layout.view]
-    return _response(row, pairing.chosen), _response(row, pairing.rejected)
-
-
-def _finishes(row: Contrast, layout: Layout) -> tuple[str, str]:
-    pairing = PAIRINGS[layout.view]
-    return getattr(row, f"{pairing.chosen}_finish"), getattr(row, f"{pairing.rejected}_finish")
+    return getattr(row, f"{pairing.chosen}_{column}"), getattr(row, f"{pairing.rejected}_{column}")
 
 
 def _assistant(text: str) -> list[Message]:
@@ -98,39 +87,27 @@ def _trl(row: Contrast, layout: Layout) -> list[Row]:
     chosen, rejected = map(_assistant, _pair(row, layout))
     values: Row = {"prompt": _prompt(row, layout), "chosen": chosen, "rejected": rejected}
     if layout.full:
-        values["chosen_finish"], values["rejected_finish"] = _finishes(row, layout)
+        values["chosen_finish"], values["rejected_finish"] = _pair(row, layout, "finish")
         values |= _origin(row, layout)
     return [values]
 
 
 def _trl_unpaired(row: Contrast, layout: Layout) -> list[Row]:
     rows = []
-    for text, finish, label in zip(_pair(row, layout), _finishes(row, layout), (True, False), strict=True):
+    for text, finish, label in zip(_pair(row, layout), _pair(row, layout, "finish"), (True, False), strict=True):
         values: Row = {"prompt": _prompt(row, layout), "completion": _assistant(text), "label": label}
         if layout.full:
-            values["completion_finish"] = finish
-            values |= _origin(row, layout)
+            values |= {"completion_finish": finish} | _origin(row, layout)
         rows.append(values)
     return rows
 
 
 def _origin(row: Contrast, layout: Layout) -> Row:
-    """Return the columns that say where a row comes from.
-
-    None has a name that TRL's trainers read (``margin``, ``images``, ``tools``, ``ref_*_logps``, ``*_ids``).
-    """
-    return {
-        "id": row.id,
+    """Return the columns on a row's origin."""
+    return {name: getattr(row, name, None) for name, _ in _ORIGIN} | {
         "view": str(layout.view),
-        "aspects": row.aspects,
-        "positive_principle": row.positive_principle,
-        "negative_principle": row.negative_principle,
         "scores": _finite(row.scores),
         "steering_margin": _finite(steering_margin(row)),
-        "negative_harmful": row.negative_harmful,
-        "round": row.round,
-        "kept": row.kept,
-        "drop_reason": row.drop_reason,
         "provenance": json.dumps(row.provenance, sort_keys=True, ensure_ascii=False),
     }
 
@@ -152,7 +129,7 @@ def _llama_factory(row: Contrast, layout: Layout) -> list[Row]:
             "system": system,
             "chosen": {"from": "gpt", "value": chosen},
             "rejected": {"from": "gpt", "value": rejected},
-            FLAG: row.negative_harmful,  # named in no entry of dataset_info.json, so its loader drops it
+            FLAG: row.negative_harmful,  # in no entry of dataset_info.json, so its loader drops it
         }
     ]
 
@@ -164,11 +141,11 @@ def _system_and_turns(prompt: Sequence[Message]) -> tuple[str, list[Message]]:
 
 
 def _llama_factory_problem(row: Contrast, layout: Layout) -> str:
-    """LLaMA-Factory skips, with a warning in its log, what doesn't go user, assistant, ..., user."""
+    # LLaMA-Factory skips other turns, with no more than a warning in its log.
     _, turns = _system_and_turns(_prompt(row, layout))
     wanted = ["user", "assistant"] * len(turns)
     alternate = [turn["role"] for turn in turns] == wanted[: len(turns)]
-    return "" if alternate and len(turns) % 2 else "turns that do not go user, assistant, ..., user"
+    return "" if alternate and len(turns) % 2 else "turns that are not user, assistant, ..., user"
 
 
 def _contrast(row: Contrast, layout: Layout) -> list[Row]:
@@ -176,8 +153,17 @@ def _contrast(row: Contrast, layout: Layout) -> list[Row]:
     return [values | {"provenance": json.dumps(row.provenance, sort_keys=True)}]
 
 
-_MESSAGES = schema(Contrast).field("prompt").type
+_OWN = schema(Contrast)
+_MESSAGES = _OWN.field("prompt").type
 _SPOKEN = pa.struct([("from", pa.string()), ("value", pa.string())])
+# None has a name that TRL's trainers read (margin, images, tools, ref_*_logps, *_ids).
+_ORIGIN = [
+    (name, _OWN.field(name).type if name in _OWN.names else pa.string())
+    for name in (
+        "id view aspects positive_principle negative_principle scores steering_margin negative_harmful round kept "
+        "drop_reason provenance"
+    ).split()
+]
 
 
 def _trl_schema(layout: Layout) -> pa.Schema:
@@ -195,16 +181,6 @@ def _llama_factory_schema(layout: Layout) -> pa.Schema:
     spoken = [("chosen", _SPOKEN), ("rejected", _SPOKEN)]
     return pa.schema([("conversations", pa.list_(_SPOKEN)), ("system", pa.string()), *spoken, (FLAG, pa.string())])
 
-
-_OWN = schema(Contrast)
-_ORIGIN = [
-    ("id", pa.string()),
-    ("view", pa.string()),
-    *((name, _OWN.field(name).type) for name in ("aspects", "positive_principle", "negative_principle", "scores")),
-    ("steering_margin", pa.float64()),
-    ("negative_harmful", pa.string()),
-    *((name, _OWN.field(name).type) for name in ("round", "kept", "drop_reason", "provenance")),
-]
 
 FORMATS: dict[str, Format] = {
     "trl": Format(

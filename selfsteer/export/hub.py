@@ -1,4 +1,4 @@
-"""Uploading a data set folder to the Hugging Face Hub; the token comes from where the Hub's own tools look for it."""
+"""Uploads a data set folder to the Hugging Face Hub, with the token of the Hub's own tools."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from selfsteer.errors import ConfigError, InputError, WorkFailed
 
-_LOGIN = "log in with `hf auth login`, or set HF_TOKEN; the token needs the right to write"
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN; the token needs write access"
 
 
 def check_repository(name: str) -> None:
-    """Raise :class:`ConfigError` where a name can't be that of a data set on the Hub."""
+    """Raise :class:`ConfigError` for an invalid name of a data set on the Hub."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -22,23 +22,23 @@ def check_repository(name: str) -> None:
     except HFValidationError as error:
         raise ConfigError(str(error).partition("\n")[0], where="--push-to-hub", do="give ORG/NAME") from error
     if "/" not in name:
-        what = f"{name!r} says whose data set it is not"
+        what = f"{name!r} has no owner"
         raise ConfigError(what, where="--push-to-hub", do=f"give ORG/{name}, with your user name or organisation")
 
 
 def push(folder: Path, name: str, *, public: bool = False) -> str:
-    """Upload a folder as a data set, made if it isn't there. Data files that an earlier upload left are removed.
+    """Upload a folder as a data set, created if it does not exist. Data files of an earlier upload are removed.
 
     Args:
-        folder: What :func:`selfsteer.export.export_folder` wrote; it is not changed.
+        folder: As :func:`selfsteer.export.export_folder` wrote it.
         name: ORG/NAME.
-        public: Everyone may see it.
+        public: Whether everyone may see it.
 
     Returns:
         Its address.
 
     Raises:
-        InputError: It is there already, and its visibility is another: an upload must not publish by accident.
+        InputError: It exists with the other visibility.
         WorkFailed: The Hub refused, or can't be reached.
     """
     from huggingface_hub import HfApi
@@ -47,10 +47,10 @@ def push(folder: Path, name: str, *, public: bool = False) -> str:
     with _hub_errors(folder, name):
         address = str(api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True))
         private = bool(api.repo_info(name, repo_type="dataset").private)
-    if private == public:
-        now, wanted = ("private", "leave --public out") if private else ("public", "say --public")
+    if private == public:  # an upload must not publish by accident
+        now, wanted = ("private", "leave --public out") if private else ("public", "add --public")
         raise InputError(
-            f"the data set {name} is there already and is {now}: nothing was uploaded. What was built is in {folder}",
+            f"the data set {name} already exists and is {now}: nothing was uploaded. The export is in {folder}",
             where=f"--push-to-hub {name}",
             do=f"{wanted}, name another one, or change it on the Hub",
         )
@@ -67,18 +67,17 @@ def push(folder: Path, name: str, *, public: bool = False) -> str:
 
 @contextmanager
 def _hub_errors(folder: Path, name: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into one message, which names the folder that was built."""
-    # HTTPError: of whatever HTTP library this release of the client uses; no connection, time-outs.
+    """Turn an error of the Hub's client into one message, which names the folder of the export."""
+    # HTTPError is that of the HTTP library which this release of the client uses: no connection, time-outs.
     from huggingface_hub.errors import HTTPError
 
     try:
         yield
     except (HTTPError, OSError, ValueError) as error:
-        raise WorkFailed(
-            f"the upload to the Hub did not succeed: {_reason(error)}. What was built is kept in {folder}",
-            where=f"--push-to-hub {name}",
-            do=_advice(error, name, folder),
-        ) from error
+        first_line = (str(error).strip() or type(error).__name__).partition("\n")[0]
+        reason = re.sub(r"https?://\S+", "[address]", first_line).rstrip(". ")
+        what = f"the upload to the Hub failed: {reason}. The export is kept in {folder}"
+        raise WorkFailed(what, where=f"--push-to-hub {name}", do=_advice(error, name, folder)) from error
 
 
 def _advice(error: Exception, name: str, folder: Path) -> str:
@@ -91,9 +90,3 @@ def _advice(error: Exception, name: str, folder: Path) -> str:
     if isinstance(error, LocalTokenNotFoundError) or status in (401, 403, 404):
         return f"{_LOGIN}; {again}"
     return f"check the network, {again}"
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of a message, without addresses."""
-    text = (str(error).strip() or type(error).__name__).partition("\n")[0]
-    return re.sub(r"https?://\S+", "[address]", text).rstrip(". ")

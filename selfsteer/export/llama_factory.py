@@ -1,4 +1,4 @@
-"""The ``dataset_info.json`` that tells LLaMA-Factory which file holds what; others' entries in it are kept."""
+"""The ``dataset_info.json`` that describes data files to LLaMA-Factory; other entries in it are kept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ INFO = "dataset_info.json"
 def dataset_entry(file_name: str) -> dict[str, Any]:
     """Return the entry of an export in the sharegpt preference format.
 
-    All tags are given: LLaMA-Factory takes a missing one for none where there are ``tags`` at all.
-
     Args:
-        file_name: A data file, or a folder with nothing but data files, relative to the file the entry goes to.
+        file_name: A data file, or a folder with data files only, relative to the file of the entry.
     """
+    # All tags: with ``tags`` given, LLaMA-Factory sets a missing one to None.
     return {
         "file_name": file_name,
         "formatting": "sharegpt",
@@ -38,10 +37,10 @@ def dataset_entry(file_name: str) -> dict[str, Any]:
 
 
 def check_entry(info: Path, name: str, *, overwrite: bool) -> None:
-    """Raise :class:`InputError` where an entry of that name is there already, or the file holds something else."""
+    """Raise :class:`InputError` if an entry of that name exists, or the file holds something else."""
     if name in _read(info) and not overwrite:
-        what = f"there is an entry {name!r} already"
-        raise InputError(what, where=str(info), do="name the output otherwise, or say --overwrite")
+        what = f"an entry {name!r} already exists"
+        raise InputError(what, where=str(info), do="name another output, or add --overwrite")
 
 
 def write_entry(info: Path, name: str, entry: dict[str, Any]) -> None:
@@ -58,5 +57,5 @@ def _read(info: Path) -> dict[str, Any]:
         entries = None
     if not isinstance(entries, dict):
         what = "this dataset_info.json holds no JSON object, so no entry can be added to it"
-        raise DataError(what, where=str(info), do="mend or remove it, or choose another folder for the output")
+        raise DataError(what, where=str(info), do="fix or remove it, or choose another folder for the output")
     return entries

@@ -1,4 +1,4 @@
-"""Files that hold rows already: contrasts in Parquet, and the JSON of the paper's authors."""
+"""Reads files of rows: contrasts in Parquet, and the JSON of the paper's authors."""
 
 from __future__ import annotations
 
@@ -32,37 +32,27 @@ def read_source(path: Path) -> Iterator[Contrast]:
         return read_contrasts(path)
     if suffix in (".json", ".jsonl"):
         return read_authors(read_file(path), str(path))
-    raise DataError(
-        f"can't tell what {path.name!r} holds",
-        where=str(path),
-        do="give a run directory, a .parquet file of contrasts, or a .json or .jsonl file in the form of the paper's "
-        "authors",
-    )
+    do = "give a run directory, a .parquet file of contrasts, or a .json or .jsonl file in the paper's authors' form"
+    raise DataError(f"{path.name!r} is of no known file type", where=str(path), do=do)
 
 
 def read_contrasts(path: Path) -> Iterator[Contrast]:
-    """Yield the contrasts of a Parquet file of any size, some at a time; raises :class:`DataError`."""
+    """Yield the contrasts of a Parquet file of any size in batches; raises :class:`DataError`."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
-            _check_columns(columns, path)
+            missing = [name for name in _REQUIRED if name not in columns]
+            if missing:
+                do = "give a run directory, one of its round-*/contrasts/*.parquet, or an export --format contrast"
+                raise DataError(
+                    f"these are no contrasts: the columns {', '.join(missing)} are missing", where=str(path), do=do
+                )
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 for values in batch.to_pylist():
                     yield _contrast(values, path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"can't read the file: {str(error).partition(chr(10))[0]}", where=str(path), do="check that it is complete"
-        ) from error
-
-
-def _check_columns(columns: list[str], path: Path) -> None:
-    missing = [name for name in _REQUIRED if name not in columns]
-    if missing:
-        raise DataError(
-            f"these are no contrasts: the columns {', '.join(missing)} are missing",
-            where=str(path),
-            do="give a run directory, one of its round-*/contrasts/*.parquet, or an export --format contrast",
-        )
+        what = f"can't read the file: {str(error).partition(chr(10))[0]}"
+        raise DataError(what, where=str(path), do="check that it is complete") from error
 
 
 def _contrast(values: dict[str, Any], path: Path) -> Contrast:

@@ -1,4 +1,4 @@
-"""What may leave the machine: no folders of it, no addresses of its servers, no keys."""
+"""Removes from exports what should not leave the machine: its folders, addresses of servers, keys."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FILES = re.compile(r"\.(jsonl|json|parquet|csv|tsv|txt)(\.gz)?$", re.IGNORECASE
 
 
 def public_text(text: str) -> str:
-    """Return a name or a short text without the folders of a path in it; a web address loses what may be a secret."""
+    """Return a short text without the folders of a path in it; a web address loses its user and its query."""
     if "://" in text:
         return re.sub(r"://[^/@\s]+@", "://", text).partition("?")[0]
     return _FOLDERS.sub("", text.rstrip("/\\") if len(text) > 1 else text)
 
 
 def public_row(row: Contrast) -> Contrast:
-    """Return a row whose provenance names no folder of this machine. Prompts and responses stay as they are."""
+    """Return a row without folders of this machine in its provenance. Prompts and responses are unchanged."""
     provenance = {key: public_text(value) for key, value in row.provenance.items()}
     return row if provenance == row.provenance else dataclasses.replace(row, provenance=provenance)
 
@@ -34,8 +34,10 @@ def public_row(row: Contrast) -> Contrast:
 def public_settings(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe's settings for a card: file names without folders, no addresses of servers, no keys."""
     values: dict[str, Any] = _public(recipe.model_dump(mode="json"), "")
-    for name in ("source", "heldout"):
-        values["queries"][name] = _query_source(values["queries"][name])
+    for name in ("source", "heldout"):  # of a file the name alone; a built-in set, a hub data set and a number stay
+        source = values["queries"][name]
+        if isinstance(source, str) and _FILES.search(source):
+            values["queries"][name] = re.split(r"[\\/]", source)[-1]
     return values
 
 
@@ -47,9 +49,3 @@ def _public(value: Any, key: str) -> Any:
     if not isinstance(value, str):
         return value
     return LEFT_OUT if key in _ADDRESSES or _SECRET.search(key) else public_text(value)
-
-
-def _query_source(source: Any) -> Any:
-    """Return a file's name alone; a built-in set, a hub data set and a number stay."""
-    is_file = isinstance(source, str) and _FILES.search(source)
-    return re.split(r"[\\/]", source)[-1] if is_file else source

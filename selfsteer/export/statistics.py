@@ -1,4 +1,4 @@
-"""Figures of the rows that are exported, added up row by row, so that any number of rows costs the same memory."""
+"""Figures of exported rows, added up row by row, so that memory does not depend on their number."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SHOWN = 5
 
 
 class Mean:
-    """A mean of what was added; None where nothing was."""
+    """A running mean; None before the first value."""
 
     def __init__(self) -> None:
         self.n, self._total = 0, 0.0
 
     def add(self, value: float | None) -> None:
-        """Add a value; None and what is not finite are passed over."""
+        """Add a value; None and non-finite ones are ignored."""
         if value is not None and math.isfinite(value):
             self.n += 1
             self._total += value
@@ -30,16 +30,16 @@ class Mean:
 
 
 class Figures:
-    """What a card says about the rows.
+    """The figures of a card.
 
     Attributes:
         characters, tokens: Mean length by role; tokens only of rows that carry their ids.
         cut: Responses that were cut off, by role.
         margin: Steering margin, nats per token, of rows with scores.
         onpolicyness: Mean over y+ and y- of exp(mean log-prob under the plain prompt), of rows with scores.
-        rounds, aspects: How many rows of each.
-        harmful: Rows whose y- is flagged as harmful, by what flagged it: a row may count twice.
-        unknown: Rows of which nobody knows whether y- was asked to do harm.
+        rounds, aspects: Number of rows of each.
+        harmful: Rows whose y- is flagged as harmful, by the source of the flag: a row may count twice.
+        unknown: Rows without information on whether y- was asked to do harm.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,9 @@ class Figures:
         if row.negative_harmful == HARM_UNKNOWN:
             self.unknown += 1
         else:
-            self.harmful.update(map(_flagger, filter(None, row.negative_harmful.split("; "))))
+            # "principle: Safety" counts as it is, "classifier: 0.93" without its probability.
+            flags = filter(None, row.negative_harmful.split("; "))
+            self.harmful.update("classifier" if flag.startswith("classifier") else flag for flag in flags)
         self.margin.add(steering_margin(row))
         self.onpolicyness.add(_onpolicyness(row))
         for role in row.roles:
@@ -74,11 +76,11 @@ class Figures:
             if not value:
                 continue
             values = self._provenance.setdefault(key, {})
-            if len(values) <= _SHOWN:  # one more than is shown tells that there are more
+            if len(values) <= _SHOWN:  # one more than is shown: then the text ends with "and others"
                 values[value] = None
 
     def provenance(self) -> dict[str, str]:
-        """Return what the rows say about where they come from; several values are joined, the first five are named."""
+        """Return the rows' provenance; the first five of several values are joined."""
         return {
             key: "; ".join([*values][:_SHOWN]) + ("; and others" if len(values) > _SHOWN else "")
             for key, values in self._provenance.items()
@@ -89,8 +91,3 @@ def _onpolicyness(row: Contrast) -> float | None:
     found = [(((row.scores or {}).get(f"{role}_response")) or {}).get("prompt") for role in ("positive", "negative")]
     scores = [score for score in found if score is not None]
     return sum(map(math.exp, scores)) / 2 if len(scores) == 2 else None
-
-
-def _flagger(flag: str) -> str:
-    """Return "principle: Safety" as it stands, and "classifier" without its probability."""
-    return "classifier" if flag.startswith("classifier") else flag

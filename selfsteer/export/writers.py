@@ -1,4 +1,4 @@
-"""Writing any number of rows as JSON lines, one JSON list or Parquet, a few rows in memory at a time."""
+"""Writes any number of rows as JSON lines, one JSON list or Parquet, a few rows in memory at a time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SHARD_ROWS = 20_000
-"""Rows in a file of a folder: with token ids some hundred MB."""
+"""Rows in a file of a folder: with token ids a few hundred MB."""
 _BATCH = 256
 _UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "\u0085\u2028\u2029"}
 
 Row = dict[str, Any]
-
-
-def write_rows(path: Path, rows: Iterable[Row], schema: pa.Schema | None) -> None:
-    """Write rows to a new file, in the form that its suffix names. Not atomic: the caller renames.
-
-    Args:
-        path: A .jsonl, .json or .parquet file.
-        rows: Are taken one by one.
-        schema: Of Parquet; the others need none.
-    """
-    WRITERS[path.suffix](path, rows, schema)
 
 
 def write_shards(folder: Path, suffix: str, rows: Iterable[Row], schema: pa.Schema | None) -> list[Path]:
@@ -36,7 +25,7 @@ def write_shards(folder: Path, suffix: str, rows: Iterable[Row], schema: pa.Sche
     paths = []
     for number, shard in enumerate(_cut(rows, SHARD_ROWS)):
         paths.append(folder / f"train-{number:05d}{suffix}")
-        write_rows(paths[-1], shard, schema)
+        WRITERS[suffix](paths[-1], shard, schema)
     return paths
 
 
@@ -60,17 +49,18 @@ def _parquet(path: Path, rows: Iterable[Row], schema: pa.Schema | None) -> None:
 
 
 def _json(row: Row) -> bytes:
-    """Encode a row on one line: characters that some readers take for a line's end are escaped."""
+    """Encode a row on one line; characters that some readers treat as line breaks are escaped."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_UNSAFE).encode()
 
 
 def _cut(rows: Iterable[Row], size: int) -> Iterator[Iterator[Row]]:
-    """Cut a stream into streams of ``size``; each must be used up before the next."""
+    """Cut a stream into streams of ``size``; each must be consumed before the next."""
     source = iter(rows)
     for first in source:
         yield itertools.chain([first], itertools.islice(source, size - 1))
 
 
+# Not atomic: the caller writes under a temporary name and renames.
 WRITERS: dict[str, Callable[[Path, Iterable[Row], pa.Schema | None], None]] = {
     ".jsonl": _lines,
     ".json": _array,

@@ -137,7 +137,7 @@ def test_a_folder_has_a_card_with_the_runs_settings(run_dir, tmp_path):
 
 def test_the_licence_of_built_in_queries_is_known_and_others_are_not(run_dir, tmp_path):
     do(run_dir, "trl", tmp_path / "a")
-    assert "unknown: nobody said" in (tmp_path / "a/README.md").read_text()
+    assert "unknown: the licence of the queries was not stated" in (tmp_path / "a/README.md").read_text()
     recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
     recipe["queries"] = {"source": "builtin:quickstart"}
     (run_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -176,7 +176,7 @@ def test_only_runs_have_rounds(run_dir, tmp_path):
         do(tmp_path / "authors.json", output=tmp_path / "a.jsonl", round=1)
 
 
-@pytest.mark.parametrize(("name", "what"), [("missing", "no such file"), (".", "no run directory")])
+@pytest.mark.parametrize(("name", "what"), [("missing", "no such file"), (".", "not a run directory")])
 def test_a_source_that_is_none_is_named(tmp_path, name, what):
     with pytest.raises(InputError, match=what):
         do(tmp_path / name, output=tmp_path / "a.jsonl")
@@ -241,7 +241,7 @@ def test_another_file_in_the_place_of_that_page_is_left_alone(tmp_path):
     notice = tmp_path / "pairs.jsonl.README.md"
     notice.write_text("mine")
     asked = {"output": tmp_path / "pairs.jsonl", "view": "negative_strict", "harmful": True}
-    with pytest.raises(InputError, match="something else is there already"):
+    with pytest.raises(InputError, match="another file is in its place"):
         do(tmp_path / "rows.parquet", **asked, overwrite=True)
     assert notice.read_text() == "mine" and not (tmp_path / "pairs.jsonl").exists()
 

@@ -111,7 +111,7 @@ def test_what_is_no_json_is_named_with_its_line(tmp_path):
 
 def test_a_file_of_another_kind_is_not_guessed_at(tmp_path):
     (tmp_path / "a.csv").write_text("a,b")
-    assert "can't tell what 'a.csv' holds" in refused(DataError, lambda: list(read_source(tmp_path / "a.csv")))
+    assert "'a.csv' is of no known file type" in refused(DataError, lambda: list(read_source(tmp_path / "a.csv")))
 
 
 def test_a_contrast_becomes_the_authors_row():

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from selfsteer.config import Recipe
-from selfsteer.export import FORMATS, ExportOptions, Licence, export_folder
+from selfsteer.export import FORMATS, ExportOptions, Licence, RunFacts, export_folder
 from selfsteer.export.card import size_category
 from selfsteer.export.redaction import public_row, public_settings, public_text
 from selfsteer.records import HARM_UNKNOWN
@@ -122,7 +122,7 @@ def test_counts_and_figures_are_those_of_the_rows(tmp_path):
         contrast("e").drop("identical: y"),
         contrast("f", split="heldout"),
     ]
-    card = card_of(rows, tmp_path / "set", queries={"queries read": 1234})
+    card = card_of(rows, tmp_path / "set", run=RunFacts({}, {"queries read": 1234}))
     table = cells(card)
     assert table["rows"] == ["2"] and table["of round 1"] == table["of round 2"] == ["1"]
     assert table["queries read"] == ["1,234"] and table["rows with three responses"] == ["6"]
@@ -208,7 +208,7 @@ def test_settings_are_shown_without_what_should_stay_on_the_machine(tmp_path):
         },
     )
     settings = public_settings(secret)
-    text = card_of([contrast()], tmp_path / "set", settings=settings)
+    text = card_of([contrast()], tmp_path / "set", run=RunFacts(settings))
     hidden = ("someone", "customer", "Users", "pa55", "k3y", "corp.example", "s3cret", "scratch", "/a/", "srv", "~/")
     assert [word for word in hidden if word in text] == []
     assert settings["model"]["name"] == "tiny"

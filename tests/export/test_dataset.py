@@ -64,7 +64,7 @@ def test_an_earlier_file_is_replaced_on_request_only(tmp_path):
     path = to_file(rows(), tmp_path / "a.jsonl", format="trl")
     before = path.read_bytes()
     message = refused(InputError, lambda: to_file(rows(2), path, format="trl"))
-    assert "is there already" in message and "--overwrite" in message
+    assert "already exists" in message and "--overwrite" in message
     with pytest.raises(StorageError):
         export_file(fails_after(3), ExportOptions("trl"), path, where="a test", overwrite=True)
     assert path.read_bytes() == before
@@ -150,7 +150,9 @@ def test_an_empty_folder_is_filled(tmp_path, monkeypatch):
 
 def test_a_file_stands_where_the_folder_should_go(tmp_path):
     (tmp_path / "set").write_text("")
-    assert "a file stands there" in refused(InputError, lambda: to_folder(rows(), tmp_path / "set", format="trl"))
+    assert "a file of that name exists" in refused(
+        InputError, lambda: to_folder(rows(), tmp_path / "set", format="trl")
+    )
 
 
 # --- LLaMA-Factory

@@ -87,7 +87,7 @@ def test_shards_of_an_earlier_upload_do_not_stay(hub, folder, tmp_path):
     assert [path.name for path in old.iterdir()] == ["train-00000.parquet"]
 
 
-@pytest.mark.parametrize(("private", "advice"), [(False, "say --public"), (True, "leave --public out")])
+@pytest.mark.parametrize(("private", "advice"), [(False, "add --public"), (True, "leave --public out")])
 def test_nothing_is_uploaded_to_a_data_set_of_another_visibility(hub, folder, tmp_path, private, advice):
     hub.private["org/pairs"] = private
     message = refused(InputError, lambda: push(folder, "org/pairs", public=private))

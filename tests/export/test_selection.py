@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfsteer.errors import ConfigError, DataError
-from selfsteer.export import FORMATS, ExportOptions, Layout
+from selfsteer.export import FORMATS, ExportOptions
 from selfsteer.export.selection import Selection
 from selfsteer.records import HARM_UNKNOWN
 from selfsteer.views import View
@@ -17,7 +17,7 @@ SEVERAL = [*user("a"), {"role": "assistant", "content": "b"}, *user("c")]
 
 
 def select(rows, name="trl", view=View.BASE, **options):
-    selection = Selection(FORMATS[name], Layout(view), **options)
+    selection = Selection(ExportOptions(name, view, **options))
     return selection, [row.id for row in rows if selection.takes(row)]
 
 
@@ -94,7 +94,7 @@ def test_so_is_a_y_minus_of_which_nobody_knows():
     selection, taken = select([contrast("a", negative_harmful=HARM_UNKNOWN)], view=View.NEGATIVE_STRICT)
     assert taken == []
     message = refused(DataError, lambda: selection.check("runs/a"))
-    assert "nobody knows whether it was asked to do harm 1" in message and "quality.harm" in message
+    assert "may have been asked to do harm 1" in message and "quality.harm" in message
     assert select([contrast("a", negative_harmful=HARM_UNKNOWN)], view=View.NEGATIVE_STRICT, harmful=True)[1] == ["a"]
 
 
@@ -111,5 +111,5 @@ def test_where_nothing_is_left_it_is_an_error_that_says_what_to_do():
     assert "dropped by quality control 1 (leak 1)" in message and "--all" in message and "runs/a" in message
     selection, _ = select([contrast("a", prompt=SEVERAL)], "authors")
     assert "another --format" in refused(DataError, lambda: selection.check("runs/a"))
-    assert "the source holds none" in refused(DataError, lambda: select([])[0].check("runs/a"))
+    assert "the source has no rows" in refused(DataError, lambda: select([])[0].check("runs/a"))
     select([contrast("a")])[0].check("runs/a")
