@@ -99,7 +99,7 @@ def _refilter_rounds(stages: RunContext, *, dry_run: bool = False, changed: bool
     active = active_records(ledger.entries())
     rounds = [active[slot] for n in range(1, recipe.rounds + 1) if (slot := ("scores", n, False)) in active]
     if not rounds:
-        do = rerun_command(ledger.run_dir, "to go on")
+        do = rerun_command(ledger.run_dir, "to continue")
         raise InputError("this run has no scored rows to filter yet", where=str(ledger.run_dir), do=do)
     parts: list[Refiltered] = []
     for scores in rounds:

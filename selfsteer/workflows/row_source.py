@@ -69,7 +69,7 @@ def _run(run_dir: Path, number: int | None) -> Source:
     wanted = rounds.rows if number is None else {n: entry for n, entry in rounds.rows.items() if n == number}
     if not wanted:
         what = f"round {number} has no rows" if rounds.rows else rounds.lack
-        known = f"rounds with rows: {rounds}" if rounds.rows else rerun_command(run_dir, "to go on")
+        known = f"rounds with rows: {rounds}" if rounds.rows else rerun_command(run_dir, "to continue")
         raise InputError(what, where=str(run_dir), do=known)
     for entry in wanted.values():
         check_files(ledger, entry)
