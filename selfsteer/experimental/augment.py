@@ -1,9 +1,8 @@
-"""Growing a query set with a chat model, round by round.
+"""Extending a query set with a chat model, round by round.
 
-A round is one batch of requests, planned from the seeds and from what earlier rounds brought. Its answers are on disk,
-under a key of all that they depend on, before the next round is planned; everything else is worked out from them
-again. So a process that is killed anywhere repeats one batch at most, and a changed check asks the model again only
-where it changes what is asked.
+A round is one batch of requests, planned from the seeds and the queries of earlier rounds. Its answers are on disk,
+keyed by everything they depend on, before the next round is planned; the rest is derived from them. So an interrupted
+process repeats one batch at most, and a changed check asks the model again only if later requests change.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from selfsteer.backends import Backend
 from selfsteer.config import Growth
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.experimental.augment_prompts import Ask, Planner, Source, template_content, template_version
+from selfsteer.experimental.augment_prompts import Ask, Planner, Source, as_prompt, template_content, template_version
 from selfsteer.experimental.generated_checks import grown_fault
 from selfsteer.experimental.parse_generated import Reading, read_list, read_one
 from selfsteer.files import atomic_path, clone, fingerprint, read_json, remove, sha256_file, storage_errors, write_json
@@ -42,25 +41,27 @@ VERSION = 2
 """Raise it when the same answers would give other queries."""
 
 _RECORD, _KEPT, _DROPPED = "augment.json", "kept.jsonl", "dropped.jsonl"
-_FIRST = 4  # requests of the first round; each round doubles them up to the batch, whatever the count that is wanted
-_BARREN = 20  # less than one new query in so many that were asked for is next to nothing
+_FIRST = (
+    4  # requests of the first round, doubled each round up to the batch; independent of the count, so it can be raised
+)
+_BARREN = 20  # a round with less than one new query in so many asked for counts as barren
 _COMMON = 20  # a language is one of the seeds' if one seed in so many is in it
-_CHANGED = 5  # words that make an evolved query another one than those it was made of, however long these are
+_CHANGED = 5  # changed words that make an evolved query differ from those it was made from, whatever their length
 Row = dict[str, Any]
 
 
 @dataclasses.dataclass
 class Grown:
-    """What a growth brought; the dictionaries hold counts.
+    """The result of a growth; the dictionaries hold counts.
 
     Attributes:
-        seeds, unused_seeds: How many seeds served; why others did not.
-        languages: Those that are kept, None for any.
-        rounds, requests: How many were made.
-        outcomes: Answers by how they could be read: ok, repaired, failed; unanswered for requests without an answer.
-        dropped: New queries by what dropped them.
-        operations: Queries that were written, by what was done to make them.
-        kept: How many were written.
+        seeds, unused_seeds: Number of seeds used; of the others, by reason.
+        languages: Languages that are kept, None for any.
+        rounds, requests: Their numbers.
+        outcomes: Answers by how they were parsed: ok, repaired, failed; unanswered for requests without an answer.
+        dropped: New queries by the check that dropped them.
+        operations: Queries kept, by the operation that made them.
+        kept: Number of queries written.
     """
 
     seeds: int = 0
@@ -77,22 +78,22 @@ class Grown:
 def augment(
     growth: Growth, output: Path, run_dir: Path, *, count: int, overwrite: bool = False, display: Display | None = None
 ) -> Grown:
-    """Grow ``count`` new queries and write them to ``output``; what was dropped goes to ``run_dir/dropped.jsonl``.
+    """Write ``count`` new queries to ``output``, and dropped ones to ``run_dir/dropped.jsonl``.
 
-    The same call again does nothing; one that was killed goes on; a higher count goes on where the lower one stopped.
+    The same call again does nothing, an interrupted one resumes, and a higher count continues a lower one.
 
     Raises:
-        InputError: The seeds, a setting or the model can't be used, or ``output`` is a file that was not written here,
-            or one that is read.
-        WorkFailed: Too little came of several rounds, or the model can't be asked. What did come is in
-            ``run_dir/kept.jsonl``, and in ``output`` unless more stands there.
+        InputError: The seeds, a setting or the model can't be used, or ``output`` is a file that this command did not
+            write, or that it reads.
+        WorkFailed: Several rounds gave too few queries, or the model can't be asked. The queries so far are in
+            ``run_dir/kept.jsonl``, and in ``output`` unless it has more.
     """
     _check_output(output, run_dir, overwrite)
     _check_sources(growth, output, run_dir)
     display = display or Display(quiet=True)
     store = Store(run_dir, display)
     with display, storage_errors(run_dir), store.locked():
-        return _Growing(growth, output, count, store).go()
+        return _Growing(growth, output, count, store).run()
 
 
 def _check_output(output: Path, run_dir: Path, overwrite: bool) -> None:
@@ -102,21 +103,21 @@ def _check_output(output: Path, run_dir: Path, overwrite: bool) -> None:
         return
     ours = (read_json(run_dir / _RECORD) or {}).get("written", [])
     if not output.is_file() or sha256_file(output) not in ours:
-        what = "there is something already that was not written here, or was changed since"
-        raise ConfigError(what, where=str(output), do="take another name, or replace it with --overwrite")
+        what = "the file exists and was not written by this command, or was changed since"
+        raise ConfigError(what, where=str(output), do="choose another name, or replace it with --overwrite")
 
 
 def _check_sources(growth: Growth, output: Path, run_dir: Path) -> None:
-    """Refuse to write what is read: it would be lost, or be a seed of the next call."""
+    """Refuse to write to a file that is read: it would be lost, or be a seed of the next call."""
     own = [run_dir / name for name in (_RECORD, _KEPT, _DROPPED)]
     if output.resolve() in [path.resolve() for path in own]:
         what = f"{output.name} is a file of the run directory itself"
-        raise ConfigError(what, where="--output", do="take another name, or another --run-dir")
+        raise ConfigError(what, where="--output", do="choose another name, or another --run-dir")
     for source in _sources(growth):
         for path in [output, *own]:
             if reads_file(source, path):
                 what = f"queries are read from there ({source}), so nothing can be written there"
-                do = "name a file (and a --run-dir) outside of the seeds and the benchmarks"
+                do = "choose a file (and a --run-dir) outside of the seeds and the benchmarks"
                 raise ConfigError(what, where=str(path), do=do)
 
 
@@ -125,7 +126,7 @@ def _sources(growth: Growth) -> list[str]:
 
 
 class _Growing:
-    """One growth: its settings, its files, and what the rounds brought so far."""
+    """One growth: its settings, its files, and its results so far."""
 
     def __init__(self, growth: Growth, output: Path, count: int, store: Store) -> None:
         self.growth, self.output, self.count, self.store = growth, output, count, store
@@ -134,8 +135,8 @@ class _Growing:
         self._record = store.run_dir / _RECORD
         self._kept, self._dropped = store.run_dir / _KEPT, store.run_dir / _DROPPED
 
-    def go(self) -> Grown:
-        """Do what is not done yet, and write it."""
+    def run(self) -> Grown:
+        """Run the rounds that are not done yet, and write their queries."""
         display = self.store.display
         display.plan([PlannedStage("", 1.0)])
         policy = self.models.initial_policy(display.say)
@@ -149,13 +150,13 @@ class _Growing:
             self._grow(policy)
         finally:
             self.models.free()
-        gave_up = self.grown.kept < self.count
-        if gave_up and self.grown.kept < _lines(self.output):
-            raise self._gave_up(f"what came is in {self._kept}, and {self.output} stays, which holds more")
+        too_few = self.grown.kept < self.count
+        if too_few and self.grown.kept < _lines(self.output):
+            raise self._too_few(f"they are in {self._kept}; {self.output} is kept, as it has more")
         self._note(key)
         clone(self._kept, self.output)
-        if gave_up:
-            raise self._gave_up(f"what came is in {self.output}")
+        if too_few:
+            raise self._too_few(f"they are in {self.output}")
         display.finish("grow queries", reused=False, note=f": {self.grown.kept} kept")
         return self.grown
 
@@ -165,12 +166,12 @@ class _Growing:
         return [settings, contents, template_content(self.growth.augment.method), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
-        """What an answer depends on besides the request."""
+        """Dependencies of an answer besides the request."""
         settings = self.growth.generation
         return [*self.models.sampling_key(policy), settings.temperature, settings.top_p, settings.max_new_tokens]
 
     def _done(self, key: str) -> Grown | None:
-        """Return what an earlier call with the same key brought, if all of it is there as it was."""
+        """Return the result of an earlier call with the same key, if its output is unchanged."""
         known = read_json(self._record)
         if not isinstance(known, dict) or known.get("key") != key or not self.output.exists():
             return None
@@ -178,20 +179,20 @@ class _Growing:
         return found if found.kept == self.count and sha256_file(self.output) == known["written"][0] else None
 
     def _note(self, key: str) -> None:
-        """Record what was made before it replaces an earlier output, which is ours too if this process dies here."""
+        """Record the new output and the one it replaces: if the process dies in between, either is ours."""
         written = [sha256_file(file) for file in (self._kept, self.output) if file.exists()]
         known = {"key": key, "written": list(dict.fromkeys(written)), "grown": dataclasses.asdict(self.grown)}
         write_json(self._record, known)
 
     def _sweep(self) -> None:
-        """Remove what a killed process was writing."""
+        """Remove partial files of a killed process."""
         folders = {self.store.run_dir: "*", self.store.run_dir / "answers": "*", self.output.parent: self.output.name}
         for folder, name in folders.items():
             for left in folder.glob(f".{name}.*.tmp"):
                 remove(left)
 
     def _grow(self, policy: Policy) -> None:
-        """Do the rounds until there is enough, or until too little comes of them; write what they bring."""
+        """Run rounds until there are enough queries, or too many rounds in a row are barren; write the queries."""
         seeds = self._seeds()
         planner = Planner(self.growth.augment, seeds, self.growth.seed)
         barren = 0
@@ -209,23 +210,16 @@ class _Growing:
                 self.store.display.advance(self.grown.kept - before)
 
     def _seeds(self) -> list[Source]:
-        """Return the queries to grow from: those of one message, within the length that is kept."""
+        """Return the seeds: queries of one message within ``max_chars``."""
         settings = self.growth.queries
-        loaded = load_queries(
-            settings.source,
-            field=settings.field,
-            limit=settings.limit,
-            dataset_split=settings.dataset_split,
-            max_left_out=settings.max_left_out,
-        )
+        shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
+        loaded = load_queries(settings.source, **shared)
         reasons = Counter({"empty or repeated": len(loaded.dropped)} if loaded.dropped else {})
         reasons.update(filter(None, map(self._unused, loaded.queries)))
         found = [Source(query.id, query.prompt[0]["content"]) for query in loaded.queries if not self._unused(query)]
         self.grown.seeds, self.grown.unused_seeds = len(found), dict(reasons)
         if not found:
-            raise DataError(
-                f"no seed can be grown from: {_counts(reasons)}", where=settings.source, do="give other seeds"
-            )
+            raise DataError(f"no usable seed: {_counts(reasons)}", where=settings.source, do="give other seeds")
         self.grown.languages = _languages(settings.languages, found)
         return found
 
@@ -237,7 +231,7 @@ class _Growing:
         return "longer than max_chars" if most and len(query.prompt[0]["content"]) > most else ""
 
     def _round(self, asks: Sequence[Ask], policy: Policy, sieve: _Sieve) -> list[Source]:
-        """Do one round; return the queries that came of it."""
+        """Run one round; return its queries."""
         prompts = [ask.prompt for ask in asks]
         key = fingerprint([self._engine(policy), self.growth.seed, self.grown.rounds, prompts])
         space = Workspace(self.store.run_dir, "answers", key, Display(quiet=True))
@@ -250,7 +244,7 @@ class _Growing:
         return [source for ask in asks for source in sieve.take(ask, answers.get(ask.id))]
 
     def _asking(self, asks: Sequence[Ask], policy: Policy) -> ShardJob[Request, Response]:
-        """Return how the batch of a round is done."""
+        """Return the job that asks the model for a round's answers."""
         growth, round = self.growth, self.grown.rounds
         new = growth.generation.max_new_tokens
 
@@ -267,14 +261,8 @@ class _Growing:
             seed = batch_seed(growth.seed, "augment", round, number)
             return sample(growth.recipe, self.models.backend(policy), batch, seed)
 
-        return ShardJob(
-            Response,
-            plan,
-            do,
-            item_key=key_of,
-            row_key=key_of,
-            failed=growth.generation.endpoint.failed,
-        )
+        failed = growth.generation.endpoint.failed
+        return ShardJob(Response, plan, do, item_key=key_of, row_key=key_of, failed=failed)
 
     def _provenance(self, policy: Policy) -> Row:
         settings = self.growth.generation
@@ -289,18 +277,18 @@ class _Growing:
             "template": template_version(self.growth.augment.method),
         } | ({"chat_template_kwargs": variables} if (variables := self.growth.model.chat_template_kwargs) else {})
 
-    def _gave_up(self, where: str) -> WorkFailed:
-        last = self.growth.augment.patience
+    def _too_few(self, where: str) -> WorkFailed:
+        last, dropped = self.growth.augment.patience, _counts(self.grown.dropped) or "nothing"
         return WorkFailed(
-            f"only {self.grown.kept} of {self.count} queries: next to nothing came of the last {last} rounds; "
-            f"{where} (dropped: {_counts(self.grown.dropped) or 'nothing'})",
+            f"only {self.grown.kept} of {self.count} queries: the last {last} rounds gave almost none; {where} "
+            f"(dropped: {dropped})",
             where=str(self._dropped),
-            do="look there at what was dropped and why; more seeds, a larger model or a looser check give more",
+            do="check there what was dropped and why; more seeds, a larger model or a looser check give more",
         )
 
 
 class _Sieve:
-    """Reads answers, checks what they hold, and writes what is kept and what is dropped."""
+    """Parses answers, checks their queries, and writes kept and dropped ones."""
 
     def __init__(
         self,
@@ -315,12 +303,12 @@ class _Sieve:
         self.grown, self.count, self.provenance = grown, count, provenance
         self._kept, self._dropped = kept, dropped
         self._checks = Checks(growth.queries, grown.languages)
-        self._seen = {content_hash(_user(source.text)): source.id for source in seeds}
+        self._seen = {content_hash(as_prompt(source.text)): source.id for source in seeds}
         for source in seeds:
-            self._checks.remember(source.id, _user(source.text))
+            self._checks.remember(source.id, as_prompt(source.text))
 
     def take(self, ask: Ask, answer: Response | None) -> list[Source]:
-        """Return what is kept of an answer, and write as much of it as is still wanted."""
+        """Return the queries of an answer that pass the checks, and write as many of them as are still wanted."""
         reading = _read(ask, answer)
         _count(self.grown.outcomes, reading.outcome if answer else "unanswered")
         origin = {"source": f"{GROWN}{ask.operation}", "provenance": self.provenance | _origin(ask, reading)}
@@ -328,7 +316,7 @@ class _Sieve:
             self._drop(answer.text, Fault("unreadable", reading.why), origin)
         found = []
         for text in reading.queries:
-            source = Source(made_id(_user(text)), text, ask.depth, ask.parent)
+            source = Source(made_id(as_prompt(text)), text, ask.depth, ask.parent)
             fault = self._fault(source)
             if fault:
                 self._drop(text, fault, origin)
@@ -338,7 +326,7 @@ class _Sieve:
         return found
 
     def _fault(self, source: Source) -> Fault | None:
-        prompt = _user(source.text)
+        prompt = as_prompt(source.text)
         content = content_hash(prompt)
         fault = grown_fault(source.text)
         if fault is None and content in self._seen:
@@ -368,7 +356,7 @@ def _read(ask: Ask, answer: Response | None) -> Reading:
 
 
 def _origin(ask: Ask, reading: Reading) -> Row:
-    """What is particular to one request in the provenance of what came of it."""
+    """Provenance of the queries of one request."""
     parents = [source.id for source in ask.sources]
     read = f"{reading.outcome}: {reading.why}" if reading.why else reading.outcome
     round = int(ask.id.partition("-")[0])
@@ -379,8 +367,8 @@ def _languages(wanted: str | list[str], seeds: Sequence[Source]) -> list[str] | 
     """Return the languages to keep, None for any."""
     if isinstance(wanted, list):
         return wanted
-    told = Counter(code for source in seeds if (code := language(source.text))) if wanted == "seeds" else Counter()
-    return sorted(code for code, count in told.items() if count * _COMMON >= told.total()) or None
+    found = Counter(code for source in seeds if (code := language(source.text))) if wanted == "seeds" else Counter()
+    return sorted(code for code, count in found.items() if count * _COMMON >= found.total()) or None
 
 
 def _too_long(prompt: Sequence[Message], new: int, backend: Backend) -> str:
@@ -388,10 +376,6 @@ def _too_long(prompt: Sequence[Message], new: int, backend: Backend) -> str:
     if backend.context is None or (length := backend.length(prompt)) + new <= backend.context:
         return ""
     return f"prompt of {length} tokens + {new} new ones exceed the model's context of {backend.context}"
-
-
-def _user(text: str) -> list[Message]:
-    return [{"role": "user", "content": text}]
 
 
 def _count(counts: dict[str, int], name: str) -> None:

@@ -1,5 +1,6 @@
-"""Growing a query set: the requests to a chat model, by Self-Instruct (arXiv 2212.10560) or Evol-Instruct
-(arXiv 2304.12244). They depend on the seed, the round and the queries so far, and on nothing else.
+"""Requests to a chat model for new queries, by Self-Instruct (arXiv 2212.10560) or Evol-Instruct (arXiv 2304.12244).
+
+They depend only on the seed, the round and the queries so far.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ TEMPLATE_OF = {"self-instruct": "self_instruct", "evolve": "evolve"}
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A query that others are grown from.
+    """A query that new ones are made from.
 
     Attributes:
-        depth: 0 for a given one, and one more than that of its parent.
-        parent: What it is another form of; None for one that was given, or made by examples.
+        depth: 0 for a given one, else one more than its parent's.
+        parent: The query that it is a variant of; None for one that was given, or made from examples.
     """
 
     id: str
@@ -43,7 +44,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """One request to the model: for new queries by examples, or for one that is made of its only source."""
+    """One request to the model: for new queries from examples, or for a variant of its only source."""
 
     id: str
     operation: str
@@ -58,16 +59,16 @@ class Ask:
 
     @property
     def parent(self) -> Source | None:
-        """What its answer is another form of; None where the sources are examples."""
+        """The query that its answer is a variant of; None if the sources are examples."""
         return None if self.operation == "self-instruct" else self.sources[0]
 
 
 class Planner:
-    """Plans the rounds of growth; :meth:`add` what each round brought before planning the next.
+    """Plans the rounds of growth; :meth:`add` a round's queries before planning the next.
 
     Args:
         settings: The method and its settings.
-        seeds: The queries to begin with.
+        seeds: The given queries.
         seed: Of the random choices.
     """
 
@@ -77,7 +78,7 @@ class Planner:
         self._uses: Counter[str] = Counter()
 
     def add(self, grown: Sequence[Source]) -> None:
-        """Take in the queries that a round brought."""
+        """Add the queries of a round."""
         self._grown += grown
 
     def plan(self, round: int, count: int) -> list[Ask]:
@@ -85,7 +86,7 @@ class Planner:
         names = [f"{round:06d}-{place:05d}" for place in range(count)]
         if self.settings.method == "self-instruct":
             return [self._by_examples(name) for name in names]
-        # The queries that were used least and may be evolved, in random order among equals.
+        # The least used queries within the depth limit, in random order among equals.
         able = [source for source in [*self._given, *self._grown] if source.depth < self.settings.max_depth]
         parents = heapq.nsmallest(
             count, able, key=lambda source: (self._uses[source.id], _lot(self.seed, round, source.id))
@@ -93,22 +94,22 @@ class Planner:
         return [self._by_parent(name, parents[place % len(parents)]) for place, name in enumerate(names)]
 
     def _by_examples(self, name: str) -> Ask:
-        """Show some given and some grown queries, in random order."""
+        """Show some given and some new queries, in random order."""
         grown = _drawn(self._grown, self.settings.in_context_grown, self.seed, name, "grown")
         given = _drawn(self._given, self.settings.in_context - len(grown), self.seed, name, "given")
         sources = _drawn([*given, *grown], len(given) + len(grown), self.seed, name, "order")
         text = render(
             "self_instruct", "user", examples=[source.text for source in sources], count=self.settings.per_request
         )
-        return Ask(name, "self-instruct", tuple(sources), _user(text), self.settings.per_request)
+        return Ask(name, "self-instruct", tuple(sources), as_prompt(text), self.settings.per_request)
 
     def _by_parent(self, name: str, parent: Source) -> Ask:
-        """Do the next operation to a query."""
+        """Ask for a variant of a query by its next operation."""
         operations = self.settings.operations
         first = _lot(self.seed, parent.id, "operation") % len(operations)
         operation = operations[(first + self._uses[parent.id]) % len(operations)]
         self._uses[parent.id] += 1
-        return Ask(name, operation, (parent,), _user(render("evolve", operation, query=parent.text)), 1)
+        return Ask(name, operation, (parent,), as_prompt(render("evolve", operation, query=parent.text)), 1)
 
 
 def template_version(method: str) -> str:
@@ -123,7 +124,7 @@ def template_content(method: str) -> dict[str, str]:
 
 
 def _drawn(sources: Sequence[Source], count: int, seed: int, *parts: object) -> list[Source]:
-    """Return ``count`` different sources (or all) in random order, which depends on seed and parts alone."""
+    """Return ``count`` different sources (or all) in random order, which depends only on seed and parts."""
     return random.Random(_lot(seed, *parts)).sample(sources, min(count, len(sources)))
 
 
@@ -131,5 +132,6 @@ def _lot(seed: int, *parts: object) -> int:
     return int(draw(seed, *parts)[:16], 16)
 
 
-def _user(text: str) -> list[Message]:
+def as_prompt(text: str) -> list[Message]:
+    """Return a text as a prompt of one user message."""
     return [{"role": "user", "content": text}]

@@ -1,4 +1,4 @@
-"""What goes wrong in queries that a model wrote: refusals, answers, gaps and talk about the task. English phrases only.
+"""Faults of queries that a model wrote: refusals, answers, gaps and talk about the task. English phrases only.
 
 Each test is a few patterns, tried on 6,206 queries of people and models (docs/queries.md): it flags what is certainly
 wrong and leaves the rest.

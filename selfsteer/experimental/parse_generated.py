@@ -1,4 +1,4 @@
-"""Reading what a model answers to a request for new queries. A failed reading is an outcome, never an exception."""
+"""Parsing a model's answer to a request for new queries. A failure is an outcome, never an exception."""
 
 from __future__ import annotations
 

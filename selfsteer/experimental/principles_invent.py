@@ -38,17 +38,18 @@ from selfsteer.workflows.principles_check import Trial, probe_along, trial
 
 @dataclasses.dataclass(frozen=True)
 class InventOptions:
-    """What to invent.
+    """Numbers of queries, aspects and trials.
 
     Attributes:
-        sample: Queries that are drawn from the source, at most.
-        per_prompt: Queries that a prompt shows.
+        sample: Largest number of queries drawn from the source.
+        per_prompt: Queries in a prompt.
         aspects: Aspects that a prompt asks for.
-        similarity: From here on two aspects are the same (:func:`selfsteer.experimental.similarity.similarities`).
+        similarity: At this or a higher one, two aspects are the same
+            (:func:`selfsteer.experimental.similarity.similarities`).
         support: Answers that have to propose an aspect.
-        most: New aspects that are kept at most, those that most answers propose.
+        most: Largest number of new aspects; the most proposed ones are kept.
         each: Queries that each of them is tried on; 0 tries none.
-        tokens: Tokens that an answer may take for each aspect that is asked for, besides those for thoughts.
+        tokens: Tokens of an answer for each requested aspect, without those for thoughts.
     """
 
     sample: int = 24
@@ -63,17 +64,17 @@ class InventOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Invented:
-    """What came of it.
+    """Proposed aspects and their trials.
 
     Attributes:
-        given: The set that there was.
-        queries: The sample, in the order in which it was shown.
-        model: Who proposed.
-        readings: What each answer holds, in order.
-        candidates: The new aspects, those that most answers propose first.
-        known: How many proposals were like an aspect of the given set.
-        passed_over: Names of aspects that too few answers propose, or that come after the most that are kept.
-        probes: What steering along a new aspect does, by its name; none where none was tried.
+        given: The given set.
+        queries: The sample, in the order of the prompts.
+        model: The name of the model.
+        readings: The parsed answers, in order.
+        candidates: The new aspects, the most proposed first.
+        known: By aspect of the given set, the number of proposals similar to it.
+        passed_over: Names of aspects with too few proposals, or beyond the largest number kept.
+        probes: The effect of steering along a new aspect, by its name; empty without trials.
     """
 
     given: PrincipleSet
@@ -87,31 +88,31 @@ class Invented:
 
     @property
     def outcomes(self) -> Counter[str]:
-        """How many answers were ok, repaired and failed."""
+        """Number of answers that were ok, repaired and failed."""
         return Counter(reading.outcome for reading in self.readings)
 
     @property
     def refused(self) -> Counter[str]:
-        """How many proposals were turned down, by reason, the most frequent first."""
+        """Number of rejected proposals by reason, the most frequent first."""
         return _refused(self.readings)
 
 
 def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Display | None = None) -> Invented:
     """Ask the recipe's model for aspects that the recipe's principle set lacks, and try them.
 
-    What is sampled and judged is kept in ``folder``; the same call again computes nothing, and one that was killed goes
-    on with the batch it was in. What became of each proposal goes into ``folder/proposals.json``.
+    Samples and verdicts are stored in ``folder``: the same call again computes nothing, and an interrupted one resumes
+    with its batch. ``folder/proposals.json`` has the result of each proposal.
 
     Args:
-        recipe: Names model, given set, queries, sampling and, if there is one, the judge.
-        order: How many of everything.
-        folder: Where everything goes.
+        recipe: Its model, principle set, queries, sampling and judge, if any, are used.
+        order: Numbers of queries, aspects and trials.
+        folder: The working directory.
         display: Shows progress.
 
     Raises:
         InputError: The model, the set, the queries or the judge can't be used.
-        NothingSurvived: No new aspect is left of the proposals.
-        WorkFailed: Sampling, scoring or judging failed; what was finished stays.
+        NothingSurvived: No proposal is a new aspect.
+        WorkFailed: Sampling, scoring or judging failed; finished stages stay.
     """
     display = display or Display(quiet=True)
     stages = RunContext.from_recipe(recipe, Store(folder, display))
@@ -145,7 +146,7 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
 def _probes(
     stages: RunContext, kept: Sequence[Candidate], trials: Sequence[Trial], judge: Judge | None
 ) -> dict[str, AspectProbe]:
-    """Steer along each new aspect alone, in the way of the given set; the model is let go of."""
+    """Steer along each new aspect alone, with the given set's steering; frees the model."""
     if not trials:
         stages.models.free()
         return {}
@@ -162,7 +163,7 @@ def _planned(order: InventOptions) -> list[PlannedStage]:
 
 
 def _sample(stages: RunContext, order: InventOptions) -> StageRecord:
-    """Draw the queries to propose from; which ones depends on the seed and their ids alone."""
+    """Draw the sample of queries, by the seed and their ids alone."""
     settings, seed = stages.recipe.queries, stages.recipe.seed
     source = settings.model_dump(include={"source", "field", "dataset_split", "max_left_out"})
     depends = {
@@ -182,7 +183,7 @@ def _sample(stages: RunContext, order: InventOptions) -> StageRecord:
 def _answers(
     stages: RunContext, order: InventOptions, sample: StageRecord, queries: Sequence[Query], policy: Policy
 ) -> StageRecord:
-    """Ask for aspects, a prompt for each few queries; prompts that don't fit are left out and named."""
+    """Ask for aspects, one prompt for a few queries each; prompts that don't fit are dropped and listed."""
     settings = stages.recipe.generation
     known = [aspect.name for aspect in stages.principle_set.aspects]
     depends = {
@@ -214,7 +215,7 @@ def _asking(
     blocks: Sequence[Sequence[tuple[int, Sequence[Query]]]],
     policy: Policy,
 ) -> ShardJob[Request, Response]:
-    """Return how blocks of numbered groups of queries are asked about."""
+    """Return the job that asks for aspects, by blocks of numbered groups of queries."""
     backend = stages.models.backend(policy)
     role = backend.chat.system_role if backend.chat else "native"
     recipe = _sampling(stages, order, policy)
@@ -231,7 +232,7 @@ def _asking(
             item = Request(_name(place), "original", messages([query.prompt[-1]["content"] for query in group]))
             length = backend.length(item.prompt) + room
             if backend.context is not None and length > backend.context:
-                reason = f"it takes {length} tokens with its answer, and the model's context is {backend.context}"
+                reason = f"it needs {length} tokens with its answer, and the model's context is {backend.context}"
                 left_out.append(Dropped(item.id, reason, "lower --per-prompt or --aspects"))
             else:
                 items.append(item)
@@ -247,7 +248,7 @@ def _asking(
 
 
 def _sampling(stages: RunContext, order: InventOptions, policy: Policy) -> Recipe:
-    """Return the recipe with the room that an answer needs; ``max_new_tokens`` is that of the trials' responses."""
+    """Return the recipe with the token limit of an answer; the recipe's own limits the trials' responses."""
     settings = stages.recipe.generation
     thinks = stages.models.may_think(policy)
     tokens = order.tokens * order.aspects + (stages.recipe.thinking_tokens if thinks else 0)
@@ -262,7 +263,7 @@ def _name(place: int) -> str:
 def _readings(
     stages: RunContext, order: InventOptions, answers: StageRecord, queries: Sequence[Query], policy: Policy
 ) -> list[Reading]:
-    """Read the answers; a prompt that was left out has none."""
+    """Parse the answers; a dropped prompt has none."""
     chat = stages.models.chat(policy)
     found = {row.id: think_apart(row, chat) for row in stages.store.read(answers, Response)}
     return [
@@ -282,7 +283,7 @@ def _refused(readings: Sequence[Reading]) -> Counter[str]:
 
 
 def _trials(candidates: Sequence[Candidate], queries: Sequence[Query], each: int) -> Iterator[Trial]:
-    """Yield up to ``each`` trials of every new aspect: on queries that it shall matter for, then on others."""
+    """Yield up to ``each`` trials of every new aspect: on queries that it is proposed for, then on others."""
     for place, candidate in enumerate(candidates):
         own = [query for query in queries if query.id in candidate.queries]
         rest = [query for query in queries if query.id not in candidate.queries]
@@ -292,7 +293,7 @@ def _trials(candidates: Sequence[Candidate], queries: Sequence[Query], each: int
 
 
 def _account(readings: Sequence[Reading], kept: Sequence[Candidate], known: dict[str, int]) -> dict[str, Any]:
-    """Return what became of each answer and each proposal."""
+    """Return the result of each answer and each proposal."""
     return {
         "schema_version": 1,
         "answers": [
@@ -320,8 +321,8 @@ def _nothing(
         f"answers without a JSON list or object, of {len(readings)}": sum(one.outcome == "failed" for one in readings),
         f"aspects that are in {given!r} already": sum(known.values()),
         f"aspects that fewer than {order.support} answers propose": len(candidates),
-        **{f"turned down, {reason}": count for reason, count in _refused(readings).items()},
+        **{f"rejected, {reason}": count for reason, count in _refused(readings).items()},
     }
-    what = "no new aspect is left: " + "; ".join(f"{words}: {count}" for words, count in counts.items() if count)
-    do = "lower --support" if candidates else "take a larger model, or more queries (--sample)"
+    what = "no new aspect: " + "; ".join(f"{words}: {count}" for words, count in counts.items() if count)
+    do = "lower --support" if candidates else "use a larger model, or more queries (--sample)"
     return NothingSurvived(what, where=str(folder / "proposals.json"), do=do)

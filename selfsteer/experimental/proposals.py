@@ -1,6 +1,6 @@
-"""Aspects that a model proposes when it is shown a few queries: the prompt, and what is taken from its answer.
+"""Aspects that a model proposes for a few queries: the prompt, and the rules for its answer.
 
-The authors of SSO announced a principle generator and did not release one (PAPER 4); this is one of our own.
+The authors of SSO announced a principle generator (PAPER 4) and did not release one; this one is our own.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from selfsteer.records import Message, Query
 
 TEMPLATE = "invent_aspects"
 TOKENS = 200
-"""Tokens that an answer may take for each aspect that is asked for; most take some 120."""
+"""Token limit of an answer for each requested aspect; most take some 120."""
 
 _EXAMPLES = 2
 _HEAD, _TAIL = 400, 200
-"""Characters of a query that the inventor is shown."""
+"""Characters of a long query that the prompt shows: its start and its end."""
 _DEPTH = 4
-"""How deep in lists and objects proposals are looked for."""
+"""Depth of nested lists and objects to which proposals are searched."""
 _TEXTS = ("name", "positive", "negative", "meaning", "positive_principle", "negative_principle")
 _MOST_WORDS = {"name": 3, "positive": 3, "negative": 3}
 _LENGTHS = {"name": 40, "positive": 40, "negative": 40, "meaning": 200, "positive_principle": 400}
 _LENGTHS["negative_principle"] = _LENGTHS["positive_principle"]
-"""Characters that a text may have at most."""
+"""Largest numbers of characters."""
 _LEAST_WORDS = {"meaning": 2, "positive_principle": 3, "negative_principle": 3}
 _ADJECTIVE = re.compile(r"[^\W\d_]+(?:[ '’-][^\W\d_]+)*")
 _THIS = re.compile(
@@ -49,7 +49,7 @@ _WORD = re.compile(r"[^\W_]+(?:['’+#-]+[^\W_]*)*")
 _INSIDE = re.compile(r"\w[A-Z]|[A-Za-z]\d|\d[A-Za-z]")
 _SENTENCE = re.compile(r"[.!?:;\n\"“(]+\s*")
 _SHOUTED = 0.3
-"""In a query in which more words than this share have capitals, capitals are no sign of a name."""
+"""If more than this share of a query's words have capitals, capitals do not indicate names."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Proposal:
     Attributes:
         aspect: As proposed, its texts tidied.
         prompt: Number of the prompt that it answers.
-        queries: Ids of the prompt's queries that it matters for, by the model's word; none where it named none.
+        queries: Ids of the prompt's queries that it matters for, according to the model; may be empty.
     """
 
     aspect: Aspect
@@ -69,7 +69,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Refused:
-    """A proposal that a rule turned down."""
+    """A proposal that a rule rejected."""
 
     name: str
     reason: str
@@ -77,7 +77,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one answer holds."""
+    """One parsed answer."""
 
     outcome: JsonOutcome
     proposals: tuple[Proposal, ...]
@@ -108,9 +108,9 @@ def inventor_messages(
 
 
 def read_proposals(text: str, prompt: int, queries: Sequence[Query], *, cut: bool) -> Reading:
-    """Return the aspects that an answer proposes, and those that a rule turns down.
+    """Return the aspects that an answer proposes, and the rejected ones.
 
-    A proposal is turned down if it lacks a part, is too long, is no aspect by the rules of a principle set, copies an
+    A proposal is rejected if it lacks a part, is too long, is no aspect by the rules of a principle set, copies an
     example of the prompt, or refers to a query: it says "this question", shares five words in a row with a query, or
     holds a name from one.
 
@@ -140,7 +140,7 @@ def read_proposals(text: str, prompt: int, queries: Sequence[Query], *, cut: boo
 
 
 def _items(found: object, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
-    """Yield the objects that have keys of an aspect, wherever the model has put them."""
+    """Yield the objects that have keys of an aspect, however they are nested."""
     if isinstance(found, dict) and found.keys() & set(_TEXTS):
         yield found
     elif isinstance(found, list | dict) and depth:
@@ -149,7 +149,7 @@ def _items(found: object, depth: int = _DEPTH) -> Iterator[dict[str, Any]]:
 
 
 def _tidied(key: str, value: object) -> str:
-    """Return a text in single blanks and without marks of emphasis; "" for what is no text."""
+    """Return a text with single blanks and without emphasis; "" for other types."""
     text = " ".join(value.split()).strip("*_`\"' ") if isinstance(value, str) else ""
     if key in ("positive", "negative"):
         return text.rstrip(".").lower()
@@ -178,7 +178,7 @@ def _form_fault(texts: dict[str, str]) -> str:
 
 
 def _set_fault(texts: dict[str, str]) -> str:
-    """Return what a principle set that holds the aspect alone finds wrong with it."""
+    """Return the fault that a principle set of this aspect alone reports."""
     try:
         PrincipleSet(name="proposal", version=1, aspects_per_query=1, aspects=[Aspect.model_validate(texts)])
     except ValidationError as error:
@@ -227,7 +227,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 def _names(text: str, *, most: float = 1.0) -> set[str]:
     """Return the words that look like names: capitals or digits inside, or a capital within a sentence.
 
-    Where they are a larger share than ``most`` of the words, capitals are no sign of a name there.
+    If they are a larger share than ``most`` of the words, capitals do not count.
     """
     words = _WORD.findall(text)
     found = {word for word in words if _INSIDE.search(word)}

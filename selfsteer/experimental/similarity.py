@@ -1,4 +1,4 @@
-"""Which of many proposed aspects are the same one, and which exist already."""
+"""Merging proposals of the same aspect, and recognising existing aspects."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 THRESHOLD = 0.5
-"""From here on two aspects count as the same. In the shipped sets the nearest two are Concision and Brevity (0.45),
-the next ones reach 0.14; "Accuracy" and "Factual accuracy" have 0.80, "Engaging tone" and "Engagement" 0.70."""
+"""Least similarity of two aspects that count as the same. In the shipped sets the nearest two are Concision and Brevity
+(0.45), the next reach 0.14; "Accuracy" and "Factual accuracy" have 0.80, "Engaging tone" and "Engagement" 0.70."""
 
 _GRAMS = (2, 4)
 
@@ -25,8 +25,8 @@ class Candidate:
 
     Attributes:
         aspect: As it was proposed first.
-        proposals: All that count as it, in order.
-        nearest: Name of the aspect of the given set that is most like it.
+        proposals: Its proposals, in order.
+        nearest: Name of the most similar aspect of the given set.
         similarity: To that aspect, from 0 to 1.
     """
 
@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def answers(self) -> int:
-        """How many answers propose it."""
+        """Number of answers that propose it."""
         return len({proposal.prompt for proposal in self.proposals})
 
     @property
@@ -47,11 +47,11 @@ class Candidate:
 
 
 def similarities(ones: Sequence[Aspect], others: Sequence[Aspect]) -> ndarray:
-    """Return how alike the names and adjectives of aspects are, (len(ones), len(others)), 0 to 1.
+    """Return the similarity of the names and adjectives of aspects, (len(ones), len(others)), 0 to 1.
 
     It is the cosine of the counts of their character 2- to 4-grams, within words (Cavnar and Trenkle's n-grams in the
-    vector space of Salton), and 1 for the same name. It sees "Completeness" in "Comprehensiveness", but it can't know
-    that "Correctness" is "Accuracy". Meanings and principles are left out: they share words whatever they say.
+    vector space of Salton), and 1 for the same name. It finds "Completeness" in "Comprehensiveness", but it can't know
+    that "Correctness" is "Accuracy". Meanings and principles are not compared: all of them share words.
     """
     import numpy as np
     from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
@@ -69,10 +69,10 @@ def similarities(ones: Sequence[Aspect], others: Sequence[Aspect]) -> ndarray:
 def merged(
     proposals: Sequence[Proposal], known: Sequence[Aspect], threshold: float = THRESHOLD
 ) -> tuple[list[Candidate], dict[str, int]]:
-    """Group proposals that are alike.
+    """Group similar proposals.
 
-    Each joins the first proposal of the aspect that it is most like, if that is at least ``threshold``, else it is an
-    aspect of its own. So no two aspects of the result have the same name.
+    Each joins the most similar aspect, by its first proposal, if the similarity is at least ``threshold``; otherwise it
+    is a new aspect. So no two aspects of the result have the same name.
 
     Args:
         proposals: In order.
@@ -80,8 +80,8 @@ def merged(
         threshold: From 0 to 1.
 
     Returns:
-        The new aspects, those that most answers propose first, then those for most queries; and how many proposals
-        were like an aspect of the given set, by its name.
+        The new aspects, the most proposed first, then those for most queries; and by name of an aspect of the given
+        set, the number of proposals similar to it.
     """
     firsts: list[Proposal] = []
     groups: list[list[Proposal]] = []

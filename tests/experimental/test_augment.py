@@ -1,4 +1,4 @@
-"""Growing a query set: rows and provenance, drops with reasons, the end where nothing new comes, and going on."""
+"""Extending a query set: rows and provenance, drops with reasons, the end without new queries, and resuming."""
 
 from __future__ import annotations
 
@@ -299,14 +299,14 @@ def test_seeds_that_can_not_serve_are_counted(tmp_path):
     found, _ = grow(tmp_path, source, 5)
     assert found.seeds == 4
     assert found.unused_seeds == {"several messages": 1, "longer than max_chars": 1, "empty or repeated": 2}
-    with pytest.raises(DataError, match="no seed can be grown from: several messages 1"):
+    with pytest.raises(DataError, match="no usable seed: several messages 1"):
         grow(tmp_path, write(tmp_path / "turns.jsonl", [{"messages": turns}]), 6)
 
 
 # ------------------------------------------------------------------------------------------------- where it stops
 def test_it_stops_where_nothing_new_comes_and_keeps_what_came(tmp_path, seeds, answers):
     asked = answers(lambda text: "1. Which of the planets has the most moons?\n2. How deep is the sea near Japan?")
-    with pytest.raises(WorkFailed, match="only 2 of 9 queries: next to nothing came of the last 3 rounds") as caught:
+    with pytest.raises(WorkFailed, match="only 2 of 9 queries: the last 3 rounds gave almost none") as caught:
         grow(tmp_path, seeds, 9)
     assert caught.value.exit_code == 1 and "duplicate" in caught.value.what
     assert len(rows(tmp_path / "grown.jsonl")) == 2
@@ -319,7 +319,7 @@ def test_it_stops_where_nothing_new_comes_and_keeps_what_came(tmp_path, seeds, a
 def test_giving_up_leaves_a_larger_file_as_it_was(tmp_path, seeds, monkeypatch):
     _, output = grow(tmp_path, seeds, 20)
     before = output.read_bytes()
-    with pytest.raises(WorkFailed, match=r"only 0 of 20 .*work/kept\.jsonl, and .*grown\.jsonl stays"):
+    with pytest.raises(WorkFailed, match=r"only 0 of 20 .*work/kept\.jsonl; .*grown\.jsonl is kept"):
         grow(tmp_path, seeds, 20, "queries.min_chars=1900")
     assert output.read_bytes() == before and rows(tmp_path / "work/kept.jsonl") == []
     monkeypatch.setattr(ScriptedBackend, "generate", lambda *a, **k: pytest.fail("asked again"))
@@ -391,7 +391,7 @@ def test_a_changed_seed_file_or_setting_is_grown_anew(tmp_path, seeds):
 
 def test_a_file_of_somebody_else_is_not_replaced(tmp_path, seeds):
     output = write(tmp_path / "grown.jsonl", ["precious"])
-    with pytest.raises(ConfigError, match="not written here") as caught:
+    with pytest.raises(ConfigError, match="not written by this command") as caught:
         grow(tmp_path, seeds, 3)
     assert caught.value.where == str(output) and "precious" in output.read_text()
     grow(tmp_path, seeds, 3, overwrite=True)

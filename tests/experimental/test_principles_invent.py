@@ -219,7 +219,7 @@ def test_nothing_new_is_a_failure_that_says_why(tmp_path, monkeypatch):
     with pytest.raises(NothingSurvived) as error:
         command(tmp_path)
     assert error.value.exit_code == 1 and not (tmp_path / "mine.yaml").exists()
-    for words in ("object, of 3: 2", "in 'quality' already: 1", "turned down, meaning is missing: 1"):
+    for words in ("object, of 3: 2", "in 'quality' already: 1", "rejected, meaning is missing: 1"):
         assert words in error.value.what
     assert "larger model" in error.value.do
     account = json.loads((tmp_path / "run/proposals.json").read_text())
@@ -262,7 +262,7 @@ def test_the_command_line_has_the_defaults_of_an_order():
 
 def test_prompts_that_do_not_fit_are_said(tmp_path, tiny_chat_model):
     options = {"model": str(tiny_chat_model), "order": SMALL}
-    with pytest.raises(DataError, match=r"no prompt is left: it takes \d+ tokens .* context is 512"):
+    with pytest.raises(DataError, match=r"no prompt is left: it needs \d+ tokens .* context is 512"):
         command(tmp_path, "generation.backend=transformers", "model.device=cpu", **options)
 
 
