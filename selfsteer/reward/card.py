@@ -1,4 +1,4 @@
-"""The model card of a reward model: its pairs, its settings, its figures, and what it is not for."""
+"""The model card of a reward model: its pairs, settings and figures, and misuses."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def reward_card(
     """Return a Hugging Face model card.
 
     Args:
-        base_model: What was trained.
-        title: Names the training.
-        sets: Of each set its name, its settings, its source and how many of its pairs were trained on.
-        data: What the stage of the pairs left: examples, left_out, longer_chosen.
+        base_model: The base of the training.
+        title: Of the training.
+        sets: Of each set its name, its settings, its source and the number of its pairs trained on.
+        data: Result of the stage of the pairs: examples, left_out, longer_chosen.
         settings: Name to value.
-        training: What the stage of the training left: steps, first and last row of metrics.jsonl.
-        scores: By file: its subsets' accuracies; empty before anything was scored.
+        training: Result of the stage of the training: steps, first and last row of metrics.jsonl.
+        scores: By file, the accuracies of its subsets; empty before the evaluation.
     """
-    # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
+    # A card is markdown, without escaping: names are in code spans, and no model output is in it.
     return markdown(
         _TEMPLATE,
         base_model=base_model,

@@ -1,4 +1,4 @@
-"""From preference pairs to the token ids that a reward model is trained on; what is left out carries its reason.
+"""Turns preference pairs into token ids to train a reward model on, with a reason for each pair left out.
 
 No torch here.
 """
@@ -25,21 +25,21 @@ from selfsteer.records import Message
 from selfsteer.reward.scoring import TokenIds, conversation_ids
 
 EVALUATED = "its prompt is also in a file of evaluate"
-UNBALANCED = "length_balance: no counterpart of like length difference"
+UNBALANCED = "length_balance: no counterpart with a similar length difference"
 UNDRAWN = "weight: not drawn"
 BEYOND = "limit: not drawn"
 
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """Two answers to one prompt, of which one is known to be better.
+    """Two answers to one prompt, the better one being known.
 
     Attributes:
-        id: Names the pair within its set.
+        id: Unique within its set.
         where: Its place, for messages.
         prompt: The conversation that both answer.
         chosen, rejected: The better and the worse answer.
-        margin: The steering margin, nats per token; None where the pair has none.
+        margin: The steering margin, nats per token, if known.
     """
 
     id: str
@@ -50,12 +50,12 @@ class LabelledPair:
     margin: float | None = None
 
     def without(self, reason: str) -> Dropped:
-        """Return the note that it is left out."""
+        """Return a record of the pair as left out."""
         return Dropped(self.id, self.where, reason)
 
 
 class Example(NamedTuple):
-    """A pair as the trainer gets it: both conversations whole, with the end that the template gives them."""
+    """A pair for the trainer: the token ids of both whole conversations, with the template's end."""
 
     set: str
     id: str
@@ -66,24 +66,24 @@ class Example(NamedTuple):
 
     @property
     def longer(self) -> int:
-        """How many tokens the chosen answer is longer than the rejected one; the prompt is the same in both."""
+        """Length of the chosen answer minus that of the rejected one, in tokens."""
         return len(self.chosen_ids) - len(self.rejected_ids)
 
 
 @dataclass
 class Examples:
-    """Examples, and what was left out of them."""
+    """Examples, and the pairs left out."""
 
     kept: list[Example] = field(default_factory=list)
     left_out: list[Dropped] = field(default_factory=list)
 
     def drop(self, examples: Iterable[Example], reason: str) -> None:
-        """Note that these examples are left out."""
+        """Record these examples as left out."""
         self.left_out += [Dropped(one.id, one.where, reason) for one in examples]
 
 
 def prompt_key(prompt: Sequence[Message]) -> str:
-    """Name what a conversation asks: the words of its turns, without case, punctuation and system messages."""
+    """Return a hash of a conversation's words, without case, punctuation and system messages."""
     return fingerprint([[turn["role"], words_of(turn["content"])] for turn in prompt if turn["role"] != "system"])
 
 
@@ -101,17 +101,17 @@ def encoded(
 
     Args:
         name: Of the set.
-        pairs: Its pairs, or rows that are none, with their reason.
-        template: Of the model that is trained.
+        pairs: Its pairs, and rows that were left out before.
+        template: Of the model to train.
         max_length: Tokens; a pair with a longer conversation is left out.
         evaluated: :func:`prompt_key` of prompts that must not be trained on.
-        limit: Take so many pairs that can be used, drawn at random.
-        model: For messages.
+        limit: Take so many usable pairs, drawn at random.
+        model: For error messages.
     """
     rows = list(pairs)
     order = list(range(len(rows)))
     if limit is not None:
-        random.Random(0).shuffle(order)
+        random.Random(0).shuffle(order)  # the same pairs for all seeds and variants, which are compared
     found: dict[int, Example] = {}
     dropped: dict[int, Dropped] = {}
     for number in order:
@@ -148,7 +148,7 @@ def _example(
 
 
 def mixed(sets: Mapping[str, Sequence[Example]], weights: Mapping[str, float], seed: int) -> Examples:
-    """Return all sets' examples, of each the share of its weight: whole copies, and a random part for the rest."""
+    """Return all sets' examples by weight: whole copies, and a random part for the fraction."""
     result = Examples()
     for name, examples in sets.items():
         whole, part = divmod(round(weights[name] * len(examples)), max(len(examples), 1))
@@ -160,10 +160,10 @@ def mixed(sets: Mapping[str, Sequence[Example]], weights: Mapping[str, float], s
 
 
 def balanced(examples: Sequence[Example], seed: int) -> Examples:
-    """Return examples among which length says nothing about which answer is chosen.
+    """Return examples in which length does not predict the chosen answer.
 
-    In each bin of the difference in tokens (1, 2 to 3, 4 to 7, 8 to 15, ...) so many stay whose chosen answer is longer
-    as such whose is shorter, drawn at random; pairs of equal lengths all stay.
+    In each bin of the difference in tokens (1, 2 to 3, 4 to 7, 8 to 15, ...) equally many stay with a longer and with a
+    shorter chosen answer, drawn at random; pairs of equal lengths all stay.
     """
     bins: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for number, one in enumerate(examples):
@@ -180,7 +180,7 @@ def balanced(examples: Sequence[Example], seed: int) -> Examples:
 
 
 def with_margins(examples: Sequence[Example], scale: float | None) -> list[Example]:
-    """Return examples with their margin scaled, 0 where they have none; without any margins where ``scale`` is None."""
+    """Return examples with scaled margins, 0 for an unknown one; without any margins if ``scale`` is None."""
     if scale is None:
         return [one._replace(margin=None) for one in examples]
     return [one._replace(margin=scale * (one.margin or 0.0)) for one in examples]

@@ -1,4 +1,4 @@
-"""Loading reward models, and making one of a base; nothing is taken for a reward model that is none."""
+"""Loads reward models, and makes new ones from a base; refuses any other model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OUTPUTS = 1
 
 
 def reward_config(source: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
-    """Return a reward model's configuration, once everything is checked that can be told without its weights.
+    """Return a reward model's configuration after all checks that don't need its weights.
 
     Args:
         source: A local folder or a hub name.
@@ -25,14 +25,14 @@ def reward_config(source: str, *, trust_remote_code: bool = False, revision: str
         revision: Branch, tag or commit of a hub model.
 
     Raises:
-        ModelError: It is no reward model, or can't be used as it is.
+        ModelError: It is not a reward model, or can't be used as it is.
         FetchError: It can't be fetched.
     """
     check_form(source)
     if Path(source).is_dir():
         check_folder(Path(source))
     config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
-    # A model of texts and images has two configurations, and only loading tells which of them counts.
+    # A model of texts and images has two configurations; which of them counts is known only after loading.
     _check_outputs(source, config.num_labels, config.get_text_config().num_labels)
     return config
 
@@ -55,7 +55,7 @@ def load_reward_model(
         revision: Branch, tag or commit of a hub model.
 
     Raises:
-        ModelError: It is no reward model, or can't be used as it is.
+        ModelError: It is not a reward model, or can't be used as it is.
         FetchError: It can't be fetched.
         ConfigError: No such dtype or device.
     """
@@ -65,21 +65,29 @@ def load_reward_model(
     check_form(source)
     with loading_errors(source):
         model, info = read_classifier(source, dtype, revision, trust_remote_code)
-    _check_head(model, info, source)
+    lacking = missing_head(model, info)
+    if lacking:  # transformers would continue with a random head
+        others = ", ".join(sorted(info["unexpected_keys"])[:3])
+        held = f"; besides its layers it has: {others}" if others else ""
+        raise ModelError(
+            f"{source} has no score head ({', '.join(lacking)}), so it is not a reward model{held}",
+            where=source,
+            do="give a sequence-classification model with one output; a language model can judge by its log-probs",
+        )
     check_complete(info, source)
     _check_outputs(source, model.config.num_labels)
-    model.config.use_cache = False  # one pass a text: there is nothing to keep keys and values for
+    model.config.use_cache = False  # one pass a text needs no cache of keys and values
     return model.to(device).eval()
 
 
 def new_reward_model(
     name: str, *, seed: int, device: str = "cpu", trust_remote_code: bool = False, revision: str | None = None
 ) -> Any:
-    """Return a model in float32 to train as a reward model: a base's layers under a score head of one output.
+    """Return a float32 model to train as a reward model: a base with a score head of one output.
 
     Args:
         name: A catalogue name, a local folder or a hub name, of a language model or of a reward model.
-        seed: Draws the head; a reward model's own head stays.
+        seed: Of a new head; a reward model keeps its own.
         device: "cpu", "cuda", "cuda:1", ...
         trust_remote_code: Run Python code that the model brings.
         revision: Branch, tag or commit of a hub model.
@@ -107,7 +115,7 @@ def new_reward_model(
 
 
 def check_form(source: str) -> None:
-    """Raise :class:`ModelError` for a source that no reward model is loaded from, or made of."""
+    """Raise :class:`ModelError` for an adapter or a GGUF file, which can't be a reward model or its base."""
     if is_adapter(source):
         do = "merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
         raise ModelError("a reward model can't be loaded from an adapter", where=source, do=do)
@@ -116,22 +124,8 @@ def check_form(source: str) -> None:
         raise ModelError("a GGUF file holds a language model, not a reward model", where=source, do=do)
 
 
-def _check_head(model: Any, info: dict[str, Any], source: str) -> None:
-    """Raise for a checkpoint without the head: transformers would go on with a random one."""
-    lacking = missing_head(model, info)
-    if not lacking:
-        return
-    others = ", ".join(sorted(info["unexpected_keys"])[:3])
-    held = f"; what it has besides its layers: {others}" if others else ""
-    raise ModelError(
-        f"{source} has no score head ({', '.join(lacking)}), so it is no reward model{held}",
-        where=source,
-        do="give a sequence-classification model with one output; a language model can judge by its log-probs",
-    )
-
-
 def _check_outputs(source: str, *outputs: int) -> None:
     if _OUTPUTS not in outputs:
-        what = f"{source} gives {outputs[0]} numbers a text; a reward model gives one"
+        what = f"{source} has {outputs[0]} outputs; a reward model has one"
         do = "give a reward model; a language model can judge without reward:, by its log-probs"
         raise ModelError(what, where=f"{source}: config.json: num_labels (id2label)", do=do)

@@ -1,4 +1,4 @@
-"""The recipe of `selfsteer reward`: named sets of preference pairs, variants made of them, and how they are trained on.
+"""The recipe of `selfsteer reward`: named sets of preference pairs, variants made of them, and the training options.
 
 No torch here.
 """
@@ -36,17 +36,17 @@ class SetSettings(Section):
     dataset_split: str = "train"
     """The split of a hub data set."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
-    """Share of the set's pairs that is taken: 0.5 is half of them, drawn by the seed; 2 is each of them twice."""
+    """Share of the set's pairs to train on: 0.5 is half of them, drawn by the seed; 2 is each of them twice."""
     limit: Positive | None = None
-    """Take so many pairs that can be used, drawn at random, the same for every seed and variant."""
+    """Take so many usable pairs, drawn at random, the same for every seed and variant."""
     max_left_out: Share = MAX_LEFT_OUT
-    """Stop where a larger share of the rows can't be used: malformed, or no pair."""
+    """Stop if a larger share of the rows can't be used: malformed, or not a pair."""
     rounds: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Of a run directory: these rounds (default: all)."""
     finished: bool = False
-    """Of a run directory: leave out pairs with an answer that was cut off. It gets the end of a whole one else."""
+    """Of a run directory: leave out pairs with a cut-off answer, which would get the end of a complete one."""
     licence: str | None = None
-    """What the model card says of the set."""
+    """For the model card."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,18 +55,18 @@ class SetSettings(Section):
 
 
 class RewardOptions(Section):
-    """How a reward model is trained."""
+    """Training options of a reward model."""
 
     margin: Literal["none", "steering"] = "none"
     """With "steering" the chosen reward has to exceed the rejected one by the pair's stored steering margin."""
     margin_scale: Annotated[float, Field(gt=0.0)] | None = None
-    """What the steering margin (nats per token) is multiplied by (default: 1)."""
+    """Factor of the steering margin, which is in nats per token (default: 1)."""
     length_balance: bool = False
-    """Leave pairs out until, among pairs of like length difference, the chosen answer is as often the longer one."""
+    """Leave pairs out until the chosen answer is the longer one in half of the pairs of any length difference."""
     center_rewards: Annotated[float, Field(gt=0.0)] | None = None
     """Coefficient of the mean squared sum of both rewards, which keeps rewards around zero (TRL recommends 0.01)."""
     lora: LoraSettings | None = None
-    """Train an adapter in place of the whole model; it is merged before the model is saved."""
+    """Train an adapter instead of the whole model; it is merged before the model is saved."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
     epochs: Positive = 1
     batch_size: Positive = 32
@@ -74,8 +74,8 @@ class RewardOptions(Section):
     micro_batch_size: Positive = 8
     """Pairs computed at once."""
     warmup_ratio: Share = 0.1
-    """Share of the steps, rounded up, in which the learning rate rises; the last of these has all of it. Then it falls
-    linearly. No step has rate 0 (docs/training.md)."""
+    """Share of the steps, rounded up, in which the learning rate rises to its full value. Then it falls linearly. No
+    step has rate 0 (docs/training.md)."""
     max_length: Positive = 2048
     """Tokens of a prompt with one answer; a pair with a longer one, or beyond the model's context, is left out."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -87,7 +87,7 @@ class RewardOptions(Section):
     def _whole(self) -> RewardOptions:
         whole_micro_batches(self.batch_size, self.micro_batch_size)
         if self.margin_scale is not None and self.margin == "none":
-            raise conflict("margin_scale goes with margin: steering", "margin_scale", "margin")
+            raise conflict("margin_scale needs margin: steering", "margin_scale", "margin")
         if self.lora is not None and self.lora.bits is not None:
             what = "an adapter over weights in 4 or 8 bits can't be merged into them exactly: leave bits out"
             raise conflict(what, "lora.bits")
@@ -95,7 +95,7 @@ class RewardOptions(Section):
 
 
 class Hardware(NamedTuple):
-    """What :class:`selfsteer.backends.local_model.LocalModel` goes by."""
+    """The settings of :class:`selfsteer.backends.local_model.LocalModel`."""
 
     device: str
     precision: str
@@ -115,20 +115,19 @@ class Trained(NamedTuple):
 
 
 class RewardRecipe(Section):
-    """Everything that `selfsteer reward` depends on."""
+    """All settings of `selfsteer reward`."""
 
     name: Name = "reward"
     model: ModelSettings = ModelSettings()
-    """The base: a chat model, or a reward model whose training goes on."""
+    """The base: a chat model, or a reward model to train further."""
     sets: Annotated[dict[Name, SetSettings], Field(min_length=1)]
     variants: Annotated[dict[Name, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)] | None = None
-    """Lists of sets, by name; each is trained on by itself (default: one variant, "all")."""
+    """Lists of sets, by name; a model is trained on each (default: one variant, "all")."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
-    """Each variant is trained once for each: it draws the head, the order and what a weight or a balance takes."""
+    """Each variant is trained once a seed, which draws the head, the order and the pairs of a weight or balance."""
     options: RewardOptions = RewardOptions()
     evaluate: list[str] = Field([])
-    """Files of labelled pairs that every model is scored on. Pairs to train on that have one of their prompts are
-    left out."""
+    """Files of labelled pairs to score every model on. Training pairs with one of their prompts are left out."""
     evaluate_limit: Positive | None = None
     """Score a random sample of so many pairs of each file, the same for all models."""
 
@@ -144,7 +143,7 @@ class RewardRecipe(Section):
 
     @property
     def hardware(self) -> Hardware:
-        """Where and in what the model is trained."""
+        """The device and precision of the training."""
         model = self.model
         precision, kwargs = self.options.precision, model.chat_template_kwargs
         return Hardware(model.device, precision, model.revision, model.trust_remote_code, kwargs)
@@ -161,17 +160,17 @@ class RewardRecipe(Section):
                 if name not in self.sets:
                     yield f"no set is called {name!r}. {did_you_mean(name, self.sets)}", f"variants.{variant}"
                 if names.count(name) > 1:
-                    what = f"{name!r} stands there {names.count(name)} times; sets.{name}.weight takes pairs more often"
+                    what = f"{name!r} is listed {names.count(name)} times; sets.{name}.weight repeats its pairs"
                     yield what, f"variants.{variant}"
         idle = self.sets.keys() - {name for names in self.of_variant.values() for name in names}
         if idle:
-            yield f"no variant takes the set {min(idle)!r}", "variants"
+            yield f"no variant uses the set {min(idle)!r}", "variants"
         if len(set(self.seeds)) < len(self.seeds):
-            yield f"seeds {self.seeds} holds one twice, which would train the same model", "seeds"
+            yield f"seeds {self.seeds} has a duplicate, which would train the same model", "seeds"
         if len(set(self.evaluate)) < len(self.evaluate):
             yield "evaluate names a file twice", "evaluate"
         if self.evaluate_limit is not None and not self.evaluate:
-            yield "evaluate_limit is about files, and evaluate names none", "evaluate_limit"
+            yield "evaluate_limit needs files, and evaluate names none", "evaluate_limit"
 
 
 def load_reward_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RewardRecipe:

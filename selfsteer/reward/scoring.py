@@ -1,4 +1,4 @@
-"""Rewards of whole conversations. The ids that are scored are made by the function that makes those to train on."""
+"""Rewards of whole conversations. Training and scoring make their token ids by the same function."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def score(
     batch_size: int = 8,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[float]:
-    """Return the reward of each conversation; it does not depend on what else is scored (to 1e-5, in float32).
+    """Return the reward of each conversation; it does not depend on the others (to 1e-5, in float32).
 
     Args:
         model: A sequence-classification model with one output, in eval mode (:func:`load_reward_model`).
         tokenizer: Its tokenizer; the chat template renders each conversation.
         conversations: (B,) lists of messages; the last one is the response that is scored.
-        batch_size: Conversations in one forward pass; it bounds memory, not the result.
+        batch_size: Conversations in one forward pass; it affects memory, not the result.
         template_kwargs: Variables for the chat template.
 
     Raises:
@@ -40,19 +40,19 @@ def score(
     rendered = [conversation_ids(template, messages, where) for messages in conversations]
     for number, ids in enumerate(rendered):
         if longest is not None and len(ids) > longest:
-            what = f"a conversation of {len(ids)} tokens does not fit into the model's context of {longest}"
-            raise DataError(what, where=f"conversations[{number}]", do="leave it out, or shorten it yourself")
+            what = f"a conversation of {len(ids)} tokens does not fit in the model's context of {longest}"
+            raise DataError(what, where=f"conversations[{number}]", do="leave it out, or shorten it")
     scores = score_ids(model, rendered, batch_size=batch_size)
     return [scores[ids] for ids in rendered]
 
 
 def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where: str) -> TokenIds:
-    """Return the token ids of a whole conversation, with the end that the template gives its last turn.
+    """Return the token ids of a whole conversation, with the template's end of the last turn.
 
     Args:
-        template: In which a message that holds the text of a control token does not end its turn.
+        template: Its control tokens have no effect as text in a message.
         messages: The last one is the assistant's.
-        where: Names the model, for messages.
+        where: The model, for error messages.
 
     Raises:
         PromptRefused: The template refuses the roles, or a character is a control token by itself.
@@ -63,13 +63,11 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
         return tuple(template.encode(messages, cue=False))
     except (TemplateError, TypeError) as error:
         what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
-        raise PromptRefused(
-            what, where=where, do="bring the prompts into the form this model's template takes"
-        ) from error
+        raise PromptRefused(what, where=where, do="convert the prompts to the form of this model's template") from error
 
 
 def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int) -> dict[TokenIds, float]:
-    """Return the reward of each distinct rendered conversation; those of one batch are about as long as each other."""
+    """Return the reward of each distinct rendered conversation; batches have conversations of similar length."""
     ordered = sorted(dict.fromkeys(conversations), key=len)
     scores: dict[TokenIds, float] = {}
     for batch in _batches(model, ordered, batch_size):
@@ -78,7 +76,7 @@ def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int)
 
 
 def _batches(model: Any, ordered: Sequence[TokenIds], batch_size: int) -> Iterator[list[TokenIds]]:
-    unpadded = bool(length_bound_ropes(model.config))  # their length would be the padded one
+    unpadded = bool(length_bound_ropes(model.config))  # such a rope would use the padded length
     batch: list[TokenIds] = []
     for ids in ordered:
         if len(batch) == batch_size or (unpadded and batch and len(ids) != len(batch[0])):
@@ -107,12 +105,10 @@ def _forward(model: Any, batch: Sequence[TokenIds]) -> list[float]:
 
 @contextlib.contextmanager
 def _pad_id(config: Any, batch: Sequence[TokenIds]) -> Iterator[int]:
-    """Yield an id to pad with, under which the model finds the same last token as in each row without padding.
-
-    transformers takes the last token that is not the configuration's padding, even in a row that has none. So a
-    configured id stays, and where there is none the stand-in must end no row: the tokenizer's own is often the end
-    token, and would take the score from the token before it.
-    """
+    """Yield an id to pad with, with which the model finds the same last token as in each row without padding."""
+    # transformers uses the last token that is not the configuration's padding, even in a row without padding. So a
+    # configured id stays, and a substitute must end no row: the tokenizer's own is often the end token, and the score
+    # would come from the token before it.
     own = config.pad_token_id
     if own is not None and 0 <= own < config.vocab_size:
         yield own

@@ -24,7 +24,7 @@ from selfsteer.reward.data import Example
 from selfsteer.reward.recipe import RewardOptions
 
 _MEANS = ("mean_reward", "accuracy", "margin")
-"""TRL's figures that are means over a micro-batch; it logs the mean of these over the micro-batches of a step."""
+"""TRL's figures that are means over a micro-batch; it logs their mean over the micro-batches of a step."""
 
 
 @dataclass
@@ -33,11 +33,9 @@ class PairConfig(WarmupRatio, RewardConfig):
 
 
 class PairTrainer(WarmupTrainer, RewardTrainer):
-    """TRL's trainer, in which each pair of an optimiser step weighs alike, however the step is cut into micro-batches.
+    """TRL's trainer with equal weights for all pairs of an optimiser step, whatever its micro-batches."""
 
-    TRL takes the mean over the micro-batches' means, so that the pairs of a smaller last one weigh more.
-    """
-
+    # TRL averages the micro-batches' means, so that the pairs of a smaller last one weigh more.
     loss_is_scaled_for_ga = True  # compute_loss divides by the number of pairs in the whole optimiser step
 
     def get_batch_samples(
@@ -50,12 +48,12 @@ class PairTrainer(WarmupTrainer, RewardTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the sum of the pairs' losses over the number of pairs in the step; in evaluation their mean."""
+        """Return the sum of the pairs' losses divided by the number of pairs in the step; in evaluation their mean."""
         pairs, split = _pairs(inputs), "train" if self.model.training else "eval"
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         for name in _MEANS:
             values = self._metrics[split][name]
-            values += values[-1:] * (pairs - 1)
+            values += values[-1:] * (pairs - 1)  # a micro-batch counts once a pair
         if num_items_in_batch is not None:
             # Gradients are averaged over processes, while the normaliser counts the pairs of all of them.
             loss = loss * pairs * self.accelerator.num_processes / num_items_in_batch
@@ -76,22 +74,20 @@ def reward_trainer(
     *,
     seed: int,
     precision: str,
-    device: str = "cpu",
 ) -> PairTrainer:
     """Return a trainer over rendered pairs: loss -log sigmoid(r(chosen) - r(rejected) - margin), mean over pairs.
 
     Args:
         model: A float32 model with one output (:func:`selfsteer.reward.loading.new_reward_model`).
-        tokenizer: Its tokenizer; gets another pad token where its own ends conversations (:func:`set_pad_token`).
-        examples: What is trained on. Their margins act if they have any.
+        tokenizer: Its tokenizer; gets another pad token if its own ends conversations (:func:`set_pad_token`).
+        examples: The training pairs; their margins act if they have any.
         options: The recipe's.
-        folder: Where checkpoints go.
-        seed: Of the order, of dropout, and of an adapter's start.
+        folder: For checkpoints.
+        seed: Of the order, of dropout, and of an adapter's initial weights.
         precision: "bfloat16" (autocast over float32 weights) or "float32".
-        device: The model's.
 
     Raises:
-        ModelError: No token can be padded with.
+        ModelError: The tokenizer has no token to pad with.
     """
     from datasets import Dataset
 
@@ -100,17 +96,18 @@ def reward_trainer(
     names = ["chosen_ids", "rejected_ids", *(["margin"] if any(one.margin is not None for one in examples) else [])]
     rows = Dataset.from_dict({name: [getattr(one, name) for one in examples] for name in names})
     set_seed(seed)
+    on_cpu = model.device.type == "cpu"
     with _no_telemetry():
         return PairTrainer(
             model=with_adapter(model, options.lora and lora_config(options.lora, "SEQ_CLS")),
-            args=_arguments(options, folder, seed=seed, precision=precision, device=device),
+            args=_arguments(options, folder, seed=seed, precision=precision, on_cpu=on_cpu),
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[NanGuard(), Unchanged()],
         )
 
 
-def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: str, device: str) -> PairConfig:
+def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: str, on_cpu: bool) -> PairConfig:
     checkpointing: dict[str, Any] = {checkpointing_argument(): options.gradient_checkpointing}
     micro = min(options.micro_batch_size, options.batch_size)
     return PairConfig(
@@ -120,15 +117,15 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=options.batch_size // micro,
         warmup_ratio=options.warmup_ratio,
-        max_length=None,  # over-long pairs are left out before, and counted
+        max_length=None,  # pairs that are too long were left out before, and counted
         center_rewards_coefficient=options.center_rewards,
         bf16=precision == "bfloat16",
         logging_steps=1,
         save_strategy="steps",
         save_steps=options.save_steps,
         save_total_limit=2,
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu",
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
         seed=seed,
         data_seed=seed,
         report_to="none",
@@ -140,9 +137,6 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
 def set_pad_token(tokenizer: Any, ends: set[int], rows: int) -> None:
     """Give a tokenizer a pad token that ends no conversation and has an embedding.
 
-    A sequence-classification model of transformers reads the reward at the last token that is not its padding. Where
-    the padding is the end token, which is usual, that would be the token before the end.
-
     Args:
         tokenizer: Is changed.
         ends: The last tokens of conversations.
@@ -151,18 +145,20 @@ def set_pad_token(tokenizer: Any, ends: set[int], rows: int) -> None:
     Raises:
         ModelError: All of its special tokens end conversations.
     """
+    # A sequence-classification model of transformers reads the reward at the last token that is not padding. If the
+    # end token is the padding, as usual, that would be the token before the end.
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends and tokenizer.pad_token_id < rows:
         return
     special = [tokenizer.unk_token_id, tokenizer.bos_token_id, *sorted(tokenizer.added_tokens_decoder)]
     spare = next((id for id in special if id is not None and id not in ends and id < rows), None)
     if spare is None:
-        what = "every special token of the tokenizer ends conversations, so there is none to pad with"
+        what = "every special token of the tokenizer ends conversations, so none is left to pad with"
         raise ModelError(what, where=str(tokenizer.name_or_path), do="add a pad_token to its tokenizer_config.json")
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare)
 
 
 def save_reward_model(trainer: RewardTrainer, folder: Path) -> None:
-    """Write a plain sequence-classification model (an adapter is merged), with its tokenizer."""
+    """Write a plain sequence-classification model (an adapter is merged) and its tokenizer."""
     model = trainer.model
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
@@ -172,7 +168,7 @@ def save_reward_model(trainer: RewardTrainer, folder: Path) -> None:
 
 @contextmanager
 def _no_telemetry() -> Iterator[None]:
-    """TRL tells its makers what kind of model is trained, unless this switch of huggingface_hub is on."""
+    """Keep TRL from reporting the kind of model to its makers, by a switch of huggingface_hub."""
     from huggingface_hub import constants
 
     before, constants.HF_HUB_DISABLE_TELEMETRY = constants.HF_HUB_DISABLE_TELEMETRY, True

@@ -1,4 +1,4 @@
-"""`selfsteer evaluate reward`: sets of labelled pairs, and how often reward models and other judges rank them right."""
+"""`selfsteer evaluate reward`: the accuracy of reward models and other judges on sets of labelled pairs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from selfsteer.judges.tables import Judged
 from selfsteer.queries.file_readers import format_of, read_file
 from selfsteer.workflows.judge import as_json, check_ids, hub_split
 
-_NO_LABEL, _TIED = "no label", "a tie by its label"
-
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Pairs of which people (or a program) found one response better.
+    """Pairs with one response labelled as better, by people or a program.
 
     Attributes:
         name: Of the file or the hub data set; in a folder, its path there.
-        pairs: What judges are shown; the subset of one that names its own is "set/subset".
-        labelled: How many such pairs the file holds, in the sample or not.
-        left_out: How many of its rows are none, by reason.
+        pairs: The sample; the subset of a pair that has its own is "set/subset".
+        labelled: Number of labelled pairs in the file, in the sample or not.
+        left_out: Number of its other rows, by reason.
     """
 
     name: str
@@ -41,17 +39,17 @@ class LabelledSet:
 def read_sets(
     sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, split: str | None = None
 ) -> list[LabelledSet]:
-    """Return the sets of all sources. A file of a folder that holds no pairs is a set without any, with the reason.
+    """Return the sets of all sources. A file without pairs in a folder is an empty set, with the reason.
 
     Args:
         sources: Files and hub data sets of preference pairs, and folders of such files at any depth.
         limit: Take a random sample of so many labelled pairs of each file.
-        seed: Chooses the sample.
+        seed: Draws the sample.
         split: Of hub data sets; None is train.
 
     Raises:
         ConfigError: ``limit`` is not positive, or ``split`` is given and no source has splits.
-        DataError: A file can't be read or holds no pairs, two have the same name, or no labelled pair is left.
+        DataError: A file can't be read or has no pairs, two have the same name, or no labelled pair is left.
     """
     split = hub_split(sources, split)
     sets = [found for source in sources for found in _sets_of(source, split, limit, seed)]
@@ -61,9 +59,9 @@ def read_sets(
         reasons = Counter[str]()
         for one in sets:
             reasons.update(one.left_out)
-        told = ", ".join(f"{why} ({count} rows)" for why, count in reasons.most_common(3)) or "no rows"
+        found = ", ".join(f"{why} ({count} rows)" for why, count in reasons.most_common(3)) or "no rows"
         do = "give files of preference pairs with a label that names the better response"
-        raise DataError(f"no labelled pair is left: {told}", where=", ".join(map(str, sources)), do=do)
+        raise DataError(f"no labelled pair is left: {found}", where=", ".join(map(str, sources)), do=do)
     return sets
 
 
@@ -72,19 +70,18 @@ def _sets_of(source: Path, split: str, limit: int | None, seed: int) -> Iterator
         yield _labelled(load_pairs(source, split=split), limit, seed)
         return
     if (source / "ledger.jsonl").is_file():
-        do = "put a run's own pairs before judges with `selfsteer judge` or `selfsteer evaluate signal`"
-        raise DataError("a run directory holds pairs that nobody labelled", where=str(source), do=do)
+        do = "judge a run's own pairs with `selfsteer judge` or `selfsteer evaluate signal`"
+        raise DataError("the pairs of a run directory have no labels", where=str(source), do=do)
     found = (path for path in source.rglob("*") if path.is_file() and format_of(path))
     files = sorted(path for path in found if not path.name.startswith("."))
     if not files:
-        do = "give a folder that holds files of preference pairs"
-        raise DataError("the folder holds no file of a known format", where=str(source), do=do)
+        do = "give a folder with files of preference pairs"
+        raise DataError("the folder has no file of a known format", where=str(source), do=do)
     for path in files:
-        name = str(path.relative_to(source)).removesuffix(".gz")
-        name = str(Path(name).with_suffix(""))
+        name = str(Path(str(path.relative_to(source)).removesuffix(".gz")).with_suffix(""))
         try:
             yield _labelled(load_pairs(path, name=name), limit, seed)
-        except DataError as error:
+        except DataError as error:  # a file named by itself is an error: whoever names a file means it
             where = error.where.replace(str(path), path.name)
             yield LabelledSet(name, [], 0, {f"{where}: {error.what}": _count(path)})
 
@@ -102,26 +99,25 @@ def _count(path: Path) -> int:
 
 def _labelled(found: PairSet, limit: int | None, seed: int) -> LabelledSet:
     left_out = Counter(dropped.reason for dropped in found.dropped)
-    left_out.update({0: _TIED, None: _NO_LABEL}[pair.label] for pair in found.pairs if not pair.label)
-    labelled = [_named(pair, found.name) for pair in found.pairs if pair.label]
+    left_out.update("a tie by its label" if pair.label == 0 else "no label" for pair in found.pairs if not pair.label)
+    labelled = [
+        pair if pair.subset == found.name else replace(pair, subset=f"{found.name}/{pair.subset}")
+        for pair in found.pairs if pair.label
+    ]  # fmt: skip
     return LabelledSet(found.name, sample_pairs(labelled, limit, seed), len(labelled), dict(left_out))
 
 
-def _named(pair: Pair, name: str) -> Pair:
-    return pair if pair.subset == name else replace(pair, subset=f"{name}/{pair.subset}")
-
-
 def length_baseline() -> Judge:
-    """Return the judge that takes the longer response: what a set's length alone tells."""
+    """Return the judge that prefers the longer response: the accuracy of length alone."""
     return ProgramJudge(PROGRAMS["longer"], "longer is better")
 
 
 def groups(sets: Sequence[LabelledSet]) -> dict[str, Sequence[int]]:
-    """Return the groups of pairs that figures are given for: subsets, sets, and all sets (""), by name.
+    """Return the groups of pairs with figures of their own: subsets, sets, and all sets (""), by name.
 
     Returns:
-        The positions of each group's pairs among those of all sets. Pairs of one subset stand together; over all sets a
-        pair that lies in two of them is counted once.
+        The positions of each group's pairs among those of all sets, in which the pairs of a subset are together; over
+        all sets, a pair that is in two of them counts once.
     """
     found: dict[str, Sequence[int]] = {}
     start = 0
@@ -138,13 +134,13 @@ def groups(sets: Sequence[LabelledSet]) -> dict[str, Sequence[int]]:
 
 
 def in_order(one: LabelledSet) -> LabelledSet:
-    """Return a set with the pairs of each subset together, as :func:`groups` takes them."""
+    """Return a set with the pairs of each subset together, as :func:`groups` needs them."""
     places = {subset: place for place, subset in enumerate(dict.fromkeys(pair.subset for pair in one.pairs))}
     return replace(one, pairs=sorted(one.pairs, key=lambda pair: places[pair.subset]))
 
 
 def bench_sections(judged: Judged) -> list[rewardbench.Section]:
-    """Return RewardBench's sections of the subsets that have its names, whichever files they came from."""
+    """Return RewardBench's sections over the subsets with its names, from whichever files."""
     right, total = Counter[str](), Counter[str]()
     for judgement in judged.judgements:
         subset = bench_subset(judgement)
@@ -159,12 +155,12 @@ def bench_subset(judgement: Judgement) -> str:
 
 
 def is_bench(judged: Judged) -> bool:
-    """Return whether a pair belongs to RewardBench, going by the name of its subset."""
+    """Return whether any pair belongs to RewardBench, by the name of its subset."""
     return any(rewardbench.is_subset(bench_subset(judgement)) for judgement in judged.judgements)
 
 
 def evaluation_json(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -> dict[str, Any]:
-    """Return what `selfsteer judge --json` gives, and the sets, each judge's figures on them, and RewardBench's."""
+    """Return the JSON of `selfsteer judge`, with the sets, each judge's figures on them, and RewardBench's."""
     found = as_json(all_judged)
     found["sets"] = [
         {"name": one.name, "pairs": len(one.pairs), "labelled": one.labelled, "left_out": dict(one.left_out)}

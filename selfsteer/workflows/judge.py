@@ -1,10 +1,10 @@
-"""`selfsteer judge`: files of preference pairs, or a run's own pairs, before one or several judges."""
+"""`selfsteer judge`: judges the preference pairs of files, or a run's own."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,14 +30,14 @@ By = Literal["overall", "aspects"]
 def read_pairs(
     sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, by: By = "overall", split: str | None = None
 ) -> tuple[list[Pair], list[str]]:
-    """Return the pairs of all sources, and a sentence on what had to be left out of each.
+    """Return the pairs of all sources, and a sentence on the rows left out of each.
 
     Args:
         sources: Files, folders and hub data sets of preference pairs, and run directories: of these the kept pairs of
-            the newest round, with the label that the data claims, y+.
+            the newest round, labelled as the data claims: y+ is better.
         limit: Take a random sample of so many pairs of each source.
-        seed: Chooses the sample.
-        by: What a run's pairs are judged by: overall quality, or the aspects that they were steered by.
+        seed: Draws the sample.
+        by: The criterion for a run's pairs: overall quality, or the aspects that they were steered by.
         split: Of hub data sets; None is train.
 
     Raises:
@@ -59,20 +59,20 @@ def read_pairs(
 
 
 def is_run(source: Path) -> bool:
-    """Tell a run directory from a folder of data."""
+    """Return whether a source is a run directory."""
     return (source / "recipe.yaml").is_file() or (source / "ledger.jsonl").is_file()
 
 
 def hub_split(sources: Sequence[Path], split: str | None) -> str:
-    """Return the split that is read of hub data sets; :class:`ConfigError` where one is given and no source has any."""
+    """Return the split of hub data sets; :class:`ConfigError` if one is given and no source has splits."""
     if split is not None and not any(is_split(str(source)) for source in sources):
-        what = f"--split {split} is about hub data sets, and none of the sources is one"
+        what = f"--split {split} applies to hub data sets only, and no source is one"
         raise ConfigError(what, where="--split", do="leave it out, or name a hub data set (org/name)")
     return split or "train"
 
 
 def check_ids(pairs: Sequence[Pair], sources: Sequence[Path]) -> None:
-    """Raise :class:`DataError` where two pairs of some sources have the same id."""
+    """Raise :class:`DataError` if two pairs have the same id."""
     twice = len(pairs) - len({pair.id for pair in pairs})
     if twice:
         do = "give each file once, and files of different names: a pair's id is the file's name and the row's number"
@@ -89,17 +89,17 @@ def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair
 
 
 _NEVER_JUDGED = {
-    CUT_OFF: "raise --max-tokens (judge.max_tokens), or take --mode logprobs; a model that thinks needs room for it",
-    TOO_LONG.why: "take a judge with a longer context, or lower --max-tokens (judge.max_tokens) in mode text",
-    BLOCKED: "ask another server or model",
+    CUT_OFF: "raise --max-tokens (judge.max_tokens), or use --mode logprobs; a model that thinks needs room for it",
+    TOO_LONG.why: "use a judge with a longer context, or lower --max-tokens (judge.max_tokens) in mode text",
+    BLOCKED: "use another server or model",
 }
-"""Why a reply is no verdict though the judge could not say one, and what helps. Other invalid replies are its own."""
+"""Reasons for an invalid reply that are not the judge's fault, with the remedy."""
 
 
 def check_verdicts(all_judged: Sequence[Judged]) -> None:
-    """Raise :class:`WorkFailed` where no reply of a judge could come to a verdict.
+    """Raise :class:`WorkFailed` if no reply of a judge could reach a verdict.
 
-    One that replies, and names no verdict, has been asked: that it is of no use is what the figures say.
+    A judge that replies without a verdict is no failure: the figures show that it is of no use.
     """
     for judged in all_judged:
         found = agreement(judged.judgements, kappas=False)
@@ -109,36 +109,30 @@ def check_verdicts(all_judged: Sequence[Judged]) -> None:
 
 
 def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:
-    """Open a judge for each name; each goes by those of the settings that its kind knows.
-
-    Judges that would stand under one name in a table (two folders called "policy") get the names they were given by.
+    """Open a judge for each name, with those of the settings that its kind uses.
 
     Raises:
-        ConfigError: None of the judges goes by a setting that was given, or :func:`make_judge` says so.
+        ConfigError: No judge uses one of the settings, or as :func:`make_judge`.
         ModelError, FetchError: As :func:`make_judge`.
     """
     idle = given(settings) - set().union(*(settings_of(name) for name in names))
     if idle:
-        what = f"no judge named here goes by {', '.join(sorted(idle))}"
-        raise ConfigError(what, where=_options(idle), do="leave it out, or name a judge that does")
-    judges = [make_judge(JudgeSettings(name=name, **_known(settings, name))) for name in names]
-    count = Counter(judge.name for judge in judges)
+        what = f"none of the judges uses {', '.join(sorted(idle))}"
+        where = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(idle))
+        raise ConfigError(what, where=where, do="leave it out, or name a judge that does")
+    judges = []
+    for name in names:
+        known = {key: getattr(settings, key) for key in settings_of(name)}
+        judges.append(make_judge(JudgeSettings(name=name, **known)))
+    count = Counter(judge.name for judge in judges)  # two folders may both be called "policy"
     for judge, name in zip(judges, names, strict=True):
         if count[judge.name] > 1:
             judge.name = name
     return judges
 
 
-def _known(settings: JudgeSettings, name: str) -> dict[str, Any]:
-    return {key: getattr(settings, key) for key in settings_of(name)}
-
-
-def _options(keys: Iterable[str]) -> str:
-    return ", ".join(f"--{key.replace('_', '-')}" for key in sorted(keys))
-
-
 def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
-    """Return all figures and every verdict, for other programs."""
+    """Return all figures and every verdict as JSON."""
     return {
         "schema_version": 1,
         "judges": [
@@ -159,7 +153,11 @@ def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
             }
             for judged in all_judged
         ],
-        "kappa": [_kappa(one, other) for one, other in itertools.combinations(all_judged, 2)],
+        "kappa": [
+            {"one": one.name, "other": other.name, "kappa": value, "interval": interval}
+            for one, other in itertools.combinations(all_judged, 2)
+            for value, interval in [common_kappa(one, other) or (None, None)]
+        ],
     }
 
 
@@ -167,8 +165,3 @@ def _figures(judgements: Sequence[Judgement]) -> dict[str, Any]:
     subsets = {name: asdict(found) for name, found in by_subset(judgements).items()}
     together = next(iter(subsets.values())) if len(subsets) == 1 else asdict(pooled(judgements))
     return {"subsets": subsets, "all_sets": together}
-
-
-def _kappa(one: Judged, other: Judged) -> dict[str, Any]:
-    value, interval = common_kappa(one, other) or (None, None)
-    return {"one": one.name, "other": other.name, "kappa": value, "interval": interval}

@@ -377,7 +377,6 @@ class _Reward:
                 checkpoints,
                 seed=one.seed,
                 precision=local.dtype,
-                device=local.device,
             )
             train_with_resume(trainer, checkpoints, log, space.display)
         log.keep(_log_file(space))

@@ -20,9 +20,9 @@ Results = dict[str, Any]
 
 NOTES = (
     "A pair counts as right where the chosen answer gets the higher reward; equal rewards, and pairs that don't fit "
-    "into the model's context, count as not right. One seed: share of pairs with its 95 % interval (Wilson). "
-    "Several: mean and standard deviation over seeds, which says nothing of the pairs; each model's interval is in "
-    "results.md. 'longer answer' is what counting words gets right."
+    "in the model's context, count as not right. One seed: share of pairs with its 95 % interval (Wilson). Several: "
+    "mean and standard deviation over seeds, which does not cover the choice of pairs; each model's interval is in "
+    "results.md. 'longer answer' is the accuracy of counting words."
 )
 
 
@@ -30,30 +30,26 @@ def accuracy(judgements: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
     """Return by subset how many pairs with a winner were judged right.
 
     Each has n (pairs with a winner by their label), right, share and its Wilson interval (None where n is 0), tied and
-    invalid (of those n: equal rewards, and what could not be scored), and unlabelled (pairs without a winner).
+    invalid (of those n: equal rewards, and pairs that could not be scored), and unlabelled (pairs without a winner).
     """
     groups: dict[str, list[Judgement]] = {}
     for one in judgements:
         groups.setdefault(one.pair.subset, []).append(one)
-    return {subset: _accuracy(group) for subset, group in groups.items()}
-
-
-def _accuracy(judgements: Sequence[Judgement]) -> dict[str, Any]:
-    decided = [one for one in judgements if one.pair.label in (1, -1)]
-    n, right = len(decided), sum(one.debiased == one.pair.label for one in decided)
-    invalid = sum(one.outcome == "invalid" for one in decided)
-    return {
-        "n": n,
-        "right": right,
-        **_share(right, n),
-        "tied": sum(one.debiased == 0 for one in decided) - invalid,
-        "invalid": invalid,
-        "unlabelled": len(judgements) - n,
-    }
+    found = {}
+    for subset, group in groups.items():
+        decided = [one for one in group if one.pair.label in (1, -1)]
+        invalid = sum(one.outcome == "invalid" for one in decided)
+        found[subset] = {
+            **_share(sum(one.debiased == one.pair.label for one in decided), len(decided)),
+            "tied": sum(one.debiased == 0 for one in decided) - invalid,
+            "invalid": invalid,
+            "unlabelled": len(group) - len(decided),
+        }
+    return found
 
 
 class Subset(NamedTuple):
-    """A row of the table: a subset of a file, its pairs, and what each variant's models got right, in their order."""
+    """A row of the table: a subset of a file, its pairs, and the accuracy of each variant's models, in their order."""
 
     file: str
     name: str
@@ -73,7 +69,7 @@ def subsets(results: Results) -> Iterator[Subset]:
 
 
 def _with_totals(results: Results) -> Iterator[Subset]:
-    """Yield the rows of the table, and behind a file's several subsets one of all its pairs."""
+    """Yield the rows of the table, and after several subsets of a file one of all its pairs."""
     for file, group in itertools.groupby(subsets(results), key=lambda row: row.file):
         rows = list(group)
         yield from rows
@@ -87,16 +83,16 @@ def _with_totals(results: Results) -> Iterator[Subset]:
 
 
 def _total(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    n, right = sum(one["n"] for one in figures), sum(one["right"] for one in figures)
-    return {"n": n, "right": right, **_share(right, n)}
+    return _share(sum(one["right"] for one in figures), sum(one["n"] for one in figures))
 
 
 def _share(right: int, n: int) -> dict[str, Any]:
-    return {"share": right / n if n else None, "interval": list(wilson(right, n)) if n else None}
+    share, interval = (right / n, list(wilson(right, n))) if n else (None, None)
+    return {"n": n, "right": right, "share": share, "interval": interval}
 
 
 def summary(figures: Sequence[dict[str, Any]]) -> str:
-    """Return one model's share with its interval, or the mean and standard deviation over several, in per cent."""
+    """Return one model's share with its interval, or mean and standard deviation over several models."""
     shares = [one["share"] for one in figures]
     if None in shares:
         return "-"
@@ -106,9 +102,8 @@ def summary(figures: Sequence[dict[str, Any]]) -> str:
 
 
 def table(results: Results) -> Table | None:
-    """Return the table for the terminal; None where nothing was evaluated."""
-    rows = list(subsets(results))
-    if not rows:
+    """Return the table for the terminal; None without an evaluation."""
+    if not any(subsets(results)):
         return None
     shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in _columns(results):
@@ -129,7 +124,7 @@ def _rows(results: Results) -> list[list[str]]:
 
 
 def _named(results: Results) -> list[tuple[str, Subset]]:
-    """Return the rows with what they are called: by their file too where another has the same name."""
+    """Return the rows with their names, which include the file if another row has the same name."""
     rows = list(_with_totals(results))
     names = [row.name for row in rows]
     return [(row.name if names.count(row.name) == 1 else f"{row.file}: {row.name}", row) for row in rows]
@@ -144,22 +139,21 @@ def as_markdown(results: Results) -> str:
     if results["length"]:
         parts += ["## Accuracy", _markdown(_columns(results), _rows(results)), NOTES, *_left_out(results)]
         parts += ["## Each model", _each_model(results)]
-    parts += ["## What was trained on", _data_table(models), "Left out, and why:", _reasons(models)]
+    parts += ["## Training data", _data_table(models), "Left out, and why:", _reasons(models)]
     return "\n\n".join(parts) + "\n"
 
 
 def _left_out(results: Results) -> list[str]:
-    """Say what of the files could not be scored."""
-    said = [f"{file}: {count} rows left out, {reason}" for file, found in results["length"].items()
-            for reason, count in found["left_out"].items()]  # fmt: skip
-    said += [f"{row.file}, {row.name}: {row.length['unlabelled']} pairs without a winner by their label"
-             for row in subsets(results) if row.length["unlabelled"]]  # fmt: skip
+    """Return a list of the rows of the files that could not be scored."""
+    lines = [f"{file}: {count} rows left out, {reason}" for file, found in results["length"].items()
+             for reason, count in found["left_out"].items()]  # fmt: skip
+    lines += [f"{row.file}, {row.name}: {row.length['unlabelled']} pairs without a winner by their label"
+              for row in subsets(results) if row.length["unlabelled"]]  # fmt: skip
     invalid = {(row.file, row.name, one["invalid"]) for row in subsets(results)
                for figures in row.variants.values() for one in figures if one["invalid"]}  # fmt: skip
-    said += [
-        f"{file}, {name}: {count} pairs too long for the model, not right" for file, name, count in sorted(invalid)
-    ]
-    return ["\n".join(f"- {line}" for line in said)] if said else []
+    lines += [f"{file}, {name}: {count} pairs too long for the model, not right"
+              for file, name, count in sorted(invalid)]  # fmt: skip
+    return ["\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def _each_model(results: Results) -> str:
@@ -172,17 +166,16 @@ def _each_model(results: Results) -> str:
 
 
 def _data_table(models: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for model in models:
+        data, training = model["data"], model["training"]
+        sets = ", ".join(f"{name} {count}" for name, count in data["sets"].items())
+        losses = f"{training['first']['loss']:.3f}, {training['last']['loss']:.3f}"
+        longer = f"{100 * data['longer_chosen']:.0f} %"
+        rows.append([f"`{model['folder']}`", str(data["examples"]), sets, longer, str(training["steps"]), losses,
+                     f"{training['seconds']:.0f}"])  # fmt: skip
     columns = ["model", "pairs", "of which", "chosen is longer", "steps", "loss, first and last step", "seconds"]
-    return _markdown(columns, [_data_row(model) for model in models])
-
-
-def _data_row(model: dict[str, Any]) -> list[str]:
-    data, training = model["data"], model["training"]
-    sets = ", ".join(f"{name} {count}" for name, count in data["sets"].items())
-    losses = f"{training['first']['loss']:.3f}, {training['last']['loss']:.3f}"
-    longer = f"{100 * data['longer_chosen']:.0f} %"
-    return [f"`{model['folder']}`", str(data["examples"]), sets, longer, str(training["steps"]), losses,
-            f"{training['seconds']:.0f}"]  # fmt: skip
+    return _markdown(columns, rows)
 
 
 def _reasons(models: Sequence[dict[str, Any]]) -> str:

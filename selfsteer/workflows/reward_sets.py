@@ -1,7 +1,8 @@
-"""Where the preference pairs of a reward recipe come from: files, folders, hub data sets and run directories."""
+"""The sources of a reward recipe's preference pairs: files, folders, hub data sets and run directories."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +26,13 @@ Pairs = Iterator[LabelledPair | Dropped]
 
 
 class Source(NamedTuple):
-    """A set's source, looked at and not read yet.
+    """A set's source, checked and not read yet.
 
     Attributes:
-        content: Names what it holds.
+        content: Identifies its content.
         pairs: Reads it.
-        self_made: Whether no person has labelled its pairs.
-        what: What it is, in words.
+        self_made: Whether its pairs have no human label.
+        what: A description.
     """
 
     content: Any
@@ -41,16 +42,16 @@ class Source(NamedTuple):
 
 
 def open_source(name: str, settings: SetSettings) -> Source:
-    """Look at a set's source.
+    """Check a set's source.
 
     Args:
         name: Of the set.
         settings: The set's.
 
     Raises:
-        ConfigError: ``rounds``, ``finished`` or ``dataset_split`` is given of what has none, or of rounds that are not
-            there.
-        InputError: The source is not there, or a run directory has no filtered rows yet or no good round.
+        ConfigError: ``rounds``, ``finished`` or ``dataset_split`` does not apply to the source, or a round does not
+            exist.
+        InputError: The source does not exist, or is a run directory without filtered rows or without a good round.
     """
     path = Path(settings.source)
     check_dataset_split(settings.source, settings.dataset_split, f"sets.{name}.dataset_split")
@@ -58,9 +59,9 @@ def open_source(name: str, settings: SetSettings) -> Source:
         return _open_run(name, path, settings)
     for key in ("rounds", "finished"):
         if getattr(settings, key):
-            what = f"{key} is about run directories, and {settings.source} is none"
+            what = f"{key} applies to run directories only, and {settings.source} is not one"
             raise ConfigError(what, where=f"sets.{name}.{key}", do="leave it out")
-    # A share that is too large is noticed while the rows are read, so another limit has them read again.
+    # The share of unusable rows is checked while the rows are read, so another limit reads them again.
     content = [source_fingerprint(settings.source), settings.dataset_split, settings.max_left_out]
     return Source(content, lambda: _annotated(name, settings), False, "labelled pairs")
 
@@ -80,15 +81,11 @@ def _annotated(name: str, settings: SetSettings) -> Pairs:
         except Unusable as unusable:
             yield Dropped(own_id, where, str(unusable))
             continue
-        yield LabelledPair(own_id, where, pair.prompt, chosen, rejected, _margin(row))
+        margin = row.get("steering_margin")  # in exports of a run's rows
+        known = isinstance(margin, int | float) and not math.isnan(margin)
+        yield LabelledPair(own_id, where, pair.prompt, chosen, rejected, float(margin) if known else None)
     key = f"sets.{name}.max_left_out"
     check_share(tally.info, "pair", settings.source, most=settings.max_left_out, key=key)
-
-
-def _margin(row: Any) -> float | None:
-    """Return the margin that an export of a run's rows carries."""
-    margin = row.get("steering_margin")
-    return float(margin) if isinstance(margin, int | float) and margin == margin else None
 
 
 def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
@@ -103,9 +100,9 @@ def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
     entries = [there.rows[number] for number in sorted(rounds or there.rows)]
     for entry in entries:
         check_files(ledger, entry)
-    told = f"self-made pairs of round {', '.join(str(entry.round) for entry in entries)}"
+    what = f"self-made pairs of round {', '.join(str(entry.round) for entry in entries)}"
     content = [[entry.round, entry.key, settings.finished] for entry in entries]
-    return Source(content, lambda: _self_made(run_dir, entries, settings.finished), True, told)
+    return Source(content, lambda: _self_made(run_dir, entries, settings.finished), True, what)
 
 
 def _self_made(run_dir: Path, entries: list[StageRecord], finished: bool) -> Pairs:

@@ -71,7 +71,7 @@ def test_flags_of_harm_are_counted_and_the_marker_named(tmp_path):
 def test_y_minus_of_which_nobody_knows_are_counted_apart(tmp_path):
     unknown = contrast("a", negative_harmful=HARM_UNKNOWN)
     alone = card_of([unknown], tmp_path / "alone")
-    assert cells(alone)["unknown"] == ["1"] and "nobody knows whether they were asked to do harm" in alone
+    assert cells(alone)["unknown"] == ["1"] and "it is unknown whether they were asked to do harm" in alone
     assert "is flagged as harmful" not in alone and "column `negative_harmful` marks them" in alone
     both = card_of([unknown, contrast("b", negative_harmful="classifier: 0.71")], tmp_path / "both")
     assert cells(both)["unknown"] == cells(both)["classifier"] == ["1"]

@@ -127,7 +127,7 @@ def test_a_reward_model_is_loaded_once_and_not_at_all_where_its_answers_are_kept
 
 
 def test_a_language_model_is_no_reward_model_and_that_is_said_at_once(tiny_chat_model):
-    with pytest.raises(ModelError, match="gives 2 numbers a text; a reward model gives one"):
+    with pytest.raises(ModelError, match="has 2 outputs; a reward model has one"):
         opened(f"reward:{tiny_chat_model}")
 
 

@@ -52,7 +52,7 @@ def test_the_key_from_the_configuration_alone_is_that_of_the_loaded_model(tokeni
 def test_what_the_files_tell_is_refused_before_any_weights_are_loaded(tokenizer, tmp_path):
     for outputs in (2, 3):
         folder = saved(reward_model(tokenizer, num_labels=outputs), tmp_path / str(outputs))
-        with pytest.raises(ModelError, match=f"gives {outputs} numbers a text"):
+        with pytest.raises(ModelError, match=f"has {outputs} outputs"):
             reward_config(folder)
     with pytest.raises(ModelError, match="without reward:, by its log-probs"):
         reward_config(saved(tiny_llama(tokenizer), tmp_path / "language"))
@@ -68,12 +68,12 @@ def test_what_the_files_tell_is_refused_before_any_weights_are_loaded(tokenizer,
 
 def test_a_language_model_is_refused_instead_of_scored_at_random(tokenizer, tmp_path):
     folder = saved(tiny_llama(tokenizer), tmp_path)
-    with pytest.raises(ModelError, match=r"no score head \(score.weight\), so it is no reward model.*lm_head.weight"):
+    with pytest.raises(ModelError, match=r"no score head \(score.weight\), so it is not a reward model.*lm_head.weight"):
         load_reward_model(folder)
 
 
 def test_a_model_of_several_outputs_is_refused(tokenizer, tmp_path):
-    with pytest.raises(ModelError, match="gives 3 numbers a text"):
+    with pytest.raises(ModelError, match="has 3 outputs"):
         load_reward_model(saved(reward_model(tokenizer, num_labels=3), tmp_path))
 
 

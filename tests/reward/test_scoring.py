@@ -54,7 +54,7 @@ def test_a_conversation_ends_with_the_templates_end_and_its_text_stays_text(toke
 
 def test_what_can_not_be_scored_is_named(tokenizer):
     model = reward_model(tokenizer, max_position_embeddings=60)
-    with pytest.raises(DataError, match=r"does not fit into the model's context of 60") as caught:
+    with pytest.raises(DataError, match=r"does not fit in the model's context of 60") as caught:
         score(model, tokenizer, [CONVERSATIONS[3], CONVERSATIONS[1]])
     assert caught.value.where == "conversations[1]"
     gemma = tokenizer_of("gemma")

@@ -187,7 +187,7 @@ def test_pairs_of_the_hub_are_judged_too_and_a_split_that_is_not_there_is_told(e
         code, _, said = evaluate("org/name:main", "--judge", "program:longer", program=program)
         assert code == 2 and 'Unknown split "train"' in said and "the split (--split)" in " ".join(said.split())
         code, _, said = evaluate("pairs.json", "--split", "test", "--judge", "program:longer", program=program)
-        assert code == 2 and "--split test is about hub data sets" in said
+        assert code == 2 and "--split test applies to hub data sets" in said
 
 
 def test_what_can_not_be_evaluated_is_refused(evaluate, folder):
@@ -199,7 +199,7 @@ def test_what_can_not_be_evaluated_is_refused(evaluate, folder):
     assert code == 2 and "4 pairs have the id of another" in said
     (folder / "run").mkdir()
     (folder / "run/ledger.jsonl").write_text("")
-    with pytest.raises(DataError, match="nobody labelled"):
+    with pytest.raises(DataError, match="have no labels"):
         read_sets([folder / "run"])
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="no file of a known format"):

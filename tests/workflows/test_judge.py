@@ -369,7 +369,7 @@ def test_each_judge_goes_by_the_settings_of_its_kind(tiny_chat_model, folder):
     settings = JudgeSettings(mode="text", precision="float32")
     written, programmed = open_judges(settings, [str(tiny_chat_model), "program:longer"])
     assert written.name == "tiny (text)" and programmed.name == "longer"
-    with pytest.raises(ConfigError, match="goes by precision"):
+    with pytest.raises(ConfigError, match="uses precision"):
         open_judges(JudgeSettings(precision="float32"), ["program:longer", "program:shorter"])
 
 

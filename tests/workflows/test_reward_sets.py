@@ -139,7 +139,7 @@ def test_a_split_is_refused_of_what_has_none(tmp_path, scripted_run):
 def test_what_is_about_runs_is_refused_of_files(tmp_path):
     path = write_pairs(tmp_path / "pairs.jsonl", 2)
     for key, value in (("rounds", [1]), ("finished", True)):
-        with pytest.raises(ConfigError, match=f"{key} is about run directories") as caught:
+        with pytest.raises(ConfigError, match=f"{key} applies to run directories") as caught:
             source_of(path, **{key: value})
         assert caught.value.where == f"sets.s.{key}"
 
