@@ -74,7 +74,7 @@ def principles_stage(
         "set": principle_set.fingerprint,
         "templates": template_contents(*templates_of(recipe)),
         "seed": recipe.seed,
-    } | _written_by(context, policy)
+    } | written_by(context, policy)
     if split == "train" and recipe.queries.per_round != "all":
         depends["asked"] = [recipe.queries.per_round, asked.start, asked.step, recipe.queries.round_size]
     if settings.get("choice_temperature"):
@@ -150,7 +150,7 @@ def _thinking_tokens(context: RunContext, policy: Policy) -> int:
     return context.recipe.thinking_tokens if thinks else 0
 
 
-def _written_by(context: RunContext, policy: Policy) -> dict[str, Any]:
+def written_by(context: RunContext, policy: Policy) -> dict[str, Any]:
     """What principles depend on besides the queries: the model that writes them, and the form of its prompts."""
     writer = context.models.writer
     # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.

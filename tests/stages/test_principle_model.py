@@ -175,7 +175,7 @@ def test_a_writer_that_can_not_be_asked_is_refused_before_anything_is_done(tmp_p
 
 def depends(recipe: Recipe, policy: Policy, tmp_path: Path) -> dict:
     store = Store(tmp_path, Display(quiet=True))
-    return RunContext(recipe, load_set("brief"), store, ModelPool(recipe, tmp_path))._writer(policy)
+    return written_by(RunContext(recipe, load_set("brief"), store, ModelPool(recipe, tmp_path)), policy)
 
 
 def test_what_a_writer_of_its_own_writes_does_not_depend_on_the_policys_weights(tmp_path, queries, tiny_chat_model):

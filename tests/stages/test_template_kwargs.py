@@ -112,7 +112,7 @@ def test_an_implicit_judge_scores_what_is_trained_on(tmp_path, thinking_model, m
 
 def test_the_name_of_a_policy_names_the_variables(tmp_path, thinking_model):
     def start(kwargs):
-        return ModelPool(small_recipe(thinking_model, tmp_path, model__chat_template_kwargs=kwargs), tmp_path).start(
+        return ModelPool(small_recipe(thinking_model, tmp_path, model__chat_template_kwargs=kwargs), tmp_path).initial_policy(
             print
         )
 
@@ -137,9 +137,9 @@ def test_variables_of_a_server_are_part_of_the_key_and_of_the_request(tmp_path):
         return recipe_from(values | {"generation": endpoint, "quality": {"filters": []}})
 
     bare, off = (ModelPool(recipe(kwargs), tmp_path) for kwargs in ({}, OFF))
-    assert bare.stand_in().fingerprint == "endpoint:m" != off.stand_in().fingerprint
+    assert bare.weightless_policy().fingerprint == "endpoint:m" != off.weightless_policy().fingerprint
     assert PrincipleModel(recipe({})).fingerprint == "endpoint:w" != PrincipleModel(recipe(OFF)).fingerprint
-    backends = [off.backend(off.stand_in()), PrincipleModel(recipe(OFF)).open(None)]
+    backends = [off.backend(off.weightless_policy()), PrincipleModel(recipe(OFF)).open(None)]
     assert [one._extra for one in backends] == [{"extra_body": {"chat_template_kwargs": OFF}}] * 2
 
 
