@@ -5,12 +5,11 @@ The key comes from an environment variable and goes into the requests alone: not
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
@@ -27,19 +26,19 @@ TOP_LOGPROBS = 20
 
 _NO_KEY = "none"
 """Sent where there is no key: servers without keys take anything, but the client wants one."""
-_SAID = 300
-"""Characters of a server's message that are worth a reader's time."""
-_NEGOTIABLE = (400, 422, 501)
-"""What servers answer to a parameter that they don't take."""
-_FILTERED = "leave such prompts out, or ask another server or model"
-_SHORTER = "lower the tokens that are asked for (generation.max_new_tokens), or ask a model with a longer context"
+_SHOWN = 300
+"""Characters of a server's message in an error."""
+_FILTERED = "leave such prompts out, or use another server or model"
+_SHORTER = "lower the number of requested tokens (generation.max_new_tokens), or use a model with a longer context"
 _FORM = 'it ends before "/chat/completions", mostly with "/v1", as in http://localhost:8000/v1'
 _TEXT_MODE = "use the judge's text mode, or a server that gives log-probs"
 _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 """Codes of an account that has nothing left; the first comes with status 429, as if waiting would help."""
+_NEGOTIABLE = (400, 422, 501)
+"""Statuses of an answer that refuses a parameter."""
 _NOT_THERE = (401, 404, 405, 410)
-"""What no request to this address gets over: no key that is taken, no model, nothing that answers chats."""
-_PASSING = (408, 409, 425)
+"""Statuses that every request to this address would get: no valid key, no such model, no chats."""
+_PASSING = (402, 408, 409, 425)
 _CROWDED = (429, 529)
 _UNREACHED = ("ConnectError", "ConnectTimeout")
 """The client's causes where there was no connection at all."""
@@ -53,12 +52,12 @@ def open_endpoint(
     where: str = "generation.endpoint",
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> EndpointBackend:
-    """Return the backend that a recipe asks for.
+    """Return the backend of a recipe, with its bill.
 
     Args:
-        settings: What the recipe says; its ``model`` is given.
-        usage: The file that keeps what the server has used up, a line an answer; None keeps none.
-        others: Prices of the other models that a run asks, by name: their answers stand in the same file.
+        settings: Of the recipe; its ``model`` is given.
+        usage: The bill, a line an answer; None keeps none.
+        others: Prices of the run's other models, by name: their answers are in the same file.
         where: The recipe's section with the caps, for messages.
         chat_template_kwargs: Variables for the chat template that the server renders with.
 
@@ -66,49 +65,27 @@ def open_endpoint(
         ModelError, ConfigError: As :class:`EndpointBackend`.
         StorageError: The file can't be read.
     """
-    assert settings.model is not None  # the recipe is not valid without
-    budget = Budget(
-        usage,
-        max_tokens=settings.max_total_tokens,
-        max_cost=settings.max_cost,
-        price_prompt=settings.prices[0],
-        price_completion=settings.prices[1],
-        model=settings.model,
-        others=others,
-        where=where,
-    )
-    return EndpointBackend(
-        settings.model,
-        base_url=settings.base_url,
-        key_variable=settings.api_key_env,
-        concurrency=settings.concurrency,
-        timeout=settings.timeout,
-        max_retries=settings.max_retries,
-        budget=budget,
-        chat_template_kwargs=chat_template_kwargs,
-    )
+    budget = Budget(usage, settings, others=others, where=where)
+    return EndpointBackend(settings, budget=budget, chat_template_kwargs=chat_template_kwargs)
 
 
 class EndpointBackend:
     """Completions from a server, several requests at a time. Failing requests are repeated with growing pauses.
 
-    The same requests go out for the same prompts, sampling and seed; whether the same texts come back is the server's.
+    The same requests go out for the same prompts, sampling and seed; whether the same texts come back depends on the
+    server. The pauses after a timeout, a lost connection, a damaged answer or status 408, 409, 429 and 5xx are the
+    server's own (Retry-After) or grow from half a second to a minute.
 
     Args:
-        model: The model's name on the server.
-        base_url: The address up to and with "/v1"; None takes the environment's OPENAI_BASE_URL.
-        key_variable: The environment variable that holds the key; unset or empty where the server wants none.
-        concurrency: Requests under way at once.
-        timeout: Seconds that a server may keep silent in one request.
-        max_retries: Further tries after a timeout, a lost connection, a damaged answer or status 408, 409, 429 and 5xx.
-            The pauses are the server's own (Retry-After) or grow from half a second to a minute.
-        budget: What the requests may use up, and where it is noted; None sets no cap and notes nothing.
+        settings: The server's address (None: the environment's OPENAI_BASE_URL), its model, the variable that holds the
+            key (unset or empty where the server wants none) and the limits; its caps are the budget's.
+        budget: Caps the usage and notes it; None sets no cap and notes nothing.
         chat_template_kwargs: Variables for the chat template, sent as ``chat_template_kwargs``, which vLLM, SGLang and
             llama.cpp take.
 
     Raises:
-        ModelError: There is no address, or address or key can't be one.
-        ConfigError: Another argument is out of range, or the openai package is missing.
+        ModelError: There is no address, or address or key are malformed.
+        ConfigError: The variable's name is malformed, or the openai package is missing.
     """
 
     name = "endpoint"
@@ -117,36 +94,28 @@ class EndpointBackend:
 
     def __init__(
         self,
-        model: str,
+        settings: EndpointSettings,
         *,
-        base_url: str | None = None,
-        key_variable: str = "OPENAI_API_KEY",
-        concurrency: int = 8,
-        timeout: float = 300.0,
-        max_retries: int = 5,
         budget: Budget | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_range(concurrency, timeout, max_retries)
-        address = base_url or os.environ.get("OPENAI_BASE_URL", "")
-        key = _key(key_variable)
-        self.model, self.base_url = model, _without_secrets(address)
-        self.concurrency, self.timeout = concurrency, timeout
+        address = settings.base_url or os.environ.get("OPENAI_BASE_URL", "")
+        key = _key(settings.api_key_env)
+        self.settings, self.base_url = settings, _without_secrets(address)
         self.budget = budget or Budget()
-        self._key_variable, self._has_key = key_variable, key != _NO_KEY
-        self._traffic = RequestScheduler(concurrency, max_retries)
-        client = _client(address, key, timeout)
+        self._where, self._has_key = f"{self.base_url}, model {settings.model!r}", key != _NO_KEY
+        self._scheduler = RequestScheduler(settings.concurrency, settings.max_retries)
+        client = _client(address, key, settings.timeout)
         self._create, self._close = client.chat.completions.with_raw_response.create, client.close
-        # A closure, so that the key stands in no attribute.
+        # A closure, so that no attribute holds the key.
         self._without_key: Callable[[str], str] = lambda text: text if key == _NO_KEY else text.replace(key, "[key]")
         self._parameters = Parameters(self._where)
-        self._extra: Options = (
-            {"extra_body": {"chat_template_kwargs": dict(chat_template_kwargs)}} if chat_template_kwargs else {}
-        )
+        kwargs = {"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}
+        self._extra: Options = {"extra_body": kwargs} if kwargs else {}
 
     def __repr__(self) -> str:
-        """Show the model and where it is."""
-        return f"EndpointBackend({self.model!r}, base_url={self.base_url!r})"
+        """Show the model and its address."""
+        return f"EndpointBackend({self.settings.model!r}, base_url={self.base_url!r})"
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, shared_prefix: Sequence[int] = ()
@@ -154,13 +123,12 @@ class EndpointBackend:
         """Return one outcome a prompt, in order; ``shared_prefix`` is left to the server's own cache.
 
         A failure is ``refused`` where the server does not take this request, and ``ends`` the work where every other
-        would fail as well: no key that is taken, no such model or address, nothing that can be reached, the cap is
-        reached or the account empty, many failures in a row. Its error is then a ModelError, DataError, BudgetReached,
-        StorageError or WorkFailed; any other failure is a WorkFailed: there was no answer at the last try.
+        would fail as well: no valid key, no such model or address, no connection, the cap is reached or the account
+        empty, many failures in a row. Its error is then a ModelError, DataError, BudgetReached, StorageError or
+        WorkFailed; any other failure is a WorkFailed: there was no answer at the last try. A failure is ``blocked``
+        where the server refuses this prompt, for its content or its length.
 
-        A failure is ``blocked`` where the server refuses this prompt, for its content or its length.
-
-        A schema goes along as ``response_format``. A parameter that the server refuses while it takes the same request
+        A schema is sent as ``response_format``. A parameter that the server refuses while it accepts the same request
         without it is not sent any more, with one warning.
         """
         options: Options = {"temperature": sampling.temperature, "seed": seed}
@@ -173,14 +141,17 @@ class EndpointBackend:
         def ask(prompt: Prompt, ready: Callable[[], None]) -> Completion:
             return completion_of(self._ask(prompt, ready, options | {LIMIT: sampling.max_new_tokens}))
 
-        return list(self._traffic.each(prompts, ask, trial=_harmless))
+        def harmless(prompt: Prompt) -> Prompt:
+            return [{**message, "content": "Hi"} for message in prompt]
+
+        return list(self._scheduler.each(prompts, ask, trial=harmless))
 
     def label_logprobs(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float | None] | Failure]:
         """Return the log-probs (nats) of each label as the first token of the reply, per prompt in the labels' order.
 
-        The forms of a label with and without a leading blank count together. None stands for a label that is not among
-        the :data:`TOP_LOGPROBS` likeliest tokens (fewer where the server takes no such number). A prompt that the
-        server blocks has a failure in its place.
+        The forms of a label with and without a leading blank count together. None: the label is not among the
+        :data:`TOP_LOGPROBS` likeliest tokens (fewer where the server takes no such number). A prompt that the server
+        blocks has a failure in its place.
 
         Raises:
             ModelError: The key, the model or the address is wrong, the server refuses a request or gives no log-probs.
@@ -188,17 +159,15 @@ class EndpointBackend:
             WorkFailed: A request still failed after the last try. The first error ends the work: nothing more is sent.
         """
         options = {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS, LIMIT: 1}
-        needed = {"logprobs", "top_logprobs"}
 
         def ask(prompt: Prompt, ready: Callable[[], None]) -> list[float | None]:
-            top = top_logprobs(self._ask(prompt, ready, options, needed))
+            top = top_logprobs(self._ask(prompt, ready, options, {"logprobs", "top_logprobs"}))
             if top is None:
-                raise RequestError(
-                    ModelError("the server gives no log-probs", where=self._where, do=_TEXT_MODE), ends=True
-                )
+                error = ModelError("the server gives no log-probs", where=self._where, do=_TEXT_MODE)
+                raise RequestError(Failure(error, ends=True))
             return [label_logprob(label, top) for label in labels]
 
-        found = self._traffic.each(prompts, ask)
+        found = self._scheduler.each(prompts, ask)
         for one in found:
             if isinstance(one, Failure) and not one.blocked:
                 raise one.error
@@ -209,35 +178,34 @@ class EndpointBackend:
         return sum(len(message["content"]) for message in prompt)
 
     def close(self) -> None:
-        """Close the connections to the server; nothing can be asked afterwards."""
+        """Close the connections to the server; the backend can't be used afterwards."""
         self._close()
 
     def _ask(
         self, prompt: Prompt, ready: Callable[[], None], options: Options, needed: Set[str] = frozenset()
     ) -> dict[str, Any]:
-        """Return the server's choice for one prompt; raises Trouble. Every request goes through here.
+        """Return the server's choice for one prompt; raises RequestError. Every request goes through here.
 
         Args:
-            prompt: What to ask.
-            ready: Called when there is room for a request, right before it goes.
+            prompt: The messages.
+            ready: Called when there is room for a request, right before it is sent.
             options: The parameters besides model and messages.
-            needed: Those of them that the answer is of no use without.
+            needed: Those without which the answer is useless.
         """
         attempt = self._parameters.attempt(options | self._extra, needed)
         while (answer := self._answer(prompt, ready, attempt.sent, options[LIMIT])).error:
             negotiable = answer.status in _NEGOTIABLE
-            if not (negotiable and attempt.yields(Rejection(answer.error), self._said(answer.error))):
-                raise self._told(answer)
-        if not (answer.choice or answer.blocked):
+            if not (negotiable and attempt.yields(Rejection(answer.error), self._text(answer.error))):
+                raise self._error(answer)
+        if answer.choice is None and not answer.blocked:
             raise self._no_answer(answer)
         attempt.taken()
-        if answer.blocked:
-            raise self._blocked(answer.blocked)
-        assert answer.choice is not None
+        if answer.blocked or answer.choice is None:
+            raise self._blocked(self._text(answer.blocked))
         return answer.choice
 
     def _answer(self, prompt: Prompt, ready: Callable[[], None], options: Options, max_tokens: int) -> Answer:
-        """Send one request when there is room for it; return whatever comes; raises Trouble."""
+        """Send one request when there is room for it; return whatever comes; raises RequestError."""
         try:
             with self.budget.room(worst_prompt(prompt), max_tokens) as count:
                 ready()
@@ -246,135 +214,113 @@ class EndpointBackend:
                     count(answer.usage)
                 return answer
         except SelfsteerError as error:  # the budget's: the next request would meet it as well
-            raise RequestError(error, ends=True) from None
+            raise RequestError(Failure(error, ends=True)) from None
 
     def _send(self, prompt: Prompt, options: Options) -> Answer:
-        """Send one request; raises Trouble where no answer comes."""
+        """Send one request; raises RequestError where no answer comes."""
         import openai
 
         messages = [dict(message) for message in prompt]
         try:
-            return read_answer(self._create(model=self.model, messages=messages, **options).http_response.content)
+            response = self._create(model=self.settings.model, messages=messages, **options)
+            return read_answer(response.http_response.content)
         except UnicodeEncodeError:
             do = "leave that prompt out, or correct its text"
             error = DataError("a prompt holds half of a surrogate pair, which is no text", do=do)
-            raise RequestError(error, blocked="content") from None
+            raise RequestError(Failure(error, refused=True, blocked="content")) from None
         except openai.APIStatusError as error:
-            return Answer(
-                b"",
-                error=error.body or str(error),
-                status=error.status_code,
-                pause=retry_after(error.response.headers),
-            )
+            pause = retry_after(error.response.headers)
+            return Answer(b"", error=error.body or str(error), status=error.status_code, pause=pause)
         except openai.APITimeoutError:
-            # "from None", here and below: what the client raises may quote the key.
-            raise RequestError(
-                self._failed(f"the server did not answer within {self.timeout:g} s"), again=True
-            ) from None
+            # "from None", here and below: the client's errors may quote the key.
+            raise self._passing(f"the server did not answer within {self.settings.timeout:g} s") from None
         except openai.OpenAIError as error:
             cause = error.__cause__
-            what = f"can't reach the server: {self._said(str(cause or error))}"
-            raise RequestError(self._failed(what), again=True, unreached=type(cause).__name__ in _UNREACHED) from None
+            unreached = type(cause).__name__ in _UNREACHED
+            raise self._passing(
+                f"can't reach the server: {self._text(str(cause or error))}", unreached=unreached
+            ) from None
 
     def _no_answer(self, answer: Answer) -> RequestError:
-        """Return the trouble of a body that is no answer: cut off, or from what has answered before, it is damaged."""
-        said = self._said(answer.body.decode(errors="replace"))
-        if self._traffic.answers or answer.cut_off:
-            return RequestError(self._failed(f"the server's answer is damaged: {said!r}"), again=True)
-        what = f"what answers there is no chat-completions server: {said!r}"
-        return RequestError(ModelError(what, where=self._where, do=f"check base_url: {_FORM}"), ends=True)
+        """Return the error for a body that is no answer: a damaged one if it breaks off or others were answered."""
+        text = self._text(answer.body.decode(errors="replace"))
+        if self._scheduler.answers or answer.cut_off:
+            return self._passing(f"the server's answer is damaged: {text!r}")
+        what = f"no chat-completions server at this address, it answers {text!r}"
+        return RequestError(Failure(ModelError(what, where=self._where, do=f"check base_url: {_FORM}"), ends=True))
 
-    def _told(self, answer: Answer) -> RequestError:
-        """Return the trouble that an answer with an error tells of; the status is None where it has none."""
-        status, pause, rejection = answer.status, answer.pause, Rejection(answer.error)
-        said = self._said(answer.error)
+    def _error(self, answer: Answer) -> RequestError:
+        """Return the error that an answer reports."""
+        status, pause, rejection, text = answer.status, answer.pause, Rejection(answer.error), self._text(answer.error)
         whole = answer.error if isinstance(answer.error, dict) else {}
-        codes = (whole.get("code"), whole.get("type"))
-        if any(code in codes for code in _NO_MONEY) or (status == 402 and pause is None):
-            do = f"see to the account of the key in {self._key_variable}, then run the same command again"
-            error = WorkFailed(f"the account has nothing left: {said}", where=self._where, do=do)
-            return RequestError(error, ends=True)
-        refused = status is not None and status < 500 and status not in (402, *_PASSING, *_CROWDED)
+        codes = whole.get("code"), whole.get("type")
+        if (status == 402 and pause is None) or any(code in codes for code in _NO_MONEY):
+            do = f"check the account of the key in {self.settings.api_key_env}, then run the same command again"
+            error: SelfsteerError = WorkFailed(f"the account has nothing left: {text}", where=self._where, do=do)
+            return RequestError(Failure(error, ends=True))
+        refused = status is not None and status < 500 and status not in (*_PASSING, *_CROWDED)
         ends = status in _NOT_THERE
         if (refused or status is None) and not ends and rejection.content:
-            return self._blocked(f"{rejection.categories}: {said}" if rejection.categories else said)
+            return self._blocked(f"{rejection.categories}: {text}" if rejection.categories else text)
         if refused and not ends and (rejection.length or status == 413):
-            what = f"the prompt, or the answer asked for, is too long for the server (status {status}): {said}"
-            return RequestError(ModelError(what, where=self._where, do=_SHORTER), blocked="length")
+            what = f"the prompt, or the requested answer, is too long for the server (status {status}): {text}"
+            return self._blocked(what, _SHORTER, "length")
         if refused and status is not None:
-            return RequestError(self._refused(status, said), ends=ends, refused=not ends, doubtful=status == 403)
+            failure = Failure(self._refusal(status, text), refused=not ends, ends=ends)
+            return RequestError(failure, doubtful=status == 403)
         if pause is not None and pause > LONGEST_PAUSE:
             do = "run the same command again then"
-            error = WorkFailed(f"the server asks to wait {pause:.0f} s: {said}", where=self._where, do=do)
-            return RequestError(error, ends=True)
-        what = f"the server answers with {'an error' if status is None else f'status {status}'}: {said}"
-        crowded = status in _CROWDED or pause is not None
-        return RequestError(self._failed(what), again=True, pause=pause, crowded=crowded)
+            error = WorkFailed(f"the server asks to wait {pause:.0f} s: {text}", where=self._where, do=do)
+            return RequestError(Failure(error, ends=True))
+        what = f"the server answers with {'an error' if status is None else f'status {status}'}: {text}"
+        return self._passing(what, pause=pause, crowded=status in _CROWDED or pause is not None)
 
-    def _blocked(self, said: str) -> RequestError:
-        """Return the trouble of a prompt that the server does not answer for its content."""
-        what = f"the server's content filter blocks it: {self._said(said)}"
-        return RequestError(ModelError(what, where=self._where, do=_FILTERED), blocked="content")
+    def _blocked(self, what: str, do: str = _FILTERED, kind: Literal["content", "length"] = "content") -> RequestError:
+        """Return the error for a prompt that the server does not answer, for its content or its length."""
+        what = f"the server's content filter blocks it: {what}" if kind == "content" else what
+        return RequestError(Failure(ModelError(what, where=self._where, do=do), refused=True, blocked=kind))
 
-    @property
-    def _where(self) -> str:
-        return f"{self.base_url}, model {self.model!r}"
+    def _passing(self, what: str, **traits: Any) -> RequestError:
+        """Return an error that may pass; ``traits`` are fields of RequestError."""
+        do = "check that the server runs and is not overloaded (lower concurrency?), then run the same command again"
+        return RequestError(Failure(WorkFailed(what, where=self._where, do=do)), again=True, **traits)
 
-    def _failed(self, what: str) -> WorkFailed:
-        do = "see that the server runs and is not overloaded (lower concurrency?), then run the same command again"
-        return WorkFailed(what, where=self._where, do=do)
-
-    def _refused(self, status: int, said: str) -> ModelError:
+    def _refusal(self, status: int, text: str) -> ModelError:
+        variable = self.settings.api_key_env
         if status == 401:  # without the message, which may quote part of the key
-            state = "holds a key that is not taken" if self._has_key else "is not set"
-            do = f"put this server's key into the environment variable {self._key_variable}, which {state}"
+            state = "holds a key that is not valid there" if self._has_key else "is not set"
+            do = f"put this server's key into the environment variable {variable}, which {state}"
             return ModelError("the server wants a valid key", where=self._where, do=do)
+        do = _TEXT_MODE if "logprobs" in text else "change the settings or the prompts to what this server takes"
+        what = f"the server refuses the request (status {status}): {text}"
         if status == 403:
-            do = f"check that the key in {self._key_variable} may use this model"
-            return ModelError(f"the server denies access: {said}", where=self._where, do=do)
+            what, do = f"the server denies access: {text}", f"check that the key in {variable} may use this model"
         if status == 404:
-            do = f"check the model's name and base_url: {_FORM}"
-            return ModelError(f"no such model or no such address: {said}", where=self._where, do=do)
-        do = _TEXT_MODE if "logprobs" in said else "change the settings or the prompts to what this server takes"
-        return ModelError(f"the server refuses the request (status {status}): {said}", where=self._where, do=do)
+            what, do = f"no such model or no such address: {text}", f"check the model's name and base_url: {_FORM}"
+        return ModelError(what, where=self._where, do=do)
 
-    def _said(self, body: object) -> str:
-        """Return what a body says, in one short line."""
+    def _text(self, body: object) -> str:
+        """Return a body's message, in one short line without the key."""
         if isinstance(body, dict):
             body = next((body[name] for name in ("message", "error", "detail") if body.get(name)), body)
         text = self._without_key(" ".join(str(body).split()))
-        return text if len(text) <= _SAID else f"{text[:_SAID]}..."
-
-
-def _harmless(prompt: Prompt) -> Prompt:
-    """Return a prompt of the same form that no server has a reason to refuse."""
-    return [{**message, "content": "Hi"} for message in prompt]
-
-
-def _check_range(concurrency: int, timeout: float, max_retries: int) -> None:
-    for name, value, least in (
-        ("concurrency", concurrency, 1),
-        ("timeout", timeout, 1e-3),
-        ("max_retries", max_retries, 0),
-    ):
-        if not least <= value < math.inf:
-            raise ConfigError(f"{name} can't be {value}", where=name, do=f"give a number from {least:g} up")
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _key(variable: str) -> str:
-    """Return the key in an environment variable. What is no variable's name may be a key itself: it is not shown."""
+    """Return the key in an environment variable. A malformed name of one may be a key itself: it is not shown."""
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
         do = "give the name of an environment variable in capitals, e.g. OPENAI_API_KEY, never the key itself"
-        raise ConfigError("the name of the key's variable is none", where="key_variable", do=do)
+        raise ConfigError("this is no name of an environment variable for the key", where="api_key_env", do=do)
     key = os.environ.get(variable, "").strip() or _NO_KEY
     if not re.fullmatch(r"[!-~]+", key):
         do = "set it to the key alone: letters, digits and signs, no blanks"
-        raise ModelError(f"what {variable} holds can't be a key", where=f"environment variable {variable}", do=do)
+        raise ModelError(f"the value of {variable} can't be a key", where=f"environment variable {variable}", do=do)
     return key
 
 
 def _without_secrets(address: str) -> str:
-    """Return an address without name, password and query; ModelError where it is none."""
+    """Return an address without name, password and query; ModelError where it is malformed."""
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -382,7 +328,7 @@ def _without_secrets(address: str) -> str:
         host = port = None
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not host:
-        what = "base_url is no address" if address else "no base_url: the server to ask is not named"
+        what = "base_url is no address" if address else "no base_url: the server is not named"
         do = "give one such as http://localhost:8000/v1 or https://api.openai.com/v1, or set OPENAI_BASE_URL"
         raise ModelError(what, where="base_url", do=do)
     name = f"[{host}]" if ":" in host else host
@@ -397,5 +343,5 @@ def _client(address: str, key: str, timeout: float) -> Any:
         raise ConfigError("the endpoint backend needs the openai package, which is not installed", do=do) from error
     # A server that does not even take the connection needs no long wait.
     patience = openai.Timeout(timeout, connect=min(timeout, 10.0))
-    # Its own further tries keep no pause that is longer than two minutes, and each thread goes its own way.
+    # The client's own retries ignore pauses above two minutes, and each thread would retry by itself.
     return openai.OpenAI(base_url=address, api_key=key, timeout=patience, max_retries=0)

@@ -1,4 +1,4 @@
-"""Reading what a chat-completions server answers. Servers differ, so nothing is taken for granted."""
+"""Reading the answers of chat-completions servers. Servers differ, so nothing is taken for granted."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _BLOCKED = re.compile(
 """Finish reasons of content filters: OpenAI's and Azure's, Gemini's, Anthropic's, Bedrock's, Zhipu's, Cohere's."""
 _FEEDBACK = ("prompt_feedback", "promptFeedback")
 _IMPOSSIBLE = -9999.0
-"""What servers write for a token that they give no probability."""
+"""Written by servers for a token without a probability."""
 _BLANKS = " \t\r\n\u2581\u0120"
 """Leading blanks of a token; some servers give SentencePiece's and byte-level BPE's own signs for a space."""
 _THOUGHTS = ("reasoning_content", "reasoning")
-"""Where servers put what a model thought, the older name first."""
+"""Keys of a model's thoughts, the older name first."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server answered.
+    """An answer of a server.
 
     Attributes:
         body: As it came.
         choice: The first choice, if it has a message of text (or of nothing).
-        error: What went wrong, None where nothing did; some servers tell it with status 200.
-        blocked: What a content filter said in place of an answer, "" where there was none.
-        usage: What the answer used up, None where the server does not say.
+        error: The error it reports, None where it reports none; some servers do so with status 200.
+        blocked: The message of a content filter in place of an answer, "" where there was none.
+        usage: The usage it reports, None where it reports none.
         cut_off: The body breaks off in the middle.
         status: Of an answer with an error; None where it has none.
         pause: Seconds that the server asks to wait, None where it does not say.
@@ -54,44 +54,37 @@ class Answer:
 
 
 def read_answer(body: bytes) -> Answer:
-    """Return what stands in an answer's body, whatever that is."""
+    """Return the content of an answer's body, whatever its form."""
     try:
-        said = json.loads(body)
+        found = json.loads(body)
     except (ValueError, RecursionError):
         return Answer(body, cut_off=b'"choices"' in body)
-    choice = _first_choice(said)
-    whole = said if isinstance(said, dict) else {}
+    whole = found if isinstance(found, dict) else {}
+    choice: dict[str, Any] | None
+    try:
+        choice = whole["choices"][0]
+        if not isinstance(choice["message"].get("content"), str | None):
+            choice = None
+    except (LookupError, TypeError, AttributeError):
+        choice = None
     error = whole.get("error") if choice is None else choice.get("error")
     if choice is not None and choice.get("finish_reason") == "error":
         error = error or "the model failed"
-    usage = usage_of(whole.get("usage"))
-    return Answer(body, choice, error, _blocked(whole), usage, status=_status(error))
+    code = str(error.get("code")) if isinstance(error, dict) else ""  # some servers put the status there, and send 200
+    status = int(code) if re.fullmatch("[45][0-9]{2}", code) else None
+    return Answer(body, choice, error, _blocked(whole), usage_of(whole.get("usage")), status=status)
 
 
-def _status(error: Any) -> int | None:
-    """Return the status that some servers put into an error which they send with status 200."""
-    code = str(error.get("code")) if isinstance(error, dict) else ""
-    return int(code) if re.fullmatch("[45][0-9]{2}", code) else None
+def _blocked(body: dict[str, Any]) -> str:
+    """Return the message of a content filter, "" where there is none.
 
-
-def _first_choice(said: Any) -> dict[str, Any] | None:
-    try:
-        choice: dict[str, Any] = said["choices"][0]
-        content = choice["message"].get("content")
-    except (LookupError, TypeError, AttributeError):
-        return None
-    return choice if content is None or isinstance(content, str) else None
-
-
-def _blocked(said: dict[str, Any]) -> str:
-    """Return what a content filter says, "" where there is none.
-
-    It leaves out the choices, the message or the text, names itself as the reason for the end, or gives a refusal.
+    It leaves out the choices, the message or the text, names itself as the reason for the end, or gives a refusal. Half
+    an answer that it ended is blocked as well: as a cut-off response it could be trained on.
     """
-    feedback: dict[str, Any] = next((said[name] for name in _FEEDBACK if isinstance(said.get(name), dict)), {})
+    feedback: dict[str, Any] = next((body[name] for name in _FEEDBACK if isinstance(body.get(name), dict)), {})
     if reason := feedback.get("block_reason") or feedback.get("blockReason"):
         return f"the prompt is blocked ({reason})"
-    choices = said.get("choices")
+    choices = body.get("choices")
     if choices == []:
         return "there is no choice in the answer"
     choice = choices[0] if isinstance(choices, list) and isinstance(choices[0], dict) else {}
@@ -105,7 +98,7 @@ def _blocked(said: dict[str, Any]) -> str:
 
 
 def completion_of(choice: dict[str, Any]) -> Completion:
-    """Return the completion in a choice. Whatever the server does not call a natural end counts as cut off."""
+    """Return the completion in a choice. Any end that the server does not call a natural one counts as cut off."""
     message = choice["message"]
     thoughts = (message.get(name) for name in _THOUGHTS)
     thinking = next((one for one in thoughts if one and isinstance(one, str)), "")
@@ -117,7 +110,7 @@ def completion_of(choice: dict[str, Any]) -> Completion:
 def top_logprobs(choice: dict[str, Any]) -> list[tuple[str, float]] | None:
     """Return the likeliest first tokens with their log-probs (nats), none where the model ended at once.
 
-    None stands for a server that gives no log-probs.
+    None: the server gives no log-probs.
     """
     try:
         first = choice["logprobs"]["content"][:1]
@@ -137,5 +130,5 @@ def label_logprob(label: str, top: Iterable[tuple[str, float]]) -> float | None:
 
 
 def _whole(text: str) -> str:
-    """Return a text without half a character: at the end of what was cut, it could not be written to any file."""
+    """Return a text without half a character: at the end of a text that was cut, it could not be written to a file."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

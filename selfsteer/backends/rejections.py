@@ -1,4 +1,4 @@
-"""Reading why a server refuses a request: a parameter, the length, or the content. Servers say so in many forms."""
+"""Reading why a server refuses a request: a parameter, the length or the content. Servers use many forms."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any
 
 _PLACES = ("param", "params", "parameter", "loc", "field", "argument", "property", "attribute")
-"""Keys under which servers name the parameter that is at fault."""
+"""Keys under which servers name the refused parameter."""
 _ECHOES = ("input", "request", "request_body", "body", "payload", "headers", "url", "prompt", "messages")
-"""Keys under which servers repeat what was sent."""
+"""Keys under which servers repeat the request."""
 _CORE = frozenset({"messages", "model", "prompt"})
-"""What a request can't do without."""
+"""Parameters that are in every request."""
 _DEEPEST = 8
 
 _CONTENT = re.compile(
@@ -38,7 +38,7 @@ _UNKNOWN = re.compile(
     r"|unknown|unrecogni[sz]ed|unexpected|\bextra|extraneous|deprecated|removed|no longer|instead|cannot find",
     re.IGNORECASE,
 )
-"""A parameter that the server doesn't have, whatever its value."""
+"""Words for a parameter that the server doesn't have, whatever its value."""
 _REFUSING = re.compile(
     rf"{_UNKNOWN.pattern}|invalid|\bonly\b|must|should|can ?not|can['’]t|both|conflict|incompatible|range"
     r"|forbidden|illegal",
@@ -48,23 +48,25 @@ _EXCLUSIVE = re.compile(
     r"\bboth\b|together|only one|either|mutually|simultaneous|same time|conflict|one of|combin|alongside", re.IGNORECASE
 )
 _LEAST = ("top_p", "seed", "stop", "response_format", "temperature")
-"""Which of several parameters that exclude each other goes first."""
+"""The order in which parameters that exclude each other are left out; any other one comes before these."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class Rejection:
-    """A refused request, by what the server said of it.
+    """A refused request, by the server's answer.
 
     Args:
-        said: The body of the answer: parsed JSON or text.
+        body: Of the answer: parsed JSON or text.
+
+    Attributes:
+        text: All its words, a line for each part; some servers name the parameter by the key alone.
     """
 
-    def __init__(self, said: Any) -> None:
-        found = list(_leaves(said))
+    def __init__(self, body: Any) -> None:
+        found = list(_leaves(body))
         self.text = "\n".join(f"{key}: {text}" for key, text in found if key not in _PLACES)
-        """All that was said in words, a line for each part; some servers name the parameter by the key alone."""
         self._paths = [list(map(_plain, _NAME.findall(text))) for key, text in found if key in _PLACES]
-        self._categories = [*dict.fromkeys(_categories(said))]
+        self._categories = [*dict.fromkeys(_categories(body))]
 
     @cached_property
     def content(self) -> bool:
@@ -73,28 +75,28 @@ class Rejection:
 
     @property
     def categories(self) -> str:
-        """What a content filter found, "" where it does not say: "hate, violence"."""
+        """The findings of a content filter, such as "hate, violence"; "" where it gives none."""
         return ", ".join(self._categories)
 
     @cached_property
     def length(self) -> bool:
-        """Whether the prompt, or the answer that is asked for, is too long."""
+        """Whether the prompt, or the requested answer, is too long."""
         limit = any(re.fullmatch("max.*tokens", name) for path in self._paths for name in path)
         return bool(_LENGTH.search(self.text)) or (limit and not self.unknown)
 
     @property
     def unknown(self) -> bool:
-        """Whether the server says that it does not have a parameter, rather than that a value is wrong."""
+        """Whether the server does not have a parameter, rather than finding its value wrong."""
         return bool(_UNKNOWN.search(self.text))
 
     def blames(self, parameters: Mapping[str, Iterable[str]]) -> str | None:
         """Return which of some parameters is refused, None where none is.
 
-        Of several that exclude each other it is the one that means least, else the first one named: what is refused
-        besides shows when the request is sent without it.
+        One at a time, as messages also list the supported ones: of several that exclude each other the least
+        important, else the first one named. Another refused one shows when the request is sent without it.
 
         Args:
-            parameters: Further names that each of them goes under in messages, by its own name.
+            parameters: Each parameter's other names in messages, by its own name.
         """
         known = {_plain(alias): name for name, aliases in parameters.items() for alias in (name, *aliases)}
         if found := next((known[part] for path in self._paths for part in path if part in known), None):
@@ -105,46 +107,44 @@ class Rejection:
         for some in ([one for one in sentences if _REFUSING.search(one)], sentences):
             for sentence in some:
                 named = [known[part] for part in map(_plain, _NAME.findall(sentence)) if part in known]
+                if named and _EXCLUSIVE.search(sentence):
+                    return min(named, key=lambda name: _LEAST.index(name) if name in _LEAST else -1)
                 if named:
-                    return min(named, key=_worth) if _EXCLUSIVE.search(sentence) else named[0]
+                    return named[0]
         return None
 
     def bound(self, value: int) -> int:
-        """Return a smaller number to try for one that is too large: the largest one named, else half of it.
+        """Return a smaller number for one that is too large: the largest one named, else half of it.
 
-        0 where the server does not say that it is too large, but that it knows no such parameter.
+        0 where it is not too large, but the server has no such parameter.
         """
         numbers = [int(digits) for digits in re.findall(r"(?<![\w.])(?<![A-Za-z_]-)\d{1,6}(?![\w.]*\d)", self.text)]
         return max((number for number in numbers if 0 < number < value), default=0 if self.unknown else value // 2)
 
 
-def _worth(name: str) -> int:
-    return _LEAST.index(name) if name in _LEAST else -1
-
-
 def _plain(name: str) -> str:
-    """Return a name without what differs between spellings: topP, top_p, top-p."""
+    """Return a name in one spelling for topP, top_p and top-p."""
     return re.sub("[_-]", "", name).lower()
 
 
-def _leaves(said: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield the texts and numbers in a body, each with the key above it; JSON within a text is looked into."""
-    if isinstance(said, dict) and depth < _DEEPEST:
-        for name, value in said.items():
+def _leaves(body: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield the texts and numbers in a body, each with the key above it; JSON within a text is parsed."""
+    if isinstance(body, dict) and depth < _DEEPEST:
+        for name, value in body.items():
             if name not in _ECHOES:
                 yield from _leaves(value, name if key not in _PLACES else key, depth + 1)
-    elif isinstance(said, list | tuple) and depth < _DEEPEST:
-        for value in said:
+    elif isinstance(body, list | tuple) and depth < _DEEPEST:
+        for value in body:
             yield from _leaves(value, key, depth + 1)
-    elif isinstance(said, str):
-        inner = _parsed(said)
-        yield from [(key, said)] if inner is None else _leaves(inner, key, depth + 1)
-    elif isinstance(said, int | float) and not isinstance(said, bool) and key not in ("code", "status"):
-        yield key, f"{said}"
+    elif isinstance(body, str):
+        inner = _parsed(body)
+        yield from [(key, body)] if inner is None else _leaves(inner, key, depth + 1)
+    elif isinstance(body, int | float) and not isinstance(body, bool) and key not in ("code", "status"):
+        yield key, f"{body}"
 
 
 def _parsed(text: str) -> Any:
-    """Return the JSON object or list that a text holds, at its end after a few words; None where there is none."""
+    """Return the JSON object or list in a text, at its end after a few words; None where there is none."""
     start = min((at for at in map(text.find, "{[") if at >= 0), default=-1)
     if start < 0 or not text.rstrip().endswith(("}", "]")):
         return None
@@ -155,14 +155,14 @@ def _parsed(text: str) -> Any:
     return [text[:start], found] if isinstance(found, dict | list) and found else None
 
 
-def _categories(said: Any, depth: int = 0) -> Iterator[str]:
-    """Yield what a content filter's results say that it found: {"hate": {"filtered": true, "severity": "high"}}."""
-    if isinstance(said, list) and depth < _DEEPEST:
-        for value in said:
+def _categories(body: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the findings in a content filter's results: {"hate": {"filtered": true, "severity": "high"}}."""
+    if isinstance(body, list) and depth < _DEEPEST:
+        for value in body:
             yield from _categories(value, depth + 1)
-    if not isinstance(said, dict) or depth >= _DEEPEST:
+    if not isinstance(body, dict) or depth >= _DEEPEST:
         return
-    for name, value in said.items():
+    for name, value in body.items():
         if isinstance(value, dict) and value.get("filtered") is True:
             yield str(name)
         else:

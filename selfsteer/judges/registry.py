@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfsteer.backends.local_model import LocalModel
-from selfsteer.config import JudgeSettings, per_token
+from selfsteer.config import EndpointSettings, JudgeSettings, per_token
 from selfsteer.errors import ConfigError
 from selfsteer.files import fingerprint, read_json
 from selfsteer.judges.base import Judge
@@ -175,12 +175,10 @@ def _endpoint(settings: JudgeSettings, name: str) -> Judge:
     from selfsteer.judges.text import TextJudge
 
     try:
-        backend = EndpointBackend(
-            name, base_url=settings.base_url, key_variable=settings.api_key_env,
-            chat_template_kwargs=settings.chat_template_kwargs,
-        )  # fmt: skip
+        server = EndpointSettings(model=name, base_url=settings.base_url, api_key_env=settings.api_key_env)
+        backend = EndpointBackend(server, chat_template_kwargs=settings.chat_template_kwargs)
     except ConfigError as error:
-        where = _place("api_key_env") if error.where == "key_variable" else error.where
+        where = _place("api_key_env") if error.where == "api_key_env" else error.where
         raise ConfigError(error.what, where=where, do=error.do) from error
     template, source = _template(settings), f"{backend.base_url} {name}"
     if settings.chat_template_kwargs:

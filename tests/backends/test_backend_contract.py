@@ -19,6 +19,7 @@ from selfsteer.backends.endpoint import EndpointBackend
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
+from selfsteer.config import EndpointSettings
 from tests.backends.chat_server import ChatServer, scripted
 from tests.backends.tiny import tiny_llama
 from tests.backends.vllm_engines import SMALL, copy_with_defaults, served
@@ -42,7 +43,7 @@ def transformers_backend() -> Backend:
 
 
 def endpoint_backend() -> Backend:
-    return EndpointBackend("scripted", base_url=ChatServer(scripted).url)
+    return EndpointBackend(EndpointSettings(model="scripted", base_url=ChatServer(scripted).url))
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def vllm_server() -> Iterator[Backend]:
         ends = [tokenizer.eos_token_id, *commas(tokenizer)]
         model = copy_with_defaults(source, Path(folder, "model"), eos_token_id=ends)
         with served(model, Path(folder, "log"), name="small") as url:
-            yield EndpointBackend("small", base_url=url)
+            yield EndpointBackend(EndpointSettings(model="small", base_url=url))
 
 
 def commas(tokenizer) -> list[int]:

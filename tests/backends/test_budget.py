@@ -11,7 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from selfsteer.backends.budget import Budget, Usage, usage_of, worst_prompt
+from selfsteer.config import EndpointSettings
 from selfsteer.errors import BudgetReached, ModelError, StorageError, WorkFailed
+
+
+def capped(path=None, max_tokens=None, **settings) -> Budget:
+    return Budget(path, EndpointSettings(max_total_tokens=max_tokens, **settings))
 
 
 def spend(budget: Budget, prompt: int, completion: int, used: tuple[int, int] | None) -> None:
@@ -24,10 +29,10 @@ def spend(budget: Budget, prompt: int, completion: int, used: tuple[int, int] | 
 
 
 def test_a_request_goes_only_if_its_worst_case_fits():
-    budget = Budget(max_tokens=100)
+    budget = capped(max_tokens=100)
     spend(budget, 40, 20, (30, 10))
     spend(budget, 40, 20, (30, 10))  # 40 + 60 is just the cap
-    assert (budget.spent_tokens, budget.prompt_tokens, budget.completion_tokens, budget.requests) == (80, 60, 20, 2)
+    assert (*budget.spent, budget.requests) == (60, 20, 2)
     with pytest.raises(BudgetReached) as caught:
         spend(budget, 20, 1, (1, 1))
     error = caught.value
@@ -36,14 +41,14 @@ def test_a_request_goes_only_if_its_worst_case_fits():
         "the cap of 100 tokens is reached: 2 answers took 80 tokens (60 of prompts, 20 of answers); "
         "the next may take up to 21 tokens"
     )
-    assert error.do == "raise generation.endpoint.max_total_tokens; the same command goes on where it stopped"
+    assert error.do == "raise generation.endpoint.max_total_tokens; the same command resumes"
     spend(budget, 19, 1, (19, 1))
-    assert budget.spent_tokens == 100
+    assert budget.spent.tokens == 100
 
 
 def test_money_counts_prompts_and_answers_at_their_own_price():
     """2 a million prompt tokens, 10 a million of answers: 1000 and 500 cost 0.007."""
-    budget = Budget(max_cost=0.02, price_prompt=2.0, price_completion=10.0)
+    budget = capped(max_cost=0.02, price_prompt=2.0, price_completion=10.0)
     spend(budget, 1000, 1000, (1000, 500))
     assert budget.spent_cost == pytest.approx(0.007)
     spend(budget, 1000, 1000, (500, 100))  # 0.007 + 0.012 fits
@@ -59,12 +64,12 @@ def test_without_a_cap_everything_goes():
     budget = Budget()
     spend(budget, 10**9, 10**9, (5, 6))
     spend(budget, 10**9, 10**9, None)
-    assert (budget.spent_tokens, budget.requests, budget.spent_cost) == (11, 1, 0.0)
+    assert (budget.spent.tokens, budget.requests, budget.spent_cost) == (11, 1, 0.0)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_eight_threads_never_exceed_the_cap_and_use_it_up(seed):
-    budget, source, lock = Budget(max_tokens=5000), random.Random(seed), threading.Lock()
+    budget, source, lock = capped(max_tokens=5000), random.Random(seed), threading.Lock()
     seen = []
 
     def ask(_):
@@ -76,17 +81,17 @@ def test_eight_threads_never_exceed_the_cap_and_use_it_up(seed):
             count(Usage(*used))
         with lock:
             seen.append(sum(used))
-        assert budget.spent_tokens <= 5000
+        assert budget.spent.tokens <= 5000
 
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(ask, i) for i in range(200)]
         errors = [future.exception() for future in futures]
     assert {type(error) for error in errors} == {type(None), BudgetReached}
-    assert sum(seen) == budget.spent_tokens and 5000 - 300 < budget.spent_tokens <= 5000
+    assert sum(seen) == budget.spent.tokens and 5000 - 300 < budget.spent.tokens <= 5000
 
 
 def test_who_does_not_fit_waits_for_what_others_under_way_give_back():
-    budget, order = Budget(max_tokens=100), []
+    budget, order = capped(max_tokens=100), []
 
     def second():
         with budget.room(50, 0) as count:
@@ -100,30 +105,30 @@ def test_who_does_not_fit_waits_for_what_others_under_way_give_back():
         order.append("first answered")
         count(Usage(10, 0))
     thread.join(5)
-    assert order == ["first answered", "second goes"] and budget.spent_tokens == 60
+    assert order == ["first answered", "second goes"] and budget.spent.tokens == 60
 
 
 def test_a_request_that_fails_gives_its_room_back():
-    budget = Budget(max_tokens=100)
+    budget = capped(max_tokens=100)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), budget.room(100, 0):
             raise ZeroDivisionError
     spend(budget, 100, 0, (100, 0))
-    assert budget.spent_tokens == 100
+    assert budget.spent.tokens == 100
 
 
 def test_what_turned_out_longer_than_its_worst_case_is_reckoned_with_from_then_on():
     """A hosted model's own system message of 30 tokens more than allowed for: each next one may have it as well."""
-    budget = Budget(max_tokens=200)
+    budget = capped(max_tokens=200)
     spend(budget, 50, 10, (80, 10))
     spend(budget, 50, 10, (80, 5))  # 90 + 90 fits, the surplus counts once
     with pytest.raises(BudgetReached, match="the next may take up to 31 tokens"):
         spend(budget, 1, 0, (1, 0))  # 175 + 31
-    spend(Budget(max_tokens=206), 1, 0, (1, 0))
+    spend(capped(max_tokens=206), 1, 0, (1, 0))
 
 
 def test_a_cap_can_not_be_kept_without_usage():
-    budget = Budget(max_tokens=1000)
+    budget = capped(max_tokens=1000)
     spend(budget, 1, 1, None)
     with pytest.raises(ModelError, match="no usage in it"):
         spend(budget, 1, 1, (1, 1))
@@ -165,8 +170,8 @@ def test_spending_survives_restarts(tmp_path):
     assert path.read_text() == (
         '{"prompt_tokens":7,"completion_tokens":3}\n{"prompt_tokens":1,"completion_tokens":2}\n'
     )
-    again = Budget(path, max_tokens=20, price_prompt=1e6, price_completion=2e6)
-    assert (again.prompt_tokens, again.completion_tokens, again.requests, again.spent_cost) == (8, 5, 2, 18.0)
+    again = capped(path, max_tokens=20, price_prompt=1e6, price_completion=2e6)
+    assert (*again.spent, again.requests, again.spent_cost) == (8, 5, 2, 18.0)
     with pytest.raises(BudgetReached, match="2 answers took 13 tokens"):
         spend(again, 8, 0, (8, 0))
 
@@ -176,10 +181,10 @@ def test_a_torn_last_line_spoils_only_itself(tmp_path, torn):
     path = tmp_path / "usage.jsonl"
     path.write_bytes(b'{"prompt_tokens":7,"completion_tokens":3}\n' + torn)
     budget = Budget(path)
-    assert budget.spent_tokens == 10
+    assert budget.spent.tokens == 10
     spend(budget, 10, 10, (1, 1))
     spend(budget, 10, 10, (2, 2))
-    assert (Budget(path).spent_tokens, Budget(path).requests) == (16, 3)
+    assert (Budget(path).spent.tokens, Budget(path).requests) == (16, 3)
 
 
 def test_threads_write_whole_lines(tmp_path):
@@ -187,7 +192,7 @@ def test_threads_write_whole_lines(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: spend(budget, 10, 10, (i, 1)), range(200)))
     again = Budget(tmp_path / "usage.jsonl")
-    assert (again.prompt_tokens, again.completion_tokens, again.requests) == (19900, 200, 200)
+    assert (*again.spent, again.requests) == (19900, 200, 200)
 
 
 def test_a_full_disk_is_told_and_the_bill_stays_readable(tmp_path):
@@ -205,7 +210,7 @@ def test_a_full_disk_is_told_and_the_bill_stays_readable(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_text() == line * 2 + line[:10]
     spend(budget, 1, 1, (4, 4))
-    assert Budget(path).spent_tokens == 12 and budget.spent_tokens == 14
+    assert Budget(path).spent.tokens == 12 and budget.spent.tokens == 14
 
 
 def test_a_bill_of_a_million_lines_is_added_up_without_holding_it(tmp_path):
@@ -218,4 +223,4 @@ def test_a_bill_of_a_million_lines_is_added_up_without_holding_it(tmp_path):
     budget = Budget(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert budget.spent_tokens == 200000 and peak < 400_000
+    assert budget.spent.tokens == 200000 and peak < 400_000

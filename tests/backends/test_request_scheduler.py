@@ -19,7 +19,7 @@ from tests.backends.chat_server import ChatServer, failure
 
 
 def busy(what: str = "busy", **more) -> RequestError:
-    return RequestError(WorkFailed(what), again=True, **more)
+    return RequestError(Failure(WorkFailed(what)), again=True, **more)
 
 
 # --- how long
@@ -93,7 +93,7 @@ def test_after_the_end_even_what_waits_for_its_next_try_is_given_up(monkeypatch)
             failed_once.set()
             raise busy()
         failed_once.wait()
-        raise RequestError(WorkFailed("gone"), ends=True)
+        raise RequestError(Failure(WorkFailed("gone"), ends=True))
 
     started = time.monotonic()
     found = RequestScheduler(2, 5).each([0, 1, 2], ask, trial=lambda item: item)
@@ -112,7 +112,7 @@ def test_nothing_is_sent_that_got_its_room_only_after_the_end():
         ready()
         sent.append(item)
         ended.set()
-        raise RequestError(WorkFailed("gone"), ends=True)
+        raise RequestError(Failure(WorkFailed("gone"), ends=True))
 
     assert all(one.ends for one in RequestScheduler(2, 5).each([0, 1], ask, trial=lambda item: item))
     assert sent == [1]
@@ -144,7 +144,7 @@ def test_one_trial_serves_all_who_wait_for_it():
             trials.append(item)
             time.sleep(0.02)
             return item
-        raise RequestError(WorkFailed("dead"))
+        raise RequestError(Failure(WorkFailed("dead")))
 
     found = RequestScheduler(8, 0).each(list(range(100)), ask, trial=lambda item: "trial")
     assert not any(one.ends for one in found)
@@ -235,7 +235,8 @@ def test_the_program_ends_at_an_interrupt_though_requests_hang():
     code = (
         "from selfsteer.backends import Sampling\n"
         "from selfsteer.backends.endpoint import EndpointBackend\n"
-        f"backend = EndpointBackend('m', base_url={server.url!r})\n"
+        "from selfsteer.config import EndpointSettings\n"
+        f"backend = EndpointBackend(EndpointSettings(model='m', base_url={server.url!r}))\n"
         "backend.generate([[{'role': 'user', 'content': 'x'}]] * 20, Sampling(5, 0.0, 1.0), seed=0)\n"
     )
     program = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
