@@ -438,7 +438,7 @@ def test_a_folder_that_is_no_run_is_said(tmp_path):
     ("text", "finish", "code", "words"),
     [
         ("", "length", 1, ["no verdict", "4 of 4 pairs have no valid verdict (100%)", "raise --max-tokens"]),
-        (None, "content_filter", 1, ["blocked by the server: 8", "ask another server"]),
+        (None, "content_filter", 1, ["blocked by the server: 8", "use another server"]),
         ("I like both of them", "stop", 0, ["4 of 4 pairs have no valid verdict (100%); replies names no verdict: 8"]),
     ],
 )
