@@ -22,6 +22,7 @@ from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import ModelPool, Policy
+from selfsteer.stages.principles import written_by
 from selfsteer.views import View
 from selfsteer.workflows.evaluate_signal import evaluate_signal
 from selfsteer.workflows.judge import read_pairs

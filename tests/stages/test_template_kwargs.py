@@ -112,9 +112,8 @@ def test_an_implicit_judge_scores_what_is_trained_on(tmp_path, thinking_model, m
 
 def test_the_name_of_a_policy_names_the_variables(tmp_path, thinking_model):
     def start(kwargs):
-        return ModelPool(small_recipe(thinking_model, tmp_path, model__chat_template_kwargs=kwargs), tmp_path).initial_policy(
-            print
-        )
+        recipe = small_recipe(thinking_model, tmp_path, model__chat_template_kwargs=kwargs)
+        return ModelPool(recipe, tmp_path).initial_policy(print)
 
     names = [start(kwargs).fingerprint for kwargs in ({}, OFF, {"enable_thinking": True})]
     assert len(set(names)) == 3 and start(OFF).fingerprint == names[1]
