@@ -1,4 +1,4 @@
-"""`selfsteer principles check`: steer a model along each aspect of a set alone, and see whether it follows."""
+"""`selfsteer principles check`: steer a model along each aspect of a set alone, and measure the effect."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ PAIRS = 32
 
 
 def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display | None = None) -> Probe:
-    """Return whether the recipe's model follows the recipe's principle set, aspect by aspect.
+    """Return how the recipe's model follows the recipe's principle set, aspect by aspect.
 
-    What is sampled and judged is kept in ``folder``; the same call again computes nothing, and one that was killed goes
-    on. The figures go into ``folder/probe.json``.
+    Samples and verdicts are stored in ``folder``: the same call again computes nothing, and an interrupted one resumes.
+    The figures are written to ``folder/probe.json``.
 
     Args:
-        recipe: Names model, set, queries, sampling and, if there is one, the judge.
-        folder: Where everything goes.
-        pairs: About how many pairs to make; each aspect gets the same number.
+        recipe: Its model, set, queries, sampling and judge, if any, are used.
+        folder: The working directory.
+        pairs: Approximate number of pairs; each aspect gets the same number.
         display: Shows progress.
 
     Raises:
         InputError: The model, the set, the queries or the judge can't be used.
-        WorkFailed: Sampling, scoring or judging failed; what was finished stays.
+        WorkFailed: Sampling, scoring or judging failed; finished stages stay.
     """
     display = display or Display(quiet=True)
     stages = RunContext.from_recipe(recipe, Store(folder, display))
@@ -63,9 +63,9 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
 
 
 def probe_along(stages: RunContext, trials: Sequence[Trial], judge: Judge | None) -> Probe:
-    """Steer the start along one aspect in each trial, and return what came of it, aspect by aspect.
+    """Steer the start along one aspect in each trial, and return the effect of each aspect.
 
-    The run directory is locked by the caller. The model is let go of at the end.
+    The caller holds the lock of the run directory. Frees the model at the end.
     """
     policy = stages.models.initial_policy(stages.store.display.say)
     principles = _principles(stages, policy, trials)
@@ -82,13 +82,8 @@ def probe_along(stages: RunContext, trials: Sequence[Trial], judge: Judge | None
 def _trials(stages: RunContext, pairs: int) -> list[Trial]:
     settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
     each = -(-pairs // len(names))
-    queries = load_queries(
-        settings.source,
-        field=settings.field,
-        limit=settings.limit,
-        dataset_split=settings.dataset_split,
-        max_left_out=settings.max_left_out,
-    ).queries
+    shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
+    queries = load_queries(settings.source, **shared).queries
     if len(queries) < each:
         what = f"{len(queries)} queries are too few: each aspect is tried on {each}"
         raise DataError(what, where=settings.source, do="give more queries, or ask for fewer pairs")
@@ -124,23 +119,23 @@ def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> 
 
 
 def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterator[Trial]:
-    """Yield ``each`` queries for every aspect, as different ones as there are; ids name query and aspect."""
+    """Yield ``each`` queries for every aspect, as few of them twice as possible; ids name query and aspect."""
     for place, name in enumerate(names):
         for number in range(each):
             yield trial(name, queries[(place * each + number) % len(queries)])
 
 
 def trial(name: str, query: Query) -> Trial:
-    """Return the trial of an aspect on a query; its row is named by both."""
+    """Return the trial of an aspect on a query; its row's id names both."""
     return name, Query(f"{query.id} {name}", query.prompt, "heldout")
 
 
 def _judged(judge: Judge | None, stages: RunContext, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:
-    """Return the judge's debiased verdicts on the rows that no program can tell about."""
+    """Return the judge's debiased verdicts on the rows without a program."""
     if judge is None:
         return {}
-    untold = [row for own in rows.values() for row in own if stages.program(row) is None]
-    stages.store.display.begin(f"ask {judge.name}", 2 * len(untold))
-    judgements = judge_rows(stages, judge, untold)
+    undecided = [row for own in rows.values() for row in own if stages.program(row) is None]
+    stages.store.display.begin(f"ask {judge.name}", 2 * len(undecided))
+    judgements = judge_rows(stages, judge, undecided)
     stages.store.display.finish(f"ask {judge.name}", reused=False)
     return told_by(judge, judgements)
