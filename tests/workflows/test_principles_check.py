@@ -20,7 +20,7 @@ from selfsteer.loop import run
 from selfsteer.models import resolve
 from selfsteer.principles import load_set
 from selfsteer.records import Query
-from selfsteer.workflows import judge as judging
+from selfsteer.stages import judgements as judging
 from selfsteer.workflows import principles_check as probing
 from selfsteer.workflows.principles_check import probe, spread
 from tests.run_helpers import small_recipe, write_queries
