@@ -1,4 +1,4 @@
-"""What every backend promises: prompts in, completions with token ids and finish reason out, in the same order."""
+"""The interface of backends: prompts in, completions with token ids and finish reason out, in the same order."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Sampling:
         max_new_tokens: Where it is cut off.
         temperature: 0 is greedy.
         top_p: Share of the probability that is drawn from.
-        json_schema: What a completion shall be, for backends that can decode by it: vllm, scripted, and endpoints whose
-            server takes it. The others leave it to the prompt, so whoever asks must be ready for any text.
+        json_schema: The form of a completion, for backends that can decode by it: vllm, scripted, and servers that take
+            it. The others leave it to the prompt, so the caller must be ready for any text.
     """
 
     max_new_tokens: int
@@ -37,7 +37,7 @@ class Completion:
 
     ``token_ids`` are the sampled ids, with the end token if and only if ``finish`` is "stop"; None where the backend
     has no tokens. ``text`` is their decoding without special tokens. ``thinking`` is a reasoning part that a server
-    hands out apart from the answer; elsewhere it still stands in ``text``.
+    returns apart from the answer; elsewhere it is still in ``text``.
     """
 
     text: str
@@ -53,9 +53,9 @@ class Failure:
 
     Attributes:
         error: Why.
-        refused: The request itself is at fault, so asking again is in vain.
-        ends: No further request makes sense for now: the cap is reached, the key is not taken, the server is gone.
-        blocked: What of this prompt is refused, "" where it is something else; others may well be answered.
+        refused: The request itself is at fault, so repeating it is in vain.
+        ends: No further request makes sense for now: the cap is reached, the key is invalid, the server is gone.
+        blocked: What the server refuses of this prompt, "" where it is something else; others may well be answered.
     """
 
     error: SelfsteerError
@@ -71,7 +71,7 @@ class Backend(Protocol):
     """A source of completions.
 
     Attributes:
-        name: Goes into provenance.
+        name: Stored in the provenance.
     """
 
     name: str
@@ -86,9 +86,9 @@ class Backend(Protocol):
     ) -> Sequence[Outcome]:
         """Return one outcome a prompt, in order. The same prompts, sampling and seed give the same completions.
 
-        A backend that works here raises where it can't go on; one that asks others gives a :class:`Failure` for what
-        failed, so that nothing of a batch that did arrive is lost. ``shared_prefix`` are leading token ids that all
-        prompts have in common (see :func:`shared_prefix`); a backend may compute them once.
+        A local backend raises an error where it fails; one that sends requests returns a :class:`Failure` for each
+        failed one, so that no answer of a batch is lost. ``shared_prefix`` are leading token ids that all prompts have
+        in common (see :func:`shared_prefix`); a backend may compute them once.
         """
         ...
 
@@ -103,7 +103,7 @@ class Backend(Protocol):
 
 
 def completed(outcomes: Sequence[Outcome]) -> list[Completion]:
-    """Return the completions of a batch that is of no use in part; raises the error of the first failure."""
+    """Return the completions of a batch that is useless in part; raises the error of the first failure."""
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise outcome.error
@@ -114,7 +114,7 @@ def may_think(backend: str, chat: Chat | None) -> bool:
     """Return whether a model may think before it answers: its template has tags for thoughts, or a server hides it.
 
     Args:
-        backend: The name of the backend that asks it.
+        backend: The name of its backend.
         chat: Its template, None where the backend has none.
     """
     return backend == "endpoint" if chat is None else chat.thinking is not None

@@ -1,4 +1,4 @@
-"""A model on this machine that is not the policy (a judge, a writer of principles): loaded when it is needed."""
+"""A model on this machine that is not the policy (a judge, a principle model): loaded when it is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from selfsteer.backends import Backend
     from selfsteer.chat import Chat
 
-_DEVICES = "take auto, cpu, or cuda, cuda:1, mps where this machine has it"
+_DEVICES = "use auto, cpu, or cuda, cuda:1, mps where this machine has it"
 
 
 class LocalSettings(Protocol):
-    """What a recipe says of such a model."""
+    """A recipe's settings of such a model."""
 
     @property
     def device(self) -> str:
@@ -48,7 +48,7 @@ class LocalModel:
     Attributes:
         settings: Where and how.
         source: A folder or a hub name.
-        key: What the setting of the device is called, for messages.
+        key: The name of the device's setting, for messages.
     """
 
     settings: LocalSettings
@@ -57,7 +57,7 @@ class LocalModel:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What every function that loads a part of it takes."""
+        """The arguments of every function that loads a part of it."""
         return {"trust_remote_code": self.settings.trust_remote_code, "revision": self.settings.revision}
 
     @cached_property
@@ -115,7 +115,7 @@ def usable_device(device: str, key: str) -> str:
         torch.zeros(1, device=device).item()
     except ConfigError as error:
         raise ConfigError(error.what, where=key, do=_DEVICES) from error
-    except (RuntimeError, AssertionError) as error:  # what torch raises differs from one kind of device to another
+    except (RuntimeError, AssertionError) as error:  # torch raises one or the other, by the kind of device
         what = f"torch can't compute on {device!r} here: {str(error).partition(chr(10))[0]}"
         raise ConfigError(what, where=key, do=_DEVICES) from error
     return device

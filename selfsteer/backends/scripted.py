@@ -1,14 +1,13 @@
 """A deterministic backend without a model: for tests, for dry runs of a recipe and for machines without torch.
 
 It answers like a caricature of a chat model: the longer and more elaborate, the more the principle asks for it, and
-with JSON of the same form where an example of the prompt is JSON. Asked for new queries, as `selfsteer augment` asks,
-it makes some up, and now and then does what models do: talks first, forgets the form, refuses. What it writes depends
-on the prompt and the seed alone.
+with JSON of the same form where an example of the prompt is JSON. For a request of new queries (`selfsteer augment`) it
+makes some up, and now and then does what models do: talks first, forgets the form, refuses. Its answers depend on the
+prompt and the seed alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -17,6 +16,7 @@ from typing import Any
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.records import Message
+from selfsteer.seeding import draw
 
 _WORDS = (
     "water light number river teacher question reason garden market letter engine music window history "
@@ -24,8 +24,6 @@ _WORDS = (
 ).split()
 _MANNERS = {"good": "Give a short answer about the", "bad": "Give a long and rambling answer about the"}
 _LENGTHS = (("concise", 1), ("short", 1), ("direct", 1), ("verbose", 6), ("long", 6), ("rambl", 6))
-
-
 _VERBS = "Explain Describe Compare Summarize Translate Improve Plan Draft".split()
 _PEOPLE = "a child, a nurse, a lawyer, a pilot, my teacher, an old friend, two strangers, a gardener".split(", ")
 _FORMS = "in one sentence, as a table, as a poem, step by step, without numbers, in a short letter, as a list".split(
@@ -37,10 +35,10 @@ _SHARE_ODD = 0.1
 
 
 class ScriptedBackend:
-    """Writes sentences out of a small vocabulary; their number follows words such as "short" in the system message.
+    """Writes sentences from a small vocabulary; their number follows words such as "short" in the system message.
 
-    With a JSON schema it writes JSON of that form: what is to be "good" asks for something short, what is to be "bad"
-    for something long.
+    With a JSON schema it writes JSON of that form: a "good" text asks for something short, a "bad" one for something
+    long.
     """
 
     name = "scripted"
@@ -58,7 +56,8 @@ class ScriptedBackend:
         return sum(len(message["content"].split()) for message in prompt)
 
     def _complete(self, prompt: Prompt, sampling: Sampling, seed: int) -> Completion:
-        source = random.Random(_digest(prompt, seed))
+        key = repr((seed, [(message["role"], message["content"]) for message in prompt]))
+        source = random.Random(int(draw(key)[:16], 16))
         if sampling.json_schema is not None:
             return Completion(json.dumps(_value(sampling.json_schema, "", source)), "stop")
         text = _queries(prompt[-1]["content"], source) or _like_example(prompt, source) or _prose(prompt, source)
@@ -79,11 +78,14 @@ def _value(schema: Mapping[str, Any], name: str, source: random.Random) -> Any:
 
 
 def _prose(prompt: Sequence[Message], source: random.Random) -> str:
-    return " ".join(_sentence(source) for _ in range(_wanted(prompt) + source.randint(0, 2)))
+    system = " ".join(message["content"] for message in prompt[:-1]).lower()
+    count = next((count for word, count in _LENGTHS if word in system), 3) + source.randint(0, 2)
+    sentences = (" ".join(source.choices(_WORDS, k=source.randint(4, 9))) for _ in range(count))
+    return " ".join(f"{sentence.capitalize()}." for sentence in sentences)
 
 
 def _like_example(prompt: Sequence[Message], source: random.Random) -> str:
-    """Return JSON of the form of the last example, the texts in it made anew; "" where no example is JSON."""
+    """Return JSON of the form of the last example, with other texts; "" where no example is JSON."""
     answers = [message["content"] for message in prompt if message["role"] == "assistant"]
     try:
         example = json.loads(answers[-1])
@@ -101,18 +103,8 @@ def _like(value: Any, source: random.Random) -> Any:
     return " ".join(source.choices(_WORDS, k=len(value.split()))) if isinstance(value, str) else value
 
 
-def _wanted(prompt: Sequence[Message]) -> int:
-    system = " ".join(message["content"] for message in prompt[:-1]).lower()
-    return next((count for word, count in _LENGTHS if word in system), 3)
-
-
-def _sentence(source: random.Random) -> str:
-    words = source.choices(_WORDS, k=source.randint(4, 9))
-    return " ".join(words).capitalize() + "."
-
-
 def _queries(asked: str, source: random.Random) -> str | None:
-    """Return an answer with new queries, None where none are asked for."""
+    """Return an answer with new queries, None where none are requested."""
     listed = _LIST.search(asked)
     if not listed and "<request>" not in asked:
         return None
@@ -130,8 +122,3 @@ def _query(source: random.Random) -> str:
     first, second, third = source.sample(_WORDS, 3)
     verb, person, form = (source.choice(choices) for choices in (_VERBS, _PEOPLE, _FORMS))
     return f"{verb} the {first} {second} of the {third} to {person}, {form}."
-
-
-def _digest(prompt: Sequence[Message], seed: int) -> int:
-    text = repr((seed, [(message["role"], message["content"]) for message in prompt]))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,4 +1,4 @@
-"""Top-p sampling that looks at the likeliest tokens alone. The distribution is that of transformers' own warpers.
+"""Top-p sampling over the likeliest tokens alone. The distribution is that of transformers' own warpers.
 
 Sorting a whole vocabulary and drawing from all of it takes a third of a decoding step of a small model on a CPU, and
 the nucleus is mostly a few dozen tokens.
@@ -10,11 +10,11 @@ import torch
 from transformers import LogitsProcessor
 
 _FIRST = 128
-"""Tokens looked at first; where they hold less than top_p, eight times as many, and so on."""
+"""Tokens that are tried first; where they hold less than top_p, eight times as many, and so on."""
 
 
 class NucleusSampler(LogitsProcessor):
-    """Draws each row's next token and leaves it as the only one that is possible, for a greedy search to take.
+    """Draws each row's next token and leaves it as the only possible one, for a greedy search to take.
 
     Args:
         temperature: Divides the logits; above 0.

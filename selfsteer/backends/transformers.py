@@ -1,4 +1,4 @@
-"""Generation with transformers' own ``generate``: batched, seeded, a shared prefix computed once, ended rows let go."""
+"""Generation with transformers' ``generate``: batched, seeded, a shared prefix computed once, ended rows dropped."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from selfsteer.backends.top_p import NucleusSampler
 from selfsteer.chat import Chat
 from selfsteer.models.rope import context_of, forget_lengths
 
-_LETS_GO = 4
-"""Ended rows leave the batch when they are one in so many: each time the others' cache is copied once."""
+_COMPACT = 4
+"""Compact the batch once 1/N of its rows have finished: each time the others' cache is copied once."""
 
 
 class TransformersBackend:
@@ -43,7 +43,7 @@ class TransformersBackend:
 
     @property
     def context(self) -> int | None:
-        """Positions the model was made for, None where its configuration names none."""
+        """Positions that the model takes, None where its configuration names none."""
         return context_of(self.model.config)
 
     def length(self, prompt: Prompt) -> int:
@@ -72,19 +72,19 @@ class TransformersBackend:
         """Return the sampled ids of each row, padding after an end token included.
 
         ``generate`` computes every row until the last one has ended. So it is stopped when enough of them have, and
-        goes on with the others where it stopped.
+        resumes with the others.
 
         Args:
             ids: Prompts (B, T).
             mask: 0 at their padding (B, T).
-            cache: What is computed of them already; None leaves it to the model.
+            cache: Of a prefix that is computed already; None leaves it to the model.
             sampling: How tokens are drawn.
         """
         thins = _selectable(cache)
         sampled: list[list[int]] = [[] for _ in ids]
         rows, left = list(range(len(ids))), sampling.max_new_tokens
         while rows and left:
-            ended = _Ended(self.chat.end_ids, len(rows) / _LETS_GO if thins else len(rows), ids)
+            ended = _Ended(self.chat.end_ids, len(rows) / _COMPACT if thins else len(rows), ids)
             inputs = {"input_ids": ids, "attention_mask": mask} | (
                 {"past_key_values": cache} if cache is not None else {}
             )
@@ -97,12 +97,12 @@ class TransformersBackend:
             rows = [rows[place] for place in going.tolist()]
             if rows and left:
                 ids, mask = output.sequences[going], torch.cat([mask, torch.ones_like(new)], dim=1)[going]
-                cache = output.past_key_values  # some models begin a new one on their way
+                cache = output.past_key_values  # some models replace the given one
                 cache.batch_select_indices(going)
         return sampled
 
     def _can_share(self, prefix: Sequence[int], encoded: Sequence[list[int]], sampling: Sampling) -> bool:
-        """Whether all prompts go on from ``prefix``, and the padding after it leaves a sliding window as it is.
+        """Whether all prompts start with ``prefix``, and the padding after it leaves a sliding window as it is.
 
         Such a window counts the padding, so with it the rest would see less of the prefix than in a row of its own.
         """
@@ -122,9 +122,9 @@ class TransformersBackend:
 
     @contextmanager
     def _without_own_defaults(self) -> Iterator[None]:
-        """Hide the model's own defaults from ``generate``, which fills in from them what our configuration leaves open.
+        """Hide the model's own defaults from ``generate``, which would fill our configuration in from them.
 
-        With its top_k, repetition_penalty and the like the samples would come from something other than the policy.
+        With its top_k, repetition_penalty and the like the samples would not be the policy's.
         """
         owner = self._owner
         own = owner.generation_config
@@ -144,7 +144,7 @@ class TransformersBackend:
         return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
     def _empty_cache(self) -> Any:
-        """Return the cache that ``generate`` would make; None where no row could be taken out of it."""
+        """Return the cache that ``generate`` would make; None where no row can be dropped from it."""
         if not self._owner._supports_default_dynamic_cache():
             return None
         cache = DynamicCache(config=self.model.config.get_text_config(decoder=True))
@@ -161,7 +161,7 @@ class TransformersBackend:
         return cache
 
     def _drawing(self, sampling: Sampling, tokens: int) -> dict[str, Any]:
-        """Return the arguments of ``generate`` that say how tokens are drawn, and how many at most."""
+        """Return the arguments of ``generate`` for how tokens are drawn, and how many at most."""
         config = copy.deepcopy(self._config)
         config.max_new_tokens = tokens
         config.return_dict_in_generate = True
@@ -183,11 +183,11 @@ class _Ended(StoppingCriteria):
 
     Args:
         end_ids: Any of them ends a row.
-        enough: So many.
+        enough: Number of ended rows that stops it.
         ids: The prompts (B, T).
 
     Attributes:
-        rows: Which have ended (B,).
+        rows: Whether each has ended (B,).
     """
 
     def __init__(self, end_ids: Sequence[int], enough: float, ids: torch.Tensor) -> None:
@@ -202,6 +202,6 @@ class _Ended(StoppingCriteria):
 
 
 def _selectable(cache: Any) -> bool:
-    """Whether rows can be taken out of a cache. Recurrent states can't be, their class leaves them as they are."""
+    """Return whether rows can be dropped from a cache: the class of recurrent states leaves all of them in it."""
     plain = (DynamicLayer, DynamicSlidingWindowLayer)
     return cache is not None and all(type(layer) in plain for layer in cache.layers)

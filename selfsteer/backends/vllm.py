@@ -31,10 +31,10 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
-    # A fork of a process with threads (torch's, the display's) may hang.
+    # A forked process with threads (torch's, the display's) may hang.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
-"""Taken where the environment says nothing else: a quiet terminal, and nothing reported to anyone."""
+"""Set unless the environment does: a quiet terminal, and no usage reports."""
 
 _DEFAULTS = {"enable_prefix_caching": True, "load_format": "safetensors", "use_tqdm_on_load": False}
 
@@ -51,7 +51,7 @@ _OURS = {
     "override_generation_config": _POLICY_ALONE,
     "logits_processors": _POLICY_ALONE,
 }
-"""Arguments of vLLM that other keys of a recipe decide, and which ones."""
+"""Arguments of vLLM that other keys of a recipe decide, with these keys."""
 
 _SPEED_ONLY = frozenset(
     """async_scheduling block_size compilation_config cpu_offload_gb data_parallel_size disable_custom_all_reduce
@@ -60,14 +60,16 @@ _SPEED_ONLY = frozenset(
     max_parallel_loading_workers num_gpu_blocks_override optimization_level pipeline_parallel_size
     safetensors_load_strategy tensor_parallel_size use_tqdm_on_load""".split()
 )
-"""Arguments of vLLM by which the same tokens are as likely as before, but for rounding: about speed, memory, places."""
+"""Arguments of vLLM that change no token's probability, but for rounding: about speed, memory, places."""
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM makes room for."""
-_SAID = 300
-"""Characters of vLLM's messages that are worth a reader's time."""
+_SHOWN = 300
+"""Characters of vLLM's messages in an error."""
 _GRACE = 60.0
 """Seconds that the engine's processes get to end by themselves."""
+_WHERE = "generation.backend=vllm"
+_SEE = "see vLLM's own message above"
 _GUARD = """
 import sys, psutil
 processes = [psutil.Process(int(pid)) for pid in sys.argv[1:] if psutil.pid_exists(int(pid))]
@@ -80,18 +82,18 @@ for stop, seconds in (("terminate", 20), ("kill", 0)):
             pass
     _, processes = psutil.wait_procs(processes, timeout=seconds)
 """
-"""Ends the engine's processes when what it reads from ends with this process. vLLM itself would leave them behind, and
-the memory they hold, where this process is killed."""
+"""Ends the engine's processes when its input is closed, as it is when this process ends. Where this process is killed,
+vLLM itself would leave them behind, and the memory they hold."""
 
 
 class VllmBackend:
     """Completions from a vLLM engine that is started here and runs until :meth:`close`.
 
     The same requests go out for the same prompts, sampling and seed: token ids of the prompts, and on a GPU a seed a
-    request. The same texts need not come back, as rounding depends on what else is in the batch. vLLM's CPU engine gets
-    no seeds with the requests, so there the texts depend on all that was sampled since its start.
+    request. The same texts need not come back, as rounding depends on the rest of the batch. vLLM's CPU engine gets no
+    seeds with the requests, so there the texts depend on all samples since its start.
 
-    The processes are spawned, so a script that makes a backend needs ``if __name__ == "__main__":``.
+    The processes are spawned, so a script that creates a backend needs ``if __name__ == "__main__":``.
 
     Args:
         path: A folder with safetensors, or with a LoRA adapter, or a hub name.
@@ -103,7 +105,7 @@ class VllmBackend:
         trust_remote_code: Run Python code that the model brings.
 
     Raises:
-        ConfigError: vLLM is not installed, or there is no such dtype or option.
+        ConfigError: vLLM is not installed, or no such dtype or option.
         ModelError: The model can't be used as it is, or the engine does not start with it.
         FetchError: It can't be fetched.
     """
@@ -123,19 +125,28 @@ class VllmBackend:
     ) -> None:
         self.chat = chat
         check_dtype(dtype)
-        _check_ours(options or {})
+        for name in _OURS.keys() & (options or {}).keys():
+            do = f"leave it out: {_OURS[name]}"
+            raise ConfigError(f"generation.vllm can't set {name}", where=f"generation.vllm.{name}", do=do)
         source = resolve(path)
         base, revision = _base(source, revision)
         self._vllm = _import_vllm()
+        import psutil  # type: ignore[import-untyped]  # vllm brings it
+
         _check_known(options or {}, self._vllm)
         lora = _lora_arguments(source) if is_adapter(source) else {}
         arguments = {**_DEFAULTS, **(options or {}), **lora}
         arguments |= {"dtype": dtype, "seed": seed, "revision": revision, "trust_remote_code": trust_remote_code}
         _free_cached_memory()
         others = set(active_children())
-        self._llm: Any = _start(self._vllm, base, arguments)
-        self._processes = _with_descendants(set(active_children()) - others)
-        self._guard = _guarded(self._processes)
+        with loading_errors(base), _refusals(base):
+            # "vllm": none of the model's own defaults, such as top_k and repetition_penalty.
+            self._llm: Any = self._vllm.LLM(base, generation_config="vllm", **arguments)
+        started = [psutil.Process(process.pid) for process in set(active_children()) - others]
+        self._processes = [one for parent in started for one in (parent, *parent.children(recursive=True))]
+        guard = [sys.executable, "-c", _GUARD, *(str(process.pid) for process in self._processes)]
+        # In a session of its own an interruption from the keyboard does not reach it.
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
         self._context = int(self._llm.model_config.max_model_len)
         self._seeds_requests = not importlib.import_module("vllm.platforms").current_platform.is_cpu()
         self._lora = self._add_lora(source) if is_adapter(source) else None
@@ -154,7 +165,7 @@ class VllmBackend:
     ) -> list[Completion]:
         """Return one completion a prompt, in order; ``shared_prefix`` is left to the engine's own cache.
 
-        An error, or an interruption, shuts the engine down: what it still held would be answers to no one.
+        An error, or an interruption, shuts the engine down: nothing would collect the answers that it still computes.
 
         Raises:
             ConfigError: The temperature is out of vLLM's range.
@@ -164,34 +175,39 @@ class VllmBackend:
         if not prompts:
             return []
         encoded = [self.chat.encode(prompt) for prompt in prompts]
-        self._check_room(encoded)
-        outputs = self._run(encoded, self._params(sampling, self._request_seeds(seed, len(prompts))))
-        return [self._completion(output) for output in outputs]
+        longest = max(map(len, encoded))
+        if longest >= self._context:
+            what = f"a prompt of {longest} tokens leaves no room for an answer in the engine's {self._context}"
+            do = "shorten that prompt or leave it out, or raise generation.vllm.max_model_len if it is set too low"
+            raise DataError(what, where="generation", do=do)
+        source = random.Random(seed)
+        # On a CPU there are no seeds: vLLM fails there where a seeded prompt is read in parts.
+        seeds = [source.getrandbits(63) if self._seeds_requests else None for _ in prompts]
+        completions = []
+        for output in self._run(encoded, self._params(sampling, seeds)):
+            (answer,) = output.outputs
+            if answer.finish_reason not in ("stop", "length"):
+                raise WorkFailed(f"vLLM stopped a request: {answer.finish_reason}", where=_WHERE)
+            ids, prompt_ids = list(answer.token_ids), list(output.prompt_token_ids)
+            completions.append(Completion(self.chat.decode(ids), answer.finish_reason, ids, prompt_ids))
+        return completions
 
     def close(self) -> None:
         """Shut the engine down and wait until its processes are gone, and their memory with them."""
         llm, self._llm = self._llm, None
         if llm is None:
             return
+        import psutil
+
         llm.llm_engine.engine_core.shutdown(timeout=_GRACE)
         del llm
         _free_cached_memory()
-        _wait_for(self._processes)
+        _, left = psutil.wait_procs(self._processes, timeout=_GRACE)
+        if left:
+            ids = ", ".join(str(process.pid) for process in left)
+            what = f"processes of vLLM's engine still run and hold memory: {ids}"
+            warnings.warn(f"{what}; end them if the next model does not fit", SelfsteerWarning, stacklevel=2)
         self._guard.communicate()
-
-    def _check_room(self, encoded: Sequence[list[int]]) -> None:
-        longest = max(map(len, encoded))
-        if longest >= self._context:
-            what = f"a prompt of {longest} tokens leaves no room for an answer in the engine's {self._context}"
-            do = "shorten that prompt or leave it out, or raise generation.vllm.max_model_len if it is set too low"
-            raise DataError(what, where="generation", do=do)
-
-    def _request_seeds(self, seed: int, count: int) -> list[int | None]:
-        """Return a seed a request. On CPU there are none: vLLM fails there where a seeded prompt is read in parts."""
-        if not self._seeds_requests:
-            return [None] * count
-        source = random.Random(seed)
-        return [source.getrandbits(63) for _ in range(count)]
 
     def _params(self, sampling: Sampling, seeds: Sequence[int | None]) -> list[Any]:
         """Return how to sample: temperature and top_p alone, up to one of the chat's end tokens."""
@@ -227,21 +243,13 @@ class VllmBackend:
             try:
                 outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora)
             except Exception as error:
-                what = f"vLLM failed: {_said(error)}"
-                do = "see vLLM's own message above; where memory ran out, lower generation.vllm.max_num_seqs"
-                raise WorkFailed(what, where="generation.backend=vllm", do=do) from error
+                do = f"{_SEE}; where memory ran out, lower generation.vllm.max_num_seqs"
+                raise WorkFailed(f"vLLM failed: {_first_line(error)}", where=_WHERE, do=do) from error
             unless_done.pop_all()
         return outputs
 
-    def _completion(self, output: Any) -> Completion:
-        (answer,) = output.outputs
-        if answer.finish_reason not in ("stop", "length"):
-            raise WorkFailed(f"vLLM gave a request up: {answer.finish_reason}", where="generation.backend=vllm")
-        ids = list(answer.token_ids)
-        return Completion(self.chat.decode(ids), answer.finish_reason, ids, list(output.prompt_token_ids))
-
     def _add_lora(self, folder: str) -> Any:
-        """Load the adapter now, so that one that vLLM can't take is no surprise in the first batch."""
+        """Load the adapter now, so that one that vLLM can't take fails here and not in the first batch."""
         request = importlib.import_module("vllm.lora.request").LoRARequest("policy", 1, folder)
         with ExitStack() as unless_done:
             unless_done.callback(self.close)
@@ -254,7 +262,7 @@ class VllmBackend:
 
 
 def acting_on_texts(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments of vLLM that may change what is sampled; one that is not known here is among them."""
+    """Return those arguments of vLLM that may change the samples; one that is unknown here is among them."""
     return {name: value for name, value in options.items() if name not in _SPEED_ONLY}
 
 
@@ -268,24 +276,18 @@ def _import_vllm() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # vLLM's own use of what torch is giving up
+        warnings.simplefilter("ignore")  # vLLM's own use of interfaces that torch deprecates
         try:
             return importlib.import_module("vllm")
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError) and error.name == "vllm"
-            what = "needs vLLM, which is not installed" if missing else f"can't use this vLLM: {_said(error)}"
+            what = "needs vLLM, which is not installed" if missing else f"can't use this vLLM: {_first_line(error)}"
             raise _not_usable(what) from error
 
 
 def _not_usable(what: str) -> ConfigError:
     do = "pip install 'selfsteer[vllm]'; on a machine without a GPU: make vllm, in a clone"
-    return ConfigError(f"the vllm backend {what}", where="generation.backend=vllm", do=do)
-
-
-def _check_ours(options: Mapping[str, Any]) -> None:
-    for name in _OURS.keys() & options.keys():
-        what = f"generation.vllm can't set {name}"
-        raise ConfigError(what, where=f"generation.vllm.{name}", do=f"leave it out: {_OURS[name]}")
+    return ConfigError(f"the vllm backend {what}", where=_WHERE, do=do)
 
 
 def _check_known(options: Mapping[str, Any], vllm: Any) -> None:
@@ -329,75 +331,43 @@ def _lora_arguments(folder: str) -> dict[str, Any]:
 
 def _adapter_refused(where: str, error: Exception) -> ModelError:
     do = "merge it into its base (merge_and_unload) and name that folder, or set generation.backend=transformers"
-    return ModelError(f"vLLM can't take this adapter: {_said(error)}", where=where, do=do)
-
-
-def _start(vllm: Any, base: str, arguments: dict[str, Any]) -> Any:
-    with loading_errors(base), _refusals(base):
-        # "vllm": none of the model's own defaults, such as top_k and repetition_penalty.
-        return vllm.LLM(base, generation_config="vllm", **arguments)
+    return ModelError(f"vLLM can't take this adapter: {_first_line(error)}", where=where, do=do)
 
 
 @contextmanager
 def _refusals(base: str) -> Iterator[None]:
-    """Tell apart what vLLM refuses before its engine starts, and what goes wrong in the engine's processes."""
+    """Turn vLLM's refusals before its engine starts, and errors in the engine's processes, into ours."""
     from pydantic import ValidationError
 
     try:
         yield
     except (ValidationError, TypeError) as error:
         do = "change generation.vllm; or set generation.backend=transformers, where vLLM does not know this model"
-        raise ModelError(f"vLLM refuses {base}: {_said(error)}", where=f"{base}, generation.vllm", do=do) from error
+        what = f"vLLM refuses {base}: {_first_line(error)}"
+        raise ModelError(what, where=f"{base}, generation.vllm", do=do) from error
     except RuntimeError as error:
         if "engine core" not in str(error).lower():
             raise
-        do = (
-            "see vLLM's own message above; where memory is short, lower generation.vllm.max_model_len, or take bfloat16"
-        )
+        do = f"{_SEE}; where memory is short, lower generation.vllm.max_model_len, or set bfloat16"
         raise ModelError("vLLM's engine did not start with this model", where=base, do=do) from error
 
 
-def _said(error: BaseException) -> str:
-    """Return what an error says, in one short line: for pydantic's, the first thing that is wrong."""
+def _first_line(error: BaseException) -> str:
+    """Return an error's message in one short line: of pydantic's, the first thing that is wrong."""
     from pydantic import ValidationError
 
-    said = str(error)
+    text = str(error)
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        said = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
-    line = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
-    return line if len(line) <= _SAID else f"{line[:_SAID]}..."
+        text = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
 
 
 def _free_cached_memory() -> None:
-    """Give back what torch keeps of the models that were here before: to the engine it would be memory in use."""
+    """Give back the memory that torch keeps of earlier models: for the engine it would be in use."""
     import torch
 
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _with_descendants(started: set[Any]) -> list[Any]:
-    import psutil  # type: ignore[import-untyped]
-
-    parents = [psutil.Process(process.pid) for process in started]
-    return [one for parent in parents for one in (parent, *parent.children(recursive=True))]
-
-
-def _guarded(processes: Sequence[Any]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _GUARD, *(str(process.pid) for process in processes)]
-    # In a session of its own an interruption from the keyboard does not reach it.
-    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-
-
-def _wait_for(processes: Sequence[Any]) -> None:
-    import psutil
-
-    _, left = psutil.wait_procs(processes, timeout=_GRACE)
-    if left:
-        ids = ", ".join(str(process.pid) for process in left)
-        what = (
-            f"processes of vLLM's engine are still there and hold memory: {ids}; end them if the next model won't fit"
-        )
-        warnings.warn(what, SelfsteerWarning, stacklevel=3)
