@@ -1,8 +1,8 @@
-"""Measuring a machine with the recipe's own model: aspects, one batch of responses, scores and an optimiser step."""
+"""Measuring a machine: the recipe's own stages on one batch of responses, and one optimiser step."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 import statistics
 import time
@@ -10,25 +10,26 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from selfsteer.backends import Backend
-from selfsteer.contrast import Request
+from selfsteer.backends import Backend, Sampling
+from selfsteer.config import Recipe
 from selfsteer.errors import DataError
 from selfsteer.estimate.flops import Arithmetic, Row, arithmetic
 from selfsteer.estimate.model_shape import ModelShape
-from selfsteer.estimate.prompt_lengths import first_queries
 from selfsteer.estimate.throughput import Rates, Sample
 from selfsteer.files import atomic_path, sha256_file
-from selfsteer.quality import parse_filters
-from selfsteer.records import ROLES, Contrast, Response, SteeredQuery, is_full
+from selfsteer.records import ROLES, Contrast, Query, Response, is_full
+from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principle_strategies import principled
-from selfsteer.stages.responses import planned, sample
-from selfsteer.stages.scores import joined
+from selfsteer.stages.principles import principles_stage
+from selfsteer.stages.queries import queries_stage
+from selfsteer.stages.responses import responses_stage
+from selfsteer.stages.scores import scores_stage
 
 if TYPE_CHECKING:
     from selfsteer.logprobs import Cell
@@ -37,8 +38,8 @@ _SECONDS = 60.0
 """Time limit for sampling; responses go up to the recipe's token limit, or as far as this allows."""
 _MOST = 96
 """Largest batch that is sampled, for engines that take hundreds of requests at once."""
-_SCORED = 4
-"""Rows scored and trained on, unless the recipe's filters need the scores of all."""
+_TRAINED = 4
+"""Largest number of rows that are trained on."""
 _WRITTEN = 1 << 28
 """Bytes written to measure the disk."""
 
@@ -48,7 +49,7 @@ def calibrate(
 ) -> tuple[Rates, Sample]:
     """Return the rates of this machine and statistics of the recipe's responses.
 
-    Rows are made, scored, filtered and trained on as in a run, in a temporary folder that is removed afterwards.
+    Runs the recipe's stages on a few queries in a temporary folder that is removed afterwards.
 
     Args:
         stages: The recipe's; only their settings are used.
@@ -58,84 +59,62 @@ def calibrate(
     Raises:
         InputError, WorkFailed: As in a run.
     """
+    batch = min(stages.recipe.generation.batch, _MOST)
     with TemporaryDirectory() as folder:
-        own = RunContext.from_recipe(stages.recipe, Store(Path(folder), Display(quiet=True)))
-        models, policy = own.models, own.models.initial_policy(say)
+        own = RunContext.from_recipe(_small(stages.recipe, batch), Store(Path(folder), Display(quiet=True)))
         try:
-            say("      sampling a batch of responses ...")
-            backend = models.backend(policy)
-            asking, steered = _ask(own, backend, policy)
-            step, rows, ends, whole = _respond(own, backend, policy, steered)
-            say("      scoring some rows ...")
-            scoring, scored = _score(own, shape, policy, rows)
-            kept = share_kept(own, scored if len(scored) == len(rows) else rows) if whole else None
-            models.free()
-            say("      training on some rows ...")
-            rates = Rates(asking, step, scoring, _train(own, shape, policy, scored[:_SCORED]), _disk_speed(folder))
+            return _measure(own, shape, max(1, batch // len(ROLES)), say)
         finally:
-            models.free()
-    return rates, Sample(ends, kept, len(rows))
+            own.models.free()
 
 
-def _ask(stages: RunContext, backend: Backend, policy: Policy) -> tuple[float, list[SteeredQuery]]:
-    """Return the seconds a query of choosing aspects for a batch, and the steered queries."""
-    recipe, chat = stages.recipe, stages.models.chat(policy)
-    queries = first_queries(recipe.queries, min(recipe.generation.batch, _MOST))
-    asked = recipe, stages.principle_set, backend, [chat] if chat else []
-    principled(*asked, queries[:1])  # warms up, and computes the few-shot part that all questions share
-    started = time.perf_counter()
-    rows = list(principled(*asked, queries).rows)
-    return (time.perf_counter() - started) / len(queries), rows
+def _small(recipe: Recipe, queries: int) -> Recipe:
+    """Return the recipe for one round of so many queries."""
+    few = {"limit": queries, "heldout": 0, "heldout_limit": None, "per_round": "all", "round_size": None}
+    return recipe.model_copy(update={"rounds": 1, "queries": recipe.queries.unchecked.model_copy(update=few)})
 
 
-def _respond(
-    stages: RunContext, backend: Backend, policy: Policy, steered: Sequence[SteeredQuery]
-) -> tuple[float, list[Contrast], dict[str, float], bool]:
-    """Sample one batch.
+def _measure(stages: RunContext, shape: ModelShape, rows: int, say: Callable[[str], None]) -> tuple[Rates, Sample]:
+    from selfsteer.logprobs import ALL_CELLS
 
-    Returns:
-        Seconds a decoding step; the rows; by role how likely a response ends at its next token; whether the token limit
-        was the recipe's.
-    """
-    recipe = stages.recipe
-    rows = steered[: math.ceil(min(recipe.generation.batch, _MOST) / len(ROLES))]
-    batch, _ = planned(rows, backend, recipe)
-    if not batch:
-        raise DataError("no prompt of the first queries fits", where="queries", do="raise train.max_length")
-    seconds, found = _timed(
-        stages, backend, batch, 8
-    )  # warms up: slower than the rest, so the limit is on the safe side
-    wanted = recipe.generation.max_new_tokens
-    limit = min(wanted, max(8, int(_SECONDS / (seconds / _steps(found)))))
-    seconds, found = _timed(stages, backend, batch, limit)
-    responses: dict[tuple[str, str], Response] = {(response.id, response.role): response for response in found}
-    contrasts = joined(
-        [row for row in rows if all((row.id, role) in responses for role in ROLES)],
-        responses,
-        principle_set=stages.principle_set if recipe.quality.clean else None,
-        chat=stages.models.chat(policy),
-        thinking_apart=recipe.generation.thinking == "apart",
-        round=1,
-        provenance={},
-    )
-    full = list(filter(is_full, contrasts))
-    if not full:
+    models, recipe = stages.models, stages.recipe
+    policy = models.initial_policy(say)
+    say("      sampling a batch of responses ...")
+    backend, chat, queries = models.backend(policy), models.chat(policy), queries_stage(stages)
+    first = stages.store.read(queries, Query)
+    principled(recipe, stages.principle_set, backend, [chat] if chat else [], first[:1])  # the shared few-shot part
+    principles, asking = _timed(principles_stage, stages, queries, "train", 1, policy)
+    limit = _token_limit(backend, first[:rows], recipe)
+    generation = recipe.generation.model_copy(update={"max_new_tokens": limit})
+    limited = dataclasses.replace(stages, recipe=recipe.model_copy(update={"generation": generation}))
+    responses, sampling = _timed(responses_stage, limited, principles, "train", 1, policy, limit=rows)
+    found = stages.store.read(responses, Response)
+    say("      scoring some rows ...")
+    models.scorer(policy)  # loads the model
+    scores, scoring = _timed(scores_stage, limited, principles, responses, "train", 1, policy)
+    scored = list(filter(is_full, stages.store.read(scores, Contrast)))
+    if not scored:
         raise DataError("no row has three responses", where="the first queries", do="check them with a small run")
-    return seconds / _steps(found), full, ending_rates(found), limit == wanted
+    flops = sum(_flops(shape, row, ALL_CELLS, recipe.train.max_length).forward for row in scored)
+    kept = share_kept(stages, scored) if limit == recipe.generation.max_new_tokens else None
+    models.free()
+    say("      training on some rows ...")
+    training, disk = _train(stages, shape, policy, scored[:_TRAINED]), _disk_speed(stages.store.run_dir)
+    steps = max(len(response.token_ids or ()) for response in found)
+    rates = Rates(asking / len(first), sampling / max(1, steps), flops / scoring, training, disk)
+    return rates, Sample(ending_rates(found), kept, len(scored))
 
 
-def _timed(
-    stages: RunContext, backend: Backend, batch: Sequence[Request], tokens: int
-) -> tuple[float, Sequence[Response]]:
-    generation = stages.recipe.generation.model_copy(update={"max_new_tokens": tokens})
+def _timed(stage: Callable[..., StageRecord], *given: Any, **options: Any) -> tuple[StageRecord, float]:
     started = time.perf_counter()
-    found = sample(stages.recipe.model_copy(update={"generation": generation}), backend, batch, seed=0)
-    return time.perf_counter() - started, found.rows
+    return stage(*given, **options), time.perf_counter() - started
 
 
-def _steps(found: Sequence[Response]) -> int:
-    """Decoding steps of a batch: the tokens of its longest response."""
-    return max(1, *(len(response.token_ids or ()) for response in found))
+def _token_limit(backend: Backend, queries: Sequence[Query], recipe: Recipe) -> int:
+    """Return the recipe's token limit, or what the time limit allows by the speed of eight tokens."""
+    started = time.perf_counter()
+    backend.generate([query.prompt for query in queries for _ in ROLES], Sampling(8, 0.0, 1.0), seed=0)
+    return min(recipe.generation.max_new_tokens, max(8, int(8 * _SECONDS / (time.perf_counter() - started))))
 
 
 def ending_rates(found: Sequence[Response]) -> dict[str, float]:
@@ -145,25 +124,6 @@ def ending_rates(found: Sequence[Response]) -> dict[str, float]:
         tokens[response.role] += len(response.token_ids or ())
         ended[response.role] += response.finish == "stop"
     return {role: ended[role] / tokens[role] for role in ROLES if tokens[role]}
-
-
-def _score(
-    stages: RunContext, shape: ModelShape, policy: Policy, rows: Sequence[Contrast]
-) -> tuple[float, list[Contrast]]:
-    """Return the FLOP/s of scoring, and the scored rows; the first row warms up."""
-    from selfsteer.logprobs import ALL_CELLS
-
-    scorer = stages.models.scorer(policy)
-    assert scorer is not None  # only backends with weights are measured
-    needs_all = any(step.scored for step in parse_filters(stages.filters))
-    chosen = list(rows if needs_all else rows[:_SCORED])
-    first = scorer.score(chosen[:1])
-    timed = chosen[1:] or chosen
-    started = time.perf_counter()
-    scored = [*first, *scorer.score(timed)]
-    seconds = time.perf_counter() - started
-    limit = stages.recipe.train.max_length
-    return sum(_flops(shape, row, ALL_CELLS, limit).forward for row in timed) / seconds, scored[-len(chosen) :]
 
 
 def share_kept(stages: RunContext, rows: Sequence[Contrast]) -> float:
@@ -212,9 +172,9 @@ def _train(stages: RunContext, shape: ModelShape, policy: Policy, rows: Sequence
     return flops / seconds
 
 
-def _disk_speed(folder: str) -> float:
+def _disk_speed(folder: Path) -> float:
     """Return bytes/s of a file that is written, synced and hashed in ``folder``."""
-    path, data = Path(folder) / "written", os.urandom(1 << 20)
+    path, data = folder / "written", os.urandom(1 << 20)
     started = time.perf_counter()
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         for _ in range(_WRITTEN >> 20):
