@@ -55,7 +55,7 @@ def _modules() -> dict[str, ast.Module]:
 
 
 def _imports(module: str, *, types: bool = True) -> Iterator[str]:
-    """Yield the modules of the package that a module imports, in functions too; without ``types`` not for types alone."""
+    """Yield the modules of the package that a module imports, in functions too; ``types``: also for types alone."""
     for node in _nodes(_modules()[module], types):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in _modules())
