@@ -1,6 +1,7 @@
-"""A model's chat: prompts and answers to token ids as its template writes them, where a turn ends, a model's thoughts.
+"""A model's chat: token ids of prompts and answers as its template writes them, ends of turns, a model's thoughts.
 
-The template is the authority: what it writes around an assistant's message says how an answer is placed and ended.
+The template is the authority: the text that it writes around an assistant's message decides how an answer begins and
+ends.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ _HELLO = ({"role": "user", "content": "hello"},)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Return 16 hex digits that name all by which a tokenizer makes token ids of messages.
+    """Return 16 hex digits that name everything that the token ids of messages depend on.
 
-    Two tokenizers of one vocabulary still differ in merges, normalisation, special tokens or the chat template.
+    Two tokenizers of one vocabulary may differ in merges, normalisation, special tokens or the chat template.
     """
     rules: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
     if tokenizer.is_fast:
@@ -37,9 +38,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 class Chat:
-    """Renders chat prompts and answers with a model's own template. What stands in messages and responses stays text.
+    """Renders chat prompts and answers with a model's own template. The contents of messages and responses stay text.
 
-    What can't be protected is named at :class:`ChatTemplate`.
+    :class:`ChatTemplate` names what can't be protected.
 
     Args:
         tokenizer: The model's, with a chat template.
@@ -50,8 +51,8 @@ class Chat:
         template: The template.
         system_role: "native" where a system message reaches the model; "folded" where the template refuses or drops
             it (Gemma 1 and 2, some Mistrals), so that a principle has to go into the user's turn.
-        end_ids: Token ids that end a response. The first is what the template writes after an answer, whatever the
-            configurations say; where it writes no token, the tokenizer's eos, with one warning.
+        end_ids: Token ids that end a response. The first is the token that the template writes after an answer,
+            whatever the configurations say; where it writes none, the tokenizer's eos, with one warning.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Chat:
         named = list(end_ids)
         if (eos := tokenizer.eos_token_id) is not None:
             named.insert(0 if eos in named else len(named), eos)  # the order of a configuration's list means nothing
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._end = self._turn_end(named)
         self.end_ids = tuple(dict.fromkeys([self._end.token, *named]))
         self.system_role: SystemRole = self._probe_system_role()
@@ -110,9 +111,9 @@ class Chat:
     ) -> tuple[list[int], list[list[int]]]:
         """Return the token ids of a prompt and of answers to it that were not sampled: prompt + answer is the dialogue.
 
-        The template decides where an answer stands, how it is written and what ends it. So the prompt holds what the
-        template writes before an answer, such as Qwen3's empty thought; for answers that bring a thought of their own
-        it is the prompt that a model is sampled under.
+        The template decides where an answer begins, how it is written and what ends it. So the prompt holds the text
+        that the template writes before an answer, such as Qwen3's empty thought; for answers with a thought of their
+        own it is the prompt that a model is sampled under.
 
         Args:
             prompt: The messages before the answer.
@@ -138,7 +139,7 @@ class Chat:
         return place.ids, ids
 
     def encode_response(self, text: str, ended: bool) -> list[int]:
-        """Tokenise a response by itself, as it is given; ``ended`` appends what ends a turn."""
+        """Tokenise a response by itself, as it is given; ``ended`` appends the end of a turn."""
         ids = self.template.encode_text(text, opened=self.opens_thinking)
         return [*ids, *self._closing] if ended else ids
 
@@ -167,10 +168,10 @@ class Chat:
         return self.thinking is not None and self._tail(prompt_ids).rstrip().endswith(self.thinking.open)
 
     def without_thought(self, prompt_ids: Sequence[int]) -> list[int]:
-        """Return a prompt with the thought that it opens closed again, empty: what an answer alone goes on from.
+        """Return a prompt with the thought that it opens closed again, empty: an answer alone follows it.
 
-        So do templates themselves where thinking is switched off. Where the template puts an empty thought before an
-        answer without the prompt opening one (Qwen3), that thought is appended. Other prompts are returned as they are.
+        Templates do the same where thinking is switched off. Where the template puts an empty thought before an answer
+        without the prompt opening one (Qwen3), that thought is appended. Other prompts are returned as they are.
         """
         if self.thinking is None:
             return list(prompt_ids)
@@ -199,21 +200,21 @@ class Chat:
             raise PromptRefused(
                 f"the chat template refuses a prompt with the roles {roles}: {error}",
                 where=self.template.name,
-                do="bring the prompts into the form this model's template takes",
+                do="give prompts in the form that this model's template takes",
             ) from error
 
     def _place(self, cue: Rendered, head: Rendered) -> Rendered:
-        """Return where an answer stands: behind the cue, unless the template writes something else before an answer.
+        """Return the prompt of an answer: the cue, unless the template writes something else before an answer.
 
-        White space alone stays a part of the answer, as where one is sampled.
+        White space alone before an answer (Llama 2) belongs to the answer, as where one is sampled.
         """
         lead = head.text.removeprefix(cue.text) if head.text.startswith(cue.text) else None
         if lead is not None and not lead.strip():
             return cue
         if self.thinking is None:
             before, asked = (one.text[-_SHOWN:] for one in (head, cue))
-            what = f"writes {before!r} before an answer and {asked!r} where it asks for one"
-            self._tell("cue", f"{what}: answers that were not sampled stand behind the former")
+            what = f"writes {before!r} before an answer, but ends a prompt with {asked!r}"
+            self._warn("cue", f"{what}: answers that were not sampled follow the former")
         return head
 
     def _written(
@@ -231,14 +232,14 @@ class Chat:
         around = whole.text.startswith(place.text) and whole.text.endswith(tail or "")
         if tail is None or end < len(place.text) or not around:
             if not own_thought and not lacks_thought:  # else the template cuts thoughts out, as many do
-                self._tell("answer", f"does not write the answer {_short(text)}: it is taken as it is given")
+                self._warn("answer", f"does not write the answer {_short(text)}: the answer is used as it is given")
             return None
         body = whole.text[len(place.text) : end]
         thought = self.thinking.leading(body) if lacks_thought and self.thinking else None
         if _letters(body[thought.answer :] if thought else body) != _letters(text):
-            if own_thought:  # it is cut out, and shall stay
+            if own_thought:  # the template cuts it out, but it was written to be trained on
                 return None
-            self._tell("answer", f"writes the answer {_short(text)} as {_short(body)}: it is taken as it is written")
+            self._warn("answer", f"writes the answer {_short(text)} as {_short(body)}: it is used as written there")
         return whole._replace(text=whole.text[:end])
 
     def _as_given(self, place: Rendered, text: str, ended: bool, lacks_thought: bool) -> list[int]:
@@ -254,29 +255,29 @@ class Chat:
             return False
         return text.lstrip().startswith(self.thinking.open) or (self.opens_thinking and self.thinking.close in text)
 
-    def _tell(self, about: str, what: str) -> None:
-        """Warn of what this template does to answers, once of each thing."""
-        if about not in self._told:
-            self._told.add(about)
+    def _warn(self, about: str, what: str) -> None:
+        """Warn of something that this template does to answers, once of each kind."""
+        if about not in self._warned:
+            self._warned.add(about)
             warnings.warn(f"the chat template of {self.template.name} {what}", SelfsteerWarning, stacklevel=2)
 
     def _turn_end(self, named: Sequence[int]) -> TurnEnd:
-        """Return what ends a turn; one warning where the template has no token of its own for that."""
+        """Return the end of a turn; one warning where the template has no token of its own for that."""
         end = self.template.turn_end(named)
         if end is not None and end.text.removesuffix(self.template.controls[end.token]).strip():
-            self._tell("end", f"ends an answer with {end.text!r}: sampling stops at the last token of that alone")
+            self._warn("end", f"ends an answer with {end.text!r}: sampling stops at the last token of that alone")
         if end is not None:
             return end
         if not named:
             what = "neither the chat template, the tokenizer nor a configuration names an end token"
             raise ModelError(what, where=self.template.name, do="set eos_token in tokenizer_config.json")
         token = self.tokenizer.convert_ids_to_tokens(named[0])
-        self._tell("end", f"ends an answer with no token, so {token!r} ends responses")
+        self._warn("end", f"ends an answer with no token, so {token!r} ends responses")
         return TurnEnd("", named[0])
 
     @cached_property
     def _closing(self) -> list[int]:
-        """The ids of what ends a turn, by themselves."""
+        """The ids of the end of a turn, by themselves."""
         written = self.template.continuation(Rendered("", []), self._end.text, frozenset())
         return written or [self._end.token]
 

@@ -1,4 +1,4 @@
-"""A tokenizer's chat template: what it writes around messages, in token ids; contents stay text."""
+"""A tokenizer's chat template: messages to token ids; contents stay text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Thought(NamedTuple):
 
 
 class ThinkingTags(NamedTuple):
-    """What a reasoning model writes before and after its thoughts."""
+    """The tags that a reasoning model writes before and after its thoughts."""
 
     open: str
     close: str
@@ -31,7 +31,7 @@ class ThinkingTags(NamedTuple):
     def leading(self, text: str, *, opened: bool = False) -> Thought | None:
         """Return where the thought at the front of ``text`` is, None where there is none.
 
-        The first closing tag ends it; without one it goes on to the end. ``opened``: the prompt already opened it.
+        The first closing tag ends it; without one it extends to the end. ``opened``: the prompt already opened it.
         """
         begin = len(text) - len(text.lstrip())
         if text.startswith(self.open, begin):
@@ -54,7 +54,7 @@ THINKING_TAGS = (
     ThinkingTags("<thought>", "</thought>"),  # EXAONE Deep
     ThinkingTags("<reasoning>", "</reasoning>"),  # Reka Flash
 )
-"""The tags known here. Of harmony (gpt-oss) a thought is one message of several, with headers: that is not split."""
+"""Known tags. In harmony (gpt-oss) a thought is one message of several, with headers: that is not split."""
 
 
 class Rendered(NamedTuple):
@@ -72,7 +72,7 @@ class Rendered(NamedTuple):
 
 
 class TurnEnd(NamedTuple):
-    """What a template writes after an assistant's answer.
+    """The text that a template writes after an assistant's answer.
 
     Attributes:
         text: From the end of the answer up to and with the token; "" where the template writes no token.
@@ -84,20 +84,20 @@ class TurnEnd(NamedTuple):
 
 
 class ChatTemplate:
-    """A tokenizer's chat template whose control tokens only the template itself can write.
+    """A tokenizer's chat template in which only the template itself can write control tokens.
 
     A message that holds the text of a control token (``<|im_end|>``) would end its turn and could speak for the system:
-    as a query, and as a response that is put before a judge. Here the contents of messages are text, whatever stands in
-    them; all other prompts give exactly the ids of ``apply_chat_template``.
+    as a query, and as a response that a judge reads. Here the contents of messages are text, whatever they hold; all
+    other prompts give exactly the ids of ``apply_chat_template``.
 
     Control tokens are the tokenizer's special tokens and those of its other added tokens that the template names. A
-    prompt whose control tokens are those of the same roles with harmless contents needs nothing. In any other one the
-    first and the last character of each control token are veiled in the contents while the template is rendered, so
-    that a token which covers such a place was not written by the template, however it came together (the template may
-    cut and join what it is given); its text is then tokenised in two parts.
+    prompt with the same control tokens as harmless contents of the same roles needs nothing. In any other one the first
+    and the last character of each control token are replaced in the contents while the template is rendered, so that a
+    token which covers such a place was not written by the template, however it was assembled (the template may cut and
+    join its input); its text is then tokenised in two parts.
 
-    Out of reach: control marks that are plain text to the tokenizer (Llama 2's ``[INST]``), and servers, which render
-    prompts by themselves. Thinking tags in an assistant's message are the template's affair: it may strip them.
+    Not covered: control marks that are plain text to the tokenizer (Llama 2's ``[INST]``), and servers, which render
+    prompts themselves. Thinking tags in an assistant's message are left to the template: it may strip them.
 
     Args:
         tokenizer: A tokenizer with a chat template.
@@ -105,7 +105,7 @@ class ChatTemplate:
 
     Attributes:
         controls: The control tokens, id to text.
-        thinking: The tags around the model's thoughts, recognised by the template's source; None for other models.
+        thinking: The tags around the model's thoughts, found in the template's source; None for other models.
     """
 
     def __init__(self, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> None:
@@ -149,7 +149,7 @@ class ChatTemplate:
         return Rendered(text, self._ids(text, foreign), foreign)
 
     def around_answer(self, messages: Sequence[Message]) -> tuple[Rendered, str] | None:
-        """Return what the template writes before the answer to these messages, and the text after it.
+        """Return the text that the template writes before the answer to these messages, and the text after it.
 
         None where it refuses, or does not write the answer as it is, once.
         """
@@ -165,10 +165,11 @@ class ChatTemplate:
         return Rendered(head, self._ids(head, whole.foreign), whole.foreign), tail
 
     def turn_end(self, named: Container[int]) -> TurnEnd | None:
-        """Return what ends an assistant's turn: the first control token behind an answer; None where there is none.
+        """Return the end of an assistant's turn: the first control token after an answer; None where there is none.
 
-        Where nothing follows the last answer it is the token between an answer and the next turn, if that token does
-        not merely open the turn: it is one of ``named``, or stands before no other user's turn.
+        Configurations can't say it: their lists have no order, and some name the document's end alone. Where nothing
+        follows the last answer it is the token between an answer and the next turn, if that token does not merely open
+        the turn: it is one of ``named`` (GLM 4), or comes before no other user's turn.
         """
         for first in ((), ("system",)):
             around = self._around_mark(*first, "user", "assistant")
@@ -211,9 +212,9 @@ class ChatTemplate:
         return self._tag_ids[tags]
 
     def continuation(self, prompt: Rendered, text: str, foreign: Set[int]) -> list[int]:
-        """Return the ids that ``text`` has beyond ``prompt``, the rendering that it begins with.
+        """Return the ids of ``text`` after those of ``prompt``, the rendering that it begins with.
 
-        Where a token of the whole would straddle the end of the prompt, the rest is tokenised for itself: the prompt
+        Where a token of the whole would straddle the end of the prompt, the rest is tokenised separately: the prompt
         keeps the ids that responses are sampled under.
         """
         size = len(prompt.ids)
@@ -266,15 +267,13 @@ class ChatTemplate:
         return self._written[cue, roles]
 
     def _veil(self, texts: Sequence[str]) -> dict[int, int]:
-        """Return a stand-in for each character that may begin or end a control token: one that stands nowhere else."""
+        """Return a stand-in for each character that may begin or end a control token: one that is used nowhere else."""
         characters = set().union(*texts)
         taken = characters.union(self._source)
         spare = (code for code in range(0x10FFFD, 0xFFFF, -1) if chr(code) not in taken)
-        return dict(zip((ord(one) for one in sorted(characters) if self._is_edge(one)), spare, strict=False))
-
-    def _is_edge(self, character: str) -> bool:
-        normal = self._normalizer.normalize_str(character) if self._normalizer else ""
-        return not self._edges.isdisjoint({character, *normal})
+        normalise = self._normalizer.normalize_str if self._normalizer else str
+        edges = (one for one in sorted(characters) if not self._edges.isdisjoint({one, *normalise(one)}))
+        return dict(zip(map(ord, edges), spare, strict=False))
 
     def _veiled(self, message: Message, veil: dict[int, int]) -> str:
         if message["role"] != "assistant" or self.thinking is None:
@@ -298,7 +297,7 @@ class ChatTemplate:
         return ids
 
     def _ids_by_pieces(self, text: str, foreign: Set[int]) -> list[int]:
-        """As :meth:`_ids`, for a tokenizer that does not tell where its tokens stand."""
+        """As :meth:`_ids`, for a tokenizer that does not give the places of its tokens."""
         ids: list[int] = []
         at = 0
         longest_first = sorted(self.controls.values(), key=len, reverse=True)
@@ -312,25 +311,25 @@ class ChatTemplate:
     def _spelled(self, text: str, *, inside: bool) -> list[int]:
         """Return ids without any control token: those of ``text`` up to its last character, and of that one.
 
-        transformers' ``split_special_tokens`` leaves added tokens that are not special as they are, and is a switch
-        that other threads would find thrown.
+        transformers' ``split_special_tokens`` leaves added tokens that are not special as they are, and is a switch of
+        the tokenizer, which other threads use too.
         """
         ids = self._plain(text, inside=inside)
         if not any(self._stands_for(token, text) for token in ids):
             return ids
         if len(text) == 1:
-            what = f"the character {text!r} of a message is a control token of this tokenizer, and can't be spelled out"
+            what = f"the character {text!r} of a message is a control token of this tokenizer and can't be split"
             raise PromptRefused(what, where=self.name, do="leave out the queries that hold it")
         return [*self._spelled(text[:-1], inside=inside), *self._spelled(text[-1:], inside=True)]
 
     def _stands_for(self, token: int, text: str) -> bool:
-        """Whether ``token`` is a control token in ``text``; the unknown token also stands for characters."""
+        """Whether ``token`` is a control token in ``text``; the unknown token may also be a character's."""
         if token not in self.controls:
             return False
         return token != self.tokenizer.unk_token_id or self.controls[token] in text
 
     def _plain(self, text: str, *, inside: bool = False) -> list[int]:
-        """Return token ids of a text; ``inside``: of a text's continuation, without the blank that some put first."""
+        """Return token ids of a text; ``inside``: of a continuation, without the blank that some put first."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         if not inside:
             return ids
@@ -340,10 +339,10 @@ class ChatTemplate:
 
     @property
     def name(self) -> str:
-        """What the tokenizer was loaded from."""
+        """The folder or hub name that the tokenizer was loaded from."""
         return str(getattr(self.tokenizer, "name_or_path", ""))
 
 
 def _is_mark(text: str, source: str) -> bool:
-    """Whether a template names an added token as a mark. Words and white space are text, also in templates."""
+    """Return whether a template names an added token as a mark; words and white space in it are text."""
     return text in source and re.search(r"\w", text) is not None and re.search(r"[^\w\s]", text) is not None

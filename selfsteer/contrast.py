@@ -13,12 +13,9 @@ from selfsteer.records import PROMPTS, ROLES, Contrast, Message, Response, Role,
 
 PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
 """Which prompt each response is sampled under: y+ under x+, y- under x-, yo under x."""
-_COLUMNS = {field.name for field in dataclasses.fields(Contrast)}
-_REQUIRED = [
-    field.name
-    for field in dataclasses.fields(Contrast)
-    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-]
+_COLUMNS = {field.name: field for field in dataclasses.fields(Contrast)}
+_MISSING = (dataclasses.MISSING, dataclasses.MISSING)
+_REQUIRED = [name for name, field in _COLUMNS.items() if (field.default, field.default_factory) == _MISSING]
 
 
 class Request(NamedTuple):
@@ -46,14 +43,14 @@ def check_prompts_differ(row: SteeredQuery, chat: Chat | None) -> None:
             raise ModelError(
                 f"{PROMPTS[i]} and {PROMPTS[j]} of query {row.id!r} render the same: the principle is lost",
                 where="the model's chat template",
-                do="use a model whose template keeps a system message, or mend the template",
+                do="use a model with a template that keeps a system message, or fix the template",
             )
 
 
 def assemble(
     row: SteeredQuery, responses: Mapping[str, Response], *, round: int, provenance: dict[str, str]
 ) -> Contrast:
-    """Join a query's responses (by role) into one row; where query and principles come from goes into its provenance.
+    """Join a query's responses (by role) into one row; its provenance keeps the origin of query and principles.
 
     A response that was not sampled is marked as absent.
     """
@@ -96,9 +93,9 @@ def contrast_of(row: Contrast | Mapping[str, Any]) -> Contrast:
 
 
 def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:
-    """Tokenise once what carries no ids, or ids of another tokenizer, and record that in the provenance.
+    """Tokenise prompts and responses without ids, or with ids of another tokenizer, and note that in the provenance.
 
-    Ids that were sampled by this tokenizer stay as they are: re-tokenised text can differ from what was sampled.
+    Ids that were sampled by this tokenizer stay as they are: re-tokenised text can differ from the sample.
     """
     own = contrast.provenance.get("tokenizer") == chat.fingerprint
     lacking = {name for name in (*PROMPTS, *ROLES) if not own or getattr(contrast, f"{name}_token_ids") is None}

@@ -1,4 +1,4 @@
-"""What can go wrong, and what the command line does about it.
+"""The errors, and the exit codes of the command line.
 
 SelfsteerError
 ├── InputError            the input or the configuration is wrong          exit 2
@@ -15,7 +15,7 @@ SelfsteerError
     ├── TrainingDiverged  a loss, a gradient or a weight is not finite
     └── GuardStopped      a guard ended the run, or no round's policy is good
 
-SelfsteerWarning          one actionable warning; the work goes on
+SelfsteerWarning          one actionable warning; the work continues
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class TrainingDiverged(WorkFailed):
 
 
 class GuardStopped(WorkFailed):
-    """A guard ended the run, or no round's policy is good; what was made is on disk and reported."""
+    """A guard ended the run, or no round's policy is good; the results so far are on disk and reported."""
 
 
 class SelfsteerWarning(UserWarning):

@@ -21,8 +21,8 @@ _STORAGE_ADVICE = {
     errno.EROFS: "choose a folder that can be written to",
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
-    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
-    errno.EEXIST: "a file stands where a folder is needed: choose another folder",
+    errno.ENOTDIR: "there is a file where a folder is needed: choose another folder",
+    errno.EEXIST: "there is a file where a folder is needed: choose another folder",
 }
 
 
@@ -58,11 +58,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_torn(folder: Path, *, spare: Iterable[str] = ()) -> None:
-    """Remove what killed processes were writing into a folder by :func:`atomic_path`.
+    """Remove files that killed processes were writing into a folder by :func:`atomic_path`.
 
     Args:
-        folder: Nobody else may be writing there, so its lock is held.
-        spare: Names of files that others write without the lock.
+        folder: No other process may be writing there: the caller holds its lock.
+        spare: Names of files that are written without the lock.
     """
     spared = tuple(f".{name}." for name in spare)
     for left in folder.glob(".*.tmp"):
@@ -104,7 +104,7 @@ def append_json(path: Path, value: Any) -> None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Cut off what follows the last whole line of a file, if it is there: a crash tore it."""
+    """Cut a torn line, which a crash left, off the end of a file, if the file exists."""
     whole = 0
     with suppress(FileNotFoundError), path.open("rb+") as stream:
         for line in stream:
@@ -113,7 +113,7 @@ def cut_torn_line(path: Path) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a file of our own that :func:`append_json` wrote; torn lines are passed over."""
+    """Return the complete lines of a file of our own that :func:`append_json` wrote; torn lines are skipped."""
     rows = []
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
@@ -141,7 +141,7 @@ def link_atomic(link: Path, target: Path) -> None:
 def clone(source: Path, target: Path) -> None:
     """Put a file or a folder at ``target`` too, atomically: hard links where the file system has them, else copies.
 
-    Only for what is never written again in place.
+    Only for files that are never written again in place.
     """
     with atomic_path(target) as temporary:
         if source.is_dir():
@@ -166,7 +166,7 @@ def remove(path: Path) -> None:
 
 
 def is_inside(folder: Path, name: str) -> bool:
-    """Whether ``name``, as a file names it, is a relative path to something inside ``folder``, links followed."""
+    """Return whether ``name``, from a file, is a relative path to something inside ``folder``, links followed."""
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts or "\0" in name:
         return False

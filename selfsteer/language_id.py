@@ -1,4 +1,4 @@
-"""Which language a text is in, where that can be told: no network, the same answer every time."""
+"""Detects the language of a text, offline and deterministically."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from typing import Any
 
 SURE = 0.7
-"""Least probability of a language that is told: of 6,506 real queries 93 % are (docs/quality.md has the mistakes)."""
+"""Least probability of a language: 93 % of 6,506 real queries reach it (docs/quality.md has the mistakes)."""
 
 _READ = 1000  # characters: more of a text changes no answer, and costs time
 _NO_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\$[^$\n]+\$", re.DOTALL)
-_NONE = "zxx"  # the detector's name for what is in no language
-# Told apart on a few words, close relatives are a coin's toss.
+_NONE = "zxx"  # the detector's name for text in no language
+# On a few words the detector can't separate close relatives.
 _RELATIVES = {
     "arz": "ar", "ary": "ar", "bs": "hr", "sr": "hr", "ms": "id", "nn": "no", "da": "no", "pcm": "en", "gl": "pt",
     "wuu": "zh", "yue": "zh", "uzs": "uz",
@@ -20,11 +20,11 @@ _RELATIVES = {
 
 
 def language(text: str) -> str | None:
-    """Return the ISO 639 code of the language that ``text`` is in, None where it is too short or too mixed to tell.
+    """Return the ISO 639 code of the language of ``text``, None where it is too short or too mixed.
 
-    Close relatives have one code: "hr" also stands for Serbian and Bosnian, "no" for Danish, "id" for Malay, "pt" for
-    Galician, "zh" and "ar" for their varieties. Code, formulas and addresses are not looked at; of a long text, the
-    first 1,000 characters are.
+    Close relatives have one code: Serbian and Bosnian "hr", Danish "no", Malay "id", Galician "pt", the varieties of
+    Chinese and Arabic "zh" and "ar". Code, formulas and addresses are ignored; of a long text the first 1,000
+    characters are read.
     """
     prose = _NO_PROSE.sub(" ", text[:_READ]).strip()
     if not prose:

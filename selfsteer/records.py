@@ -24,11 +24,11 @@ Message = dict[str, str]
 """One chat message: ``{"role": ..., "content": ...}``."""
 
 Finish = Literal["stop", "length", "absent"]
-"""How a response ended; "absent": none was sampled, as no yo is where only y+ and y- are needed."""
+"""How a response ended; "absent": none was sampled, as where only y+ and y- are needed."""
 Role = Literal["positive", "negative", "original"]
 ROLES = ("positive", "negative", "original")
 HARM_UNKNOWN = "unknown: no aspect, no classifier"
-"""What ``Contrast.negative_harmful`` says where nobody knows whether y- was asked to do harm."""
+"""``Contrast.negative_harmful`` where it is unknown whether y- was asked to do harm."""
 PROMPTS = ("prompt", "positive_prompt", "negative_prompt")
 
 
@@ -36,8 +36,8 @@ PROMPTS = ("prompt", "positive_prompt", "negative_prompt")
 class Query:
     """x: a prompt to align on.
 
-    ``source`` is the file or data set that it was read from, or what its row says. ``provenance`` says of a grown query
-    who wrote it and from what.
+    ``source`` is the file or data set that it was read from, or its row's own ``source``. ``provenance`` names the
+    model and the sources of a grown query.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Response:
     finish: Finish
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
-    thinking: str = ""  # a reasoning part that came apart from the answer; elsewhere it stands in text and token_ids
+    thinking: str = ""  # a reasoning part that came apart from the answer; elsewhere it is in text and token_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Contrast:
     ``scores[role_response][prompt]`` is the mean log-prob (nats per response token) of a response under a prompt, e.g.
     ``scores["positive_response"]["negative_prompt"]``; None where nothing was scored.
     ``steering_margin`` is m(y+|x+) - m(y+|x-) + m(y-|x-) - m(y-|x+) of these, nats per token, once quality control has
-    seen a row with scores. ``negative_harmful`` says why y- counts as harmful: "principle: Safety" (what it was asked
-    for) or "classifier: 0.93" (its probability), "" where nothing says so, and :data:`HARM_UNKNOWN` where nobody knows.
+    read a row with scores. ``negative_harmful`` is why y- counts as harmful: "principle: Safety" (it was asked to) or
+    "classifier: 0.93" (its probability), "" where it does not, and :data:`HARM_UNKNOWN` where that is unknown.
     ``drop_reason`` is "" for a row that is kept, else the name of the filter that dropped it and why.
     """
 
@@ -138,8 +138,8 @@ class Contrast:
     def longest_prompt(self) -> int:
         """Tokens of the longest of the three prompts.
 
-        What a length limit leaves beside it is the room for each response, under whichever prompt it is scored: means
-        of one response under two prompts can only be compared if they are taken over the same tokens.
+        A length limit less these is the room for each response, under whichever prompt it is scored: means of one
+        response under two prompts can only be compared if they are taken over the same tokens.
         """
         return max(len(self.prompt_ids(prompt)) for prompt in PROMPTS)
 
@@ -190,13 +190,17 @@ Row = TypeVar("Row", Query, SteeredQuery, Response, Contrast)
 
 
 def schema(kind: type[Row]) -> pa.Schema:
-    """Return the Arrow schema of a record type; columns stand in the order of its fields."""
+    """Return the Arrow schema of a record type; columns are in the order of its fields."""
     return pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(kind)])
 
 
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     """Write one Parquet shard atomically. Text that UTF-8 can't hold raises :class:`DataError` with the row's id."""
-    dicts = [_to_dict(row) for row in rows]
+    names = [field.name for field in dataclasses.fields(kind)]
+    dicts = [{name: getattr(row, name) for name in names} for row in rows]
+    for values in dicts:
+        if "provenance" in values:
+            values["provenance"] = json.dumps(values["provenance"], sort_keys=True)
     try:
         table = pa.Table.from_pylist(dicts, schema=schema(kind))
     except UnicodeEncodeError as error:
@@ -215,7 +219,10 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
     for path in paths:
         with _reading(path):
             dicts = pq.read_table(path, page_checksum_verification=True).to_pylist()
-            rows = [_from_dict(kind, {name: values[name] for name in values if name in names}) for values in dicts]
+            for values in dicts:
+                if "provenance" in values:
+                    values["provenance"] = json.loads(values["provenance"])
+            rows = [kind(**{name: values[name] for name in values if name in names}) for values in dicts]
         yield from rows
 
 
@@ -250,25 +257,12 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _to_dict(row: Any) -> dict[str, Any]:
-    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    if "provenance" in values:
-        values["provenance"] = json.dumps(values["provenance"], sort_keys=True)
-    return values
-
-
 def _is_text(values: dict[str, Any]) -> bool:
     try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _from_dict(kind: type[Row], values: dict[str, Any]) -> Row:
-    if "provenance" in values:
-        values["provenance"] = json.loads(values["provenance"])
-    return kind(**values)
 
 
 def score(row: Contrast, role: str, prompt: str) -> float:

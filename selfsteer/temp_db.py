@@ -1,4 +1,4 @@
-"""What is kept on disk while a command looks at more rows than memory holds, and forgotten afterwards."""
+"""Tables on disk for commands that read more rows than memory holds; they are dropped afterwards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _CACHE_KIB = 64 * 1024  # pages kept in memory; up to some 700,000 short rows no
 
 
 class TempDatabase:
-    """An SQLite database without a name: SQLite puts what its cache can't hold into a temporary file.
+    """An SQLite database without a name: what its cache can't hold is in a temporary file.
 
     No other process sees that file, and a killed one leaves nothing of it.
 
     Args:
-        tables: The statements that make its tables.
-        what: What is kept there, for messages, e.g. "track of the queries".
+        tables: The statements that create its tables.
+        what: Its content, for messages, e.g. "track of the queries".
     """
 
     def __init__(self, tables: Iterable[str], what: str) -> None:
@@ -32,7 +32,7 @@ class TempDatabase:
             self._db.execute(statement)
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Do one statement.
+        """Execute one statement.
 
         Raises:
             StorageError: The temporary folder is full or can't be written to.
@@ -77,5 +77,5 @@ class Ranked(TempDatabase):
 
 
 def hash_of(text: str) -> bytes:
-    """Return the 16 bytes by which a text is known."""
+    """Return a 16-byte hash of a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -44,7 +44,8 @@ class Templates:
     def render(self, template: str, part: str, **values: object) -> str:
         """Return what the macro ``part`` of ``<template>.jinja`` makes of ``values``, without outer blanks.
 
-        Values are hashable, or lists of what is: of millions of rows most ask for one of a few texts, which are kept.
+        Values are hashable, or lists of hashable ones: of millions of rows most need one of a few texts, which are
+        cached.
         """
         return self._kept(template, part, tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in values.items()))
 
@@ -57,7 +58,7 @@ class Templates:
         return getattr(self._environment.get_template(f"{template}.jinja").module, name)
 
     def versions(self, *names: str) -> dict[str, str]:
-        """Return the version of each named template (default: of all): part of the provenance of what they produced."""
+        """Return the version of each named template (default: of all), for the provenance of its results."""
         versions = {}
         for path in sorted(self.folder.glob("*.jinja")):
             if names and path.stem not in names:
@@ -68,7 +69,7 @@ class Templates:
         return versions
 
     def contents(self, *names: str) -> dict[str, str]:
-        """Return "version fingerprint" of each named template (default: of all): what its prompts depend on."""
+        """Return "version fingerprint" of each named template (default: of all), on which its prompts depend."""
         found = self.versions(*names)
         texts = {name: (self.folder / f"{name}.jinja").read_text(encoding="utf-8") for name in found}
         return {name: f"{version} {fingerprint(texts[name])[:8]}" for name, version in found.items()}
@@ -92,7 +93,7 @@ def markdown(template: Path, filters: Mapping[str, Callable[..., str]] | None = 
     Args:
         template: It may include others of its folder.
         filters: Further ones that it uses, by name.
-        values: What is filled in.
+        values: By the names of the template's variables.
     """
     environment = environment_of(template.parent, escape=False)
     environment.filters |= filters or {}

@@ -38,10 +38,10 @@ SSO_VIEWS = (View.BASE, View.POSITIVE, View.NEGATIVE)
 def harmful_target(contrast: Contrast, view: View) -> bool:
     """Return whether the chosen response of ``view``, what a model would learn to say, is a y- that may do harm.
 
-    That is one flagged as harmful, or one of which nobody knows (:data:`selfsteer.records.HARM_UNKNOWN`).
+    That is one flagged as harmful, or of unknown harm (:data:`selfsteer.records.HARM_UNKNOWN`).
     """
     return PAIRINGS[view].chosen == "negative" and bool(contrast.negative_harmful)
 
 
 SCALES = {True: "per token", False: "summed"}
-"""What implicit rewards are called, by whether they are means per token."""
+"""The names of implicit rewards, by whether they are means per token."""

@@ -92,7 +92,7 @@ def test_contents_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
         (errno.EDQUOT, "free some quota"),
         (errno.EROFS, "can be written to"),
         (errno.EACCES, "may write to"),
-        (errno.ENOTDIR, "a file stands where a folder is needed"),
+        (errno.ENOTDIR, "there is a file where a folder is needed"),
     ],
 )
 def test_a_refusing_disk_becomes_one_message_with_advice(tmp_path, code, advice):

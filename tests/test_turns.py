@@ -159,7 +159,7 @@ def test_an_end_of_text_and_a_token_is_written_whole_and_told_of():
     with pytest.warns(SelfsteerWarning, match="sampling stops at the last token of that alone"):
         chat = odd(source)
     assert shown(chat, chat.encode_response("Ho", ended=True)) == "Ho\n### end<eos>"
-    with pytest.warns(SelfsteerWarning, match="asks for one"):
+    with pytest.warns(SelfsteerWarning, match="ends a prompt with"):
         _, (after,) = chat.encode_answers(user("Hi"), told(["Ho"]))
     assert shown(chat, after) == "Ho\n### end<eos>" and chat.end_ids[0] == chat.tokenizer.eos_token_id
 
@@ -207,7 +207,7 @@ def test_an_answer_that_a_template_writes_otherwise_is_told_of_once(change, expe
 
 def test_a_cue_that_dialogues_do_not_hold_is_told_of_and_the_dialogue_counts():
     chat = odd(TEMPLATES["chatml"].replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>bot\n' }}"))
-    with pytest.warns(SelfsteerWarning, match="before an answer and .*bot.* where it asks for one"):
+    with pytest.warns(SelfsteerWarning, match="before an answer, but ends a prompt with .*bot"):
         before, _ = chat.encode_answers(user("Hi"), told(["Ho"]))
     assert shown(chat, before).endswith("<|im_start|>assistant\n")
 
