@@ -362,7 +362,7 @@ def test_variables_of_a_chat_template_are_set_one_by_one_or_together(write, key)
         ("model.chat_template_kwargs={a b: 1}", "'a b' can't be the name of a template's variable"),
         ("model.chat_template_kwargs=enable_thinking", "Input should be a valid dictionary"),
         ("judge.chat_template_kwargs.tools=1", "'tools' can't be set"),
-        ("principles.model.chat_template_kwargs.x=1", "goes by chat_template_kwargs"),
+        ("principles.model.chat_template_kwargs.x=1", "chat_template_kwargs needs principles.model"),
     ],
 )  # fmt: skip
 def test_what_is_no_variable_of_a_chat_template_is_refused(write, override, what):
@@ -451,8 +451,8 @@ def test_a_writer_may_be_named_in_one_word(write, name, kind, model):
     ("settings", "what"),
     [
         ("{name: 'endpoint:'}", "needs the model's name"),
-        ("{base_url: http://x/v1}", "no writer is named that goes by base_url"),
-        ("{device: cpu}", "no writer is named that goes by device"),
+        ("{base_url: http://x/v1}", "base_url needs principles.model"),
+        ("{device: cpu}", "device needs principles.model"),
         ("{name: m, base_url: http://x/v1, max_total_tokens: 5}", "'m' does not go by base_url, max_total_tokens"),
         ("{name: 'endpoint:m', device: cpu, precision: float32}", "'endpoint:m' does not go by device, precision"),
         ("{name: scripted, revision: main}", "'scripted' does not go by revision"),

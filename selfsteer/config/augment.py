@@ -90,5 +90,5 @@ class Growth(Section):
 
 
 def growth_from(overrides: Sequence[str]) -> Growth:
-    """Return what `selfsteer augment` is told by ``key=value`` overrides; raises :class:`ConfigError`."""
+    """Return the settings of `selfsteer augment` from ``key=value`` overrides; raises :class:`ConfigError`."""
     return from_values(Growth, {"generation": {"temperature": 1.0, "top_p": 0.95, "max_new_tokens": 512}}, overrides)

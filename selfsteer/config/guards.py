@@ -77,8 +77,8 @@ class DivergenceGuard(_Guard):
 class GuardSettings(Section):
     """What is watched after every round, what happens where something fires, and which policy the run hands out.
 
-    ``ignore``: not looked at; ``warn``: said; ``stop``: the round is given up and the run ends; ``rollback``: the round
-    is given up and the next one starts from the last good policy.
+    ``ignore``: not checked; ``warn``: a warning; ``stop``: the round is rejected and the run ends; ``rollback``: the
+    round is rejected and the next one starts from the last good policy.
     """
 
     action: GuardAction = "stop"

@@ -30,7 +30,7 @@ class WriterSettings(ServerSettings):
 
     @property
     def kind(self) -> Literal["policy", "local", "endpoint", "scripted"]:
-        """What the name stands for."""
+        """What the name means."""
         if self.name is None:
             return "policy"
         if self.name.startswith(_ENDPOINT):
@@ -57,8 +57,9 @@ class WriterSettings(ServerSettings):
         if self.chat_template_kwargs and self.kind in ("policy", "scripted"):
             idle.append("chat_template_kwargs")
         if idle:
-            whom = f"the writer {self.name!r} does not go by" if self.name else "no writer is named that goes by"
-            raise conflict(f"{whom} {', '.join(idle)}", *idle)
+            keys = ", ".join(idle)
+            what = f"the writer {self.name!r} does not use {keys}" if self.name else f"{keys} needs principles.model"
+            raise conflict(what, *idle)
         return self
 
 

@@ -22,7 +22,7 @@ class HarmSettings(Section):
 
 
 class RewardFilterSettings(Section):
-    """The reward model that the filter ``reward_margin`` goes by; it computes in float32."""
+    """The reward model of the filter ``reward_margin``; it computes in float32."""
 
     model: str
     """A local folder or a hub name: a sequence-classification model with one output."""
@@ -50,4 +50,4 @@ class QualitySettings(Section):
     harm: HarmSettings | None = None
     """Flag harmful y- by a classifier too, besides those that an aspect of the principle set flags."""
     reward: RewardFilterSettings | None = None
-    """Whose margin the filter ``reward_margin`` goes by."""
+    """The reward model whose margin the filter ``reward_margin`` uses."""

@@ -74,7 +74,7 @@ class TrainSettings(Section):
     gradient_checkpointing: bool = False
     lora: LoraSettings | None = None
     save_steps: Positive = 50
-    """Optimiser steps between checkpoints that an interrupted training goes on from."""
+    """Optimiser steps between checkpoints that an interrupted training resumes from."""
     show_examples: Annotated[int, Field(ge=0)] = 0
     """Print so many training examples before the first step, decoded, with the role of each token."""
 

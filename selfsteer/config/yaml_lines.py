@@ -53,7 +53,7 @@ def read_file(file: Path) -> tuple[dict[str, Any], Lines]:
 
 
 def parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str]) -> Any:
-    """Return the value that stands at ``path``, noting in ``lines`` where its keys were given.
+    """Return the value at ``path``, noting in ``lines`` where its keys were given.
 
     Args:
         text: YAML.

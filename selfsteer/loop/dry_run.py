@@ -41,7 +41,7 @@ def plan(
         stages: As a run opens them; they are left alone.
         measure: Whether the run measures on held-out queries (``generate`` does not).
         start: The start, where it is known; its weights' name is part of the keys.
-        say: Is told how far a download of the model is.
+        say: Receives the progress of a download of the model.
         claims: Stages that another run of the sweep will have done before this one, with its name.
 
     Raises:
@@ -118,7 +118,7 @@ class DryRunStore(Store):
         self._entries = self.ledger.entries()
         self._others = claims
         self._waits: str | None = None
-        """Why what follows can't be looked up, None where it can."""
+        """Why later stages can't be looked up, None where they can."""
         self._round: tuple[int, str | None] = 0, None
 
     def begin_round(self) -> None:
@@ -192,7 +192,7 @@ class DryRunStore(Store):
         gone = self.ledger.gone(before) if before and before.key == key else []
         if before is None or (begun and not gone):
             return PlanStep(
-                slot, asked.title, StepState.TODO, "goes on: a part of it is on disk" if begun else "", key=key
+                slot, asked.title, StepState.TODO, "continues: a part of it is on disk" if begun else "", key=key
             )
         changes = [] if gone else reasons(slot[0], before.depends, recorded_dependencies(asked.name, asked.depends))
         why = f"its files are gone: {gone[0]}" if gone else "; ".join(changes)

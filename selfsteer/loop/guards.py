@@ -20,7 +20,7 @@ from selfsteer.stages.model_pool import Policy
 
 
 def check_criterion(stages: RunContext) -> None:
-    """Raise :class:`ConfigError` where ``guards.best`` goes by a figure that the run will not have."""
+    """Raise :class:`ConfigError` where ``guards.best`` names a figure that the run will not have."""
     criterion, recipe = stages.recipe.guards.best, stages.recipe
     if not recipe.trains or criterion == "last":
         return
@@ -28,13 +28,13 @@ def check_criterion(stages: RunContext) -> None:
     if recipe.queries.heldout == 0:
         do = "hold some out (queries.heldout), or set guards.best=last"
         raise ConfigError("without held-out queries there is nothing to compare rounds by", where=where, do=do)
-    if criterion == "signal_accuracy" and not recipe.judge.name and not _told_by_program(stages):
+    if criterion == "signal_accuracy" and not recipe.judge.name and not _has_program(stages):
         do = "name a judge or evaluation.direction, or set guards.best=last"
         raise ConfigError("nobody says which response is better: no program and no judge", where=where, do=do)
 
 
-def _told_by_program(stages: RunContext) -> bool:
-    """Return whether a program may tell of some row whether y+ is better: an aspect's does where it stands alone."""
+def _has_program(stages: RunContext) -> bool:
+    """Return whether a program decides for some row whether y+ is better; an aspect's does where it is a row's only one."""
     chosen = stages.principle_set.choosable
     alone = (stages.recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
     return bool(stages.direction) or (alone and any(aspect.direction for aspect in chosen))
@@ -78,7 +78,7 @@ class Guards:
 
     @property
     def good(self) -> list[int]:
-        """The rounds that were not given up."""
+        """The rounds that were not rejected."""
         return list(self._good)
 
     @property
@@ -134,10 +134,10 @@ class Guards:
         }
 
     def verdict(self) -> list[dict[str, str]]:
-        """Return what stands before all other lines where no round is good: they tell of no policy to use."""
+        """Return the line that comes first where no round is good: the others then describe no policy to use."""
         if self.best is not None:
             return []
-        detail = "every round was given up: what follows tells of the last one that was measured"
+        detail = "all rounds were rejected; the figures below are those of the last measured round"
         return [{"question": "Is there a policy to hand out?", "answer": "no", "detail": detail}]
 
     def _note(self, number: int) -> None:
@@ -161,8 +161,8 @@ class Guards:
         begins = f"round {self.policy.round}'s policy" if self.policy.round else "the start"
         then = {
             "warn": "",
-            "stop": "; the round is given up and the run ends",
-            "rollback": f"; the round is given up, what follows begins from {begins}",
+            "stop": "; the round is rejected and the run ends",
+            "rollback": f"; the round is rejected, the next one begins from {begins}",
         }
         for one in found:
             if one.standing == "fired":
@@ -190,10 +190,10 @@ def stopped(summary: Mapping[str, Any], run_dir: Path) -> GuardStopped | None:
     why = "; ".join(f"{one['guard']}: {one['detail']}" for one in last)
     what = f"a guard ended the run in round {guards['ended']}" if guards["ended"] else "no round's policy is good"
     policy = f"{run_dir / 'policy'} is round {guards['best']}'s" if guards["best"] else "there is no good policy"
-    # A training that diverged left nothing to go on with.
+    # A training that diverged left nothing to continue from.
     keys = [f"guards.{one['guard']}.action=warn" for one in last if one["guard"] != "not_finite"]
-    past = f"; with {', '.join(keys)} the run goes on all the same" if keys else ""
-    do = f"look at {run_dir / 'report.html'}, then mend the recipe{past}"
+    past = f"; with {', '.join(keys)} the run continues" if keys else ""
+    do = f"look at {run_dir / 'report.html'}, then fix the recipe{past}"
     return GuardStopped(f"{what} ({why}); {policy}", where=str(run_dir), do=do)
 
 

@@ -48,7 +48,7 @@ def run(
     """Do whatever of a recipe is not done yet in ``run_dir`` and return the summary that the report shows.
 
     Every stage is keyed by what it depends on: a second call finds everything done, a changed setting redoes only what
-    depends on it, and a killed run goes on where it stopped. A run that a guard ended returns as well, and a second
+    depends on it, and an interrupted run resumes. A run that a guard ended returns as well, and a second
     call says the same: ``selfsteer.loop.guards.stopped`` makes an error of its summary.
 
     With ``sweep_dir``, the folder of a sweep, stages that another run in it has done are taken from there.

@@ -14,7 +14,7 @@ from selfsteer.runs.pipeline import order
 
 
 def active_records(entries: Sequence[StageRecord]) -> dict[Slot, StageRecord]:
-    """Return the entry in force of each slot: the newest, unless a stage before it in the story has a newer one.
+    """Return the active record of each slot: the newest, unless a stage before it in the pipeline has a newer one.
 
     Then an earlier setting made it, and the run has not come that far again.
 
@@ -37,7 +37,7 @@ class ActiveRounds(NamedTuple):
 
     Attributes:
         rows: The filtered rows by the round's number, in their order.
-        given_up: Rounds whose rows are there, and that a guard gave up.
+        given_up: Rounds with rows that a guard rejected.
     """
 
     rows: dict[int, StageRecord]
@@ -46,16 +46,16 @@ class ActiveRounds(NamedTuple):
     @property
     def lack(self) -> str:
         """Why there are no rows."""
-        return "every round was given up by a guard" if self.given_up else "this run has no filtered rows yet"
+        return "every round was rejected by a guard" if self.given_up else "this run has no filtered rows yet"
 
     def __str__(self) -> str:
         told = ", ".join(map(str, self.rows)) or "none"
         given_up = ", ".join(map(str, self.given_up))
-        return f"{told} (given up by a guard: {given_up})" if given_up else told
+        return f"{told} (rejected by a guard: {given_up})" if given_up else told
 
 
 def active_rounds(recipe: Recipe, ledger: Ledger) -> ActiveRounds:
-    """Return the rounds of a recipe whose filtered rows are in force, without those that a guard gave up.
+    """Return the rounds of a recipe whose filtered rows are active, without those that a guard rejected.
 
     A verdict is about the rows that it was passed on, and about runs that train.
     """
@@ -77,7 +77,7 @@ def check_files(ledger: Ledger, entry: StageRecord) -> None:
     gone = ledger.gone(entry)
     if gone:
         what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
-        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=rerun_command(ledger.run_dir, "to make it anew"))
+        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=rerun_command(ledger.run_dir, "to make it again"))
 
 
 def rerun_command(run_dir: Path, purpose: str) -> str:
@@ -87,7 +87,7 @@ def rerun_command(run_dir: Path, purpose: str) -> str:
 
 
 def dependencies_of(entries: Sequence[StageRecord]) -> list[dict[str, Any]]:
-    """Return the names of ledger entries, for a later look at whether they are still in force."""
+    """Return the names of records, to check later whether they are still active."""
     unique = {(*entry.slot, entry.key): entry for entry in entries}
     return [
         {"stage": entry.stage, "round": entry.round, "heldout": entry.heldout, "key": entry.key}

@@ -1,4 +1,4 @@
-"""What a run tells its callbacks: a stage begins, a stage is done."""
+"""What a run reports to its callbacks: a stage begins, a stage is done."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class StageRecord:
 
     @property
     def slot(self) -> Slot:
-        """What the stage is, whatever its settings: of one slot the newest entry is in force."""
+        """What the stage is, whatever its settings: of one slot the newest record is active."""
         return self.stage, self.round, self.heldout
 
 
@@ -129,7 +129,7 @@ class Ledger:
         return stamped
 
     def repeat(self, entry: StageRecord) -> None:
-        """Append an entry again, unchanged: its result is in force again, after that of another setting."""
+        """Append an entry again, unchanged: its result is active again, after that of another setting."""
         append_json(self.path, dataclasses.asdict(entry))
 
 

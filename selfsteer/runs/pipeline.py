@@ -87,7 +87,7 @@ _RUN = [stage.name for stage in PIPELINE[: [stage.name for stage in PIPELINE].in
 
 
 def stage(name: str) -> Stage:
-    """Return a stage by its name in the ledger; what stands behind a colon says which of several alike it is."""
+    """Return a stage by its name in the ledger; the part behind a colon tells several of one kind apart."""
     return _STAGES[name.partition(":")[0].removeprefix(GENERATOR)]
 
 

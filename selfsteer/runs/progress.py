@@ -29,7 +29,7 @@ class Display:
         self._plan: list[PlannedStage] = []
         self._done = 0
         self._spent = self._spent_cost = 0.0
-        self._units, self._advanced, self._started, self._told = 1.0, 0.0, 0.0, 0.0
+        self._units, self._advanced, self._started, self._shown = 1.0, 0.0, 0.0, 0.0
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -64,14 +64,14 @@ class Display:
 
     def begin(self, title: str, units: float) -> None:
         """A stage starts; ``units`` is how many steps :meth:`advance` will count."""
-        self._units, self._advanced, self._started, self._told = max(units, 1e-9), 0.0, time.monotonic(), 0.0
+        self._units, self._advanced, self._started, self._shown = max(units, 1e-9), 0.0, time.monotonic(), 0.0
         self._stage_bar = self._bars.add_task(f"{self._number()} {title}", total=units, note="")
         if not self.console.is_terminal:
             self.say(f"{self._number()} {title} ...")
 
     def advance(self, units: float = 1) -> None:
         """So many units of the stage are done."""
-        if units <= 0:  # tells nothing about the speed
+        if units <= 0:  # says nothing about the speed
             return
         self._advanced += units
         if self._stage_bar is not None:
@@ -82,14 +82,14 @@ class Display:
         self._tell()
 
     def stopped(self) -> None:
-        """The stage can't go on; tell what is left of it."""
+        """The stage can't continue; say what is left of it."""
         left = max(0.0, self._units - self._advanced)
         self.say(f"{self._number()} stopped: {left:,.0f} of {self._units:,.0f} are left, the others are on disk")
 
     def finish(self, title: str, *, reused: bool, note: str = "", taken_from: str = "") -> None:
         """A stage is done, or was found done, here or where it was taken from."""
         seconds = 0.0 if reused else time.monotonic() - self._started
-        if not reused and self._done < len(self._plan):  # what was not planned tells nothing about the plan
+        if not reused and self._done < len(self._plan):  # an unplanned stage says nothing about the plan
             self._spent, self._spent_cost = self._spent + seconds, self._spent_cost + self._plan[self._done].cost
         if self._stage_bar is not None:
             self._bars.remove_task(self._stage_bar)
@@ -114,9 +114,9 @@ class Display:
     def _tell(self) -> None:
         """Without a terminal, print a line at each quarter of a stage that takes long."""
         share = self._advanced / self._units
-        if self.console.is_terminal or share < self._told + 0.25 or share >= 1:
+        if self.console.is_terminal or share < self._shown + 0.25 or share >= 1:
             return
-        self._told = share
+        self._shown = share
         self.say(
             f"{self._number()}   {share:.0%}, {clock(self._stage_left())} left; run: {clock(self._run_left())} to go"
         )

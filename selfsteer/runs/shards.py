@@ -33,7 +33,7 @@ Key = Hashable
 
 
 class Dropped(NamedTuple):
-    """Something that a stage had to leave out: where it stands (a file's line, or a query's id), and why.
+    """A row that a stage dropped: where it is (a file's line, or a query's id), and why.
 
     ``do`` is what the reader can do about it, where that is known.
     """

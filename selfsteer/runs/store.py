@@ -89,7 +89,7 @@ class StageSpec:
     """A stage that is asked for.
 
     Attributes:
-        name, round: Its place in the story.
+        name, round: Its place in the pipeline.
         depends: Everything that its result depends on.
         work: Does it, and returns its files and what the ledger keeps.
         folder: Where it writes, relative to the run directory.
@@ -123,8 +123,8 @@ class Store:
 
     Args:
         run_dir: The run directory.
-        display: Is told of each stage.
-        callbacks: Are told of each stage.
+        display: Shows each stage.
+        callbacks: Are called for each stage.
         sweep_dir: The folder of a sweep, whose runs take finished stages from each other.
     """
 
@@ -191,9 +191,9 @@ class Store:
     def _settle(self, asked: StageSpec) -> StageRecord:
         """Find a stage done here, else take it from a sibling, else do it.
 
-        The newest ledger line of a stage tells which of several results is in force. So a result of an earlier setting
+        The newest ledger line of a stage says which of several results is active. So a result of an earlier setting
         that is found done gets its line again, and from then on every later stage does: in the ledger, the results in
-        force stand in the order of the story.
+        results are in the order of the pipeline.
         """
         found = self.ledger.find(*asked.claim)
         entry = found or self._take(asked) or self._do(asked)

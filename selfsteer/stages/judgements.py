@@ -33,7 +33,7 @@ class JudgementsResult(StageResult):
 
     @property
     def info(self) -> dict[str, Any]:
-        """Return what the ledger keeps: the figures stand beside the name."""
+        """Return what the ledger keeps: the figures beside the name."""
         return {"judge": self.judge, **self.figures}
 
 
@@ -100,7 +100,7 @@ def _check_direction(context: RunContext, scores: StageRecord, judged: StageReco
     )
     if settings.below_chance == "refuse":
         where = f"principles.set={settings.set}, model={context.recipe.model.name}"
-        do = "take another set or a larger model, or set principles.below_chance=warn to go on"
+        do = "take another set or a larger model, or set principles.below_chance=warn to continue"
         raise PrincipleError(what, where=where, do=do)
     warnings.warn(what, SelfsteerWarning, stacklevel=2)
 

@@ -93,7 +93,7 @@ class ModelPool:
         backend = "transformers" if generation.weightless else generation.backend
         found = self._fetched(settings.name, backend, self._options, say)
         if settings.chat_template_kwargs:
-            self.chat(found)  # a variable that its template does not read is told of before any work
+            self.chat(found)  # raises for a variable that its template does not read
         return replace(found, fingerprint=f"{found.fingerprint} in {self.bits} bits") if self.bits else found
 
     @property
@@ -102,7 +102,7 @@ class ModelPool:
         return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
 
     def responder_model(self, policy: Policy, say: Callable[[str], None]) -> Policy:
-        """Return who writes the training responses: ``policy``, or in mode offline whom the recipe names."""
+        """Return the model that writes the training responses: ``policy``, or in mode offline the one the recipe names."""
         settings = self.recipe.generation
         if settings.weightless and not policy.weightless:
             return self.weightless_policy()
@@ -161,7 +161,7 @@ class ModelPool:
         return may_think(policy.backend, self.chat(policy) if policy.fingerprint else None)
 
     def backend(self, policy: Policy) -> Backend:
-        """Return a backend that samples from the policy, or that stands for it."""
+        """Return a backend that samples from the policy, or that answers in its place."""
         settings = self.recipe.generation
         if policy.backend == "scripted":
             return ScriptedBackend()

@@ -1,4 +1,4 @@
-"""Reading a run directory, finished or still in progress: the rows that are in force, round by round."""
+"""Reading a run directory, finished or still in progress: the active rows, round by round."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class RunReader:
     def _checked(self, reading: Reading) -> Reading:
         if not reading.parts:
             what = f"this run has no rows to look at yet: {reading.pending[0]}"
-            raise InputError(what, where=str(self.run_dir), do=rerun_command(self.run_dir, "to go on"))
+            raise InputError(what, where=str(self.run_dir), do=rerun_command(self.run_dir, "to continue"))
         return reading
 
 

@@ -49,7 +49,7 @@ class References:
     def of(self, policy: Policy) -> Policy:
         """Return the reference of the round that starts from ``policy``; to be asked of each round, in their order.
 
-        Where a round was given up, the next starts from a policy that is part of the average already.
+        Where a round was rejected, the next starts from a policy that is part of the average already.
         """
         if self._kind == "round-start":
             return policy

@@ -145,7 +145,7 @@ def planned(
 ) -> tuple[list[Request], dict[str, str]]:
     """Return the requests of the rows that fit, one for each of ``roles``, and by id why the others don't.
 
-    Requests of one batch shall be alike: they stand in the order of role, prompt length and id.
+    Requests of one batch should be alike, so they are sorted by role, prompt length and id.
     """
     lengths: dict[tuple[str, str], int] = {}
     reasons: dict[str, str] = {}

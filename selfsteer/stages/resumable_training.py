@@ -44,7 +44,7 @@ def train_with_resume(trainer: Any, checkpoints: Path, log: MetricsLog, display:
 
 
 class MetricsLog:
-    """RUN/metrics.jsonl: one line an optimiser step, read back so that a resumed training goes on in it.
+    """RUN/metrics.jsonl: one line an optimiser step, read back so that a resumed training continues it.
 
     Args:
         path: The file.
@@ -119,7 +119,7 @@ def divergence_noted(note: Path, key: str) -> Iterator[None]:
     try:
         yield
     except TrainingDiverged as error:
-        do = f"lower {key}; or remove {note} to go on from the last checkpoint as before"
+        do = f"lower {key}; or remove {note} to continue from the last checkpoint as before"
         write_json(note, {"what": error.what, "where": error.where, "do": do})
         raise
 

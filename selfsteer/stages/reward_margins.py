@@ -106,18 +106,18 @@ def margins_of(
     """Return what the filters need of a reward model, None where they need none.
 
     Raises:
-        ConfigError: A filter needs a reward model and none is named, or one is named and no filter goes by it.
+        ConfigError: A filter needs a reward model and none is named, or one is named and no filter uses it.
         ModelError, FetchError: It is no reward model, or can't be fetched.
     """
     needed = any(isinstance(step, RewardMargin) for step in parse_filters(filters))
     if needed and settings is None:
         do = "name it: quality.reward={model: MODEL}"
-        raise ConfigError("the filter reward_margin goes by a reward model, and none is named", where="quality.reward",
+        raise ConfigError("the filter reward_margin needs a reward model, and none is named", where="quality.reward",
                           do=do)  # fmt: skip
     if settings is None:
         return None
     if not needed:
-        what = f"no filter goes by the reward model {settings.model}"
+        what = f"no filter uses the reward model {settings.model}"
         raise ConfigError(
             what, where="quality.reward", do="add reward_margin to quality.filters, or set quality.reward=null"
         )

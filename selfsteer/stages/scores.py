@@ -229,7 +229,7 @@ def joined(
         if principle_set is not None:
             labels = adjectives_of(principle_set, row.aspects)
             own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
-        if chat is not None:  # what was not sampled stands under the prompts of the same kind
+        if chat is not None:  # a response that was not sampled gets prompts of the same form
             own |= {role: _absent(row, role, chat, thinking_apart) for role in ROLES if role not in own}
         contrasts.append(assemble(row, own, round=round, provenance=provenance))
     return contrasts

@@ -181,7 +181,7 @@ def _weights(space: Workspace) -> Path:
 
 
 def _train(stages: RunContext, training: Training, space: Workspace) -> Path:
-    """Return the folder with the trained weights; what a killed training left behind is gone on with."""
+    """Return the folder with the trained weights; resumes an interrupted training."""
     folder, checkpoints = _weights(space), space.folder / f"checkpoints-{space.key}"
     if not folder.exists():
         store = stages.store

@@ -166,7 +166,7 @@ def test_a_stage_that_was_killed_goes_on(queries, copied):
     lines = (copied / "ledger.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (copied / "ledger.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
     last = _plan(scripted_recipe(queries), copied)[-1]
-    assert (last.state, last.why) == (StepState.TODO, "goes on: a part of it is on disk")
+    assert (last.state, last.why) == (StepState.TODO, "continues: a part of it is on disk")
 
 
 def test_an_old_ledger_is_understood_and_its_reasons_are_unknown(queries, copied):

@@ -98,7 +98,7 @@ def test_a_warning_changes_nothing_but_is_said(again):
 
 def test_a_stop_ends_the_run_and_hands_out_the_last_good_round(again):
     before = stages(again.run_dir)
-    with pytest.warns(SelfsteerWarning, match="the round is given up and the run ends"):
+    with pytest.warns(SelfsteerWarning, match="the round is rejected and the run ends"):
         summary = again({2: EXPLODED}, rounds=3)
     assert (summary["guards"]["ended"], summary["guards"]["best"]) == (2, 1)
     assert len(summary["rounds"]) == 2 and stages(again.run_dir) == before, "no third round"
@@ -150,7 +150,7 @@ def test_a_round_that_is_given_up_is_not_used(again, tmp_path, capsys):
     assert {row.round for row in result.rows()} == {1}
     with pytest.raises(ConfigError, match="there is no round 2") as caught:
         result.rows(2)
-    assert "it has: 1 (given up by a guard: 2, 3)" in str(caught.value)
+    assert "it has: 1 (rejected by a guard: 2, 3)" in str(caught.value)
     assert reward_sets.open_source("s", SetSettings(source=str(again.run_dir))).what == "self-made pairs of round 1"
     with pytest.raises(ConfigError, match="has no rows of round 2"):
         reward_sets.open_source("s", SetSettings(source=str(again.run_dir), rounds=[2]))
@@ -166,7 +166,7 @@ def test_a_round_that_is_given_up_is_not_used(again, tmp_path, capsys):
 def test_rows_of_a_round_that_another_training_has_made_good_are_used_again(again):
     with pytest.warns(SelfsteerWarning):
         again({1: EXPLODED}, rounds=1)
-    with pytest.raises(InputError, match="every round was given up by a guard"):
+    with pytest.raises(InputError, match="every round was rejected by a guard"):
         open_source(again.run_dir)
     summary = again({}, rounds=1, train__learning_rate=2e-3)
     assert {row.round for row in RunResult(again.run_dir, summary).rows()} == {1}

@@ -112,7 +112,7 @@ def test_nobody_knows_whether_a_guideline_asks_for_harm(tmp_path, queries):
     rows = contrasts(tmp_path / "run")
     assert {row.negative_harmful for row in rows} == {HARM_UNKNOWN}
     assert summary["rounds"][0]["quality"]["harmful"] == {"unknown": len(rows)}
-    with pytest.raises(DataError, match="nobody knows whether it was asked to do harm"):
+    with pytest.raises(DataError, match="may have been asked to do harm"):
         export_file(rows, ExportOptions("trl", View.NEGATIVE_STRICT), tmp_path / "a.jsonl", where="the run")
 
 

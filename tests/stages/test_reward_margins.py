@@ -167,7 +167,7 @@ def test_filter_and_reward_model_must_go_together(tmp_path, queries, reward_fold
     with pytest.raises(ConfigError, match="none is named") as caught:
         run(recipe(queries, None, "reward_margin"), tmp_path / "a")
     assert caught.value.where == "quality.reward" and not (tmp_path / "a/round-01").exists()
-    with pytest.raises(ConfigError, match="no filter goes by the reward model"):
+    with pytest.raises(ConfigError, match="no filter uses the reward model"):
         run(recipe(queries, reward_folder), tmp_path / "b")
     with pytest.raises(ModelError, match="gives 2 numbers a text"):
         run(recipe(queries, tiny_chat_model, "reward_margin"), tmp_path / "c")
