@@ -453,9 +453,9 @@ def test_a_writer_may_be_named_in_one_word(write, name, kind, model):
         ("{name: 'endpoint:'}", "needs the model's name"),
         ("{base_url: http://x/v1}", "base_url needs principles.model"),
         ("{device: cpu}", "device needs principles.model"),
-        ("{name: m, base_url: http://x/v1, max_total_tokens: 5}", "'m' does not go by base_url, max_total_tokens"),
-        ("{name: 'endpoint:m', device: cpu, precision: float32}", "'endpoint:m' does not go by device, precision"),
-        ("{name: scripted, revision: main}", "'scripted' does not go by revision"),
+        ("{name: m, base_url: http://x/v1, max_total_tokens: 5}", "'m' does not use base_url, max_total_tokens"),
+        ("{name: 'endpoint:m', device: cpu, precision: float32}", "'endpoint:m' does not use device, precision"),
+        ("{name: scripted, revision: main}", "'scripted' does not use revision"),
         ("{name: 'endpoint:m', max_cost: 2}", "price_prompt"),
     ],
 )

@@ -134,7 +134,7 @@ def test_what_was_stopped_goes_on_when_the_threshold_changes(again):
 
 
 def test_a_rollback_gives_the_round_up_and_begins_the_next_from_the_last_good_policy(again):
-    with pytest.warns(SelfsteerWarning, match="what follows begins from round 1's policy"):
+    with pytest.warns(SelfsteerWarning, match="the next one begins from round 1's policy"):
         summary = again({2: EXPLODED}, rounds=3, guards__action="rollback")
     assert (summary["guards"]["good"], summary["guards"]["best"]) == ([1, 3], 3)
     assert weights(again.run_dir, 2) == weights(again.run_dir, 3), "both rounds' data are of round 1's policy"
@@ -193,7 +193,7 @@ def test_behind_guards_that_have_not_judged_nothing_is_announced(again):
 
 
 def test_rounds_that_are_all_rolled_back_leave_no_policy(again):
-    with pytest.warns(SelfsteerWarning, match="what follows begins from the start"):
+    with pytest.warns(SelfsteerWarning, match="the next one begins from the start"):
         summary = again({1: EXPLODED, 2: EXPLODED}, guards__action="rollback")
     assert summary["guards"]["good"] == [] and policy_of(again.run_dir) is None
     assert (summary["verdict"][0]["question"], summary["verdict"][0]["answer"]) == (

@@ -169,7 +169,7 @@ def test_filter_and_reward_model_must_go_together(tmp_path, queries, reward_fold
     assert caught.value.where == "quality.reward" and not (tmp_path / "a/round-01").exists()
     with pytest.raises(ConfigError, match="no filter uses the reward model"):
         run(recipe(queries, reward_folder), tmp_path / "b")
-    with pytest.raises(ModelError, match="gives 2 numbers a text"):
+    with pytest.raises(ModelError, match="has 2 outputs; a reward model has one"):
         run(recipe(queries, tiny_chat_model, "reward_margin"), tmp_path / "c")
     assert not (tmp_path / "c/round-01").exists(), "it is told before anything is made"
 
