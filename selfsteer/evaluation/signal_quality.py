@@ -177,15 +177,18 @@ def principles_of(aspects: Sequence[str], principle: str, writing: str | None) -
     return [f"{aspect}: {line}" for aspect, line in zip(aspects, lines, strict=True)]
 
 
-def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
+def _part(part: Part, program_of: ProgramOf, judge_name: str) -> Figures:
     checked = _checked(part.rows, program_of, part.judgements)
     aspects, principles = (part.chosen.aspects, part.chosen.principles) if part.chosen else (None, None)
+    # How often the judge agrees with the program. Where the program finds a tie, there is nothing to agree with.
+    both = [(one.by_program, one.by_judge) for one in checked if one.by_program]
+    agreed = [program * judge for program, judge in both if program and judge is not None]
     return {
         "round": part.round,
         "label": part.label,
         "empty": len(part.rows) - len(checked),
         **_before_and_kept(checked, part.filtered),
-        "judge_check": _judge_check(checked),
+        "judge_check": {"n": len(agreed), "program": _programs(checked), **counted(agreed)} if agreed else None,
         "aspects": _groups(part, checked, lambda row: row.aspects, aspects),
         "principles": _groups(
             part,
@@ -193,7 +196,7 @@ def _part(part: Part, program_of: ProgramOf, judge: str) -> Figures:
             lambda row: principles_of(row.aspects, row.positive_principle, row.provenance.get("writing")),
             principles,
         ),
-        "candidates": _candidates(part, checked, program_of, judge),
+        "candidates": _candidates(part, checked, program_of, judge_name),
     }
 
 
@@ -262,14 +265,6 @@ def _by_judge(judgements: Sequence[Judgement]) -> Figures | None:
         "debiased": counted([judgement.debiased for judgement in judgements]),
         "outcomes": {outcome: outcomes[outcome] for outcome in get_args(Outcome)},
     }
-
-
-def _judge_check(checked: Sequence[CheckedRow]) -> Figures | None:
-    """Return how often the judge agrees with the program, over the pairs that both decide."""
-    # A pair in which the program finds a tie gives the judge nothing to agree with, so it is left out.
-    both = [(one.by_program, one.by_judge) for one in checked if one.by_program]
-    products = [program * judge for program, judge in both if program and judge is not None]
-    return {"n": len(products), "program": _programs(checked), **counted(products)} if products else None
 
 
 def _programs(checked: Iterable[CheckedRow]) -> str:

@@ -92,7 +92,7 @@ class AspectProbe:
     n: int
     margin: Margin | None
     direction: Direction | None
-    example: Example | None
+    example: Example | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def probe_figures(rows: Mapping[str, Sequence[Contrast]], verdict_of: VerdictFn)
         verdict_of: Decides which response of a row is better.
     """
     aspects = [
-        AspectProbe(name, len(own), _margin(own), direction_by(own, verdict_of), next(map(_example, own), None))
+        AspectProbe(name, len(own), _margin(own), direction_by(own, verdict_of), *map(_example, own[:1]))
         for name, own in rows.items()
     ]
     everything = [row for own in rows.values() for row in own]

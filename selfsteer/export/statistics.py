@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from selfsteer.quality import steering_margin
-from selfsteer.records import HARM_UNKNOWN, ROLES, Contrast
+from selfsteer.records import HARM_UNKNOWN, ROLES, Contrast, has_score, score
 
 _SHOWN = 5
 
@@ -66,7 +66,8 @@ class Figures:
             flags = filter(None, row.negative_harmful.split("; "))
             self.harmful.update("classifier" if flag.startswith("classifier") else flag for flag in flags)
         self.margin.add(steering_margin(row))
-        self.onpolicyness.add(_onpolicyness(row))
+        if has_score(row, "positive", "prompt") and has_score(row, "negative", "prompt"):
+            self.onpolicyness.add(sum(math.exp(score(row, role, "prompt")) for role in ("positive", "negative")) / 2)
         for role in row.roles:
             ids = getattr(row, f"{role}_token_ids")
             self.characters[role].add(len(getattr(row, f"{role}_response")))
@@ -85,9 +86,3 @@ class Figures:
             key: "; ".join([*values][:_SHOWN]) + ("; and others" if len(values) > _SHOWN else "")
             for key, values in self._provenance.items()
         }
-
-
-def _onpolicyness(row: Contrast) -> float | None:
-    found = [(((row.scores or {}).get(f"{role}_response")) or {}).get("prompt") for role in ("positive", "negative")]
-    scores = [score for score in found if score is not None]
-    return sum(map(math.exp, scores)) / 2 if len(scores) == 2 else None

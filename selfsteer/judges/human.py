@@ -111,7 +111,19 @@ class AnnotationSession:
     @property
     def open(self) -> Presentation | None:
         """The presentation that waits for an answer, None where all are answered."""
-        return self._present(self._left[0]) if self._left else None
+        if not self._left:
+            return None
+        key = self._left[0]
+        shown = self._shown[key]
+        first, second = map(escape_controls, shown.responses)
+        return Presentation(
+            id=key,
+            prompt=[{name: escape_controls(text) for name, text in message.items()} for message in shown.pair.prompt],
+            criterion=escape_controls(shown.pair.criterion),
+            responses=(first, second),
+            cut=(shown.finishes[0] == "length", shown.finishes[1] == "length"),
+            state="answered" if key in self._cache else "skipped" if key in self._skipped else "new",
+        )
 
     def act(self, key: str) -> None:
         """Carry out one of :data:`KEYS`; an answer is kept before this returns.
@@ -153,18 +165,6 @@ class AnnotationSession:
         return (
             f"{answered} of {self.total} answered; {len(self.judgements())} of {len(self._pairs)} pairs are complete "
             f"(both orders). All answers are kept under the name {escape_controls(self.judge.name)}."
-        )
-
-    def _present(self, key: str) -> Presentation:
-        shown = self._shown[key]
-        first, second = shown.responses
-        return Presentation(
-            id=key,
-            prompt=[{name: escape_controls(text) for name, text in message.items()} for message in shown.pair.prompt],
-            criterion=escape_controls(shown.pair.criterion),
-            responses=(escape_controls(first), escape_controls(second)),
-            cut=(shown.finishes[0] == "length", shown.finishes[1] == "length"),
-            state="answered" if key in self._cache else "skipped" if key in self._skipped else "new",
         )
 
 

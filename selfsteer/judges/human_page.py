@@ -110,11 +110,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Carry out a button, then redirect the browser to the open presentation, so that reloading repeats nothing."""
-        form = self._form()
+        length = self.headers.get("Content-Length", "")
+        sent = self.rfile.read(int(length)) if length.isdecimal() and int(length) <= _LARGEST_FORM else b""
+        fields = parse_qs(sent.decode(errors="replace"), keep_blank_values=True)
+        form = {name: values[0] for name, values in fields.items()}
         if not self._is_ours():
             return
         if not secrets.compare_digest(form.get("token", "").encode(), self.server.token.encode()):
-            self._refuse(HTTPStatus.FORBIDDEN, "This form is not from this session's page. Reload the page.\n")
+            self._send(HTTPStatus.FORBIDDEN, "This form is not from this session's page. Reload the page.\n", "plain")
             return
         with self.server.lock:
             status, page = self._act(form)
@@ -157,42 +160,27 @@ class _Handler(BaseHTTPRequestHandler):
         """Return whether a request is for this page; any other is answered here."""
         # A foreign host name in the request means that another site had the browser resolve its name to this machine.
         if self.headers.get("Host") not in self.server.hosts:
-            self._refuse(HTTPStatus.MISDIRECTED_REQUEST, _ELSEWHERE)
+            self._send(HTTPStatus.MISDIRECTED_REQUEST, _ELSEWHERE, "plain")
         elif self.path != self.server.path:
-            self._refuse(HTTPStatus.NOT_FOUND, _ELSEWHERE)
+            self._send(HTTPStatus.NOT_FOUND, _ELSEWHERE, "plain")
         else:
             return True
         return False
 
-    def _form(self) -> dict[str, str]:
-        """Return the fields of the form sent; none if it is too large to be one of ours."""
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > _LARGEST_FORM:
-            return {}
-        fields = parse_qs(self.rfile.read(int(length)).decode(errors="replace"), keep_blank_values=True)
-        return {name: values[0] for name, values in fields.items()}
-
-    def _send(self, status: HTTPStatus, page: str) -> None:
-        """Send a page, or redirect the browser to it where ``page`` is empty."""
-        self.send_response(status)
-        if status == HTTPStatus.SEE_OTHER:
-            self.send_header("Location", self.server.path)
-        self._end(page.encode(), "text/html")
-
-    def _refuse(self, status: HTTPStatus, why: str) -> None:
-        """Answer with one sentence, which reveals neither the page's address nor its token."""
-        self.send_response(status)
-        self._end(why.encode(), "text/plain")
-
-    def _end(self, body: bytes, kind: str) -> None:
+    def _send(self, status: HTTPStatus, text: str, kind: str = "html") -> None:
+        """Send a page, or redirect the browser to it with SEE_OTHER."""
+        body = text.encode()
         headers = {
-            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Type": f"text/{kind}; charset=utf-8",
             "Content-Length": str(len(body)),
             "Content-Security-Policy": _policy(),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-store",
         }
+        if status == HTTPStatus.SEE_OTHER:
+            headers["Location"] = self.server.path
+        self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
@@ -225,21 +213,16 @@ def _name(session: AnnotationSession) -> str:
 @cache
 def _template() -> Template:
     environment = environment_of(_TEMPLATES, escape=True)
-    environment.globals |= {"style": _own("human.css"), "script": _own("human.js")}
+    environment.globals |= {name: (_TEMPLATES / f"human.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     return environment.get_template("human.html.jinja")
 
 
 @cache
 def _policy() -> str:
     """Return the page's content security policy: its own style, its own script, forms to itself and nothing else."""
-    hashes = [
-        base64.b64encode(hashlib.sha256(_own(name).encode()).digest()).decode() for name in ("human.css", "human.js")
-    ]
+    texts = [str(_template().environment.globals[name]) for name in ("css", "js")]
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
     return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
-
-
-def _own(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")

@@ -165,7 +165,9 @@ def compare(policies: Sequence[Json]) -> Comparison:
             groups.append((title, [_row(metric, policies) for metric in found]))
     intervals = any(cell.small for _, rows in groups for row in rows for cell in row.cells)
     columns = [label(policy.get("label")) for policy in policies]
-    return Comparison(columns, _sizes(policies), groups, unmeasured, intervals)
+    known = sorted(size for policy in policies if (size := dig_number(policy, "n")) is not None)
+    sizes = " to ".join(dict.fromkeys(map(number, known[:1] + known[-1:]))) or "an unknown number of"
+    return Comparison(columns, sizes, groups, unmeasured, intervals)
 
 
 def _value(metric: Metric, policy: Json) -> float | None:
@@ -189,12 +191,3 @@ def _row(metric: Metric, policies: Sequence[Json]) -> Row:
     key = {"direction": "program", "implicit": "scale"}.get(group, "")
     names = sorted({label(dig(policy, group, key)) for policy in policies if dig(policy, group, key)})
     return Row(metric.name + (f" ({', '.join(names)})" if names else ""), metric.meaning, cells, difference)
-
-
-def _sizes(policies: Sequence[Json]) -> str:
-    """Return the number of held-out queries that the policies were measured on."""
-    sizes = [dig_number(policy, "n") for policy in policies]
-    known = sorted({size for size in sizes if size is not None})
-    if not known:
-        return "an unknown number of"
-    return number(known[0]) if len(known) == 1 else f"{number(known[0])} to {number(known[-1])}"

@@ -37,15 +37,24 @@ def guards_section(summary: Json) -> Json | None:
     guards = dig_dict(summary, "guards")
     if not guards:
         return None
-    findings = dig_rows(guards, "findings")
+    best, criterion = dig_number(guards, "best"), label(guards.get("criterion"))
+    lead = "No round's policy is good, so the run hands out none. The folders of the rounds hold the trained ones."
+    if best is not None:
+        lead = f"The run hands out the policy of round {best:.0f}: {_CRITERIA.get(criterion, criterion)}."
+    fired, rows = [], []
+    for row in dig_rows(guards, "findings"):
+        guard, number, detail = label(row.get("guard")), label(row.get("round")), label(row.get("detail"), 600)
+        rows.append([guard, number, label(row.get("standing")), detail])
+        if row.get("standing") == "fired":
+            fired.append(f"Round {number}, {guard}: {detail}. {_FOLLOWED.get(str(row.get('action')), '')}")
+    missing = "" if rows else "All guards are set to ignore (guards.action), so nothing was watched."
+    meanings = [[name, meaning] for name, meaning in MEANINGS.items()]
     return {
-        "lead": _lead(guards),
-        "fired": [_fired(row) for row in findings if row.get("standing") == "fired"],
-        "table": _table(findings),
-        "meanings": Table("What each guard looks for", ["Guard", "What it looks for"], [
-            [name, meaning] for name, meaning in MEANINGS.items()
-        ]),
-    }  # fmt: skip
+        "lead": lead,
+        "fired": fired,
+        "table": Table("What each guard found", ["Guard", "Round", "Verdict", "Figures"], rows, missing),
+        "meanings": Table("What each guard looks for", ["Guard", "What it looks for"], meanings),
+    }
 
 
 def handed_out(summary: Json) -> Json | None:
@@ -54,25 +63,3 @@ def handed_out(summary: Json) -> Json | None:
     best = dig_number(summary, "guards", "best")
     found = [policy for policy in policies if best is not None and dig_number(policy, "round") == best]
     return found[0] if found else policies[-1] if policies else None
-
-
-def _lead(guards: Json) -> str:
-    best, criterion = dig_number(guards, "best"), label(guards.get("criterion"))
-    rule = _CRITERIA.get(criterion, criterion)
-    if best is None:
-        return "No round's policy is good, so the run hands out none. The folders of the rounds hold the trained ones."
-    return f"The run hands out the policy of round {best:.0f}: {rule}."
-
-
-def _fired(row: Json) -> str:
-    followed = _FOLLOWED.get(str(row.get("action")), "")
-    return f"Round {label(row.get('round'))}, {label(row.get('guard'))}: {label(row.get('detail'), 600)}. {followed}"
-
-
-def _table(findings: list[Json]) -> Table:
-    rows = [
-        [label(row.get("guard")), label(row.get("round")), label(row.get("standing")), label(row.get("detail"), 600)]
-        for row in findings
-    ]
-    missing = "" if rows else "All guards are set to ignore (guards.action), so nothing was watched."
-    return Table("What each guard found", ["Guard", "Round", "Verdict", "Figures"], rows, missing)

@@ -62,11 +62,25 @@ def _context(run: Run) -> Json:
     """Return the values of the template: texts, figures and tables."""
     summary = run.summary
     rounds, policies = dig_rows(summary, "rounds"), dig_rows(summary, "policies")
+    names = summary.get("refiltered")
     policy = handed_out(summary) if len(policies) > 1 else None
     after = label(policy.get("label")) if policy else "after"
     missing = list(_missing_answers(rounds, policies))
     return {
-        **_head(summary),
+        "name": label(summary.get("name"), 120),
+        "lead": _lead(summary),
+        "facts": {
+            "Model": label(summary.get("model"), 120),
+            "Principle set": label(summary.get("principle_set"), 120),
+            "Mode": label(summary.get("mode")),
+            "Seed": label(summary.get("seed")),
+            "Made": moment(summary.get("created")),
+            "Time": maybe(tables.total_seconds(dig_rows(summary, "stages")), duration),
+            "selfsteer": label(summary.get("version")),
+        },
+        "command": _text(summary.get("command")),
+        "version": label(summary.get("version")),
+        "seed": label(summary.get("seed")),
         "verdict": [_verdict(row) for row in dig_rows(summary, "verdict")],
         "comparison": compare(policies) if policies else None,
         "lengths": figures.length_figure(policies),
@@ -83,7 +97,7 @@ def _context(run: Run) -> Json:
             f"Round {label(row.get('round'))}: {few}." for row in rounds if (few := dig(row, "quality", "few_kept"))
         ],
         "harmful": list(_harmful(rounds)),
-        "refiltered": _refiltered(summary.get("refiltered")),
+        "refiltered": ", ".join(map(label, names)) if isinstance(names, list) else "",
         "thresholds": tables.threshold_table(rounds),
         "data_columns": [
             [tables.query_table(rounds), tables.aspect_table(rounds), *tables.outcome_tables(rounds)],
@@ -95,27 +109,6 @@ def _context(run: Run) -> Json:
         "guards": guards_section(summary),
         "recipe": run.recipe,
         "signal": signal_section(run.signal) if run.signal is not None else None,
-    }
-
-
-def _head(summary: Json) -> Json:
-    """Return the title, a sentence on the run, and the facts beside it."""
-    facts = {
-        "Model": label(summary.get("model"), 120),
-        "Principle set": label(summary.get("principle_set"), 120),
-        "Mode": label(summary.get("mode")),
-        "Seed": label(summary.get("seed")),
-        "Made": moment(summary.get("created")),
-        "Time": maybe(tables.total_seconds(dig_rows(summary, "stages")), duration),
-        "selfsteer": label(summary.get("version")),
-    }
-    return {
-        "name": label(summary.get("name"), 120),
-        "lead": _lead(summary),
-        "facts": facts,
-        "command": _text(summary.get("command")),
-        "version": label(summary.get("version")),
-        "seed": label(summary.get("seed")),
     }
 
 
@@ -168,14 +161,6 @@ def _counts(row: Json, *path: str) -> dict[str, int]:
     return {label(name, 120): int(dig_number(found, name) or 0) for name in found}
 
 
-def _refiltered(names: Any) -> str:
-    """Return a note where rows were filtered again after the run, "" where not."""
-    if not isinstance(names, list) or not names:
-        return ""
-    parts = ", ".join(label(name) for name in names)
-    return f"The rows of {parts} were filtered again later: the training and the measures used the earlier filters."
-
-
 def _verdict(row: Json) -> Json:
     answer = label(row.get("answer"), 10) if row.get("answer") else "unclear"
     kind = answer if answer in _SYMBOLS else "unclear"
@@ -205,21 +190,19 @@ def _training_figures(run: Run) -> list[Figure]:
 
 def _sample(row: Json) -> Json:
     """Return one query with its answers: a side for before, and one for after where there is one."""
+    sides = []
+    for name in ("before", "after"):
+        if side := dig_dict(row, name):
+            original = dig(side, "original")
+            steered = [{"sign": sign, "role": role, "text": _text(dig(side, role))}
+                       for sign, role in (("y⁺", "positive"), ("y⁻", "negative"))]  # fmt: skip
+            size = count(words(original), "word") if isinstance(original, str) else ""
+            sides.append({"name": name, "original": _text(original), "steered": steered, "words": size})
     return {
         "query": _text(row.get("query")),
         "positive_principle": _text(row.get("positive_principle")),
         "id": label(row.get("id")),
-        "sides": [{"name": side, **_answers(row[side])} for side in ("before", "after") if dig_dict(row, side)],
-    }
-
-
-def _answers(side: Json) -> Json:
-    original = dig(side, "original")
-    steered = [("y⁺", "positive", _text(dig(side, "positive"))), ("y⁻", "negative", _text(dig(side, "negative")))]
-    return {
-        "original": _text(original),
-        "steered": [{"sign": sign, "role": role, "text": text} for sign, role, text in steered],
-        "words": count(words(original), "word") if isinstance(original, str) else "",
+        "sides": sides,
     }
 
 

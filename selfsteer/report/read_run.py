@@ -105,14 +105,12 @@ def _read_signal(run_dir: Path) -> Json | None:
         return {"problem": "signal.json is damaged"}
     if signal.get("schema_version") != SIGNAL_VERSION:
         return {"problem": "signal.json is of another version of selfsteer"}
-    return signal | {"stale": _is_stale(signal, read_json_lines(run_dir / "ledger.jsonl"))}
-
-
-def _is_stale(signal: Json, ledger: list[Json]) -> bool:
-    """Return whether a stage that the figures were made from has been redone since with other settings."""
+    # Stale: a stage that the figures were made from has been redone since with other settings.
+    ledger = read_json_lines(run_dir / "ledger.jsonl")
     newest = {_slot(row, "/heldout/" in repr(row.get("files"))): row for row in ledger}
     used = {_slot(row, row.get("heldout")): row for row in dig_rows(signal, "made_from")}
-    return any(newest[slot].get("key") != row.get("key") for slot, row in used.items() if slot in newest)
+    stale = any(newest[slot].get("key") != row.get("key") for slot, row in used.items() if slot in newest)
+    return signal | {"stale": stale}
 
 
 def _slot(row: Json, heldout: Any) -> str:

@@ -19,6 +19,9 @@ def signal_section(signal: Json) -> Json:
     if signal.get("problem"):
         return {"problem": f"{label(signal['problem'])}: {_AGAIN}"}
     parts = dig_rows(signal, "parts")
+    filtered = any(dig_dict(part, "kept") for part in parts)
+    lines = [line for part in parts for line in _lines(part, label(part.get("label")))]
+    caption = f"All pairs{', and those that the filters kept' if filtered else ''}"
     return {
         "problem": "",
         "stale": f"The data was made again with other settings since: {_AGAIN}" if signal.get("stale") else "",
@@ -27,7 +30,7 @@ def signal_section(signal: Json) -> Json:
         "warnings": _texts(signal, "warnings"),
         "checks": [text for part in parts if (text := _check(part))],
         "figure": figures.signal_figure(parts),
-        "accuracy": _accuracy_table(parts),
+        "accuracy": _figures_table(caption, "Pairs of", lines),
         "aspects": [_group_table(part, "aspects", "aspect") for part in parts],
         "candidates": [table for part in parts for table in _candidates_tables(part)],
         "principles": [_group_table(part, "principles", "principle") for part in parts],
@@ -64,12 +67,6 @@ def _check(part: Json) -> str:
 
 Line = tuple[str, Json]
 Cell = Callable[[Json], str]
-
-
-def _accuracy_table(parts: Sequence[Json]) -> Table:
-    lines = [line for part in parts for line in _lines(part, label(part.get("label")))]
-    filtered = any(dig_dict(part, "kept") for part in parts)
-    return _figures_table(f"All pairs{', and those that the filters kept' if filtered else ''}", "Pairs of", lines)
 
 
 def _lines(figures_: Json, name: str) -> list[Line]:

@@ -14,7 +14,7 @@ from selfsteer.report.formatting import count, maybe, number
 from selfsteer.report.guards import handed_out
 from selfsteer.report.page import environment
 from selfsteer.report.read_run import Json, clean, dig, dig_dict, dig_number, dig_rows
-from selfsteer.report.tables import Table
+from selfsteer.report.tables import Table, markdown_table
 
 SWEEP_VERSION = 1
 
@@ -54,11 +54,13 @@ def sweep_record(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) ->
         runs: Each with name, variant (without the seed), seed, settings, outcome, reason, stages and summary (None
             without one).
     """
-    rows = [
-        {key: value for key, value in run.items() if key != "summary"}
-        | {"figures": _figures(clean(run["summary"]) or {}), "guards": _fired(run["summary"] or {})}
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        summary = clean(run["summary"]) or {}
+        findings = dig_rows(summary, "guards", "findings")
+        fired = [f"{row['guard']} (round {row['round']})" for row in findings if row.get("standing") == "fired"]
+        own = {key: value for key, value in run.items() if key != "summary"}
+        rows.append(own | {"figures": _figures(summary), "guards": fired if dig_dict(summary, "guards") else None})
     shared = {key: sum(run["stages"][key] for run in rows) for key in ("taken", "total")}
     return {"schema_version": SWEEP_VERSION, **about, "runs": rows, "means": _means(rows), "shared": shared}
 
@@ -67,11 +69,14 @@ def write_sweep(folder: Path, record: Json) -> None:
     """Write sweep.json, sweep.md and sweep.html; the page links the report of each run."""
     write_json(folder / "sweep.json", record)
     shown = clean(record)
-    write_atomic(folder / "sweep.md", _markdown(shown))
+    table, notes = sweep_table(shown), sweep_notes(shown)
+    listed = "\n".join(f"- {note}" for note in notes)
+    text = f"# {shown['name']}\n\n    {shown['command']}\n\n{markdown_table(table.head, table.rows)}\n\n{listed}\n"
+    write_atomic(folder / "sweep.md", text)
     reports = [run["name"] for run in shown["runs"] if (folder / run["name"] / "report.html").exists()]
     page = environment().get_template("sweep.html.jinja")
     texts = {key: shown[key] for key in ("name", "recipe", "command", "version")}
-    page_text = page.render(table=sweep_table(shown), notes=sweep_notes(shown), reports=reports, **texts)
+    page_text = page.render(table=table, notes=notes, reports=reports, **texts)
     write_atomic(folder / "sweep.html", page_text)
 
 
@@ -121,45 +126,25 @@ def _figures(summary: Json) -> Json:
     return found
 
 
-def _fired(summary: Json) -> list[str] | None:
-    """Return the guards that fired, "length (round 2)"; None for a run without guards."""
-    guards = dig_dict(summary, "guards")
-    findings = [row for row in dig_rows(guards, "findings") if row.get("standing") == "fired"]
-    return [f"{row['guard']} (round {row['round']})" for row in findings] if guards else None
-
-
 def _means(runs: Sequence[Json]) -> list[Json]:
     """Return mean and sample standard deviation over the seeds of each variant that has several finished runs."""
     groups: dict[str, list[Json]] = {}
     for run in runs:
         if run["outcome"] == "done":
-            groups.setdefault(run["variant"], []).append(run)
-    return [
-        {"variant": name, "runs": len(group), "figures": {key: _mean(group, key) for key in _ALL}}
-        for name, group in groups.items()
-        if len(group) > 1
-    ]
-
-
-def _mean(runs: Sequence[Json], key: str) -> Json | None:
-    values = [run["figures"][key] for run in runs if run["figures"][key] is not None]
-    if not values:
-        return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)}
+            groups.setdefault(run["variant"], []).append(run["figures"])
+    means = []
+    for name, group in groups.items():
+        figures: Json = {}
+        for key in _ALL:
+            values = [own[key] for own in group if own[key] is not None]
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            mean = {"mean": statistics.fmean(values), "deviation": deviation, "n": len(values)} if values else None
+            figures[key] = mean
+        if len(group) > 1:
+            means.append({"variant": name, "runs": len(group), "figures": figures})
+    return means
 
 
 def _spread(column: Column, mean: Json | None) -> str:
     shown = maybe(mean["mean"] if mean else None, column.kind.show)
     return f"{shown} ± {column.kind.show(mean['deviation'])}" if mean and mean["deviation"] is not None else shown
-
-
-def _markdown(record: Json) -> str:
-    table = sweep_table(record)
-    lines = [_row(table.head), _row(["---"] * len(table.head)), *map(_row, table.rows)]
-    notes = "\n".join(f"- {note}" for note in sweep_notes(record))
-    return f"# {record['name']}\n\n    {record['command']}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.replace("|", r"\|").split()) for cell in cells) + " |"

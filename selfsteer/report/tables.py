@@ -30,6 +30,14 @@ def turned(table: Table) -> Table:
     return dataclasses.replace(table, head=head, rows=rows)
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.replace("|", r"\|").split()) for cell in line) + " |" for line in lines
+    )
+
+
 def query_table(rounds: Sequence[Json]) -> Table:
     """Queries read, used and dropped, a round a row."""
     rows = [

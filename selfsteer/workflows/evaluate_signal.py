@@ -54,7 +54,11 @@ def evaluate_signal(
     reader = RunReader(run_dir)
     settings = settings_for(reader.recipe.judge, overrides or {})
     reading = reader.train() if split == "train" else reader.heldout()
-    parts = [_sampled(part, limit, reader.recipe.seed) for part in reading.parts]
+    parts, seed = [], reader.recipe.seed
+    for part in reading.parts:
+        rows = sample_rows(part.rows, limit, seed)
+        implicit = part.implicit and replace(part.implicit, rows=sample_rows(part.implicit.rows, limit, seed))
+        parts.append(replace(part, rows=rows, implicit=implicit))
     judge = make_judge(settings) if settings.name else None
     if judge:
         parts = _judged(parts, judge, settings, reader, progress)
@@ -90,11 +94,6 @@ def settings_for(recipe: JudgeSettings, overrides: Mapping[str, Any]) -> JudgeSe
         what = f"--{next(iter(given))} needs a judge, and none is named"
         raise ConfigError(what, where="command line", do="name one with --judge")
     return judge_settings(values)
-
-
-def _sampled(part: Part, limit: int | None, seed: int) -> Part:
-    implicit = part.implicit and replace(part.implicit, rows=sample_rows(part.implicit.rows, limit, seed))
-    return replace(part, rows=sample_rows(part.rows, limit, seed), implicit=implicit)
 
 
 def _judged(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, WorkFailed
 from selfsteer.evaluation.signal_quality import pairs_of, sample_rows
-from selfsteer.judges import Judge, Judgement, Pair, make_judge
+from selfsteer.judges import Judge, Pair, make_judge
 from selfsteer.judges.agreement import agreement, by_subset, pooled
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.pair_datasets import load_pairs
@@ -133,35 +133,25 @@ def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:
 
 def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
     """Return all figures and every verdict as JSON."""
-    return {
-        "schema_version": 1,
-        "judges": [
+    judges = []
+    for judged in all_judged:
+        subsets = {name: asdict(found) for name, found in by_subset(judged.judgements).items()}
+        together = next(iter(subsets.values())) if len(subsets) == 1 else asdict(pooled(judged.judgements))
+        pairs = [
             {
-                "name": judged.name,
-                **_figures(judged.judgements),
-                "pairs": [
-                    {
-                        "id": judgement.pair.id,
-                        "label": judgement.pair.label,
-                        "strict": judgement.strict,
-                        "debiased": judgement.debiased,
-                        "log_odds": judgement.log_odds,
-                        "outcome": judgement.outcome,
-                    }
-                    for judgement in judged.judgements
-                ],
+                "id": judgement.pair.id,
+                "label": judgement.pair.label,
+                "strict": judgement.strict,
+                "debiased": judgement.debiased,
+                "log_odds": judgement.log_odds,
+                "outcome": judgement.outcome,
             }
-            for judged in all_judged
-        ],
-        "kappa": [
-            {"one": one.name, "other": other.name, "kappa": value, "interval": interval}
-            for one, other in itertools.combinations(all_judged, 2)
-            for value, interval in [common_kappa(one, other) or (None, None)]
-        ],
-    }
-
-
-def _figures(judgements: Sequence[Judgement]) -> dict[str, Any]:
-    subsets = {name: asdict(found) for name, found in by_subset(judgements).items()}
-    together = next(iter(subsets.values())) if len(subsets) == 1 else asdict(pooled(judgements))
-    return {"subsets": subsets, "all_sets": together}
+            for judgement in judged.judgements
+        ]
+        judges.append({"name": judged.name, "subsets": subsets, "all_sets": together, "pairs": pairs})
+    kappas = [
+        {"one": one.name, "other": other.name, "kappa": value, "interval": interval}
+        for one, other in itertools.combinations(all_judged, 2)
+        for value, interval in [common_kappa(one, other) or (None, None)]
+    ]
+    return {"schema_version": 1, "judges": judges, "kappa": kappas}

@@ -15,6 +15,7 @@ from rich.text import Text
 from selfsteer.confidence_intervals import wilson
 from selfsteer.judges import Judgement
 from selfsteer.judges.tables import percent
+from selfsteer.report.tables import markdown_table
 
 Results = dict[str, Any]
 
@@ -137,9 +138,13 @@ def as_markdown(results: Results) -> str:
     if results["command"]:
         parts.append(f"    {results['command']}")
     if results["length"]:
-        parts += ["## Accuracy", _markdown(_columns(results), _rows(results)), NOTES, *_left_out(results)]
+        parts += ["## Accuracy", markdown_table(_columns(results), _rows(results)), NOTES, *_left_out(results)]
         parts += ["## Each model", _each_model(results)]
-    parts += ["## Training data", _data_table(models), "Left out, and why:", _reasons(models)]
+    reasons = []
+    for model in models:
+        listed = "; ".join(f"{reason} ({count})" for reason, count in model["data"]["left_out"].items())
+        reasons.append(f"- `{model['folder']}`: {listed or 'nothing'}")
+    parts += ["## Training data", _data_table(models), "Left out, and why:", "\n".join(reasons)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -162,7 +167,7 @@ def _each_model(results: Results) -> str:
         [name, *(percent(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
         for name, row in _named(results)
     ]
-    return _markdown(columns, rows)
+    return markdown_table(columns, rows)
 
 
 def _data_table(models: Sequence[dict[str, Any]]) -> str:
@@ -175,17 +180,4 @@ def _data_table(models: Sequence[dict[str, Any]]) -> str:
         rows.append([f"`{model['folder']}`", str(data["examples"]), sets, longer, str(training["steps"]), losses,
                      f"{training['seconds']:.0f}"])  # fmt: skip
     columns = ["model", "pairs", "of which", "chosen is longer", "steps", "loss, first and last step", "seconds"]
-    return _markdown(columns, rows)
-
-
-def _reasons(models: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for model in models:
-        reasons = "; ".join(f"{reason} ({count})" for reason, count in model["data"]["left_out"].items())
-        lines.append(f"- `{model['folder']}`: {reasons or 'nothing'}")
-    return "\n".join(lines)
-
-
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table(columns, rows)

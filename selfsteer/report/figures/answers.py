@@ -23,6 +23,11 @@ class Cloud:
     values: list[float]
     mean: float | None
 
+    @property
+    def height(self) -> float:
+        """The mean for drawing, NaN where it was not measured."""
+        return math.nan if self.mean is None else self.mean
+
     @classmethod
     def read(cls, cell: object, mean_key: str) -> Cloud:
         """Read ``{mean_key: ..., "values": [...]}``; a missing mean is computed from the values."""
@@ -67,7 +72,9 @@ def logps_figure(policies: Sequence[Json]) -> Figure:
     every = [cloud for row in clouds.values() for cell in row.values() for cloud in cell]
     if not _measured(every):
         return Figure(title, "", [], "No log-probs were measured in this run.")
-    span = _span(every)
+    known = [value for cloud in every for value in [*cloud.dots(), cloud.height] if not math.isnan(value)]
+    margin = 0.06 * (max(known) - min(known)) or 0.5  # all values may be equal
+    span = min(known) - margin, max(known) + margin
     panels = [_logps_panel(policies, role, clouds[role], span) for role in _ROLES]
     caption = (
         f"Mean log-prob per response token, in nats; higher is likelier. {PROMPT_NAMES['positive_prompt']} and "
@@ -85,11 +92,18 @@ def _slope_panel(policies: Sequence[Json], clouds: list[Cloud]) -> Panel:
         for index, (cloud, colour) in enumerate(zip(clouds, policy_colours(len(clouds)), strict=True)):
             dots = cloud.dots()
             axes.plot([index] * len(dots), dots, policy_marker(index), color=colour, alpha=_alpha(dots), mew=0)
-        means = [math.nan if cloud.mean is None else cloud.mean for cloud in clouds]
-        axes.plot(range(len(means)), means, color=INK, linewidth=2.6, marker="_", markersize=16, mew=2.6)
-        for index, mean in enumerate(means):
-            if not math.isnan(mean):
-                _mark(axes, index, mean, len(means))
+        axes.plot(
+            range(len(clouds)),
+            [cloud.height for cloud in clouds],
+            color=INK,
+            linewidth=2.6,
+            marker="_",
+            markersize=16,
+            mew=2.6,
+        )
+        for index, cloud in enumerate(clouds):
+            if cloud.mean is not None:
+                _mark(axes, index, cloud.mean, len(clouds))
         axes.set_xticks(range(len(clouds)), tick_names(_names(policies)))
         margin = max(0.5, (len(clouds) - 1) / 3)  # room for the words beside the first and the last mean
         axes.set_xlim(-margin, len(clouds) - 1 + margin)
@@ -142,7 +156,7 @@ def _groups(axes: Axes, policies: Sequence[Json], groups: list[list[Cloud]], joi
             # Golden-ratio steps fill the width evenly, without a random generator.
             spread = [centre + ((place * 0.6180339887 + 0.5) % 1 - 0.5) * width * 0.55 for place in range(len(dots))]
             axes.plot(spread, dots, policy_marker(index), color=colour, alpha=_alpha(dots), mew=0, markersize=3.6)
-        means = [math.nan if cloud.mean is None else cloud.mean for cloud in columns]
+        means = [cloud.height for cloud in columns]
         if joined:
             axes.plot(centres, means, color=colour, linewidth=1.4, zorder=1.5)
         for centre, mean in zip(centres, means, strict=True):
@@ -173,14 +187,6 @@ def _names(policies: Sequence[Json]) -> list[str]:
 
 def _measured(clouds: list[Cloud]) -> bool:
     return any(cloud.mean is not None for cloud in clouds)
-
-
-def _span(clouds: list[Cloud]) -> tuple[float, float]:
-    """Return the limits that hold every dot and mean, with a margin."""
-    known = [value for cloud in clouds for value in [*cloud.dots(), cloud.mean] if value is not None]
-    known = [value for value in known if not math.isnan(value)]
-    margin = 0.06 * (max(known) - min(known)) or 0.5
-    return min(known) - margin, max(known) + margin
 
 
 def _left_out(clouds: list[Cloud]) -> str:

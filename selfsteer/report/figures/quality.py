@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from selfsteer.report.figures.panel import NARROW, WIDE, Axes, Figure, Panel, draw_panel
 from selfsteer.report.figures.style import DROPPED_COLOUR, INK, KEPT_COLOUR
@@ -11,30 +11,24 @@ from selfsteer.report.formatting import NOT_MEASURED, label, maybe, number
 from selfsteer.report.read_run import Json, dig_dict, dig_number
 
 
-@dataclasses.dataclass(frozen=True)
-class Sieve:
+class Sieve(NamedTuple):
     """One filter: the number of rows before it, and of those it dropped (None: not measured)."""
 
     name: str
-    came: float
+    before: float
     dropped: float | None
-
-    @property
-    def lost(self) -> float:
-        """The length of the dropped part of the bar."""
-        return self.dropped or 0.0
 
     @property
     def kept(self) -> float:
         """Number of rows that passed."""
-        return self.came - self.lost
+        return self.before - (self.dropped or 0.0)
 
     @property
     def words(self) -> str:
         """The text beside the bar."""
         if self.dropped is None:
             return NOT_MEASURED
-        return f"{number(self.lost)} of {number(self.came)} dropped" if self.lost else "none dropped"
+        return f"{number(self.dropped)} of {number(self.before)} dropped" if self.dropped else "none dropped"
 
 
 def quality_figure(rounds: Sequence[Json]) -> Figure:
@@ -52,35 +46,33 @@ def quality_figure(rounds: Sequence[Json]) -> Figure:
 
 
 def sieves(round_: Json) -> list[Sieve]:
-    """Return a round's filters in order; empty where the counts aren't there."""
+    """Return a round's filters in order; empty without counts."""
     left = dig_number(round_, "quality", "total")
-    if left is None:
-        return []
     found: list[Sieve] = []
-    for name in dig_dict(round_, "quality", "dropped"):
-        found.append(Sieve(label(name, 24), left, dig_number(round_, "quality", "dropped", name)))
-        left = found[-1].kept
+    for name in dig_dict(round_, "quality", "dropped") if left is not None else ():
+        before = found[-1].kept if found else left or 0
+        found.append(Sieve(label(name, 24), before, dig_number(round_, "quality", "dropped", name)))
     return found
 
 
 def _panel(name: str, round_: Json, width: float) -> Panel:
     filters = sieves(round_)
+    kept, dropped = [row.kept for row in filters], [row.dropped or 0.0 for row in filters]
 
     def draw(axes: Axes) -> None:
         places = range(len(filters))
-        axes.barh(places, [row.kept for row in filters], color=KEPT_COLOUR, height=0.62)
-        lost = {"width": [row.lost for row in filters], "left": [row.kept for row in filters]}
-        axes.barh(places, **lost, color=DROPPED_COLOUR, hatch="////", height=0.62, linewidth=0)
+        axes.barh(places, kept, color=KEPT_COLOUR, height=0.62)
+        axes.barh(places, dropped, left=kept, color=DROPPED_COLOUR, hatch="////", height=0.62, linewidth=0)
         for place, row in enumerate(filters):
-            axes.annotate(row.words, (row.came, place), (6, 0), textcoords="offset points", va="center", color=INK)
+            axes.annotate(row.words, (row.before, place), (6, 0), textcoords="offset points", va="center", color=INK)
         axes.set_yticks(places, [row.name for row in filters])
         axes.set_ylim(len(filters) - 0.45, -0.55)
-        axes.set_xlim(0, 1.4 * max(row.came for row in filters) or 1)
+        axes.set_xlim(0, 1.4 * filters[0].before or 1)  # room for the words beside the bars
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
         axes.set_xticks([])
 
-    kept = maybe(dig_number(round_, "quality", "kept"), number)
-    title = f"Round {label(round_.get('round'))}: {kept} of {number(filters[0].came)} kept"
+    total, passed = number(filters[0].before), maybe(dig_number(round_, "quality", "kept"), number)
+    title = f"Round {label(round_.get('round'))}: {passed} of {total} kept"
     alt = "; ".join(f"{row.name}: {row.words}" for row in filters)
     return draw_panel(name, title, alt, draw, width=width, height=30 + 34 * len(filters))

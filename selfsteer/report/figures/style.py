@@ -1,13 +1,13 @@
-"""One colour, one meaning: the same thing has the same colour in every figure (safe for colour-blind readers).
+"""Colours with one meaning in all figures, safe for colour-blind readers.
 
-Colour never stands alone: responses and policies differ by marker too, loss terms by dashes, bars by hatching.
+Colour is never the only sign: responses and policies also differ by marker, loss terms by dashes, bars by hatching.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 INK = "#1f2328"
 GRID = "#d9dde2"
@@ -72,20 +72,12 @@ RC: dict[str, Any] = {
 
 def policy_colours(count: int) -> list[str]:
     """Return a colour a policy: grey before training, then blues that darken to the last round."""
-    rounds = count - 1
-    if rounds <= 1:
+    if count <= 2:
         return [_BEFORE, _AFTER[1]][:count]
-    return [_BEFORE, *(_blue(index / (rounds - 1)) for index in range(rounds))]
+    blues = LinearSegmentedColormap.from_list("rounds", _AFTER)
+    return [_BEFORE, *(to_hex(blues(index / (count - 2))) for index in range(count - 1))]
 
 
 def policy_marker(index: int) -> str:
     """Return the marker of the policy with this index."""
     return _MARKERS[index % len(_MARKERS)]
-
-
-def _blue(position: float) -> str:
-    """Return the blue at ``position`` (0 to 1) between the light, middle and dark anchors."""
-    scaled = position * (len(_AFTER) - 1)
-    low = min(int(scaled), len(_AFTER) - 2)
-    pairs = zip(to_rgb(_AFTER[low]), to_rgb(_AFTER[low + 1]), strict=True)
-    return str(to_hex([a + (scaled - low) * (b - a) for a, b in pairs]))
