@@ -159,6 +159,7 @@ class _Run:
             self.display.say(line)
         if any(step.todo for step in steps):
             check_models(context, models.initial_policy(self.display.say), measures=self.whole)
+        self.display.plan([_expected(step.slot, Sizes(1, 1)) for step in steps])  # their number is known by now
         queries = queries_stage(context)
         found = QueriesResult.of(queries)
         sizes = Sizes(found.train, found.heldout if self.whole else 0)
