@@ -49,7 +49,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             yield temporary
-            _fsync_tree(temporary)
+            for item in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+                if not item.is_symlink():
+                    _fsync(item)
             temporary.replace(path)
             _fsync(path.parent)
         except BaseException:
@@ -196,9 +198,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _fsync_tree(path: Path) -> None:
-    for item in [path, *path.rglob("*")] if path.is_dir() else [path]:
-        if not item.is_symlink():
-            _fsync(item)

@@ -15,6 +15,7 @@ from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.backends.top_p import NucleusSampler
 from selfsteer.chat import Chat
 from selfsteer.models.rope import context_of, forget_lengths
+from selfsteer.records import Finish
 
 _COMPACT = 4
 """Compact the batch once 1/N of its rows have finished: each time the others' cache is copied once."""
@@ -66,7 +67,13 @@ class TransformersBackend:
             torch.manual_seed(seed)
             with self._without_own_defaults():
                 sampled = self._sample(ids, mask, cache, sampling)
-        return [self._completion(ids, prompt_ids) for ids, prompt_ids in zip(sampled, encoded, strict=True)]
+        completions = []
+        for new, prompt_ids in zip(sampled, encoded, strict=True):
+            end = next((i for i, token in enumerate(new) if token in self.chat.end_ids), None)
+            kept = new if end is None else new[: end + 1]
+            finish: Finish = "length" if end is None else "stop"
+            completions.append(Completion(self.chat.decode(kept), finish, kept, prompt_ids))
+        return completions
 
     def _sample(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any, sampling: Sampling) -> list[list[int]]:
         """Return the sampled ids of each row, padding after an end token included.
@@ -171,11 +178,6 @@ class TransformersBackend:
         if sampling.temperature == 0 or config.do_sample:
             return {"generation_config": config}
         return {"generation_config": config, "logits_processor": [NucleusSampler(sampling.temperature, sampling.top_p)]}
-
-    def _completion(self, ids: list[int], prompt_ids: list[int]) -> Completion:
-        end = next((i for i, token in enumerate(ids) if token in self.chat.end_ids), None)
-        kept = ids if end is None else ids[: end + 1]
-        return Completion(self.chat.decode(kept), "length" if end is None else "stop", kept, prompt_ids)
 
 
 class _Ended(StoppingCriteria):

@@ -25,7 +25,7 @@ from selfsteer.config import VLLM_TEMPERATURES
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
 from selfsteer.models.load import check_dtype, check_folder
 from selfsteer.models.load_errors import loading_errors
-from selfsteer.models.resolve import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
+from selfsteer.models.resolve import ADAPTER_CONFIG, base_of, gguf_file, is_adapter, resolve
 
 _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -300,11 +300,8 @@ def _check_known(options: Mapping[str, Any], vllm: Any) -> None:
 
 
 def _base(source: str, revision: str | None) -> tuple[str, str | None]:
-    """Return what the engine loads, and its revision: the source, or the model under its adapter."""
-    base = source
-    if is_adapter(source):
-        base, own_revision = adapter_base(source)
-        revision = own_revision or revision
+    """Return the model that the engine loads, and its revision: the source, or the model under its adapter."""
+    base, revision = base_of(source, revision)
     if gguf_file(base) is not None:
         do = "give the model's safetensors, or set generation.backend=transformers"
         raise ModelError("the vllm backend takes no GGUF files", where=base, do=do)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from selfsteer.models.configs import model_config
-from selfsteer.models.gguf_io import progress_bars_hidden
-from selfsteer.models.load import check_folder
+from selfsteer.models.load import read_safetensors
 
 
 def read_classifier(
@@ -32,18 +29,8 @@ def read_classifier(
     """
     from transformers import AutoModelForSequenceClassification as Classifier
 
-    if Path(source).is_dir():
-        check_folder(Path(source))
     changes: dict[str, Any] = {} if outputs is None else {"num_labels": outputs}
-    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision, **changes)
-    options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True}
-    options["trust_remote_code"] = trust_remote_code
-    # Missing and misshapen weights are reported by our own errors.
-    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    if not Path(source).is_dir():
-        return Classifier.from_pretrained(source, revision=revision or "main", **options)
-    with progress_bars_hidden():
-        return Classifier.from_pretrained(source, **options)
+    return read_safetensors(Classifier, source, dtype, revision, {"trust_remote_code": trust_remote_code}, **changes)
 
 
 def missing_head(model: Any, info: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ModelError
 from selfsteer.models.load_errors import loading_errors
-from selfsteer.models.resolve import adapter_base, gguf_file, is_adapter
+from selfsteer.models.resolve import base_of, gguf_file
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig
@@ -38,9 +38,7 @@ def model_config(
     """
     from transformers import AutoConfig
 
-    if is_adapter(source):
-        base, own_revision = adapter_base(source)
-        source, revision = base, own_revision or revision
+    source, revision = base_of(source, revision)
     where, options = source, {"trust_remote_code": trust_remote_code, **changes}
     gguf = gguf_file(source)
     if gguf is not None:

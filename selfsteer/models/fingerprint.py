@@ -14,7 +14,7 @@ from selfsteer.files import fingerprint, sha256_file, write_atomic
 from selfsteer.models.catalogue import cache_folder
 from selfsteer.models.configs import end_ids, generation_values
 from selfsteer.models.load_errors import loading_errors
-from selfsteer.models.resolve import ADAPTER_CONFIG, adapter_base, gguf_file, is_adapter, resolve
+from selfsteer.models.resolve import ADAPTER_CONFIG, base_of, gguf_file, is_adapter, resolve
 
 _CHAT_FILES = (
     "added_tokens.json",
@@ -67,9 +67,9 @@ def model_fingerprint(
     named += [["config.json", config]] if config else []
     named += [["eos_token_id", end_ids(generation_values(source))]] if chat else []
     if is_adapter(source):
-        base, own_revision = adapter_base(source)
-        options = {"chat": chat, "trust_remote_code": trust_remote_code}
-        named.append(["base", model_fingerprint(base, own_revision or revision, **options)])
+        base, revision = base_of(source, revision)
+        own = model_fingerprint(base, revision, chat=chat, trust_remote_code=trust_remote_code)
+        named.append(["base", own])
     return fingerprint(named)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from selfsteer.models.configs import end_ids, generation_values, model_config, s
 from selfsteer.models.device import check_bits
 from selfsteer.models.gguf_io import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
 from selfsteer.models.load_errors import loading_errors, pickle_only
-from selfsteer.models.resolve import adapter_base, gguf_file, is_adapter, resolve
+from selfsteer.models.resolve import base_of, gguf_file, is_adapter, resolve
 from selfsteer.models.vocabulary import fit_vocabulary
 
 if TYPE_CHECKING:
@@ -137,18 +137,7 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
         raise ConfigError("the weights of a GGUF file can't be held in 4 or 8 bits", where=source, do=do)
     if gguf is not None:
         return load_gguf_model(gguf, dtype=dtype, **options)
-    arguments = {**options, "dtype": dtype, "use_safetensors": True}
-    # Missing and misshapen weights are reported by our own errors, below.
-    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    if Path(source).is_dir():
-        check_folder(Path(source))
-    arguments["config"] = model_config(source, trust_remote_code=options["trust_remote_code"], revision=revision)
-    if not Path(source).is_dir():
-        # Bars stay on: a hub model may take its time to arrive.
-        model, info = AutoModelForCausalLM.from_pretrained(source, revision=revision or "main", **arguments)
-    else:
-        with progress_bars_hidden():
-            model, info = AutoModelForCausalLM.from_pretrained(source, **arguments)
+    model, info = read_safetensors(AutoModelForCausalLM, source, dtype, revision, options)
     check_complete(info, source)
     if unused := info["unexpected_keys"]:  # with fewer layers in config.json, for one, it would be another model
         what = f"{len(unused)} weights of {source} are not part of the model that its config.json describes"
@@ -157,6 +146,32 @@ def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str
     if model.can_generate():  # the sampling defaults of config.json, where there is no generation_config.json
         model.generation_config = savable(model.generation_config.to_dict())
     return model
+
+
+def read_safetensors(
+    kind: Any, source: str, dtype: str, revision: str | None, options: Mapping[str, Any], **changes: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model as transformers reads it from a folder or the hub, and its loading info.
+
+    Args:
+        kind: One of transformers' AutoModel classes.
+        source, dtype, revision: As of :func:`load_model`.
+        options: Arguments of ``from_pretrained``, with ``trust_remote_code``.
+        changes: Settings of the configuration.
+
+    Raises:
+        ModelError: The folder holds no safetensors. What transformers raises passes through.
+    """
+    if Path(source).is_dir():
+        check_folder(Path(source))
+    config = model_config(source, trust_remote_code=options["trust_remote_code"], revision=revision, **changes)
+    arguments = {**options, "config": config, "dtype": dtype, "use_safetensors": True}
+    # Missing and misshapen weights are reported by our own errors.
+    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    if not Path(source).is_dir():  # bars stay on: a hub model may take its time to arrive
+        return kind.from_pretrained(source, revision=revision or "main", **arguments)
+    with progress_bars_hidden():
+        return kind.from_pretrained(source, **arguments)
 
 
 def check_folder(folder: Path) -> None:
@@ -194,13 +209,13 @@ def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[s
     """Load base and adapter; ``revision`` is the base's and yields to the one the adapter names."""
     from peft import PeftModel
 
-    base, own_revision = adapter_base(source)
+    base, revision = base_of(source, revision)
     if not (Path(source) / "adapter_model.safetensors").is_file():
         if (Path(source) / "adapter_model.bin").is_file():
             raise pickle_only(source)
         raise ModelError(f"no adapter weights in {source}", where=source, do="save the adapter again")
     with loading_errors(base):
-        model = _load_whole(base, dtype, own_revision or revision, options)
+        model = _load_whole(base, dtype, revision, options)
     with warnings.catch_warnings():
         # peft only warns and continues with an adapter that is part random.
         warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -222,8 +237,7 @@ def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) 
     folder = Path(source)
     has_files = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     if folder.is_dir() and not has_files and is_adapter(source):
-        base, own_revision = adapter_base(source)
-        return _read_tokenizer(base, own_revision or revision, trust_remote_code)
+        return _read_tokenizer(*base_of(source, revision), trust_remote_code)
     gguf = None if has_files else gguf_file(source)
     if gguf is not None:
         return load_gguf_tokenizer(gguf)
@@ -238,7 +252,7 @@ def _embedding_rows(source: str, revision: str | None, trust_remote_code: bool) 
 
     A GGUF file holds tokens and embeddings together.
     """
-    base = adapter_base(source)[0] if is_adapter(source) else source
+    base, _ = base_of(source, revision)
     if Path(base).exists() and not (Path(base) / "config.json").is_file():
         return None
     config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
@@ -291,8 +305,8 @@ def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revisio
     if Path(source).is_file():  # GGUF: the tokenizer that it holds names its end
         return []
     if is_adapter(source):
-        base, own_revision = adapter_base(source)
-        return end_token_ids(base, trust_remote_code=trust_remote_code, revision=own_revision or revision)
+        base, revision = base_of(source, revision)
+        return end_token_ids(base, trust_remote_code=trust_remote_code, revision=revision)
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:  # the file as it is: a configuration's class would fill a missing id in with another model's
         values, _ = PretrainedConfig.get_config_dict(source, **options)

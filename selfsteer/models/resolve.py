@@ -67,6 +67,18 @@ def is_adapter(source: str) -> bool:
     return (Path(source) / ADAPTER_CONFIG).is_file()
 
 
+def base_of(source: str, revision: str | None) -> tuple[str, str | None]:
+    """Return the model under an adapter with its revision, ``revision`` where the adapter names none; else the source.
+
+    Raises:
+        ModelError: As :func:`adapter_base`.
+    """
+    if not is_adapter(source):
+        return source, revision
+    base, own_revision = adapter_base(source)
+    return base, own_revision or revision
+
+
 def recorded_base(source: str) -> str | None:
     """Return the model that a model was trained from: ``base_model`` of its card, else an adapter's base.
 

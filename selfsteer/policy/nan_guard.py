@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import Tensor
+from transformers import TrainerCallback, TrainerState
 
 from selfsteer.errors import TrainingDiverged
 from selfsteer.policy.distributed import anywhere
@@ -17,28 +19,20 @@ class NanGuard(TrainerCallback):
     The losses of these steps were finite.
     """
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
         """Check the gradients."""
-        if args.fp16:  # the loss scaler checks them itself, skips such a step and lowers its scale
-            return
-        finite = [torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None]
-        if anywhere(bool(finite) and not torch.stack(finite).all()):  # sharded, it may be in one process alone
-            raise TrainingDiverged(
-                "a gradient is not finite",
-                where=f"step {state.global_step}",
-                do="lower the learning rate or train in float32; the last checkpoint is kept",
-            )
+        if not args.fp16:  # there the loss scaler checks them, skips such a step and lowers its scale
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            do = "lower the learning rate or train in float32; the last checkpoint is kept"
+            _check(gradients, state, "a gradient is not finite", do)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
         """Check the weights."""
-        finite = [torch.isfinite(p.detach()).all() for p in model.parameters() if p.requires_grad]
-        if anywhere(bool(finite) and not torch.stack(finite).all()):
-            raise TrainingDiverged(
-                "the last step left weights that are not finite",
-                where=f"step {state.global_step}",
-                do="lower the learning rate",
-            )
+        weights = [p.detach() for p in model.parameters() if p.requires_grad]
+        _check(weights, state, "the last step left weights that are not finite", "lower the learning rate")
+
+
+def _check(tensors: Sequence[Tensor], state: TrainerState, what: str, do: str) -> None:
+    finite = [torch.isfinite(tensor).all() for tensor in tensors]
+    if anywhere(bool(finite) and not torch.stack(finite).all()):  # sharded, it may be in one process alone
+        raise TrainingDiverged(what, where=f"step {state.global_step}", do=do)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import xxhash
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from selfsteer.errors import WorkFailed
@@ -37,9 +37,7 @@ class Unchanged(TrainerCallback, ExportableState):
         """Return what a checkpoint keeps."""
         return {"args": {}, "attributes": {name: getattr(self, name) for name in _NOTHING_YET}}
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
         """Take the start's digests."""
         # A checkpoint without this entry says nothing of its steps; transformers needs the key when it saves the next.
         unknown = {"args": {}, "attributes": _NOTHING_YET | {"changed": True}}
@@ -49,33 +47,22 @@ class Unchanged(TrainerCallback, ExportableState):
         self._start = [] if self.changed else list(_digests(model))
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
+        self, args: Any, state: Any, control: Any, *, model: Any = None, optimizer: Any = None, **_: Any
     ) -> None:
-        """Note whether a gradient is there, and the rate."""
+        """Note whether there is a gradient, and the rate."""
         if not self.changed:
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             # DeepSpeed holds the gradients itself.
             self.gradient = self.gradient or not gradients or any(bool(_own(one).any()) for one in gradients)
             self.rate = max(self.rate, *(float(group["lr"]) for group in optimizer.param_groups))
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
         """Compare the weights with the start's."""
         if not self.changed:
             pairs = zip(self._start, _digests(model), strict=True)
             self.changed = anywhere(self.gradient and any(before != now for before, now in pairs))
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
         """Raise :class:`WorkFailed` where the last step is done and no weight differs."""
         if self.changed or state.global_step < state.max_steps:
             return

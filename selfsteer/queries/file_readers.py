@@ -183,19 +183,17 @@ def _arrow(path: Path) -> Rows:
 
 
 def _numbered(source: Path | str, batches: Iterable[Any]) -> Rows:
-    for number, row in enumerate(itertools.chain.from_iterable(map(_rows_of, batches)), 1):
-        yield f"{source}: row {number}", row
+    """Yield the rows of record batches; a cell that Python can't hold is :class:`Unreadable`."""
+    number = 0
+    for batch in batches:
+        columns = [_values(column) for column in batch.columns]
+        for cells in zip(*columns, strict=True):
+            number += 1
+            yield f"{source}: row {number}", dict(zip(batch.schema.names, cells, strict=True))
 
 
 _UNHELD = (ArithmeticError, LookupError, ValueError, TypeError, ImportError, NotImplementedError, pa.ArrowException)
 """Raised by pyarrow for a value that Python can't hold: a year beyond 9999, an unknown time zone, a torn text."""
-
-
-def _rows_of(batch: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a record batch or a table; a cell that Python can't hold is :class:`Unreadable`."""
-    names = batch.schema.names
-    columns = [_values(column) for column in batch.columns]
-    return (dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True))
 
 
 def _values(column: Any) -> list[Any]:

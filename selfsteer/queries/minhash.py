@@ -60,10 +60,13 @@ class NearDuplicates:
         """
         signature = _signature(text)
         own = signature.hashvalues.tolist()
-        # The index gives candidates; the signatures decide. Of equally similar texts the earliest one counts.
-        places = [place for place in self._index.query(signature) if self._ids[place] not in apart]
-        similarity, place = max(((self._similarity(place, own), -place) for place in places), default=(0.0, 0))
-        if places and similarity >= self.threshold:
+        similar = []
+        for place in self._index.query(signature):  # candidates: the signatures decide
+            if self._ids[place] not in apart:
+                other = self._signatures[place * PERMUTATIONS : (place + 1) * PERMUTATIONS]
+                similar.append((sum(a == b for a, b in zip(own, other, strict=True)) / PERMUTATIONS, -place))
+        similarity, place = max(similar, default=(0.0, 0))  # the earliest of equally similar ones
+        if similar and similarity >= self.threshold:
             return Near(self._ids[-place], similarity)
         self._remember(name, signature)
         return None
@@ -76,10 +79,6 @@ class NearDuplicates:
         self._index.insert(len(self._ids), signature, check_duplication=False)
         self._ids.append(name)
         self._signatures.extend(signature.hashvalues.tolist())
-
-    def _similarity(self, place: int, own: Iterable[int]) -> float:
-        other = self._signatures[place * PERMUTATIONS : (place + 1) * PERMUTATIONS]
-        return sum(a == b for a, b in zip(own, other, strict=True)) / PERMUTATIONS
 
 
 @functools.cache
