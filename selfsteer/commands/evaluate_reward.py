@@ -24,7 +24,6 @@ from selfsteer.workflows.evaluate_reward import (
     bench_sections,
     evaluation_json,
     groups,
-    in_order,
     is_bench,
     length_baseline,
     read_sets,
@@ -71,7 +70,7 @@ def evaluate(
     if not names:
         do = "name one with --judge: reward:MODEL, implicit:POLICY@REFERENCE, a chat model"
         raise ConfigError("no reward model or judge is named", do=do)
-    sets = [in_order(one) for one in read_sets(sources, limit=limit, seed=seed, split=split)]
+    sets = read_sets(sources, limit=limit, seed=seed, split=split)
     judges = [length_baseline(), *open_judges(judge_settings(dict(settings)), names)]
     pairs = [pair for one in sets for pair in one.pairs]
     judged = ask_in_turn(judges, pairs, answers or cache_folder() / "judgements", errors)

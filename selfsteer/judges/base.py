@@ -64,7 +64,7 @@ class PresentedPair:
 
     @property
     def characters(self) -> int:
-        """The length of the prompt and both responses: presentations of one batch are chosen alike."""
+        """The length of the prompt and both responses."""
         return sum(map(len, self.responses)) + sum(len(message["content"]) for message in self.pair.prompt)
 
 
@@ -84,10 +84,6 @@ class Judge(Protocol):
 
     def answer(self, shown: Sequence[PresentedPair]) -> Sequence[Answer | Failure]:
         """Return one answer a presentation, in order, or the failure of a request that got none."""
-        ...
-
-    def cost(self, shown: PresentedPair) -> int:
-        """Return the size of a presentation, in any unit: batches are made of presentations of similar size."""
         ...
 
 
@@ -158,8 +154,8 @@ def judge_pairs(
     keys = [(answer_key(judge, forward), answer_key(judge, backward)) for forward, backward in both]
     asked = {key: shown for own, showns in zip(keys, both, strict=True) for key, shown in zip(own, showns, strict=True)}
     wanted = [(key, shown) for key, shown in asked.items() if key not in cache]
-    # The largest first: a batch that does not fit in memory fails at once, not after hours.
-    wanted.sort(key=lambda item: judge.cost(item[1]), reverse=True)
+    # By size, so that a batch has little padding; the largest first, as one that does not fit in memory fails at once.
+    wanted.sort(key=lambda item: item[1].characters, reverse=True)
     done = len(asked) - len(wanted)
     progress(done, len(asked))
     for start in range(0, len(wanted), judge.batch_size):

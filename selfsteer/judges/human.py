@@ -50,10 +50,6 @@ class HumanJudge:
         what = f"{self.name} has not judged all of these pairs in both orders"
         raise InputError(what, do="run the session's command again: it resumes where it stopped")
 
-    def cost(self, shown: PresentedPair) -> int:
-        """Return 1: a person judges one presentation at a time."""
-        return 1
-
 
 @dataclass(frozen=True)
 class Presentation:

@@ -94,10 +94,6 @@ class ImplicitJudge:
             for one, row in zip(shown, rows, strict=True)
         ]
 
-    def cost(self, shown: PresentedPair) -> int:
-        """Return the number of characters."""
-        return shown.characters
-
     def _encoded(self, shown: PresentedPair) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
         """Return the ids of the prompt and of both responses, or why the template refuses the prompt."""
         # As training has them: with the end token where a response ended by itself.

@@ -68,10 +68,6 @@ class LogprobJudge:
             scores = iter(score_responses(self._model, rows, wide_head=True))
         return [_by_odds(next(scores).tolist(), self.name) if self._fits(ids) else TOO_LONG for ids in prompts]
 
-    def cost(self, shown: PresentedPair) -> int:
-        """Return the number of prompt tokens."""
-        return len(self._encode(shown))
-
     @cached_property
     def _model(self) -> Any:
         return self._load()
@@ -106,10 +102,6 @@ class EndpointLogprobJudge:
         """Return each presentation's log-odds, None where the server gives one label only, invalid without any."""
         prompts = [self.template.messages(one, "logprobs") for one in shown]
         return [_by_named(found) for found in self.backend.label_logprobs(prompts, self.template.labels)]
-
-    def cost(self, shown: PresentedPair) -> int:
-        """Return the number of characters."""
-        return self.backend.length(self.template.messages(shown, "logprobs"))
 
 
 def _by_named(found: Sequence[float | None] | Failure) -> Answer:

@@ -78,10 +78,6 @@ class ProgramJudge:
         """
         return [self._answer(one) for one in shown]
 
-    def cost(self, shown: PresentedPair) -> int:
-        """Return 0: a program judges one presentation at a time."""
-        return 0
-
     def _answer(self, shown: PresentedPair) -> Answer:
         where = f"pair {shown.pair.id!r}, program {self.name!r}"
         try:

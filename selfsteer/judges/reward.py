@@ -70,10 +70,6 @@ class RewardJudge:
         scores = score_ids(self.model, fitting, batch_size=self.batch_size)
         return [self._answer(one, both, scores) for one, both in zip(shown, rendered, strict=True)]
 
-    def cost(self, shown: PresentedPair) -> int:
-        """Return the number of characters."""
-        return shown.characters
-
     def _answer(self, shown: PresentedPair, both: Sequence[TokenIds] | str, scores: dict[TokenIds, float]) -> Answer:
         if isinstance(both, str):
             return Answer(0, text=both, valid=False, why=REFUSED)

@@ -58,10 +58,6 @@ class TextJudge:
         replies = iter(self._backend.generate(asked, greedy, seed=0))
         return [self._read(next(replies)) if fit else TOO_LONG for fit in fits]
 
-    def cost(self, shown: PresentedPair) -> int:
-        """Return the length of the prompt in the backend's unit."""
-        return self._backend.length(self.template.messages(shown, "text"))
-
     @cached_property
     def _backend(self) -> Backend:
         return self._load()

@@ -115,12 +115,10 @@ def encoded(
     found: dict[int, Example] = {}
     dropped: dict[int, Dropped] = {}
     for number in order:
-        pair = rows[number]
-        if isinstance(pair, LabelledPair):
+        made: LabelledPair | Example | Dropped = rows[number]
+        if isinstance(made, LabelledPair):
             enough = limit is not None and len(found) == limit
-            made = pair.without(BEYOND) if enough else _example(name, pair, template, max_length, evaluated, model)
-        else:
-            made = pair
+            made = made.without(BEYOND) if enough else _example(name, made, template, max_length, evaluated, model)
         if isinstance(made, Dropped):
             dropped[number] = made
         else:
@@ -192,16 +190,8 @@ def longer_chosen(examples: Sequence[Example]) -> float:
 
 
 _IDS = pa.list_(pa.int32())
-_SCHEMA = pa.schema(
-    [
-        ("set", pa.string()),
-        ("id", pa.string()),
-        ("where", pa.string()),
-        ("chosen_ids", _IDS),
-        ("rejected_ids", _IDS),
-        ("margin", pa.float64()),
-    ]
-)
+_TEXTS = [(name, pa.string()) for name in ("set", "id", "where")]
+_SCHEMA = pa.schema([*_TEXTS, ("chosen_ids", _IDS), ("rejected_ids", _IDS), ("margin", pa.float64())])
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -214,7 +204,4 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
 def read_examples(path: Path) -> list[Example]:
     """Return the examples that :func:`write_examples` wrote."""
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return [
-        Example(**row | {"chosen_ids": tuple(row["chosen_ids"]), "rejected_ids": tuple(row["rejected_ids"])})
-        for row in rows
-    ]
+    return [Example(**row | {name: tuple(row[name]) for name in ("chosen_ids", "rejected_ids")}) for row in rows]

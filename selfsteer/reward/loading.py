@@ -19,14 +19,7 @@ _OUTPUTS = 1
 def reward_config(source: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Any:
     """Return a reward model's configuration after all checks that don't need its weights.
 
-    Args:
-        source: A local folder or a hub name.
-        trust_remote_code: Run Python code that the model brings.
-        revision: Branch, tag or commit of a hub model.
-
-    Raises:
-        ModelError: It is not a reward model, or can't be used as it is.
-        FetchError: It can't be fetched.
+    The arguments and errors are those of :func:`load_reward_model`; ``source`` is a folder or a hub name.
     """
     check_form(source)
     if Path(source).is_dir():
@@ -88,14 +81,11 @@ def new_reward_model(
     Args:
         name: A catalogue name, a local folder or a hub name, of a language model or of a reward model.
         seed: Of a new head; a reward model keeps its own.
-        device: "cpu", "cuda", "cuda:1", ...
-        trust_remote_code: Run Python code that the model brings.
-        revision: Branch, tag or commit of a hub model.
+        device, trust_remote_code, revision: As of :func:`load_reward_model`.
 
     Raises:
         ModelError: It can't be used as a base.
-        FetchError: It can't be fetched.
-        ConfigError: No such device.
+        FetchError, ConfigError: As :func:`load_reward_model` does.
     """
     from transformers import set_seed
 

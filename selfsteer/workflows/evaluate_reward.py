@@ -115,28 +115,21 @@ def length_baseline() -> Judge:
 def groups(sets: Sequence[LabelledSet]) -> dict[str, Sequence[int]]:
     """Return the groups of pairs with figures of their own: subsets, sets, and all sets (""), by name.
 
-    Returns:
-        The positions of each group's pairs among those of all sets, in which the pairs of a subset are together; over
-        all sets, a pair that is in two of them counts once.
+    Each is a list of positions among the pairs of all sets. Over all sets, a pair that is in two of them counts once.
     """
     found: dict[str, Sequence[int]] = {}
+    pairs = [pair for one in sets for pair in one.pairs]
     start = 0
     for one in sets:
-        first = start
-        for subset, n in Counter(pair.subset for pair in one.pairs).items():
-            found[subset] = range(start, start + n)
-            start += n
-        if one.pairs:
-            found[one.name] = range(first, start)
+        places = range(start, start + len(one.pairs))
+        subsets: dict[str, list[int]] = {}
+        for place in places:
+            subsets.setdefault(pairs[place].subset, []).append(place)
+        found |= subsets | ({one.name: places} if one.pairs else {})
+        start = places.stop
     if sum(bool(one.pairs) for one in sets) > 1:
-        found[""] = distinct(pair for one in sets for pair in one.pairs)
+        found[""] = distinct(pairs)
     return found
-
-
-def in_order(one: LabelledSet) -> LabelledSet:
-    """Return a set with the pairs of each subset together, as :func:`groups` needs them."""
-    places = {subset: place for place, subset in enumerate(dict.fromkeys(pair.subset for pair in one.pairs))}
-    return replace(one, pairs=sorted(one.pairs, key=lambda pair: places[pair.subset]))
 
 
 def bench_sections(judged: Judged) -> list[rewardbench.Section]:

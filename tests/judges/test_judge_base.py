@@ -24,9 +24,6 @@ class Scripted:
         self.asked.append([one.responses for one in shown])
         return [self.say(*one.responses) for one in shown]
 
-    def cost(self, shown: PresentedPair) -> int:
-        return sum(map(len, shown.responses))
-
 
 def by_odds(odds: float) -> Answer:
     return Answer((odds > 0) - (odds < 0), log_odds=odds)

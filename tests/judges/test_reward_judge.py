@@ -200,8 +200,3 @@ def test_the_key_names_the_content_and_the_length_and_needs_no_weights(tokenizer
     assert key("c", name="r") == key("c", name="s", batch_size=2)
     assert len({key("c", name="r"), key("d", name="r"), key("c", 100, name="r")}) == 3
     assert key("", name="r") == "", "answers of a model without a name are not kept"
-
-
-def test_the_cost_grows_with_what_is_shown(tokenizer):
-    judge = judge_of(reward_model(tokenizer), tokenizer)
-    assert judge.cost(SHOWN[0]) == judge.cost(SHOWN[1]) > judge.cost(SHOWN[4]) > 0

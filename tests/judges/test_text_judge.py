@@ -166,11 +166,10 @@ def test_a_local_model_writes_its_likeliest_tokens(batch_size):
     chat = Chat(tokenizer_of("chatml"))
     model = tiny_model("llama", chat.tokenizer, max_position_embeddings=2048)
     judge = judge_of(TransformersBackend(model, chat), batch_size=batch_size)
-    ids = chat.encode(JudgeTemplate().messages(SHOWN[2], "text"))
-    assert judge.cost(SHOWN[2]) == len(ids)
     texts = [answer.text for answer in judge.answer(SHOWN)]
     assert texts == [judge.answer([one])[0].text for one in SHOWN]
     import torch
 
+    ids = chat.encode(JudgeTemplate().messages(SHOWN[2], "text"))
     first = model(torch.tensor([ids])).logits[0, -1].argmax().item()
     assert texts[2].startswith(chat.decode([first]))

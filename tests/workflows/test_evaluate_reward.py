@@ -15,7 +15,7 @@ from selfsteer.errors import ConfigError, DataError
 from selfsteer.judges import judge_pairs
 from selfsteer.judges.agreement import agreement
 from selfsteer.judges.pair_datasets import load_pairs
-from selfsteer.workflows.evaluate_reward import groups, in_order, length_baseline, read_sets
+from selfsteer.workflows.evaluate_reward import groups, length_baseline, read_sets
 from tests.conftest import build_model, build_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared/data"
@@ -259,7 +259,7 @@ RIGHT = {
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
 def test_the_published_sets_load_and_length_has_the_accuracy_that_their_raw_rows_give():
     files = [DATA / name for name in RIGHT]
-    sets = [in_order(one) for one in read_sets(files)]
+    sets = read_sets(files)
     judgements = judge_pairs(length_baseline(), [pair for one in sets for pair in one.pairs])
     places = groups(sets)
     for path, verdict, one in zip(files, RIGHT.values(), sets, strict=True):
@@ -292,6 +292,5 @@ def test_the_partial_rewardbench_file_gives_one_partial_section_and_no_score(eva
 def test_groups_of_interleaved_subsets_hold_their_own_pairs(folder):
     rows = [{"subset": own, "prompt": f"q{i}", "chosen": "x", "rejected": "y"} for i, own in enumerate("abba")]
     (folder / "s.json").write_text(json.dumps(rows))
-    (one,) = map(in_order, read_sets([folder / "s.json"]))
-    assert [pair.id for pair in one.pairs] == ["s-1", "s-4", "s-2", "s-3"]
-    assert groups([one]) == {"s/a": range(2), "s/b": range(2, 4), "s": range(4)}
+    found = groups(read_sets([folder / "s.json"]))
+    assert {name: list(places) for name, places in found.items()} == {"s/a": [0, 3], "s/b": [1, 2], "s": [0, 1, 2, 3]}

@@ -39,9 +39,6 @@ class FakeJudge:
         odds = [len(one.responses[1]) - len(one.responses[0]) + self.bias for one in shown]
         return [Answer((value > 0) - (value < 0), log_odds=value) for value in odds]
 
-    def cost(self, shown):
-        return len(shown.pair.first) + len(shown.pair.second)
-
 
 @pytest.fixture
 def fake(monkeypatch):
