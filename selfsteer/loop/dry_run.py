@@ -151,10 +151,8 @@ class DryRunStore(Store):
     def _take_back(self, end: int, waits: str | None) -> None:
         """Let a round end with the stage that failed, and will fail at once when it is asked for again."""
         del self.steps[end:], self.claims[end:]
-        why = "it failed, and guards have given the round up"
-        self.steps[-1] = replace(
-            self.steps[-1], state=StepState.DONE, why=why, key=""
-        )  # there is nothing to take from it
+        why = "it failed, and the guards rejected the round"
+        self.steps[-1] = replace(self.steps[-1], state=StepState.DONE, why=why, key="")  # it has no result to take
         self._waits = waits
 
     def _look_up(self, claim: StageKey) -> tuple[StageRecord | None, StageRecord | None]:
@@ -171,7 +169,9 @@ class DryRunStore(Store):
         self.steps.append(self._step(asked, entry, whose))
         if asked.name in _WEIGHTS and entry is None:
             self._waits = self._waits or ""
-        stand_in = self._stand_in(asked.name, asked.depends)
+        stand_in = _STAND_INS.get(stage(asked.name).name, {})
+        if asked.name == "queries":  # whether some are held out matters to the walk; how many does to no key
+            stand_in = {"read": 0, "train": sys.maxsize, "heldout": int(bool(asked.depends["settings"]["heldout"]))}
         return entry or StageRecord(asked.name, asked.round, asked.key, [f"{asked.folder}/{asked.key}"], 0.0, stand_in)
 
     def _step(self, asked: StageSpec, entry: StageRecord | None, whose: str) -> PlanStep:
@@ -197,11 +197,6 @@ class DryRunStore(Store):
         changes = [] if gone else reasons(slot[0], before.depends, recorded_dependencies(asked.name, asked.depends))
         why = f"its files are gone: {gone[0]}" if gone else "; ".join(changes)
         return PlanStep(slot, asked.title, StepState.REDO, escape_controls(why), key=key)
-
-    def _stand_in(self, name: str, depends: dict[str, Any]) -> dict[str, Any]:
-        if name == "queries":  # held-out ones are asked for; how many there are does not matter to a key
-            return {"read": 0, "train": sys.maxsize, "heldout": 1 if depends["settings"]["heldout"] else 0}
-        return _STAND_INS.get(stage(name).name, {})
 
     def files(self, entry: StageRecord) -> list[Path]:
         """Return none: a plan reads no rows."""

@@ -34,7 +34,7 @@ def check_criterion(stages: RunContext) -> None:
 
 
 def _has_program(stages: RunContext) -> bool:
-    """Return whether a program decides for some row whether y+ is better; an aspect's does where it is a row's only one."""
+    """Return whether a program can compare y+ with y- in some row; an aspect's applies where it is a row's only one."""
     chosen = stages.principle_set.choosable
     alone = (stages.recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
     return bool(stages.direction) or (alone and any(aspect.direction for aspect in chosen))

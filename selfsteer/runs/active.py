@@ -77,7 +77,9 @@ def check_files(ledger: Ledger, entry: StageRecord) -> None:
     gone = ledger.gone(entry)
     if gone:
         what = f"a file of the stage {entry.stage!r} of round {entry.round} is gone"
-        raise InputError(what, where=str(ledger.run_dir / gone[0]), do=rerun_command(ledger.run_dir, "to make it again"))
+        raise InputError(
+            what, where=str(ledger.run_dir / gone[0]), do=rerun_command(ledger.run_dir, "to make it again")
+        )
 
 
 def rerun_command(run_dir: Path, purpose: str) -> str:

@@ -203,7 +203,12 @@ class Store:
             self.ledger.repeat(found)
             self._written = True
         taken_from = "" if found else entry.taken_from
-        self._tell_end(asked, entry, reused=bool(found or taken_from), taken_from=taken_from)
+        reused = bool(found or taken_from)
+        self.display.finish(asked.title, reused=reused, note=asked.note(entry), taken_from=taken_from)
+        done = {"round": asked.round, "stage": asked.title, "seconds": entry.seconds, "reused": reused}
+        self.stages.append(done | ({"taken_from": entry.taken_from} if entry.taken_from else {}))
+        event = StageEvent("end", asked.name, asked.round, asked.title, entry.info, entry.files, reused)
+        notify(self._callbacks, event)
         return entry
 
     def sibling(self, claim: StageKey) -> tuple[Path, StageRecord] | None:
@@ -225,7 +230,8 @@ class Store:
             remove(path)
         try:
             for path in _of_key(found[0] / asked.folder, asked.key):
-                if not _is_passing(path):
+                passing = path.name.startswith((".", "checkpoints-")) or path.suffix == ".pieces"
+                if not passing:  # it serves only a stage that is still at work
                     clone(path, folder / path.name)
         except FileNotFoundError:  # the sibling was removed at this moment
             return None
@@ -257,13 +263,6 @@ class Store:
                     if path.is_dir() and entry.key in path.name:
                         remove(path)
 
-    def _tell_end(self, asked: StageSpec, entry: StageRecord, *, reused: bool, taken_from: str) -> None:
-        self.display.finish(asked.title, reused=reused, note=asked.note(entry), taken_from=taken_from)
-        told = {"round": asked.round, "stage": asked.title, "seconds": entry.seconds, "reused": reused}
-        self.stages.append(told | ({"taken_from": entry.taken_from} if entry.taken_from else {}))
-        event = StageEvent("end", asked.name, asked.round, asked.title, entry.info, entry.files, reused)
-        notify(self._callbacks, event)
-
     def workspace(self, folder: str, key: str) -> Workspace:
         """Return where a stage with that key works; ``folder`` is relative to the run directory."""
         return Workspace(self.run_dir, folder, key, self.display)
@@ -281,7 +280,7 @@ class Store:
 def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]:
     """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what`` and names its option.
 
-    What a killed process was writing in it goes; in the folders of stages their workspaces see to that.
+    Removes what a killed process was writing in it; in the folders of stages their workspaces do so.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -304,11 +303,6 @@ def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]
 def _of_key(folder: Path, key: str) -> list[Path]:
     """Return everything in a stage's folder that carries its key."""
     return sorted(folder.glob(f"*{key}*")) if folder.is_dir() else []
-
-
-def _is_passing(path: Path) -> bool:
-    """Whether it serves only a stage that is still at work."""
-    return path.name.startswith((".", "checkpoints-")) or path.suffix == ".pieces"
 
 
 def _with_contents(path: Path) -> list[Path]:

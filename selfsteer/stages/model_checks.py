@@ -32,17 +32,13 @@ def check_models(stages: RunContext, start: Policy, *, measures: bool) -> None:
     if measures and recipe.queries.heldout and not start.weightless:
         writes.append(start)
     if trains and (models.writer or (start not in writes and not recipe.preferences.source)):
-        _check_weights(start)  # others would work, and may be paid, before they are loaded
+        # Raises where weights are missing or of another shape: others would work, and may be paid, before they load.
+        from selfsteer.models import load_model
+
+        load_model(start.path, device="meta", **start.options)
     for policy in {one.path: one for one in (start, responder) if not one.weightless}.values():
         models.chat(policy)  # its tokens are held against its embeddings
         _check_model(recipe, policy, writes=policy in writes, trains=trains and policy == start)
-
-
-def _check_weights(policy: Policy) -> None:
-    """Raise :class:`ModelError` where weights are missing or of another shape; they are read, and not kept."""
-    from selfsteer.models import load_model
-
-    load_model(policy.path, device="meta", **policy.options)
 
 
 def _check_model(recipe: Recipe, policy: Policy, *, writes: bool, trains: bool) -> None:

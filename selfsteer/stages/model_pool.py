@@ -102,7 +102,7 @@ class ModelPool:
         return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
 
     def responder_model(self, policy: Policy, say: Callable[[str], None]) -> Policy:
-        """Return the model that writes the training responses: ``policy``, or in mode offline the one the recipe names."""
+        """Return the model that writes the training responses: ``policy``, or in mode offline the recipe's own."""
         settings = self.recipe.generation
         if settings.weightless and not policy.weightless:
             return self.weightless_policy()

@@ -157,22 +157,18 @@ def steered(query: Query, made: WrittenPrinciples, chats: Sequence[Chat]) -> Ste
         positive_prompt=steer(query.prompt, steering_message(pair, "positive"), role),
         negative_prompt=steer(query.prompt, steering_message(pair, "negative"), role),
         writing=made.writing,
-        provenance=_origin(query),
+        # A source's column may hold whole texts.
+        provenance=({"source": query.source[:_LONGEST_SOURCE]} if query.source else {})
+        | {f"query_{name}": text for name, text in query.provenance.items()},
     )
     for chat in chats or (None,):
         check_prompts_differ(row, chat)
     return row
 
 
-def _origin(query: Query) -> dict[str, str]:
-    """Return what a row says about its query: short, as a column called "source" may hold whole texts."""
-    grown = {f"query_{name}": text for name, text in query.provenance.items()}
-    return ({"source": query.source[:_LONGEST_SOURCE]} if query.source else {}) | grown
-
-
 @dataclass(frozen=True)
 class _Writing:
-    """Whom the strategies ask, and about what."""
+    """The writer that the strategies ask, and what about."""
 
     recipe: Recipe
     principle_set: PrincipleSet

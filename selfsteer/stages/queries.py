@@ -265,10 +265,7 @@ class _HeldOut:
 
     def queries(self) -> list[Query]:
         """Return the held-out queries, in the order of their draws."""
-        return [dataclasses.replace(query, split="heldout") for query in self._drawn()]
-
-    def _drawn(self) -> list[Query]:
-        return [one.query for one in sorted(self._heap, reverse=True)]
+        return [dataclasses.replace(one.query, split="heldout") for one in sorted(self._heap, reverse=True)]
 
 
 class _Drawn:

@@ -61,7 +61,8 @@ class RewardMargins:
         if lacking:
             for name, margin in zip(lacking, self._ask(list(lacking.values())), strict=True):
                 self._known.execute("INSERT INTO margins VALUES (?, ?)", (name, margin))
-        return [self._with(row, name) if (name := self._name(row)) in asked else row for row in rows]
+        named = [(row, self._name(row)) for row in rows]
+        return [put_margin(row, self._of(name)[0], self.key) if name in asked else row for row, name in named]  # type: ignore[index]
 
     def put_all(self, rows: Iterable[Contrast]) -> Iterator[Contrast]:
         """Yield rows of any number with their margins, a batch at a time in memory."""
@@ -90,11 +91,6 @@ class RewardMargins:
             "SELECT margin FROM margins WHERE row = ?", (name,)
         ).fetchone()
         return found
-
-    def _with(self, row: Contrast, name: bytes) -> Contrast:
-        found = self._of(name)
-        assert found is not None  # it was just asked for
-        return put_margin(row, found[0], self.key)
 
     def _name(self, row: Contrast) -> bytes:
         return hash_of(repr([row.prompt, row.positive_response, row.negative_response]))

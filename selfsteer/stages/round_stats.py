@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from selfsteer.quality import few_kept
@@ -69,18 +68,13 @@ def _generator_figures(state: Pass) -> Figures:
 def quality_figures(found: ContrastsResult) -> Figures:
     """Return what the summary says of quality control: the filters in the order in which they ran."""
     order = found.order or list(found.counts)
+    largest_first = sorted(found.aspects.items(), key=lambda item: (-sum(item[1].values()), item[0]))
     return {
         "total": found.total,
         "kept": found.counts["kept"],
         "dropped": {name: found.counts[name] for name in order if name != "kept"},
-        "aspects": {
-            name: {key: own[key] for key in order if key in own} for name, own in _largest_first(found.aspects)
-        },
+        "aspects": {name: {key: own[key] for key in order if key in own} for name, own in largest_first},
         "thresholds": found.thresholds,
         "harmful": found.harmful,
         "few_kept": few_kept(found.counts),
     }
-
-
-def _largest_first(aspects: Mapping[str, Mapping[str, int]]) -> list[tuple[str, Mapping[str, int]]]:
-    return sorted(aspects.items(), key=lambda item: (-sum(item[1].values()), item[0]))

@@ -41,14 +41,12 @@ class Scorer:
         scores: dict[str, dict[str, float]] = {}
         for cell, mean in zip(own, (sums.double() / counts)[0].tolist(), strict=True):
             scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = mean
-        key = ScoreKey.of(row, self._weights, self._settings)
+        key = ScoreKey.of(row, *self._keys)
         return key.put(dataclasses.replace(row, scores=scores))
 
     @cached_property
-    def _weights(self) -> str:
-        return weights_key(self.model)
-
-    @cached_property
-    def _settings(self) -> str:
+    def _keys(self) -> tuple[str, str]:
+        """The keys of the weights and of the settings."""
         autocast = "bfloat16" if self.autocast else ""
-        return settings_key(max_length=self.max_length, dtype=weights_dtype(self.model), autocast=autocast)
+        settings = settings_key(max_length=self.max_length, dtype=weights_dtype(self.model), autocast=autocast)
+        return weights_key(self.model), settings

@@ -232,7 +232,7 @@ def test_a_training_that_diverges_ends_the_run_once_and_for_all(tmp_path, tiny_c
     steps = planned(tmp_path / "run", wild)
     assert [step.title for step in steps[:-1]] == [stage["stage"] for stage in second["stages"]]
     assert steps[-1].title == "train, round 1" and {step.state for step in steps} == {StepState.DONE}
-    assert steps[-1].why == "it failed, and guards have given the round up"
+    assert steps[-1].why == "it failed, and the guards rejected the round"
 
 
 def test_a_training_that_diverges_is_an_error_where_no_guard_acts(tmp_path, tiny_chat_model, queries):

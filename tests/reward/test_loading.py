@@ -68,7 +68,9 @@ def test_what_the_files_tell_is_refused_before_any_weights_are_loaded(tokenizer,
 
 def test_a_language_model_is_refused_instead_of_scored_at_random(tokenizer, tmp_path):
     folder = saved(tiny_llama(tokenizer), tmp_path)
-    with pytest.raises(ModelError, match=r"no score head \(score.weight\), so it is not a reward model.*lm_head.weight"):
+    with pytest.raises(
+        ModelError, match=r"no score head \(score.weight\), so it is not a reward model.*lm_head.weight"
+    ):
         load_reward_model(folder)
 
 
