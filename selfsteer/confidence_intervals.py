@@ -53,3 +53,18 @@ def bootstrap_statistic(statistic: Callable[[np.ndarray], float], n: int) -> Int
         return None
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)
+
+
+def share_text(share: float | None, interval: Interval | None) -> str:
+    """Return a share with its interval, "74 % (60-84)", or "-" where there is none."""
+    if share is None or interval is None:
+        return "-"
+    low, high = (f"{100 * end:.0f}" for end in interval)
+    return f"{100 * share:.0f} % ({low}-{high})"
+
+
+def value_text(value: float | None, interval: Interval | None) -> str:
+    """Return a number with its interval, "0.52 (0.31 to 0.70)", or "-" where there is none."""
+    if value is None or interval is None:
+        return "-"
+    return f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"

@@ -152,10 +152,11 @@ def hub(monkeypatch) -> Callable[..., None]:
 def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Run a command in this process; returns exit code, output and errors."""
     from selfsteer import cli
+    from selfsteer.commands import console
 
     # Where COLUMNS was set when the module was imported, as in a worker of xdist, the console keeps that width.
-    for console in (cli.out, cli.errors):
-        monkeypatch.setattr(console, "_width", None)
+    for one in (console.out, console.errors):
+        monkeypatch.setattr(one, "_width", None)
 
     def call(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["selfsteer", *map(str, arguments)])

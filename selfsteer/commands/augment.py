@@ -1,71 +1,89 @@
-"""What `selfsteer augment` does and prints."""
+"""`selfsteer augment`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import typer
 from rich.text import Text
 
-from selfsteer.config import growth_from
-from selfsteer.experimental.augment import Grown
-from selfsteer.experimental.augment import augment as grow
-from selfsteer.runs.progress import Display
+from selfsteer.commands.console import out, say
+from selfsteer.commands.options import Quiet
+
+if TYPE_CHECKING:
+    from selfsteer.experimental.augment import Grown
 
 
-def augment(
-    overrides: Sequence[str],
-    output: Path,
-    run_dir: Path | None,
-    *,
-    count: int,
-    overwrite: bool,
-    quiet: bool,
-    out: Console,
-) -> Grown:
-    """Grow a query set and print what came of it.
+@dataclass(frozen=True)
+class AugmentArguments:
+    """The options of `selfsteer augment`."""
 
-    Args:
-        overrides: Settings of :class:`selfsteer.config.Growth` as "key=value".
-        output: The file to write.
-        run_dir: Where answers and dropped queries are kept; None takes a folder beside the output.
-        count: How many new queries are wanted.
-        overwrite: Replace an output that was not written here.
-        quiet: Print nothing.
-        out: Where the tables go.
+    seeds: Annotated[str, typer.Argument(help="The seed queries: a file, a folder, a hub data set, builtin:NAME.")]
+    output: Annotated[Path, typer.Option("--output", help="The .jsonl file to write the new queries to.")]
+    overrides: Annotated[
+        list[str],
+        typer.Argument(
+            help="Settings, e.g. generation.backend=vllm augment.per_request=4 queries.near_duplicates=0.8."
+        ),
+    ] = field(default_factory=list)
+    count: Annotated[int, typer.Option(min=1, help="Number of new queries.")] = 100
+    method: Annotated[str, typer.Option(help="self-instruct or evolve.")] = "self-instruct"
+    model: Annotated[str, typer.Option("--model", help="The chat model that writes them.")] = "smollm2-135m"
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Directory for answers and dropped queries.", show_default="OUTPUT.run")
+    ] = None
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that this command did not write.")] = (
+        False
+    )
+    quiet: Quiet = False
+
+
+def augment(arguments: AugmentArguments) -> Grown:
+    """Grow a seed set of queries with a chat model. Interrupted runs resume: run the same command again.
+
+    Raises:
+        InputError: The seeds, the model or a setting can't be used, or the output is somebody else's file.
+        WorkFailed: The work failed; what was finished is kept.
     """
-    folder = run_dir or output.with_name(f"{output.name}.run")
-    display = Display(quiet=quiet)
-    found = grow(growth_from(overrides), output, folder, count=count, overwrite=overwrite, display=display)
-    if not quiet:
-        show(found, output, folder, out)
+    from selfsteer.config import growth_from
+    from selfsteer.experimental.augment import augment as grow
+    from selfsteer.runs.progress import Display
+
+    output = arguments.output
+    run_dir = arguments.run_dir or output.with_name(f"{output.name}.run")
+    named = [
+        f"queries.source={arguments.seeds}", f"augment.method={arguments.method}", f"model.name={arguments.model}"
+    ]  # fmt: skip
+    found = grow(
+        growth_from([*named, *arguments.overrides]), output, run_dir, count=arguments.count,
+        overwrite=arguments.overwrite, display=Display(quiet=arguments.quiet),
+    )  # fmt: skip
+    if not arguments.quiet:
+        _show(found, output, run_dir)
     return found
 
 
-def show(found: Grown, output: Path, folder: Path, out: Console) -> None:
+def _show(found: Grown, output: Path, run_dir: Path) -> None:
     """Print what became of the answers and of the queries in them."""
+    from selfsteer.commands.tables import plain_table
+
     unused = f"; not used: {_listed(found.unused_seeds)}" if found.unused_seeds else ""
-    kept = "any language" if found.languages is None else f"languages kept: {', '.join(found.languages)}"
-    _say(out, f"{found.seeds} seeds{unused}; {kept}")
-    _say(out, f"{found.requests} requests in {found.rounds} rounds; answers: {_listed(found.outcomes)}")
-    table = Table("new queries", "count", "share", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.columns[1].justify = table.columns[2].justify = "right"
+    languages = "any language" if found.languages is None else f"languages kept: {', '.join(found.languages)}"
+    say(f"{found.seeds} seeds{unused}; {languages}")
+    say(f"{found.requests} requests in {found.rounds} rounds; answers: {_listed(found.outcomes)}")
+    table = plain_table("new queries", "count", "share", right=("count", "share"))
     total = found.kept + sum(found.dropped.values())
     counts = {"kept": found.kept, **dict(sorted(found.dropped.items(), key=lambda item: (-item[1], item[0])))}
     for name, count in counts.items():
         label = name if name == "kept" else f"dropped: {name}"
         table.add_row(Text(label), str(count), f"{count / total:.0%}" if total else "-")
     out.print(table)
-    _say(out, f"kept by operation: {_listed(found.operations)}")
-    _say(out, f"written  {output}\ndropped  {folder / 'dropped.jsonl'}")
+    say(f"kept by operation: {_listed(found.operations)}")
+    say(f"written  {output}\ndropped  {run_dir / 'dropped.jsonl'}")
 
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
-
-
-def _say(out: Console, text: str) -> None:
-    out.print(text, markup=False, soft_wrap=True)

@@ -1,26 +1,34 @@
-"""What `--dry-run` shows."""
+"""`--dry-run`: the stages of a run, done or to do and why, with their time and disk space."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
-from selfsteer.commands.tables import STYLE, plain_table
+from selfsteer.commands.console import out, say, warn
+from selfsteer.commands.tables import plain_table
 from selfsteer.config import Recipe
 from selfsteer.estimate.costs import Cost, Costs, Sizes
 from selfsteer.estimate.forecast import costs_of, disk_needed, free_disk, knowing, start_of
-from selfsteer.estimate.memory import Tuning, tuning
 from selfsteer.estimate.prompt_lengths import sizes_of
 from selfsteer.estimate.throughput import machine
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import check, open_stages
-from selfsteer.runs.plan_step import PlanStep
+from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display, clock, size
 from selfsteer.runs.store import StageKey
 from selfsteer.stages.context import RunContext
+
+_STYLE = {
+    StepState.DONE: "green",
+    StepState.SHARED: "cyan",
+    StepState.TODO: "",
+    StepState.REDO: "yellow",
+    StepState.AFTER: "dim",
+}
+_SYMBOLS = {"positive": "y+", "negative": "y-", "original": "yo"}
 
 
 def dry_run(
@@ -28,8 +36,6 @@ def dry_run(
     run_dir: Path,
     *,
     measure: bool,
-    out: Console,
-    errors: Console,
     sweep_dir: Path | None = None,
     claims: Mapping[StageKey, str] | None = None,
 ) -> list[PlanStep]:
@@ -39,93 +45,81 @@ def dry_run(
         recipe: The recipe, as the run takes it.
         run_dir: It may be missing.
         measure: Whether the run measures on held-out queries.
-        out: Where the plan goes.
-        errors: Where warnings go.
         sweep_dir: Of a run in a sweep, the sweep's folder.
         claims: Of a run in a sweep, the stages that the runs before it will have done, with their names.
 
     Raises:
-        InputError, WorkFailed: As the run would, where it can be told beforehand.
+        InputError, WorkFailed: As the run would raise, where that is known beforehand.
     """
     stages = open_stages(recipe, run_dir, Display(quiet=True), sweep_dir=sweep_dir)
     check(stages)
-    start_of(stages.models)  # says so where the model would have to be fetched
+    start_of(stages.models)  # raises where the model would have to be fetched
     steps = plan(stages, measure=measure, claims=claims)
     known = next((step.entry.info for step in steps if step.slot[0] == "queries" and step.entry), None)
     sizes = Sizes(known["train"], known["heldout"] if measure else 0) if known else sizes_of(recipe.queries)
     costs = knowing(costs_of(stages, sizes), steps)
-    _show_plan(costs, steps, run_dir, out)
-    _show_grounds(costs, stages, out, errors)
+    _show_costs(costs, steps, run_dir)
+    show_assumptions(costs, stages)
     return steps
 
 
-def _tunings(costs: Costs) -> list[Tuning]:
-    """The four ways of tuning; the recipe's adapter, or the default one."""
-    from selfsteer.config import LoraSettings
-
-    assert costs.shape is not None
-    lora = costs.recipe.train.lora or LoraSettings()
-    return [
-        tuning(costs.shape, None),
-        *(tuning(costs.shape, lora, bits) for bits in (None, 8, 4)),
-    ]
+def show_steps(steps: Sequence[PlanStep]) -> None:
+    """Print the stages with their states, without costs."""
+    table = plain_table("stage", "", "why")
+    for step in steps:
+        table.add_row(Text(step.title), Text(step.state, _STYLE[step.state]), Text(step.why))
+    table.add_section()
+    table.add_row(f"{sum(step.todo for step in steps)} to do", "", "")
+    out.print(table)
 
 
-def _show_plan(costs: Costs, steps: Sequence[PlanStep], run_dir: Path, out: Console) -> None:
+def _show_costs(costs: Costs, steps: Sequence[PlanStep], run_dir: Path) -> None:
     table = plain_table("stage", "", "time", "disk", "why", right=("time", "disk"))
     for step in steps:
         one = costs.of(step.slot[0], heldout=step.slot[2])
-        cells = (_time(one.seconds), size(one.disk)) if step.todo else ("-", "-")
-        table.add_row(step.title, Text(step.state, STYLE[step.state]), *cells, Text(step.why))
+        cells = (time_text(one.seconds), size(one.disk)) if step.todo else ("-", "-")
+        table.add_row(step.title, Text(step.state, _STYLE[step.state]), *cells, Text(step.why))
     table.add_section()
     todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
-    table.add_row(f"{len(todo)} to do", "", _sum(todo), size(sum(one.disk for one in todo)))
+    table.add_row(f"{len(todo)} to do", "", total_time(todo), size(sum(one.disk for one in todo)))
     out.print(table)
-    _show_disk(costs, steps, run_dir, out)
+    show_disk(costs, steps, run_dir)
 
 
-def _show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path, out: Console) -> None:
+def show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path) -> None:
+    """Print the largest disk space in use at any time of the run, and what is free in the folder."""
     needed, free = disk_needed(costs, steps), free_disk(folder)
     passing = max((costs.of(step.slot[0], heldout=step.slot[2]).passing for step in steps), default=0.0)
-    with_them = f" with the checkpoints ({size(passing)}, removed after each round)" if passing else ""
-    out.print(f"disk at its worst {size(needed)}{with_them}; {size(free)} are free", soft_wrap=True)
+    checkpoints = f" with the checkpoints ({size(passing)}, removed after each round)" if passing else ""
+    say(f"peak disk use {size(needed)}{checkpoints}; {size(free)} are free")
 
 
-def _show_grounds(costs: Costs, stages: RunContext, out: Console, errors: Console) -> None:
-    """Say what the figures stand on; what is a guess is a warning."""
+def show_assumptions(costs: Costs, stages: RunContext) -> None:
+    """Print what the figures are computed from; guesses are warnings."""
     sample, limit = costs.sample, costs.recipe.generation.max_new_tokens
-    lengths = ", ".join(f"{name} {costs.responses[role]:.0f}" for role, name in _SIGNS.items())
-    out.print(
+    lengths = ", ".join(f"{symbol} {costs.responses[role]:.0f}" for role, symbol in _SYMBOLS.items())
+    say(
         f"for {costs.sizes.train:,} queries a round and {costs.sizes.heldout:,} held out; prompts of "
         f"{costs.prompts.plain:.0f} / {costs.prompts.positive:.0f} / {costs.prompts.negative:.0f} tokens (x, x+, x-); "
-        f"responses of {lengths} tokens; {costs.kept / costs.sizes.train:.0%} of the rows kept",
-        soft_wrap=True,
+        f"responses of {lengths} tokens; {costs.kept / costs.sizes.train:.0%} of the rows kept"
     )
-    guesses = []
     if costs.rates and not costs.rates.measured:
-        guesses.append(
-            f"times are guesses for {machine(stages.models.device)}: --calibrate measures it (one to three minutes)"
-        )
+        warn(f"times are guesses for {machine(stages.models.device)}: --calibrate measures it (one to three minutes)")
     if costs.shape and not sample.rows:
-        guesses.append(f"nothing was sampled, so every response is taken for {limit} tokens and every row for kept")
+        warn(f"nothing was sampled, so the figures take every response for {limit} tokens long and every row for kept")
     if costs.shape and sample.rows and not sample.kept:
         what = f"none of the {sample.rows} rows sampled was kept"
         if sample.kept is None:
             what = f"the responses sampled were cut off before {limit} tokens"
-        guesses.append(f"{what}, so every row is taken for kept")
-    for text in guesses:
-        errors.print("[bold yellow]warning:[/] ", end="")
-        errors.print(text, markup=False, soft_wrap=True)
+        warn(f"{what}, so the figures take every row for kept")
 
 
-_SIGNS = {"positive": "y+", "negative": "y-", "original": "yo"}
-
-
-def _sum(costs: Sequence[Cost]) -> str:
-    """The time of all, at least: what is not known adds nothing."""
+def total_time(costs: Sequence[Cost]) -> str:
+    """Return the sum of the times, "at least ..." where one is unknown."""
     known = [one.seconds for one in costs if one.seconds is not None]
-    return ("" if len(known) == len(costs) else "at least ") + _time(sum(known))
+    return ("" if len(known) == len(costs) else "at least ") + clock(sum(known))
 
 
-def _time(seconds: float | None) -> str:
+def time_text(seconds: float | None) -> str:
+    """Return a time in words, "?" where it is unknown."""
     return "?" if seconds is None else clock(seconds)

@@ -1,79 +1,127 @@
-"""What `selfsteer export` does and prints."""
+"""`selfsteer export`."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 
+from selfsteer.commands.console import errors, say
 from selfsteer.errors import ConfigError, did_you_mean
-from selfsteer.export import (
-    Exported,
-    ExportOptions,
-    Licence,
-    RunFacts,
-    check_repository,
-    export_file,
-    export_folder,
-    push,
-)
-from selfsteer.export.dataset import check_output, is_file
-from selfsteer.export.redaction import public_settings
-from selfsteer.files import remove
-from selfsteer.views import View
-from selfsteer.workflows.row_source import Source, open_source
+
+if TYPE_CHECKING:
+    from selfsteer.export import Exported, ExportOptions
+    from selfsteer.workflows.row_source import Source
 
 
-def export(
-    source: Path,
-    format: str,
-    output: Path | None,
-    *,
-    round: int | None,
-    view: str,
-    columns: str | None,
-    dropped: bool,
-    finished: bool,
-    harmful: bool,
-    licence: str | None,
-    repository: str | None,
-    public: bool,
-    overwrite: bool,
-    out: Console,
-    errors: Console,
-) -> Exported:
-    """Export the rows of a run directory or a file, and say what went where and what was left out.
+@dataclass(frozen=True)
+class ExportArguments:
+    """The options of `selfsteer export`."""
+
+    source: Annotated[
+        Path, typer.Argument(help="A run directory, a Parquet file of contrasts, or the JSON of the paper's authors.")
+    ]
+    format: Annotated[str, typer.Option(help="trl, trl-unpaired, llama-factory, authors or contrast.")]
+    output: Annotated[
+        Path | None, typer.Option(help="A .jsonl, .json or .parquet file, or a folder for a data set with its card.")
+    ] = None
+    round: Annotated[int | None, typer.Option(help="One round of a run.", show_default="all")] = None
+    view: Annotated[str, typer.Option(help="base, positive, negative or negative_strict.")] = "base"
+    columns: Annotated[str | None, typer.Option(help="For trl and trl-unpaired: full (the default) or minimal.")] = None
+    dropped: Annotated[bool, typer.Option("--all", help="Include the rows that quality control dropped.")] = False
+    finished: Annotated[bool, typer.Option("--finished", help="Leave out rows with a response that was cut off.")] = (
+        False
+    )
+    harmful: Annotated[
+        bool, typer.Option("--allow-harmful", help="In negative_strict: include y- that are, or may be, harmful.")
+    ] = False
+    licence: Annotated[
+        str | None,
+        typer.Option("--license", help="Licence of the queries by its name on the Hub, e.g. cc-by-4.0; for the card."),
+    ] = None
+    repository: Annotated[
+        str | None, typer.Option("--push-to-hub", help="Upload the folder as the private data set ORG/NAME.")
+    ] = None
+    public: Annotated[bool, typer.Option("--public", help="Make the uploaded data set public.")] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False
+
+
+def export(arguments: ExportArguments) -> Exported:
+    """Write preference pairs for other trainers, as files or a data set with its card; read the authors' pairs.
 
     Raises:
         ConfigError: An option is wrong, or does not go with another one.
-        InputError: There is no such run or round, or the output is there already.
+        InputError: There is no such run or round, or the output exists.
         DataError: A file can't be read, or no row is left.
         WorkFailed: The upload did not succeed; what was built is kept.
     """
-    order = ExportOptions(format, _view(view), _columns(columns), dropped, finished, harmful)
-    _check_options(output, repository, public=public, licence=licence)
+    from selfsteer.export import export_file, push
+    from selfsteer.export.dataset import check_output, is_file
+    from selfsteer.workflows.row_source import open_source
+
+    output, repository, overwrite = arguments.output, arguments.repository, arguments.overwrite
+    options = _options(arguments)
+    _check_target(arguments)
     if output is not None:
-        check_output(order, output, overwrite=overwrite)
-    found = open_source(source, round)
+        check_output(options, output, overwrite=overwrite)
+    found = open_source(arguments.source, arguments.round)
     for note in found.notes:
-        errors.print(note, markup=False, soft_wrap=True)
+        say(note, errors)
     if output is not None and is_file(output):
-        exported = export_file(found.rows, order, output, where=found.where, overwrite=overwrite)
-        _show(exported, output, out)
+        exported = export_file(found.rows, options, output, where=found.where, overwrite=overwrite)
+        _show(exported, str(output))
         return exported
     with _built_in(output, repository) as folder:
-        exported = _folder(found, order, folder, licence, overwrite=overwrite)
-        address = push(folder, repository, public=public) if repository else ""
-    _show(exported, " and ".join(filter(None, [str(output or ""), address])), out)
+        exported = _export_folder(found, options, folder, arguments)
+        address = push(folder, repository, public=arguments.public) if repository else ""
+    _show(exported, " and ".join(filter(None, [str(output or ""), address])))
     return exported
+
+
+def _options(arguments: ExportArguments) -> ExportOptions:
+    from selfsteer.export import ExportOptions
+    from selfsteer.views import View
+
+    views, choices = {str(view): view for view in View}, {"full": True, "minimal": False}
+    view, columns = arguments.view.replace("-", "_"), arguments.columns
+    if view not in views:
+        raise ConfigError(f"unknown view {arguments.view!r}", where="--view", do=did_you_mean(arguments.view, views))
+    if columns is not None and columns not in choices:
+        raise ConfigError(f"unknown columns {columns!r}", where="--columns", do=did_you_mean(columns, choices))
+    full = None if columns is None else choices[columns]
+    return ExportOptions(arguments.format, views[view], full, arguments.dropped, arguments.finished, arguments.harmful)
+
+
+def _check_target(arguments: ExportArguments) -> None:
+    from selfsteer.export import check_repository
+    from selfsteer.export.dataset import is_file
+
+    output = arguments.output
+    if arguments.repository:
+        check_repository(arguments.repository)
+    elif arguments.public:
+        raise ConfigError("--public is about an upload", where="--public", do="add --push-to-hub ORG/NAME")
+    if output is None and not arguments.repository:
+        raise ConfigError("no output is named for the rows", do="name a file or a folder with --output")
+    if output is not None and is_file(output):
+        if arguments.repository:
+            what = "a data set on the Hub is a folder with a card"
+            raise ConfigError(what, where=f"--output {output}", do="name a folder, or leave --output out")
+        if arguments.licence:
+            what = "a single file has no card that could name a licence"
+            raise ConfigError(what, where="--license", do="name a folder as --output, or leave --license out")
 
 
 @contextmanager
 def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
     """Yield the folder to build in: ``output``, or a temporary one, which stays where its upload does not succeed."""
+    from selfsteer.files import remove
+
     if output is not None:
         yield output
         return
@@ -88,65 +136,35 @@ def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
     remove(parent)
 
 
-def _folder(found: Source, order: ExportOptions, folder: Path, licence: str | None, *, overwrite: bool) -> Exported:
+def _export_folder(found: Source, options: ExportOptions, folder: Path, arguments: ExportArguments) -> Exported:
+    from selfsteer.export import Licence, RunFacts, export_folder
+    from selfsteer.export.redaction import public_settings
+
     recipe = found.recipe
     return export_folder(
         found.rows,
-        order,
+        options,
         folder,
         where=found.where,
-        licence=Licence.of(licence, recipe.queries.source if recipe else None),
+        licence=Licence.of(arguments.licence, recipe.queries.source if recipe else None),
         run=RunFacts(public_settings(recipe), found.queries) if recipe else None,
-        overwrite=overwrite,
+        overwrite=arguments.overwrite,
     )
 
 
-def _check_options(output: Path | None, repository: str | None, *, public: bool, licence: str | None) -> None:
-    if repository:
-        check_repository(repository)
-    elif public:
-        raise ConfigError("--public is about an upload", where="--public", do="add --push-to-hub ORG/NAME")
-    if output is None and not repository:
-        raise ConfigError("nothing says where the rows should go", do="name a file or a folder with --output")
-    if output is not None and is_file(output):
-        if repository:
-            what = "a data set on the Hub is a folder with a card"
-            raise ConfigError(what, where=f"--output {output}", do="name a folder, or leave --output out")
-        if licence:
-            what = "a single file has no card that could name a licence"
-            raise ConfigError(what, where="--license", do="name a folder as --output, or leave --license out")
-
-
-def _view(name: str) -> View:
-    views = {str(view): view for view in View}
-    if name.replace("-", "_") not in views:
-        raise ConfigError(f"unknown view {name!r}", where="--view", do=did_you_mean(name, views))
-    return views[name.replace("-", "_")]
-
-
-def _columns(name: str | None) -> bool | None:
-    known = {None: None, "full": True, "minimal": False}
-    if name not in known:
-        names = ("full", "minimal")
-        raise ConfigError(f"unknown columns {name!r}", where="--columns", do=did_you_mean(str(name), names))
-    return known[name]
-
-
-def _show(exported: Exported, target: Path | str, out: Console) -> None:
-    order, selection = exported.options, exported.selection
+def _show(exported: Exported, target: str) -> None:
+    options, selection = exported.options, exported.selection
     pairs = f" from {selection.taken:,} pairs" if exported.rows != selection.taken else ""
-    kind = f"{order.format}, view {order.view}" if order.form.one_view else order.format
-    lines = [f"{exported.rows:,} rows{pairs} of {selection.read:,} ({kind}) are in {target}"]
+    kind = f"{options.format}, view {options.view}" if options.form.one_view else options.format
+    say(f"{exported.rows:,} rows{pairs} of {selection.read:,} ({kind}) are in {target}")
     if selection.left_out:
-        lines.append(f"left out: {selection.describe()}")
+        say(f"left out: {selection.describe()}")
     if exported.notice:
-        lines.append(
+        say(
             f"y- that are, or may be, harmful are chosen responses in it: {exported.notice} says so; keep them together"
         )
-    if selection.cut and not order.form.finishes:
-        lines.append(
-            f"pairs with a response that was cut off: {selection.cut:,}; this format can't tell a trainer so, and most "
-            "will teach an end there (--finished leaves them out; see docs/exports.md)"
+    if selection.cut and not options.form.finishes:
+        say(
+            f"pairs with a response that was cut off: {selection.cut:,}; this format has no column for it, and most "
+            "trainers will teach an end there (--finished leaves them out; see docs/exports.md)"
         )
-    for line in lines:
-        out.print(line, markup=False, soft_wrap=True)

@@ -1,57 +1,64 @@
-"""What `selfsteer filter` does and prints."""
+"""`selfsteer filter`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 
-from selfsteer.commands.tables import quality_table
+from selfsteer.commands.console import out, say
 from selfsteer.errors import ConfigError
-from selfsteer.workflows.filter import Outcome, refilter_file, refilter_run
+
+if TYPE_CHECKING:
+    from selfsteer.workflows.filter import Outcome
 
 
-def filter_rows(source: Path, overrides: Sequence[str], output: Path | None, *, dry_run: bool, out: Console) -> Outcome:
-    """Filter the rows of a run directory or a file anew, and say what that changed.
+@dataclass(frozen=True)
+class FilterArguments:
+    """The options of `selfsteer filter`."""
+
+    source: Annotated[Path, typer.Argument(help="A run directory, a Parquet file of contrasts or a folder of them.")]
+    overrides: Annotated[
+        list[str], typer.Argument(help="Settings of quality, e.g. quality.filters='[identical, leak]'.")
+    ] = field(default_factory=list)
+    output: Annotated[
+        Path | None, typer.Option(help="For a file or a folder: a new .parquet file, or a new folder.")
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be kept and dropped.")] = False
+
+
+def filter_rows(arguments: FilterArguments) -> Outcome:
+    """Re-filter stored rows with different settings. Nothing is generated again.
 
     Raises:
         ConfigError: An option is wrong, or does not go with another one.
         InputError: There are no such rows.
         NothingSurvived: The filters keep no row.
     """
+    from selfsteer.commands.tables import quality_table
+    from selfsteer.workflows.filter import refilter_file, refilter_run
+
+    source, output, dry_run = arguments.source, arguments.output, arguments.dry_run
     is_run = (source / "recipe.yaml").is_file()
     if is_run and output is not None:
         what = "the rows of a run stay in its run directory"
-        raise ConfigError(what, where=f"--output {output}", do="leave it out; `selfsteer export` hands them out")
+        raise ConfigError(what, where=f"--output {output}", do="leave it out; `selfsteer export` writes rows elsewhere")
     if not is_run and output is None and not dry_run:
-        what = "nothing says where the filtered rows should go"
-        raise ConfigError(
-            what, where=str(source), do="name a .parquet file or a folder with --output, or say --dry-run"
-        )
+        do = "name a .parquet file or a folder with --output, or add --dry-run"
+        raise ConfigError("no output is named for the filtered rows", where=str(source), do=do)
     if is_run:
-        found = refilter_run(source, overrides, dry_run=dry_run)
+        found = refilter_run(source, arguments.overrides, dry_run=dry_run)
     else:
-        found = refilter_file(source, overrides, None if dry_run else output)
+        found = refilter_file(source, arguments.overrides, None if dry_run else output)
     for part in found.parts:
         out.print(quality_table(part.label, part.after, part.before))
-        _thresholds(part.after["thresholds"], out)
+        for name, value in part.after["thresholds"].items():
+            say(f"threshold {name}: {value!r}")  # all its digits, so that it gives the same filter elsewhere
         if part.after["few_kept"]:
-            out.print(part.after["few_kept"], markup=False, soft_wrap=True)
-    where = source / "ledger.jsonl" if is_run else output
-    done = (
-        "nothing was changed (--dry-run)"
-        if dry_run
-        else f"in force now, see {where}"
-        if is_run
-        else f"written  {where}"
-    )
-    for text in [*found.notes, done]:
-        out.print(text, markup=False, soft_wrap=True)
+            say(part.after["few_kept"])
+    done = f"active now, see {source / 'ledger.jsonl'}" if is_run else f"written  {output}"
+    for text in [*found.notes, "nothing was changed (--dry-run)" if dry_run else done]:
+        say(text)
     return found
-
-
-def _thresholds(found: dict[str, float], out: Console) -> None:
-    """Say the thresholds in digits that give the same filters elsewhere."""
-    for name, value in found.items():
-        out.print(f"threshold {name}: {value!r}", markup=False, soft_wrap=True)

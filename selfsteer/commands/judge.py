@@ -1,127 +1,138 @@
-"""What `selfsteer judge` does and prints."""
+"""`selfsteer judge`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 from rich.progress import Progress
 
-from selfsteer.config import judge_settings
+from selfsteer.commands.console import errors, say
+from selfsteer.commands.options import (
+    Answers,
+    JsonFile,
+    Judges,
+    LoadingArguments,
+    MaxTokens,
+    Mode,
+    PerToken,
+    SampleArguments,
+    ServerArguments,
+    Template,
+    judge_settings_of,
+)
 from selfsteer.errors import ConfigError
-from selfsteer.files import write_json
-from selfsteer.judges import AnswerCache, Judge, Pair
-from selfsteer.judges.tables import ALL_SETS, Judged, figures_table, judge_warnings, kappa_table
-from selfsteer.models import cache_folder
-from selfsteer.stages.judgements import judge_with_cache
-from selfsteer.workflows.judge import as_json, check_verdicts, is_run, open_judges, read_pairs
 
-_POOLED = f' "{ALL_SETS}" takes all pairs together, each once, so a larger set counts for more.'
+if TYPE_CHECKING:
+    from selfsteer.judges import Judge, Pair
+    from selfsteer.judges.tables import Judged
 
 
-def judge(
-    sources: Sequence[Path],
-    names: Sequence[str],
-    settings: Mapping[str, Any],
-    *,
-    human: str | None,
-    page: bool,
-    limit: int | None,
-    seed: int,
-    split: str | None,
-    answers: Path | None,
-    json_file: Path | None,
-    out: Console,
-    errors: Console,
-) -> None:
-    """Judge the pairs of ``sources``, print the figures, and write them to ``json_file`` if it is given.
+@dataclass(frozen=True)
+class JudgeArguments:
+    """The options of `selfsteer judge`."""
 
-    Args:
-        sources: Files, folders or hub data sets of preference pairs, or run directories.
-        names: Of judges, as :func:`open_judge` takes them.
-        settings: Keys and values of :class:`JudgeSettings`, besides the name.
-        human: Who judges in person, after the others; None is nobody.
-        page: That person judges on a local web page.
-        limit: Take a random sample of so many pairs of each source.
-        seed: Chooses the sample.
-        split: Of hub data sets; None is train.
-        answers: Where answers are kept; None is the cache folder.
-        json_file: Where figures and verdicts are written.
-        out, errors: Where figures, and what is worth knowing besides, are printed.
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files or folders of preference pairs, labelled or not; hub data sets (org/name); or run directories."
+        ),
+    ]
+    names: Judges = field(default_factory=list)
+    mode: Mode = "logprobs"
+    max_tokens: MaxTokens = None
+    by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall"
+    template: Template = None
+    per_token: PerToken = None
+    human: Annotated[
+        str | None, typer.Option(help="Judge yourself, under this name; stop at any time and resume later.")
+    ] = None
+    page: Annotated[bool, typer.Option("--page", help="With --human: on a local web page.")] = False
+    sample: SampleArguments = field(default_factory=SampleArguments)
+    loading: LoadingArguments = field(default_factory=LoadingArguments)
+    server: ServerArguments = field(default_factory=ServerArguments)
+    answers: Answers = None
+    json_file: JsonFile = None
+
+
+def judge(arguments: JudgeArguments) -> None:
+    """Judge preference pairs, each in both orders, and compare judges with the labels and with each other.
 
     Raises:
-        ConfigError: Nobody is named to judge, or a setting is wrong.
+        ConfigError: No judge is named, or a setting is wrong.
         DataError: A source can't be read.
         WorkFailed: No reply of a judge came to a verdict; figures and verdicts are printed and written all the same.
         KeyboardInterrupt: Ctrl-C, also while a person judges; every answer is kept, and no figures are shown.
     """
-    if not names and not human:
-        raise ConfigError("nobody is named to judge", do="name a model with --judge, or yourself with --human NAME")
-    if page and not human:
+    from selfsteer.commands.judge_tables import show_judged
+    from selfsteer.files import write_json
+    from selfsteer.workflows.judge import as_json, check_verdicts, is_run, open_judges, read_pairs
+
+    human, sample = arguments.human, arguments.sample
+    if not arguments.names and not human:
+        raise ConfigError("no judge is named", do="name a model with --judge, or yourself with --human NAME")
+    if arguments.page and not human:
         raise ConfigError("--page shows the pairs to a person", do="add --human NAME")
-    own = judge_settings(dict(settings))
-    if own.by != "overall" and not any(map(is_run, sources)):
-        what = f"--by {own.by} is about a run's pairs, and files of pairs have no aspects"
+    settings = judge_settings_of(arguments)
+    if settings.by != "overall" and not any(map(is_run, arguments.sources)):
+        what = f"--by {settings.by} needs a run's pairs: files of pairs have no aspects"
         raise ConfigError(what, where="--by", do="leave it out, or give a run directory")
-    pairs, notes = read_pairs(sources, limit=limit, seed=seed, by=own.by, split=split)
-    judges = open_judges(own, names)
+    pairs, notes = read_pairs(
+        arguments.sources, limit=sample.limit, seed=sample.seed, by=settings.by, split=sample.split
+    )
+    judges = open_judges(settings, arguments.names)
     for note in notes:
-        errors.print(note, markup=False, soft_wrap=True)
-    folder = answers or cache_folder() / "judgements"
-    judged = ask_in_turn(judges, pairs, folder, errors)
+        say(note, errors)
+    judged = ask_in_turn(judges, pairs, arguments.answers)
     if human:
-        judged.append(_judge_by_hand(human, pairs, folder, page))
-    _show(judged, out)
-    if json_file:
-        write_json(json_file, as_json(judged))
+        judged.append(_judge_by_hand(human, pairs, arguments))
+    show_judged(judged)
+    if arguments.json_file:
+        write_json(arguments.json_file, as_json(judged))
     check_verdicts(judged)
 
 
-def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path, errors: Console) -> list[Judged]:
+def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path | None) -> list[Judged]:
     """Put the pairs before one judge after the other, with progress; ``judges`` is empty afterwards.
 
-    Each is taken out, so that its weights are let go before the next one loads its own.
+    Args:
+        judges: Each is taken out, so that its weights are freed before the next one loads its own.
+        pairs: What they judge.
+        answers: The folder that keeps answers; None is the one in the cache folder.
     """
     judged = []
     while judges:
-        judged.append(_judge_by_machine(judges.pop(0), pairs, answers, errors))
+        judged.append(_judge_by_machine(judges.pop(0), pairs, _folder(answers)))
     return judged
 
 
-def _judge_by_machine(judge: Judge, pairs: Sequence[Pair], answers: Path, errors: Console) -> Judged:
+def _judge_by_machine(judge: Judge, pairs: Sequence[Pair], folder: Path) -> Judged:
+    from selfsteer.stages.judgements import judge_with_cache
+
     with Progress(console=errors, transient=True) as bar:
         task = bar.add_task(judge.name, total=None)
         return judge_with_cache(
-            judge, pairs, answers, lambda name, done, total: bar.update(task, completed=done, total=total)
+            judge, pairs, folder, lambda name, done, total: bar.update(task, completed=done, total=total)
         )
 
 
-def _judge_by_hand(name: str, pairs: Sequence[Pair], answers: Path, page: bool) -> Judged:
+def _judge_by_hand(name: str, pairs: Sequence[Pair], arguments: JudgeArguments) -> Judged:
     from selfsteer.files import fingerprint
+    from selfsteer.judges import AnswerCache
     from selfsteer.judges.human import HumanJudge, collect
     from selfsteer.judges.human_page import ask_on_page
     from selfsteer.judges.human_terminal import ask_in_terminal
+    from selfsteer.judges.tables import Judged
 
     person = HumanJudge(name)
-    cache = AnswerCache(answers / f"{fingerprint(person.key)}.jsonl")
-    return Judged(person.name, collect(person, pairs, cache, ask_on_page if page else ask_in_terminal))
+    cache = AnswerCache(_folder(arguments.answers) / f"{fingerprint(person.key)}.jsonl")
+    return Judged(person.name, collect(person, pairs, cache, ask_on_page if arguments.page else ask_in_terminal))
 
 
-def _has_several_sets(judged: Sequence[Judged]) -> bool:
-    return any(len({judgement.pair.subset for judgement in one.judgements}) > 1 for one in judged)
+def _folder(answers: Path | None) -> Path:
+    from selfsteer.models import cache_folder
 
-
-def _show(judged: Sequence[Judged], out: Console) -> None:
-    out.print(figures_table(judged))
-    out.print(
-        "Shares of pairs judged as labelled, with 95 % intervals; a verdict that names none counts as not right. "
-        "The kappa is that of the debiased verdicts with the labels." + (_POOLED if _has_several_sets(judged) else ""),
-        soft_wrap=True,
-    )
-    for one in judged:
-        for warning in judge_warnings(one):
-            out.print(warning, markup=False, soft_wrap=True)
-    if len(judged) > 1:
-        out.print(kappa_table(judged))
+    return answers or cache_folder() / "judgements"

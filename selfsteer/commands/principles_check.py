@@ -1,25 +1,21 @@
-"""What `selfsteer principles check` does and prints."""
+"""`selfsteer principles check`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import typer
 from rich.text import Text
 
-from selfsteer.config import Recipe, recipe_from
+from selfsteer.commands.console import out, say
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.steerability import WORDS, AspectProbe, Direction, Margin, Probe
-from selfsteer.files import fingerprint
-from selfsteer.judges.tables import percent
-from selfsteer.models import cache_folder
-from selfsteer.runs.progress import Display
-from selfsteer.sanitize import escape_controls
-from selfsteer.workflows.principles_check import probe
+
+if TYPE_CHECKING:
+    from selfsteer.config import Recipe
+    from selfsteer.evaluation.steerability import AspectProbe, Direction, Margin, Probe
 
 _SHOWN = 160
 _STYLE = {"steers": "bold green", "below chance": "bold red", "unclear": "bold yellow", "unknown": "bold yellow"}
@@ -34,26 +30,45 @@ _ACTING = {
     "queries.dataset_split", "queries.limit", "evaluation.direction", "quality.clean", "train.max_length",
     "train.precision",
 }  # fmt: skip
-"""Settings of a run that trials along single aspects go by: no filters, no training."""
+"""Settings of a run that act on trials along single aspects, which have no filters and no training."""
 
 
-def check(
-    name: str, model: str, overrides: Sequence[str], *, pairs: int, folder: Path | None, out: Console, examples: int
-) -> Probe:
-    """Probe a set with a model and print what was found.
+@dataclass(frozen=True)
+class CheckArguments:
+    """The options of `selfsteer principles check`."""
 
-    Args:
-        name: A shipped set or a YAML file.
-        model: A catalogue name, a folder or a hub name.
-        overrides: Further settings, as a run takes them ("judge=...", "queries=...", "generation.temperature=...").
-        pairs: About how many pairs to make.
-        folder: Where everything goes; None takes one in the cache folder, named by what is probed.
-        out: Where the tables go.
-        examples: How many aspects to show a pair of.
+    name: Annotated[str, typer.Argument(help="A shipped set or the path of a YAML file.")]
+    overrides: Annotated[
+        list[str], typer.Argument(help="Settings, e.g. queries=my.jsonl generation.max_new_tokens=128.")
+    ] = field(default_factory=list)
+    model: Annotated[str, typer.Option("--model", help="The chat model to steer.")] = "smollm2-135m"
+    judge: Annotated[str | None, typer.Option("--judge", help="Judge that decides which answer is better.")] = None
+    pairs: Annotated[int, typer.Option(min=1, help="About how many pairs to make.")] = 32
+    examples: Annotated[int, typer.Option(min=0, help="Number of aspects to show an example pair of.")] = 3
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Directory for all files of the check.", show_default="in the cache folder")
+    ] = None
+
+
+def principles_check(arguments: CheckArguments) -> Probe:
+    """Test whether a set can steer a model at all: steer along each aspect alone and compare the answers.
+
+    Raises:
+        InputError, WorkFailed: As :func:`selfsteer.workflows.principles_check.probe`.
     """
-    recipe = trial_recipe("probe", [f"model={model}", f"principles.set={name}", *overrides])
-    found = probe(recipe, folder or _own_folder(recipe, pairs), pairs=pairs, display=Display())
-    show(found, recipe, out, examples)
+    from selfsteer.files import fingerprint
+    from selfsteer.models import cache_folder
+    from selfsteer.runs.progress import Display
+    from selfsteer.workflows.principles_check import probe
+
+    named = [f"model={arguments.model}", f"principles.set={arguments.name}", *arguments.overrides]
+    judge = [f"judge.name={arguments.judge}"] if arguments.judge else []
+    recipe = trial_recipe("probe", [*named, *judge])
+    # A folder for this probe alone, so that probes of other models and sets are kept beside it.
+    own = fingerprint([recipe.model.model_dump(), recipe.principles.set, arguments.pairs])
+    folder = arguments.run_dir or cache_folder() / "probes" / own
+    found = probe(recipe, folder, pairs=arguments.pairs, display=Display())
+    _show(found, arguments.examples)
     return found
 
 
@@ -61,10 +76,12 @@ def trial_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     """Return the recipe of trials along single aspects, with ``key=value`` overrides.
 
     Raises:
-        ConfigError: A setting is wrong, or is one that trials don't go by.
+        ConfigError: A setting is wrong, or has no effect on trials.
     """
+    from selfsteer.config import recipe_from
+
     keys = [override.partition("=")[0].strip() for override in overrides]
-    # A judge is asked about the row's only aspect unless told otherwise.
+    # A judge is asked about the row's only aspect unless the settings say otherwise.
     by = ["judge.by=aspects"] if {"judge", "judge.name"} & set(keys) and "judge.by" not in keys else []
     recipe = recipe_from({"name": name, **_DEFAULTS}, [*overrides, *by])
     for key in keys:
@@ -75,43 +92,45 @@ def trial_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     return recipe
 
 
-def show(found: Probe, recipe: Recipe, out: Console, examples: int) -> None:
+def _show(found: Probe, examples: int) -> None:
     """Print the figures of each aspect, some pairs, and the verdict."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in ("aspect", "pairs", "margin,\nnats/token", "y+ is better", "told by", "verdict"):
-        table.add_column(column)
+    from selfsteer.commands.tables import plain_table
+
+    table = plain_table("aspect", "pairs", "margin,\nnats/token", "y+ is better", "by", "verdict")
     for aspect in found.aspects:
         table.add_row(*map(Text, (aspect.aspect, str(aspect.n), *cells(aspect.margin, aspect.direction))))
     table.add_section()
     table.add_row(*map(Text, ("all", str(found.n), *cells(found.margin, found.direction))))
     out.print(table)
     for aspect in found.aspects[:examples]:
-        _show_example(aspect, out)
+        _show_example(aspect)
     out.print(f"[{_STYLE[found.standing]}]{_headline(found)}[/] ", end="")
-    out.print(_advice(found, recipe), markup=False, soft_wrap=True)
+    say(_advice(found))
 
 
 def cells(margin: Margin | None, direction: Direction | None) -> list[str]:
-    """Return what a table says of margin and direction: margin, share of the right pairs, who says it, verdict."""
-    told = f"{margin.mean:+.3f}\n({margin.interval[0]:+.3f} to {margin.interval[1]:+.3f})" if margin else "-"
+    """Return the cells of margin and direction: margin, share of right pairs, program or judge, verdict."""
+    from selfsteer.confidence_intervals import share_text
+    from selfsteer.evaluation.steerability import WORDS
+
+    shown = f"{margin.mean:+.3f}\n({margin.interval[0]:+.3f} to {margin.interval[1]:+.3f})" if margin else "-"
     if direction is None:
-        return [told, "-", "-", WORDS["unknown"]]
-    share = percent(direction.accuracy, direction.interval).replace(" (", "\n(") + f" of {direction.n}"
+        return [shown, "-", "-", WORDS["unknown"]]
+    share = share_text(direction.accuracy, direction.interval).replace(" (", "\n(") + f" of {direction.n}"
     share += f",\n{direction.tied} tied" if direction.tied else ""
-    return [told, share, direction.by, WORDS[direction.standing]]
+    return [shown, share, direction.by, WORDS[direction.standing]]
 
 
-def _show_example(aspect: AspectProbe, out: Console) -> None:
+def _show_example(aspect: AspectProbe) -> None:
+    from selfsteer.sanitize import escape_controls
+
     if aspect.example is None:
         return
-    out.print(f"[bold]{aspect.aspect}[/]")
-    for label, text in (
-        ("x ", aspect.example.query),
-        ("y+", aspect.example.positive_response),
-        ("y-", aspect.example.negative_response),
-    ):
+    example = aspect.example
+    out.print(Text(aspect.aspect, style="bold"))
+    for label, text in (("x ", example.query), ("y+", example.positive_response), ("y-", example.negative_response)):
         short = " ".join(escape_controls(text).split())
-        out.print(f"  {label}  {short[:_SHOWN]}{'...' if len(short) > _SHOWN else ''}", markup=False, soft_wrap=True)
+        say(f"  {label}  {short[:_SHOWN]}{'...' if len(short) > _SHOWN else ''}")
 
 
 def _headline(found: Probe) -> str:
@@ -120,16 +139,18 @@ def _headline(found: Probe) -> str:
     return {"steers": "It can be steered.", "unknown": "Direction unknown."}.get(found.standing, "Unclear.")
 
 
-def _advice(found: Probe, recipe: Recipe) -> str:
+def _advice(found: Probe) -> str:
+    from selfsteer.confidence_intervals import share_text
+
     matters = "" if found.margin is None or found.margin.matters else " The prompts do not even change its answers."
     if found.direction is None:
         return (
-            "No program can tell which answer is better, and no judge is named: the margin shows that the prompts "
+            "No program can decide which answer is better, and no judge is named: the margin shows that the prompts "
             "matter, not that they steer the right way. Name a judge with --judge." + matters
         )
-    share = f"{percent(found.direction.accuracy, found.direction.interval)} of {found.direction.n} pairs"
+    share = f"{share_text(found.direction.accuracy, found.direction.interval)} of {found.direction.n} pairs"
     if found.direction.n < found.n:
-        matters += f" About the other {found.n - found.direction.n} nobody here can tell: name a judge with --judge."
+        matters += f" No program decides the other {found.n - found.direction.n}: name a judge with --judge."
     if found.refused:
         return (
             f"y+ is better in {share}, which is below chance: `selfsteer run` refuses this model with "
@@ -137,9 +158,4 @@ def _advice(found: Probe, recipe: Recipe) -> str:
         )
     if found.standing == "steers":
         return f"y+ is better in {share}.{matters}"
-    return f"y+ is better in {share}; more pairs (--pairs) would tell.{matters}"
-
-
-def _own_folder(recipe: Recipe, pairs: int) -> Path:
-    """A folder for this probe alone, so that probes of other models and sets lie beside it."""
-    return cache_folder() / "probes" / fingerprint([recipe.model.model_dump(), recipe.principles.set, pairs])
+    return f"y+ is better in {share}; more pairs (--pairs) would decide.{matters}"

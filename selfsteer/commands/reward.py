@@ -1,63 +1,54 @@
-"""What `selfsteer reward` does and prints."""
+"""`selfsteer reward`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
-from rich.text import Text
+import typer
 
-from selfsteer.commands.tables import STYLE, plain_table
-from selfsteer.reward.recipe import load_reward_recipe
-from selfsteer.runs.plan_step import PlanStep
-from selfsteer.runs.progress import Display
-from selfsteer.workflows.reward import planned_rewards, reward
-from selfsteer.workflows.reward_results import NOTES, table
+from selfsteer.commands.console import out, say
+from selfsteer.commands.options import DryRun, Quiet, RunDir
 
 
-def train_rewards(
-    recipe: str,
-    overrides: Sequence[str],
-    run_dir: Path | None,
-    *,
-    only_plan: bool = False,
-    quiet: bool,
-    command: str,
-    out: Console,
-) -> None:
-    """Train the reward models of a recipe, score them, and print the table; or show what would be done.
+@dataclass(frozen=True)
+class RewardArguments:
+    """The options of `selfsteer reward`."""
 
-    Args:
-        recipe: A file, or the name of a shipped one.
-        overrides: "key=value".
-        run_dir: Where everything goes; None is runs/NAME.
-        only_plan: Do nothing, say which stages are done, to do or redone.
-        quiet: Say nothing but errors.
-        command: As it was given, for the record.
-        out: Where the table goes.
+    recipe: Annotated[str, typer.Argument(help="A reward recipe, or the name of a shipped one.")]
+    overrides: Annotated[
+        list[str], typer.Argument(help="Settings, e.g. sets.annotated.source=FILE options.learning_rate=1e-5.")
+    ] = field(default_factory=list)
+    run_dir: RunDir = None
+    dry_run: DryRun = False
+    quiet: Quiet = False
+
+
+def train_rewards(arguments: RewardArguments) -> None:
+    """Train reward models on preference pairs, self-made or annotated, and compare them. The same command resumes.
 
     Raises:
         InputError, WorkFailed: As :func:`selfsteer.workflows.reward.reward`.
     """
-    settings = load_reward_recipe(recipe, overrides)
-    folder = run_dir or Path("runs") / settings.name
-    if only_plan:
-        _show_plan(planned_rewards(settings, folder), out)
+    from selfsteer.commands.dry_run import show_steps
+    from selfsteer.reward.recipe import load_reward_recipe
+    from selfsteer.runs.progress import Display
+    from selfsteer.workflows.reward import planned_rewards, reward
+    from selfsteer.workflows.reward_results import NOTES, table
+
+    recipe = load_reward_recipe(arguments.recipe, arguments.overrides)
+    folder = arguments.run_dir or Path("runs") / recipe.name
+    if arguments.dry_run:
+        show_steps(planned_rewards(recipe, folder))
         return
-    results = reward(settings, folder, display=Display(quiet=quiet), command=command)
-    if not quiet:
-        shown = table(results)
-        if shown is not None:
-            out.print(shown)
-            out.print(NOTES, soft_wrap=True)
-        out.print(f"{folder / 'results.md'}, {folder / 'models'}", markup=False, soft_wrap=True)
-
-
-def _show_plan(steps: Sequence[PlanStep], out: Console) -> None:
-    shown = plain_table("stage", "", "why")
-    for step in steps:
-        shown.add_row(Text(step.title), Text(step.state, STYLE[step.state]), Text(step.why))
-    shown.add_section()
-    shown.add_row(f"{sum(step.todo for step in steps)} to do", "", "")
-    out.print(shown)
+    named = [] if arguments.run_dir is None else ["--run-dir", str(arguments.run_dir)]
+    command = shlex.join(["selfsteer", "reward", arguments.recipe, *arguments.overrides, *named])
+    results = reward(recipe, folder, display=Display(quiet=arguments.quiet), command=command)
+    if arguments.quiet:
+        return
+    if shown := table(results):
+        out.print(shown)
+        out.print(NOTES, soft_wrap=True)
+    say(f"{folder / 'results.md'}, {folder / 'models'}")

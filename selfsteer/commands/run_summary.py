@@ -1,4 +1,4 @@
-"""What a run tells at its end: before and after as a table, the verdict in words, and where to go from here."""
+"""The end of a run on the terminal: before and after as a table, the verdict in words, and the next steps."""
 
 from __future__ import annotations
 
@@ -8,77 +8,63 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from selfsteer.commands.tables import as_rich, harm_told, quality_table
+from selfsteer.commands.console import out, say
+from selfsteer.commands.tables import as_rich, plain_table, quality_table
 from selfsteer.report.tables import round_table, turned
 
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
+_CONSEQUENCE = {"warn": "it only warns", "stop": "the run ended", "rollback": "the round was rejected"}
 
 
-def show(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
+def show(summary: dict[str, Any], run_dir: Path, console: Console = out) -> None:
     """Print the outcome of a run."""
     if summary["policies"]:
-        console.print(_table(summary["policies"]))
+        console.print(_policy_table(summary["policies"]))
     if len(summary["rounds"]) > 1 or summary["mode"] == "generator":
-        console.print(_rounds(summary))
+        # A terminal has room for few columns, and a run has few rounds with many figures: each round is a column.
+        console.print(as_rich(turned(round_table(summary["rounds"], summary["policies"]))))
     for line in summary["verdict"]:
         style = _STYLE[line["answer"]]
         console.print(f"[{style}]{line['answer']:>7}[/]  {line['question']} ", end="")
-        console.print(line["detail"], markup=False, soft_wrap=True)
+        say(line["detail"], console)
     for one in (summary["guards"] or {}).get("findings", []):
         if one["standing"] == "fired":
             console.print(f"[bold red]{'guard':>7}[/]  ", end="")
-            console.print(_fired(one), markup=False, soft_wrap=True)
+            say(f"round {one['round']}, {one['guard']}: {one['detail']}: {_CONSEQUENCE[one['action']]}", console)
     console.print()
     for text in _pointers(summary, run_dir):
-        console.print(text, markup=False, soft_wrap=True)
+        say(text, console)
 
 
-def show_data(summary: dict[str, Any], run_dir: Path, console: Console) -> None:
-    """Print what generating gave: the rows, what each filter dropped, and where to go from here."""
+def show_data(summary: dict[str, Any], run_dir: Path) -> None:
+    """Print the outcome of generating: the rows, what each filter dropped, and the next steps."""
     made = summary["rounds"][0]
     responses, quality = made["responses"], made["quality"]
-    table = Table("rows", "", title_justify="left")
+    table = plain_table("rows", "")
     table.add_row("queries read", f"{made['queries']['read']:,}")
     table.add_row("left out before quality control", f"{made['queries']['left_out']:,}")
     tokens = "" if responses["tokens"] is None else f", {responses['tokens']:,} tokens"
     cut = f", {responses['cut'] / max(1, responses['responses']):.0%} cut off" if responses["cut"] else ""
     table.add_row("responses", f"{responses['responses']:,}{tokens}{cut}")
     table.add_row("kept", f"{quality['kept']:,} of {quality['total']:,} ({quality['kept'] / quality['total']:.0%})")
-    for title, told in harm_told(quality["harmful"]).items():
-        table.add_row(title, told)
-    console.print(table)
-    console.print(quality_table("quality control", quality))
-    for text in (
-        f"data     {run_dir / 'round-01' / 'contrasts'}  (Parquet, dropped rows with their reason)",
-        f"report   {run_dir / 'report.html'}",
-        f"export   selfsteer export {shlex.quote(str(run_dir))} --format trl --output pairs.jsonl",
-    ):
-        console.print(text, markup=False, soft_wrap=True)
+    harmful = dict(quality["harmful"])
+    unknown = harmful.pop("unknown", 0)
+    if harmful:
+        flags = ", ".join(f"{count:,} by {name}" for name, count in harmful.items())
+        table.add_row("y- flagged as harmful", flags)
+    if unknown:
+        table.add_row("y- not known to be harmless", f"{unknown:,} (no aspect, no classifier)")
+    out.print(table)
+    out.print(quality_table("quality control", quality))
+    say(f"data     {run_dir / 'round-01' / 'contrasts'}  (Parquet, dropped rows with their reason)")
+    say(f"report   {run_dir / 'report.html'}")
+    say(f"export   selfsteer export {shlex.quote(str(run_dir))} --format trl --output pairs.jsonl")
 
 
-def _fired(one: dict[str, Any]) -> str:
-    then = {"warn": "it only warns", "stop": "the run ended", "rollback": "the round was given up"}[one["action"]]
-    return f"round {one['round']}, {one['guard']}: {one['detail']}: {then}"
-
-
-def _table(policies: list[dict[str, Any]]) -> Table:
-    table = Table("held-out queries", *[policy["label"] for policy in policies], title_justify="left")
-    for name, row in _rows(policies):
-        table.add_row(name, *row)
-    return table
-
-
-def _rounds(summary: dict[str, Any]) -> Table:
-    """What each round trained on, next to what the policy it made of that has learnt."""
-    # Few rounds and many figures: they stand the other way round than on the report.
-    return as_rich(turned(round_table(summary["rounds"], summary["policies"])))
-
-
-def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    def each(path: str, form: str) -> list[str]:
-        return [_value(policy, path, form) for policy in policies]
-
+def _policy_table(policies: list[dict[str, Any]]) -> Table:
+    """Return the held-out figures, a policy a column; a figure that no policy has is left out."""
     program = next((p["direction"]["program"] for p in policies if p["direction"]), "")
     judge = next((p["judged"]["judge"] for p in policies if p.get("judged")), "")
     scale = next((p["implicit"]["scale"] for p in policies if p["implicit"]), "")
@@ -100,8 +86,12 @@ def _rows(policies: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         ("mean log-prob of y- under x, nats/token", "mean_logps.negative_response.prompt.mean", "{:.3f}"),
         ("answers that still answer (word test)", "answered.share", "{:.0%}"),
     ]
-    rows = [(name, each(path, form)) for name, path, form in wanted]
-    return [(name, row) for name, row in rows if set(row) != {"-"}]
+    table = plain_table("held-out queries", *(policy["label"] for policy in policies))
+    for name, path, form in wanted:
+        row = [_value(policy, path, form) for policy in policies]
+        if set(row) != {"-"}:
+            table.add_row(Text(name), *row)  # the judge's name is the user's: no markup in it
+    return table
 
 
 def _value(policy: dict[str, Any], path: str, form: str) -> str:
@@ -118,7 +108,7 @@ def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
         what = f"of round {guards['best']}: safetensors, tokenizer and model card; load it as any model"
         lines.append(f"policy   {run_dir / 'policy'}  ({what})")
     elif guards:
-        lines.append("policy   none: no round is good (what was trained lies in the folders of the rounds)")
+        lines.append("policy   none: no round is good (trained weights are in the folders of the rounds)")
     made = (guards["good"] if guards else []) or [one["round"] for one in summary["rounds"]]
     rows = run_dir / f"round-{made[-1]:02d}" / "contrasts"
     lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")

@@ -1,91 +1,94 @@
-"""What `selfsteer sweep` does and prints."""
+"""`selfsteer sweep`."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
+import typer
 
-from selfsteer.commands.dry_run import dry_run
-from selfsteer.commands.tables import as_rich
-from selfsteer.report.sweep import sweep_notes, sweep_table
-from selfsteer.report.tables import turned
-from selfsteer.runs.plan_step import StepState
-from selfsteer.runs.progress import Display
-from selfsteer.runs.store import StageKey
-from selfsteer.workflows.sweep import check_all, claim, failed, sweep
-from selfsteer.workflows.sweep_variants import Sweep, naming, read_sweep
+from selfsteer.commands.console import out, say
+from selfsteer.commands.options import Quiet, RunDir
+
+if TYPE_CHECKING:
+    from selfsteer.runs.store import StageKey
+    from selfsteer.workflows.sweep_variants import Sweep
 
 
-def do_sweep(
-    source: str,
-    overrides: Sequence[str],
-    folder: Path | None,
-    *,
-    only_plan: bool,
-    quiet: bool,
-    out: Console,
-    errors: Console,
-) -> None:
-    """Run a sweep and show its table, or show what it would do.
+@dataclass(frozen=True)
+class SweepArguments:
+    """The options of `selfsteer sweep`."""
 
-    Args:
-        source: A sweep file, or the name of a shipped one.
-        overrides: Settings that act on every variant.
-        folder: Where everything goes (default: runs/NAME).
-        only_plan: Do nothing, say what is done, to do and shared.
-        quiet: Say nothing but errors.
-        out: Where tables go.
-        errors: Where warnings go.
+    source: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a shipped one.")]
+    overrides: Annotated[
+        list[str], typer.Argument(help="Settings of every variant, e.g. queries.limit=8 model=./my-model.")
+    ] = field(default_factory=list)
+    run_dir: RunDir = None
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show which stages of each variant are done, to do or shared; run none."),
+    ] = False
+    quiet: Quiet = False
+
+
+def sweep(arguments: SweepArguments) -> None:
+    """Run variants of one recipe, computing shared stages once. Ends with one table of all variants.
 
     Raises:
         InputError: The sweep or a variant's recipe is wrong; nothing was begun.
         WorkFailed: A variant is not done.
     """
-    wanted = read_sweep(source, overrides)
-    folder = folder or Path("runs") / wanted.name
-    if only_plan:
-        _show_plans(wanted, folder, out, errors)
+    from selfsteer.runs.progress import Display
+    from selfsteer.workflows.sweep import failed
+    from selfsteer.workflows.sweep import sweep as run_sweep
+    from selfsteer.workflows.sweep_variants import read_sweep
+
+    wanted = read_sweep(arguments.source, arguments.overrides)
+    folder = arguments.run_dir or Path("runs") / wanted.name
+    if arguments.dry_run:
+        _show_plans(wanted, folder)
         return
-    command = shlex.join(["selfsteer", "sweep", source, *overrides, "--run-dir", str(folder)])
-    record = sweep(wanted, folder, display=lambda: Display(quiet=quiet), command=command)
-    if not quiet:
-        _show(record, folder, out)
-    error = failed(record, folder)
-    if error:
+    command = shlex.join(["selfsteer", "sweep", arguments.source, *arguments.overrides, "--run-dir", str(folder)])
+    record = run_sweep(wanted, folder, display=lambda: Display(quiet=arguments.quiet), command=command)
+    if not arguments.quiet:
+        _show(record, folder)
+    if error := failed(record, folder):
         raise error
 
 
-def _show_plans(wanted: Sweep, folder: Path, out: Console, errors: Console) -> None:
+def _show_plans(wanted: Sweep, folder: Path) -> None:
+    from selfsteer.commands.dry_run import dry_run
+    from selfsteer.runs.plan_step import StepState
+    from selfsteer.workflows.sweep import check_all, claim
+    from selfsteer.workflows.sweep_variants import naming
+
     check_all(wanted, folder)  # all of them before a table is shown
     claims: dict[StageKey, str] = {}
     shared = total = 0
     for variant in wanted.variants:
-        out.print(f"\nvariant {variant.name}", markup=False)
+        say(f"\nvariant {variant.name}")
         with naming(variant.name):
             steps = dry_run(
-                variant.recipe,
-                folder / variant.name,
-                measure=True,
-                out=out,
-                errors=errors,
-                sweep_dir=folder,
+                variant.recipe, folder / variant.name, measure=True, sweep_dir=folder,
                 claims=claims,
-            )
+            )  # fmt: skip
         claim(claims, steps, variant.name)
         shared, total = shared + sum(step.state is StepState.SHARED for step in steps), total + len(steps)
-    out.print(f"\n{shared} of {total} stages are shared with a sibling")
+    say(f"\n{shared} of {total} stages are shared with another variant")
 
 
-def _show(record: dict[str, Any], folder: Path, out: Console) -> None:
+def _show(record: dict[str, Any], folder: Path) -> None:
+    from selfsteer.commands.tables import as_rich
+    from selfsteer.report.sweep import sweep_notes, sweep_table
+    from selfsteer.report.tables import turned
+
     table = sweep_table(record)
-    # Few variants and many figures: they stand the other way round than on the page.
+    # A terminal has room for few columns, so the longer side of the table goes down.
     out.print(as_rich(turned(table) if len(table.rows) < len(table.head) else table))
     for note in sweep_notes(record):
-        out.print(note, markup=False, soft_wrap=True)
+        say(note)
     out.print()
     for name, what in {"sweep.html": "page", "sweep.md": "table", "sweep.json": "data"}.items():
-        out.print(f"{what:<8} {folder / name}", markup=False, soft_wrap=True)
+        say(f"{what:<8} {folder / name}")

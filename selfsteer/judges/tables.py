@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from selfsteer.confidence_intervals import Interval
+from selfsteer.confidence_intervals import Interval, share_text, value_text
 from selfsteer.judges.agreement import Figures, agreement, by_subset, kappa, pooled
 from selfsteer.judges.base import Judgement
 
@@ -38,35 +34,10 @@ def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
     return [(judged.name, subset, *_cells(found)) for subset, found in rows]
 
 
-def figures_table(all_judged: Iterable[Judged]) -> Table:
-    """Return the figures of judges, the rows of each as in :func:`figures_rows`; shares with 95 % intervals."""
-    # It fits into 80 columns: intervals are under their shares, and only names wrap.
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("judge\nand set", overflow="fold")
-    for column in ("n", "strict", "debiased", "kappa", "the first\nshown wins", "inconsistent,\ntie, invalid"):
-        table.add_column(column, no_wrap=True)
-    for judged in all_judged:
-        for name, subset, *figures, inconsistent, tie, invalid in figures_rows(judged):
-            stacked = (figure.replace(" (", "\n(") for figure in figures)
-            cells = (f"{name}\n{subset}", *stacked, f"{inconsistent}, {tie}, {invalid}")
-            table.add_row(*map(Text, cells))  # names are the user's: no markup in them
-    return table
-
-
-def kappa_table(all_judged: Sequence[Judged]) -> Table:
-    """Return the agreement of every two judges."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in ("judge", "and", "kappa of their debiased verdicts"):
-        table.add_column(column, overflow="fold")
-    for row in kappa_rows(all_judged):
-        table.add_row(*map(Text, row))
-    return table
-
-
 def kappa_rows(all_judged: Sequence[Judged]) -> list[tuple[str, str, str]]:
     """Return Cohen's kappa of the debiased verdicts of every two judges, as text."""
     return [
-        (one.name, other.name, _number_text(*found) if found else "undefined: all verdicts are equal")
+        (one.name, other.name, value_text(*found) if found else "undefined: all verdicts are equal")
         for one, other in itertools.combinations(all_judged, 2)
         for found in (common_kappa(one, other),)
     ]
@@ -115,23 +86,9 @@ def _cells(found: Figures) -> list[str]:
     outcomes = found.outcomes
     return [
         str(found.n) + (f" ({found.n_tied_labels} tied)" if found.n_tied_labels else ""),
-        percent(found.strict.share, found.strict.interval),
-        percent(found.debiased.share, found.debiased.interval),
-        _number_text(found.debiased.kappa, found.debiased.kappa_interval),
-        percent(found.first_share, found.first_share_interval),
+        share_text(found.strict.share, found.strict.interval),
+        share_text(found.debiased.share, found.debiased.interval),
+        value_text(found.debiased.kappa, found.debiased.kappa_interval),
+        share_text(found.first_share, found.first_share_interval),
         *(str(outcomes[name]) for name in ("inconsistent", "tie", "invalid")),
     ]
-
-
-def percent(share: float | None, interval: Interval | None) -> str:
-    """Return "74 % (60-84)", "-" where there is no share."""
-    if share is None or interval is None:
-        return "-"
-    low, high = (f"{100 * end:.0f}" for end in interval)
-    return f"{100 * share:.0f} % ({low}-{high})"
-
-
-def _number_text(value: float | None, interval: Interval | None) -> str:
-    if value is None or interval is None:
-        return "-"
-    return f"{value:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"

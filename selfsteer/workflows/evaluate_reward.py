@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import DataError
-from selfsteer.evaluation import rewardbench
+from selfsteer.evaluation.benchmarks import BENCHMARKS, Benchmark, Right, Section
 from selfsteer.judges import Judge, Judgement, Pair
 from selfsteer.judges.agreement import agreement, distinct
 from selfsteer.judges.pair_datasets import PairSet, load_pairs, sample_pairs
@@ -132,28 +132,29 @@ def groups(sets: Sequence[LabelledSet]) -> dict[str, Sequence[int]]:
     return found
 
 
-def bench_sections(judged: Judged) -> list[rewardbench.Section]:
-    """Return RewardBench's sections over the subsets with its names, from whichever files."""
+def benchmarks_of(judged: Judged) -> dict[str, Benchmark]:
+    """Return the benchmarks that some of the pairs belong to by the name of their subset, by key."""
+    subsets = {_own_subset(judgement) for judgement in judged.judgements}
+    return {key: found for key, found in BENCHMARKS.items() if any(map(found.is_subset, subsets))}
+
+
+def sections_of(benchmark: Benchmark, judged: Judged) -> list[Section]:
+    """Return a benchmark's sections over the subsets that have its names, whichever files they came from."""
     right, total = Counter[str](), Counter[str]()
     for judgement in judged.judgements:
-        subset = bench_subset(judgement)
+        subset = _own_subset(judgement)
         total[subset] += 1
         right[subset] += judgement.debiased == judgement.pair.label
-    return rewardbench.sections({name: rewardbench.Right(right[name], n) for name, n in total.items()})
+    return benchmark.sections({name: Right(right[name], n) for name, n in total.items()})
 
 
-def bench_subset(judgement: Judgement) -> str:
+def _own_subset(judgement: Judgement) -> str:
     """Return the name of a pair's subset without that of its set."""
     return judgement.pair.subset.rpartition("/")[2]
 
 
-def is_bench(judged: Judged) -> bool:
-    """Return whether any pair belongs to RewardBench, by the name of its subset."""
-    return any(rewardbench.is_subset(bench_subset(judgement)) for judgement in judged.judgements)
-
-
 def evaluation_json(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -> dict[str, Any]:
-    """Return the JSON of `selfsteer judge`, with the sets, each judge's figures on them, and RewardBench's."""
+    """Return the JSON of `selfsteer judge`, with the sets, each judge's figures on them, and the benchmarks'."""
     found = as_json(all_judged)
     found["sets"] = [
         {"name": one.name, "pairs": len(one.pairs), "labelled": one.labelled, "left_out": dict(one.left_out)}
@@ -162,10 +163,10 @@ def evaluation_json(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -
     places = {name: place for name, place in groups(sets).items() if name in {one.name for one in sets}}
     for own, judged in zip(found["judges"], all_judged, strict=True):
         own["sets"] = {name: asdict(agreement([judged.judgements[i] for i in place])) for name, place in places.items()}
-        if is_bench(judged):
-            sections = bench_sections(judged)
-            own["rewardbench"] = {
+        for key, benchmark in benchmarks_of(judged).items():
+            sections = sections_of(benchmark, judged)
+            own[key] = {
                 "sections": [asdict(section) | {"state": section.state} for section in sections],
-                "score": rewardbench.score(sections),
+                "score": benchmark.score(sections),
             }
     return found

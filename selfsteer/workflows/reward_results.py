@@ -12,9 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from selfsteer.confidence_intervals import wilson
+from selfsteer.confidence_intervals import share_text, wilson
 from selfsteer.judges import Judgement
-from selfsteer.judges.tables import percent
 from selfsteer.report.tables import markdown_table
 
 Results = dict[str, Any]
@@ -98,7 +97,7 @@ def summary(figures: Sequence[dict[str, Any]]) -> str:
     if None in shares:
         return "-"
     if len(figures) == 1:
-        return percent(shares[0], tuple(figures[0]["interval"]))
+        return share_text(shares[0], tuple(figures[0]["interval"]))
     return f"{100 * statistics.mean(shares):.1f} % ± {100 * statistics.stdev(shares):.1f}"
 
 
@@ -164,7 +163,7 @@ def _left_out(results: Results) -> list[str]:
 def _each_model(results: Results) -> str:
     columns = ["pairs", *(model["folder"].removeprefix("models/") for model in results["models"])]
     rows = [
-        [name, *(percent(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
+        [name, *(share_text(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
         for name, row in _named(results)
     ]
     return markdown_table(columns, rows)

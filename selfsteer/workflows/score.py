@@ -7,13 +7,11 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from selfsteer.errors import ConfigError, DataError, PromptRefused
 from selfsteer.files import cut_torn_line, fingerprint, remove, storage_errors
@@ -49,9 +47,8 @@ def score_file(
     hardware: Hardware,
     batch_size: int,
     overwrite: bool,
-    out: Console,
-    errors: Console,
-) -> None:
+    note: Callable[[str], None],
+) -> RowTally:
     """Write each row of ``file`` to ``output`` with its rewards, in the same order; memory stays flat.
 
     A row has a conversation that ends with the assistant's message, or a prompt with ``response``, ``completion`` or
@@ -67,7 +64,7 @@ def score_file(
         hardware: Device and precision of the model.
         batch_size: Conversations in one forward pass.
         overwrite: Replace an existing file.
-        out, errors: Consoles for results, and for progress and failed rows.
+        note: Takes a sentence on the rows that an earlier call left.
 
     Raises:
         ConfigError: ``output`` exists, or is not a .jsonl file.
@@ -81,18 +78,14 @@ def score_file(
     part = output.with_name(f".{output.name}.part")
     with storage_errors(output), locked(part, "output", "--output"):
         lines = part / f"{fingerprint([source_fingerprint(str(file)), *scorer.depends])}.jsonl"
-        tally = _write(lines, file, scorer, errors)
+        tally = _write(lines, file, scorer, note)
         if tally.scored:
             lines.replace(output)
         remove(part)
     if not tally.scored:
-        raise DataError(f"none of {tally.count} rows can be scored: {tally.first or 'the file is empty'}",
-                        where=str(file), do="see `selfsteer score --help` for the forms of rows")  # fmt: skip
-    out.print(f"{tally.scored} of {tally.count} rows scored: {output}", markup=False, soft_wrap=True)
-    if tally.problems:
-        told = "; ".join(f"{why} ({number})" for why, number in tally.problems.most_common(3))
-        errors.print(f"{tally.problems.total()} rows have no reward, first {tally.first}; in all: {told}",
-                     markup=False, soft_wrap=True)  # fmt: skip
+        what = f"none of {tally.count} rows can be scored: {tally.first or 'the file is empty'}"
+        raise DataError(what, where=str(file), do="see `selfsteer score --help` for the forms of rows")
+    return tally
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -102,16 +95,16 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise ConfigError(f"{output} already exists", where="--output", do="choose another name, or add --overwrite")
 
 
-def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
+def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]) -> RowTally:
     """Write the rows that ``lines`` lacks; those that an interrupted command wrote are counted, not scored again."""
-    rows, tally = _rows(file), _Tally()
+    rows, tally = _rows(file), RowTally()
     cut_torn_line(lines)
     with lines.open("a+", encoding="utf-8") as stream:
         stream.seek(0)
         for line, (where, _) in zip(stream, rows, strict=False):
             tally.add(json.loads(line).get("error", "").removeprefix(f"{where}: "), where)
         if tally.count:
-            errors.print(f"resuming after {tally.count} rows of an earlier call", markup=False)
+            note(f"resuming after {tally.count} rows of an earlier call")
         while chunk := list(itertools.islice(rows, _AT_ONCE)):
             for row in _with_rewards([_read(row, where) for where, row in chunk], scorer):
                 stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
@@ -121,7 +114,7 @@ def _write(lines: Path, file: Path, scorer: _Scorer, errors: Console) -> _Tally:
     return tally
 
 
-class _Tally:
+class RowTally:
     """Number of rows, and the problems of those that can't be scored."""
 
     def __init__(self) -> None:
@@ -136,6 +129,7 @@ class _Tally:
 
     @property
     def scored(self) -> int:
+        """Number of rows with a reward."""
         return self.count - self.problems.total()
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
+import tempfile
 import warnings
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from selfsteer.cli import app
-from selfsteer.commands import dry_run as dry_run_command
-from selfsteer.commands import estimate as estimate_command
+from selfsteer.commands.dry_run import dry_run, total_time
+from selfsteer.commands.estimate import EstimateArguments, estimate
 from selfsteer.config import dump_recipe
 from selfsteer.errors import DataError, ModelError, SelfsteerWarning
 from selfsteer.estimate import forecast as foretelling
@@ -28,6 +27,7 @@ from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
 from selfsteer.runs.plan_step import StepState
 from selfsteer.runs.progress import Display
+from tests.printed import printed
 from tests.run_helpers import scripted_recipe, small_recipe, without_reports
 
 RATES = Rates(asking=0.05, step=0.5, scoring=1e9, training=1e9, disk=1e9)
@@ -38,19 +38,12 @@ def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
 
 
-def _consoles() -> tuple[Console, Console]:
-    return (Console(file=io.StringIO(), width=160), Console(file=io.StringIO(), width=160))
-
-
-def _text(console: Console) -> str:
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
 def _estimate(recipe, **options):
-    out, errors = _consoles()
-    settings = {"devices": 1, "queries": None, "calibrate": False} | options
-    costs = estimate_command.estimate(recipe, out=out, errors=errors, **settings)
-    return costs, _text(out), _text(errors)
+    """The costs, the output and the messages of `selfsteer estimate` on a recipe's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(dump_recipe(recipe), encoding="utf-8")
+        return printed(estimate, EstimateArguments(str(file), **options), width=160)
 
 
 def test_an_estimate_counts_queries_and_says_that_its_rates_are_guesses(tiny_chat_model, queries):
@@ -59,7 +52,7 @@ def test_an_estimate_counts_queries_and_says_that_its_rates_are_guesses(tiny_cha
     assert costs.sizes == Sizes(7, 3)
     assert f"{costs.shape.parameters:,}, embedding and head apart" in out
     assert "responses of y+ 6, y- 6, yo 6 tokens; 100% of the rows kept" in out
-    assert "times are guesses for" in errors and "every response is taken for 6 tokens" in errors
+    assert "times are guesses for" in errors and "every response for 6 tokens" in errors
 
 
 def test_an_estimate_loads_no_weights(tiny_chat_model, queries, monkeypatch):
@@ -74,7 +67,7 @@ def test_what_was_measured_is_used_and_nothing_is_called_a_guess(tiny_chat_model
     name = sample_file(recipe, stages.principle_set.fingerprint)
     write_sample(name, Sample({"positive": 0.5}, 4 / 7, 4))
     costs, out, errors = _estimate(recipe)
-    assert costs.rates == RATES and "guess" not in errors and "taken for" not in errors
+    assert costs.rates == RATES and "guess" not in errors and "every row" not in errors
     assert "responses of y+ 2, y- 6, yo 6 tokens; 57% of the rows kept" in out
     write_sample(name, Sample({}, 0.0, 4))
     costs, out, errors = _estimate(recipe)
@@ -120,14 +113,13 @@ def test_a_script_needs_no_torch_to_be_estimated(queries, monkeypatch):
 
 
 def test_a_dry_run_shows_states_and_reasons_and_writes_nothing(queries, tmp_path):
-    out, errors = _consoles()
     with without_reports():
         run(scripted_recipe(queries), tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]}
     changed = scripted_recipe(queries, quality={"filters": ["identical"]})
-    steps = dry_run_command.dry_run(changed, tmp_path / "run", measure=True, out=out, errors=errors)
+    steps, out, _ = printed(lambda recipe: dry_run(recipe, tmp_path / "run", measure=True), changed, width=160)
     assert [step.state for step in steps].count(StepState.REDO) == 1
-    assert "1 to do" in _text(out) and "quality.filters" in _text(out)
+    assert "1 to do" in out and "quality.filters" in out
     assert before == {path: path.stat().st_mtime_ns for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]}
 
 
@@ -142,10 +134,9 @@ def test_the_command_line_leaves_no_folder_behind(action, queries, tmp_path):
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(tiny_chat_model, queries, tmp_path):
-    out, errors = _consoles()
     recipe = small_recipe(tiny_chat_model, queries, model__name="smollm2-135m")
     with pytest.raises(ModelError, match="estimates download nothing"):
-        dry_run_command.dry_run(recipe, tmp_path / "none", measure=True, out=out, errors=errors)
+        dry_run(recipe, tmp_path / "none", measure=True)
     assert not (tmp_path / "none").exists()
 
 
@@ -188,5 +179,5 @@ def test_a_finished_run_is_not_warned_about(queries, scripted_run, monkeypatch):
 
 def test_a_sum_with_something_unknown_in_it_is_a_least():
     known, unknown = Cost(61.0, 0.0), Cost(None, 0.0)
-    told = [estimate_command._sum([known, other]) for other in (known, unknown)]
-    assert told == ["2 min 02 s", "at least 1 min 01 s"]
+    shown = [total_time([known, other]) for other in (known, unknown)]
+    assert shown == ["2 min 02 s", "at least 1 min 01 s"]

@@ -7,16 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from io import StringIO
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import yaml
-from rich.console import Console
 
 from selfsteer import cli
-from selfsteer.commands.export import export
+from selfsteer.commands.export import ExportArguments, export
 from selfsteer.config import Recipe, dump_recipe
 from selfsteer.errors import ConfigError, DataError, InputError, WorkFailed
 from selfsteer.export import read_contrasts
@@ -26,18 +24,12 @@ from selfsteer.runs.ledger import Ledger, StageRecord
 from selfsteer.workflows.row_source import open_source
 from tests.example_rows import contrast
 from tests.export.test_hub import FakeHub
-
-DEFAULTS = {
-    "round": None, "view": "base", "columns": None, "dropped": False, "finished": False, "harmful": False,
-    "licence": None, "repository": None, "public": False, "overwrite": False,
-}  # fmt: skip
+from tests.printed import printed
 
 
 def do(source, format="trl", output=None, **options):
     """Export, and return what was printed."""
-    out, notes = (Console(file=StringIO(), width=500) for _ in range(2))
-    export(source, format, output, **(DEFAULTS | options), out=out, errors=notes)
-    return out.file.getvalue(), notes.file.getvalue()
+    return printed(export, ExportArguments(source, format, output, **options))[1:]
 
 
 def ids(path):

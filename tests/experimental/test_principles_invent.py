@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, replace
-from inspect import signature
 
 import pytest
 import yaml
-from rich.console import Console
 
-from selfsteer import cli
 from selfsteer.backends import Completion, Failure
 from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.backends.transformers import TransformersBackend
-from selfsteer.commands.principles_check import check, trial_recipe
-from selfsteer.commands.principles_invent import principles_invent
+from selfsteer.commands.principles_check import CheckArguments, principles_check, trial_recipe
+from selfsteer.commands.principles_invent import AmountArguments, InventArguments, principles_invent
 from selfsteer.errors import ConfigError, DataError, InputError, NothingSurvived, WorkFailed
 from selfsteer.experimental.principles_invent import InventOptions, invent
 from selfsteer.experimental.proposals import read_proposals
 from selfsteer.files import read_json_lines
 from selfsteer.principles import load_set
 from tests.conftest import build_model, build_tokenizer
+from tests.printed import printed
 from tests.run_helpers import QUERIES, write_queries
 from tests.workflows.test_principles_check import write_judge
 
@@ -30,19 +27,17 @@ SMALL = InventOptions(sample=6, per_prompt=2, aspects=2, most=3, each=2)
 
 
 def command(folder, *overrides, order=SMALL, **options):
+    scripted = [] if "generation.backend" in str(overrides) else ["generation.backend=scripted"]
     values = {
         "model": "m",
         "queries": str(write_queries(folder)),
-        "given": "quality",
-        "judge": None,
+        "overrides": [*scripted, *overrides],
         "output": folder / "mine.yaml",
-        "extend": False,
-        "overwrite": False,
-        "folder": folder / "run",
-        "out": Console(file=io.StringIO(), width=200),
+        "amounts": AmountArguments(**asdict(order)),
+        "run_dir": folder / "run",
     }
-    scripted = [] if "generation.backend" in str(overrides) else ["generation.backend=scripted"]
-    return principles_invent([*scripted, *overrides], order, **(values | options))
+    found, _, _ = printed(principles_invent, InventArguments(**(values | options)))
+    return found
 
 
 def proposal(name, requests=(1,), **changes):
@@ -80,7 +75,7 @@ def test_a_set_for_review_is_written_and_can_be_used(tmp_path, monkeypatch):
     text = " ".join(line.strip("# ") for line in (tmp_path / "mine.yaml").read_text().splitlines())
     assert "Proposed in 2 of 3 answers; for 3 queries:" in text and found.queries[0].id in text
     assert "3 answers (ok 2, repaired 0, failed 1)" in text and "'quality' has it: Accuracy (1)" in text
-    assert "no margin" in text and "Nearest in 'quality': " in text and "No judge said" in text
+    assert "no margin" in text and "Nearest in 'quality': " in text and "No judge decided" in text
 
 
 def test_the_aspects_are_tried_on_the_queries_that_they_are_for(tmp_path, monkeypatch):
@@ -133,7 +128,7 @@ def test_what_a_person_changed_is_never_overwritten_unless_told_so(tmp_path, mon
     output.write_text(made + "# mine\n")
     with monkeypatch.context() as patch:
         patch.setattr(ScriptedBackend, "generate", lambda *_, **__: pytest.fail("asked before the refusal"))
-        with pytest.raises(InputError, match="such a file already"):
+        with pytest.raises(InputError, match="already exists"):
             command(tmp_path)
     assert output.read_text() == made + "# mine\n"
     command(tmp_path, overwrite=True)
@@ -143,7 +138,7 @@ def test_what_a_person_changed_is_never_overwritten_unless_told_so(tmp_path, mon
 def test_another_result_does_not_replace_an_earlier_one(tmp_path):
     command(tmp_path)
     made = (tmp_path / "mine.yaml").read_text()
-    with pytest.raises(InputError, match="such a file already"):
+    with pytest.raises(InputError, match="already exists"):
         command(tmp_path, "seed=1")
     assert (tmp_path / "mine.yaml").read_text() == made
     command(tmp_path, "seed=1", overwrite=True)
@@ -250,14 +245,13 @@ def test_the_scripted_backend_proposes_what_can_be_read(tmp_path):
     assert found.outcomes == {"ok": 3} and len(found.candidates) >= 2, "10 queries, 4 a prompt"
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["name"] == "mine"
     settings = ["generation.backend=scripted", f"queries={write_queries(tmp_path)}"]
-    out = Console(file=io.StringIO())
-    checked = check(str(tmp_path / "mine.yaml"), "m", settings, pairs=4, folder=tmp_path / "c", out=out, examples=0)
+    wanted = CheckArguments(str(tmp_path / "mine.yaml"), settings, "m", pairs=4, run_dir=tmp_path / "c", examples=0)
+    checked, _, _ = printed(principles_check, wanted)
     assert [aspect.aspect for aspect in checked.aspects] == [one.aspect.name for one in found.candidates]
 
 
 def test_the_command_line_has_the_defaults_of_an_order():
-    parameters = signature(cli.principles_invent).parameters
-    assert {name: parameters[name].default for name in asdict(InventOptions())} == asdict(InventOptions())
+    assert asdict(AmountArguments()) == asdict(InventOptions())
 
 
 def test_prompts_that_do_not_fit_are_said(tmp_path, tiny_chat_model):

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from selfsteer.confidence_intervals import wilson
+from selfsteer.commands.judge_tables import figures_table, kappa_table
+from selfsteer.confidence_intervals import share_text, wilson
 from selfsteer.judges import Answer, Judgement, Pair
 from selfsteer.judges.agreement import agreement
 from selfsteer.judges.tables import (
@@ -16,11 +17,8 @@ from selfsteer.judges.tables import (
     Judged,
     common_kappa,
     figures_rows,
-    figures_table,
     kappa_rows,
-    kappa_table,
     order_warning,
-    percent,
 )
 from tests.chat_templates import user
 
@@ -53,7 +51,7 @@ def test_a_row_a_subset_with_the_figures_of_agreement():
     assert one[:5] == ("me", "one", "11 (1 tied)", "60 % (31-83)", "60 % (31-83)")
     kappa, (low, high) = found.debiased.kappa, found.debiased.kappa_interval
     assert one[5] == f"{kappa:.2f} ({low:.2f} to {high:.2f})" != "-"
-    assert one[6] == percent(11 / 20, found.first_share_interval)
+    assert one[6] == share_text(11 / 20, found.first_share_interval)
     assert one[7:] == ("1", "0", "1") and other[7:] == ("0", "1", "0")
     assert len(one) == len(COLUMNS)
 
@@ -69,7 +67,7 @@ def test_several_sets_have_a_row_for_all_pairs_together():
     *own, pooled = figures_rows(Judged("me", rows))
     assert [row[1] for row in own] == ["one", "other"]
     found = agreement(rows)
-    assert pooled[:4] == ("me", "all sets", "6 (1 tied)", percent(3 / 5, wilson(3, 5)))
+    assert pooled[:4] == ("me", "all sets", "6 (1 tied)", share_text(3 / 5, wilson(3, 5)))
     kappa, (low, high) = found.debiased.kappa, found.debiased.kappa_interval
     assert pooled[5] == f"{kappa:.2f} ({low:.2f} to {high:.2f})" != own[0][5]
     assert pooled[7:] == ("1", "0", "0")
@@ -80,17 +78,17 @@ def test_several_sets_have_a_row_for_all_pairs_together():
 def test_a_set_of_that_name_keeps_its_own_row():
     rows = [judged(0, *RIGHT, subset="all sets"), judged(1, *WRONG, subset="other")]
     assert [row[1:4] for row in figures_rows(Judged("me", rows))] == [
-        ("all sets", "1", percent(1, wilson(1, 1))),
-        ("other", "1", percent(0, wilson(0, 1))),
-        ("all sets", "2", percent(1 / 2, wilson(1, 2))),
+        ("all sets", "1", share_text(1, wilson(1, 1))),
+        ("other", "1", share_text(0, wilson(0, 1))),
+        ("all sets", "2", share_text(1 / 2, wilson(1, 2))),
     ]
 
 
 def test_what_is_unknown_is_a_dash():
     ((_, subset, n, *shares, _, _, _),) = figures_rows(Judged("me", [judged(1, None, 0, 0)]))
     assert (subset, n, shares) == ("-", "1", ["-"] * 4)
-    assert percent(None, None) == "-"
-    assert percent(0.744, (0.6, 0.844)) == "74 % (60-84)"
+    assert share_text(None, None) == "-"
+    assert share_text(0.744, (0.6, 0.844)) == "74 % (60-84)"
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -19,7 +19,7 @@ from selfsteer.workflows.evaluate_reward import groups, length_baseline, read_se
 from tests.conftest import build_model, build_tokenizer
 
 DATA = Path(__file__).parents[3] / "shared/data"
-BENCH = Path(__file__).parents[2] / "selfsteer/evaluation/rewardbench.yaml"
+BENCH = Path(__file__).parents[2] / "selfsteer/evaluation/benchmarks/rewardbench.yaml"
 ROWS = [
     {"input": "q1", "output_1": "one", "output_2": "two words", "label": 2},
     {"input": "q2", "output_1": "one", "output_2": "two words", "label": 1},

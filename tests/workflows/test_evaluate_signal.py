@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from importlib import import_module
-from io import StringIO
 
 import pytest
-from rich.console import Console
 
-from selfsteer.commands.evaluate_signal import signal
+from selfsteer.commands import evaluate_signal as signal_command
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError
 from selfsteer.judges import Answer, PresentedPair
@@ -20,6 +18,7 @@ from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import evaluate_signal as signal_module
 from selfsteer.workflows.evaluate_signal import evaluate_signal, settings_for
 from selfsteer.workflows.judge import read_pairs
+from tests.printed import printed
 from tests.run_helpers import scripted_recipe, small_recipe, without_reports
 
 
@@ -256,11 +255,9 @@ def test_a_run_in_progress_has_no_report_yet(copied, monkeypatch):
 
 
 def shown(run_dir, overrides, **options):
-    out = StringIO()
-    console = Console(file=out, width=100, highlight=False)
-    values = {"split": "train", "limit": None} | options
-    signal(run_dir, overrides, **values, out=console, errors=Console(file=StringIO()))
-    return out.getvalue()
+    judge = {"judge" if name == "name" else name: value for name, value in overrides.items()}
+    arguments = signal_command.EvaluateSignalArguments(run_dir, **judge, **options)
+    return printed(signal_command.evaluate_signal, arguments, width=100)[1]
 
 
 def test_what_is_printed(online, fake):

@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from selfsteer.commands.filter import filter_rows
+from selfsteer.commands.filter import FilterArguments, filter_rows
 from selfsteer.config import load_recipe
 from selfsteer.errors import ConfigError, InputError, NothingSurvived
 from selfsteer.export import read_contrasts
@@ -24,6 +23,7 @@ from selfsteer.runs.ledger import Ledger
 from selfsteer.workflows.filter import refilter_file, refilter_run
 from selfsteer.workflows.row_source import open_source
 from tests.example_rows import contrast
+from tests.printed import printed
 from tests.run_helpers import contrasts, scripted_recipe, small_recipe, without_reports, write_queries
 
 STRICT = "quality.filters=[identical, {length_ratio: {max_ratio: 1.2}}]"
@@ -239,17 +239,16 @@ def test_nothing_is_written_where_nothing_is_kept_or_something_is_there(file, tm
 
 
 def test_the_command_prints_before_and_after(run_dir, file, tmp_path):
-    out = Console(record=True, width=120)
-    filter_rows(run_dir, [STRICT], None, dry_run=True, out=out)
-    shown = out.export_text()
+    _, shown, _ = printed(filter_rows, FilterArguments(run_dir, [STRICT], dry_run=True), width=120)
     assert "all rows" in shown and "Brevity" in shown and "→" in shown and "nothing was changed" in shown
     assert "are kept: " not in shown, "2 of 7 rows are enough"
-    filter_rows(run_dir, ["quality.filters=[{length_ratio: {max_ratio: 1.08}}]"], None, dry_run=True, out=out)
-    assert "only 1 of 7 rows (14%) are kept: 'length_ratio' dropped most (6 of 7 rows)" in out.export_text()
+    few = ["quality.filters=[{length_ratio: {max_ratio: 1.08}}]"]
+    _, shown, _ = printed(filter_rows, FilterArguments(run_dir, few, dry_run=True))
+    assert "only 1 of 7 rows (14%) are kept: 'length_ratio' dropped most (6 of 7 rows)" in shown
     with pytest.raises(ConfigError, match="--output"):
-        filter_rows(run_dir, [STRICT], tmp_path / "x.parquet", dry_run=False, out=out)
-    with pytest.raises(ConfigError, match="nothing says where"):
-        filter_rows(file, [], None, dry_run=False, out=out)
+        filter_rows(FilterArguments(run_dir, [STRICT], tmp_path / "x.parquet"))
+    with pytest.raises(ConfigError, match="no output is named"):
+        filter_rows(FilterArguments(file))
 
 
 def test_the_order_of_the_filters_outlives_the_ledger(run_dir):

@@ -20,7 +20,6 @@ from urllib.request import urlopen
 import pytest
 
 import selfsteer.models
-from selfsteer.commands import judge as judging_command
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, InputError
 from selfsteer.judges import Answer, AnswerCache, Judgement
@@ -157,7 +156,7 @@ def test_a_judge_that_goes_by_the_place_and_rows_left_out_are_told(judge, folder
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["pairs.json"], "nobody is named to judge"),
+        (["pairs.json"], "no judge is named"),
         (["pairs.json", "--judge", "program:longer", "--page"], "--human NAME"),
         (["pairs.json", "--judge", "program:longer", "--mode", "words"], "where: --mode"),
         (["pairs.json", "--judge", "program:longer", "--mode", "text"], "where: --mode"),
@@ -252,7 +251,7 @@ def test_the_endpoints_key_is_read_from_the_variable_named(judge, monkeypatch):
         return real(**options)
 
     monkeypatch.setattr(openai, "OpenAI", client)
-    monkeypatch.setattr(judging_command, "judge_with_cache", lambda judge, *rest: Judged(judge.name, []))
+    monkeypatch.setattr("selfsteer.stages.judgements.judge_with_cache", lambda judge, *rest: Judged(judge.name, []))
     monkeypatch.setenv("MY_KEY", "abc")
     address = "http://localhost:9/v1"
     assert judge("pairs.json", "--judge", "endpoint:m", "--base-url", address, "--api-key-env", "MY_KEY")[0] == 0
@@ -279,7 +278,7 @@ def test_a_reward_model_is_loaded_once_for_all_runs_of_the_same_command(folder, 
 # --- a person
 
 
-INTERRUPTED = "interrupted: what is finished is kept; the same command goes on from here"
+INTERRUPTED = "interrupted: finished work is kept; run the same command again to resume"
 SELFSTEER = [sys.executable, "-m", "selfsteer.cli", "judge", "pairs.json", "--answers", "kept", "--human", "Ann"]
 
 
@@ -426,7 +425,7 @@ def test_a_run_directory_gives_its_kept_pairs_with_the_label_that_the_data_claim
 
 def test_what_a_runs_pairs_are_judged_by_is_no_setting_for_files(judge):
     code, _, said = judge("pairs.json", "--judge", "program:longer", "--by", "aspects")
-    assert code == 2 and "--by aspects is about a run's pairs" in " ".join(said.split())
+    assert code == 2 and "--by aspects needs a run's pairs" in " ".join(said.split())
 
 
 def test_a_folder_that_is_no_run_is_said(tmp_path):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
 
-from selfsteer.commands import principles_check as probe_command
+from selfsteer.commands.principles_check import CheckArguments, principles_check, trial_recipe
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, DataError, FetchError, PrincipleError, SelfsteerWarning
 from selfsteer.evaluation.steerability import probe_figures
@@ -23,6 +21,7 @@ from selfsteer.records import Query
 from selfsteer.stages import judgements as judging
 from selfsteer.workflows import principles_check as probing
 from selfsteer.workflows.principles_check import probe, spread
+from tests.printed import printed
 from tests.run_helpers import small_recipe, write_queries
 
 SHORT, LONG = "Be short and concise.", "Be very long and verbose."
@@ -191,21 +190,21 @@ def test_settings_of_a_judge_that_is_not_named_are_refused(tmp_path):
 def test_the_probe_asks_its_judge_by_the_aspect_unless_told_otherwise(tmp_path, overrides, by, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        probe_command, "probe", lambda recipe, *_, **__: asked.append(recipe) or probe_figures({}, None)
+        "selfsteer.workflows.principles_check.probe",
+        lambda recipe, *_, **__: asked.append(recipe) or probe_figures({}, None),
     )
-    out = Console(file=io.StringIO())
-    probe_command.check("brief", "m", overrides, pairs=4, folder=tmp_path, out=out, examples=0)
+    printed(principles_check, CheckArguments("brief", overrides, "m", pairs=4, run_dir=tmp_path, examples=0))
     assert asked[0].judge.by == by
 
 
 @pytest.mark.parametrize("idle", ["quality.filters=[identical]", "train.beta=0.5", "queries.min_chars=3", "rounds=1"])
 def test_a_setting_that_trials_do_not_go_by_is_refused(idle):
     with pytest.raises(ConfigError, match="has no effect here"):
-        probe_command.trial_recipe("probe", ["seed=3", "generation.top_p=0.5", idle])
+        trial_recipe("probe", ["seed=3", "generation.top_p=0.5", idle])
 
 
 def test_the_probe_takes_as_many_queries_as_it_is_told_to(tmp_path):
-    recipe = probe_command.trial_recipe("probe", ["queries.limit=2", "generation.backend=scripted"])
+    recipe = trial_recipe("probe", ["queries.limit=2", "generation.backend=scripted"])
     with pytest.raises(DataError, match="2 queries are too few"):
         probe(recipe, tmp_path, pairs=60)
 

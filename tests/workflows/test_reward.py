@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 import os
@@ -10,11 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from selfsteer.cli import app
-from selfsteer.commands.reward import train_rewards
+from selfsteer.commands.reward import RewardArguments, train_rewards
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, TrainingDiverged, WorkFailed
 from selfsteer.files import sha256_file
@@ -29,6 +27,7 @@ from selfsteer.reward.recipe import RewardRecipe
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.workflows.reward import reward
+from tests.printed import printed
 from tests.reward_runs import reward_recipe, reward_values, write_pairs
 from tests.run_helpers import scripted_recipe
 
@@ -75,9 +74,9 @@ def test_every_variant_and_seed_gets_a_model_that_ranks_unseen_pairs_right(finis
 
 def planned(recipe: Path, run_dir: Path, *overrides: str) -> str:
     """The plan, a line a stage, without a table's spaces."""
-    console = Console(file=io.StringIO(), width=400)
-    train_rewards(str(recipe), overrides, run_dir, only_plan=True, quiet=False, command="", out=console)
-    return "\n".join(" ".join(line.split()) for line in console.file.getvalue().splitlines())
+    arguments = RewardArguments(str(recipe), list(overrides), run_dir, dry_run=True)
+    _, shown, _ = printed(train_rewards, arguments)
+    return "\n".join(" ".join(line.split()) for line in shown.splitlines())
 
 
 def test_a_plan_says_what_is_done_and_why_something_is_redone_and_touches_nothing(finished, tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ def test_what_was_scored_of_another_file_is_not_gone_on_from(model, tmp_path, mo
     with pytest.raises(_Killed):
         scored(model, tmp_path, ROWS)
     result, found = scored(model, tmp_path, ROWS[1:3])
-    assert "going on" not in result.stderr and [set(row) & {"reward", "rewards"} for row in found] == [
+    assert "resuming" not in result.stderr and [set(row) & {"reward", "rewards"} for row in found] == [
         {"rewards"},
         {"reward"},
     ]

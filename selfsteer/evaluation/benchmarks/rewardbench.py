@@ -7,62 +7,17 @@ every section is whole.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import yaml
 
-from selfsteer.confidence_intervals import Interval, wilson
+from selfsteer.confidence_intervals import wilson
+from selfsteer.evaluation.benchmarks.base import Benchmark, Right, Section
 
 _TABLE = Path(__file__).with_name("rewardbench.yaml")
-
-
-@dataclass(frozen=True)
-class Right:
-    """How many pairs of a subset were judged right, of how many."""
-
-    right: int
-    n: int
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of RewardBench.
-
-    Attributes:
-        name: Of the section.
-        found: Its subsets that are there, in its order.
-        missing: Those that are not.
-        n: Pairs that are there.
-        expected: Pairs that the subsets that are there have in RewardBench.
-        share: Mean of the subsets' shares by their weights; None where no subset is there.
-        interval: Wilson's, for the effective number of pairs under these weights (Kish).
-    """
-
-    name: str
-    found: tuple[str, ...]
-    missing: tuple[str, ...]
-    n: int
-    expected: int
-    share: float | None
-    interval: Interval | None
-
-    @property
-    def whole(self) -> bool:
-        """Whether each of its pairs is there, once."""
-        return not self.missing and self.n == self.expected
-
-    @property
-    def state(self) -> str:
-        """How much of it there is, in words."""
-        if not self.found:
-            return "not run"
-        total = len(self.found) + len(self.missing)
-        subsets = f"all {total} subsets" if not self.missing else f"partial: {len(self.found)} of {total} subsets"
-        return subsets if self.n == self.expected else f"{subsets}, {self.n} pairs in place of {self.expected}"
 
 
 def sections(subsets: Mapping[str, Right]) -> list[Section]:
@@ -74,7 +29,7 @@ def sections(subsets: Mapping[str, Right]) -> list[Section]:
     return [_section(name, weights, subsets) for name, weights in _table()["sections"].items()]
 
 
-def score(found: list[Section]) -> float | None:
+def score(found: Sequence[Section]) -> float | None:
     """Return the mean of the sections, None where one is not whole."""
     shares = [section.share for section in found if section.whole and section.share is not None]
     return fmean(shares) if len(shares) == len(found) else None
@@ -107,3 +62,12 @@ def _section(name: str, weights: Mapping[str, int], subsets: Mapping[str, Right]
 def _table() -> dict[str, Any]:
     table: dict[str, Any] = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
     return table
+
+
+REWARDBENCH = Benchmark(
+    "RewardBench",
+    "A section is the mean of its subsets by RewardBench's weights, the score the mean of whole sections.",
+    is_subset,
+    sections,
+    score,
+)

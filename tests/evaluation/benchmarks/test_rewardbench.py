@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from selfsteer.evaluation import rewardbench
-from selfsteer.evaluation.rewardbench import Right, is_subset, score, sections
+from selfsteer.evaluation.benchmarks import Right, rewardbench
+from selfsteer.evaluation.benchmarks.rewardbench import is_subset, score, sections
 
-DATA = Path(__file__).parents[3] / "shared/data/preferences/rewardbench_partial"
+DATA = Path(__file__).parents[4] / "shared/data/preferences/rewardbench_partial"
 TABLE = yaml.safe_load(Path(rewardbench.__file__).with_name("rewardbench.yaml").read_text())
 REAL = {name: n for weights in TABLE["sections"].values() for name, n in weights.items()} | TABLE["pairs"]
 

@@ -1,0 +1,126 @@
+"""The tables of `selfsteer estimate`: the model, its memory, and the time and disk space of each stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfsteer.commands.console import out, say
+from selfsteer.commands.dry_run import show_assumptions, show_disk, time_text, total_time
+from selfsteer.commands.tables import plain_table
+from selfsteer.config import LoraSettings
+from selfsteer.estimate.costs import Costs
+from selfsteer.estimate.flops import Arithmetic
+from selfsteer.estimate.forecast import precisions, start_of
+from selfsteer.estimate.memory import (
+    PROCESS,
+    STRATEGIES,
+    cache_bytes,
+    generation_memory,
+    scoring_memory,
+    training_memory,
+    tuning,
+)
+from selfsteer.estimate.model_shape import source_of, stored_weights
+from selfsteer.loop.dry_run import plan
+from selfsteer.runs.pipeline import GENERATOR
+from selfsteer.runs.pipeline import stage as stage_of
+from selfsteer.runs.plan_step import PlanStep
+from selfsteer.runs.progress import size
+from selfsteer.stages.context import RunContext
+
+
+def show_estimate(costs: Costs, stages: RunContext, devices: int) -> None:
+    """Print the costs of a recipe; a backend without weights has no table of the model and none of the memory."""
+    if costs.shape:
+        _show_model(costs, stages)
+        _show_memory(costs, stages, devices)
+    _show_stages(costs, plan(stages, measure=True, start=start_of(stages.models)))
+    show_assumptions(costs, stages)
+
+
+def _show_model(costs: Costs, stages: RunContext) -> None:
+    shape, recipe, chosen = costs.shape, costs.recipe, costs.tuning
+    assert shape is not None
+    generating, training = precisions(stages.models)
+    table = plain_table("model", stages.models.name)
+    used, experts = shape.experts
+    mixture = f"; {used} of {experts} experts a token" if experts > 1 else ""
+    table.add_row("architecture", f"{shape.architecture}, {shape.layers} layers{mixture}")
+    head = "embedding and head are one" if shape.tied else "embedding and head apart"
+    table.add_row("parameters", f"{shape.parameters:,}, {head}")
+    way = f"{chosen.name} r={chosen.r}" if chosen.r else chosen.name
+    table.add_row("trainable", f"{chosen.trainable:,} ({way}, {chosen.trainable / shape.parameters:.2%})")
+    if stored := stored_weights(source_of(recipe.model.name)):
+        same = "" if stored.numbers == shape.parameters else f", {stored.numbers:,} numbers (not what config.json says)"
+        table.add_row("weights on disk", f"{size(stored.size)}{same}")
+    table.add_row("generating, training in", f"{generating}, {training}")
+    longest, batch = max(costs.prompts[:3]) + recipe.generation.max_new_tokens, recipe.generation.batch
+    each, whole = cache_bytes(shape, 1, generating), cache_bytes(shape, longest, generating)
+    table.add_row("KV cache", f"{size(each)} a token, {size(batch * whole)} a batch of {batch} x {longest:.0f} tokens")
+    scored, trained = costs.scored, costs.trained
+    table.add_row("scoring a row", f"{_flops(scored.forward)} (nine cells, {_parts(scored)})")
+    backward = _flops(costs.training_flops - trained.forward)
+    table.add_row("training on a row", f"{_flops(trained.forward)} forward, {backward} backward ({_parts(trained)})")
+    out.print(table)
+
+
+def _parts(one: Arithmetic) -> str:
+    shares = (one.layers, one.attention, one.head)
+    return "layers {:.0%}, attention {:.0%}, head {:.0%}".format(*(part / one.forward for part in shares))
+
+
+def _flops(number: float) -> str:
+    return f"{number / 1e12:.3g} TFLOP"
+
+
+def _show_memory(costs: Costs, stages: RunContext, devices: int) -> None:
+    shape, recipe = costs.shape, costs.recipe
+    assert shape is not None
+    device, (generating, precision) = stages.models.device.partition(":")[0], precisions(stages.models)
+    tokens, predicted = costs.micro_batch
+    columns = ("weights", "copies", "grads", "Adam", "activ.", "logits", "total", "ckpt.")
+    table = plain_table("training", *columns, right=columns)
+    lora = recipe.train.lora or LoraSettings()
+    for one in (tuning(shape, None), *(tuning(shape, lora, bits) for bits in (None, 8, 4))):
+        for strategy in STRATEGIES if devices > 1 else STRATEGIES[:1]:
+            plainly, checkpointed = (
+                training_memory(
+                    shape, one, strategy, devices, tokens=tokens, predicted=predicted, precision=precision,
+                    checkpointing=checkpointing, device=device,
+                )
+                for checkpointing in (False, True)
+            )  # fmt: skip
+            name = one.name if devices == 1 else f"{one.name}, {strategy}"
+            name += " *" if one == costs.tuning else ""
+            table.add_row(name, *map(size, (*plainly, plainly.total, checkpointed.total)))
+    out.print(table)
+    share = f"each of {devices} devices" if devices > 1 else "one device"
+    say(
+        f"bytes on {share} with {tokens:,.0f} tokens in a micro-batch; ckpt.: the total with activation checkpointing; "
+        "*: this recipe"
+    )
+    weights = costs.tuning.frozen if costs.tuning.name.startswith("QLoRA") else None
+    sampling = generation_memory(
+        shape, weights=weights, batch=recipe.generation.batch,
+        tokens=max(costs.prompts[:3]) + recipe.generation.max_new_tokens, precision=generating,
+    )  # fmt: skip
+    scoring = scoring_memory(shape, weights=weights, precision=precision, device=device)
+    libraries = f"; and {size(PROCESS[device])} for the libraries"
+    say(f"sampling a batch takes {size(sampling)}, scoring {size(scoring)}{libraries}")
+
+
+def _show_stages(costs: Costs, steps: Sequence[PlanStep]) -> None:
+    table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
+    for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
+        one = costs.of(stage, heldout=heldout)
+        label = stage_of(stage).title + (" for the generator" if stage.startswith(GENERATOR) else "")
+        label += ", held-out" if heldout else ""
+        whole = None if one.seconds is None else times * one.seconds
+        table.add_row(label, str(times), time_text(one.seconds), time_text(whole), size(times * one.disk))
+    table.add_section()
+    everything = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps]
+    table.add_row("all", "", "", total_time(everything), size(sum(one.disk for one in everything)))
+    out.print(table)
+    show_disk(costs, steps, Path())

@@ -1,0 +1,39 @@
+"""`selfsteer models list` and `selfsteer models fetch`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from selfsteer.commands.console import errors, out, say
+
+
+def models_list() -> None:
+    """List the models that selfsteer can fetch by name."""
+    from selfsteer.commands.tables import plain_table
+    from selfsteer.models import list_models
+
+    table = plain_table("name", "parameters", "architecture", "licence", "download", "fetched to")
+    for row in list_models():
+        size = f"{row.download_bytes / 1e6:,.0f} MB"
+        folder = str(row.folder) if row.fetched else "-"
+        table.add_row(row.name, row.parameters, row.architecture, row.licence, size, folder)
+    out.print(table)
+
+
+def models_fetch(name: Annotated[str, typer.Argument(help="A name from `selfsteer models list`.")]) -> None:
+    """Download a model, check its sha256 and convert it once. The same command resumes an interrupted download.
+
+    Raises:
+        ModelError: The catalogue has no such model.
+        FetchError: The download did not arrive or did not verify.
+    """
+    from rich.progress import Progress
+
+    from selfsteer.models import fetch
+
+    with Progress(console=errors, transient=True) as bar:
+        task = bar.add_task("fetching", total=1.0)
+        folder = fetch(name, progress=lambda phrase, share: bar.update(task, description=phrase, completed=share))
+    say(str(folder))

@@ -1,0 +1,60 @@
+"""`selfsteer score`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfsteer.commands.console import errors, say
+from selfsteer.commands.options import LoadingArguments
+
+
+@dataclass(frozen=True)
+class ScoringArguments(LoadingArguments):
+    """How the reward model is loaded."""
+
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto (float32).")] = "auto"
+
+
+@dataclass(frozen=True)
+class ScoreArguments:
+    """The options of `selfsteer score`."""
+
+    model: Annotated[str, typer.Argument(help="A reward model: a folder or a hub name.")]
+    file: Annotated[
+        Path,
+        typer.Argument(help="A file or folder of conversations, prompts with responses, or pairs (docs/data.md)."),
+    ]
+    output: Annotated[Path, typer.Option("--output", help="The .jsonl file to write the rows and their rewards to.")]
+    batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8
+    loading: ScoringArguments = field(default_factory=ScoringArguments)
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False
+
+
+def score(arguments: ScoreArguments) -> None:
+    """Score responses with a reward model, one reward each. Rows that can't be scored are reported and kept.
+
+    Raises:
+        InputError: The output exists, the file can't be read, no row can be scored, or the model can't be used.
+        WorkFailed: Another process is writing the output, or a download failed.
+    """
+    from selfsteer.config import template_kwargs
+    from selfsteer.reward.recipe import Hardware
+    from selfsteer.workflows.score import score_file
+
+    loading, output = arguments.loading, arguments.output
+    hardware = Hardware(
+        loading.device, loading.precision, loading.revision, loading.trust_remote_code,
+        template_kwargs(loading.chat_template_kwargs),
+    )  # fmt: skip
+    tally = score_file(
+        arguments.model, arguments.file, output, hardware=hardware, batch_size=arguments.batch_size,
+        overwrite=arguments.overwrite, note=lambda text: say(text, errors),
+    )  # fmt: skip
+    say(f"{tally.scored} of {tally.count} rows scored: {output}")
+    if tally.problems:
+        reasons = "; ".join(f"{why} ({number})" for why, number in tally.problems.most_common(3))
+        say(f"{tally.problems.total()} rows have no reward, first {tally.first}; in all: {reasons}", errors)

@@ -1,0 +1,72 @@
+"""What a benchmark of labelled pairs is: subsets that are averaged into sections, and sections into a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from selfsteer.confidence_intervals import Interval
+
+
+@dataclass(frozen=True)
+class Right:
+    """How many pairs of a subset were judged right, of how many."""
+
+    right: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a benchmark.
+
+    Attributes:
+        name: Of the section.
+        found: Its subsets that are there, in its order.
+        missing: Those that are not.
+        n: Pairs that are there.
+        expected: Pairs that the subsets that are there have in the benchmark.
+        share: Mean of the subsets' shares by their weights; None where no subset is there.
+        interval: Wilson's, for the effective number of pairs under these weights (Kish).
+    """
+
+    name: str
+    found: tuple[str, ...]
+    missing: tuple[str, ...]
+    n: int
+    expected: int
+    share: float | None
+    interval: Interval | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether each of its pairs is there, once."""
+        return not self.missing and self.n == self.expected
+
+    @property
+    def state(self) -> str:
+        """How much of it there is, in words."""
+        if not self.found:
+            return "not run"
+        total = len(self.found) + len(self.missing)
+        subsets = f"all {total} subsets" if not self.missing else f"partial: {len(self.found)} of {total} subsets"
+        return subsets if self.n == self.expected else f"{subsets}, {self.n} pairs in place of {self.expected}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How a benchmark turns judged pairs into figures.
+
+    Attributes:
+        title: Its name in tables.
+        averaging: One sentence on how sections and score are averaged.
+        is_subset: Whether it has a subset of that name; pairs of such a subset belong to it, whatever file they are in.
+        sections: All sections, those without a pair too, from the subsets by name; other subsets are ignored.
+        score: The score of these sections, None where one is not whole.
+    """
+
+    title: str
+    averaging: str
+    is_subset: Callable[[str], bool]
+    sections: Callable[[Mapping[str, Right]], list[Section]]
+    score: Callable[[Sequence[Section]], float | None]
