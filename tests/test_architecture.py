@@ -39,8 +39,9 @@ cli
 """
 """From bottom to top: a module imports from its own folder and from lower lines."""
 
-_MOVED = {"experimental.flex_attention": "logprobs"}
-"""Modules that count as part of another folder: an attention kernel of `logprobs` that no GPU has run yet."""
+_MOVED = {"experimental.flex_attention": "logprobs", "backends.registry": "config"}
+"""Modules that count as part of another folder: an attention kernel of `logprobs` that no GPU has run yet, and the
+table of backends that recipes are checked against."""
 
 _LEVELS = {name: level for level, line in enumerate(FLOORS.strip().splitlines()) for name in line.split()}
 

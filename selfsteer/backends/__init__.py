@@ -11,9 +11,12 @@ from selfsteer.backends.base import (
     may_think,
     shared_prefix,
 )
+from selfsteer.backends.registry import BACKENDS, BackendKind
 
 __all__ = [
+    "BACKENDS",
     "Backend",
+    "BackendKind",
     "Completion",
     "Failure",
     "Outcome",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from selfsteer.backends.registry import BACKENDS
 from selfsteer.chat import Chat
 from selfsteer.errors import SelfsteerError
 from selfsteer.records import Finish, Message
@@ -117,7 +118,7 @@ def may_think(backend: str, chat: Chat | None) -> bool:
         backend: The name of its backend.
         chat: Its template, None where the backend has none.
     """
-    return backend == "endpoint" if chat is None else chat.thinking is not None
+    return BACKENDS[backend].remote if chat is None else chat.thinking is not None
 
 
 def shared_prefix(chat: Chat | None, one: Prompt, other: Prompt) -> list[int]:

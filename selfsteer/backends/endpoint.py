@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
-from selfsteer.backends.budget import Budget, Prices, worst_prompt
+from selfsteer.backends.budget import Budget, worst_prompt
 from selfsteer.backends.openai_response import Answer, completion_of, label_logprob, read_answer, top_logprobs
 from selfsteer.backends.parameters import LIMIT, Options, Parameters
 from selfsteer.backends.rejections import Rejection
 from selfsteer.backends.request_scheduler import LONGEST_PAUSE, RequestError, RequestScheduler, retry_after
+from selfsteer.backends.source import BackendSource
 from selfsteer.config import EndpointSettings
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError, WorkFailed
 
@@ -44,29 +44,16 @@ _UNREACHED = ("ConnectError", "ConnectTimeout")
 """The client's causes where there was no connection at all."""
 
 
-def open_endpoint(
-    settings: EndpointSettings,
-    usage: Path | None,
-    *,
-    others: Mapping[str, Prices] | None = None,
-    where: str = "generation.endpoint",
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-) -> EndpointBackend:
+def open_backend(source: BackendSource) -> EndpointBackend:
     """Return the backend of a recipe, with its bill.
-
-    Args:
-        settings: Of the recipe; its ``model`` is given.
-        usage: The bill, a line an answer; None keeps none.
-        others: Prices of the run's other models, by name: their answers are in the same file.
-        where: The recipe's section with the caps, for messages.
-        chat_template_kwargs: Variables for the chat template that the server renders with.
 
     Raises:
         ModelError, ConfigError: As :class:`EndpointBackend`.
-        StorageError: The file can't be read.
+        StorageError: The bill can't be read.
     """
-    budget = Budget(usage, settings, others=others, where=where)
-    return EndpointBackend(settings, budget=budget, chat_template_kwargs=chat_template_kwargs)
+    settings = source.settings.endpoint
+    budget = Budget(source.usage, settings, others=source.other_prices, where=source.where)
+    return EndpointBackend(settings, budget=budget, chat_template_kwargs=source.chat_template_kwargs)
 
 
 class EndpointBackend:

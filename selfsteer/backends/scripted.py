@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.source import BackendSource
 from selfsteer.records import Message
 from selfsteer.seeding import draw
 
@@ -32,6 +33,11 @@ _FORMS = "in one sentence, as a table, as a poem, step by step, without numbers,
 _LIST = re.compile(r"numbered list from 1 to (\d+)")
 _REFUSAL = "I'm sorry, but I can't help with that request."
 _SHARE_ODD = 0.1
+
+
+def open_backend(source: BackendSource) -> ScriptedBackend:
+    """Return the backend; it reads no settings."""
+    return ScriptedBackend()
 
 
 class ScriptedBackend:

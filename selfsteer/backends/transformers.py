@@ -12,6 +12,7 @@ from transformers import DynamicCache, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.source import BackendSource
 from selfsteer.backends.top_p import NucleusSampler
 from selfsteer.chat import Chat
 from selfsteer.models.rope import context_of, forget_lengths
@@ -19,6 +20,12 @@ from selfsteer.records import Finish
 
 _COMPACT = 4
 """Compact the batch once 1/N of its rows have finished: each time the others' cache is copied once."""
+
+
+def open_backend(source: BackendSource) -> TransformersBackend:
+    """Return a backend on the loaded model, which a run also scores with."""
+    assert source.weights is not None
+    return TransformersBackend(source.weights.load(), source.weights.chat)
 
 
 class TransformersBackend:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.source import BackendSource
 from selfsteer.chat import Chat
 from selfsteer.config import VLLM_TEMPERATURES
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
@@ -84,6 +85,16 @@ for stop, seconds in (("terminate", 20), ("kill", 0)):
 """
 """Ends the engine's processes when its input is closed, as it is when this process ends. Where this process is killed,
 vLLM itself would leave them behind, and the memory they hold."""
+
+
+def open_backend(source: BackendSource) -> VllmBackend:
+    """Start an engine on the model, with the recipe's ``generation.vllm``; raises as :class:`VllmBackend`."""
+    weights = source.weights
+    assert weights is not None
+    return VllmBackend(
+        weights.path, weights.chat, dtype=weights.dtype, options=source.settings.vllm, seed=source.seed,
+        **weights.options,
+    )  # fmt: skip
 
 
 class VllmBackend:

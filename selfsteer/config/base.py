@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
+
+from selfsteer.errors import did_you_mean
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -54,6 +57,18 @@ def _template_kwargs(values: dict[str, Any]) -> dict[str, Any]:
 
 TemplateKwargs = Annotated[dict[str, Any], AfterValidator(_template_kwargs)]
 """Variables of a chat template, e.g. {enable_thinking: false}; one that the template does not mention is an error."""
+
+
+def known_name(what: str, registry: Collection[str]) -> AfterValidator:
+    """Return the check that a value is a name of a registry, with a suggestion where it is not."""
+
+    def check(name: str) -> str:
+        if name not in registry:
+            context = {"what": f"unknown {what} {name!r}", "do": did_you_mean(name, registry)}
+            raise PydanticCustomError("unknown_name", "{what}", context)
+        return name
+
+    return AfterValidator(check)
 
 
 def conflict(what: str, *keys: str) -> PydanticCustomError:

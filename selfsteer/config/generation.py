@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from selfsteer.config.base import Positive, Section, TemplateKwargs, conflict
+from selfsteer.backends.registry import BACKENDS
+from selfsteer.config.base import Positive, Section, TemplateKwargs, conflict, known_name
 
 
 class ModelSettings(Section):
@@ -18,7 +19,7 @@ class ModelSettings(Section):
     trust_remote_code: bool = False
     device: str = "auto"
     chat_template_kwargs: TemplateKwargs = {}
-    """Variables for its chat template, e.g. {enable_thinking: false}, and for that of who answers in its place."""
+    """Variables for its chat template, e.g. {enable_thinking: false}, and for that of a server in its place."""
 
 
 class ServerSettings(Section):
@@ -63,10 +64,6 @@ class EndpointSettings(ServerSettings):
     """The model's name on the server."""
 
 
-WEIGHTLESS = ("scripted", "endpoint")
-"""Backends that hold no weights here: what they write can't be scored by them."""
-
-
 class RoleSampling(Section):
     """How one of a row's responses is sampled; what is not set is as in ``generation``."""
 
@@ -88,15 +85,15 @@ class RolesSettings(Section):
 class GenerationSettings(Section):
     """How responses are sampled (paper defaults)."""
 
-    backend: Literal["transformers", "vllm", "endpoint", "scripted"] = "transformers"
+    backend: Annotated[str, known_name("backend", BACKENDS)] = "transformers"
     model: str | None = None
-    """Mode offline: who writes the responses, a catalogue name, a local folder or a hub name (default: ``model``)."""
+    """Mode offline: the model that writes the responses: catalogue name, local folder or hub name (default: ``model``)."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     roles: RolesSettings = RolesSettings()
     max_new_tokens: Positive = 2048
     batch_size: Positive | None = None
-    """Requests sampled together: the unit of seeding and of going on (default: vllm 512, endpoint 128, others 16)."""
+    """Requests sampled together: the unit of seeding and of resuming (default: vllm 512, endpoint 128, others 16)."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     thinking: Literal["apart", "response"] = "apart"
     """A reasoning model's thoughts: kept apart from the answer, or scored and trained on as part of the response."""
@@ -106,8 +103,8 @@ class GenerationSettings(Section):
 
     @property
     def weightless(self) -> bool:
-        """Whether who writes the responses has no weights that could score them."""
-        return self.backend in WEIGHTLESS
+        """Whether the backend has no weights that could score the responses."""
+        return BACKENDS[self.backend].weightless
 
     def drawing(self, role: str) -> tuple[float, float]:
         """Return temperature and top_p of the responses of a role."""
@@ -137,7 +134,7 @@ class GenerationSettings(Section):
 
     def batch_of(self, backend: str) -> int:
         """Return how many requests are sampled together by this backend."""
-        return self.batch_size or {"vllm": 512, "endpoint": 128}.get(backend, 16)
+        return self.batch_size or BACKENDS[backend].batch
 
     @model_validator(mode="after")
     def _top_p_acts(self) -> GenerationSettings:
@@ -149,11 +146,14 @@ class GenerationSettings(Section):
 
     @model_validator(mode="after")
     def _of_this_backend(self) -> GenerationSettings:
-        if self.backend == "endpoint" and not self.endpoint.model:
-            raise conflict("backend: endpoint needs the model's name on the server: set endpoint.model", "backend")
-        for name, settings in (("vllm", self.vllm), ("endpoint", self.endpoint != EndpointSettings())):
-            if settings and self.backend != name:
-                raise conflict(f"these settings are about the backend {name}, and backend is {self.backend}", name)
+        remote = BACKENDS[self.backend].remote
+        if remote and not self.endpoint.model:
+            what = f"backend: {self.backend} needs the model's name on the server: set endpoint.model"
+            raise conflict(what, "backend")
+        if self.vllm and self.backend != "vllm":
+            raise conflict(f"these settings are about the backend vllm, and backend is {self.backend}", "vllm")
+        if self.endpoint != EndpointSettings() and not remote:
+            raise conflict(f"these settings are about the backend endpoint, and backend is {self.backend}", "endpoint")
         return self
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,16 +11,22 @@ from selfsteer.config.base import Section, Share
 GuardAction = Literal["ignore", "warn", "stop", "rollback"]
 
 
-class _Guard(Section):
+class Guard(Section):
     """One guard. It fires where the 95 % interval of its figure lies beyond a threshold as a whole."""
 
+    meaning: ClassVar[str]
+    """What it looks for, for the report."""
     action: GuardAction | None = None
-    """What its firing does (default: what guards.action says)."""
+    """What its firing does (default: guards.action)."""
 
 
-class LengthGuard(_Guard):
+class LengthGuard(Guard):
     """Length of the plain held-out answers, compared query by query."""
 
+    meaning: ClassVar[str] = (
+        "Plain answers explode, collapse, or run into the token limit: compared query by query with those of the "
+        "start and of the policy that the round began from."
+    )
     max_ratio: Annotated[float, Field(gt=1.0)] = 3.0
     """Largest mean length, as a multiple of the start's."""
     max_ratio_per_round: Annotated[float, Field(gt=1.0)] = 1.75
@@ -31,51 +37,69 @@ class LengthGuard(_Guard):
     """How far the share of answers cut off at the token limit, whose length is unknown, may rise above the start's."""
 
 
-class OnpolicynessGuard(_Guard):
+class OnpolicynessGuard(Guard):
     """On-policyness of y+ and of y-, each by itself."""
 
+    meaning: ClassVar[str] = (
+        "Would the policy write y⁺ and y⁻ without a principle? If their tokens are less than half as likely as at the "
+        "start, its own data no longer teach it much."
+    )
     min_ratio: Share = 0.5
     """Smallest on-policyness, as a multiple of the start's."""
 
 
-class SteeringMarginGuard(_Guard):
+class SteeringMarginGuard(Guard):
     """Steering margin of the held-out pairs, where the start's lies above zero."""
 
+    meaning: ClassVar[str] = "Do the principles still matter? Near zero, nothing distinguishes y⁺ from y⁻."
     min_ratio: Share = 0.25
     """Smallest margin, as a multiple of the start's."""
 
 
-class SignalAccuracyGuard(_Guard):
+class SignalAccuracyGuard(Guard):
     """Share of held-out pairs whose y+ is better, by program or else by the judge; ties count half."""
 
+    meaning: ClassVar[str] = "Is y⁺ still the better response, by a program or else by the judge?"
     min_accuracy: Share = 0.5
     """Smallest accuracy, unless the start's is smaller: then the start's."""
     max_drop: Share = 0.25
     """How far it may fall below the start's."""
 
 
-class KeptGuard(_Guard):
+class KeptGuard(Guard):
     """Share of a round's training rows that the filters keep."""
 
+    meaning: ClassVar[str] = "Do the filters still keep rows to train on? Compared with the first round."
     min_ratio: Share = 0.5
     """Smallest share, as a multiple of the first round's."""
 
 
-class RepetitionGuard(_Guard):
+class RepetitionGuard(Guard):
     """Share of plain held-out answers that loop: more than half of their word 4-grams are repeats."""
 
+    meaning: ClassVar[str] = "Answers of which more than half of the word 4-grams are repeats."
     max_rise: Share = 0.25
     """How far it may rise above the start's."""
 
 
-class DivergenceGuard(_Guard):
+class DivergenceGuard(Guard):
     """How much less likely the start's plain held-out answers became, nats per token."""
 
+    meaning: ClassVar[str] = (
+        "How much less likely, per token, the start's own plain answers became: an estimate of the KL divergence from "
+        "the start to the policy."
+    )
     max_nats: Annotated[float, Field(gt=0.0)] = 1.0
 
 
+class NotFiniteGuard(Guard):
+    """The loss, the weights and every held-out figure."""
+
+    meaning: ClassVar[str] = "A loss, a gradient, a weight or a held-out figure that is not finite."
+
+
 class GuardSettings(Section):
-    """What is watched after every round, what happens where something fires, and which policy the run hands out.
+    """The guards that check every round, what happens where one fires, and which policy is the run's.
 
     ``ignore``: not checked; ``warn``: a warning; ``stop``: the round is rejected and the run ends; ``rollback``: the
     round is rejected and the next one starts from the last good policy.
@@ -91,4 +115,4 @@ class GuardSettings(Section):
     kept: KeptGuard = KeptGuard()
     repetition: RepetitionGuard = RepetitionGuard()
     divergence: DivergenceGuard = DivergenceGuard()
-    not_finite: _Guard = _Guard()
+    not_finite: NotFiniteGuard = NotFiniteGuard()

@@ -26,8 +26,9 @@ def explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type
         do = _other_command(error) or did_you_mean(path[-1], _keys_at(kind, path[:-1]))
         return ConfigError(f"unknown key {key!r}{more}", where=where, do=do)
     message = "; or: ".join(other["msg"] for other in same)
-    given = "" if error["type"] == "conflict" else f", got {error['input']!r}"
-    return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do="correct that value")
+    given = "" if error["type"] in ("conflict", "unknown_name") else f", got {error['input']!r}"
+    do = error.get("ctx", {}).get("do", "correct that value")
+    return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do=do)
 
 
 _COMMAND_OF = {"sets": "reward", "recipe": "sweep", "queries": "run"}

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from selfsteer.backends.registry import BACKENDS
 from selfsteer.config.base import Positive, Section, Share, TemplateKwargs, conflict
 from selfsteer.config.generation import ServerSettings
 
@@ -29,18 +30,23 @@ class WriterSettings(ServerSettings):
     """As of ``model``; for an endpoint they go along in the request."""
 
     @property
-    def kind(self) -> Literal["policy", "local", "endpoint", "scripted"]:
-        """What the name means."""
+    def kind(self) -> str:
+        """What the name stands for: "policy", "local", or a backend without weights."""
         if self.name is None:
             return "policy"
-        if self.name.startswith(_ENDPOINT):
-            return "endpoint"
-        return "scripted" if self.name == "scripted" else "local"
+        backend, colon, _ = self.name.partition(":")
+        found = BACKENDS.get(backend)
+        return backend if found and found.weightless and found.remote == bool(colon) else "local"
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is a model behind a server."""
+        return self.kind in BACKENDS and BACKENDS[self.kind].remote
 
     @property
     def model(self) -> str:
-        """The name without the word that says what kind it is."""
-        return (self.name or "").removeprefix(_ENDPOINT)
+        """The name without the backend in front."""
+        return (self.name or "").removeprefix(f"{self.kind}:")
 
     @property
     def server(self) -> dict[str, Any]:
@@ -50,20 +56,17 @@ class WriterSettings(ServerSettings):
 
     @model_validator(mode="after")
     def _of_this_kind(self) -> WriterSettings:
-        if self.kind == "endpoint" and not self.model:
-            raise conflict("endpoint: needs the model's name on the server, as in endpoint:my-model", "name")
+        if self.remote and not self.model:
+            raise conflict(f"{self.kind}: needs the model's name on the server, as in {self.kind}:my-model", "name")
         hardware = [key for key in _HARDWARE if getattr(self, key) != type(self).model_fields[key].default]
-        idle = [*([] if self.kind == "endpoint" else self.server), *([] if self.kind == "local" else hardware)]
-        if self.chat_template_kwargs and self.kind in ("policy", "scripted"):
+        idle = [*([] if self.remote else self.server), *([] if self.kind == "local" else hardware)]
+        if self.chat_template_kwargs and not self.remote and self.kind != "local":
             idle.append("chat_template_kwargs")
         if idle:
             keys = ", ".join(idle)
             what = f"the writer {self.name!r} does not use {keys}" if self.name else f"{keys} needs principles.model"
             raise conflict(what, *idle)
         return self
-
-
-_ENDPOINT = "endpoint:"
 
 
 class PrincipleSettings(Section):

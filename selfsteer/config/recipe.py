@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from selfsteer.backends.registry import BACKENDS
 from selfsteer.config.base import (
     NAME,
     Positive,
@@ -184,10 +185,11 @@ def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
 
 
 def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
-    if recipe.model.chat_template_kwargs and recipe.generation.backend == "scripted" and not recipe.trains:
-        what = "the scripted backend has no chat template to set variables of"
+    backend = recipe.generation.backend
+    if recipe.model.chat_template_kwargs and BACKENDS[backend].runs == "script" and not recipe.trains:
+        what = f"the {backend} backend has no chat template to set variables of"
         yield what, "model.chat_template_kwargs", "generation.backend"
-    if recipe.generation.backend != "vllm":
+    if backend != "vllm":
         return
     temperatures = {"generation.temperature": recipe.generation.temperature} | {
         f"generation.roles.{role}.temperature": temperature

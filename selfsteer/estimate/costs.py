@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from selfsteer.backends import BACKENDS
 from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.estimate.flops import Arithmetic, Row, arithmetic, rows_for
 from selfsteer.estimate.memory import Tuning, tuning
@@ -209,9 +210,14 @@ class Costs:
 
     # Seconds.
 
+    @property
+    def _remote(self) -> bool:
+        """Whether a server samples, in a time that is not known."""
+        return BACKENDS[self.recipe.generation.backend].remote
+
     def _choosing(self, rows: int) -> float | None:
         if self.shape is None or self.rates is None or not self.prompts.asked:
-            return None if self.recipe.generation.backend == "endpoint" and self.shape is None else 0.0
+            return None if self._remote and self.shape is None else 0.0
         if self.recipe.principles.strategy != "fixed" or self.recipe.principles.model.name:
             return None  # writing principles is not measured
         return self._loading + rows * self.rates.asking
@@ -221,7 +227,7 @@ class Costs:
         if not heldout and (generation.model or (self.shape and generation.weightless)):
             return None  # another model than the policy is not measured
         if self.rates is None:
-            return None if generation.backend == "endpoint" else 0.0
+            return None if self._remote else 0.0
         longest = [self.sample.longest(role, generation.max_new_tokens, generation.batch) for role in roles]
         batches = math.ceil(len(roles) * rows / generation.batch)
         return self._loading + batches * self.rates.step * sum(longest) / len(roles)

@@ -15,12 +15,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from selfsteer.confidence_intervals import Interval, bootstrap, bootstrap_statistic, wilson
-from selfsteer.config import (
+from selfsteer.config.guards import (
     DivergenceGuard,
     GuardAction,
     GuardSettings,
     KeptGuard,
     LengthGuard,
+    NotFiniteGuard,
     OnpolicynessGuard,
     RepetitionGuard,
     SignalAccuracyGuard,
@@ -75,7 +76,9 @@ class Finding:
     detail: str
 
 
-class _Check(NamedTuple):
+class Check(NamedTuple):
+    """One comparison of a guard: whether it is beyond its threshold, and a sentence with its figures."""
+
     fired: bool
     detail: str
 
@@ -89,7 +92,7 @@ def check_round(settings: GuardSettings, case: Compared) -> list[Finding]:
         if action == "ignore":
             continue
         failed = case.now.failures.get(name)
-        checks = [_Check(True, failed)] if failed else list(check(guard, case))
+        checks = [Check(True, failed)] if failed else list(check(guard, case))
         fired = [check for check in checks if check.fired]
         standing: Standing = "fired" if fired else "quiet" if checks else "silent"
         detail = "; ".join(check.detail for check in fired or checks) or _SILENT
@@ -128,7 +131,7 @@ CRITERIA = {
 # --- the guards: each yields nothing where it can't tell
 
 
-def _length(guard: LengthGuard, case: Compared) -> Iterator[_Check]:
+def _length(guard: LengthGuard, case: Compared) -> Iterator[Check]:
     total, step = _ratio(case.now, case.start), _ratio(case.now, case.before)
     if total:
         yield _check("answers are {} times as long as the start's", total, low=guard.min_ratio, high=guard.max_ratio)
@@ -143,7 +146,7 @@ def _length(guard: LengthGuard, case: Compared) -> Iterator[_Check]:
         yield _check(words, _rise(cut * n, n, first), high=guard.max_cut_rise)
 
 
-def _onpolicyness(guard: OnpolicynessGuard, case: Compared) -> Iterator[_Check]:
+def _onpolicyness(guard: OnpolicynessGuard, case: Compared) -> Iterator[Check]:
     for role, sign in (("positive_response", "y+"), ("negative_response", "y-")):
         now, first = (
             [math.exp(value) for value in _values(one, "mean_logps", role, "prompt", "values")]
@@ -154,13 +157,13 @@ def _onpolicyness(guard: OnpolicynessGuard, case: Compared) -> Iterator[_Check]:
             yield _check(words, _relative(now, first), low=guard.min_ratio)
 
 
-def _steering_margin(guard: SteeringMarginGuard, case: Compared) -> Iterator[_Check]:
+def _steering_margin(guard: SteeringMarginGuard, case: Compared) -> Iterator[Check]:
     now, first = (_values(one, "steering_margin", "values") for one in (case.now, case.start))
     if now and first and bootstrap(first)[0] > 0:
         yield _check("the steering margin is {} times the start's", _relative(now, first), low=guard.min_ratio)
 
 
-def _signal_accuracy(guard: SignalAccuracyGuard, case: Compared) -> Iterator[_Check]:
+def _signal_accuracy(guard: SignalAccuracyGuard, case: Compared) -> Iterator[Check]:
     now, first = (_dig(one.measured, "signal") for one in (case.now, case.start))
     if now and first:
         # A start below min_accuracy is no reason to reject every round that is no worse.
@@ -169,17 +172,17 @@ def _signal_accuracy(guard: SignalAccuracyGuard, case: Compared) -> Iterator[_Ch
         yield _check(words, (now["accuracy"], now["interval"]), low=floor)
 
 
-def _kept(guard: KeptGuard, case: Compared) -> Iterator[_Check]:
+def _kept(guard: KeptGuard, case: Compared) -> Iterator[Check]:
     if case.now.kept and case.now.round == 1:
         kept, total = case.now.kept
-        yield _Check(False, f"the filters kept {kept} of {total} rows, with which later rounds are compared")
+        yield Check(False, f"the filters kept {kept} of {total} rows, with which later rounds are compared")
     elif case.now.kept and case.first_kept:
         (kept, total), (first, of_first) = case.now.kept, case.first_kept
         words = f"the filters kept {{}} times the share of rows of the first round ({kept} of {total})"
         yield _check(words, _scaled(kept / total, wilson(kept, total), first / of_first), low=guard.min_ratio)
 
 
-def _repetition(guard: RepetitionGuard, case: Compared) -> Iterator[_Check]:
+def _repetition(guard: RepetitionGuard, case: Compared) -> Iterator[Check]:
     looping, first = (_dig(one.measured, "distinct", "looping") for one in (case.now, case.start))
     if looping is not None and first is not None:
         n = _dig(case.now.measured, "n")
@@ -187,7 +190,7 @@ def _repetition(guard: RepetitionGuard, case: Compared) -> Iterator[_Check]:
         yield _check(words, _rise(looping, n, first / _dig(case.start.measured, "n")), high=guard.max_rise)
 
 
-def _divergence(guard: DivergenceGuard, case: Compared) -> Iterator[_Check]:
+def _divergence(guard: DivergenceGuard, case: Compared) -> Iterator[Check]:
     # KL(start || policy) on the start's own answers: their log-probs under the start are stored already. The other
     # direction would take a pass of the start over every policy's answers.
     figures = _dig(case.now.measured, "divergence")
@@ -196,15 +199,15 @@ def _divergence(guard: DivergenceGuard, case: Compared) -> Iterator[_Check]:
         yield _check(words, (figures["mean"], figures["interval"]), high=guard.max_nats)
 
 
-def _not_finite(guard: Any, case: Compared) -> Iterator[_Check]:
+def _not_finite(guard: NotFiniteGuard, case: Compared) -> Iterator[Check]:
     path = _first_bad(case.now.measured)
     if path:
-        yield _Check(True, f"the held-out figure {'.'.join(path)} is not finite")
+        yield Check(True, f"the held-out figure {'.'.join(path)} is not finite")
     elif case.now.measured:
-        yield _Check(False, "the loss, the weights and the held-out figures are finite")
+        yield Check(False, "the loss, the weights and the held-out figures are finite")
 
 
-GUARDS: dict[str, Callable[[Any, Compared], Iterator[_Check]]] = {
+GUARDS: dict[str, Callable[[Any, Compared], Iterator[Check]]] = {
     "length": _length,
     "onpolicyness": _onpolicyness,
     "steering_margin": _steering_margin,
@@ -222,13 +225,13 @@ _Figure = tuple[float, Interval]
 _ROUNDING = 1e-9  # 16 times 0.05 over 16 is less than 0.05
 
 
-def _check(words: str, found: _Figure, *, low: float | None = None, high: float | None = None) -> _Check:
+def _check(words: str, found: _Figure, *, low: float | None = None, high: float | None = None) -> Check:
     """Fire where the whole interval lies below ``low`` or above ``high``; the figure replaces ``{}`` in the words."""
     value, (least, most) = found
     fired = (low is not None and most < low - _ROUNDING) or (high is not None and least > high + _ROUNDING)
     limits = [f"{side} {limit:.3g}" for side, limit in (("below", low), ("above", high)) if limit is not None]
     text = words.replace("{}", f"{value:.2f}", 1)
-    return _Check(fired, f"{text} (95 % interval {least:.2f} to {most:.2f}; fires {' or '.join(limits)})")
+    return Check(fired, f"{text} (95 % interval {least:.2f} to {most:.2f}; fires {' or '.join(limits)})")
 
 
 def _ratio(now: RoundFigures, other: RoundFigures) -> _Figure | None:

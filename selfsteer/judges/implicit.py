@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfsteer.config import JudgeSettings, per_token
 from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
-from selfsteer.files import fingerprint
+from selfsteer.files import fingerprint, read_json
 from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
 from selfsteer.judges.base import PresentedPair
+from selfsteer.judges.loading import scoring_model
 from selfsteer.models.rope import context_of
 from selfsteer.models.single_slot import OneHeld
 from selfsteer.views import SCALES
@@ -25,6 +28,36 @@ Likelihoods = dict[tuple[TokenIds, TokenIds], float]
 _VERSION = 2
 """Version of the tokenisation of pairs."""
 _EMPTY = Answer(0, valid=False, why="a response without tokens, which has no log-prob")
+
+
+def open_judge(settings: JudgeSettings, name: str) -> ImplicitJudge:
+    """Return the implicit reward of POLICY@REFERENCE, or of a policy whose folder names its reference."""
+    policy, reference = _policy_and_reference(name)
+
+    def side(model: str) -> Side:
+        local = scoring_model(settings, model)
+        return Side(local.model, local.chat, Path(model).name or model, local.fingerprint)
+
+    means = settings.per_token
+    if means is None:  # as the loss that trained the policy, which its folder names; else sums
+        trained = read_json(Path(policy).expanduser() / "selfsteer.json") or {}
+        means = "base_loss" in trained and per_token(trained.get("objective", ""), trained["base_loss"])
+    return ImplicitJudge(side(policy), side(reference), per_token=means)
+
+
+def _policy_and_reference(name: str) -> tuple[str, str]:
+    """Split POLICY@REFERENCE; without a reference, the policy's folder has to name what it was trained from."""
+    from selfsteer.models.resolve import recorded_base
+
+    policy, at, reference = ("", "", "") if Path(name).expanduser().exists() else name.rpartition("@")
+    if at and policy and reference:
+        return policy, reference
+    base = recorded_base(str(Path(name).expanduser())) if not at else None
+    if base is None:
+        what = f"nothing records which model {(policy or name)!r} was trained from"
+        do = f"name it: implicit:{policy or name}@REFERENCE"
+        raise ConfigError(what, where=f"judge implicit:{name}", do=do)
+    return name, base
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, SelfsteerError, WorkFailed, did_you_mean
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import Answer
@@ -97,6 +98,11 @@ class ProgramJudge:
             do = "return a positive number (first is better), a negative one (second) or 0 (a tie)"
             raise WorkFailed(f"the program returned {value}, which is no comparison", where=where, do=do)
         return Answer((value > 0) - (value < 0), log_odds=value)
+
+
+def open_judge(settings: JudgeSettings, name: str) -> ProgramJudge:
+    """Return a program as a judge; raises as :func:`find_program`."""
+    return ProgramJudge(find_program(name))
 
 
 def find_program(spec: str) -> Program:

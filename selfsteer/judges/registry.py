@@ -1,41 +1,62 @@
-"""From a judge's name to the judge.
+"""The kinds of judges by name. A new one is its file, with a function that opens it, and a line of :data:`JUDGES`.
 
-Weights are loaded when the first answer is asked for: where all answers are kept, nothing is loaded.
+Weights are loaded with the first answer that a judge has to give: where all answers are kept, nothing is loaded.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import re
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfsteer.backends.local_model import LocalModel
-from selfsteer.config import EndpointSettings, JudgeSettings, per_token
-from selfsteer.errors import ConfigError
-from selfsteer.files import fingerprint, read_json
-from selfsteer.judges.base import Judge
-from selfsteer.judges.template import JudgeTemplate
+from selfsteer.config import JudgeSettings
+from selfsteer.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from selfsteer.chat import Chat
+    from selfsteer.judges.base import Judge
 
-KINDS = ("reward", "implicit", "endpoint", "program")
-_LOCAL = {"device", "precision", "revision", "trust_remote_code", "chat_template_kwargs"}
-_SETTINGS = {
-    "": {"mode", "max_tokens", "template", *_LOCAL},
-    "reward": _LOCAL,
-    "implicit": {"per_token", *_LOCAL} - {"revision"},  # of which of its two models?
-    "endpoint": {"mode", "max_tokens", "template", "base_url", "api_key_env", "chat_template_kwargs"},
-    "program": set[str](),
+
+@dataclass(frozen=True)
+class JudgeKind:
+    """A kind of judge before it is opened.
+
+    Attributes:
+        form: What its name stands for behind the kind, as in "reward:MODEL".
+        opener: "module:function" of what takes the settings and the name behind the kind and returns the judge;
+            imported when used.
+        settings: The keys of :class:`JudgeSettings` that it uses besides the name; another one is an error.
+    """
+
+    form: str
+    opener: str
+    settings: frozenset[str] = frozenset()
+
+
+_LOADING = frozenset({"device", "precision", "revision", "trust_remote_code", "chat_template_kwargs"})
+_ANSWERS = frozenset({"mode", "max_tokens", "template"})
+_SERVER = frozenset({"base_url", "api_key_env", "chat_template_kwargs"})
+
+JUDGES: dict[str, JudgeKind] = {
+    "": JudgeKind("MODEL", "selfsteer.judges.language_model:open_local", _LOADING | _ANSWERS),
+    "reward": JudgeKind("MODEL", "selfsteer.judges.reward:open_judge", _LOADING),
+    "implicit": JudgeKind(
+        "POLICY@REFERENCE",
+        "selfsteer.judges.implicit:open_judge",
+        _LOADING - {"revision"} | {"per_token"},  # a revision of which of its two models?
+    ),
+    "endpoint": JudgeKind("MODEL", "selfsteer.judges.language_model:open_endpoint", _SERVER | _ANSWERS),
+    "program": JudgeKind("PROGRAM", "selfsteer.judges.program:open_judge"),
 }
-"""What each kind of judge goes by, besides its name; "" is a language model on this machine."""
+"""By what a judge's name begins with, as in "reward:MODEL"; "" is a chat model on this machine."""
 
 
 def make_judge(settings: JudgeSettings) -> Judge:
     """Return the judge that the settings name.
 
     Raises:
-        ConfigError: No name, an unknown program, a template that can't be read, a setting that the judge can't use.
+        ConfigError: No name, an unknown kind or program, a template that can't be read, a setting without effect.
         ModelError: The model can't be used as it is.
         FetchError: It can't be fetched.
     """
@@ -46,22 +67,18 @@ def make_judge(settings: JudgeSettings) -> Judge:
         raise ConfigError(f"{settings.name!r} names no judge", where="judge", do=f"give {_forms()}")
     idle = sorted(given(settings) - settings_of(settings.name))
     if idle:
-        what = f"the judge {settings.name!r} does not go by {', '.join(idle)}"
+        what = f"the judge {settings.name!r} has no setting {', '.join(idle)}"
         raise ConfigError(what, where=", ".join(f"judge.{key}" for key in idle), do="leave it out")
-    kinds = {
-        "": _language_model,
-        "reward": _reward_model,
-        "implicit": _implicit,
-        "endpoint": _endpoint,
-        "program": _program,
-    }
-    return kinds[kind](settings, rest)
+    module, _, function = JUDGES[kind].opener.partition(":")
+    judge: Judge = getattr(import_module(module), function)(settings, rest)
+    return judge
 
 
 def settings_of(name: str) -> set[str]:
-    """Return the keys of :class:`JudgeSettings` that a judge of this name goes by."""
+    """Return the keys of :class:`JudgeSettings` that a judge of this name uses."""
     kind, rest = _kind(name)
-    return _SETTINGS[kind] - ({"revision"} if kind in ("", "reward") and _has_no_revisions(rest) else set())
+    found = set(JUDGES[kind].settings)
+    return found - {"revision"} if "revision" in found and _has_no_revisions(rest) else found
 
 
 def given(settings: JudgeSettings) -> set[str]:
@@ -72,11 +89,17 @@ def given(settings: JudgeSettings) -> set[str]:
 
 def _kind(name: str) -> tuple[str, str]:
     kind, separator, rest = name.partition(":")
-    return (kind, rest) if separator and kind in KINDS else ("", name)
+    if separator and kind in JUDGES:
+        return kind, rest
+    # A path may hold a colon, and so may a file's name; a single word before it looks like a misspelt kind.
+    if separator and re.fullmatch("[a-z_-]{2,}", kind) and not Path(name).expanduser().exists():
+        known = [one for one in JUDGES if one]
+        raise ConfigError(f"unknown kind of judge {kind!r}", where=f"judge {name}", do=did_you_mean(kind, known))
+    return "", name
 
 
 def _has_no_revisions(name: str) -> bool:
-    """Whether a model comes with this package or lies on this machine; an adapter's base may be on the hub."""
+    """Whether a model comes with this package or is on this machine; an adapter's base may be on the hub."""
     from selfsteer.models import CATALOGUE
     from selfsteer.models.resolve import is_adapter
 
@@ -84,124 +107,5 @@ def _has_no_revisions(name: str) -> bool:
     return name in CATALOGUE or (path.exists() and not is_adapter(str(path)))
 
 
-def _place(key: str) -> str:
-    """Return what a setting is called in a recipe and on the command line."""
-    return f"judge.{key} (--{key.replace('_', '-')})"
-
-
 def _forms() -> str:
-    names = {"implicit": "POLICY@REFERENCE", "program": "PROGRAM"}
-    return ", ".join(f"{kind}:{names.get(kind, 'MODEL')}" for kind in KINDS)
-
-
-def _local(settings: JudgeSettings, name: str) -> LocalModel:
-    from selfsteer.models import resolve, silence_transformers
-
-    silence_transformers()
-    return LocalModel(settings, resolve(name), _place("device"))
-
-
-def _precise(settings: JudgeSettings) -> JudgeSettings:
-    """Return settings in which "auto" is float32: scores are compared with each other, and may be nearly the same."""
-    return settings.model_copy(update={"precision": "float32"}) if settings.precision == "auto" else settings
-
-
-def _language_model(settings: JudgeSettings, name: str) -> Judge:
-    from selfsteer.judges.logprob import LogprobJudge
-    from selfsteer.judges.text import TextJudge
-
-    local, template = _local(settings, name), _template(settings)
-    shown = Path(name).name or name
-    if settings.mode == "text":
-        tokens = _reply_tokens(settings, local.chat)
-        return TextJudge(local.backend, name=shown, source=local.fingerprint, template=template, max_tokens=tokens)
-    return LogprobJudge(local.model, local.chat, name=shown, weights=local.fingerprint, template=template)
-
-
-def _reward_model(settings: JudgeSettings, name: str) -> Judge:
-    from selfsteer.judges.reward import RewardJudge
-    from selfsteer.models import load_tokenizer
-    from selfsteer.reward.loading import load_reward_model, reward_config
-
-    local = _local(_precise(settings), name)
-    return RewardJudge(
-        partial(load_reward_model, local.source, device=local.device, dtype=local.dtype, **local.options),
-        load_tokenizer(local.source, **local.options),
-        config=reward_config(local.source, **local.options),
-        name=Path(name).name or name,
-        content=local.fingerprint,
-        template_kwargs=settings.chat_template_kwargs,
-    )
-
-
-def _implicit(settings: JudgeSettings, name: str) -> Judge:
-    from selfsteer.judges.implicit import ImplicitJudge, Side
-
-    policy, reference = _policy_and_reference(name)
-
-    def side(model: str) -> Side:
-        local = _local(_precise(settings), model)
-        return Side(local.model, local.chat, Path(model).name or model, local.fingerprint)
-
-    return ImplicitJudge(side(policy), side(reference), per_token=_per_token(settings, policy))
-
-
-def _per_token(settings: JudgeSettings, policy: str) -> bool:
-    """Return whether to compare means: as asked, else as the loss did that the policy's folder names, else not."""
-    if settings.per_token is not None:
-        return settings.per_token
-    trained = read_json(Path(policy).expanduser() / "selfsteer.json") or {}
-    return "base_loss" in trained and per_token(trained.get("objective", ""), trained["base_loss"])
-
-
-def _policy_and_reference(name: str) -> tuple[str, str]:
-    """Split POLICY@REFERENCE; where no reference is given, the policy's folder has to tell what it was trained from."""
-    from selfsteer.models.resolve import recorded_base
-
-    policy, at, reference = ("", "", "") if Path(name).expanduser().exists() else name.rpartition("@")
-    if at and policy and reference:
-        return policy, reference
-    base = recorded_base(str(Path(name).expanduser())) if not at else None
-    if base is None:
-        what = f"nothing tells which model {(policy or name)!r} was trained from"
-        do = f"name it: implicit:{policy or name}@REFERENCE"
-        raise ConfigError(what, where=f"judge implicit:{name}", do=do)
-    return name, base
-
-
-def _endpoint(settings: JudgeSettings, name: str) -> Judge:
-    from selfsteer.backends.endpoint import EndpointBackend
-    from selfsteer.judges.logprob import EndpointLogprobJudge
-    from selfsteer.judges.text import TextJudge
-
-    try:
-        server = EndpointSettings(model=name, base_url=settings.base_url, api_key_env=settings.api_key_env)
-        backend = EndpointBackend(server, chat_template_kwargs=settings.chat_template_kwargs)
-    except ConfigError as error:
-        where = _place("api_key_env") if error.where == "api_key_env" else error.where
-        raise ConfigError(error.what, where=where, do=error.do) from error
-    template, source = _template(settings), f"{backend.base_url} {name}"
-    if settings.chat_template_kwargs:
-        source += f" {fingerprint(settings.chat_template_kwargs)}"
-    if settings.mode == "text":
-        tokens = _reply_tokens(settings, None)
-        return TextJudge(lambda: backend, name=name, source=source, template=template, max_tokens=tokens, batch_size=64)
-    return EndpointLogprobJudge(backend, name=name, source=source, template=template)
-
-
-def _reply_tokens(settings: JudgeSettings, chat: Chat | None) -> int:
-    """Return the tokens of a reply; ``chat`` is None for a model behind a server, of which nothing is known."""
-    from selfsteer.judges.text import REPLY_TOKENS, THINKING_TOKENS
-
-    room = THINKING_TOKENS if chat is None or chat.thinking is not None else 0
-    return settings.max_tokens or REPLY_TOKENS + room
-
-
-def _program(settings: JudgeSettings, name: str) -> Judge:
-    from selfsteer.judges.program import ProgramJudge, find_program
-
-    return ProgramJudge(find_program(name))
-
-
-def _template(settings: JudgeSettings) -> JudgeTemplate:
-    return JudgeTemplate(Path(settings.template) if settings.template else None)
+    return ", ".join(f"{kind}:{found.form}" for kind, found in JUDGES.items() if kind)

@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
+from selfsteer.config import JudgeSettings
 from selfsteer.errors import PromptRefused, WorkFailed
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
 from selfsteer.judges.base import PresentedPair
+from selfsteer.judges.loading import scoring_model
 from selfsteer.models.rope import context_of
 from selfsteer.reward.scoring import TokenIds, conversation_ids, score_ids
+
+
+def open_judge(settings: JudgeSettings, name: str) -> RewardJudge:
+    """Return a reward model, by its folder or hub name, as a judge."""
+    from selfsteer.models import load_tokenizer
+    from selfsteer.reward.loading import load_reward_model, reward_config
+
+    local = scoring_model(settings, name)
+    return RewardJudge(
+        partial(load_reward_model, local.source, device=local.device, dtype=local.dtype, **local.options),
+        load_tokenizer(local.source, **local.options),
+        config=reward_config(local.source, **local.options),
+        name=Path(name).name or name,
+        content=local.fingerprint,
+        template_kwargs=settings.chat_template_kwargs,
+    )
 
 
 class RewardJudge:

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
+from selfsteer.config import Guard, GuardSettings
 from selfsteer.report.formatting import label
 from selfsteer.report.read_run import Json, dig_dict, dig_number, dig_rows
 from selfsteer.report.tables import Table
 
-MEANINGS = {
-    "length": "Plain answers explode, collapse, or run into the token limit: compared query by query with those of the "
-    "start and of the policy that the round began from.",
-    "onpolicyness": "Would the policy write y⁺ and y⁻ without a principle? If their tokens are less than half as "
-    "likely as at the start, its own data no longer teach it much.",
-    "steering_margin": "Do the principles still matter? Near zero, nothing distinguishes y⁺ from y⁻.",
-    "signal_accuracy": "Is y⁺ still the better response, by a program or else by the judge?",
-    "kept": "Do the filters still keep rows to train on? Compared with the first round.",
-    "repetition": "Answers of which more than half of the word 4-grams are repeats.",
-    "divergence": "How much less likely, per token, the start's own plain answers became: an estimate of the KL "
-    "divergence from the start to the policy.",
-    "not_finite": "A loss, a gradient, a weight or a held-out figure that is not finite.",
-}
 _FOLLOWED = {
     "warn": "It only warns: the run continued.",
     "stop": "The round was rejected and the run ended.",
@@ -48,13 +36,17 @@ def guards_section(summary: Json) -> Json | None:
         if row.get("standing") == "fired":
             fired.append(f"Round {number}, {guard}: {detail}. {_FOLLOWED.get(str(row.get('action')), '')}")
     missing = "" if rows else "All guards are set to ignore (guards.action), so nothing was watched."
-    meanings = [[name, meaning] for name, meaning in MEANINGS.items()]
     return {
         "lead": lead,
         "fired": fired,
         "table": Table("What each guard found", ["Guard", "Round", "Verdict", "Figures"], rows, missing),
-        "meanings": Table("What each guard looks for", ["Guard", "What it looks for"], meanings),
+        "meanings": Table("What each guard looks for", ["Guard", "What it looks for"], _meanings()),
     }
+
+
+def _meanings() -> list[list[str]]:
+    kinds = {name: field.annotation for name, field in GuardSettings.model_fields.items()}
+    return [[name, kind.meaning] for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Guard)]
 
 
 def handed_out(summary: Json) -> Json | None:

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.backends import Backend, may_think
-from selfsteer.backends.scripted import ScriptedBackend
+from selfsteer.backends import BACKENDS, Backend, may_think
+from selfsteer.backends.source import BackendSource, Weights, open_backend
 from selfsteer.chat import Chat
-from selfsteer.config import WEIGHTLESS, Recipe
+from selfsteer.config import Recipe
 from selfsteer.models.single_slot import OneHeld
 from selfsteer.stages.principle_model import PrincipleModel
 
@@ -52,7 +52,7 @@ class Policy:
     @property
     def weightless(self) -> bool:
         """Whether it has no weights here: nothing can be scored or trained."""
-        return self.backend in WEIGHTLESS
+        return BACKENDS[self.backend].weightless
 
     def trained(self, round: int, path: str, fingerprint: str, name: str) -> Policy:
         """Return what training made of this one; it lies in the run directory."""
@@ -115,10 +115,10 @@ class ModelPool:
     def weightless_policy(self) -> Policy:
         """Return the backend without weights that answers in a model's place."""
         backend = self.recipe.generation.backend
-        if backend == "scripted":
-            return Policy(0, backend, "scripted", backend, "scripted")
+        if not BACKENDS[backend].remote:
+            return Policy(0, backend, backend, backend, backend)
         model = str(self.recipe.generation.endpoint.model)
-        return Policy(0, backend, self._with_kwargs(f"endpoint:{model}"), backend, model)
+        return Policy(0, backend, self._with_kwargs(f"{backend}:{model}"), backend, model)
 
     def _with_kwargs(self, fingerprint: str) -> str:
         """Return a fingerprint that names the variables of the chat template too."""
@@ -162,44 +162,34 @@ class ModelPool:
 
     def backend(self, policy: Policy) -> Backend:
         """Return a backend that samples from the policy, or that answers in its place."""
-        settings = self.recipe.generation
-        if policy.backend == "scripted":
-            return ScriptedBackend()
-        if policy.backend == "endpoint":
-            return self._held.hold(("endpoint",), self._endpoint)
-        chat = self.chat(policy)
-        assert chat is not None  # only the two above have none
-        dtype = self.precision(settings.precision)
-        if policy.backend == "vllm":
-            return self._held.hold(("vllm", policy.path, dtype), lambda: self._vllm(policy, chat, dtype))
-        from selfsteer.backends.transformers import TransformersBackend
+        recipe, name = self.recipe, policy.backend
+        kwargs = recipe.model.chat_template_kwargs
+        if policy.weightless:
+            prices = self.writer.prices if self.writer else {}
+            usage = self.run_dir / USAGE
+            server = BackendSource(recipe.generation, recipe.seed, kwargs, usage=usage, other_prices=prices)
+            if not BACKENDS[name].remote:
+                return open_backend(name, server)  # holding it would free a model that is needed again
+            return self._held.hold((name,), lambda: open_backend(name, server))
+        chat, dtype = self.chat(policy), self.precision(recipe.generation.precision)
+        assert chat is not None  # only backends without weights have none
+        weights = Weights(policy.path, chat, dtype, policy.options, load=lambda: self._load(policy, dtype))
+        source = BackendSource(recipe.generation, recipe.seed, kwargs, weights)
+        if BACKENDS[name].runs == "model":
+            return open_backend(name, source)  # its model is held already, for scoring too
 
-        return TransformersBackend(self._load(policy, dtype), chat)
+        def start() -> Backend:
+            self.make(policy)
+            return open_backend(name, source)
 
-    def _endpoint(self) -> Backend:
-        from selfsteer.backends.endpoint import open_endpoint
-
-        others = self.writer.prices if self.writer else {}
-        return open_endpoint(
-            self.recipe.generation.endpoint, self.run_dir / USAGE, others=others,
-            chat_template_kwargs=self.recipe.model.chat_template_kwargs,
-        )  # fmt: skip
+        return self._held.hold((name, policy.path, dtype), start)
 
     def writing_backend(self, policy: Policy) -> Backend:
-        """Return who chooses aspects and writes principles: the model that the recipe names for it, else the policy."""
+        """Return the backend that chooses aspects and writes principles: of ``principles.model``, else the policy's."""
         if self.writer is None:
             return self.backend(policy)
         writer = self.writer
         return self._held.hold(("writer",), lambda: writer.open(self.run_dir / USAGE))
-
-    def _vllm(self, policy: Policy, chat: Chat, dtype: str) -> Backend:
-        from selfsteer.backends.vllm import VllmBackend
-
-        self.make(policy)
-        settings = self.recipe.generation
-        return VllmBackend(
-            policy.path, chat, dtype=dtype, options=settings.vllm, seed=self.recipe.seed, **policy.options
-        )
 
     def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
         """Say how a policy's weights are made again, should they be needed when they are not there any more."""

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from selfsteer.backends import Backend, may_think
-from selfsteer.backends.scripted import ScriptedBackend
+from selfsteer.backends import BACKENDS, Backend, may_think
+from selfsteer.backends.source import BackendSource, Weights, open_backend
 from selfsteer.config import EndpointSettings, Recipe
 from selfsteer.files import fingerprint
 
@@ -19,9 +19,9 @@ _KEY = "principles.model"
 
 
 class PrincipleModel:
-    """Opens the writer that a recipe names. Nothing is loaded before :meth:`open`.
+    """Opens the model that a recipe names to write principles. Nothing is loaded before :meth:`open`.
 
-    A local one runs in vLLM where the policy does, else in transformers.
+    A local one runs in the policy's backend where that has weights, else in transformers.
 
     Args:
         recipe: Names one.
@@ -37,10 +37,10 @@ class PrincipleModel:
 
     @property
     def backend(self) -> str:
-        """The kind of backend that it runs in."""
-        if self.settings.kind == "local":
-            return "vllm" if self.recipe.generation.backend == "vllm" else "transformers"
-        return self.settings.kind
+        """The name of the backend that it runs in."""
+        if self.settings.kind != "local":
+            return self.settings.kind
+        return "transformers" if self.recipe.generation.weightless else self.recipe.generation.backend
 
     @property
     def fingerprint(self) -> str:
@@ -66,16 +66,16 @@ class PrincipleModel:
     @property
     def failed(self) -> Literal["stop", "drop"]:
         """What becomes of queries for which its server gives no answer."""
-        return self._endpoint.failed if self.settings.kind == "endpoint" else "stop"
+        return self._endpoint.failed if self.settings.remote else "stop"
 
     @property
     def prices(self) -> dict[str, tuple[float, float]]:
         """The prices of its answers, by its name on the server; nothing where they cost nothing."""
-        return {self.settings.model: self._endpoint.prices} if self.settings.kind == "endpoint" else {}
+        return {self.settings.model: self._endpoint.prices} if self.settings.remote else {}
 
     def check(self) -> None:
-        """Raise :class:`InputError` where it can't be asked, before anything else is computed."""
-        if self.settings.kind == "endpoint":
+        """Raise :class:`InputError` where it can't be used, before anything else is computed."""
+        if self.settings.remote:
             self.open(None)
         elif self.settings.kind == "local":
             self._local.device  # noqa: B018  # raises where there is no such device
@@ -96,30 +96,18 @@ class PrincipleModel:
         Raises:
             ModelError, ConfigError, FetchError: It can't be used, or not with these settings.
         """
-        if self.settings.kind == "scripted":
-            return ScriptedBackend()
-        if self.settings.kind == "endpoint":
-            return self._open_endpoint(usage)
-        return self._open_vllm() if self.backend == "vllm" else self._local.backend()
-
-    def _open_endpoint(self, usage: Path | None) -> Backend:
-        from selfsteer.backends.endpoint import open_endpoint
-
+        seed, kwargs = self.recipe.seed, self.settings.chat_template_kwargs
+        if not BACKENDS[self.backend].weightless:
+            local = self._local
+            weights = Weights(local.source, local.chat, local.dtype, local.options, local.model)
+            return open_backend(self.backend, BackendSource(self.recipe.generation, seed, kwargs, weights))
         policy = self.recipe.generation.endpoint
-        others = {policy.model: policy.prices} if policy.model else {}
+        prices = {policy.model: policy.prices} if policy.model else {}
         capped = self.settings.max_total_tokens is not None or self.settings.max_cost is not None
         where = "generation.endpoint" if policy.model and not capped else _KEY
-        return open_endpoint(
-            self._endpoint, usage, others=others, where=where, chat_template_kwargs=self.settings.chat_template_kwargs
-        )
-
-    def _open_vllm(self) -> Backend:
-        from selfsteer.backends.vllm import VllmBackend
-
-        local, options = self._local, self.recipe.generation.vllm
-        return VllmBackend(
-            local.source, local.chat, dtype=local.dtype, options=options, seed=self.recipe.seed, **local.options
-        )
+        settings = self.recipe.generation.model_copy(update={"endpoint": self._endpoint})
+        source = BackendSource(settings, seed, kwargs, usage=usage, other_prices=prices, where=where)
+        return open_backend(self.backend, source)
 
     @cached_property
     def _endpoint(self) -> EndpointSettings:

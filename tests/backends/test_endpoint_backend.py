@@ -20,8 +20,9 @@ import pytest
 from selfsteer.backends import Completion, Failure, Sampling
 from selfsteer.backends import request_scheduler as traffic
 from selfsteer.backends.budget import Budget, worst_prompt
-from selfsteer.backends.endpoint import EndpointBackend, open_endpoint
-from selfsteer.config import EndpointSettings
+from selfsteer.backends.endpoint import EndpointBackend, open_backend
+from selfsteer.backends.source import BackendSource
+from selfsteer.config import EndpointSettings, GenerationSettings
 from selfsteer.errors import (
     BudgetReached,
     ConfigError,
@@ -40,6 +41,12 @@ SAMPLING = Sampling(20, temperature=0.7, top_p=0.9)
 GREEDY = Sampling(5, temperature=0.0, top_p=1.0)
 REAL_WAIT = traffic.RequestScheduler._wait
 PROMPTS = [user(f"Question {i}?", "Be brief.") for i in range(6)]
+
+
+def open_endpoint(settings: EndpointSettings, usage=None, **options) -> EndpointBackend:
+    """Open it as a recipe does."""
+    generation = GenerationSettings(backend="endpoint", endpoint=settings)
+    return open_backend(BackendSource(generation, usage=usage, **options))
 
 
 @pytest.fixture(autouse=True)
@@ -618,7 +625,7 @@ def test_two_models_on_one_bill_each_cost_their_own_price(serve, tmp_path):
     def opened(model: str, own, **settings) -> EndpointBackend:
         prices = {"price_prompt": own[0], "price_completion": own[1]}
         values = EndpointSettings(model=model, base_url=server.url, **prices, **settings)
-        return open_endpoint(values, bill, others={"cheap": cheap, "dear": dear}, where="principles.model")
+        return open_endpoint(values, bill, other_prices={"cheap": cheap, "dear": dear}, where="principles.model")
 
     opened("cheap", cheap).generate(PROMPTS, SAMPLING, seed=0)
     backend = opened("dear", dear, max_cost=6000.0, concurrency=1)

@@ -165,17 +165,17 @@ def test_a_folder_that_tells_what_it_was_trained_from_needs_no_reference(tiny_ch
 def test_a_folder_that_does_not_tell_is_refused(policy, card):
     if card is not None:
         (policy / "README.md").write_text(card)
-    with pytest.raises(ConfigError, match=r"nothing tells which model .*policy' was trained from") as caught:
+    with pytest.raises(ConfigError, match=r"nothing records which model .*policy' was trained from") as caught:
         opened(f"implicit:{policy}")
     assert "@REFERENCE" in caught.value.do
-    with pytest.raises(ConfigError, match="nothing tells"):
+    with pytest.raises(ConfigError, match="nothing records"):
         opened(f"implicit:{policy}@")
 
 
 def test_a_policy_folder_may_have_an_at_sign(tiny_chat_model, policy, tmp_path):
     odd = tmp_path / "a@b"
     shutil.move(policy, odd)
-    with pytest.raises(ConfigError, match="nothing tells"):
+    with pytest.raises(ConfigError, match="nothing records"):
         opened(f"implicit:{odd}")
     assert opened(f"implicit:{odd}@{tiny_chat_model}").name == "a@b against tiny (implicit, summed)"
 
@@ -191,9 +191,9 @@ def test_models_that_can_not_be_compared_are_refused(tiny_chat_model, policy):
 
 def test_settings_that_do_not_act_are_refused(tiny_chat_model, policy):
     for settings in ({"mode": "text"}, {"revision": "main"}, {"template": "x.jinja"}):
-        with pytest.raises(ConfigError, match="does not go by"):
+        with pytest.raises(ConfigError, match="has no setting"):
             opened(f"implicit:{policy}@{tiny_chat_model}", **settings)
-    with pytest.raises(ConfigError, match="does not go by per_token"):
+    with pytest.raises(ConfigError, match="has no setting per_token"):
         opened("program:shorter", per_token=True)
     keys = {opened(f"implicit:{policy}@{tiny_chat_model}", **own).key for own in
             ({}, {"per_token": True}, {"precision": "bfloat16"})}  # fmt: skip

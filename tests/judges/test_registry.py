@@ -200,7 +200,7 @@ def test_a_revision_is_for_models_of_the_hub(tiny_chat_model, tmp_path):
         assert "revision" in settings_of(hub)
     for here in ("smollm2-135m", str(tiny_chat_model), f"reward:{tiny_chat_model}", "endpoint:m"):
         assert "revision" not in settings_of(here)
-    with pytest.raises(ConfigError, match="does not go by revision"):
+    with pytest.raises(ConfigError, match="has no setting revision"):
         opened(str(tiny_chat_model), revision="v1")
 
 
