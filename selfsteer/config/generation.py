@@ -87,7 +87,7 @@ class GenerationSettings(Section):
 
     backend: Annotated[str, known_name("backend", BACKENDS)] = "transformers"
     model: str | None = None
-    """Mode offline: the model that writes the responses: catalogue name, local folder or hub name (default: ``model``)."""
+    """Mode offline: the model that writes the responses, by catalogue or hub name or folder (default: ``model``)."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     roles: RolesSettings = RolesSettings()

@@ -42,7 +42,7 @@ class HumanJudge:
     def __init__(self, name: str) -> None:
         self.name = " ".join(unicodedata.normalize("NFC", name).split())
         if not self.name:
-            raise InputError("the person who judges has no name", do="give one: answers are kept under it")
+            raise InputError("the judging person has no name", do="give one: answers are kept under it")
         self.key = f"human {self.name}"
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
