@@ -125,10 +125,11 @@ class Chat:
         cue, around = self._render(prompt, cue=True), self.template.around_answer(prompt)
         head, tail = around or (cue, None)
         own = [self._brings_thought(text) for text, _ in answers]
+        # The same tokens for the policy, reward models and implicit judges, as TRL cuts answers out of a dialogue.
         place = self._place(cue, head) if answers and not any(own) else cue
         ids: list[list[int]] = []
         for (text, ended), has_thought in zip(answers, own, strict=True):
-            lacks_thought = any(own) and not has_thought
+            lacks_thought = any(own) and not has_thought  # it gets an empty one, so that both follow the same prompt
             written = self._written(prompt, place, tail, text, lacks_thought)
             if written is None:
                 ids.append(self._as_given(place, text, ended, lacks_thought))

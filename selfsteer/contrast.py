@@ -110,7 +110,7 @@ def with_token_ids(contrast: Contrast, chat: Chat) -> Contrast:
     ids: dict[str, list[int]] = {role: [] for role in ROLES} | dict(zip(answers, responses, strict=True))
     for prompt in PROMPTS:
         messages = getattr(contrast, prompt)
-        same = messages == contrast.prompt
+        same = messages == contrast.prompt  # annotated pairs have one prompt three times
         ids[prompt] = plain if same else chat.encode_answers(messages, list(answers.values()))[0]
     made = {f"{name}_token_ids": ids[name] for name in lacking}
     provenance = {**contrast.provenance, "tokenizer": chat.fingerprint, "tokenised": ",".join(sorted(made))}

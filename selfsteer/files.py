@@ -53,7 +53,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 if not item.is_symlink():
                     _fsync(item)
             temporary.replace(path)
-            _fsync(path.parent)
+            _fsync(path.parent)  # else a crash may lose the new name, though the content is on disk
         except BaseException:
             remove(temporary)
             raise

@@ -35,7 +35,8 @@ def language(text: str) -> str | None:
 
 @functools.cache
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # reads its model, from its own wheel, in a second
+    # py3langid: its model is in its wheel, it needs numpy alone, and its probabilities are honest about short texts.
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 

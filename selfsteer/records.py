@@ -210,7 +210,7 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
             do="leave that row out, or correct its text",
         ) from error
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, write_page_checksum=True)
+        pq.write_table(table, temporary, write_page_checksum=True)  # a damaged page is an error, not other text
 
 
 def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:

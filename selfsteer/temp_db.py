@@ -24,7 +24,7 @@ class TempDatabase:
 
     def __init__(self, tables: Iterable[str], what: str) -> None:
         self._what = what
-        # a generator that holds it may be closed by another thread than the one that began it
+        # A generator that holds it may be closed by another thread than the one that created it.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for pragma in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
             self._db.execute(f"PRAGMA {pragma}")

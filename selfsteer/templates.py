@@ -42,7 +42,7 @@ class Templates:
         self._kept = functools.lru_cache(maxsize=4096)(self._render)
 
     def render(self, template: str, part: str, **values: object) -> str:
-        """Return what the macro ``part`` of ``<template>.jinja`` makes of ``values``, without outer blanks.
+        """Return the text of the macro ``part`` of ``<template>.jinja`` with ``values``, without outer blanks.
 
         Values are hashable, or lists of hashable ones: of millions of rows most need one of a few texts, which are
         cached.

@@ -43,5 +43,6 @@ def harmful_target(contrast: Contrast, view: View) -> bool:
     return PAIRINGS[view].chosen == "negative" and bool(contrast.negative_harmful)
 
 
+# A policy that was trained on means can lower its summed margin by shortening answers, so tables name the scale.
 SCALES = {True: "per token", False: "summed"}
 """The names of implicit rewards, by whether they are means per token."""

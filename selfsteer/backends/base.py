@@ -118,6 +118,7 @@ def may_think(backend: str, chat: Chat | None) -> bool:
         backend: The name of its backend.
         chat: Its template, None where the backend has none.
     """
+    # Nothing is known of a model behind a server, so it gets room for thoughts.
     return BACKENDS[backend].remote if chat is None else chat.thinking is not None
 
 

@@ -186,7 +186,7 @@ class EndpointBackend:
                 raise self._error(answer)
         if answer.choice is None and not answer.blocked:
             raise self._no_answer(answer)
-        attempt.taken()
+        attempt.taken()  # also of a blocked prompt: the server read it, so it accepts the parameters
         if answer.blocked or answer.choice is None:
             raise self._blocked(self._text(answer.blocked))
         return answer.choice
@@ -197,7 +197,7 @@ class EndpointBackend:
             with self.budget.room(worst_prompt(prompt), max_tokens) as count:
                 ready()
                 answer = self._send(prompt, options)
-                if answer.choice is not None or answer.usage is not None:
+                if answer.choice is not None or answer.usage is not None:  # without usage a cap can't be kept
                     count(answer.usage)
                 return answer
         except SelfsteerError as error:  # the budget's: the next request would meet it as well

@@ -112,7 +112,7 @@ def usable_device(device: str, key: str) -> str:
         return pick_device()
     try:
         check_device(device)
-        torch.zeros(1, device=device).item()
+        torch.zeros(1, device=device).item()  # a device may exist and yet fail at the first kernel
     except ConfigError as error:
         raise ConfigError(error.what, where=key, do=_DEVICES) from error
     except (RuntimeError, AssertionError) as error:  # torch raises one or the other, by the kind of device

@@ -20,7 +20,7 @@ Options = dict[str, Any]
 
 
 class Change(NamedTuple):
-    """What to do about a refused parameter: leave it out, or send it by another name or with a smaller value."""
+    """A change of a refused parameter: left out, or sent by another name or with a smaller value."""
 
     name: str
     new_name: str = ""
@@ -39,7 +39,7 @@ class Change(NamedTuple):
         return kept if self.value is None else kept | {self.name: min(self.value, options[self.name])}
 
     def warning(self, server: str) -> str:
-        """Return what to warn of, "" for a change of name alone."""
+        """Return the text of the warning, "" for a change of name alone."""
         if self.value is not None:
             return f"{server} takes {self.name} up to {self.value} only, so that is requested"
         if self.name == _SCHEMA:

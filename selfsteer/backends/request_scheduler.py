@@ -33,7 +33,7 @@ _WARNED_PAUSE = 60.0
 _IN_A_ROW = 10
 """Failures in a row, at least, before a trial request finds out whether the server answers anything."""
 _UNLUCKY = 0.1
-"""What a try counts at a server that is crowded by others of our requests, and answers those."""
+"""Weight of a try at a server that is crowded by others of our requests, and answers those."""
 
 _now = time.monotonic
 

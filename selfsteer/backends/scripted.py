@@ -74,7 +74,7 @@ class ScriptedBackend:
 
 
 def _value(schema: Mapping[str, Any], name: str, source: random.Random) -> Any:
-    """Return what a schema asks for; of a list of objects, one for each value that a key of theirs is bound to."""
+    """Return a value of a schema; of a list of objects, one for each value that a key of theirs is bound to."""
     if schema["type"] == "object":
         return {key: _value(inner, key, source) for key, inner in schema["properties"].items()}
     if schema["type"] == "array":

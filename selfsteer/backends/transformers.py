@@ -65,7 +65,7 @@ class TransformersBackend:
         """Sample one completion a prompt, as one batch. The same batch and seed give the same completions."""
         if not prompts:
             return []
-        forget_lengths(self._owner)
+        forget_lengths(self._owner)  # else a batch depends on the longest one before it
         encoded = [self.chat.encode(prompt) for prompt in prompts]
         prefix = list(shared_prefix) if self._can_share(shared_prefix, encoded, sampling) else []
         ids, mask = self._batch(encoded, len(prefix))
@@ -179,6 +179,7 @@ class TransformersBackend:
         config = copy.deepcopy(self._config)
         config.max_new_tokens = tokens
         config.return_dict_in_generate = True
+        # Without top_p generate samples by itself; with it, NucleusSampler draws and a greedy search takes the token.
         config.do_sample = sampling.temperature > 0 and sampling.top_p == 1
         if config.do_sample:
             config.temperature, config.top_k = sampling.temperature, 0

@@ -322,7 +322,7 @@ def _base(source: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def _lora_arguments(folder: str) -> dict[str, Any]:
-    """Return what makes room for an adapter; raises :class:`ModelError` for one that vLLM can't take."""
+    """Return the arguments that make room for an adapter; :class:`ModelError` for one that vLLM can't take."""
     config = Path(folder) / ADAPTER_CONFIG
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise ModelError(f"no adapter_model.safetensors in {folder}", where=folder, do="save the adapter again")

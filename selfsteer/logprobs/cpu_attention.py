@@ -116,6 +116,6 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, part: _Part, scaling: flo
 
 def _join(out: Tensor, normalisers: Tensor, part: _Part, attended: Tensor, normaliser: Tensor) -> None:
     """Add what the queries see beyond themselves: a softmax over two sets of keys is a mean of the two softmaxes."""
-    place, before = out[:, :, part.queries], normalisers[:, :, part.queries]
+    place, before = out[:, :, part.queries], normalisers[:, :, part.queries]  # views: lerp_ writes through
     place.lerp_(attended, torch.sigmoid(normaliser - before).to(out.dtype)[..., None])
     normalisers[:, :, part.queries] = torch.logaddexp(before, normaliser)

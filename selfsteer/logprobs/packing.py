@@ -45,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Packed:
-    """What goes into the model, T tokens in one batch row, and where the answers come out.
+    """The input of the model, T tokens in one batch row, and the positions of its predictions.
 
     Attributes:
         input_ids: (1, T).
@@ -79,6 +79,7 @@ def pack(rows: Sequence[PromptRow], device: torch.device | str = "cpu", *, whole
         positions += range(len(row.prompt))
         last = len(ids) - 1
         for response in row.responses:
+            # The prompt's last token predicts the first one of each response.
             predictors += [last, *range(len(ids), len(ids) + len(response) - 1)]
             shown = response if whole else response[:-1]
             ids += shown

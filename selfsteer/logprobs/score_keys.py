@@ -1,4 +1,4 @@
-"""What stored scores were computed from: the weights, the settings and the token ids, as a key beside the scores.
+"""The key of stored scores: the weights, the settings and the token ids that they were computed from.
 
 Scores are reference log-probs only for the model that gave them: a wrong reference trains without a complaint. So
 training compares the key of its own start with that of the scores.
@@ -54,8 +54,7 @@ class ScoreKey:
 
 
 def settings_key(*, max_length: int | None, dtype: str, autocast: str = "") -> str:
-    """Return what scores depend on besides weights and tokens, e.g. "max_length 2048 with the longest prompt,
-    precision bfloat16 autocast".
+    """Return the settings in words, e.g. "max_length 2048 with the longest prompt, precision bfloat16 autocast".
 
     Args:
         max_length: Tokens of a row's longest prompt + response at which responses were cut; None where none was.
@@ -81,7 +80,7 @@ def weights_key(model: Any) -> str:
 
     What only the configuration says (a rope factor, an epsilon) is not in here.
     """
-    digest = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()  # far faster than sha256, which a model of 7B would wait for
     seen, scales = _adapters(model)
     tensors = [
         # Without peft's wrappers in its name, a weight has the name that it had before a fresh adapter was put on it.
@@ -105,6 +104,7 @@ def _adapters(model: Any) -> tuple[set[int], dict[int, float]]:
         pairs = layer.lora_B.items() if isinstance(getattr(layer, "lora_B", None), torch.nn.ModuleDict) else ()
         for name, lora_b in pairs:
             active = name in layer.active_adapters and name not in layer.merged_adapters and not layer.disable_adapters
+            # A fresh adapter's B is zero: it changes no number, so the model keeps its key.
             if active and any(parameter.any() for parameter in lora_b.parameters()):
                 scales |= {id(parameter): layer.scaling[name] for parameter in lora_b.parameters()}
             else:

@@ -46,6 +46,7 @@ def score_responses(
                 scores += _score_packed(model, [PromptRow(row.prompt, [response])], wide_head, whole=True)
             alone.append(torch.cat(scores))
         return alone
+    # The backward pass attends again: outside the context it would do so by the model's own attention.
     if torch.is_grad_enabled() and recomputes(model) and not attends_rows(model):
         raise RuntimeError("with gradient checkpointing, hold row_attention_on(model) until after backward()")
     with row_attention_on(model):
@@ -83,7 +84,7 @@ def score_cells(
     flat = torch.cat(score_responses(model, [row for own in rows for row in own], token_budget=token_budget))
     lengths = [len(ids) for own in rows for row in own for ids in row.responses]
     counts = torch.tensor(lengths, device=flat.device)
-    order = cell_positions(cells)
+    order = cell_positions(cells)  # rows group the cells by prompt
     return flat.view(len(rows), len(cells))[:, order], counts.view(len(rows), len(cells))[:, order]
 
 

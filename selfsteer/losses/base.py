@@ -14,7 +14,7 @@ Each returns a ``PairLoss`` whose rewards are beta times the loss's own log-rati
     simpo   -log sigmoid(chosen - rejected - margin)                 beta * mean policy log-prob
     orpo    -mean_chosen - beta * log sigmoid(log odds ratio)        beta * log odds of the mean policy log-prob
 
-where `chosen` and `rejected` stand for the two rewards, and a mean is per response token.
+where `chosen` and `rejected` are the two rewards, and a mean is per response token.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CERTAIN = -1e-6
 
 
 class PairLoss(NamedTuple):
-    """What a base loss returns, each (B,), in nats where the loss has a unit; rewards are still in the graph."""
+    """The result of a base loss, each (B,), in nats where the loss has a unit; rewards are still in the graph."""
 
     loss: Tensor
     chosen_reward: Tensor
@@ -128,7 +128,7 @@ def base_loss(
 def pair_loss(
     name: str, policy: PairLogps, reference: PairLogps | None, *, beta: float, label_smoothing: float, margin: float
 ) -> PairLoss:
-    """Return what ``base_loss`` returns together with the rewards: same arguments, same errors."""
+    """Return the loss of ``base_loss`` together with the rewards: same arguments, same errors."""
     inputs = {"reference": reference, "label_smoothing": label_smoothing, "margin": margin}
     _check_settings(name, beta, label_smoothing, margin)
     check_alike({"policy": policy})

@@ -1,4 +1,4 @@
-"""What the losses return, and what SSO and the generator share: scoring several views with one base loss."""
+"""The result of the losses, and the part that SSO and the generator share: several views scored with one base loss."""
 
 from __future__ import annotations
 
@@ -92,6 +92,7 @@ def combine(
     preference = weight * (steered + base) if weigh_base else weight * steered + base  # arXiv 2410.17131v1, L
     rewards = {view: (pair.chosen_reward.detach(), pair.rejected_reward.detach()) for view, pair in scored.items()}
     terms = {view: pair.loss.detach() for view, pair in scored.items()}
+    # Outside W, which weighs the preference: the paper's formula has no SFT term.
     return SSOLoss(preference + sft_coef * sft, base, steering, weight, sft, rewards, terms)
 
 

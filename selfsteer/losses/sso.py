@@ -67,7 +67,8 @@ def sso_loss(
     """Return SSO's loss of each example and its parts; the module's docstring has the formula and the switches.
 
     Args:
-        policy: (B,) summed log-probs per view, nats: base, and with steering positive and negative. Others go unread.
+        policy: (B,) summed log-probs per view, nats: base, and with steering positive and negative. Others are not
+            read.
         reference: The same under the reference model; not needed where ``base`` compares with none (simpo, orpo).
         base, beta, label_smoothing, margin: The preference loss l, as ``base_loss`` takes them.
         steering_coef, onpolicy_alpha, sft_coef: g, alpha and s; g and s at least 0, alpha in [0, 1].

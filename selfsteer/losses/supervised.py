@@ -23,7 +23,7 @@ def base_view_loss(
     """Return l(x: y+ > y-) + s * SFT(y+|x): SSO without G and W, which is PBAA; v2 trains its policy with it.
 
     Args:
-        policy: (B,) summed log-probs of the base view, nats. Others go unread.
+        policy: (B,) summed log-probs of the base view, nats. Others are not read.
         reference: The same under the reference model; not needed where ``base`` compares with none (simpo, orpo).
         base, beta, label_smoothing, margin: The preference loss l, as ``base_loss`` takes them.
         sft_coef: s, at least 0.
@@ -39,7 +39,7 @@ def supervised_loss(policy: dict[View, PairLogps], reference: dict[View, PairLog
     """Return SFT(y+|x), minus the mean log-prob per token of the base view's chosen response, nats; no preference.
 
     Args:
-        policy: (B,) summed log-probs of the base view, nats. Others go unread.
+        policy: (B,) summed log-probs of the base view, nats. Others are not read.
         reference: Is not read.
     """
     sft = sft_loss(policy[View.BASE])

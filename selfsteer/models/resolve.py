@@ -16,7 +16,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def resolve(name: str, *, progress: Progress | None = None) -> str:
-    """Return what to load for ``name``.
+    """Return the folder, file or hub name to load for ``name``.
 
     A catalogue name comes first (it is fetched if needed), then an existing folder or GGUF file (absolute path), then a
     hub name "org/name" (as it is; the hub is not contacted yet).
@@ -103,7 +103,7 @@ def recorded_base(source: str) -> str | None:
 
 
 def adapter_base(folder: str) -> tuple[str, str | None]:
-    """Return what to load under the adapter in ``folder``, and its revision.
+    """Return the model under the adapter in ``folder``, and its revision.
 
     A relative path counts from the working directory, as for peft, else from the adapter's folder.
 

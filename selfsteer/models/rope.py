@@ -47,6 +47,7 @@ def forget_lengths(model: Any) -> None:
         kinds = getattr(module, "rope_type", None)
         for layer_type in kinds if isinstance(kinds, dict) else [None]:
             if hasattr(module, "max_seq_len_cached"):
+                # A sequence of one token lies within the original context, so it sets the frequencies back.
                 start = torch.zeros(1, 1, dtype=torch.long, device=model.device)
                 module(start.float(), start, **({"layer_type": layer_type} if layer_type else {}))
 

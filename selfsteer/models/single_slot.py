@@ -18,11 +18,11 @@ class OneHeld:
 
     @property
     def name(self) -> Hashable:
-        """The name of what is held, None where nothing is."""
+        """The name of the held model, None where there is none."""
         return self._held and self._held[0]
 
     def hold(self, wanted: Hashable, load: Callable[[], Any]) -> Any:
-        """Return what is held under that name; anything else is freed and it is loaded in its place."""
+        """Return the model of that name, loaded in place of any other one."""
         if self._held is None or self._held[0] != wanted:
             self.free()
             self._held = (wanted, load())

@@ -28,6 +28,7 @@ def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = None  # padding is masked: any other token will do
     added = tokenizer.added_tokens_decoder
+    # A special token is never made from a text, so it counts only if the template or the end of a response writes it.
     of_texts = [id for id in tokenizer.get_vocab().values() if id not in added or not added[id].special]
     written = {id for ids in _rendered(tokenizer) for id in ids}
     largest = max([*of_texts, *written, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])

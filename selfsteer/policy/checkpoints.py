@@ -21,6 +21,7 @@ _MANIFEST = "selfsteer_manifest.json"
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint in ``folder`` whose manifest verifies, else None."""
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()]
+    # The newest first: a process that was killed while it wrote one leaves the one before.
     ordered = sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     return next((path for path in ordered if verifies(path)), None)
 

@@ -75,6 +75,7 @@ def without_over_long(contrasts: list[Contrast], max_length: int | None) -> list
     Raises:
         DataError: No row is left.
     """
+    # All three prompts, also where one view is trained on: responses are cut at one place under all of them.
     fits = [max_length is None or row.longest_prompt < max_length for row in contrasts]
     if all(fits):
         return contrasts

@@ -15,7 +15,7 @@ from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_dtype,
 from selfsteer.records import Contrast
 
 _AUTOCAST = {"no": "", "bf16": "bfloat16", "fp16": "float16"}
-"""What accelerate's names of a mixed precision are in torch."""
+"""Torch's names of accelerate's mixed precisions."""
 
 
 class ReferenceKey:
@@ -107,6 +107,7 @@ class ReferenceKey:
 
     def _sums(self, row: Contrast) -> Tensor:
         """Return (C,) summed log-probs, nats, in float32, or in float64 where the weights are."""
+        # Rows store means per token, which filters compare; the losses take sums.
         lengths = [row.scored_tokens(cell.role, self._max_length) for cell in self._cells]
         pairs = zip(_means(row, self._cells), lengths, strict=True)
         dtype = torch.float64 if self._dtype == "float64" else torch.float32

@@ -42,6 +42,7 @@ def start_gaps(policy: Mapping[View, PairLogps], reference: Mapping[View, PairLo
     for view, pair in policy.items():
         chosen = pair.chosen_mean - reference[view].chosen_mean
         rejected = pair.rejected_mean - reference[view].rejected_mean
+        # The largest gap, not the mean: one wrong row of a batch must show.
         gaps.append(torch.stack([chosen, rejected]).detach().abs().max())
     return torch.stack(gaps)
 

@@ -83,6 +83,7 @@ class SSOTrainer(WarmupTrainer):
         train_rows, eval_rows = (
             _each(data, lambda rows: self._read(rows, args)) for data in (train_dataset, eval_dataset)
         )
+        # Before an adapter is put on: its key is that of the model that scored the rows.
         for data in (train_rows, eval_rows) if self._objective.compares else ():
             _each(data, lambda rows: self._start.read_weights(model, rows))
         self._metrics: dict[str, dict[str, float]] = {split: defaultdict(float) for split in ("start", "train", "eval")}
@@ -108,7 +109,7 @@ class SSOTrainer(WarmupTrainer):
         self.eval_dataset = _each(eval_rows, lambda rows: self._with_reference(rows, refuse=True))
 
     def _read(self, rows: Any, args: SSOConfig) -> list[Contrast]:
-        contrasts = kept_contrasts(rows, self._chat)
+        contrasts = kept_contrasts(rows, self._chat)  # dropped rows are in the files too, with their reasons
         if not contrasts:
             raise DataError("no row is kept, so there is nothing to train on", do="relax the quality filters")
         rows = trainable(contrasts, self.views, allow_harmful=args.allow_harmful_targets)
@@ -226,7 +227,7 @@ class SSOTrainer(WarmupTrainer):
         super().log(logs, start_time)
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> Any:
-        """Return what transformers.Trainer does, its metrics with every view's figures; there are no predictions."""
+        """Return transformers.Trainer's output, its metrics with every view's figures; there are no predictions."""
         output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
         output.metrics.update(self._means("eval", f"{metric_key_prefix}_"))
         return output

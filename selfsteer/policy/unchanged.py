@@ -34,7 +34,7 @@ class Unchanged(TrainerCallback, ExportableState):
     changed, gradient, rate = False, False, 0.0
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {"args": {}, "attributes": {name: getattr(self, name) for name in _NOTHING_YET}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:

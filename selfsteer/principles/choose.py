@@ -90,7 +90,7 @@ def parse_choice(
         others = [name for name in names if name not in found]
         drawn = [*shuffle.sample(found, len(found)), *shuffle.sample(others, len(others))]
         return Choice(drawn[:count], "model" if len(found) >= count else "filled" if found else nothing)
-    if found:
+    if found:  # fewer than wanted are taken as they are; v1's code fills up at random, which `shuffle` does
         return Choice(found[:count], "model")
     return Choice(list(dict.fromkeys([*principle_set.fallback, *names]))[:count], nothing)
 

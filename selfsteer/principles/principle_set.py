@@ -1,4 +1,4 @@
-"""What a principle set is: the aspects of quality that answers are steered along, and how to choose among them."""
+"""Principle sets: the aspects of quality that answers are steered along, and how to choose among them."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class PrincipleSet(_Part):
     @property
     def fingerprint(self) -> str:
         """16 hex digits that name what reaches a model: no description, no layout of the file, no flags of harm."""
+        # A flag of harm reaches no prompt, and is not worth sampling everything again; the contrasts are keyed by it.
         return fingerprint(self.model_dump(exclude={"description": True, "aspects": {"__all__": {"harmful_negative"}}}))
 
     @property

@@ -1,7 +1,8 @@
 """Writing the principle pair of a query: a pair for each of its aspects (PAPER 4, v1), or one guideline pair (v2).
 
-A model is asked for JSON. Its answer is used as it is, repaired, or replaced by the set's own pair, and that outcome is
-stored with the row.
+The model is told to answer in JSON. Its answer is used as it is, repaired, or replaced by the set's own pair, and that
+outcome is stored with the row. v2's code writes the two guidelines in two calls; here both come in one answer, which
+costs half the prompts and lets the two be compared.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Pair = tuple[str, str]
 class Written:
     """A pair and what became of the model's answer.
 
-    ``outcome`` is "ok" (the JSON that was asked for, and every principle is one), "repaired" (everything was there, in
+    ``outcome`` is "ok" (JSON of the requested form, and every principle is valid), "repaired" (everything was there, in
     another form), "fallback" (some or all principles are the set's) or "cut" (the same, and the answer was cut off).
     """
 
@@ -103,7 +104,7 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     Args:
         text: The answer, without a reasoning model's thoughts.
         principle_set: Whose aspects these are.
-        aspects: Those that were asked for, in the order of the pair.
+        aspects: The requested ones, in the order of the pair.
         cut: The answer ran into its length limit, so a text that is still open at its end is no principle.
 
     Raises:
@@ -115,7 +116,7 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     said: set[str] = set()
     for name in aspects:
         pairs = [pair for aspect, pair in entries if _plain(aspect) == _plain(name)]
-        if not pairs and len(aspects) == len(entries) == 1:
+        if not pairs and len(aspects) == len(entries) == 1:  # a single pair can only be that of the single aspect
             pairs = [entries[0][1]]
         written = _checked(pairs[0]) if pairs else None
         if written and said.isdisjoint(own := {_plain(text) for text in written}):

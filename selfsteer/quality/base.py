@@ -1,4 +1,4 @@
-"""What a filter is, and what it may know besides the row."""
+"""The interface of a filter, and the context that it gets besides the row."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SYMBOLS = {
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a filter knows besides the row.
+    """The context of a filter.
 
     Attributes:
         adjectives: The (positive, negative) adjectives by aspect.
@@ -54,7 +54,7 @@ class Filter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     name: ClassVar[str]
-    relax: ClassVar[str]
+    relax: ClassVar[str]  # shown where a filter drops every row: an advice beats a count
     scored: ClassVar[bool] = False
 
     @property

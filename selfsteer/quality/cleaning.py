@@ -65,6 +65,7 @@ def _clean_ids(response: Response, ids: list[int], decode: Decode, labels: Seque
     whole = decode(ids)
     span, boundaries = _kept_span(whole, response.finish, labels), _Boundaries(ids, decode, whole)
     start = boundaries.start(span)
+    # A response that ended by itself keeps its end token, on which it is trained as well.
     end = len(ids) if response.finish == "stop" else boundaries.end(span, start)
     kept = ids[start:end]
     return dataclasses.replace(response, text=decode(kept).strip() if kept else "", token_ids=kept)
@@ -134,4 +135,5 @@ class _Boundaries:
         text = self._prefix(i)
         if self.whole.startswith(text):
             return len(text)
+        # Part of a character decodes to U+FFFD, so the common front alone is certain.
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, self.whole, strict=False)))

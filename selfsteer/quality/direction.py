@@ -35,6 +35,7 @@ def pair_lengths(row: Contrast) -> tuple[int, int]:
     positive, negative = row.positive_token_ids, row.negative_token_ids
     if positive is None or negative is None:
         return words(row.positive_response), words(row.negative_response)
+    # Without the end token: only a response that ended has one, so cut-off ones would look shorter than they are.
     return len(positive) - (row.positive_finish == "stop"), len(negative) - (row.negative_finish == "stop")
 
 

@@ -27,7 +27,7 @@ from selfsteer.records import Contrast
 from selfsteer.temp_db import TempDatabase, hash_of
 
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w\s.,;:!?\"'“”‘’…]")
-_EXACT = re.compile(r"\W|.*\d")
+_EXACT = re.compile(r"\W|.*\d")  # numbers and symbols: nearly the same queries have the same ones in the same order
 _BANDS, _MINIMA = 16, 4
 _COMPARED = 32
 _TABLES = (
@@ -83,7 +83,7 @@ class Repeats(TempDatabase):
             keys = _keys(pairs, before + repr([token for token in tokens if _EXACT.match(token)]))
             if near := self._near(row.id, pairs, keys):
                 return near
-        for content in (query, responses):
+        for content in (query, responses):  # only of rows that repeat nothing: later rows name the first of its kind
             self.execute("INSERT INTO firsts VALUES (?, ?)", (content, row.id))
         return ""
 

@@ -57,7 +57,7 @@ _FEW = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class FilterReport:
-    """What filtering did.
+    """The result of filtering.
 
     Attributes:
         rows: All rows, in the order and number given; a dropped one has ``kept=False`` and its ``drop_reason``.
@@ -89,6 +89,7 @@ def parse_filters(spec: Sequence[FilterSpec | Filter]) -> list[Filter]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"named twice: {', '.join(twice)}", where="filters", do="name each filter once")
+    # First, whatever the list says: an empty response has no mean log-prob, which later filters use.
     return [Empty(), *(step for step in parsed if step.name != "empty")]
 
 
@@ -112,7 +113,7 @@ def few_kept(counts: Mapping[str, int]) -> str:
 
 
 def advice(counts: Mapping[str, int]) -> str:
-    """Return what to relax: the filter that dropped most."""
+    """Return the advice to relax the filter that dropped most."""
     drops = _drops(counts)
     worst = max(drops, key=lambda name: drops[name], default="")
     if not worst or not drops[worst]:

@@ -51,6 +51,7 @@ class HarmClassifier:
             what = f"the classifier {source} has no label {label!r}"
             raise ConfigError(what, where="quality.harm.label", do=did_you_mean(label, labels))
         self._place = labels[label]
+        # Labels that don't exclude each other have a sigmoid each; softmax would set them against each other.
         self._alone = len(labels) == 1 or config.problem_type == "multi_label_classification"
 
     @property

@@ -1,4 +1,4 @@
-"""What a leaked label looks like: "Helpful response:", "Concise answer -", "**Unhelpful Response:**", "Response:"."""
+"""The forms of a leaked label: "Helpful response:", "Concise answer -", "**Unhelpful Response:**", "Response:"."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _SEPARATOR = r"(?:[ \t]*[:：]|[ \t]+[-–—]+(?=\s)|[ \t]*(?=\n\s*\S))"
 def adjective_list(adjectives: Sequence[str]) -> str:
     """Return a pattern for one or more of ``adjectives``: "helpful", "helpful and concise", "safe, accurate"."""
     longest_first = sorted({word.strip() for word in adjectives if word.strip()}, key=lambda word: (-len(word), word))
+    # (?!) matches nothing: without adjectives there is no label with one.
     one = "(?:" + "|".join(re.escape(word) for word in longest_first) + ")" if longest_first else r"(?!)"
     return rf"{one}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*[&/]\s*|\s+){one})*"
 
@@ -36,6 +37,7 @@ def label_pattern(adjectives: tuple[str, ...]) -> re.Pattern[str]:
 def labels_end(text: str, adjectives: Sequence[str]) -> int:
     """Return the offset just after the leaked labels at the front of ``text``; 0 where there is none."""
     pattern, end = label_pattern(tuple(adjectives)), 0
+    # Models stack labels: "Answer: Concise response: ...".
     while match := pattern.match(text, end):
         end = match.end()
     return end

@@ -104,7 +104,7 @@ class NearOnpolicy(Averaged):
         """Name the first response below average."""
         for response, average in context.thresholds.items():
             score = _score(row, self.name, response, "prompt")
-            if score < average:
+            if score < average:  # equal passes: of rows that are all alike every one is at the average
                 return f"{_m(response, 'prompt', score)} is below {self._named} {average:.4g}"
         return ""
 
@@ -127,7 +127,7 @@ class SteeringGap(Averaged):
         """Name the first response whose gap is too small."""
         for response, average in context.thresholds.items():
             gap = _gap(row, self.name, response)
-            if not gap > average:
+            if not gap > average:  # strictly, as in the paper
                 return f"the gap of {SYMBOLS[response]}, {gap:.4g}, does not exceed {self._named} {average:.4g}"
         return ""
 

@@ -28,7 +28,7 @@ class Duplicates(Filter):
 
     @property
     def given(self) -> Mapping[str, float] | None:
-        """What repeats what is a matter of the set."""
+        """None: repeats depend on the set."""
         return None
 
     def fit(self, rows: Iterable[Contrast], context: Context) -> Context | None:
@@ -59,7 +59,7 @@ class LengthBias(Filter):
 
     @property
     def given(self) -> Mapping[str, float] | None:
-        """Which pairs are too many is a matter of the set."""
+        """None: which pairs are too many depends on the set."""
         return None
 
     def fit(self, rows: Iterable[Contrast], context: Context) -> Context | None:
@@ -71,6 +71,7 @@ class LengthBias(Filter):
                 if kind:
                     kinds[kind].add(ratio)
             often, seldom = sorted(kinds, key=lambda kind: kinds[kind].count, reverse=True)
+            # Rounded first, as 0.6 / 0.4 times a count may fall short of a whole number by 1e-16.
             most = math.floor(round(kinds[seldom].count * self.max_share / (1 - self.max_share), 9))
             if kinds[often].count <= most:
                 return context

@@ -64,7 +64,7 @@ class Leak(Filter):
 
     def reason(self, row: Contrast, context: Context) -> str:
         """Quote what leaked. The original response has no instructions, so it has nothing to leak."""
-        for role in ("positive", "negative"):
+        for role in ("positive", "negative"):  # yo was sampled without principles
             why = self._leak(getattr(row, f"{role}_response"), _guidance(row, role, context))
             if why:
                 return f"{SYMBOLS[f'{role}_response']} {why}"
@@ -193,8 +193,8 @@ class RefusalMismatch(Filter):
 
     Attributes:
         drop: Which mismatch is dropped: "positive" where y+ refuses and y- does not, "negative" the other way, "any".
-        except_aspects: Rows that are steered along one of these pass: there a refusal may be the point. None stands for
-            Safety and every aspect whose negative principle asks for harm.
+        except_aspects: Rows that are steered along one of these pass: there a refusal may be the point. None: Safety
+            and every aspect whose negative principle asks for harm.
     """
 
     name = "refusal_mismatch"

@@ -69,7 +69,11 @@ class Checks:
         )
 
     def remember(self, name: str, prompt: Sequence[Message]) -> None:
-        """Let later queries be compared with this one, which is not checked itself."""
+        """Let later queries be compared with this one, which is not checked itself.
+
+        Held-out queries are remembered so: nothing is trained on them, so they are not decontaminated, but no training
+        query may be a near duplicate of one.
+        """
         if self._near:
             self._near.remember(name, "\n".join(message["content"] for message in prompt))
 

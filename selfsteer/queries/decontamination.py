@@ -21,7 +21,7 @@ _FACTOR = 0x9E3779B97F4A7C15  # odd, so that no word's share is lost modulo 2**6
 
 @dataclasses.dataclass(frozen=True)
 class Contamination:
-    """What a text shares with a benchmark.
+    """The words that a text shares with a benchmark.
 
     Attributes:
         benchmark: The source that the benchmark was read from.
@@ -61,7 +61,7 @@ class Benchmarks:
                 continue
             self._places.append((benchmark, where))
             row = len(self._places) - 1
-            if len(words) < self.ngram:
+            if len(words) < self.ngram:  # compared as a whole
                 self._short.setdefault(tuple(words), row)
             else:
                 runs = _hashes(words, self.ngram)
@@ -71,7 +71,7 @@ class Benchmarks:
         return count
 
     def find(self, text: str) -> Contamination | None:
-        """Return what a text shares with the benchmarks: the first run of words in it, None where there is none."""
+        """Return the first run of words that a text shares with the benchmarks, None where there is none."""
         words = words_of(text)
         if len(words) < self.ngram:
             row = self._short.get(tuple(words))

@@ -28,7 +28,7 @@ class Seen(TempDatabase):
         """
         head, colon, tail = where.rpartition(":")  # the file's name is long and always the same: it is kept apart
         place = self._heads.setdefault(head + colon, len(self._heads))
-        key, check = hash_of(name), content[:8]
+        key, check = hash_of(name), content[:8]  # half of the hash tells two contents of one id apart
         new = "INSERT INTO ids VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
         if self.execute(new, (key, check, place, tail)).rowcount:
             return ""

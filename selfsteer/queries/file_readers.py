@@ -245,7 +245,7 @@ def _header(cells: list[str] | Unreadable, where: str) -> list[str]:
 
 
 def _records(reader: Any) -> Iterator[tuple[range, list[str] | Unreadable]]:
-    """Yield the lines of each record, and its cells; blank lines are passed over."""
+    """Yield the lines of each record, and its cells; blank lines are skipped."""
     while True:
         first = reader.line_num + 1
         try:

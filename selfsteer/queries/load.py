@@ -58,7 +58,7 @@ class Dropped:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What a source gave: its queries in order, and the rows that were left out, each with its reason."""
+    """The queries of a source in order, and the rows that were left out, each with its reason."""
 
     queries: list[Query]
     dropped: list[Dropped]
@@ -233,7 +233,7 @@ class _Reader:
                 raise Unusable(f"its id {name!r} belongs to another query already ({first})", do)
         except Unusable as unusable:
             return Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
-        if first := self.seen.first_id(content, name):
+        if first := self.seen.first_id(content, name):  # a repetition is no fault: it counts in no share
             return Dropped(name, where, f"duplicate of {first}")
         return Query(name, prompt, self.split, _origin(row) or origin, _grown_from(row))
 

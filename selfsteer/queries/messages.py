@@ -173,6 +173,7 @@ class Cells:
             if name == "instruction" and not alone:  # joined with its input by a blank line; a blank one is left out
                 parts = [value, self.text("input") if self.filled("input") else ""]
                 text = "\n\n".join(part for part in parts if not is_missing(part))
+            # `system` and `history` as LLaMA-Factory's and orca's rows mean them; a named column is taken alone.
             value = [*([] if alone else self._history()), {"role": "user", "content": text}]
         elif name == "instruction" and not alone and self.filled("input"):
             raise Unusable("'instruction' is a list of messages beside an 'input', expected text")

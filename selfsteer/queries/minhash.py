@@ -52,7 +52,7 @@ class NearDuplicates:
         self._signatures = array("I")
 
     def add(self, name: str, text: str, apart: Collection[str] = ()) -> Near | None:
-        """Return what ``text`` nearly repeats; where it repeats nothing, remember it under the id ``name``.
+        """Return the text that ``text`` nearly repeats; where there is none, remember it under the id ``name``.
 
         Args:
             name, text: The text and its id.

@@ -44,7 +44,7 @@ def to_prompt(row: Any, field: str | None = None) -> list[Message]:
     roles = [role_of(item, name) for item in items]
     if "user" not in roles:
         raise EmptyQuery("no user message" if roles else "empty query")
-    last = len(roles) - roles[::-1].index("user")
+    last = len(roles) - roles[::-1].index("user")  # an answer in the data is dropped: here it is sampled
     prompt = read_messages(items[:last], name)
     if not prompt[-1]["content"].strip():
         raise EmptyQuery

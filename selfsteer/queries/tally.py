@@ -40,7 +40,7 @@ class Tally:
     def add(self, where: str, reason: str, do: str = "") -> None:
         """Count a row, seen already, as one that can't be used."""
         self.unusable += 1
-        name = reason.partition(": ")[0]
+        name = reason.partition(": ")[0]  # "not valid JSON: line 3" and "not valid JSON: line 9" are one reason
         name = name if name in self._first or len(self._first) < _MOST_REASONS else "another reason"
         self._counts[name] += 1
         self._first.setdefault(name, (where, reason if name != "another reason" else name, do))
