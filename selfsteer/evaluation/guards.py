@@ -15,18 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from selfsteer.confidence_intervals import Interval, bootstrap, bootstrap_statistic, wilson
-from selfsteer.config.guards import (
-    DivergenceGuard,
-    GuardAction,
-    GuardSettings,
-    KeptGuard,
-    LengthGuard,
-    NotFiniteGuard,
-    OnpolicynessGuard,
-    RepetitionGuard,
-    SignalAccuracyGuard,
-    SteeringMarginGuard,
-)
+from selfsteer.config import guards as config
+from selfsteer.config.guards import GuardAction, GuardSettings
 from selfsteer.evaluation.metrics import Measure
 
 FEWEST = 8
@@ -89,7 +79,7 @@ def check_round(settings: GuardSettings, case: Compared) -> list[Finding]:
     for name, check in GUARDS.items():
         guard = getattr(settings, name)
         action: GuardAction = guard.action or settings.action
-        if action == "ignore":
+        if action == "ignore":  # not even computed
             continue
         failed = case.now.failures.get(name)
         checks = [Check(True, failed)] if failed else list(check(guard, case))
@@ -114,6 +104,7 @@ def best_round(criterion: str, good: Sequence[RoundFigures]) -> int | None:
     """
     if not good:
         return None
+    # "last" is the default: on few held-out queries the best of several rounds is the luckiest.
     path = CRITERIA.get(criterion)
     values = [_dig(one.measured, *path) if path else None for one in good]
     known = [-math.inf if value is None or math.isnan(value) else value for value in values]
@@ -131,7 +122,7 @@ CRITERIA = {
 # --- the guards: each yields nothing where it can't tell
 
 
-def _length(guard: LengthGuard, case: Compared) -> Iterator[Check]:
+def _length(guard: config.LengthGuard, case: Compared) -> Iterator[Check]:
     total, step = _ratio(case.now, case.start), _ratio(case.now, case.before)
     if total:
         yield _check("answers are {} times as long as the start's", total, low=guard.min_ratio, high=guard.max_ratio)
@@ -146,24 +137,24 @@ def _length(guard: LengthGuard, case: Compared) -> Iterator[Check]:
         yield _check(words, _rise(cut * n, n, first), high=guard.max_cut_rise)
 
 
-def _onpolicyness(guard: OnpolicynessGuard, case: Compared) -> Iterator[Check]:
+def _onpolicyness(guard: config.OnpolicynessGuard, case: Compared) -> Iterator[Check]:
     for role, sign in (("positive_response", "y+"), ("negative_response", "y-")):
         now, first = (
             [math.exp(value) for value in _values(one, "mean_logps", role, "prompt", "values")]
             for one in (case.now, case.start)
         )
-        if now and any(first):
+        if now and any(first):  # exp() of very low log-probs may all be 0
             words = f"on-policyness of {sign} is {{}} times the start's"
             yield _check(words, _relative(now, first), low=guard.min_ratio)
 
 
-def _steering_margin(guard: SteeringMarginGuard, case: Compared) -> Iterator[Check]:
+def _steering_margin(guard: config.SteeringMarginGuard, case: Compared) -> Iterator[Check]:
     now, first = (_values(one, "steering_margin", "values") for one in (case.now, case.start))
-    if now and first and bootstrap(first)[0] > 0:
+    if now and first and bootstrap(first)[0] > 0:  # of a margin that may be 0 no multiple means anything
         yield _check("the steering margin is {} times the start's", _relative(now, first), low=guard.min_ratio)
 
 
-def _signal_accuracy(guard: SignalAccuracyGuard, case: Compared) -> Iterator[Check]:
+def _signal_accuracy(guard: config.SignalAccuracyGuard, case: Compared) -> Iterator[Check]:
     now, first = (_dig(one.measured, "signal") for one in (case.now, case.start))
     if now and first:
         # A start below min_accuracy is no reason to reject every round that is no worse.
@@ -172,7 +163,7 @@ def _signal_accuracy(guard: SignalAccuracyGuard, case: Compared) -> Iterator[Che
         yield _check(words, (now["accuracy"], now["interval"]), low=floor)
 
 
-def _kept(guard: KeptGuard, case: Compared) -> Iterator[Check]:
+def _kept(guard: config.KeptGuard, case: Compared) -> Iterator[Check]:
     if case.now.kept and case.now.round == 1:
         kept, total = case.now.kept
         yield Check(False, f"the filters kept {kept} of {total} rows, with which later rounds are compared")
@@ -182,7 +173,7 @@ def _kept(guard: KeptGuard, case: Compared) -> Iterator[Check]:
         yield _check(words, _scaled(kept / total, wilson(kept, total), first / of_first), low=guard.min_ratio)
 
 
-def _repetition(guard: RepetitionGuard, case: Compared) -> Iterator[Check]:
+def _repetition(guard: config.RepetitionGuard, case: Compared) -> Iterator[Check]:
     looping, first = (_dig(one.measured, "distinct", "looping") for one in (case.now, case.start))
     if looping is not None and first is not None:
         n = _dig(case.now.measured, "n")
@@ -190,7 +181,7 @@ def _repetition(guard: RepetitionGuard, case: Compared) -> Iterator[Check]:
         yield _check(words, _rise(looping, n, first / _dig(case.start.measured, "n")), high=guard.max_rise)
 
 
-def _divergence(guard: DivergenceGuard, case: Compared) -> Iterator[Check]:
+def _divergence(guard: config.DivergenceGuard, case: Compared) -> Iterator[Check]:
     # KL(start || policy) on the start's own answers: their log-probs under the start are stored already. The other
     # direction would take a pass of the start over every policy's answers.
     figures = _dig(case.now.measured, "divergence")
@@ -199,7 +190,7 @@ def _divergence(guard: DivergenceGuard, case: Compared) -> Iterator[Check]:
         yield _check(words, (figures["mean"], figures["interval"]), high=guard.max_nats)
 
 
-def _not_finite(guard: NotFiniteGuard, case: Compared) -> Iterator[Check]:
+def _not_finite(guard: config.NotFiniteGuard, case: Compared) -> Iterator[Check]:
     path = _first_bad(case.now.measured)
     if path:
         yield Check(True, f"the held-out figure {'.'.join(path)} is not finite")
@@ -277,7 +268,7 @@ def _dig(value: Any, *path: str) -> Any:
 
 def _first_bad(value: Any, path: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the path of the first number in nested figures that is not finite, () where all are."""
-    if isinstance(value, float):
+    if isinstance(value, float):  # integers and bools are finite
         return () if math.isfinite(value) else path
     if isinstance(value, dict):
         items: Any = ((str(name), item) for name, item in value.items())

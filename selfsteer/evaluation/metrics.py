@@ -34,7 +34,7 @@ def measure(
         per_token: Whether these are means per token, or sums.
         drops: The result of :func:`answer_drops`; None for the starting policy itself.
     """
-    full = [row for row in contrasts if is_full(row)]
+    full = [row for row in contrasts if is_full(row)]  # an empty response has no direction and no log-prob
     scored = [row for row in full if is_scored(row)]
     directions = [direction_of(direction, row) for row in full] if direction else []
     margins = [margin for row in scored if (margin := steering_margin(row)) is not None]
@@ -161,7 +161,7 @@ def _length(rows: Sequence[Contrast], role: str) -> Measure:
     return {
         "mean_tokens": fmean(values),
         "median_tokens": median(values),
-        "capped_share": finishes.count("length") / len(values),
+        "capped_share": finishes.count("length") / len(values),  # their lengths are lower bounds
         "values": values,
         "finishes": finishes,
     }
@@ -213,7 +213,7 @@ def _onpolicy_verdict(before: Measure, after: Measure) -> tuple[str, str]:
     old, new = before["onpolicyness"], after["onpolicyness"]
     if old is None or new is None:
         return "unclear", "not measured: no held-out pair has scores"
-    floor = 0.9 * old["mean"]
+    floor = 0.9 * old["mean"]  # training on any data moves it a little
     detail = f"onpolicyness {old['mean']:.3f} -> {new['mean']:.3f} (stays at {floor:.3f} or above)"
     return _answer(new["mean"] >= floor, new["interval"][1] < floor), detail
 

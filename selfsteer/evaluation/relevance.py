@@ -13,7 +13,7 @@ _COMMON = frozenset(
         "like need want help using used ways best good following example answer question"
     ).split()
 )
-_STEM = 5
+_STEM = 5  # letters: "shorten" and "shortest" are one word, in a test without a stemmer
 LOOP = 0.5
 """Share of repeated 4-grams above which an answer is a loop."""
 

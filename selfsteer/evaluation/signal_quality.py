@@ -234,7 +234,7 @@ def _groups(
             "name": name,
             "n": len(own),
             "chosen": None if chosen is None else chosen.get(name, 0),
-            "passed": passed.get(name),
+            "passed": passed.get(name),  # None before the filters, and for a group without rows
             **(_before_and_kept(own, part.filtered) if len(own) >= SMALLEST_GROUP else {}),
         }
         for name, own in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -328,7 +328,7 @@ def _candidates(part: Part, checked: Sequence[CheckedRow], program_of: ProgramOf
 
 def _worth(pairs: Sequence[tuple[float | None, bool]], rows: int, known: int) -> Figures:
     """Return the worth of a score, given its value for each decided pair and whether the pair is right."""
-    usable = [(value, right) for value, right in pairs if value is not None and math.isfinite(value)]
+    usable = [(value, right) for value, right in pairs if value is not None and math.isfinite(value)]  # NaN has no rank
     figures = {
         "n": len(usable),
         "wrong": sum(not right for _, right in usable),

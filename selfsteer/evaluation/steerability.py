@@ -77,7 +77,7 @@ class Margin:
 
 @dataclass(frozen=True)
 class Example:
-    """One pair to look at."""
+    """An example of a pair."""
 
     query: str
     positive_response: str

@@ -97,7 +97,7 @@ def _contrast(row: Any) -> Contrast:
         positive_response=values["chosen"],
         negative_response=values["rejected"],
         original_response=values["raw"],
-        positive_finish="stop",
+        positive_finish="stop",  # see _ORIGIN
         negative_finish="stop",
         original_finish="stop",
         negative_harmful=flag,
@@ -121,7 +121,7 @@ def _fields(row: Any) -> dict[str, str]:
     empty = [name for name in _NEVER_EMPTY if not values[name].strip()]
     if empty:
         raise _wrong(f"{empty[0]!r} of this row is empty")
-    if not all(map(is_text, values.values())):
+    if not all(map(is_text, values.values())):  # Parquet and UTF-8 files could not hold it
         raise _wrong("this row holds half of a surrogate pair, which is no text")
     return values
 

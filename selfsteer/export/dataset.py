@@ -83,7 +83,7 @@ def export_file(
         StorageError: It can't be written.
     """
     check_output(options, output, overwrite=overwrite)
-    exported = Exported.begin(options)
+    exported = Exported(options)
     with atomic_path(output) as temporary:
         # By the output's suffix: the temporary name has another one.
         WRITERS[output.suffix](temporary, exported.through(contrasts), options.schema)
@@ -113,13 +113,10 @@ def export_folder(
     """Write a data set folder, whole or not at all: data/train-*, a card, and what LLaMA-Factory needs.
 
     Args:
-        contrasts: Read one by one.
-        options: What to export.
+        contrasts, options, where, overwrite: As of :func:`export_file`.
         folder: The folder to create.
-        where: The rows' source, for messages.
         licence: Of the queries.
         run: Facts on the run for the card; None for the rows of a file.
-        overwrite: Replace an earlier export.
 
     Raises:
         InputError: The folder holds anything but an earlier export.
@@ -128,7 +125,7 @@ def export_folder(
     """
     folder = folder.resolve()  # the name is the data set's, and "." has none
     check_output(options, folder, overwrite=overwrite)
-    exported = Exported.begin(options)
+    exported = Exported(options)
     with _making_way(folder) as make_way, atomic_path(folder) as temporary:
         temporary.mkdir()
         rows = exported.through(contrasts)

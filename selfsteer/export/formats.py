@@ -87,7 +87,7 @@ def _trl(row: Contrast, layout: Layout) -> list[Row]:
     chosen, rejected = map(_assistant, _pair(row, layout))
     values: Row = {"prompt": _prompt(row, layout), "chosen": chosen, "rejected": rejected}
     if layout.full:
-        values["chosen_finish"], values["rejected_finish"] = _pair(row, layout, "finish")
+        values["chosen_finish"], values["rejected_finish"] = _pair(row, layout, "finish")  # TRL can't tell otherwise
         values |= _origin(row, layout)
     return [values]
 
@@ -150,7 +150,7 @@ def _llama_factory_problem(row: Contrast, layout: Layout) -> str:
 
 def _contrast(row: Contrast, layout: Layout) -> list[Row]:
     values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    return [values | {"provenance": json.dumps(row.provenance, sort_keys=True)}]
+    return [values | {"provenance": json.dumps(row.provenance, sort_keys=True)}]  # as stored: Arrow has no free dicts
 
 
 _OWN = schema(Contrast)

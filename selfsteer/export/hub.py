@@ -46,7 +46,7 @@ def push(folder: Path, name: str, *, public: bool = False) -> str:
     api = HfApi()
     with _hub_errors(folder, name):
         address = str(api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True))
-        private = bool(api.repo_info(name, repo_type="dataset").private)
+        private = bool(api.repo_info(name, repo_type="dataset").private)  # create_repo keeps an existing visibility
     if private == public:  # an upload must not publish by accident
         now, wanted = ("private", "leave --public out") if private else ("public", "add --public")
         raise InputError(
@@ -60,7 +60,7 @@ def push(folder: Path, name: str, *, public: bool = False) -> str:
             repo_type="dataset",
             folder_path=folder,
             commit_message="Data set written by selfsteer export",
-            delete_patterns=["data/*"],
+            delete_patterns=["data/*"],  # an earlier upload may have had more shards
         )
     return address
 

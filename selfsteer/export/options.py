@@ -28,7 +28,7 @@ class ExportOptions:
         full: Whether to add the columns on a row's origin; None is the format's default.
         dropped: Also export the rows that quality control dropped.
         finished: Leave out rows with a response that was cut off.
-        harmful: Also export rows whose chosen response is a y- that is, or may be, harmful.
+        harmful: Also export rows in which the chosen response is a y- that is, or may be, harmful.
 
     Raises:
         ConfigError: The format is unknown, or lacks the option.
@@ -91,16 +91,14 @@ class Exported:
     """
 
     options: ExportOptions
-    selection: Selection
+    selection: Selection = dataclasses.field(init=False)
     figures: Figures = dataclasses.field(default_factory=Figures)
     rows: int = 0
     paths: list[Path] = dataclasses.field(default_factory=list)
     notice: Path | None = None
 
-    @classmethod
-    def begin(cls, options: ExportOptions) -> Exported:
-        """Return an export that has seen no row yet."""
-        return cls(options, Selection(options))
+    def __post_init__(self) -> None:
+        self.selection = Selection(self.options)
 
     def through(self, contrasts: Iterable[Contrast]) -> Iterator[Row]:
         """Yield the exported rows."""

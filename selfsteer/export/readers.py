@@ -39,7 +39,7 @@ def read_source(path: Path) -> Iterator[Contrast]:
 def read_contrasts(path: Path) -> Iterator[Contrast]:
     """Yield the contrasts of a Parquet file of any size in batches; raises :class:`DataError`."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:  # as our writer stores them
             columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
             missing = [name for name in _REQUIRED if name not in columns]
             if missing:

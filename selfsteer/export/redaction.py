@@ -48,4 +48,4 @@ def _public(value: Any, key: str) -> Any:
         return [_public(item, key) for item in value]
     if not isinstance(value, str):
         return value
-    return LEFT_OUT if key in _ADDRESSES or _SECRET.search(key) else public_text(value)
+    return LEFT_OUT if key in _ADDRESSES or _SECRET.search(key) else public_text(value)  # by the key's name

@@ -91,6 +91,7 @@ class Selection:
         roles = self._roles if self._form.one_view else row.roles
         if any(not getattr(row, f"{role}_response").strip() for role in roles):
             return EMPTY
+        # An unknown flag counts as harmful: an empty one would look like innocence.
         if self._form.one_view and harmful_target(row, self._options.layout.view) and not self._options.harmful:
             return UNKNOWN if row.negative_harmful == HARM_UNKNOWN else HARMFUL
         return self._form.problem(row, self._options.layout) or (

@@ -38,7 +38,7 @@ class Figures:
         margin: Steering margin, nats per token, of rows with scores.
         onpolicyness: Mean over y+ and y- of exp(mean log-prob under the plain prompt), of rows with scores.
         rounds, aspects: Number of rows of each.
-        harmful: Rows whose y- is flagged as harmful, by the source of the flag: a row may count twice.
+        harmful: Rows with a y- flagged as harmful, by the source of the flag: a row may count twice.
         unknown: Rows without information on whether y- was asked to do harm.
     """
 

@@ -50,7 +50,7 @@ def _parquet(path: Path, rows: Iterable[Row], schema: pa.Schema | None) -> None:
 
 def _json(row: Row) -> bytes:
     """Encode a row on one line; characters that some readers treat as line breaks are escaped."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_UNSAFE).encode()
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_UNSAFE).encode()  # NaN is no JSON
 
 
 def _cut(rows: Iterable[Row], size: int) -> Iterator[Iterator[Row]]:

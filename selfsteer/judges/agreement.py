@@ -49,7 +49,7 @@ class Figures:
         first_share_interval: Wilson's, with each presentation as one trial.
         n_labelled: Pairs with a winner by their label.
         n_tied_labels: Pairs that are a tie by their label.
-        per_order_share: Of the 2 n_labelled presentations, the share whose own vote names the winner: the average
+        per_order_share: Of the 2 n_labelled presentations, the share with a vote for the winner: the average
             accuracy over the two orders that papers report. None where n_labelled is 0.
         why_invalid: Number of presentations without a valid answer, by the reason; none of them has a vote.
         strict, debiased: The two verdicts, see :class:`Judgement`.
@@ -125,11 +125,7 @@ def kappa(one: Sequence[int], other: Sequence[int]) -> tuple[float, Interval] | 
     None where it is undefined: without items, or where both raters gave the same single category to all, so that chance
     alone explains the agreement. Such resamples are left out of the interval.
 
-    Args:
-        one, other: The category that each rater gave to each item, in the same order.
-
-    Raises:
-        ValueError: The raters did not rate the same number of items.
+    Both have the category of each item, in the same order; :class:`ValueError` for different numbers of items.
     """
     if len(one) != len(other):
         raise ValueError(f"{len(one)} ratings against {len(other)}")

@@ -18,8 +18,8 @@ class Answer:
 
     Attributes:
         vote: 1 for the response shown first, -1 for the one shown second, 0 for a tie or where ``valid`` is false.
-        log_odds: log p(first) - log p(second) in nats (or any score whose sign is the vote), None where the judge gives
-            words only.
+        log_odds: log p(first) - log p(second) in nats (or any score with the vote as its sign), None where the judge
+            gives words only.
         text: The judge's reply, "" without one.
         valid: Whether the reply could be read as an answer.
         why: Why not, in a few words; "" for a valid one.
@@ -74,7 +74,7 @@ class AnswerCache:
         # An answer that did not fit is asked again next time: the judge may have a longer context then.
         lasting = {key: asdict(answer) for key, answer in answers.items() if answer != TOO_LONG}
         if self.path and lasting:
-            append_json(self.path, {"judge": judge, "answers": lasting})
+            append_json(self.path, {"judge": judge, "answers": lasting})  # a line a batch: a kill loses one at most
 
 
 def _read(values: Any) -> Answer | None:

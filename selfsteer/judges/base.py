@@ -149,7 +149,7 @@ def judge_pairs(
     Raises:
         SelfsteerError: As the judge raises it; or the first failure in a batch, the answers of which are kept.
     """
-    cache = cache if cache is not None and judge.key else AnswerCache(None)
+    cache = cache if cache is not None and judge.key else AnswerCache(None)  # no key: unknown weights
     both = [(PresentedPair(pair, False), PresentedPair(pair, True)) for pair in pairs]
     keys = [(answer_key(judge, forward), answer_key(judge, backward)) for forward, backward in both]
     asked = {key: shown for own, showns in zip(keys, both, strict=True) for key, shown in zip(own, showns, strict=True)}
@@ -164,7 +164,7 @@ def judge_pairs(
         cache.add(
             {key: one for (key, _), one in zip(batch, answers, strict=True) if isinstance(one, Answer)}, judge.name
         )
-        for one in answers:
+        for one in answers:  # only now: the answers beside a failure are paid for
             if isinstance(one, Failure):
                 raise one.error
         done += len(batch)

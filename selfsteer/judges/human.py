@@ -174,16 +174,8 @@ It lets Ctrl-C pass like any other command: stopping is a key or a button of its
 def collect(judge: HumanJudge, pairs: Sequence[Pair], cache: AnswerCache, ask: Ask) -> list[Judgement]:
     """Let a person judge through a front-end and return the judgements of the pairs that are complete.
 
-    The same call again resumes where the last one stopped; once all is answered it asks nothing.
-
-    Args:
-        judge: The person.
-        pairs: Shown in both orders.
-        cache: Keeps every answer as soon as it is given.
-        ask: The front-end.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C while the person judges.
+    The cache keeps every answer as soon as it is given, also before a :class:`KeyboardInterrupt`. The same call again
+    resumes where the last one stopped; once all is answered it asks nothing.
     """
     session = AnnotationSession(judge, pairs, cache)
     if session.open:

@@ -57,7 +57,7 @@ def ask_on_page(session: AnnotationSession, *, port: int = 0, say: Callable[[str
     with _listen(session, port) as server:
         say(f"Judge at {server.address}\n{_ENDING}")
         try:
-            server.serve_forever(poll_interval=0.1)
+            server.serve_forever(poll_interval=0.1)  # Ctrl-C and the stop button act within that time
         except KeyboardInterrupt as error:
             interrupt = error
             say("")
@@ -76,8 +76,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, session: AnnotationSession, port: int) -> None:
         self.session = session
         self.lock = threading.Lock()
-        self.path = f"/{secrets.token_urlsafe(12)}/"
-        self.token = secrets.token_urlsafe(24)
+        self.path = f"/{secrets.token_urlsafe(12)}/"  # other users of this machine can reach the port
+        self.token = secrets.token_urlsafe(24)  # another site in the same browser can send a form here
         self.stopped = False
         self.failure: SelfsteerError | None = None
         super().__init__((_HOST, port), _Handler)

@@ -18,7 +18,6 @@ from selfsteer.sanitize import escape_controls
 QUIT = "q"
 _HELP = "1 or 2 the better one, = equally good, s skip, u back, q stop here"
 _STATES = {
-    "new": "",
     "skipped": "You skipped this one before.",
     "answered": "You answered this one before; that answer counts until you give another.",
 }
@@ -65,8 +64,8 @@ def _show(session: AnnotationSession, console: Console) -> None:
         return
     console.print()
     console.rule(f"{session.done + 1} of {session.total}")
-    if _STATES[shown.state]:
-        console.print(Text(_STATES[shown.state], style="yellow"))
+    if note := _STATES.get(shown.state):
+        console.print(Text(note, style="yellow"))
     for message in shown.prompt:
         console.print(Text(message["role"].capitalize(), style="bold cyan"))
         console.print(Padding(_text(message["content"]), (0, 0, 1, 2)))

@@ -145,7 +145,7 @@ class ImplicitJudge:
 
         model = self._held.hold(place, self._sides[place].load)
         context = context_of(model.config) or math.inf
-        distinct = dict.fromkeys((prompt, tuple(sorted(set(both)))) for prompt, both in rows)
+        distinct = dict.fromkeys((prompt, tuple(sorted(set(both)))) for prompt, both in rows)  # both orders are one row
         fitting = [(prompt, texts) for prompt, texts in distinct if len(prompt) + max(map(len, texts)) <= context]
         with torch.inference_mode():
             scores = score_responses(model, [PromptRow(prompt, texts) for prompt, texts in fitting], wide_head=True)

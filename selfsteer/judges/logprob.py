@@ -61,23 +61,17 @@ class LogprobJudge:
 
         from selfsteer.logprobs import PromptRow, score_responses
 
-        prompts = [self._encode(one) for one in shown]
-        fitting = [ids for ids in prompts if self._fits(ids)]
-        rows = [PromptRow(ids, self._labels) for ids in fitting]
-        with torch.inference_mode():
+        messages = [self.template.messages(one, "logprobs") for one in shown]
+        prompts = [self.chat.without_thought(self.chat.encode(one)) for one in messages]
+        room = (context_of(self._model.config) or math.inf) - max(map(len, self._labels))
+        rows = [PromptRow(ids, self._labels) for ids in prompts if len(ids) <= room]
+        with torch.inference_mode():  # the head in float32: in bfloat16 the two labels would often be equal
             scores = iter(score_responses(self._model, rows, wide_head=True))
-        return [_by_odds(next(scores).tolist(), self.name) if self._fits(ids) else TOO_LONG for ids in prompts]
+        return [_by_odds(next(scores).tolist(), self.name) if len(ids) <= room else TOO_LONG for ids in prompts]
 
     @cached_property
     def _model(self) -> Any:
         return self._load()
-
-    def _encode(self, shown: PresentedPair) -> list[int]:
-        return self.chat.without_thought(self.chat.encode(self.template.messages(shown, "logprobs")))
-
-    def _fits(self, ids: Sequence[int]) -> bool:
-        context = context_of(self._model.config)
-        return context is None or len(ids) + max(map(len, self._labels)) <= context
 
 
 class EndpointLogprobJudge:
@@ -110,9 +104,9 @@ def _by_named(found: Sequence[float | None] | Failure) -> Answer:
     first, second = found
     if first is not None and second is not None:
         return _by_odds((first, second))
-    if first is second:
+    if first is second:  # both None
         return Answer(0, valid=False, why="neither label is among the likeliest replies")
-    return Answer(-1 if first is None else 1)
+    return Answer(-1 if first is None else 1)  # the server lists the likeliest tokens: the other label is less likely
 
 
 def _by_odds(label_logps: Sequence[float], judge: str = "") -> Answer:

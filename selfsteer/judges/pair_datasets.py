@@ -69,7 +69,7 @@ def load_pairs(
         except Unusable as unusable:
             dropped.append(Dropped(own_id, where, str(unusable), unusable.do, unusable=True))
             tally.add(where, str(unusable), unusable.do)
-    check_share(tally.info, "pair", str(source), most=None)
+    check_share(tally.info, "pair", str(source), most=None)  # no recipe to set a share in: only "no pair left" fails
     return PairSet(name, sample_pairs(pairs, limit, seed), dropped, tally.reasons)
 
 
@@ -121,13 +121,8 @@ response 2) beside a prompt and a label or preference; docs/data.md lists them""
 def pair_of(row: Any, own_id: str, name: str) -> Pair:
     """Return the pair of a row in any of the known forms (:data:`FORMS`). Labels use the numbering of the pair.
 
-    Args:
-        row: As it was read.
-        own_id: The pair's id.
-        name: Its subset, if the row has none.
-
-    Raises:
-        Unusable: The row has no known form, a cell is wrong, or it holds no two answers to one conversation.
+    It has the id ``own_id``, and the subset ``name`` if the row has none. Raises :class:`Unusable` for a row of no
+    known form, with a wrong cell, or without two answers to one conversation.
     """
     cells = Cells(row)
     subset = name if is_missing(cells.cells.get("subset")) else str(cells.cells["subset"])

@@ -33,7 +33,7 @@ _FORMS = '"package.module:function" or "path/to/file.py:function"'
 
 def _longer(pair: Pair) -> float:
     """The longer response in words, as quality control counts them; a tie where a cut-off hides which it is."""
-    lengths = words(pair.first), words(pair.second)
+    lengths = words(pair.first), words(pair.second)  # a run's direction programs count sampled tokens instead
     return compare_lengths(lengths, (pair.first_finish, pair.second_finish))
 
 
@@ -47,11 +47,7 @@ def _valid_json(pair: Pair) -> float:
     return _is_json(pair.first) - _is_json(pair.second)
 
 
-PROGRAMS: dict[str, Program] = {
-    "shorter": _shorter,
-    "longer": _longer,
-    "valid_json": _valid_json,
-}
+PROGRAMS: dict[str, Program] = {"shorter": _shorter, "longer": _longer, "valid_json": _valid_json}
 
 
 class ProgramJudge:
@@ -89,7 +85,7 @@ class ProgramJudge:
                 pair, first=first, second=second, first_finish=shown.finishes[0], second_finish=shown.finishes[1]
             )
             value = float(self.program(pair))
-        except SelfsteerError:
+        except SelfsteerError:  # a program may raise our own, which have their advice
             raise
         except Exception as error:
             what = f"the program failed: {_in_words(error)}"
@@ -156,7 +152,7 @@ def _source(program: Any) -> list[str]:
     if not inspect.isfunction(program):
         kind = type(program)
         return [kind.__qualname__, _text_around(kind), repr(sorted(getattr(program, "__dict__", {}).items()))]
-    held = [cell.cell_contents for cell in program.__closure__ or ()]
+    held = [cell.cell_contents for cell in program.__closure__ or ()]  # what the function was made with
     return [program.__qualname__, _text_around(program), repr([held, program.__defaults__, program.__kwdefaults__])]
 
 

@@ -71,7 +71,7 @@ class RewardJudge:
         self.name = f"{name} (reward)"
         self.max_length = context_of(config)
         variables = [self._template.kwargs] if self._template.kwargs else []
-        self.key = fingerprint(["reward", content, self.max_length, *variables]) if content else ""
+        self.key = fingerprint(["reward", content, self.max_length, *variables]) if content else ""  # "": never cached
 
     @cached_property
     def model(self) -> Any:

@@ -11,7 +11,6 @@ from selfsteer.confidence_intervals import Interval, share_text, value_text
 from selfsteer.judges.agreement import Figures, agreement, by_subset, kappa, pooled
 from selfsteer.judges.base import Judgement
 
-COLUMNS = ("judge", "set", "n", "strict", "debiased", "kappa", "the first shown wins", "inconsistent", "tie", "invalid")
 ALL_SETS = "all sets"
 ORDER_BOUND = 0.9
 """Share of votes for one place from which a judge is called order-bound."""
@@ -27,7 +26,10 @@ class Judged(NamedTuple):
 
 
 def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
-    """Return a row of :data:`COLUMNS` for each subset, and after several subsets one for all distinct pairs."""
+    """Return a row for each subset, and after several subsets one for all distinct pairs.
+
+    Its cells: judge, set, n, strict, debiased, kappa, share of the first shown, inconsistent, tie, invalid.
+    """
     rows = [(subset or "-", found) for subset, found in by_subset(judged.judgements).items()]
     if len(rows) > 1:
         rows.append((ALL_SETS, pooled(judged.judgements)))

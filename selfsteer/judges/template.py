@@ -34,7 +34,7 @@ class JudgeTemplate:
 
     def __init__(self, path: Path | None = None, labels: Sequence[str] = LABELS) -> None:
         self.path, self.labels = path or _SHIPPED, tuple(labels)
-        environment = ImmutableSandboxedEnvironment(
+        environment = ImmutableSandboxedEnvironment(  # a template may come from elsewhere: it must not reach Python
             autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         try:

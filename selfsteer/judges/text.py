@@ -54,7 +54,7 @@ class TextJudge:
         room = math.inf if self._backend.context is None else self._backend.context - self._max_tokens
         fits = [self._backend.length(prompt) <= room for prompt in prompts]
         asked = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-        greedy = Sampling(self._max_tokens, temperature=0.0, top_p=1.0)
+        greedy = Sampling(self._max_tokens, temperature=0.0, top_p=1.0)  # so that a verdict can be repeated
         replies = iter(self._backend.generate(asked, greedy, seed=0))
         return [self._read(next(replies)) if fit else TOO_LONG for fit in fits]
 
@@ -66,5 +66,5 @@ class TextJudge:
         if isinstance(reply, Failure):
             return blocked_answer(reply) if reply.blocked else reply
         found = read_verdict(answer_of(reply, self._backend.chat).text, self.template.labels)
-        cut = not found.valid and reply.finish == "length"
+        cut = not found.valid and reply.finish == "length"  # a verdict before the cut counts
         return replace(found, text=reply.text, why=CUT_OFF if cut else found.why)

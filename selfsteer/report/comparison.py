@@ -144,9 +144,9 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Preference: what training taught": (
         Metric("Implicit-reward accuracy", "implicit.accuracy", SHARE,
-               "Share of held-out pairs whose positive response gained more likelihood over the reference than the "
-               "negative one did. Half is chance. Not measured before training: a policy compared with itself has no "
-               "reward.", "implicit.accuracy_interval", _implicit_ties),
+               "Share of held-out pairs in which the positive response gained more likelihood over the reference than "
+               "the negative one did. Half is chance. Not measured before training: a policy compared with itself has "
+               "no reward.", "implicit.accuracy_interval", _implicit_ties),
         Metric("Implicit-reward margin", "implicit.margin", NATS,
                "By how much it gained more, on average, in nats.", "implicit.margin_interval"),
     ),

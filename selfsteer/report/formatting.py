@@ -42,7 +42,7 @@ def points(value: float) -> str:
 
 
 def _hundredths(value: float) -> str:
-    near_an_end = 0 < abs(value) < 0.0995 or 0.99 < abs(value) < 1
+    near_an_end = 0 < abs(value) < 0.0995 or 0.99 < abs(value) < 1  # where 0 % and 100 % would mislead
     return number(100 * value, 1 if near_an_end else 0)
 
 
@@ -98,7 +98,7 @@ def label(value: Any, limit: int = 60) -> str:
 
 
 def moment(value: Any) -> str:
-    """Return an ISO time as "22 November 2026, 10:00 UTC"; as it stands where it can't be read."""
+    """Return an ISO time as "22 November 2026, 10:00 UTC"; unchanged where it can't be parsed."""
     try:
         when = datetime.fromisoformat(str(value))
     except ValueError:

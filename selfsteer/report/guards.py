@@ -52,6 +52,6 @@ def _meanings() -> list[list[str]]:
 def handed_out(summary: Json) -> Json | None:
     """Return the entry of the policy that the run hands out, or of the last one if that was not measured."""
     policies = dig_rows(summary, "policies")
-    best = dig_number(summary, "guards", "best")
+    best = dig_number(summary, "guards", "best")  # None without guards, and where no round is good
     found = [policy for policy in policies if best is not None and dig_number(policy, "round") == best]
     return found[0] if found else policies[-1] if policies else None

@@ -50,7 +50,7 @@ def render(run: Run) -> str:
 @cache
 def environment() -> Environment:
     """Return the templates of the pages; all values are escaped."""
-    return environment_of(
+    return environment_of(  # shared with the page of a sweep
         _TEMPLATES,
         escape=True,
         keep_trailing_newline=True,
@@ -119,9 +119,9 @@ def _lead(summary: Json) -> str:
     pairs = f"{count(kept, 'pair')} passed quality control"
     if summary.get("annotated"):
         return f"The model was trained on annotated preferences ({label(summary['annotated'], 120)}); {pairs}."
-    who = "a generator trained from the model" if summary.get("mode") == "generator" else "the model"
-    who = label(summary["writer"], 120) if summary.get("writer") else who
-    start = f"From {count(used, 'query', 'queries')} and no labels, {who} wrote contrasting answers"
+    writer = "a generator trained from the model" if summary.get("mode") == "generator" else "the model"
+    writer = label(summary["writer"], 120) if summary.get("writer") else writer
+    start = f"From {count(used, 'query', 'queries')} and no labels, {writer} wrote contrasting answers"
     if summary.get("mode") == "data-only":
         return f"{start}; {pairs}. This run made the data only: nothing was trained."
     if len(rounds) == 1:
@@ -179,7 +179,7 @@ def _training_figures(run: Run) -> list[Figure]:
     title = "Training curves"
     if not any(dig_dict(row, "training") for row in dig_rows(run.summary, "rounds")):
         return []
-    if run.metrics is None:
+    if run.metrics is None:  # a run directory may be copied without its log
         return [Figure(title, "", [], "The training curves are left out: the run directory has no metrics.jsonl.")]
     steps, generator = train_steps(run.metrics), train_steps(run.metrics, "generator")
     if not steps:

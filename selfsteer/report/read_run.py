@@ -44,7 +44,7 @@ def clean(value: Any) -> Any:
     if isinstance(value, str):
         return escape_controls(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else None  # "not measured": NaN would spoil sums and axes
     if isinstance(value, list):
         return [clean(item) for item in value]
     if isinstance(value, dict):
@@ -62,7 +62,7 @@ def dig(value: Any, *path: str) -> Any:
 def dig_number(value: Any, *path: str) -> float | None:
     """Like :func:`dig`, for a number; None for anything else."""
     found = dig(value, *path)
-    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+    return found if isinstance(found, int | float) and not isinstance(found, bool) else None  # True is an int
 
 
 def dig_rows(value: Any, *path: str) -> list[Json]:
@@ -78,7 +78,7 @@ def dig_dict(value: Any, *path: str) -> Json:
 
 
 def dig_numbers(value: Any, *path: str) -> list[float | None]:
-    """Like :func:`dig`, for a list of numbers, whose order is kept; empty where it is absent."""
+    """Like :func:`dig`, for a list of numbers in order; empty where it is absent."""
     found = dig(value, *path)
     return [dig_number({"item": item}, "item") for item in found] if isinstance(found, list) else []
 

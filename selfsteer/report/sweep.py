@@ -68,7 +68,7 @@ def sweep_record(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) ->
 def write_sweep(folder: Path, record: Json) -> None:
     """Write sweep.json, sweep.md and sweep.html; the page links the report of each run."""
     write_json(folder / "sweep.json", record)
-    shown = clean(record)
+    shown = clean(record)  # names and reasons are the user's; sweep.json keeps them as they are
     table, notes = sweep_table(shown), sweep_notes(shown)
     listed = "\n".join(f"- {note}" for note in notes)
     text = f"# {shown['name']}\n\n    {shown['command']}\n\n{markdown_table(table.head, table.rows)}\n\n{listed}\n"
@@ -89,7 +89,11 @@ def sweep_table(record: Json) -> Table:
         cells = [maybe(run["figures"].get(key), _ALL[key].kind.show) for key in known]
         rows.append([run["name"], *cells, guards, run["outcome"]])
     for mean in record["means"]:
-        cells = [_spread(_ALL[key], mean["figures"].get(key)) for key in known]
+        cells = []
+        for key in known:
+            figure, show = mean["figures"].get(key) or {}, _ALL[key].kind.show
+            deviation = figure.get("deviation")
+            cells.append(maybe(figure.get("mean"), show) + ("" if deviation is None else f" ± {show(deviation)}"))
         rows.append([f"{mean['variant']}, mean of {count(mean['runs'], 'run')}", *cells, "", ""])
     return Table("The variants", ["Variant", *(_ALL[key].head for key in known), "Guards", "Outcome"], rows)
 
@@ -143,8 +147,3 @@ def _means(runs: Sequence[Json]) -> list[Json]:
         if len(group) > 1:
             means.append({"variant": name, "runs": len(group), "figures": figures})
     return means
-
-
-def _spread(column: Column, mean: Json | None) -> str:
-    shown = maybe(mean["mean"] if mean else None, column.kind.show)
-    return f"{shown} ± {column.kind.show(mean['deviation'])}" if mean and mean["deviation"] is not None else shown

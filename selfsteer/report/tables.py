@@ -90,7 +90,7 @@ def outcome_tables(rounds: Sequence[Json]) -> list[Table]:
     """How the aspects were chosen, and where the principles come from."""
     found = []
     for caption, head, key, words, missing in (
-        ("Who chose the aspects", "Chosen by", "choices", _CHOICES, "It wasn't recorded who chose the aspects."),
+        ("How the aspects were chosen", "Chosen by", "choices", _CHOICES, "It wasn't recorded how they were chosen."),
         ("Where the principles come from", "Principles", "writings", _WRITINGS,
          "It wasn't recorded where the principles come from."),
     ):  # fmt: skip
@@ -187,7 +187,12 @@ def stage_table(stages: Sequence[Json]) -> Table:
     for row in stages:
         cells.setdefault((label(row.get("stage")), _round(row)), []).append(row)
     names = list(dict.fromkeys(name for name, _ in cells))
-    rows = [[name, *(_time(cells.get((name, round_), [])) for round_ in rounds)] for name in names]
+    rows = [[name] for name in names]
+    for line in rows:
+        for round_ in rounds:
+            own = cells.get((line[0], round_))  # None: the round has no such stage
+            reused = " (reused)" if any(one.get("reused") for one in own or ()) else ""
+            line.append("" if own is None else maybe(total_seconds(own), duration) + reused)
     sums = [total_seconds([row for row in stages if _round(row) == round_]) for round_ in rounds]
     foot = ["Sum", *(maybe(seconds, duration) for seconds in sums)] if rows else []
     missing = "" if rows else "No stage times were recorded."
@@ -246,12 +251,6 @@ def _rounds_head(head: str, rounds: Sequence[Json]) -> list[str]:
 
 def _round_name(round_: str) -> str:
     return f"Round\N{NO-BREAK SPACE}{round_}"
-
-
-def _time(rows: Sequence[Json]) -> str:
-    """Return the time of a stage in a round: "" where the round has no such stage."""
-    reused = " (reused)" if any(row.get("reused") for row in rows) else ""
-    return maybe(total_seconds(rows), duration) + reused if rows else ""
 
 
 def _dropped(row: Json) -> float | None:

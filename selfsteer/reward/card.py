@@ -25,12 +25,10 @@ def reward_card(
     """Return a Hugging Face model card.
 
     Args:
-        base_model: The base of the training.
-        title: Of the training.
+        base_model, title: Of the training.
         sets: Of each set its name, its settings, its source and the number of its pairs trained on.
-        data: Result of the stage of the pairs: examples, left_out, longer_chosen.
+        data, training: Results of the two stages.
         settings: Name to value.
-        training: Result of the stage of the training: steps, first and last row of metrics.jsonl.
         scores: By file, the accuracies of its subsets; empty before the evaluation.
     """
     # A card is markdown, without escaping: names are in code spans, and no model output is in it.

@@ -129,7 +129,7 @@ def encoded(
 def _example(
     name: str, pair: LabelledPair, template: ChatTemplate, max_length: int, evaluated: frozenset[str], model: str
 ) -> Example | Dropped:
-    if evaluated and prompt_key(pair.prompt) in evaluated:
+    if evaluated and prompt_key(pair.prompt) in evaluated:  # hashing every prompt takes time
         return pair.without(EVALUATED)
     try:
         chosen, rejected = (
@@ -149,7 +149,7 @@ def mixed(sets: Mapping[str, Sequence[Example]], weights: Mapping[str, float], s
     """Return all sets' examples by weight: whole copies, and a random part for the fraction."""
     result = Examples()
     for name, examples in sets.items():
-        whole, part = divmod(round(weights[name] * len(examples)), max(len(examples), 1))
+        whole, part = divmod(round(weights[name] * len(examples)), max(len(examples), 1))  # a set may be empty
         drawn = set(random.Random(f"weight {name} {seed}").sample(range(len(examples)), part))
         result.kept += [*examples] * whole + [one for number, one in enumerate(examples) if number in drawn]
         if not whole:
@@ -163,6 +163,7 @@ def balanced(examples: Sequence[Example], seed: int) -> Examples:
     In each bin of the difference in tokens (1, 2 to 3, 4 to 7, 8 to 15, ...) equally many stay with a longer and with a
     shorter chosen answer, drawn at random; pairs of equal lengths all stay.
     """
+    # Over a variant's whole mixture, not each set: the model could learn length from the mixture, and more pairs stay.
     bins: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for number, one in enumerate(examples):
         bins[abs(one.longer).bit_length(), one.longer > 0].append(number)
@@ -185,7 +186,7 @@ def with_margins(examples: Sequence[Example], scale: float | None) -> list[Examp
 
 
 def longer_chosen(examples: Sequence[Example]) -> float:
-    """Return the share of examples whose chosen answer is the longer one, in tokens; equal lengths count half."""
+    """Return the share of examples with a longer chosen answer, in tokens; equal lengths count half."""
     return sum((one.longer > 0) + (one.longer == 0) / 2 for one in examples) / len(examples)
 
 

@@ -92,7 +92,7 @@ def new_reward_model(
     check_device(device)
     source = resolve(name)
     check_form(source)
-    set_seed(seed)
+    set_seed(seed)  # the new head is drawn while the weights are read
     with loading_errors(source):
         model, info = read_classifier(source, "float32", revision, trust_remote_code, outputs=_OUTPUTS)
     head = set(missing_head(model, info))

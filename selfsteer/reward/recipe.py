@@ -85,7 +85,7 @@ class RewardOptions(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> RewardOptions:
-        whole_micro_batches(self.batch_size, self.micro_batch_size)
+        whole_micro_batches(self.batch_size, self.micro_batch_size)  # micro-batches of equal size, each step alike
         if self.margin_scale is not None and self.margin == "none":
             raise conflict("margin_scale needs margin: steering", "margin_scale", "margin")
         if self.lora is not None and self.lora.bits is not None:

@@ -42,7 +42,7 @@ def score(
         if longest is not None and len(ids) > longest:
             what = f"a conversation of {len(ids)} tokens does not fit in the model's context of {longest}"
             raise DataError(what, where=f"conversations[{number}]", do="leave it out, or shorten it")
-    scores = score_ids(model, rendered, batch_size=batch_size)
+    scores = score_ids(model, rendered, batch_size=batch_size)  # equal conversations once
     return [scores[ids] for ids in rendered]
 
 
@@ -91,7 +91,7 @@ def _forward(model: Any, batch: Sequence[TokenIds]) -> list[float]:
     """Return the rewards of right-padded conversations."""
     import torch
 
-    forget_lengths(model)
+    forget_lengths(model)  # dynamic ropes keep the frequencies of the longest row so far
     width, device = max(map(len, batch)), model.device
     mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in batch]
     with torch.inference_mode(), _pad_id(model.config.get_text_config(), batch) as pad:

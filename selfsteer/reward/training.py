@@ -94,6 +94,7 @@ def reward_trainer(
     ends = {ids[-1] for one in examples for ids in (one.chosen_ids, one.rejected_ids)}
     set_pad_token(tokenizer, ends, model.get_input_embeddings().weight.shape[0])
     names = ["chosen_ids", "rejected_ids", *(["margin"] if any(one.margin is not None for one in examples) else [])]
+    # Our own ids: TRL would tokenise by the chat template, where a control token's text in an answer ends its turn.
     rows = Dataset.from_dict({name: [getattr(one, name) for one in examples] for name in names})
     set_seed(seed)
     on_cpu = model.device.type == "cpu"
@@ -123,7 +124,7 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
         logging_steps=1,
         save_strategy="steps",
         save_steps=options.save_steps,
-        save_total_limit=2,
+        save_total_limit=2,  # the old checkpoint must outlive the writing of the new one
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         seed=seed,

@@ -74,7 +74,7 @@ def evaluate_signal(
         "parts": figures,
     }
     write_json(run_dir / "signal.json", signal)
-    if (run_dir / "summary.json").is_file():
+    if (run_dir / "summary.json").is_file():  # a run in progress has no report yet
         write_report(run_dir)
     return signal
 
@@ -152,7 +152,7 @@ def _notes(reading: Reading, parts: Sequence[Part], reader: RunReader, judge: Ju
     elif judge is None and without:
         yield f"No judge named, and no program for {without} of {len(rows)} rows: their accuracy is unknown."
     elif judge and without == len(rows):
-        yield f"No program checks {judge.name} here: `selfsteer judge` does, on pairs whose labels are known."
+        yield f"No program checks {judge.name} here: `selfsteer judge` does, on labelled pairs."
     if not any(row.scores for row in rows):
         scripted = reader.recipe.generation.backend == "scripted"
         why = "the scripted backend gives none" if scripted else "they were not scored"

@@ -81,8 +81,8 @@ def check_ids(pairs: Sequence[Pair], sources: Sequence[Path]) -> None:
 
 def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair]:
     reader = RunReader(run_dir)
-    part = reader.train().parts[-1]
-    rows = [row for row in part.rows if row.kept and is_full(row)]
+    part = reader.train().parts[-1]  # the newest round
+    rows = [row for row in part.rows if row.kept and is_full(row)]  # the pairs that a training would see
     pairs = pairs_of(sample_rows(rows, limit, seed), by=by, principle_set=reader.stages.principle_set)
     name = f"{run_dir.resolve().name}, {part.label}"
     return [replace(pair, id=f"{name}, {pair.id}", subset=name) for pair in pairs]

@@ -94,7 +94,7 @@ def _share(right: int, n: int) -> dict[str, Any]:
 def summary(figures: Sequence[dict[str, Any]]) -> str:
     """Return one model's share with its interval, or mean and standard deviation over several models."""
     shares = [one["share"] for one in figures]
-    if None in shares:
+    if None in shares:  # a subset without labels
         return "-"
     if len(figures) == 1:
         return share_text(shares[0], tuple(figures[0]["interval"]))
@@ -138,7 +138,12 @@ def as_markdown(results: Results) -> str:
         parts.append(f"    {results['command']}")
     if results["length"]:
         parts += ["## Accuracy", markdown_table(_columns(results), _rows(results)), NOTES, *_left_out(results)]
-        parts += ["## Each model", _each_model(results)]
+        columns = ["pairs", *(model["folder"].removeprefix("models/") for model in models)]
+        rows = [
+            [name, *(share_text(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
+            for name, row in _named(results)
+        ]
+        parts += ["## Each model", markdown_table(columns, rows)]
     reasons = []
     for model in models:
         listed = "; ".join(f"{reason} ({count})" for reason, count in model["data"]["left_out"].items())
@@ -158,15 +163,6 @@ def _left_out(results: Results) -> list[str]:
     lines += [f"{file}, {name}: {count} pairs too long for the model, not right"
               for file, name, count in sorted(invalid)]  # fmt: skip
     return ["\n".join(f"- {line}" for line in lines)] if lines else []
-
-
-def _each_model(results: Results) -> str:
-    columns = ["pairs", *(model["folder"].removeprefix("models/") for model in results["models"])]
-    rows = [
-        [name, *(share_text(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
-        for name, row in _named(results)
-    ]
-    return markdown_table(columns, rows)
 
 
 def _data_table(models: Sequence[dict[str, Any]]) -> str:

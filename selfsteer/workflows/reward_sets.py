@@ -79,7 +79,7 @@ def _annotated(name: str, settings: SetSettings) -> Pairs:
         try:
             chosen, rejected = better_and_worse(pair)
         except Unusable as unusable:
-            yield Dropped(own_id, where, str(unusable))
+            yield Dropped(own_id, where, str(unusable))  # a tie or no label: no fault of the row
             continue
         margin = row.get("steering_margin")  # in exports of a run's rows
         known = isinstance(margin, int | float) and not math.isnan(margin)
@@ -92,13 +92,13 @@ def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
     ledger, rounds = Ledger(run_dir), settings.rounds
     there = active_rounds(load_recipe(run_dir / "recipe.yaml"), ledger)
     if not there.rows:
-        raise InputError(there.lack, where=str(run_dir), do=rerun_command(run_dir, "to go on"))
+        raise InputError(there.lack, where=str(run_dir), do=rerun_command(run_dir, "to continue"))
     absent = sorted(set(rounds or ()) - there.rows.keys())
     if absent:
         what = f"{run_dir} has no rows of round {absent[0]}"
         raise ConfigError(what, where=f"sets.{name}.rounds", do=f"it has round {there}")
     entries = [there.rows[number] for number in sorted(rounds or there.rows)]
-    for entry in entries:
+    for entry in entries:  # now, not hours later while the pairs are read
         check_files(ledger, entry)
     what = f"self-made pairs of round {', '.join(str(entry.round) for entry in entries)}"
     content = [[entry.round, entry.key, settings.finished] for entry in entries]

@@ -123,7 +123,7 @@ def test_an_earlier_export_is_replaced_whole_on_request_only(tmp_path, monkeypat
         export_folder(fails_after(2), ExportOptions("trl"), folder, **again)
     assert len(names(folder)) == 4
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="No space left"):
-        patch.setattr(files, "_fsync_tree", full_disk)  # after the earlier export made way
+        patch.setattr(files, "_fsync", full_disk)  # after the earlier export made way
         export_folder(rows(2), ExportOptions("trl"), folder, **again)
     assert len(names(folder)) == 4 and [path.name for path in tmp_path.iterdir()] == ["set"]
     export_folder(rows(2), ExportOptions("llama-factory"), folder, **again)

@@ -102,7 +102,7 @@ def test_without_program_and_judge_the_accuracy_is_unknown(tmp_path, queries, fa
     fake(FakeJudge())
     judged = evaluate_signal(tmp_path / "run", overrides=NAMED)
     assert judged["notes"][0] == (
-        "No program checks fake here: `selfsteer judge` does, on pairs whose labels are known."
+        "No program checks fake here: `selfsteer judge` does, on labelled pairs."
     )
 
 

@@ -11,7 +11,7 @@ from selfsteer.report.figures.style import INK, PROMPT_NAMES, ROLE_COLOURS, ROLE
 from selfsteer.report.formatting import Form, label, maybe, number
 from selfsteer.report.read_run import Json, dig, dig_number, dig_numbers
 
-MOST_DOTS = 200
+MOST_DOTS = 200  # a column; thousands would make the page megabytes
 _ROLES = ("positive", "original", "negative")
 _WIDE = {"width": WIDE, "height": 280}
 

@@ -58,7 +58,7 @@ def draw_panel(
         width, height: In user units.
     """
     with _settings(name):
-        canvas = Canvas(figsize=(width / 72, height / 72), layout="constrained")
+        canvas = Canvas(figsize=(width / 72, height / 72), layout="constrained")  # one SVG unit is 1/72 inch
         axes = canvas.add_subplot()
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
@@ -114,7 +114,7 @@ def _strip(element: ElementTree.Element, name: str, used: set[str]) -> None:
         element.attrib.pop("id", None)
     element.attrib = {_local(key): _attribute(_local(key), value, name) for key, value in element.attrib.items()}
     element.text = element.text if element.tag == "text" else None
-    element.tail = None
+    element.tail = None  # white space between elements
 
 
 def _attribute(key: str, value: str, name: str) -> str:

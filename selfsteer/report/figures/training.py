@@ -19,7 +19,7 @@ _PAIRINGS = {str(view): pairing for view, pairing in PAIRINGS.items()}  # the lo
 def loss_figure(steps: Sequence[Json]) -> Figure:
     """Figure: the loss and its terms, the on-policy weight and the gradient norm, by step."""
     title = "Training: loss, weight and gradient"
-    terms = [key for key in LOSS_TERMS if any(_series(steps, key, skip_zero=True))]
+    terms = [key for key in LOSS_TERMS if _has(steps, key, skip_zero=True)]
     panels = [_loss_panel(steps, terms)] if terms else []
     if _has(steps, "weight"):
         panels.append(_line_panel(steps, "weight", "On-policy weight W", "W", (0.45, 1.03)))
@@ -97,7 +97,7 @@ def _rewards_panel(steps: Sequence[Json], view: str) -> Panel:
 
 def _line(axes: Axes, steps: Sequence[Json], key: str, **style: object) -> None:
     """Draw one logged number over all rounds, with gaps where it was not measured and between rounds."""
-    marker = "o" if len(steps) <= 30 else ""
+    marker = "o" if len(steps) <= 30 else ""  # few steps: a line alone would hide single points between gaps
     xs: list[float] = []
     ys: list[float] = []
     for index, (position, row) in enumerate(zip(_positions(steps), steps, strict=True)):
@@ -145,13 +145,9 @@ def _rounds_note(steps: Sequence[Json]) -> str:
     return " Dotted lines mark where a round begins, with a new reference." if _round_starts(steps) else ""
 
 
-def _series(steps: Sequence[Json], key: str, skip_zero: bool = False) -> list[bool]:
+def _has(steps: Sequence[Json], key: str, *, skip_zero: bool = False) -> bool:
     values = (dig_number(row, key) for row in steps)
-    return [value is not None and (value != 0 or not skip_zero) for value in values]
-
-
-def _has(steps: Sequence[Json], key: str) -> bool:
-    return any(_series(steps, key))
+    return any(value is not None and (value != 0 or not skip_zero) for value in values)
 
 
 def _spoken(steps: Sequence[Json], key: str) -> str:
