@@ -36,7 +36,7 @@ class ScoreKey:
     tokens: str
 
     @classmethod
-    def of(cls, row: Contrast, weights: str, settings: str) -> ScoreKey:
+    def from_row(cls, row: Contrast, weights: str, settings: str) -> ScoreKey:
         """Return the key of scores computed from this row; :class:`DataError` where it has no token ids."""
         ids = [*map(row.prompt_ids, PROMPTS), *map(row.response_ids, ROLES)]
         return cls(weights, settings, fingerprint([list(own) for own in ids]))

@@ -66,7 +66,7 @@ class ReferenceKey:
         others: list[tuple[Contrast, ScoreKey, ScoreKey]] = []
         for row in rows:
             stored = self._stored(row)
-            own = ScoreKey.of(row, self._weights, settings) if stored else None
+            own = ScoreKey.from_row(row, self._weights, settings) if stored else None
             found.append(self._sums(row) if stored and stored == own else None)
             if stored and own and stored != own:
                 others.append((row, stored, own))

@@ -41,7 +41,7 @@ class Scorer:
         scores: dict[str, dict[str, float]] = {}
         for cell, mean in zip(own, (sums.double() / counts)[0].tolist(), strict=True):
             scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = mean
-        key = ScoreKey.of(row, *self._keys)
+        key = ScoreKey.from_row(row, *self._keys)
         return key.put(dataclasses.replace(row, scores=scores))
 
     @cached_property

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from selfsteer.backends import Completion, Failure, Sampling
-from selfsteer.backends import request_scheduler as traffic
+from selfsteer.backends import request_scheduler as scheduler
 from selfsteer.backends.budget import Budget, worst_prompt
 from selfsteer.backends.endpoint import EndpointBackend, open_backend
 from selfsteer.backends.source import BackendSource
@@ -39,7 +39,7 @@ from tests.chat_templates import user
 KEY = "sk-secret-qwxzvkjpqz"
 SAMPLING = Sampling(20, temperature=0.7, top_p=0.9)
 GREEDY = Sampling(5, temperature=0.0, top_p=1.0)
-REAL_WAIT = traffic.RequestScheduler._wait
+REAL_WAIT = scheduler.RequestScheduler._wait
 PROMPTS = [user(f"Question {i}?", "Be brief.") for i in range(6)]
 
 
@@ -61,8 +61,8 @@ def pauses(monkeypatch):
             waited.append(seconds)
             clock.now += seconds
 
-    monkeypatch.setattr(traffic, "_now", lambda: clock.now)
-    monkeypatch.setattr(traffic.RequestScheduler, "_wait", wait)
+    monkeypatch.setattr(scheduler, "_now", lambda: clock.now)
+    monkeypatch.setattr(scheduler.RequestScheduler, "_wait", wait)
     return waited
 
 
@@ -471,8 +471,8 @@ def test_a_server_that_asks_for_hours_ends_the_work(serve, pauses):
 
 def test_while_one_waits_as_the_server_asks_the_others_send_nothing(serve, monkeypatch):
     """The first answer asks to wait while three more requests are under way; nobody else comes in the meantime."""
-    monkeypatch.setattr(traffic, "_now", time.monotonic)
-    monkeypatch.setattr(traffic.RequestScheduler, "_wait", REAL_WAIT)
+    monkeypatch.setattr(scheduler, "_now", time.monotonic)
+    monkeypatch.setattr(scheduler.RequestScheduler, "_wait", REAL_WAIT)
     moments = []
 
     def answer(body, count):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from selfsteer.backends import Failure
-from selfsteer.backends import request_scheduler as traffic
+from selfsteer.backends import request_scheduler as scheduler
 from selfsteer.backends.request_scheduler import RequestError, RequestScheduler, backoff, retry_after
 from selfsteer.errors import WorkFailed
 from tests.backends.chat_server import ChatServer, failure
@@ -48,7 +48,7 @@ def test_pauses_double_up_to_a_minute_and_no_two_are_the_same():
     ],
 )
 def test_the_pause_that_a_server_asks_for(monkeypatch, headers, seconds):
-    monkeypatch.setattr(traffic.time, "time", lambda: 1767225600.0)  # 2026-01-01 00:00:00 GMT
+    monkeypatch.setattr(scheduler.time, "time", lambda: 1767225600.0)  # 2026-01-01 00:00:00 GMT
     assert retry_after(headers) == seconds
 
 
@@ -84,7 +84,7 @@ def test_what_is_no_trouble_is_raised_where_the_work_was_asked_for():
 
 def test_after_the_end_even_what_waits_for_its_next_try_is_given_up(monkeypatch):
     """Item 0 would wait a minute; item 1 ends the work meanwhile."""
-    monkeypatch.setattr(traffic, "FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 60.0)
     failed_once = threading.Event()
 
     def ask(item, ready):
@@ -119,7 +119,7 @@ def test_nothing_is_sent_that_got_its_room_only_after_the_end():
 
 
 def test_without_a_connection_the_work_ends_unless_others_get_answers(monkeypatch):
-    monkeypatch.setattr(traffic, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.001)
     alone, two = RequestScheduler(2, 1), RequestScheduler(2, 1)
 
     def ask(item, ready):
@@ -152,7 +152,7 @@ def test_one_trial_serves_all_who_wait_for_it():
 
 
 def test_a_crowded_server_gets_half_as_many_at_once_and_slowly_more_again(monkeypatch):
-    monkeypatch.setattr(traffic, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.02)
     lock, most, under_way, asked = threading.Lock(), [], [], []
     together = threading.Barrier(8)
 
@@ -179,7 +179,7 @@ def test_a_crowded_server_gets_half_as_many_at_once_and_slowly_more_again(monkey
 
 def test_a_server_that_takes_two_at_a_time_answers_all_without_failures(monkeypatch):
     """Each answer takes longer than all pauses of a request, so that its own tries alone would not do."""
-    monkeypatch.setattr(traffic, "FIRST_PAUSE", 0.002)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.002)
     slots, asked = threading.Semaphore(2), []
 
     def ask(item, ready):
@@ -195,7 +195,7 @@ def test_a_server_that_takes_two_at_a_time_answers_all_without_failures(monkeypa
 
 
 def test_where_all_meet_a_crowded_server_the_tries_count(monkeypatch):
-    monkeypatch.setattr(traffic, "FIRST_PAUSE", 0.0005)
+    monkeypatch.setattr(scheduler, "FIRST_PAUSE", 0.0005)
     asked = []
 
     def ask(item, ready):

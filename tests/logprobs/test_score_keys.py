@@ -140,7 +140,7 @@ def test_the_settings_say_limit_and_precision():
 def test_a_key_is_stored_with_its_row():
     row = contrast(provenance={"backend": "scripted"}, **IDS)
     assert ScoreKey.stored(row) is None
-    key = ScoreKey.of(row, "ab" * 16, "max_length 480, precision float32")
+    key = ScoreKey.from_row(row, "ab" * 16, "max_length 480, precision float32")
     stored = key.put(row)
     assert ScoreKey.stored(stored) == key
     assert stored.provenance["backend"] == "scripted"
@@ -151,8 +151,8 @@ def test_a_key_is_stored_with_its_row():
 
 @pytest.mark.parametrize("column", IDS)
 def test_each_of_the_six_token_sequences_is_in_the_key(column):
-    key = ScoreKey.of(contrast(**IDS), "", "")
-    assert ScoreKey.of(contrast("q2", **IDS), "", "") == key
-    assert ScoreKey.of(contrast(**{**IDS, column: [0, 9]}), "", "").tokens != key.tokens
+    key = ScoreKey.from_row(contrast(**IDS), "", "")
+    assert ScoreKey.from_row(contrast("q2", **IDS), "", "") == key
+    assert ScoreKey.from_row(contrast(**{**IDS, column: [0, 9]}), "", "").tokens != key.tokens
     with pytest.raises(DataError, match="has no"):
-        ScoreKey.of(contrast(**{**IDS, column: None}), "", "")
+        ScoreKey.from_row(contrast(**{**IDS, column: None}), "", "")

@@ -144,5 +144,5 @@ def with_scores(model: Any, tokenizer: Any, rows: Sequence[Contrast], *, keyed: 
                 for role in ROLES
             }
         row = dataclasses.replace(row, scores=scores)
-        scored.append(ScoreKey.of(row, weights, settings).put(row) if keyed else row)
+        scored.append(ScoreKey.from_row(row, weights, settings).put(row) if keyed else row)
     return scored

@@ -101,7 +101,7 @@ def test_responses_are_cut_at_max_length_in_policy_and_reference_alike(tmp_path,
         scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = expected[-1] / len(ids)
     if stored:
         settings = settings_key(max_length=limit, dtype="float32")
-        row = ScoreKey.of(row, weights_key(model), settings).put(dataclasses.replace(row, scores=scores))
+        row = ScoreKey.from_row(row, weights_key(model), settings).put(dataclasses.replace(row, scores=scores))
     run = trainer(tmp_path, tokenizer, [row], model, max_length=limit)
     assert run.train_dataset.reference[0].tolist() == pytest.approx(expected, rel=1e-5)
     run.train()
