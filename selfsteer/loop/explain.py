@@ -84,7 +84,7 @@ def reasons(stage: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]
     return sorted(found, key=lambda phrase: phrase.endswith(_CHANGED)) or ["reason unknown: it has another key"]
 
 
-_CHANGED = " are other ones"
+_CHANGED = " changed"
 
 
 def _phrases(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -96,7 +96,7 @@ def _phrases(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> I
             whose = path.partition("content")[0].rstrip(".") or (
                 "preferences" if stage == "preferences" else "the queries"
             )
-            yield f"what is in the source of {whose} has changed"
+            yield f"the content of {whose} changed"
         elif path == "set":
             yield f"{_NAMES['set']} has changed"
         else:

@@ -24,7 +24,7 @@ class Stage:
         name: Its name in the ledger and of its module.
         version: Raise it when the code would write something else from the same inputs: old results are then redone.
         title: What the terminal calls it; the store adds split and round.
-        makes: What it makes, as a reason to redo a later stage names it ("the responses are other ones").
+        makes: What it makes, as a reason to redo a later stage names it ("the responses changed").
         seconds: Rough seconds a row takes with the embedded model on two cores; only ratios matter, for the time left.
         splits: The passes of a round that it is part of.
         folder: Its folder in that of the round (default: its name).

@@ -66,11 +66,11 @@ def test_a_changed_length_redoes_all_that_follows_each_with_its_reason(queries, 
         "read queries": "",
         "choose aspects, held-out, before": "",
         "sample responses, held-out, before": "generation.max_new_tokens 18 -> 12",
-        "clean and score, held-out, before": "the responses are other ones",
+        "clean and score, held-out, before": "the responses changed",
         "choose aspects, round 1": "",
         "sample responses, round 1": "generation.max_new_tokens 18 -> 12",
-        "clean and score, round 1": "the responses are other ones",
-        "quality control, round 1": "the scores are other ones",
+        "clean and score, round 1": "the responses changed",
+        "quality control, round 1": "the scores changed",
     }
 
 
@@ -125,7 +125,7 @@ def test_other_queries_in_the_same_file_are_a_reason(copied, tmp_path, queries):
         run(recipe, copied)
     other.write_text(other.read_text(encoding="utf-8") + "One more?\n", encoding="utf-8")
     first = _plan(recipe, copied)[0]
-    assert (first.state, first.why) == (StepState.REDO, "what is in the source of the queries has changed")
+    assert (first.state, first.why) == (StepState.REDO, "the content of the queries changed")
 
 
 def test_an_edited_chat_template_is_a_reason_and_redoes_all_that_the_model_says(tiny_chat_model, queries, tmp_path):

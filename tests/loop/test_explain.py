@@ -20,14 +20,14 @@ _ENGINE = ["transformers", "w1", "float32", 16]
         ("responses", {"engine": _ENGINE}, {"engine": [*_ENGINE[:3], 8]}, ["generation.batch_size 16 -> 8"]),
         ("responses", {"engine": _ENGINE}, {"engine": [*_ENGINE, {"max_model_len": 9}]},
          ['generation.vllm null -> {"max_model_len": 9}']),
-        ("scores", {"responses": "k1"}, {"responses": "k2"}, ["the responses are other ones"]),
-        ("policy", {"contrasts": ["k1", "k2"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows are other ones"]),
-        ("policy", {"contrasts": ["k1"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows are other ones"]),
-        ("reference", {"rows": [["k1", "w1"]]}, {"rows": [["k2", "w1"]]}, ["the rows are other ones"]),
-        ("judgements", {"rows": "k1"}, {"rows": "k2"}, ["the rows are other ones"]),
-        ("queries", {"content": ["c1"]}, {"content": ["c2"]}, ["what is in the source of the queries has changed"]),
+        ("scores", {"responses": "k1"}, {"responses": "k2"}, ["the responses changed"]),
+        ("policy", {"contrasts": ["k1", "k2"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows changed"]),
+        ("policy", {"contrasts": ["k1"]}, {"contrasts": ["k1", "k3"]}, ["the filtered rows changed"]),
+        ("reference", {"rows": [["k1", "w1"]]}, {"rows": [["k2", "w1"]]}, ["the rows changed"]),
+        ("judgements", {"rows": "k1"}, {"rows": "k2"}, ["the rows changed"]),
+        ("queries", {"content": ["c1"]}, {"content": ["c2"]}, ["the content of the queries changed"]),
         ("reward-data:all-seed-0", {"sets": {"a": {"content": ["c1"]}}}, {"sets": {"a": {"content": ["c2"]}}},
-         ["what is in the source of sets.a has changed"]),
+         ["the content of sets.a changed"]),
         ("contrasts", {"filters": ["leak"]}, {"filters": ["identical"]}, ['quality.filters ["leak"] -> ["identical"]']),
         ("contrasts", {"set": "s1"}, {"set": "s2"}, ["the text of the principle set has changed"]),
         ("principles", {"templates": {"steer": 1}}, {"templates": {"steer": 2}}, ["prompt template steer 1 -> 2"]),
@@ -46,7 +46,7 @@ def test_a_changed_dependency_is_named_with_both_values(stage, before, now, said
 def test_settings_are_told_before_the_inputs_they_have_changed():
     before = {"contrasts": ["k1"], "settings": {"beta": 0.2, "epochs": 1}, "seed": 0}
     now = {"contrasts": ["k2"], "settings": {"beta": 0.1, "epochs": 1}, "seed": 0}
-    assert reasons("policy", before, now) == ["train.beta 0.2 -> 0.1", "the filtered rows are other ones"]
+    assert reasons("policy", before, now) == ["train.beta 0.2 -> 0.1", "the filtered rows changed"]
 
 
 def test_what_nobody_noted_is_not_guessed():

@@ -43,6 +43,7 @@ from selfsteer.stages.responses import responses_stage
 from selfsteer.stages.rewards import rewards_stage
 from selfsteer.stages.scores import scored_preferences, scores_stage
 from selfsteer.workflows import reward
+from selfsteer.workflows.reward_stages import RewardStages
 from tests.backends.chat_server import ChatServer, metered, scripted
 from tests.conftest import build_model, build_tokenizer
 from tests.reward_runs import reward_recipe, write_pairs
@@ -363,10 +364,10 @@ STAGES = (
     implicit_stage,
     judged_stage,
     guards.Guards.record,
-    reward._Reward.data_stage,
-    reward._Reward.train_stage,
-    reward._Reward.score_stage,
-    reward._Reward.length_stage,
+    RewardStages.data_stage,
+    RewardStages.train_stage,
+    RewardStages.score_stage,
+    RewardStages.length_stage,
 )
 """The functions that ask the store for a stage."""
 
@@ -385,8 +386,8 @@ CARRIED = {
     (RunContext, "principle_set"): lambda _: ["principles.set", "principles.steering"],
     (Policy, "path"): _of_start,
     (Policy, "backend"): lambda _: ["generation.backend"],
-    (reward._Reward, "files"): lambda _: ["evaluate"],
-    (reward._Reward, "sources"): lambda _: [f"sets.*.{one}" for one in _SOURCE],
+    (RewardStages, "files"): lambda _: ["evaluate"],
+    (RewardStages, "sources"): lambda _: [f"sets.*.{one}" for one in _SOURCE],
 }
 """Objects that carry settings which were read before any stage."""
 
