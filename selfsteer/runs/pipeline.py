@@ -76,10 +76,10 @@ PIPELINE = (
     Stage("sample", 2, "draw queries", numbered=False),
     Stage("proposals", 2, "ask for aspects", numbered=False),
     Stage("probe", 2, "write principles", numbered=False),
-    Stage("guards", 1, ""),
-    Stage("reward-data", 2, ""),
-    Stage("reward", 2, ""),
-    Stage("reward-scores", 2, ""),
+    Stage("guards", 1, "", numbered=False),
+    Stage("reward-data", 2, "", numbered=False),
+    Stage("reward", 2, "", numbered=False),
+    Stage("reward-scores", 2, "", numbered=False),
 )  # fmt: skip
 
 _STAGES = {stage.name: stage for stage in PIPELINE}

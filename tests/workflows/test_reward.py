@@ -233,7 +233,7 @@ def test_length_balance_says_what_is_left(tmp_path, tiny_chat_model, files):
 def test_bad_input_is_one_message(tmp_path, tiny_chat_model, files):
     train, _ = files
     for values, message in (
-        ({"sets": {"a": {"source": str(train), "rounds": [1]}}}, "rounds is about run directories"),
+        ({"sets": {"a": {"source": str(train), "rounds": [1]}}}, "rounds applies to run directories only"),
         ({"sets": {"a": str(tmp_path / "gone.jsonl")}}, "gone.jsonl"),
         ({"evaluate": ["gone.json"]}, "no such file: gone.json"),
     ):
