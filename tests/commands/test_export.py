@@ -109,7 +109,7 @@ def test_a_file_that_is_gone_is_named(run_dir, tmp_path):
     (run_dir / "round-02/contrasts/new-00001.parquet").unlink()
     with pytest.raises(InputError, match=r"new-00001.parquet") as found:
         do(run_dir, output=tmp_path / "a.jsonl")
-    assert "to make it anew" in str(found.value) and not (tmp_path / "a.jsonl").exists()
+    assert "to make it again" in str(found.value) and not (tmp_path / "a.jsonl").exists()
 
 
 def test_a_run_while_it_goes_on_is_not_written_to(run_dir, tmp_path):
