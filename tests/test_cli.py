@@ -24,6 +24,17 @@ def test_help_lists_the_commands():
     assert all(word in found.stdout for word in ("run", "report", "models", "principles"))
 
 
+def test_help_imports_nothing_heavy():
+    """A module of commands/ imports what it needs where it runs: help and completion answer at once."""
+    code = "import sys, selfsteer.cli; print(*{'torch', 'numpy', 'pydantic', 'pyarrow'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (found.returncode, found.stdout.strip()) == (0, ""), found.stderr
+
+
+def test_the_version_is_shown():
+    assert selfsteer("--version").stdout.startswith("selfsteer ")
+
+
 def test_the_scripted_recipe_does_the_story_without_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['selfsteer', 'run', 'recipes/scripted.yaml', '--run-dir', sys.argv[1]]\n"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Column
+from rich.text import Text
 
 from selfsteer.commands.console import out, say
 from selfsteer.commands.options import DryRun, Quiet, RunDir
@@ -33,10 +35,11 @@ def train_rewards(arguments: RewardArguments) -> None:
         InputError, WorkFailed: As :func:`selfsteer.workflows.reward.reward`.
     """
     from selfsteer.commands.dry_run import show_steps
+    from selfsteer.commands.tables import plain_table
     from selfsteer.reward.recipe import load_reward_recipe
     from selfsteer.runs.progress import Display
     from selfsteer.workflows.reward import planned_rewards, reward
-    from selfsteer.workflows.reward_results import NOTES, table
+    from selfsteer.workflows.reward_results import NOTES, accuracy_table
 
     recipe = load_reward_recipe(arguments.recipe, arguments.overrides)
     folder = arguments.run_dir or Path("runs") / recipe.name
@@ -48,7 +51,11 @@ def train_rewards(arguments: RewardArguments) -> None:
     results = reward(recipe, folder, display=Display(quiet=arguments.quiet), command=command)
     if arguments.quiet:
         return
-    if shown := table(results):
-        out.print(shown)
-        out.print(NOTES, soft_wrap=True)
+    head, rows = accuracy_table(results)
+    if rows:
+        table = plain_table(*(Column(Text(name), overflow="fold") for name in head))
+        for row in rows:
+            table.add_row(*map(Text, row))
+        out.print(table)
+        say(NOTES)
     say(f"{folder / 'results.md'}, {folder / 'models'}")

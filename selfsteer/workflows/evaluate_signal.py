@@ -154,8 +154,8 @@ def _notes(reading: Reading, parts: Sequence[Part], reader: RunReader, judge: Ju
     elif judge and without == len(rows):
         yield f"No program checks {judge.name} here: `selfsteer judge` does, on labelled pairs."
     if not any(row.scores for row in rows):
-        scripted = reader.recipe.generation.backend == "scripted"
-        why = "the scripted backend gives none" if scripted else "they were not scored"
+        generation = reader.recipe.generation
+        why = f"the {generation.backend} backend gives none" if generation.weightless else "they were not scored"
         yield f"The rows have no log-probs ({why}): on-policyness and margins unknown."
     # Rows kept by the filter 'direction' under their own program are right by construction: no news about the data.
     specs = [spec["direction"] for spec in reader.stages.filters if isinstance(spec, dict) and "direction" in spec]

@@ -8,10 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
 from selfsteer.confidence_intervals import share_text, wilson
 from selfsteer.judges import Judgement
 from selfsteer.report.tables import markdown_table
@@ -101,24 +97,10 @@ def summary(figures: Sequence[dict[str, Any]]) -> str:
     return f"{100 * statistics.mean(shares):.1f} % ± {100 * statistics.stdev(shares):.1f}"
 
 
-def table(results: Results) -> Table | None:
-    """Return the table for the terminal; None without an evaluation."""
-    if not any(subsets(results)):
-        return None
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in _columns(results):
-        shown.add_column(Text(column), overflow="fold")
-    for row in _rows(results):
-        shown.add_row(*map(Text, row))
-    return shown
-
-
-def _columns(results: Results) -> list[str]:
-    return ["pairs", "n", "longer answer", *dict.fromkeys(model["variant"] for model in results["models"])]
-
-
-def _rows(results: Results) -> list[list[str]]:
-    return [
+def accuracy_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table of accuracies, by subset and variant; no rows without an evaluation."""
+    head = ["pairs", "n", "longer answer", *dict.fromkeys(model["variant"] for model in results["models"])]
+    return head, [
         [name, str(row.n), summary([row.length]), *map(summary, row.variants.values())] for name, row in _named(results)
     ]
 
@@ -137,7 +119,7 @@ def as_markdown(results: Results) -> str:
     if results["command"]:
         parts.append(f"    {results['command']}")
     if results["length"]:
-        parts += ["## Accuracy", markdown_table(_columns(results), _rows(results)), NOTES, *_left_out(results)]
+        parts += ["## Accuracy", markdown_table(*accuracy_table(results)), NOTES, *_left_out(results)]
         columns = ["pairs", *(model["folder"].removeprefix("models/") for model in models)]
         rows = [
             [name, *(share_text(one["share"], one["interval"]) for figures in row.variants.values() for one in figures)]
