@@ -59,11 +59,9 @@ class Chat:
         self, tokenizer: Any, end_ids: Iterable[int] = (), template_kwargs: Mapping[str, Any] | None = None
     ) -> None:
         if not getattr(tokenizer, "chat_template", None):
-            raise ModelError(
-                "the tokenizer has no chat template",
-                where=str(getattr(tokenizer, "name_or_path", "")),
-                do="choose a chat (instruct) model, or add chat_template to its tokenizer_config.json",
-            )
+            what = "the tokenizer has no chat template"
+            do = "choose a chat (instruct) model, or add chat_template to its tokenizer_config.json"
+            raise ModelError(what, where=str(getattr(tokenizer, "name_or_path", "")), do=do)
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer, template_kwargs)
         named = list(end_ids)
@@ -198,11 +196,9 @@ class Chat:
             return self.template.render(messages, cue=cue)
         except (TemplateError, TypeError) as error:
             roles = ", ".join(message["role"] for message in messages)
-            raise PromptRefused(
-                f"the chat template refuses a prompt with the roles {roles}: {error}",
-                where=self.template.name,
-                do="give prompts in the form that this model's template takes",
-            ) from error
+            what = f"the chat template refuses a prompt with the roles {roles}: {error}"
+            do = "give prompts in the form that this model's template takes"
+            raise PromptRefused(what, where=self.template.name, do=do) from error
 
     def _place(self, cue: Rendered, head: Rendered) -> Rendered:
         """Return the prompt of an answer: the cue, unless the template writes something else before an answer.

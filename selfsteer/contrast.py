@@ -40,11 +40,9 @@ def check_prompts_differ(row: SteeredQuery, chat: Chat | None) -> None:
     rendered = [chat.encode(prompt) if chat else prompt for prompt in prompts]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         if rendered[i] == rendered[j]:
-            raise ModelError(
-                f"{PROMPTS[i]} and {PROMPTS[j]} of query {row.id!r} render the same: the principle is lost",
-                where="the model's chat template",
-                do="use a model with a template that keeps a system message, or fix the template",
-            )
+            what = f"{PROMPTS[i]} and {PROMPTS[j]} of query {row.id!r} render the same: the principle is lost"
+            do = "use a model with a template that keeps a system message, or fix the template"
+            raise ModelError(what, where="the model's chat template", do=do)
 
 
 def assemble(
@@ -81,11 +79,9 @@ def contrast_of(row: Contrast | Mapping[str, Any]) -> Contrast:
         return row
     missing = [name for name in _REQUIRED if name not in row]
     if missing:
-        raise DataError(
-            f"the data set lacks the columns {', '.join(missing)}",
-            where=f"row {row.get('id', '')!r}",
-            do="give rows of selfsteer.records.Contrast, as a run's contrasts/*.parquet have them",
-        )
+        what = f"the data set lacks the columns {', '.join(missing)}"
+        do = "give rows of selfsteer.records.Contrast, as a run's contrasts/*.parquet have them"
+        raise DataError(what, where=f"row {row.get('id', '')!r}", do=do)
     values = {name: value for name, value in row.items() if name in _COLUMNS}
     provenance = values.get("provenance") or {}
     values["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance  # JSON on disk

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from selfsteer.errors import DataError, StorageError
 from selfsteer.files import atomic_path
 
 SCHEMA_VERSION = 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Message = dict[str, str]
 """One chat message: ``{"role": ..., "content": ...}``."""
@@ -151,10 +153,8 @@ class Contrast:
     def _ids(self, column: str) -> list[int]:
         ids: list[int] | None = getattr(self, column)
         if ids is None:
-            raise DataError(
-                f"row {self.id!r} has no {column}",
-                do="tokenise it first with selfsteer.contrast.with_token_ids(row, chat)",
-            )
+            do = "tokenise it first with selfsteer.contrast.with_token_ids(row, chat)"
+            raise DataError(f"row {self.id!r} has no {column}", do=do)
         return ids
 
     def drop(self, reason: str) -> Contrast:
@@ -204,11 +204,9 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     try:
         table = pa.Table.from_pylist(dicts, schema=schema(kind))
     except UnicodeEncodeError as error:
-        raise DataError(
-            "a row holds half of a surrogate pair, which is no text",
-            where=f"row {next(values['id'] for values in dicts if not _is_text(values))!r}",
-            do="leave that row out, or correct its text",
-        ) from error
+        row_id = next(values["id"] for values in dicts if _SURROGATE.search(json.dumps(values, ensure_ascii=False)))
+        what, do = "a row holds half of a surrogate pair, which is no text", "leave that row out, or correct its text"
+        raise DataError(what, where=f"row {row_id!r}", do=do) from error
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)  # a damaged page is an error, not other text
 
@@ -252,17 +250,8 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"can't read a stored shard: {error}", where=str(path), do="delete that file and run the command again"
-        ) from error
-
-
-def _is_text(values: dict[str, Any]) -> bool:
-    try:
-        json.dumps(values, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        do = "delete that file and run the command again"
+        raise StorageError(f"can't read a stored shard: {error}", where=str(path), do=do) from error
 
 
 def score(row: Contrast, role: str, prompt: str) -> float:

@@ -130,9 +130,20 @@ class Budget:
             self.spent, self.requests = self.spent.plus(usage), self.requests + 1
             # Whatever made it longer (a system message of the server's own?) will be in the next answers too.
             self._surplus = Usage(*map(max, self._surplus, usage.minus(asked)))
-            if self.path is not None:
-                line = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion}
-                self._append(self.path, line | ({"model": self.settings.model} if self.settings.model else {}))
+            if self.path is None:
+                return
+            line: dict[str, Any] = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion}
+            line |= {"model": self.settings.model} if self.settings.model else {}
+            # A torn line is closed first, so that it spoils only itself.
+            data = b"\n" * self._torn + json.dumps(line, separators=(",", ":")).encode() + b"\n"
+            self._torn = True
+            with storage_errors(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # In one write, without waiting for the disk: a crash loses what was under way at most.
+                with self.path.open("ab", buffering=0) as stream:
+                    if stream.write(data) < len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            self._torn = False
 
     def _exceeded(self, worst: Usage) -> str:
         """Return the recipe's key of the cap that a request might exceed, "" where it has room."""
@@ -175,18 +186,6 @@ class Budget:
                         self._spent_by_others = self._spent_by_others.plus(usage)
                         self._cost_of_others += usage.cost(self._others[model])
         self._torn = not line.endswith(b"\n")
-
-    def _append(self, path: Path, line: dict[str, int | str]) -> None:
-        """Append a line in one write, without waiting for the disk: a crash loses what was under way at most."""
-        # A torn line is closed first, so that it spoils only itself.
-        data = b"\n" * self._torn + json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        self._torn = True
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as stream:
-                if stream.write(data) < len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        self._torn = False
 
 
 def worst_prompt(prompt: Prompt) -> int:

@@ -185,7 +185,13 @@ class EndpointBackend:
             if not (negotiable and attempt.yields(Rejection(answer.error), self._text(answer.error))):
                 raise self._error(answer)
         if answer.choice is None and not answer.blocked:
-            raise self._no_answer(answer)
+            body = self._text(answer.body.decode(errors="replace"))
+            # Damaged if it breaks off or others were answered.
+            if self._scheduler.answers or answer.cut_off:
+                raise self._passing(f"the server's answer is damaged: {body!r}")
+            what = f"no chat-completions server at this address, it answers {body!r}"
+            error = ModelError(what, where=self._where, do=f"check base_url: {_FORM}")
+            raise RequestError(Failure(error, ends=True))
         attempt.taken()  # also of a blocked prompt: the server read it, so it accepts the parameters
         if answer.blocked or answer.choice is None:
             raise self._blocked(self._text(answer.blocked))
@@ -227,14 +233,6 @@ class EndpointBackend:
             raise self._passing(
                 f"can't reach the server: {self._text(str(cause or error))}", unreached=unreached
             ) from None
-
-    def _no_answer(self, answer: Answer) -> RequestError:
-        """Return the error for a body that is no answer: a damaged one if it breaks off or others were answered."""
-        text = self._text(answer.body.decode(errors="replace"))
-        if self._scheduler.answers or answer.cut_off:
-            return self._passing(f"the server's answer is damaged: {text!r}")
-        what = f"no chat-completions server at this address, it answers {text!r}"
-        return RequestError(Failure(ModelError(what, where=self._where, do=f"check base_url: {_FORM}"), ends=True))
 
     def _error(self, answer: Answer) -> RequestError:
         """Return the error that an answer reports."""

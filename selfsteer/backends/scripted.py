@@ -66,7 +66,12 @@ class ScriptedBackend:
         source = random.Random(int(draw(key)[:16], 16))
         if sampling.json_schema is not None:
             return Completion(json.dumps(_value(sampling.json_schema, "", source)), "stop")
-        text = _queries(prompt[-1]["content"], source) or _like_example(prompt, source) or _prose(prompt, source)
+        text = _queries(prompt[-1]["content"], source) or _like_example(prompt, source)
+        if not text:
+            system = " ".join(message["content"] for message in prompt[:-1]).lower()
+            count = next((count for word, count in _LENGTHS if word in system), 3) + source.randint(0, 2)
+            sentences = (" ".join(source.choices(_WORDS, k=source.randint(4, 9))) for _ in range(count))
+            text = " ".join(f"{sentence.capitalize()}." for sentence in sentences)
         # Words with the white space in front of them, so that a list stays a list.
         words = re.findall(r"\s*\S+", text)
         ended = len(words) <= sampling.max_new_tokens
@@ -81,13 +86,6 @@ def _value(schema: Mapping[str, Any], name: str, source: random.Random) -> Any:
         bound = [(key, one) for key, inner in schema["items"]["properties"].items() for one in inner.get("enum", ())]
         return [_value(schema["items"], name, source) | {key: one} for key, one in bound]
     return f"{_MANNERS.get(name, 'Speak of the')} {source.choice(_WORDS)}."
-
-
-def _prose(prompt: Sequence[Message], source: random.Random) -> str:
-    system = " ".join(message["content"] for message in prompt[:-1]).lower()
-    count = next((count for word, count in _LENGTHS if word in system), 3) + source.randint(0, 2)
-    sentences = (" ".join(source.choices(_WORDS, k=source.randint(4, 9))) for _ in range(count))
-    return " ".join(f"{sentence.capitalize()}." for sentence in sentences)
 
 
 def _like_example(prompt: Sequence[Message], source: random.Random) -> str:

@@ -68,12 +68,17 @@ class TransformersBackend:
         forget_lengths(self._owner)  # else a batch depends on the longest one before it
         encoded = [self.chat.encode(prompt) for prompt in prompts]
         prefix = list(shared_prefix) if self._can_share(shared_prefix, encoded, sampling) else []
-        ids, mask = self._batch(encoded, len(prefix))
+        # Padded between shared prefix and rest: the prefix stays where its cache is.
+        shared, width, pad, device = len(prefix), max(map(len, encoded)), self._config.pad_token_id, self.model.device
+        rows = [ids[:shared] + [pad] * (width - len(ids)) + ids[shared:] for ids in encoded]
+        mask = [[1] * shared + [0] * (width - len(ids)) + [1] * (len(ids) - shared) for ids in encoded]
         cache = self._prefix_cache(prefix, len(encoded)) if prefix else self._empty_cache()
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
             torch.manual_seed(seed)
             with self._without_own_defaults():
-                sampled = self._sample(ids, mask, cache, sampling)
+                sampled = self._sample(
+                    torch.tensor(rows, device=device), torch.tensor(mask, device=device), cache, sampling
+                )
         completions = []
         for new, prompt_ids in zip(sampled, encoded, strict=True):
             end = next((i for i, token in enumerate(new) if token in self.chat.end_ids), None)
@@ -147,15 +152,6 @@ class TransformersBackend:
             yield
         finally:
             owner.generation_config = own
-
-    def _batch(self, encoded: Sequence[list[int]], prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and mask (B, T), padded between shared prefix and rest: the prefix stays where its cache is."""
-        width = max(map(len, encoded))
-        pad = self._config.pad_token_id
-        rows = [ids[:prefix] + [pad] * (width - len(ids)) + ids[prefix:] for ids in encoded]
-        mask = [[1] * prefix + [0] * (width - len(ids)) + [1] * (len(ids) - prefix) for ids in encoded]
-        device = self.model.device
-        return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
     def _empty_cache(self) -> Any:
         """Return the cache that ``generate`` would make; None where no row can be dropped from it."""

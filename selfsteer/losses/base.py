@@ -130,10 +130,24 @@ def pair_loss(
 ) -> PairLoss:
     """Return the loss of ``base_loss`` together with the rewards: same arguments, same errors."""
     inputs = {"reference": reference, "label_smoothing": label_smoothing, "margin": margin}
-    _check_settings(name, beta, label_smoothing, margin)
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta must be above 0 and finite, got {beta}")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin must be at least 0 and finite, got {margin}")
+    for setting, value in (("label_smoothing", label_smoothing), ("margin", margin)):
+        if value and not reads(name, setting):
+            users = ", ".join(other for other in BASE_LOSSES if reads(other, setting))
+            raise ValueError(f"{setting}={value} has no effect in the base loss {name!r}: it acts in {users} only")
     check_alike({"policy": policy})
     if reads(name, "reference"):
-        _check_reference(name, policy, reference)
+        if reference is None:
+            raise ValueError(f"the base loss {name!r} compares with a reference model: pass its log-probs as reference")
+        check_alike({"policy": policy, "reference": reference})
+        for role in ("chosen_lengths", "rejected_lengths"):
+            if (getattr(policy, role) != getattr(reference, role)).any():
+                raise ValueError(f"policy and reference differ in {role}: they were scored on other responses")
     read = {key: value for key, value in inputs.items() if reads(name, key)}
     return BASE_LOSSES[name](policy, beta=beta, **read)
 
@@ -158,30 +172,6 @@ def check_alike(bundles: Mapping[str, PairLogps]) -> None:
         if len(set().union(*seen.values())) > 1:
             shown = ", ".join(f"{name} {' and '.join(sorted(kinds))}" for name, kinds in seen.items())
             raise ValueError(f"log-probs differ in {what}: {shown}")
-
-
-def _check_settings(name: str, beta: float, label_smoothing: float, margin: float) -> None:
-    """Raise ValueError if a setting is out of range, or is set where the loss ``name`` does not read it."""
-    if not 0 < beta < math.inf:
-        raise ValueError(f"beta must be above 0 and finite, got {beta}")
-    if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"margin must be at least 0 and finite, got {margin}")
-    for setting, value in (("label_smoothing", label_smoothing), ("margin", margin)):
-        if value and not reads(name, setting):
-            users = ", ".join(other for other in BASE_LOSSES if reads(other, setting))
-            raise ValueError(f"{setting}={value} has no effect in the base loss {name!r}: it acts in {users} only")
-
-
-def _check_reference(name: str, policy: PairLogps, reference: PairLogps | None) -> None:
-    """Raise ValueError if the reference is missing or is not about the same responses as the policy."""
-    if reference is None:
-        raise ValueError(f"the base loss {name!r} compares with a reference model: pass its log-probs as reference")
-    check_alike({"policy": policy, "reference": reference})
-    for role in ("chosen_lengths", "rejected_lengths"):
-        if (getattr(policy, role) != getattr(reference, role)).any():
-            raise ValueError(f"policy and reference differ in {role}: they were scored on other responses")
 
 
 def _logistic(logits: Tensor, label_smoothing: float) -> Tensor:

@@ -81,17 +81,10 @@ def sso_loss(
     check_coefs(steering_coef=steering_coef, sft_coef=sft_coef)
     views = SSO_VIEWS if use_steering else SSO_VIEWS[:1]
     scored = score_views(policy, reference, views, base=base, beta=beta, label_smoothing=label_smoothing, margin=margin)
-    weight = _weight(policy[View.BASE], onpolicy_alpha, use_weight, detach_weight)
+    if detach_weight and not use_weight:
+        raise ValueError("detach_weight=True has no effect with use_weight=False: leave one of them out")
+    weight = onpolicy_weight(policy[View.BASE], alpha=onpolicy_alpha)  # checks alpha also where W is switched off
+    weight = torch.ones_like(weight) if not use_weight else weight.detach() if detach_weight else weight
     sft = sft_loss(policy[View.BASE])
     coefs = {"steering_coef": steering_coef, "sft_coef": sft_coef}
     return combine(scored, weight, sft, weigh_base=weight_scope == "all" or not use_steering, **coefs)
-
-
-def _weight(pair: PairLogps, alpha: float, use_weight: bool, detach_weight: bool) -> Tensor:
-    """(B,) W as it enters the loss: computed or ones, in the graph or cut from it."""
-    if detach_weight and not use_weight:
-        raise ValueError("detach_weight=True has no effect with use_weight=False: leave one of them out")
-    weight = onpolicy_weight(pair, alpha=alpha)  # checks alpha also where W is switched off
-    if not use_weight:
-        return torch.ones_like(weight)
-    return weight.detach() if detach_weight else weight

@@ -23,26 +23,22 @@ def convert(entry: CatalogueEntry, gguf: Path, folder: Path) -> None:
         FetchError: The result is not the right model (another transformers reads GGUF differently).
         StorageError: The folder can't be written.
     """
+    from transformers import GenerationConfig
+
     model, tokenizer = load_gguf_model(gguf, dtype=entry.dtype), load_gguf_tokenizer(gguf)
     model.config._name_or_path = entry.original
-    model.generation_config = _generation_config(entry, tokenizer)
+    # The end and pad tokens alone: sampling is decided by the recipe.
+    ends = tokenizer.convert_tokens_to_ids(list(entry.end_tokens))
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=tokenizer.pad_token_id,
+    )
     remove(folder)  # one of an older conversion, or with a file missing
     with atomic_path(folder) as temporary:
         _save(model, tokenizer, temporary)
         _check(entry, model, temporary)
         write_json(temporary / MANIFEST, {**manifest(entry), "files": file_sizes(temporary)})
-
-
-def _generation_config(entry: CatalogueEntry, tokenizer: Any) -> Any:
-    """Return the end and pad tokens; sampling is decided by the recipe."""
-    from transformers import GenerationConfig
-
-    ends = tokenizer.convert_tokens_to_ids(list(entry.end_tokens))
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends if len(ends) > 1 else ends[0],
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -63,6 +59,7 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 def _check(entry: CatalogueEntry, model: Any, folder: Path) -> None:
     """Raise FetchError unless the saved tokenizer and the weights are the original's."""
+    import torch
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -74,28 +71,19 @@ def _check(entry: CatalogueEntry, model: Any, folder: Path) -> None:
         found = tokenizer.encode(text, add_special_tokens=False)
         if found != list(ids):
             raise _wrong(entry, f"{text!r} gives the ids {found}, not {list(ids)}")
-    score = _mean_log_prob(model, tokenizer)
-    if not score > _GARBAGE:
-        raise _wrong(entry, f"the weights are wrong (mean log-prob {score:.1f} on a plain exchange)")
-
-
-def _mean_log_prob(model: Any, tokenizer: Any) -> float:
-    """Return the mean log-prob, nats per token, of a short exchange in the model's own chat format."""
-    import torch
-
     messages = [
         {"role": "user", "content": "What is the capital of France?"},
         {"role": "assistant", "content": "The capital of France is Paris."},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
-    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])  # (1, T)
+    probe = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])  # (1, T)
     with torch.inference_mode():
-        return -float(model(input_ids=ids, labels=ids).loss)
+        score = -float(model(input_ids=probe, labels=probe).loss)  # mean log-prob, nats per token
+    if not score > _GARBAGE:
+        raise _wrong(entry, f"the weights are wrong (mean log-prob {score:.1f} on a plain exchange)")
 
 
 def _wrong(entry: CatalogueEntry, what: str) -> FetchError:
-    return FetchError(
-        f"{entry.name} was converted wrongly: {what}",
-        where=f"transformers {version('transformers')}",
-        do="this release of transformers reads GGUF files differently: use 5.23, and run the same command again",
-    )
+    where = f"transformers {version('transformers')}"
+    do = "this release of transformers reads GGUF files differently: use 5.23, and run the same command again"
+    return FetchError(f"{entry.name} was converted wrongly: {what}", where=where, do=do)

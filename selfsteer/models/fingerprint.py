@@ -57,7 +57,11 @@ def model_fingerprint(
     source = resolve(path_or_name)
     own_code = ["its own code is run"] if trust_remote_code else []
     if not Path(source).exists():
-        return fingerprint(["hub", source, _hub_commit(source, revision), *own_code])
+        from huggingface_hub import hf_hub_download
+
+        with loading_errors(source):  # the hub's commit, or the cached one without a network
+            commit = Path(hf_hub_download(source, "config.json", revision=revision)).parent.name
+        return fingerprint(["hub", source, commit, *own_code])
     config = _acting(source)
     # A GGUF file holds its tokenizer itself, so it has no chat files beside it.
     chat_files = {path for pattern in _CHAT_FILES for path in Path(source).glob(pattern) if path.is_file()}
@@ -109,11 +113,3 @@ def _content_hash(path: Path) -> str:
         with contextlib.suppress(StorageError):
             write_atomic(kept, found)
     return found
-
-
-def _hub_commit(name: str, revision: str | None) -> str:
-    """Return the commit that loading ``name`` now would take: the hub's, or the cached one without a network."""
-    from huggingface_hub import hf_hub_download
-
-    with loading_errors(name):
-        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name

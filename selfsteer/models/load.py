@@ -84,10 +84,22 @@ def load_tokenizer(
     source = resolve(name_or_path)
     with loading_errors(source):
         tokenizer = _read_tokenizer(source, revision, trust_remote_code)
-    _check_chat_template(tokenizer, source)
-    rows = _embedding_rows(source, revision, trust_remote_code)
-    if rows is not None:
-        fit_vocabulary(tokenizer, rows, source)
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:
+        what, do = (
+            "has no chat template",
+            "give a chat (instruct) model, or add a chat_template to tokenizer_config.json",
+        )
+        where = f"{source}: tokenizer_config.json"
+        raise ModelError(f"the tokenizer of {source} {what}", where=where, do=do) from error
+    base, _ = base_of(source, revision)
+    # A GGUF file holds tokens and embeddings together; a folder of a tokenizer alone has no config.json.
+    if not Path(base).exists() or (Path(base) / "config.json").is_file():
+        config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
+        rows = getattr(config.get_text_config(), "vocab_size", None)
+        if rows is not None:
+            fit_vocabulary(tokenizer, rows, source)
     set_pad_token(tokenizer, source)
     return tokenizer
 
@@ -183,11 +195,8 @@ def check_folder(folder: Path) -> None:
         return
     if any(path.suffix in (".bin", ".pt", ".pth") for path in folder.iterdir()):
         raise pickle_only(str(folder))
-    raise ModelError(
-        f"no weights in {folder}",
-        where=str(folder),
-        do="give a folder with *.safetensors (save_pretrained) or a .gguf file",
-    )
+    do = "give a folder with *.safetensors (save_pretrained) or a .gguf file"
+    raise ModelError(f"no weights in {folder}", where=str(folder), do=do)
 
 
 def check_complete(info: dict[str, Any], source: str) -> None:
@@ -245,29 +254,6 @@ def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) 
         do = "copy the tokenizer of the model into the folder (save_pretrained)"
         raise ModelError(f"no tokenizer in {source}", where=source, do=do)
     return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=trust_remote_code)
-
-
-def _embedding_rows(source: str, revision: str | None, trust_remote_code: bool) -> int | None:
-    """Return the number of embeddings of the model beside a tokenizer, None where there is no config.json.
-
-    A GGUF file holds tokens and embeddings together.
-    """
-    base, _ = base_of(source, revision)
-    if Path(base).exists() and not (Path(base) / "config.json").is_file():
-        return None
-    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision)
-    return getattr(config.get_text_config(), "vocab_size", None)
-
-
-def _check_chat_template(tokenizer: Any, source: str) -> None:
-    try:
-        tokenizer.get_chat_template()
-    except ValueError as error:
-        raise ModelError(
-            f"the tokenizer of {source} has no chat template",
-            where=f"{source}: tokenizer_config.json",
-            do="give a chat (instruct) model, or add a chat_template to tokenizer_config.json",
-        ) from error
 
 
 def set_pad_token(tokenizer: Any, source: str) -> None:

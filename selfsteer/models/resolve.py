@@ -32,18 +32,14 @@ def resolve(name: str, *, progress: Progress | None = None) -> str:
         return str(path.resolve())
     if _HUB_NAME.fullmatch(name) and not name.startswith(("./", "../")) and not path.exists():
         return name
-    raise _unknown(name, path)
-
-
-def _unknown(name: str, path: Path) -> ModelError:
-    where = f"model {name!r}"
-    if path.is_file():
-        return ModelError(f"{name} is a file", where=where, do="give the folder it is in, or a .gguf file")
-    if "/" in name or "\\" in name or name.startswith(("~", ".")):
-        do = "check the path; a hub name has the form org/name. " + did_you_mean(name, CATALOGUE)
-        return ModelError(f"no such folder: {path.absolute()}", where=where, do=do)
+    what = f"no model {name!r} in the catalogue, and no such folder"
     do = did_you_mean(name, CATALOGUE) + "; or a local folder, or a hub name (org/name)"
-    return ModelError(f"no model {name!r} in the catalogue, and no such folder", where=where, do=do)
+    if path.is_file():
+        what, do = f"{name} is a file", "give the folder it is in, or a .gguf file"
+    elif "/" in name or "\\" in name or name.startswith(("~", ".")):
+        what = f"no such folder: {path.absolute()}"
+        do = "check the path; a hub name has the form org/name. " + did_you_mean(name, CATALOGUE)
+    raise ModelError(what, where=f"model {name!r}", do=do)
 
 
 def gguf_file(source: str) -> Path | None:

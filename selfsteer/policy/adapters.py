@@ -130,8 +130,6 @@ def check_alike(own: Any, asked: Any) -> None:
         has, wants = getattr(own, name, None), getattr(asked, name, None)
         open_choice = name == "target_modules" and (wants is None or isinstance(wants, str))  # peft expands these
         if has != wants and not open_choice:
-            raise ConfigError(
-                f"the model brings an adapter with {name}={has!r}, but the settings say {wants!r}",
-                where="peft_config",
-                do="set the adapter's own values, or merge it into its base first (merge_and_unload)",
-            )
+            what = f"the model brings an adapter with {name}={has!r}, but the settings say {wants!r}"
+            do = "set the adapter's own values, or merge it into its base first (merge_and_unload)"
+            raise ConfigError(what, where="peft_config", do=do)

@@ -51,11 +51,9 @@ def wait() -> None:
 def check_even(accelerator: Any) -> None:
     """Raise :class:`ConfigError` where some processes would get more micro-batches than others and wait for them."""
     if accelerator.num_processes > 1 and not accelerator.even_batches:
-        raise ConfigError(
-            "several processes need equally many micro-batches",
-            where="accelerator_config, even_batches",
-            do="leave even_batches out: an example that is repeated to even them out weighs nothing the second time",
-        )
+        what = "several processes need equally many micro-batches"
+        do = "leave even_batches out: an example that is repeated to even them out weighs nothing the second time"
+        raise ConfigError(what, where="accelerator_config, even_batches", do=do)
 
 
 def first_time(accelerator: Any, size: int, *, drop_last: bool = False) -> int:

@@ -95,11 +95,8 @@ def _check_idle(settings: Any) -> None:
     for key, switches in _SWITCHED.items():
         off = [switch for switch in switches if key in acting and not _value(settings, switch)]
         if off and _value(settings, key) != _DEFAULTS[key]:
-            raise ConfigError(
-                f"{key}={_value(settings, key)!r} has no effect with {off[0]}=False",
-                where=_WHERE,
-                do=f"leave {key} out, or set {off[0]}",
-            )
+            do = f"leave {key} out, or set {off[0]}"
+            raise ConfigError(f"{key}={_value(settings, key)!r} has no effect with {off[0]}=False", where=_WHERE, do=do)
 
 
 _SWITCHED = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from selfsteer.chat import Chat
 from selfsteer.logprobs import view_cells
@@ -30,19 +30,14 @@ def preview(contrast: Contrast, views: Sequence[View], chat: Chat, max_length: i
         lines += [f"  {view} view", f"    {PAIRINGS[view].prompt}, {_tokens(row.prompt, chat)}, not trained"]
         roles = {"chosen": PAIRINGS[view].chosen, "rejected": PAIRINGS[view].rejected}
         for (side, role), ids in zip(roles.items(), row.responses, strict=True):
-            lines += [f"    {line}" for line in _response_lines(contrast, side, role, ids, chat)]
+            cut = len(ids) < len(contrast.response_ids(role))
+            ended = getattr(contrast, f"{role}_finish") == "stop" and not cut  # then the last token is an end token
+            body = ids[:-1] if ended else ids
+            end = f"{'cut at max_length' if cut else 'generation was cut off'}: no end label"
+            if ended:
+                end = f"end token, {_tokens(ids[-1:], chat)}, trained"
+            lines += [f"    {side}: {role}_response, {_tokens(body, chat)}, trained", f"    {side}: {end}"]
     return "\n".join(lines)
-
-
-def _response_lines(contrast: Contrast, side: str, role: str, ids: Sequence[int], chat: Chat) -> Iterator[str]:
-    cut = len(ids) < len(contrast.response_ids(role))
-    ended = getattr(contrast, f"{role}_finish") == "stop" and not cut  # then the last token is an end token
-    body = ids[:-1] if ended else ids
-    yield f"{side}: {role}_response, {_tokens(body, chat)}, trained"
-    if ended:
-        yield f"{side}: end token, {_tokens(ids[-1:], chat)}, trained"
-    else:
-        yield f"{side}: {'cut at max_length' if cut else 'generation was cut off'}: no end label"
 
 
 def _tokens(ids: Sequence[int], chat: Chat) -> str:

@@ -55,11 +55,9 @@ class ReferenceKey:
         """
         lacking = [row for row in rows if not self._stored(row)] if self._takes_stored else []
         if lacking:
-            raise DataError(
-                "reference='stored' needs stored scores with a key, and some rows have none",
-                where=f"row {lacking[0].id!r}, one of {len(lacking)} such rows",
-                do="score these rows under the reference first, or set reference='start'",
-            )
+            what = "reference='stored' needs stored scores with a key, and some rows have none"
+            do = "score these rows under the reference first, or set reference='start'"
+            raise DataError(what, where=f"row {lacking[0].id!r}, one of {len(lacking)} such rows", do=do)
         autocast = _AUTOCAST.get(self.mixed_precision, self.mixed_precision)
         settings = settings_key(max_length=self._max_length, dtype=self._dtype, autocast=autocast)
         found: list[Tensor | None] = []
@@ -96,11 +94,9 @@ class ReferenceKey:
     def too_late(self, rows: Sequence[Contrast]) -> DataError:
         """Return the error for rows of unknown reference after the weights have moved."""
         otherwise = ", or give rows that the start has scored" if self._weights else ""
-        return DataError(
-            "training has moved the weights, so the reference of these rows can't be scored any more",
-            where=f"row {rows[0].id!r}, one of {len(rows)} without scores that are known to be the start's",
-            do=f"give them as eval_dataset when the trainer is made{otherwise}",
-        )
+        what = "training has moved the weights, so the reference of these rows can't be scored any more"
+        where = f"row {rows[0].id!r}, one of {len(rows)} without scores that are known to be the start's"
+        return DataError(what, where=where, do=f"give them as eval_dataset when the trainer is made{otherwise}")
 
     def _stored(self, row: Contrast) -> ScoreKey | None:
         return ScoreKey.stored(row) if _has_scores(row, self._cells) else None

@@ -203,7 +203,12 @@ class SSOTrainer(WarmupTrainer):
         if self._starts:
             self._check_start(policy, reference)
         bundle = self._objective.loss(policy, reference)
-        self._check_finite(bundle.loss, contrasts)
+        finite = torch.isfinite(bundle.loss.detach()).tolist()
+        bad = [row.id for row, good in zip(contrasts, finite, strict=True) if not good]
+        if anywhere(bool(bad)):
+            where = f"rows {', '.join(bad) or 'of another process'}, step {self.state.global_step}"
+            do = "lower the learning rate, or drop those rows; the last checkpoint is kept"
+            raise TrainingDiverged("the loss is not finite", where=where, do=do)
         self._record(bundle, policy, counted)
         # Gradients are averaged over processes, while the normaliser counts the examples of all of them.
         total = max(counted, 1) if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
@@ -285,16 +290,6 @@ class SSOTrainer(WarmupTrainer):
                     do="drop the column scores to have the reference scored again; turn dropout off; or, where the "
                     "policy is meant to differ from its reference at the start, set check_start=False",
                 )
-
-    def _check_finite(self, loss: Tensor, contrasts: Sequence[Contrast]) -> None:
-        finite = torch.isfinite(loss.detach()).tolist()
-        bad = [row.id for row, good in zip(contrasts, finite, strict=True) if not good]
-        if anywhere(bool(bad)):
-            raise TrainingDiverged(
-                "the loss is not finite",
-                where=f"rows {', '.join(bad) or 'of another process'}, step {self.state.global_step}",
-                do="lower the learning rate, or drop those rows; the last checkpoint is kept",
-            )
 
 
 def _each(data: Any, change: Callable[[Any], Any]) -> Any:

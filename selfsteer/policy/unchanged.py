@@ -67,22 +67,20 @@ class Unchanged(TrainerCallback, ExportableState):
         if self.changed or state.global_step < state.max_steps:
             return
         types = sorted({str(one.dtype).removeprefix("torch.") for one in model.parameters() if one.requires_grad})
+        do = "raise learning_rate: so small a step is lost in the rounding of these weights; float32 keeps it"
+        if not self.rate:
+            do = "raise learning_rate, and check the schedule (lr_scheduler_type and its arguments)"
+        elif not self.gradient:
+            do = (
+                "check the losses: that of every example is flat here, as hinge is once all margins are met, or the "
+                "weight of every example is 0"
+            )
         raise WorkFailed(
             f"the training changed no weight in {state.global_step} step{'' if state.global_step == 1 else 's'}",
             where=f"learning rate up to {self.rate:g}, {', '.join(types)} weights, "
             f"gradients {'above' if self.gradient else 'all'} 0",
-            do=self._advice(),
+            do=do,
         )
-
-    def _advice(self) -> str:
-        if not self.rate:
-            return "raise learning_rate, and check the schedule (lr_scheduler_type and its arguments)"
-        if not self.gradient:
-            return (
-                "check the losses: that of every example is flat here, as hinge is once all margins are met, or the "
-                "weight of every example is 0"
-            )
-        return "raise learning_rate: so small a step is lost in the rounding of these weights; float32 keeps it"
 
 
 def _digests(model: Any) -> Iterator[bytes]:

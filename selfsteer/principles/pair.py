@@ -32,9 +32,8 @@ def pair_for(principle_set: PrincipleSet, aspects: Sequence[str]) -> PrinciplePa
         PrincipleError: There is no aspect, one is named twice, or the set does not have it.
     """
     if not aspects or len(set(aspects)) < len(aspects):
-        raise PrincipleError(
-            f"no principle pair can be made of the aspects {list(aspects)}", do="name at least one, and each once"
-        )
+        what = f"no principle pair can be made of the aspects {list(aspects)}"
+        raise PrincipleError(what, do="name at least one, and each once")
     found = [principle_set.aspect(name) for name in aspects]
     return PrinciplePair(
         aspects=list(aspects),

@@ -108,10 +108,8 @@ class PrincipleSet(_Part):
         for aspect in self.aspects:
             if aspect.name == name:
                 return aspect
-        raise PrincipleError(
-            f"{name!r} is no aspect of the principle set {self.name!r}",
-            do=did_you_mean(name, [aspect.name for aspect in self.aspects]),
-        )
+        do = did_you_mean(name, [aspect.name for aspect in self.aspects])
+        raise PrincipleError(f"{name!r} is no aspect of the principle set {self.name!r}", do=do)
 
     @model_validator(mode="after")
     def _check(self) -> PrincipleSet:
@@ -125,20 +123,8 @@ Problem = tuple[tuple[str | int, ...], str, str]
 
 
 def _problems(principles: PrincipleSet) -> Iterator[Problem]:
-    yield from _aspect_problems(principles.aspects)
-    choosable = [aspect.name for aspect in principles.choosable]
-    count = principles.aspects_per_query
-    if count > len(choosable):
-        what = f"aspects_per_query is {count}, but there are only {len(choosable)} aspects to choose from"
-        yield ("aspects_per_query",), what, "lower it, or add aspects (those with extra: true are not chosen)"
-    yield from _reference_problems(("fallback",), principles.fallback, choosable)
-    for i, example in enumerate(principles.few_shot):
-        yield from _reference_problems(("few_shot", i, "aspects"), example.aspects, choosable)
-
-
-def _aspect_problems(aspects: Sequence[Aspect]) -> Iterator[Problem]:
     seen: set[str] = set()
-    for i, aspect in enumerate(aspects):
+    for i, aspect in enumerate(principles.aspects):
         if not _NAME.fullmatch(aspect.name):
             do = "use a word or a short phrase of letters, digits, blanks and hyphens"
             yield ("aspects", i, "name"), f"{aspect.name!r} can't be an aspect's name", do
@@ -149,6 +135,14 @@ def _aspect_problems(aspects: Sequence[Aspect]) -> Iterator[Problem]:
             if getattr(aspect, good).casefold() == getattr(aspect, bad).casefold():
                 what = f"{good} and {bad} of {aspect.name!r} are the same"
                 yield ("aspects", i, bad), what, "equal ones steer nowhere: make them opposites"
+    choosable = [aspect.name for aspect in principles.choosable]
+    count = principles.aspects_per_query
+    if count > len(choosable):
+        what = f"aspects_per_query is {count}, but there are only {len(choosable)} aspects to choose from"
+        yield ("aspects_per_query",), what, "lower it, or add aspects (those with extra: true are not chosen)"
+    yield from _reference_problems(("fallback",), principles.fallback, choosable)
+    for i, example in enumerate(principles.few_shot):
+        yield from _reference_problems(("few_shot", i, "aspects"), example.aspects, choosable)
 
 
 def _reference_problems(at: tuple[str | int, ...], names: Sequence[str], choosable: Sequence[str]) -> Iterator[Problem]:

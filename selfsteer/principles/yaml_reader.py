@@ -31,10 +31,8 @@ def load_set(name_or_path: str | Path) -> PrincipleSet:
     name = str(name_or_path)
     path = _FOLDER / f"{name}.yaml" if name in list_sets() else Path(name_or_path).expanduser()
     if not path.is_file():
-        raise PrincipleError(
-            f"no such principle set: {name!r}",
-            do=f"{did_you_mean(path.stem, list_sets())}, or the path of a YAML file",
-        )
+        do = f"{did_you_mean(path.stem, list_sets())}, or the path of a YAML file"
+        raise PrincipleError(f"no such principle set: {name!r}", do=do)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -69,7 +67,11 @@ def parse_set(text: str, where: str = "principle set") -> PrincipleSet:
         loc = (*first["loc"], *first.get("ctx", {}).get("at", ()))
         what, do = _words(first, loc)
         more = f" ({len(others)} more)" if others else ""
-        raise PrincipleError(what + more, where=_line_of(loc, lines) or f"{where}:1", do=do) from error
+        # The line of the key, or of the first key beside one that is missing.
+        path = tuple(map(str, loc))
+        depths = range(len(path), -1, -1)
+        place = next((at for end in depths for key, at in lines.items() if key[:end] == path[:end]), f"{where}:1")
+        raise PrincipleError(what + more, where=place, do=do) from error
 
 
 def _words(error: ErrorDetails, loc: Sequence[str | int]) -> tuple[str, str]:
@@ -86,10 +88,3 @@ def _words(error: ErrorDetails, loc: Sequence[str | int]) -> tuple[str, str]:
     if kind in ("string_too_short", "too_short"):
         return f"{key} is empty", "give it a value or leave the key out" if key == "direction" else "give it a value"
     return f"wrong value for {key}: {error['msg']}", "correct that value"
-
-
-def _line_of(loc: Sequence[str | int], lines: Lines) -> str:
-    """Return the line of a key, or of the first key beside one that is missing; "" where there is none."""
-    path = tuple(map(str, loc))
-    depths = range(len(path), -1, -1)
-    return next((place for end in depths for key, place in lines.items() if key[:end] == path[:end]), "")

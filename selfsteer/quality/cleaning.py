@@ -53,15 +53,7 @@ def clean_response(response: Response, decode: Decode | None, labels: Sequence[s
             f"response {response.id!r} ({response.role}) carries token ids, but no decode was given to clean them with",
             do="pass the tokenizer's decode (skipping special tokens), or a response without token ids",
         )
-    return _clean_ids(response, response.token_ids, decode, labels)
-
-
-def first_boundary(ids: list[int], decode: Decode, offset: int) -> int:
-    """Return the number of tokens that hold the first ``offset`` characters, never ending inside a character."""
-    return _Boundaries(ids, decode, decode(ids)).start(_Span(offset, offset, offset))
-
-
-def _clean_ids(response: Response, ids: list[int], decode: Decode, labels: Sequence[str]) -> Response:
+    ids = response.token_ids
     whole = decode(ids)
     span, boundaries = _kept_span(whole, response.finish, labels), _Boundaries(ids, decode, whole)
     start = boundaries.start(span)
@@ -69,6 +61,11 @@ def _clean_ids(response: Response, ids: list[int], decode: Decode, labels: Seque
     end = len(ids) if response.finish == "stop" else boundaries.end(span, start)
     kept = ids[start:end]
     return dataclasses.replace(response, text=decode(kept).strip() if kept else "", token_ids=kept)
+
+
+def first_boundary(ids: list[int], decode: Decode, offset: int) -> int:
+    """Return the number of tokens that hold the first ``offset`` characters, never ending inside a character."""
+    return _Boundaries(ids, decode, decode(ids)).start(_Span(offset, offset, offset))
 
 
 class _Span(NamedTuple):

@@ -58,11 +58,9 @@ class Repeats(TempDatabase):
         """
         new = "INSERT INTO marks VALUES (?, ?) ON CONFLICT DO NOTHING"
         if not self.execute(new, (_name(row), self._find(row))).rowcount:
-            raise InputError(
-                "two rows have the same id, so it is unclear which of them is meant",
-                where=f"row {row.id!r} of round {row.round}",
-                do="give each row an id of its own, or leave one of the files out",
-            )
+            what = "two rows have the same id, so it is unclear which of them is meant"
+            do = "give each row an id of its own, or leave one of the files out"
+            raise InputError(what, where=f"row {row.id!r} of round {row.round}", do=do)
 
     def of(self, row: Contrast) -> str:
         """Return what ``row`` repeats, "" where it repeats nothing; it must have been added."""

@@ -133,10 +133,17 @@ def _parse(entry: FilterSpec | Filter, where: str) -> Filter:
     name, settings = _name_and_settings(entry, where)
     if name not in FILTERS:
         raise ConfigError(f"unknown filter {name!r}", where=where, do=did_you_mean(name, FILTERS))
+    kind = FILTERS[name]
     try:
-        return FILTERS[name].model_validate(settings)
+        return kind.model_validate(settings)
     except ValidationError as error:
-        raise _config_error(FILTERS[name], error, f"{where}.{name}") from error
+        first = error.errors()[0]
+        setting = ".".join(map(str, first["loc"]))
+        what, do = f"filter {name!r}: {first['msg']}", f"set {setting} to a valid value"
+        if first["type"] == "extra_forbidden":
+            what = f"filter {name!r} has no setting {setting!r}"
+            do = did_you_mean(setting, kind.model_fields) if kind.model_fields else f"{name!r} has no settings"
+        raise ConfigError(what, where=f"{where}.{name}.{setting}", do=do) from error
 
 
 def _name_and_settings(entry: object, where: str) -> tuple[str, dict[str, Any]]:
@@ -147,13 +154,3 @@ def _name_and_settings(entry: object, where: str) -> tuple[str, dict[str, Any]]:
         if settings is None or isinstance(settings, Mapping):  # YAML writes "leak:" with nothing after it as None
             return str(name), dict(settings or {})
     raise ConfigError(f"can't read the filter {entry!r}", where=where, do="write a name, or {name: {setting: value}}")
-
-
-def _config_error(kind: type[Filter], error: ValidationError, where: str) -> ConfigError:
-    first = error.errors()[0]
-    setting = ".".join(map(str, first["loc"]))
-    where = f"{where}.{setting}"
-    if first["type"] != "extra_forbidden":
-        return ConfigError(f"filter {kind.name!r}: {first['msg']}", where=where, do=f"set {setting} to a valid value")
-    hint = did_you_mean(setting, kind.model_fields) if kind.model_fields else f"{kind.name!r} has no settings"
-    return ConfigError(f"filter {kind.name!r} has no setting {setting!r}", where=where, do=hint)

@@ -13,7 +13,6 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
@@ -23,19 +22,12 @@ _FILE = Path(__file__).parent / "refusals.yaml"
 _OPENING, _READ = 200, 400  # characters
 
 
-class _Patterns(NamedTuple):
-    refuses: re.Pattern[str]
-    answers: re.Pattern[str]
-
-
 def refusal(text: str) -> str:
     """Return the words in which ``text`` refuses, "" where it doesn't."""
     start = " ".join(text[:_READ].replace("\u2019", "'").split())
-    patterns = _patterns()
-    match = patterns.refuses.search(start, 0, _OPENING)
-    if match is None or patterns.answers.search(start, match.end()):
-        return ""
-    return match[0]
+    refuses, answers = _patterns()
+    match = refuses.search(start, 0, _OPENING)
+    return "" if match is None or answers.search(start, match.end()) else match[0]
 
 
 def phrases_fingerprint() -> str:
@@ -44,7 +36,8 @@ def phrases_fingerprint() -> str:
 
 
 @functools.cache
-def _patterns() -> _Patterns:
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the patterns of phrases that refuse, and of those that answer all the same."""
     known = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     lists = {f"{{{name}}}": known[name].replace(" |", "|") for name in ("able", "help", "proper")}
 
@@ -54,6 +47,5 @@ def _patterns() -> _Patterns:
             joined = joined.replace(name, listed)
         return re.compile(joined, re.IGNORECASE)
 
-    return _Patterns(
-        compiled(p for phrases in known["languages"].values() for p in phrases), compiled(known["answers"])
-    )
+    refusing = (phrase for phrases in known["languages"].values() for phrase in phrases)
+    return compiled(refusing), compiled(known["answers"])

@@ -272,11 +272,9 @@ def _score(row: Contrast, name: str, response: str, prompt: str) -> float:
     score = _find_score(row, response, prompt)
     if score is None or not math.isfinite(score):
         found = "has no score" if score is None else f"has the score {score}"
-        raise InputError(
-            f"filter {name!r} needs log-probs, but {response} {found} under {prompt}",
-            where=f"row {row.id!r}",
-            do=f"score the rows first (the scores stage, with a model that gives log-probs), or take {name} out",
-        )
+        what = f"filter {name!r} needs log-probs, but {response} {found} under {prompt}"
+        do = f"score the rows first (the scores stage, with a model that gives log-probs), or take {name} out"
+        raise InputError(what, where=f"row {row.id!r}", do=do)
     return score
 
 

@@ -48,15 +48,14 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     line_rest = text[match.end() :].partition("\n")[0].lstrip()
     if line_rest[:1].islower():
         return False
-    return match["run"] != "." or not _is_abbreviation(text, match.start())
-
-
-def _is_abbreviation(text: str, stop: int) -> bool:
-    """Return whether the one full stop at offset ``stop`` belongs to the word or number before it."""
+    if match["run"] != ".":
+        return True
+    # One full stop may belong to the word or number before it.
+    stop = match.start()
     line = text[text.rfind("\n", 0, stop) + 1 : stop]
     if _LIST_NUMBER.fullmatch(line):
-        return True
+        return False
     last = _LAST_WORD.search(line[-_LONGEST:])  # of the whole line, the search would be quadratic
     word = last[0] if last else ""
     is_initial = len(word) == 1 and word.isupper() and word != "I" and word.isascii()
-    return is_initial or _ABBREVIATIONS.fullmatch(word) is not None
+    return not is_initial and _ABBREVIATIONS.fullmatch(word) is None

@@ -65,7 +65,14 @@ class Leak(Filter):
     def reason(self, row: Contrast, context: Context) -> str:
         """Quote what leaked. The original response has no instructions, so it has nothing to leak."""
         for role in ("positive", "negative"):  # yo was sampled without principles
-            why = self._leak(getattr(row, f"{role}_response"), _guidance(row, role, context))
+            steered: Iterable[dict[str, str]] = getattr(row, f"{role}_prompt")
+            guidance = leak.Guidance(
+                principle=getattr(row, f"{role}_principle"),
+                system=tuple(message["content"] for message in steered if message["role"] == "system"),
+                query=tuple(message["content"] for message in row.prompt),
+                adjectives=tuple(word for aspect in row.aspects for word in context.adjectives.get(aspect, ())),
+            )
+            why = self._leak(getattr(row, f"{role}_response"), guidance)
             if why:
                 return f"{SYMBOLS[f'{role}_response']} {why}"
         return ""
@@ -257,13 +264,3 @@ _LANGUAGES = re.compile(
     r"|tedesco|francese|spagnolo|inglês|alemão|francês|espanhol)",
     re.IGNORECASE,
 )
-
-
-def _guidance(row: Contrast, role: str, context: Context) -> leak.Guidance:
-    steered: Iterable[dict[str, str]] = getattr(row, f"{role}_prompt")
-    return leak.Guidance(
-        principle=getattr(row, f"{role}_principle"),
-        system=tuple(message["content"] for message in steered if message["role"] == "system"),
-        query=tuple(message["content"] for message in row.prompt),
-        adjectives=tuple(word for aspect in row.aspects for word in context.adjectives.get(aspect, ())),
-    )

@@ -43,7 +43,11 @@ def think_apart(response: Response, chat: Chat | None) -> Response:
     if tags is None:
         return response
     if response.token_ids is None or chat is None:
-        return _of_text(response, tags, opened)
+        text = response.text
+        if (thought := tags.leading(text, opened=opened)) is None:
+            return response
+        thinking = _joined(response.thinking, text[thought.start : thought.end])
+        return dataclasses.replace(response, text=text[thought.answer :].strip(), thinking=thinking)
     return _of_ids(response, response.token_ids, chat, tags, opened)
 
 
@@ -72,15 +76,6 @@ def _leading_tags(response: Response, chat: Chat | None) -> tuple[ThinkingTags |
     else:  # tags may be special tokens, which the text does not show
         head = chat.tokenizer.decode(response.token_ids[:_HEAD], clean_up_tokenization_spaces=False)
     return next((tags for tags in known if head.lstrip().startswith(tags.open)), None), False
-
-
-def _of_text(response: Response, tags: ThinkingTags, opened: bool) -> Response:
-    text = response.text
-    thought = tags.leading(text, opened=opened)
-    if thought is None:
-        return response
-    thinking = _joined(response.thinking, text[thought.start : thought.end])
-    return dataclasses.replace(response, text=text[thought.answer :].strip(), thinking=thinking)
 
 
 def _of_ids(response: Response, ids: list[int], chat: Chat, tags: ThinkingTags, opened: bool) -> Response:

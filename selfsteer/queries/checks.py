@@ -61,12 +61,24 @@ class Checks:
             apart: Ids of queries that it may be near to.
         """
         text = "\n".join(message["content"] for message in prompt)
-        return (
-            self._length(len(text))
-            or self._language("\n".join(message["content"] for message in prompt if message["role"] == "user"))
-            or self._contaminated(prompt)
-            or self._near_duplicate(name, text, apart)
-        )
+        least, most = self.settings.min_chars, self.settings.max_chars
+        if least is not None and len(text) < least:
+            return Fault("too_short", f"too short: {len(text)} characters, fewer than {least}")
+        if most is not None and len(text) > most:
+            return Fault("too_long", f"too long: {len(text)} characters, more than {most}")
+        if self.languages is not None:
+            code = language("\n".join(message["content"] for message in prompt if message["role"] == "user"))
+            if code is not None and code not in self.languages:
+                return Fault("language", f"language {code}, not {' or '.join(self.languages)}", {"language": code})
+        benchmarks = self._benchmarks
+        for found in (benchmarks.find(message["content"]) for message in prompt) if benchmarks else ():
+            if found:
+                reason = f"shares words with the benchmark {found.benchmark} ({found.row}): {found.words!r}"
+                return Fault("contaminated", reason, dataclasses.asdict(found))
+        if self._near and (near := self._near.add(name, text, apart)):
+            reason = f"near duplicate of {near.id} (similarity {near.similarity:.2f})"
+            return Fault("near_duplicate", reason, {"of": near.id})
+        return None
 
     def remember(self, name: str, prompt: Sequence[Message]) -> None:
         """Let later queries be compared with this one, which is not checked itself.
@@ -76,39 +88,6 @@ class Checks:
         """
         if self._near:
             self._near.remember(name, "\n".join(message["content"] for message in prompt))
-
-    def _length(self, count: int) -> Fault | None:
-        least, most = self.settings.min_chars, self.settings.max_chars
-        if least is not None and count < least:
-            return Fault("too_short", f"too short: {count} characters, fewer than {least}")
-        if most is not None and count > most:
-            return Fault("too_long", f"too long: {count} characters, more than {most}")
-        return None
-
-    def _language(self, text: str) -> Fault | None:
-        if self.languages is None:
-            return None
-        code = language(text)
-        if code is None or code in self.languages:
-            return None
-        return Fault("language", f"language {code}, not {' or '.join(self.languages)}", {"language": code})
-
-    def _contaminated(self, prompt: Sequence[Message]) -> Fault | None:
-        if self._benchmarks is None:
-            return None
-        for message in prompt:
-            found = self._benchmarks.find(message["content"])
-            if found:
-                reason = f"shares words with the benchmark {found.benchmark} ({found.row}): {found.words!r}"
-                return Fault("contaminated", reason, dataclasses.asdict(found))
-        return None
-
-    def _near_duplicate(self, name: str, text: str, apart: Collection[str]) -> Fault | None:
-        near = self._near.add(name, text, apart) if self._near else None
-        if near is None:
-            return None
-        reason = f"near duplicate of {near.id} (similarity {near.similarity:.2f})"
-        return Fault("near_duplicate", reason, {"of": near.id})
 
 
 def load_benchmarks(sources: Sequence[BenchmarkSettings], ngram: int) -> Benchmarks | None:
@@ -122,9 +101,8 @@ def load_benchmarks(sources: Sequence[BenchmarkSettings], ngram: int) -> Benchma
     benchmarks = Benchmarks(ngram)
     for settings in sources:
         if not benchmarks.add(settings.source, _texts(settings)):
-            raise DataError(
-                "the benchmark holds no text", where=settings.source, do="check queries.decontaminate: file and field"
-            )
+            do = "check queries.decontaminate: file and field"
+            raise DataError("the benchmark holds no text", where=settings.source, do=do)
     return benchmarks
 
 

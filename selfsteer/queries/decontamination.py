@@ -76,14 +76,6 @@ class Benchmarks:
         if len(words) < self.ngram:
             row = self._short.get(tuple(words))
             return None if row is None else Contamination(*self._places[row], " ".join(words))
-        found = self._first(words)
-        if found is None:
-            return None
-        start, row = found
-        return Contamination(*self._places[row], " ".join(words[start : start + self.ngram]))
-
-    def _first(self, words: list[str]) -> tuple[int, int] | None:
-        """Return where the first run that a benchmark has begins, and the benchmark's row."""
         import numpy as np
 
         runs, rows = self._index()
@@ -92,7 +84,10 @@ class Benchmarks:
         wanted = _hashes(words, self.ngram)
         places = np.minimum(np.searchsorted(runs, wanted), len(runs) - 1)
         hits = np.flatnonzero(runs[places] == wanted)
-        return (int(hits[0]), int(rows[places[hits[0]]])) if len(hits) else None
+        if not len(hits):
+            return None
+        start, row = int(hits[0]), int(rows[places[hits[0]]])
+        return Contamination(*self._places[row], " ".join(words[start : start + self.ngram]))
 
     def _index(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the runs, sorted and each once, and the first row that has each."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import gzip
 import io
 import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,9 @@ def read_file(path: Path) -> Rows:
     Raises:
         DataError: The format is unknown, or the file can't be read as a whole.
     """
-    suffix = format_of(path)
-    if not suffix:
-        supported = ", ".join(READERS)
-        raise DataError(
-            f"can't tell the format of {path.name!r}",
-            where=str(path),
-            do=f"use one of {supported} (.gz after a text format)",
-        )
+    if not (suffix := format_of(path)):
+        do = f"use one of {', '.join(READERS)} (.gz after a text format)"
+        raise DataError(f"can't tell the format of {path.name!r}", where=str(path), do=do)
     yield from READERS[suffix](path)
 
 
@@ -152,11 +148,9 @@ def _json_file(path: Path) -> Rows:
     try:
         data = json.loads(text) if text.strip() else []
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"not valid JSON: {_json_fault(error)}",
-            where=f"{path}:{getattr(error, 'lineno', 1)}",
-            do="correct that line; the file must hold one JSON list, or one JSON value per line",
-        ) from error
+        what = f"not valid JSON: {_json_fault(error)}"
+        do = "correct that line; the file must hold one JSON list, or one JSON value per line"
+        raise DataError(what, where=f"{path}:{getattr(error, 'lineno', 1)}", do=do) from error
     rows = data["data"] if isinstance(data, dict) and isinstance(data.get("data"), list) else data
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
         yield f"{path}: row {number}", row
@@ -196,20 +190,17 @@ _UNHELD = (ArithmeticError, LookupError, ValueError, TypeError, ImportError, Not
 """Raised by pyarrow for a value that Python can't hold: a year beyond 9999, an unknown time zone, a torn text."""
 
 
-def _values(column: Any) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-        return values
-    except _UNHELD:
-        return [_value(cell) for cell in column]
+def _values(column: Any) -> Any:
+    with suppress(*_UNHELD):
+        return column.to_pylist()
+    return map(_value, column)
 
 
 def _value(cell: Any) -> Any:
-    for read in (lambda: cell.as_py(), lambda: cell.cast(pa.string()).as_py()):
-        try:
-            return read()
-        except _UNHELD:
-            continue
+    with suppress(*_UNHELD):
+        return cell.as_py()
+    with suppress(*_UNHELD):
+        return cell.cast(pa.string()).as_py()
     return Unreadable(f"a value of type {cell.type} that Python can't hold")
 
 
@@ -269,7 +260,9 @@ def _lines(path: Path, *, table: bool = False) -> Iterator[tuple[int, str]]:
     UTF-16 and UTF-32 are detected by their byte order mark or by the first character. "\r" ends lines too where the
     head of the file has no "\n", and in a table with a header that ends so (its cells may hold "\n").
     """
-    with reading(path), _open(path) as stream:
+    is_packed = path.name.lower().endswith(".gz")
+    open_file: Any = gzip.open if is_packed else functools.partial(open, buffering=_HEAD)
+    with reading(path), open_file(path, "rb") as stream:
         head = stream.peek(_HEAD)[:_HEAD]
         encoding = _encoding(head)
         text = head.decode(encoding, "ignore")
@@ -313,10 +306,6 @@ def _decoded(raw: bytes, where: str) -> str:
         ) from error
 
 
-def _open(path: Path) -> AbstractContextManager[Any]:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb", buffering=_HEAD)
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn "no permission", a torn archive and a damaged Parquet file into a :class:`DataError`."""
@@ -324,9 +313,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"can't read the file: {reason}", where=str(path), do="check that it is complete and that you may read it"
-        ) from error
+        do = "check that it is complete and that you may read it"
+        raise DataError(f"can't read the file: {reason}", where=str(path), do=do) from error
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {

@@ -51,9 +51,8 @@ def data_files(folder: Path, split: str | None = None, key: str = "dataset_split
     else:
         splits = _repository(folder)
     if split is not None and split not in splits:
-        raise DataError(
-            f"no split {split!r} in that folder", where=str(folder), do=f"{key}: {did_you_mean(split, splits)}"
-        )
+        do = f"{key}: {did_you_mean(split, splits)}"
+        raise DataError(f"no split {split!r} in that folder", where=str(folder), do=do)
     return [file for name, files in splits.items() if split in (None, name) for file in files]
 
 

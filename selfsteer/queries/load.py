@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from selfsteer.config import MAX_LEFT_OUT
 from selfsteer.errors import ConfigError, DataError, did_you_mean
@@ -98,16 +98,13 @@ def load_queries(
         DataError: The source is missing, a file can't be read, its table has no column ``field``, too many rows can't
             be used, or no query is left.
     """
-    found = stream_queries(
-        source, field=field, split=split, limit=limit, dataset_split=dataset_split, max_left_out=max_left_out
+    found = list(
+        stream_queries(
+            source, field=field, split=split, limit=limit, dataset_split=dataset_split, max_left_out=max_left_out
+        )
     )
-    loaded = Loaded([], [])
-    for item in found:
-        if isinstance(item, Query):
-            loaded.queries.append(item)
-        else:
-            loaded.dropped.append(item)
-    return loaded
+    queries = [item for item in found if isinstance(item, Query)]
+    return Loaded(queries, [item for item in found if isinstance(item, Dropped)])
 
 
 def stream_queries(
@@ -139,7 +136,23 @@ def stream_queries(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}", where="queries.limit", do="give 1 or more, or leave it out for all")
     check_dataset_split(source, dataset_split, _SPLIT_KEY)
-    return _stream(source, field, cast(Literal["train", "heldout"], split), limit, dataset_split, max_left_out)
+
+    def found() -> Generator[Query | Dropped, None, None]:
+        tally, taken = Tally(), 0
+        with Seen() as seen, closing(source_rows(source, dataset_split, _SPLIT_KEY)) as rows:
+            for where, row, origin in rows:
+                item = _query_of(row, where, origin, split, field, seen)
+                tally.rows += 1
+                if isinstance(item, Query):
+                    taken += 1
+                elif item.unusable:
+                    tally.add(where, item.reason, item.do)
+                yield item
+                if taken == limit:
+                    break
+        check_share(tally.info, "query", source, most=max_left_out, key=_SHARE_KEY)
+
+    return found()
 
 
 def source_fingerprint(source: str) -> str:
@@ -185,67 +198,32 @@ def source_rows(
         yield from ((where, row, path.name) for where, row in read_file(path))
 
 
-def _stream(
-    source: str,
-    field: str | None,
-    split: Literal["train", "heldout"],
-    limit: int | None,
-    dataset_split: str,
-    max_left_out: float | None,
-) -> Generator[Query | Dropped, None, None]:
-    tally, taken = Tally(), 0
-    with Seen() as seen, closing(source_rows(source, dataset_split, _SPLIT_KEY)) as rows:
-        reader = _Reader(split, field, seen)
-        for where, row, origin in rows:
-            found = reader.read(where, row, origin)
-            tally.rows += 1
-            if isinstance(found, Query):
-                taken += 1
-            elif found.unusable:
-                tally.add(where, found.reason, found.do)
-            yield found
-            if taken == limit:
-                break
-    check_share(tally.info, "query", source, most=max_left_out, key=_SHARE_KEY)
-
-
-@dataclasses.dataclass
-class _Reader:
-    """Turns rows into queries; ``seen`` finds repetitions and clashes of ids."""
-
-    split: Literal["train", "heldout"]
-    field: str | None
-    seen: Seen
-
-    def read(self, where: str, row: Any, origin: str) -> Query | Dropped:
-        # All rows of a table have the same columns, so there a missing one is a fault of the file.
-        is_table = format_of(Path(origin)) not in (".jsonl", ".json", ".txt")
-        if self.field is not None and is_table and isinstance(row, dict) and self.field not in row:
-            do = did_you_mean(self.field, map(str, row))
-            raise DataError(f"no column {self.field!r} here", where=where, do=do)
-        own_id = ""
-        try:
-            own_id = _own_id(row)
-            prompt = to_prompt(row, self.field)
-            name, content = own_id or made_id(prompt), content_hash(prompt)
-            if first := self.seen.claim(name, content, where):
-                do = "give each query its own id, or leave the column out: ids are then made from the text"
-                raise Unusable(f"its id {name!r} belongs to another query already ({first})", do)
-        except Unusable as unusable:
-            return Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
-        if first := self.seen.first_id(content, name):  # a repetition is no fault: it counts in no share
-            return Dropped(name, where, f"duplicate of {first}")
-        return Query(name, prompt, self.split, _origin(row) or origin, _grown_from(row))
+def _query_of(row: Any, where: str, origin: str, split: Any, field: str | None, seen: Seen) -> Query | Dropped:
+    """Return a row as a query; ``seen`` finds repetitions and clashes of ids."""
+    # All rows of a table have the same columns, so there a missing one is a fault of the file.
+    is_table = format_of(Path(origin)) not in (".jsonl", ".json", ".txt")
+    if field is not None and is_table and isinstance(row, dict) and field not in row:
+        raise DataError(f"no column {field!r} here", where=where, do=did_you_mean(field, map(str, row)))
+    own_id = ""
+    try:
+        own_id = _own_id(row)
+        prompt = to_prompt(row, field)
+        name, content = own_id or made_id(prompt), content_hash(prompt)
+        if first := seen.claim(name, content, where):
+            do = "give each query its own id, or leave the column out: ids are then made from the text"
+            raise Unusable(f"its id {name!r} belongs to another query already ({first})", do)
+    except Unusable as unusable:
+        return Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
+    if first := seen.first_id(content, name):  # a repetition is no fault: it counts in no share
+        return Dropped(name, where, f"duplicate of {first}")
+    return Query(name, prompt, split, _origin(row) or origin, _grown_from(row))
 
 
 def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
     """Raise :class:`ConfigError`, naming the recipe's ``key``, where it names a split and the source has none."""
     if dataset_split != "train" and not is_split(source):
-        raise ConfigError(
-            f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits",
-            where=key,
-            do="leave it out, or give a hub data set (org/name)",
-        )
+        what = f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits"
+        raise ConfigError(what, where=key, do="leave it out, or give a hub data set (org/name)")
 
 
 def is_split(source: str) -> bool:

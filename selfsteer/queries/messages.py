@@ -219,7 +219,18 @@ def role_of(item: Any, name: str) -> str:
 
 def read_messages(items: Sequence[Any], name: str) -> list[Message]:
     """Return messages of a column as role and content."""
-    return [_message(item, role_of(item, name), name) for item in items]
+    what, messages = f"a message of {name!r}", list[Message]()
+    for item in items:
+        role = role_of(item, name)
+        if role not in ("system", "user", "assistant"):
+            raise Unusable(f"{name!r} has a message of role {role!r}, none of system, user and assistant")
+        _refuse_what_is_no_text(item, what)
+        # Parquet fills a key that only other messages have with null.
+        content = next((item[key] for key in ("content", "value") if item.get(key) is not None), None)
+        if content is None or content != content or content == []:
+            raise Unusable(f"{name!r} has a message of role {role!r} that holds no text")
+        messages.append({"role": role, "content": checked_text(content, what)})
+    return messages
 
 
 def checked_text(value: Any, what: str) -> str:
@@ -243,17 +254,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _message(item: dict[str, Any], role: str, name: str) -> Message:
-    if role not in ("system", "user", "assistant"):
-        raise Unusable(f"{name!r} has a message of role {role!r}, none of system, user and assistant")
-    _refuse_what_is_no_text(item, f"a message of {name!r}")
-    # Parquet fills a key that only other messages have with null.
-    content = next((item[key] for key in ("content", "value") if item.get(key) is not None), None)
-    if content is None or content != content or content == []:
-        raise Unusable(f"{name!r} has a message of role {role!r} that holds no text")
-    return {"role": role, "content": checked_text(content, f"a message of {name!r}")}
-
-
 def _part(part: Any, what: str) -> str:
     """Return the text of a content part (OpenAI's form); any other part is refused by its type."""
     if isinstance(part, str):
@@ -267,8 +267,6 @@ def _part(part: Any, what: str) -> str:
 
 
 def _refuse_what_is_no_text(held: Mapping[str, Any], what: str) -> None:
-    if _BESIDE_TEXT.keys().isdisjoint(held):
-        return
     for name in (name for name in _BESIDE_TEXT if name in held):
         value = held[name]
         if not is_missing(value) and not (isinstance(value, str) and value.strip().lower() in _NOTHING):

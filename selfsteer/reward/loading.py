@@ -62,11 +62,9 @@ def load_reward_model(
     if lacking:  # transformers would continue with a random head
         others = ", ".join(sorted(info["unexpected_keys"])[:3])
         held = f"; besides its layers it has: {others}" if others else ""
-        raise ModelError(
-            f"{source} has no score head ({', '.join(lacking)}), so it is not a reward model{held}",
-            where=source,
-            do="give a sequence-classification model with one output; a language model can judge by its log-probs",
-        )
+        what = f"{source} has no score head ({', '.join(lacking)}), so it is not a reward model{held}"
+        do = "give a sequence-classification model with one output; a language model can judge by its log-probs"
+        raise ModelError(what, where=source, do=do)
     check_complete(info, source)
     _check_outputs(source, model.config.num_labels)
     model.config.use_cache = False  # one pass a text needs no cache of keys and values

@@ -5,7 +5,7 @@ No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -150,27 +150,23 @@ class RewardRecipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardRecipe:
-        for what, key in self._inconsistencies():
-            raise conflict(what, key)
-        return self
-
-    def _inconsistencies(self) -> Iterator[tuple[str, str]]:
         for variant, names in self.of_variant.items():
             for name in names:
                 if name not in self.sets:
-                    yield f"no set is called {name!r}. {did_you_mean(name, self.sets)}", f"variants.{variant}"
+                    raise conflict(f"no set is called {name!r}. {did_you_mean(name, self.sets)}", f"variants.{variant}")
                 if names.count(name) > 1:
                     what = f"{name!r} is listed {names.count(name)} times; sets.{name}.weight repeats its pairs"
-                    yield what, f"variants.{variant}"
+                    raise conflict(what, f"variants.{variant}")
         idle = self.sets.keys() - {name for names in self.of_variant.values() for name in names}
         if idle:
-            yield f"no variant uses the set {min(idle)!r}", "variants"
+            raise conflict(f"no variant uses the set {min(idle)!r}", "variants")
         if len(set(self.seeds)) < len(self.seeds):
-            yield f"seeds {self.seeds} has a duplicate, which would train the same model", "seeds"
+            raise conflict(f"seeds {self.seeds} has a duplicate, which would train the same model", "seeds")
         if len(set(self.evaluate)) < len(self.evaluate):
-            yield "evaluate names a file twice", "evaluate"
+            raise conflict("evaluate names a file twice", "evaluate")
         if self.evaluate_limit is not None and not self.evaluate:
-            yield "evaluate_limit needs files, and evaluate names none", "evaluate_limit"
+            raise conflict("evaluate_limit needs files, and evaluate names none", "evaluate_limit")
+        return self
 
 
 def load_reward_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RewardRecipe:

@@ -101,9 +101,7 @@ def test_without_program_and_judge_the_accuracy_is_unknown(tmp_path, queries, fa
     assert found["parts"][0]["before"]["program"] is None and found["parts"][0]["candidates"] == []
     fake(FakeJudge())
     judged = evaluate_signal(tmp_path / "run", overrides=NAMED)
-    assert judged["notes"][0] == (
-        "No program checks fake here: `selfsteer judge` does, on labelled pairs."
-    )
+    assert judged["notes"][0] == ("No program checks fake here: `selfsteer judge` does, on labelled pairs.")
 
 
 def test_a_second_call_asks_the_judge_nothing(copied, fake):
