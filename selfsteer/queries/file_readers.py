@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import codecs
 import csv
-import functools
 import gzip
 import io
 import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -260,9 +259,7 @@ def _lines(path: Path, *, table: bool = False) -> Iterator[tuple[int, str]]:
     UTF-16 and UTF-32 are detected by their byte order mark or by the first character. "\r" ends lines too where the
     head of the file has no "\n", and in a table with a header that ends so (its cells may hold "\n").
     """
-    is_packed = path.name.lower().endswith(".gz")
-    open_file: Any = gzip.open if is_packed else functools.partial(open, buffering=_HEAD)
-    with reading(path), open_file(path, "rb") as stream:
+    with reading(path), _open(path) as stream:
         head = stream.peek(_HEAD)[:_HEAD]
         encoding = _encoding(head)
         text = head.decode(encoding, "ignore")
@@ -304,6 +301,10 @@ def _decoded(raw: bytes, where: str) -> str:
             where=where,
             do="save the file as UTF-8, for example with iconv -f LATIN1 -t UTF-8",
         ) from error
+
+
+def _open(path: Path) -> AbstractContextManager[Any]:
+    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb", buffering=_HEAD)
 
 
 @contextmanager
