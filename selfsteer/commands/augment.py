@@ -62,27 +62,22 @@ def augment(arguments: AugmentArguments) -> Grown:
         overwrite=arguments.overwrite, display=Display(quiet=arguments.quiet),
     )  # fmt: skip
     if not arguments.quiet:
-        _show(found, output, run_dir)
+        from selfsteer.commands.tables import plain_table
+
+        unused = f"; not used: {_listed(found.unused_seeds)}" if found.unused_seeds else ""
+        languages = "any language" if found.languages is None else f"languages kept: {', '.join(found.languages)}"
+        say(f"{found.seeds} seeds{unused}; {languages}")
+        say(f"{found.requests} requests in {found.rounds} rounds; answers: {_listed(found.outcomes)}")
+        table = plain_table("new queries", "count", "share", right=("count", "share"))
+        total = found.kept + sum(found.dropped.values())
+        counts = {"kept": found.kept, **dict(sorted(found.dropped.items(), key=lambda item: (-item[1], item[0])))}
+        for name, count in counts.items():
+            label = name if name == "kept" else f"dropped: {name}"
+            table.add_row(Text(label), str(count), f"{count / total:.0%}" if total else "-")
+        out.print(table)
+        say(f"kept by operation: {_listed(found.operations)}")
+        say(f"written  {output}\ndropped  {run_dir / 'dropped.jsonl'}")
     return found
-
-
-def _show(found: Grown, output: Path, run_dir: Path) -> None:
-    """Print what became of the answers and of the queries in them."""
-    from selfsteer.commands.tables import plain_table
-
-    unused = f"; not used: {_listed(found.unused_seeds)}" if found.unused_seeds else ""
-    languages = "any language" if found.languages is None else f"languages kept: {', '.join(found.languages)}"
-    say(f"{found.seeds} seeds{unused}; {languages}")
-    say(f"{found.requests} requests in {found.rounds} rounds; answers: {_listed(found.outcomes)}")
-    table = plain_table("new queries", "count", "share", right=("count", "share"))
-    total = found.kept + sum(found.dropped.values())
-    counts = {"kept": found.kept, **dict(sorted(found.dropped.items(), key=lambda item: (-item[1], item[0])))}
-    for name, count in counts.items():
-        label = name if name == "kept" else f"dropped: {name}"
-        table.add_row(Text(label), str(count), f"{count / total:.0%}" if total else "-")
-    out.print(table)
-    say(f"kept by operation: {_listed(found.operations)}")
-    say(f"written  {output}\ndropped  {run_dir / 'dropped.jsonl'}")
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -42,9 +42,7 @@ def dry_run(
     """Print what a run would do in a run directory, and why; writes nothing and loads no weights.
 
     Args:
-        recipe: The recipe, as the run takes it.
         run_dir: It may be missing.
-        measure: Whether the run measures on held-out queries.
         sweep_dir: Of a run in a sweep, the sweep's folder.
         claims: Of a run in a sweep, the stages that the runs before it will have done, with their names.
 
@@ -58,7 +56,16 @@ def dry_run(
     known = next((step.entry.info for step in steps if step.slot[0] == "queries" and step.entry), None)
     sizes = Sizes(known["train"], known["heldout"] if measure else 0) if known else sizes_of(recipe.queries)
     costs = knowing(costs_of(stages, sizes), steps)
-    _show_costs(costs, steps, run_dir)
+    table = plain_table("stage", "", "time", "disk", "why", right=("time", "disk"))
+    for step in steps:
+        one = costs.of(step.slot[0], heldout=step.slot[2])
+        cells = (time_text(one.seconds), size(one.disk)) if step.todo else ("-", "-")
+        table.add_row(step.title, Text(step.state, _STYLE[step.state]), *cells, Text(step.why))
+    table.add_section()
+    todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
+    table.add_row(f"{len(todo)} to do", "", total_time(todo), size(sum(one.disk for one in todo)))
+    out.print(table)
+    show_disk(costs, steps, run_dir)
     show_assumptions(costs, stages)
     return steps
 
@@ -71,19 +78,6 @@ def show_steps(steps: Sequence[PlanStep]) -> None:
     table.add_section()
     table.add_row(f"{sum(step.todo for step in steps)} to do", "", "")
     out.print(table)
-
-
-def _show_costs(costs: Costs, steps: Sequence[PlanStep], run_dir: Path) -> None:
-    table = plain_table("stage", "", "time", "disk", "why", right=("time", "disk"))
-    for step in steps:
-        one = costs.of(step.slot[0], heldout=step.slot[2])
-        cells = (time_text(one.seconds), size(one.disk)) if step.todo else ("-", "-")
-        table.add_row(step.title, Text(step.state, _STYLE[step.state]), *cells, Text(step.why))
-    table.add_section()
-    todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
-    table.add_row(f"{len(todo)} to do", "", total_time(todo), size(sum(one.disk for one in todo)))
-    out.print(table)
-    show_disk(costs, steps, run_dir)
 
 
 def show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path) -> None:

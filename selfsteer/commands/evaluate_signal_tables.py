@@ -133,16 +133,12 @@ def _candidates_table(title: str, candidates: Sequence[Figures]) -> Table:
     for one in candidates:
         kept = ", ".join(f"{100 * kept['accuracy']:.0f}" for kept in one["kept"])
         as_judge = f"{one['calibration']['accuracy_as_judge']:.0%}" if one["calibration"] else "-"
-        table.add_row(*map(Text, (one["score"], f"{kept} %" if kept else "-", as_judge, _worth(one))))
+        left_out = ", ".join(f"{count} {reason}" for reason, count in one["left_out"].items() if count)
+        counts = [f"{one['wrong']} wrong"] if one["calibration"] else []
+        counts += [f"left out: {left_out}"] if left_out else []
+        worth = one["worth"] + (f" ({', '.join(counts)})" if counts else "")
+        table.add_row(*map(Text, (one["score"], f"{kept} %" if kept else "-", as_judge, worth)))
     return table
-
-
-def _worth(candidate: Figures) -> str:
-    """Return the sentence on a score's worth, with how many pairs are wrong and how many are left out."""
-    left_out = ", ".join(f"{count} {reason}" for reason, count in candidate["left_out"].items() if count)
-    counts = [f"{candidate['wrong']} wrong"] if candidate["calibration"] else []
-    counts += [f"left out: {left_out}"] if left_out else []
-    return candidate["worth"] + (f" ({', '.join(counts)})" if counts else "")
 
 
 def _dig(figures: Figures, *path: str) -> Any:

@@ -16,7 +16,6 @@ from selfsteer.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from selfsteer.export import Exported, ExportOptions
-    from selfsteer.workflows.row_source import Source
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,9 @@ def export(arguments: ExportArguments) -> Exported:
         DataError: A file can't be read, or no row is left.
         WorkFailed: The upload did not succeed; what was built is kept.
     """
-    from selfsteer.export import export_file, push
+    from selfsteer.export import Licence, RunFacts, export_file, export_folder, push
     from selfsteer.export.dataset import check_output, is_file
+    from selfsteer.export.redaction import public_settings
     from selfsteer.workflows.row_source import open_source
 
     output, repository, overwrite = arguments.output, arguments.repository, arguments.overwrite
@@ -77,7 +77,16 @@ def export(arguments: ExportArguments) -> Exported:
         _show(exported, str(output))
         return exported
     with _built_in(output, repository) as folder:
-        exported = _export_folder(found, options, folder, arguments)
+        recipe = found.recipe
+        exported = export_folder(
+            found.rows,
+            options,
+            folder,
+            where=found.where,
+            licence=Licence.of(arguments.licence, recipe.queries.source if recipe else None),
+            run=RunFacts(public_settings(recipe), found.queries) if recipe else None,
+            overwrite=arguments.overwrite,
+        )
         address = push(folder, repository, public=arguments.public) if repository else ""
     _show(exported, " and ".join(filter(None, [str(output or ""), address])))
     return exported
@@ -134,22 +143,6 @@ def _built_in(output: Path | None, repository: str | None) -> Iterator[Path]:
             remove(parent)
         raise
     remove(parent)
-
-
-def _export_folder(found: Source, options: ExportOptions, folder: Path, arguments: ExportArguments) -> Exported:
-    from selfsteer.export import Licence, RunFacts, export_folder
-    from selfsteer.export.redaction import public_settings
-
-    recipe = found.recipe
-    return export_folder(
-        found.rows,
-        options,
-        folder,
-        where=found.where,
-        licence=Licence.of(arguments.licence, recipe.queries.source if recipe else None),
-        run=RunFacts(public_settings(recipe), found.queries) if recipe else None,
-        overwrite=arguments.overwrite,
-    )
 
 
 def _show(exported: Exported, target: str) -> None:

@@ -88,7 +88,18 @@ def judge(arguments: JudgeArguments) -> None:
         say(note, errors)
     judged = ask_in_turn(judges, pairs, arguments.answers)
     if human:
-        judged.append(_judge_by_hand(human, pairs, arguments))
+        from selfsteer.files import fingerprint
+        from selfsteer.judges import AnswerCache
+        from selfsteer.judges.human import HumanJudge, collect
+        from selfsteer.judges.human_page import ask_on_page
+        from selfsteer.judges.human_terminal import ask_in_terminal
+        from selfsteer.judges.tables import Judged
+
+        person = HumanJudge(human)
+        cache = AnswerCache(_folder(arguments.answers) / f"{fingerprint(person.key)}.jsonl")
+        judged.append(
+            Judged(person.name, collect(person, pairs, cache, ask_on_page if arguments.page else ask_in_terminal))
+        )
     show_judged(judged)
     if arguments.json_file:
         write_json(arguments.json_file, as_json(judged))
@@ -100,7 +111,6 @@ def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path | None
 
     Args:
         judges: Each is taken out, so that its weights are freed before the next one loads its own.
-        pairs: What they judge.
         answers: The folder that keeps answers; None is the one in the cache folder.
     """
     judged = []
@@ -117,19 +127,6 @@ def _judge_by_machine(judge: Judge, pairs: Sequence[Pair], folder: Path) -> Judg
         return judge_with_cache(
             judge, pairs, folder, lambda name, done, total: bar.update(task, completed=done, total=total)
         )
-
-
-def _judge_by_hand(name: str, pairs: Sequence[Pair], arguments: JudgeArguments) -> Judged:
-    from selfsteer.files import fingerprint
-    from selfsteer.judges import AnswerCache
-    from selfsteer.judges.human import HumanJudge, collect
-    from selfsteer.judges.human_page import ask_on_page
-    from selfsteer.judges.human_terminal import ask_in_terminal
-    from selfsteer.judges.tables import Judged
-
-    person = HumanJudge(name)
-    cache = AnswerCache(_folder(arguments.answers) / f"{fingerprint(person.key)}.jsonl")
-    return Judged(person.name, collect(person, pairs, cache, ask_on_page if arguments.page else ask_in_terminal))
 
 
 def _folder(answers: Path | None) -> Path:

@@ -66,7 +66,9 @@ def principles_invent(arguments: InventArguments) -> Invented:
         InputError: The output exists; or as :func:`selfsteer.experimental.principles_invent.invent`.
         WorkFailed: As :func:`selfsteer.experimental.principles_invent.invent`.
     """
-    from selfsteer.experimental.invented_set import as_yaml
+    from selfsteer.commands.principles_check import cells
+    from selfsteer.commands.tables import plain_table
+    from selfsteer.experimental.invented_set import as_yaml, counted, describe_answers
     from selfsteer.experimental.principles_invent import InventOptions, invent
     from selfsteer.files import fingerprint, write_atomic
     from selfsteer.models import cache_folder
@@ -86,7 +88,15 @@ def principles_invent(arguments: InventArguments) -> Invented:
         _check_output(output, replace=arguments.overwrite)
         write_atomic(written, data)
         write_atomic(output, data)
-    _show(found, output)
+    table = plain_table("new aspect", "for", "answers", "queries", "nearest", "margin,\nnats/token", "y+ is better")
+    for one in found.candidates:
+        aspect, probe = one.aspect, found.probes.get(one.aspect.name)
+        margin, share = cells(probe.margin, probe.direction)[:2] if probe else ("-", "-")
+        row = (aspect.name, f"{aspect.positive},\nnot {aspect.negative}", str(one.answers), str(len(one.queries)))
+        table.add_row(*map(Text, (*row, f"{one.nearest}\n{one.similarity:.2f}", margin, share)))
+    out.print(table)
+    say(f"{describe_answers(found)}.")
+    say(f"{counted(len(found.candidates), 'new aspect')} in {output}. Read it before you use it: a model wrote it.")
     return found
 
 
@@ -114,19 +124,3 @@ def _check_output(output: Path, *, replace: bool) -> None:
     if output.exists() and not replace:
         what = "the file already exists, and may hold somebody's work"
         raise InputError(what, where=str(output), do="name another one, or give --overwrite")
-
-
-def _show(found: Invented, output: Path) -> None:
-    from selfsteer.commands.principles_check import cells
-    from selfsteer.commands.tables import plain_table
-    from selfsteer.experimental.invented_set import counted, describe_answers
-
-    table = plain_table("new aspect", "for", "answers", "queries", "nearest", "margin,\nnats/token", "y+ is better")
-    for one in found.candidates:
-        aspect, probe = one.aspect, found.probes.get(one.aspect.name)
-        margin, share = cells(probe.margin, probe.direction)[:2] if probe else ("-", "-")
-        row = (aspect.name, f"{aspect.positive},\nnot {aspect.negative}", str(one.answers), str(len(one.queries)))
-        table.add_row(*map(Text, (*row, f"{one.nearest}\n{one.similarity:.2f}", margin, share)))
-    out.print(table)
-    say(f"{describe_answers(found)}.")
-    say(f"{counted(len(found.candidates), 'new aspect')} in {output}. Read it before you use it: a model wrote it.")

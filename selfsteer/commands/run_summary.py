@@ -34,7 +34,24 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console = out) -> None
             console.print(f"[bold red]{'guard':>7}[/]  ", end="")
             say(f"round {one['round']}, {one['guard']}: {one['detail']}: {_CONSEQUENCE[one['action']]}", console)
     console.print()
-    for text in _pointers(summary, run_dir):
+    lines = [f"report   {run_dir / 'report.html'}"]
+    guards = summary["guards"]
+    if guards and guards["best"]:
+        what = f"of round {guards['best']}: safetensors, tokenizer and model card; load it as any model"
+        lines.append(f"policy   {run_dir / 'policy'}  ({what})")
+    elif guards:
+        lines.append("policy   none: no round is good (trained weights are in the folders of the rounds)")
+    made = (guards["good"] if guards else []) or [one["round"] for one in summary["rounds"]]
+    rows = run_dir / f"round-{made[-1]:02d}" / "contrasts"
+    lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
+    lines += [
+        "",
+        "For a model and queries of your own:",
+        f"  {_own_command(summary)}",
+        "model= takes any Hugging Face chat model (a local folder or a hub name), queries= a JSONL, JSON, Parquet, CSV",
+        "or text file or a hub data set. The set 'brief' suits small models; 'quality' is for models of 7B and more.",
+    ]
+    for text in lines:
         say(text, console)
 
 
@@ -99,27 +116,6 @@ def _value(policy: dict[str, Any], path: str, form: str) -> str:
     for part in path.split("."):
         value = value.get(part) if value is not None else None
     return "-" if value is None else form.format(value)
-
-
-def _pointers(summary: dict[str, Any], run_dir: Path) -> list[str]:
-    lines = [f"report   {run_dir / 'report.html'}"]
-    guards = summary["guards"]
-    if guards and guards["best"]:
-        what = f"of round {guards['best']}: safetensors, tokenizer and model card; load it as any model"
-        lines.append(f"policy   {run_dir / 'policy'}  ({what})")
-    elif guards:
-        lines.append("policy   none: no round is good (trained weights are in the folders of the rounds)")
-    made = (guards["good"] if guards else []) or [one["round"] for one in summary["rounds"]]
-    rows = run_dir / f"round-{made[-1]:02d}" / "contrasts"
-    lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
-    lines += [
-        "",
-        "For a model and queries of your own:",
-        f"  {_own_command(summary)}",
-        "model= takes any Hugging Face chat model (a local folder or a hub name), queries= a JSONL, JSON, Parquet, CSV",
-        "or text file or a hub data set. The set 'brief' suits small models; 'quality' is for models of 7B and more.",
-    ]
-    return lines
 
 
 def _own_command(summary: dict[str, Any]) -> str:

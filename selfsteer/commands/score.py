@@ -25,8 +25,7 @@ class ScoreArguments:
 
     model: Annotated[str, typer.Argument(help="A reward model: a folder or a hub name.")]
     file: Annotated[
-        Path,
-        typer.Argument(help="A file or folder of conversations, prompts with responses, or pairs (docs/data.md)."),
+        Path, typer.Argument(help="A file or folder of conversations, prompts with responses, or pairs (docs/data.md).")
     ]
     output: Annotated[Path, typer.Option("--output", help="The .jsonl file to write the rows and their rewards to.")]
     batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8

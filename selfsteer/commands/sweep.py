@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,6 @@ from selfsteer.commands.options import Quiet, RunDir
 
 if TYPE_CHECKING:
     from selfsteer.runs.store import StageKey
-    from selfsteer.workflows.sweep_variants import Sweep
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class SweepArguments:
     ] = field(default_factory=list)
     run_dir: RunDir = None
     dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Show which stages of each variant are done, to do or shared; run none."),
+        bool, typer.Option("--dry-run", help="Show which stages of each variant are done, to do or shared; run none.")
     ] = False
     quiet: Quiet = False
 
@@ -48,47 +46,39 @@ def sweep(arguments: SweepArguments) -> None:
     wanted = read_sweep(arguments.source, arguments.overrides)
     folder = arguments.run_dir or Path("runs") / wanted.name
     if arguments.dry_run:
-        _show_plans(wanted, folder)
+        from selfsteer.commands.dry_run import dry_run
+        from selfsteer.runs.plan_step import StepState
+        from selfsteer.workflows.sweep import check_all, claim
+        from selfsteer.workflows.sweep_variants import naming
+
+        check_all(wanted, folder)  # all of them before a table is shown
+        claims: dict[StageKey, str] = {}
+        shared = total = 0
+        for variant in wanted.variants:
+            say(f"\nvariant {variant.name}")
+            with naming(variant.name):
+                steps = dry_run(
+                    variant.recipe, folder / variant.name, measure=True, sweep_dir=folder,
+                    claims=claims,
+                )  # fmt: skip
+            claim(claims, steps, variant.name)
+            shared, total = shared + sum(step.state is StepState.SHARED for step in steps), total + len(steps)
+        say(f"\n{shared} of {total} stages are shared with another variant")
         return
     command = shlex.join(["selfsteer", "sweep", arguments.source, *arguments.overrides, "--run-dir", str(folder)])
     record = run_sweep(wanted, folder, display=lambda: Display(quiet=arguments.quiet), command=command)
     if not arguments.quiet:
-        _show(record, folder)
+        from selfsteer.commands.tables import as_rich
+        from selfsteer.report.sweep import sweep_notes, sweep_table
+        from selfsteer.report.tables import turned
+
+        table = sweep_table(record)
+        # A terminal has room for few columns, so the longer side of the table goes down.
+        out.print(as_rich(turned(table) if len(table.rows) < len(table.head) else table))
+        for note in sweep_notes(record):
+            say(note)
+        out.print()
+        for name, what in {"sweep.html": "page", "sweep.md": "table", "sweep.json": "data"}.items():
+            say(f"{what:<8} {folder / name}")
     if error := failed(record, folder):
         raise error
-
-
-def _show_plans(wanted: Sweep, folder: Path) -> None:
-    from selfsteer.commands.dry_run import dry_run
-    from selfsteer.runs.plan_step import StepState
-    from selfsteer.workflows.sweep import check_all, claim
-    from selfsteer.workflows.sweep_variants import naming
-
-    check_all(wanted, folder)  # all of them before a table is shown
-    claims: dict[StageKey, str] = {}
-    shared = total = 0
-    for variant in wanted.variants:
-        say(f"\nvariant {variant.name}")
-        with naming(variant.name):
-            steps = dry_run(
-                variant.recipe, folder / variant.name, measure=True, sweep_dir=folder,
-                claims=claims,
-            )  # fmt: skip
-        claim(claims, steps, variant.name)
-        shared, total = shared + sum(step.state is StepState.SHARED for step in steps), total + len(steps)
-    say(f"\n{shared} of {total} stages are shared with another variant")
-
-
-def _show(record: dict[str, Any], folder: Path) -> None:
-    from selfsteer.commands.tables import as_rich
-    from selfsteer.report.sweep import sweep_notes, sweep_table
-    from selfsteer.report.tables import turned
-
-    table = sweep_table(record)
-    # A terminal has room for few columns, so the longer side of the table goes down.
-    out.print(as_rich(turned(table) if len(table.rows) < len(table.head) else table))
-    for note in sweep_notes(record):
-        say(note)
-    out.print()
-    for name, what in {"sweep.html": "page", "sweep.md": "table", "sweep.json": "data"}.items():
-        say(f"{what:<8} {folder / name}")

@@ -10,11 +10,7 @@ from selfsteer.config.generation import (
     RolesSettings,
     ServerSettings,
 )
-from selfsteer.config.guards import (
-    Guard,
-    GuardAction,
-    GuardSettings,
-)
+from selfsteer.config.guards import Guard, GuardAction, GuardSettings
 from selfsteer.config.judge import JudgeSettings
 from selfsteer.config.loading import (
     Setting,

@@ -36,13 +36,7 @@ class AugmentSettings(Section):
     """self-instruct: new queries that a request asks for."""
     operations: Annotated[
         list[Literal["constrain", "deepen", "concretise", "reason", "broaden"]], Field(min_length=1)
-    ] = [
-        "constrain",
-        "deepen",
-        "concretise",
-        "reason",
-        "broaden",
-    ]
+    ] = ["constrain", "deepen", "concretise", "reason", "broaden"]
     """evolve: what is done to a query, in turn."""
     max_depth: Positive = 4
     """evolve: how often a query and what came of it are evolved."""

@@ -123,9 +123,9 @@ class GenerationSettings(Section):
     @property
     def sampling(self) -> str:
         """How responses are sampled, in words: "temperature 0.7, top_p 0.8, 2048 tokens; original: temperature 0.0"."""
-        own = {role: _drawn(*found) for role, found in self.own_drawings.items()}
         drawn = f"temperature {self.temperature}, top_p {self.top_p}, {self.max_new_tokens} tokens"
-        return "; ".join([drawn, *(f"{role}: {words}" for role, words in own.items())])
+        own = self.own_drawings.items()
+        return "; ".join([drawn, *(f"{role}: temperature {t}" + f", top_p {p}" * (t > 0) for role, (t, p) in own)])
 
     @property
     def batch(self) -> int:
@@ -155,10 +155,6 @@ class GenerationSettings(Section):
         if self.endpoint != EndpointSettings() and not remote:
             raise conflict(f"these settings are about the backend endpoint, and backend is {self.backend}", "endpoint")
         return self
-
-
-def _drawn(temperature: float, top_p: float) -> str:
-    return f"temperature {temperature}" + f", top_p {top_p}" * (temperature > 0)
 
 
 VLLM_TEMPERATURES = (0.01, 2.0)

@@ -31,8 +31,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Seque
     """Read a recipe file (or the name of a shipped recipe) and apply ``key=value`` overrides.
 
     Args:
-        path: The file or the name.
-        overrides: As on the command line.
         settings: Values by dotted key that act before the overrides do: what makes a variant of a sweep.
 
     Raises:
@@ -65,7 +63,6 @@ def recipe_from(
     Args:
         values: As a recipe file has them, short forms too.
         overrides: "key=value", or values by dotted key.
-        source: Where the values come from, for messages.
     """
     return from_values(Recipe, values, overrides, source)
 
@@ -179,16 +176,9 @@ def _set(values: dict[str, Any], lines: Lines, path: Key, value: Any, where: str
         target = target[part]
     before, given = target.get(path[-1]), expand(path[:-1], path[-1], value)
     if path == ("queries",) and isinstance(value, str) and isinstance(before, dict):
-        given = _kept_for_other_queries(before) | given
+        # Held-out queries from a file of the old source's kind would measure something else than what is aligned on.
+        apart = isinstance(before.get("heldout"), str)
+        gone = {"field", "dataset_split", "limit", *(("heldout", "heldout_limit") if apart else ())}
+        given = {key: value for key, value in before.items() if key not in gone} | given
     target[path[-1]] = given
     lines[path] = where
-
-
-def _kept_for_other_queries(before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that stay where another source of queries is named: those that are not about the old one.
-
-    Held-out queries from a file of the old source's kind would measure something else than what is aligned on.
-    """
-    apart = isinstance(before.get("heldout"), str)
-    gone = {"field", "dataset_split", "limit", *(("heldout", "heldout_limit") if apart else ())}
-    return {key: value for key, value in before.items() if key not in gone}

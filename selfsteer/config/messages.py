@@ -47,16 +47,13 @@ def _blamed(error: ErrorDetails, lines: Lines) -> Key:
     path = tuple(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return path
-    path = tuple(part for part in path if not _is_branch(part))
+    # Pydantic names the member of a union it tried ("str", "constrained-int") in an error's location.
+    branches = ("constrained-", "list[", "dict[", "literal[")
+    path = tuple(part for part in path if part not in ("str", "int", "float") and not part.startswith(branches))
     keys = [(*path, *key.split(".")) for key in error.get("ctx", {}).get("keys", ())]
     given = [key for key in keys if key in lines]
     overridden = [key for key in given if lines[key].startswith(COMMAND_LINE)]
     return [*overridden, *given, *keys, path][0]
-
-
-def _is_branch(part: str) -> bool:
-    """Pydantic names the member of a union it tried ("str", "constrained-int") in an error's location."""
-    return part in ("str", "int", "float") or part.startswith(("constrained-", "list[", "dict[", "literal["))
 
 
 def _keys_at(section: type[BaseModel], path: tuple[str, ...]) -> list[str]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from selfsteer.backends.registry import BACKENDS
-from selfsteer.config.base import (
-    NAME,
-    Positive,
-    Section,
-    conflict,
-)
+from selfsteer.config.base import NAME, Positive, Section, conflict
 from selfsteer.config.generation import VLLM_TEMPERATURES, GenerationSettings, ModelSettings
 from selfsteer.config.guards import GuardSettings
 from selfsteer.config.judge import EvaluationSettings, JudgeSettings
@@ -80,8 +76,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        for what, *keys in _inconsistencies(self):
+        for what, *keys in chain(_of_the_mode(self), _of_the_rounds(self), _of_the_backend(self)):
             raise conflict(what, *keys)
+        if self.judge.name is None and self.judge != JudgeSettings():
+            raise conflict("these settings are about a judge, and none is named: set judge.name", "judge")
         return self
 
 
@@ -89,16 +87,8 @@ _V2_POLICY: dict[str, Any] = {"objective": "base", "batch_size": 256}
 _V2_PREFERENCE: dict[str, Any] = {"base_loss": "dpo", "beta": 0.1}
 
 
-def _inconsistencies(recipe: Recipe) -> Iterator[tuple[str, ...]]:
-    """Yield what does not go together, each as a sentence and the dotted keys it is about."""
-    yield from _of_the_mode(recipe)
-    yield from _of_the_rounds(recipe)
-    yield from _of_the_backend(recipe)
-    if recipe.judge.name is None and recipe.judge != JudgeSettings():
-        yield "these settings are about a judge, and none is named: set judge.name", "judge"
-
-
 def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    """Yield what does not go together, each as a sentence and the dotted keys it is about."""
     mode, generation = recipe.mode, recipe.generation
     if generation.weightless and mode in ("online", "generator"):
         what = f"the {generation.backend} backend has no weights to train: set mode: data-only (or offline)"

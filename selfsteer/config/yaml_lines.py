@@ -56,9 +56,7 @@ def parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str]) 
     """Return the value at ``path``, noting in ``lines`` where its keys were given.
 
     Args:
-        text: YAML.
         path: The key that the value belongs to, () for a whole recipe.
-        lines: Is added to.
         where: Names a line of the text, counted from 1.
     """
     try:

@@ -12,8 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from selfsteer.backends import Backend, Sampling
-from selfsteer.config import Recipe
+from selfsteer.backends import Sampling
 from selfsteer.errors import DataError
 from selfsteer.estimate.flops import Arithmetic, Row, arithmetic
 from selfsteer.estimate.model_shape import ModelShape
@@ -51,27 +50,20 @@ def calibrate(
 
     Runs the recipe's stages on a few queries in a temporary folder that is removed afterwards.
 
-    Args:
-        stages: The recipe's; only their settings are used.
-        shape: The model's.
-        say: Called with a line of progress.
-
     Raises:
         InputError, WorkFailed: As in a run.
     """
     batch = min(stages.recipe.generation.batch, _MOST)
     with TemporaryDirectory() as folder:
-        own = RunContext.from_recipe(_small(stages.recipe, batch), Store(Path(folder), Display(quiet=True)))
+        # One round of so many queries.
+        few = {"limit": batch, "heldout": 0, "heldout_limit": None, "per_round": "all", "round_size": None}
+        queries = stages.recipe.queries.unchecked.model_copy(update=few)
+        recipe = stages.recipe.model_copy(update={"rounds": 1, "queries": queries})
+        own = RunContext.from_recipe(recipe, Store(Path(folder), Display(quiet=True)))
         try:
             return _measure(own, shape, max(1, batch // len(ROLES)), say)
         finally:
             own.models.free()
-
-
-def _small(recipe: Recipe, queries: int) -> Recipe:
-    """Return the recipe for one round of so many queries."""
-    few = {"limit": queries, "heldout": 0, "heldout_limit": None, "per_round": "all", "round_size": None}
-    return recipe.model_copy(update={"rounds": 1, "queries": recipe.queries.unchecked.model_copy(update=few)})
 
 
 def _measure(stages: RunContext, shape: ModelShape, rows: int, say: Callable[[str], None]) -> tuple[Rates, Sample]:
@@ -84,7 +76,10 @@ def _measure(stages: RunContext, shape: ModelShape, rows: int, say: Callable[[st
     first = stages.store.read(queries, Query)
     principled(recipe, stages.principle_set, backend, [chat] if chat else [], first[:1])  # the shared few-shot part
     principles, asking = _timed(principles_stage, stages, queries, "train", 1, policy)
-    limit = _token_limit(backend, first[:rows], recipe)
+    # The recipe's token limit, or what the time limit allows by the speed of eight tokens.
+    started = time.perf_counter()
+    backend.generate([query.prompt for query in first[:rows] for _ in ROLES], Sampling(8, 0.0, 1.0), seed=0)
+    limit = min(recipe.generation.max_new_tokens, max(8, int(8 * _SECONDS / (time.perf_counter() - started))))
     generation = recipe.generation.model_copy(update={"max_new_tokens": limit})
     limited = dataclasses.replace(stages, recipe=recipe.model_copy(update={"generation": generation}))
     responses, sampling = _timed(responses_stage, limited, principles, "train", 1, policy, limit=rows)
@@ -108,13 +103,6 @@ def _measure(stages: RunContext, shape: ModelShape, rows: int, say: Callable[[st
 def _timed(stage: Callable[..., StageRecord], *given: Any, **options: Any) -> tuple[StageRecord, float]:
     started = time.perf_counter()
     return stage(*given, **options), time.perf_counter() - started
-
-
-def _token_limit(backend: Backend, queries: Sequence[Query], recipe: Recipe) -> int:
-    """Return the recipe's token limit, or what the time limit allows by the speed of eight tokens."""
-    started = time.perf_counter()
-    backend.generate([query.prompt for query in queries for _ in ROLES], Sampling(8, 0.0, 1.0), seed=0)
-    return min(recipe.generation.max_new_tokens, max(8, int(8 * _SECONDS / (time.perf_counter() - started))))
 
 
 def ending_rates(found: Sequence[Response]) -> dict[str, float]:

@@ -76,7 +76,10 @@ class Costs:
         if stage.startswith("generator"):
             rows = min(self.recipe.generator.queries, rows)
         elif stage == "policy" or stage == "reference":
-            rows = self._mixed
+            # A mean over rounds: each trains on its own rows and on those of older ones.
+            older, rounds = self.recipe.train.older_rounds, self.recipe.rounds
+            sets = [min(before, rounds if older == "all" else older) + 1 for before in range(rounds)]
+            rows = round(self.sizes.train * sum(sets) / rounds)
         seconds = self._seconds(stage, kind, rows, heldout=heldout)
         if stage == "average":
             return Cost(seconds, self.policy_bytes)
@@ -101,9 +104,20 @@ class Costs:
             case "queries" | "preferences" | "contrasts":
                 return 0.0
             case "principles":
-                return self._choosing(rows)
+                if self.shape is None or self.rates is None or not self.prompts.asked:
+                    return None if self._remote and self.shape is None else 0.0
+                if self.recipe.principles.strategy != "fixed" or self.recipe.principles.model.name:
+                    return None  # writing principles is not measured
+                return self._loading + rows * self.rates.asking
             case "responses":
-                return self._sampling(rows, roles, heldout=heldout)
+                generation = self.recipe.generation
+                if not heldout and (generation.model or (self.shape and generation.weightless)):
+                    return None  # another model than the policy is not measured
+                if self.rates is None:
+                    return None if self._remote else 0.0
+                longest = [self.sample.longest(role, generation.max_new_tokens, generation.batch) for role in roles]
+                batches = math.ceil(len(roles) * rows / generation.batch)
+                return self._loading + batches * self.rates.step * sum(longest) / len(roles)
             case "scores":
                 return self._loading + self._scoring(rows, roles, prompts)
             case "implicit":  # the model that has just scored is still loaded
@@ -113,15 +127,13 @@ class Costs:
             case "average":
                 return 2 * self._loading + self.policy_bytes / self.rates.disk if self.rates else None
             case "policy" | "generator":
-                return self._training(recipe.train if kind == "policy" else recipe.generator, rows)
+                loss = recipe.train if kind == "policy" else recipe.generator
+                if self.rates is None:
+                    return 0.0
+                flops = self._kept(rows) * loss.epochs * self._training_flops(loss)
+                written = self.checkpoints(loss, rows) * self.checkpoint_bytes + self.policy_bytes
+                return self._loading + flops / self.rates.training + written / self.rates.disk
         return None
-
-    @property
-    def _mixed(self) -> int:
-        """Rows that a round trains on, before filters, as a mean over rounds: its own and those of older ones."""
-        older, rounds = self.recipe.train.older_rounds, self.recipe.rounds
-        sets = [min(before, rounds if older == "all" else older) + 1 for before in range(rounds)]
-        return round(self.sizes.train * sum(sets) / rounds)
 
     # One row.
 
@@ -215,35 +227,11 @@ class Costs:
         """Whether a server samples, in a time that is not known."""
         return BACKENDS[self.recipe.generation.backend].remote
 
-    def _choosing(self, rows: int) -> float | None:
-        if self.shape is None or self.rates is None or not self.prompts.asked:
-            return None if self._remote and self.shape is None else 0.0
-        if self.recipe.principles.strategy != "fixed" or self.recipe.principles.model.name:
-            return None  # writing principles is not measured
-        return self._loading + rows * self.rates.asking
-
-    def _sampling(self, rows: int, roles: Sequence[str], *, heldout: bool) -> float | None:
-        generation = self.recipe.generation
-        if not heldout and (generation.model or (self.shape and generation.weightless)):
-            return None  # another model than the policy is not measured
-        if self.rates is None:
-            return None if self._remote else 0.0
-        longest = [self.sample.longest(role, generation.max_new_tokens, generation.batch) for role in roles]
-        batches = math.ceil(len(roles) * rows / generation.batch)
-        return self._loading + batches * self.rates.step * sum(longest) / len(roles)
-
     def _scoring(self, rows: int, roles: Sequence[str], prompts: Sequence[str]) -> float:
         return self._forward(rows, self._row([(role, prompt) for role in roles for prompt in prompts]))
 
     def _forward(self, rows: int, one: Arithmetic) -> float:
         return rows * one.forward / self.rates.scoring if self.rates else 0.0
-
-    def _training(self, loss: Loss, rows: int) -> float:
-        if self.rates is None:
-            return 0.0
-        flops = self._kept(rows) * loss.epochs * self._training_flops(loss)
-        written = self.checkpoints(loss, rows) * self.checkpoint_bytes + self.policy_bytes
-        return self._loading + flops / self.rates.training + written / self.rates.disk
 
     @property
     def _loading(self) -> float:

@@ -42,10 +42,6 @@ def start_of(models: ModelPool) -> Policy:
 def costs_of(stages: RunContext, sizes: Sizes) -> Costs:
     """Return the costs of a recipe's stages, with the rates of this machine: measured before, or guessed.
 
-    Args:
-        stages: The recipe's.
-        sizes: How many queries there are in all.
-
     Raises:
         DataError: There are too few for the rounds of the recipe.
         ModelError: The model is not here, or its costs are not known.

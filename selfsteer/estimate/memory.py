@@ -96,8 +96,6 @@ def training_memory(
     with float32 weights under autocast in place of half-precision weights with float32 masters).
 
     Args:
-        shape: The model's.
-        of: The weights that are trained.
         strategy: One of :data:`STRATEGIES`.
         devices: Number of devices, each with a micro-batch of its own.
         tokens: Packed tokens of a micro-batch.

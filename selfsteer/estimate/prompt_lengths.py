@@ -25,7 +25,6 @@ def sizes_of(settings: QuerySettings, queries: int | None = None) -> Sizes:
     """Return how many queries there are to align on and how many are held out; reads the source once.
 
     Args:
-        settings: The recipe's.
         queries: Their number where it is known; the source is not counted then.
 
     Raises:

@@ -144,16 +144,23 @@ class _Growing:
         if (done := self._done(key)) is not None:
             display.finish("grow queries", reused=True)
             return done
-        self._sweep()
+        # A killed process may have left partial files.
+        folders = {self.store.run_dir: "*", self.store.run_dir / "answers": "*", self.output.parent: self.output.name}
+        for folder, name in folders.items():
+            for left in folder.glob(f".{name}.*.tmp"):
+                remove(left)
         display.begin("grow queries", self.count)
         try:
             self._grow(policy)
         finally:
             self.models.free()
         too_few = self.grown.kept < self.count
-        if too_few and self.grown.kept < _lines(self.output):
+        if too_few and self.output.exists() and self.grown.kept < self.output.read_bytes().count(b"\n"):
             raise self._too_few(f"they are in {self._kept}; {self.output} is kept, as it has more")
-        self._note(key)
+        # The new output and the one it replaces: if the process dies in between, either is ours.
+        written = [sha256_file(file) for file in (self._kept, self.output) if file.exists()]
+        known = {"key": key, "written": list(dict.fromkeys(written)), "grown": dataclasses.asdict(self.grown)}
+        write_json(self._record, known)
         clone(self._kept, self.output)
         if too_few:
             raise self._too_few(f"they are in {self.output}")
@@ -177,19 +184,6 @@ class _Growing:
             return None
         found = Grown(**known["grown"])
         return found if found.kept == self.count and sha256_file(self.output) == known["written"][0] else None
-
-    def _note(self, key: str) -> None:
-        """Record the new output and the one it replaces: if the process dies in between, either is ours."""
-        written = [sha256_file(file) for file in (self._kept, self.output) if file.exists()]
-        known = {"key": key, "written": list(dict.fromkeys(written)), "grown": dataclasses.asdict(self.grown)}
-        write_json(self._record, known)
-
-    def _sweep(self) -> None:
-        """Remove partial files of a killed process."""
-        folders = {self.store.run_dir: "*", self.store.run_dir / "answers": "*", self.output.parent: self.output.name}
-        for folder, name in folders.items():
-            for left in folder.glob(f".{name}.*.tmp"):
-                remove(left)
 
     def _grow(self, policy: Policy) -> None:
         """Run rounds until there are enough queries, or too many rounds in a row are barren; write the queries."""
@@ -309,9 +303,19 @@ class _Sieve:
 
     def take(self, ask: Ask, answer: Response | None) -> list[Source]:
         """Return the queries of an answer that pass the checks, and write as many of them as are still wanted."""
-        reading = _read(ask, answer)
+        if answer is None:
+            reading = Reading("failed", why="no answer")
+        else:
+            reading = (read_list if ask.operation == "self-instruct" else read_one)(answer.text, answer.finish)
         _count(self.grown.outcomes, reading.outcome if answer else "unanswered")
-        origin = {"source": f"{GROWN}{ask.operation}", "provenance": self.provenance | _origin(ask, reading)}
+        parents = [source.id for source in ask.sources]
+        read = f"{reading.outcome}: {reading.why}" if reading.why else reading.outcome
+        round = int(ask.id.partition("-")[0])
+        origin = {
+            "source": f"{GROWN}{ask.operation}",
+            "provenance": self.provenance
+            | {"operation": ask.operation, "seeds": parents, "depth": ask.depth, "round": round, "reading": read},
+        }
         if answer and not reading.queries:
             self._drop(answer.text, Fault("unreadable", reading.why), origin)
         found = []
@@ -322,7 +326,10 @@ class _Sieve:
                 self._drop(text, fault, origin)
             else:
                 found.append(source)
-                self._keep(source, ask, origin)
+                if self.grown.kept < self.count:
+                    self.grown.kept += 1
+                    _count(self.grown.operations, ask.operation)
+                    _write(self._kept, {"id": source.id, "prompt": source.text} | origin)
         return found
 
     def _fault(self, source: Source) -> Fault | None:
@@ -337,30 +344,9 @@ class _Sieve:
             self._seen[content] = source.id
         return fault
 
-    def _keep(self, source: Source, ask: Ask, origin: Row) -> None:
-        if self.grown.kept < self.count:
-            self.grown.kept += 1
-            _count(self.grown.operations, ask.operation)
-            _write(self._kept, {"id": source.id, "prompt": source.text} | origin)
-
     def _drop(self, text: str, fault: Fault, origin: Row) -> None:
         _count(self.grown.dropped, fault.check)
         _write(self._dropped, {"prompt": text, "check": fault.check, "reason": fault.reason, **fault.found} | origin)
-
-
-def _read(ask: Ask, answer: Response | None) -> Reading:
-    if answer is None:
-        return Reading("failed", why="no answer")
-    read = read_list if ask.operation == "self-instruct" else read_one
-    return read(answer.text, answer.finish)
-
-
-def _origin(ask: Ask, reading: Reading) -> Row:
-    """Provenance of the queries of one request."""
-    parents = [source.id for source in ask.sources]
-    read = f"{reading.outcome}: {reading.why}" if reading.why else reading.outcome
-    round = int(ask.id.partition("-")[0])
-    return {"operation": ask.operation, "seeds": parents, "depth": ask.depth, "round": round, "reading": read}
 
 
 def _languages(wanted: str | list[str], seeds: Sequence[Source]) -> list[str] | None:
@@ -384,13 +370,6 @@ def _count(counts: dict[str, int], name: str) -> None:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in Counter(counts).most_common())
-
-
-def _lines(path: Path) -> int:
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
 
 
 def _write(file: IO[str], row: Row) -> None:

@@ -64,13 +64,7 @@ class Ask:
 
 
 class Planner:
-    """Plans the rounds of growth; :meth:`add` a round's queries before planning the next.
-
-    Args:
-        settings: The method and its settings.
-        seeds: The given queries.
-        seed: Of the random choices.
-    """
+    """Plans the rounds of growth; :meth:`add` a round's queries before planning the next."""
 
     def __init__(self, settings: AugmentSettings, seeds: Sequence[Source], seed: int) -> None:
         self.settings, self.seed = settings, seed

@@ -40,7 +40,6 @@ def row_mask(layout: Layout, device: torch.device | str, sliding_window: int | N
 
     Args:
         layout: The packed segments, T tokens.
-        device: Of the mask.
         sliding_window: How far a query looks back, itself included, in positions (they restart after the prompt for
             every response); None: all the way.
     """

@@ -46,7 +46,6 @@ def read_list(text: str, finish: Finish) -> Reading:
 
     Args:
         text: The answer, without a reasoning model's thoughts.
-        finish: Whether the answer came to its end.
     """
     heads: list[re.Match[str]] = []
     for match in _ITEM.finditer(text):
@@ -74,10 +73,6 @@ def read_one(text: str, finish: Finish) -> Reading:
 
     Without an opening tag, the text after a line such as "Here is the rewritten request:" counts. Anything else fails:
     a model that forgets the form has mostly forgotten the task, too.
-
-    Args:
-        text: The answer, without a reasoning model's thoughts.
-        finish: Whether the answer came to its end.
     """
     found = [_plain(one) for one in _TAGGED.findall(text)]
     if found and found[0]:

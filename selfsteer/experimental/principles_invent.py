@@ -14,7 +14,7 @@ from selfsteer.contrast import Request
 from selfsteer.errors import NothingSurvived
 from selfsteer.evaluation.steerability import AspectProbe
 from selfsteer.experimental.prompt_templates import template_contents
-from selfsteer.experimental.proposals import TEMPLATE, TOKENS, Proposal, Reading, inventor_messages, read_proposals
+from selfsteer.experimental.proposals import TEMPLATE, TOKENS, Reading, inventor_messages, read_proposals
 from selfsteer.experimental.similarity import THRESHOLD, Candidate, merged
 from selfsteer.files import storage_errors, write_json
 from selfsteer.judges import Judge, make_judge
@@ -105,9 +105,6 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
 
     Args:
         recipe: Its model, principle set, queries, sampling and judge, if any, are used.
-        order: Numbers of queries, aspects and trials.
-        folder: The working directory.
-        display: Shows progress.
 
     Raises:
         InputError: The model, the set, the queries or the judge can't be used.
@@ -119,13 +116,27 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
     stages.check_programs()
     judge = make_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
-        display.plan(_planned(order))
+        pairs = order.most * order.each
+        asking = 4.0 * order.aspects * order.sample / order.per_prompt
+        display.plan(
+            [PlannedStage("", cost) for cost in (0.1, asking, *((0.1, 3.0 * pairs, 1.5 * pairs) if pairs else ()))]
+        )
         policy = stages.models.initial_policy(display.say)
         sample = _sample(stages, order)
         queries = stages.store.read(sample, Query)
         answers = _answers(stages, order, sample, queries, policy)
-        readings = _readings(stages, order, answers, queries, policy)
-        candidates, known = merged(_proposals(readings), stages.principle_set.aspects, order.similarity)
+        chat = stages.models.chat(policy)
+        found = {row.id: think_apart(row, chat) for row in stages.store.read(answers, Response)}
+        readings = [
+            read_proposals(row.text, place, group, cut=row.finish == "length")
+            for place, group in enumerate(in_batches(queries, order.per_prompt))
+            if (row := found.get(_name(place))) is not None
+        ]
+        candidates, known = merged(
+            [proposal for reading in readings for proposal in reading.proposals],
+            stages.principle_set.aspects,
+            order.similarity,
+        )
         kept = [one for one in candidates if one.answers >= order.support][: order.most]
         write_json(folder / "proposals.json", _account(readings, kept, known))
         if not kept:
@@ -154,12 +165,6 @@ def _probes(
     alone = PrincipleSet(name="trial", version=1, aspects_per_query=1, steering=steering, aspects=aspects)
     found = probe_along(dataclasses.replace(stages, principle_set=alone), trials, judge)
     return {aspect.aspect: aspect for aspect in found.aspects}
-
-
-def _planned(order: InventOptions) -> list[PlannedStage]:
-    pairs = order.most * order.each
-    asking = 4.0 * order.aspects * order.sample / order.per_prompt
-    return [PlannedStage("", cost) for cost in (0.1, asking, *((0.1, 3.0 * pairs, 1.5 * pairs) if pairs else ()))]
 
 
 def _sample(stages: RunContext, order: InventOptions) -> StageRecord:
@@ -258,23 +263,6 @@ def _sampling(stages: RunContext, order: InventOptions, policy: Policy) -> Recip
 
 def _name(place: int) -> str:
     return f"{place:05d}"
-
-
-def _readings(
-    stages: RunContext, order: InventOptions, answers: StageRecord, queries: Sequence[Query], policy: Policy
-) -> list[Reading]:
-    """Parse the answers; a dropped prompt has none."""
-    chat = stages.models.chat(policy)
-    found = {row.id: think_apart(row, chat) for row in stages.store.read(answers, Response)}
-    return [
-        read_proposals(row.text, place, group, cut=row.finish == "length")
-        for place, group in enumerate(in_batches(queries, order.per_prompt))
-        if (row := found.get(_name(place))) is not None
-    ]
-
-
-def _proposals(readings: Sequence[Reading]) -> list[Proposal]:
-    return [proposal for reading in readings for proposal in reading.proposals]
 
 
 def _refused(readings: Sequence[Reading]) -> Counter[str]:

@@ -116,8 +116,6 @@ def read_proposals(text: str, prompt: int, queries: Sequence[Query], *, cut: boo
 
     Args:
         text: The answer, without a reasoning model's thoughts.
-        prompt: Its number.
-        queries: Those of the prompt, in order.
         cut: The answer was cut off, so the end of its last proposal is missing.
     """
     found, outcome = read_json_answer(text)

@@ -75,9 +75,7 @@ def merged(
     is a new aspect. So no two aspects of the result have the same name.
 
     Args:
-        proposals: In order.
         known: The aspects of the given set, at least one.
-        threshold: From 0 to 1.
 
     Returns:
         The new aspects, the most proposed first, then those for most queries; and by name of an aspect of the given

@@ -16,7 +16,7 @@ from typing import Any
 from selfsteer.loop.explain import reasons
 from selfsteer.loop.guards import may_give_up, verdict_depends
 from selfsteer.loop.rounds import Walk
-from selfsteer.runs.ledger import VERDICT, Slot, StageRecord
+from selfsteer.runs.ledger import VERDICT, StageRecord
 from selfsteer.runs.pipeline import stage
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
@@ -41,7 +41,6 @@ def plan(
         stages: As a run opens them; they are left alone.
         measure: Whether the run measures on held-out queries (``generate`` does not).
         start: The start, where it is known; its weights' name is part of the keys.
-        say: Receives the progress of a download of the model.
         claims: Stages that another run of the sweep will have done before this one, with its name.
 
     Raises:
@@ -103,12 +102,7 @@ _WEIGHTS = ("policy", "generator", "average")
 
 
 class DryRunStore(Store):
-    """A store that looks stages up and notes where they stand, in place of doing them.
-
-    Args:
-        store: The one that a run works with; it is left alone.
-        claims: As of :func:`plan`.
-    """
+    """A store that looks stages up and notes where they stand, in place of doing them."""
 
     computes = False
 
@@ -138,7 +132,12 @@ class DryRunStore(Store):
             own, other = self._look_up((VERDICT, number, key))
             if found := own or other:
                 if end in failures:
-                    self._take_back(end, waits)
+                    # The round ends with the stage that failed, and will fail at once when it is asked for again.
+                    del self.steps[end:], self.claims[end:]
+                    why = "it failed, and the guards rejected the round"
+                    # Without a key: it has no result to take.
+                    self.steps[-1] = replace(self.steps[-1], state=StepState.DONE, why=why, key="")
+                    self._waits = waits
                 return found.info
         if self._waits is None and may_give_up(stages.recipe.guards):
             self._waits = f"the guards have to judge round {number} first"
@@ -147,13 +146,6 @@ class DryRunStore(Store):
     def _never_done(self, place: int) -> bool:
         claim = self.claims[place]
         return self.steps[place].todo and all(entry.claim != claim for entry in self._entries)
-
-    def _take_back(self, end: int, waits: str | None) -> None:
-        """Let a round end with the stage that failed, and will fail at once when it is asked for again."""
-        del self.steps[end:], self.claims[end:]
-        why = "it failed, and the guards rejected the round"
-        self.steps[-1] = replace(self.steps[-1], state=StepState.DONE, why=why, key="")  # it has no result to take
-        self._waits = waits
 
     def _look_up(self, claim: StageKey) -> tuple[StageRecord | None, StageRecord | None]:
         """Return what this ledger has of a stage, or else another one of the sweep."""
@@ -183,9 +175,6 @@ class DryRunStore(Store):
             return PlanStep(slot, asked.title, StepState.AFTER, self._waits, key=asked.key)
         if entry is not None:
             return PlanStep(slot, asked.title, StepState.DONE, entry=entry, key=asked.key)
-        return self._undone(slot, asked)
-
-    def _undone(self, slot: Slot, asked: StageSpec) -> PlanStep:
         folder, key = self.run_dir / asked.folder, asked.key
         begun = folder.is_dir() and any(folder.glob(f"*{key}*"))
         before = next((entry for entry in reversed(self._entries) if entry.slot == slot), None)

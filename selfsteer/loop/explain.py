@@ -75,7 +75,6 @@ def reasons(stage: str, before: Mapping[str, Any] | None, now: Mapping[str, Any]
     """Return what has changed, one phrase each, settings first; ``before`` is None where nobody noted it.
 
     Args:
-        stage: The stage's name.
         before, now: What the ledger keeps of its dependencies (:func:`selfsteer.runs.store.recorded_dependencies`).
     """
     if before is None:

@@ -56,8 +56,6 @@ class Guards:
     """Judges the rounds of one run as they end, and points RUN/policy to the best of the good ones.
 
     Args:
-        stages: The run's stages.
-        start: The policy before any round.
         rounds, heldout: What the run has found so far; it adds to them.
 
     Attributes:
@@ -119,9 +117,33 @@ class Guards:
             self.policy = trained
         if any(one.standing == "fired" and one.action == "stop" for one in found):
             self.ended = number
-        self._note(number)
-        self._tell(number, found)
-        self._link()
+        # The verdict is kept for plans of the run and for whoever reads its rows.
+        store = self._stages.store
+        contrasts = [key for name, round, key in store.claims if (name, round) == ("contrasts", number)]
+        info = {
+            "given_up": number not in self._good,
+            "ended": self.ended is not None,
+            "contrasts": contrasts[-1] if contrasts else None,
+        }
+        store.note(VERDICT, number, verdict_depends(self._stages, store.claims), info)
+        begins = f"round {self.policy.round}'s policy" if self.policy.round else "the start"
+        then = {
+            "warn": "",
+            "stop": "; the round is rejected and the run ends",
+            "rollback": f"; the round is rejected, the next one begins from {begins}",
+        }
+        for one in found:
+            if one.standing == "fired":
+                what = f"round {number}, guard {one.guard}: {one.detail}{then[one.action]}"
+                warnings.warn(what, SelfsteerWarning, stacklevel=2)
+        names = {kind: [one.guard for one in found if one.standing == kind] for kind in ("fired", "quiet", "silent")}
+        told = "; ".join(f"{kind}: {', '.join(own)}" for kind, own in names.items() if own)
+        self._stages.store.display.say(f"      guards after round {number}: {told or 'none asked'}")
+        link = self._stages.store.run_dir / "policy"
+        if self.best is None:
+            remove(link)
+        else:
+            link_atomic(link, Path(self._good[self.best][1].path))
 
     def summary(self) -> dict[str, Any]:
         """Return what summary.json says: the best round, the good ones, where a guard ended the run, every finding."""
@@ -140,44 +162,11 @@ class Guards:
         detail = "all rounds were rejected; the figures below are those of the last measured round"
         return [{"question": "Is there a policy to hand out?", "answer": "no", "detail": detail}]
 
-    def _note(self, number: int) -> None:
-        """Keep the verdict, for plans of the run and for whoever reads its rows."""
-        store = self._stages.store
-        contrasts = [key for name, round, key in store.claims if (name, round) == ("contrasts", number)]
-        info = {
-            "given_up": number not in self._good,
-            "ended": self.ended is not None,
-            "contrasts": contrasts[-1] if contrasts else None,
-        }
-        store.note(VERDICT, number, verdict_depends(self._stages, store.claims), info)
-
     def _figures(self, number: int) -> RoundFigures:
         found = [of for of in self._heldout if of.policy.round == number]
         figures = heldout_measures(found[0]) if found else None
         kept = next((_kept(row) for row in self._rounds if row["round"] == number), None)
         return RoundFigures(number, figures, kept, self._failures if number else {})
-
-    def _tell(self, number: int, found: Sequence[Finding]) -> None:
-        begins = f"round {self.policy.round}'s policy" if self.policy.round else "the start"
-        then = {
-            "warn": "",
-            "stop": "; the round is rejected and the run ends",
-            "rollback": f"; the round is rejected, the next one begins from {begins}",
-        }
-        for one in found:
-            if one.standing == "fired":
-                what = f"round {number}, guard {one.guard}: {one.detail}{then[one.action]}"
-                warnings.warn(what, SelfsteerWarning, stacklevel=2)
-        names = {kind: [one.guard for one in found if one.standing == kind] for kind in ("fired", "quiet", "silent")}
-        told = "; ".join(f"{kind}: {', '.join(own)}" for kind, own in names.items() if own)
-        self._stages.store.display.say(f"      guards after round {number}: {told or 'none asked'}")
-
-    def _link(self) -> None:
-        link = self._stages.store.run_dir / "policy"
-        if self.best is None:
-            remove(link)
-        else:
-            link_atomic(link, Path(self._good[self.best][1].path))
 
 
 def stopped(summary: Mapping[str, Any], run_dir: Path) -> GuardStopped | None:

@@ -27,7 +27,6 @@ from selfsteer.runs.store import Store
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.heldout import heldout_measures, samples
 from selfsteer.stages.model_checks import check_models
-from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principle_strategies import check_draws
 from selfsteer.stages.queries import QueriesResult, queries_stage
 from selfsteer.stages.round_stats import round_figures
@@ -73,11 +72,7 @@ def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, c
 
 
 def open_stages(
-    recipe: Recipe,
-    run_dir: Path,
-    display: Display,
-    callbacks: Sequence[Callback] = (),
-    sweep_dir: Path | None = None,
+    recipe: Recipe, run_dir: Path, display: Display, callbacks: Sequence[Callback] = (), sweep_dir: Path | None = None
 ) -> RunContext:
     """Return the stages of a recipe over a run directory; nothing is written or loaded yet.
 
@@ -129,18 +124,14 @@ def check(stages: RunContext) -> None:
 
         check_bits(stages.models.bits, stages.models.device, where="train.lora.bits")
     if stages.recipe.trains:
-        _check_losses(stages.recipe)
+        from selfsteer.policy.objective import objective_of
 
-
-def _check_losses(recipe: Recipe) -> None:
-    from selfsteer.policy.objective import objective_of
-
-    objective = objective_of(recipe.train)
-    if recipe.train.reference != "round-start" and not objective.compares:
-        what = f"{recipe.train.base_loss} compares with no reference, so train.reference has no effect"
-        raise ConfigError(what, where="train.reference", do="leave it out, or take another base_loss")
-    if recipe.mode == "generator":
-        objective_of(recipe.generator)
+        train = stages.recipe.train
+        if not objective_of(train).compares and train.reference != "round-start":
+            what = f"{train.base_loss} compares with no reference, so train.reference has no effect"
+            raise ConfigError(what, where="train.reference", do="leave it out, or take another base_loss")
+        if stages.recipe.mode == "generator":
+            objective_of(stages.recipe.generator)
 
 
 class _Run:
@@ -179,23 +170,20 @@ class _Run:
             case "train", "contrasts":
                 self.rounds.append(round_figures(state))
                 if self.recipe.mode == "generator":
-                    self._keep_or_discard(state.writer)
+                    # A generator's weights go once it has answered, unless the recipe keeps them.
+                    weights = Path(state.writer.path)
+                    link = weights.parent / "policy"
+                    if self.recipe.generator.keep:
+                        self.context.models.make(state.writer)
+                        link_atomic(link, weights)
+                    elif weights.is_relative_to(self.store.run_dir):
+                        remove(link)
+                        remove(weights)
             case "train", "policy":
                 self.rounds[-1]["training"] = record.info
                 link_atomic(
                     self.store.run_dir / f"round-{state.number:02d}" / "policy", self.store.run_dir / record.files[0]
                 )
-
-    def _keep_or_discard(self, generator: Policy) -> None:
-        """Remove a generator's weights once it has answered, unless the recipe keeps them."""
-        weights = Path(generator.path)
-        link = weights.parent / "policy"
-        if self.recipe.generator.keep:
-            self.context.models.make(generator)
-            link_atomic(link, weights)
-        elif weights.is_relative_to(self.store.run_dir):
-            remove(link)
-            remove(weights)
 
     def _summary(self, command: str, guards: Guards | None) -> Summary:
         policies = [

@@ -21,7 +21,6 @@ class DroppedFile:
     """Writes a line for each that is left out, and counts.
 
     Args:
-        file: Where the lines go.
         name: Of that file, relative to the run directory.
 
     Attributes:

@@ -181,7 +181,11 @@ class _Block(Generic[Item, Row]):
     def go(self) -> bool:
         """Do the batches that have no piece yet; return whether the block is whole then."""
         plan = self.work.plan(self.number)
-        self._remember_refused(plan)
+        # What was refused before this process began is not asked for again.
+        keys = {_written(key): key for key in (self.work.item_key(item) for batch in plan.batches for item in batch)}
+        for line in read_json_lines(self._pieces / _REFUSED):
+            if (key := keys.get(line["key"])) is not None:
+                self._why[key] = Failure(DataError(line["reason"], do=line["do"]), refused=True)
         if len(plan.batches) == 1 and not self._pieces.exists():
             return self._go_at_once(plan)
         for place, batch in enumerate(plan.batches):
@@ -232,13 +236,6 @@ class _Block(Generic[Item, Row]):
                 line = {"where": self.work.where(item), "reason": failure.error.what, "refused": failure.refused}
                 append_json(failures_file(self.space), line)
         return done
-
-    def _remember_refused(self, plan: ShardPlan[Item]) -> None:
-        """Read what was refused before this process began: it is not asked for again."""
-        keys = {_written(key): key for key in (self.work.item_key(item) for batch in plan.batches for item in batch)}
-        for line in read_json_lines(self._pieces / _REFUSED):
-            if (key := keys.get(line["key"])) is not None:
-                self._why[key] = Failure(DataError(line["reason"], do=line["do"]), refused=True)
 
     def _keep(self, place: int, done: BatchResult[Row]) -> None:
         """Write a batch's rows and what was refused; then a failure that ends the stage is raised."""

@@ -122,9 +122,6 @@ class Store:
     """The run directory: stages by key, and the one process that may write to it.
 
     Args:
-        run_dir: The run directory.
-        display: Shows each stage.
-        callbacks: Are called for each stage.
         sweep_dir: The folder of a sweep, whose runs take finished stages from each other.
     """
 
@@ -162,12 +159,9 @@ class Store:
         """Return a stage's record: find it done, or do it and record it.
 
         Args:
-            name: Its line in :data:`selfsteer.runs.pipeline.PIPELINE`.
-            round: Its round; 0 is the start's.
             depends: Everything that its result depends on; the stage's key is made of it.
             work: Does it: writes into the workspace, and returns the files and what the ledger keeps.
             units: How many steps its progress will count.
-            split: The pass that it is part of.
             part: Which of several alike it is.
             title, folder: In place of those that follow from name, split and round.
             note: What the display adds about a finished one.
@@ -243,7 +237,12 @@ class Store:
         started = time.monotonic()
         space = self.workspace(asked.folder, asked.key)
         space.sweep()
-        self._remove_damaged(asked.claim)
+        # Folders of a finished stage that has lost a file since would be taken for whole; only names with its key.
+        for entry in self.ledger.entries():
+            if entry.claim == asked.claim:
+                for path in self.files(entry):
+                    if path.is_dir() and entry.key in path.name:
+                        remove(path)
         files, result = asked.work(space)
         seconds = round(time.monotonic() - started, 1)
         names = [str(file.relative_to(self.run_dir)) for result in files for file in _with_contents(result)]
@@ -251,17 +250,6 @@ class Store:
         return self.ledger.add(
             StageRecord(asked.name, asked.round, asked.key, names, seconds, result.info, depends=depends)
         )
-
-    def _remove_damaged(self, claim: StageKey) -> None:
-        """Remove folders of a stage that was finished and has lost a file since: they would be taken for whole.
-
-        Only its own ones, whose names hold its key.
-        """
-        for entry in self.ledger.entries():
-            if entry.claim == claim:
-                for path in self.files(entry):
-                    if path.is_dir() and entry.key in path.name:
-                        remove(path)
 
     def workspace(self, folder: str, key: str) -> Workspace:
         """Return where a stage with that key works; ``folder`` is relative to the run directory."""

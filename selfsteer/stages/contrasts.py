@@ -70,10 +70,6 @@ def contrasts_stage(
     """Filter the scored rows.
 
     Args:
-        context: The run's.
-        scores: The stage ``scores``.
-        round: Where it belongs.
-        split: "train", or "generator" for what a generator is trained on.
         rows: The rows to filter (default: those of ``scores``, with the reward model's margins where a filter uses
             one).
 

@@ -9,30 +9,27 @@ from typing import Any
 from selfsteer.evaluation import Measure, measure
 from selfsteer.evaluation.metrics import answer_drops, implicit_changes
 from selfsteer.records import ROLES, Contrast
-from selfsteer.runs.ledger import StageRecord
 from selfsteer.stages.context import Pass
 from selfsteer.stages.judgements import direction_on
 
 
 def heldout_measures(state: Pass) -> Measure:
-    """Return the figures of one policy on the held-out queries, and the program or judge that compared y+ with y-.
-
-    Args:
-        state: The policy's pass over the held-out queries.
-    """
+    """Return the figures of one policy on the held-out queries, and the program or judge that compared y+ with y-."""
     context, records = state.context, state.records
     recipe, judged = context.recipe, records.get("judgements")
     rows = sorted(context.store.read(records["scores"], Contrast), key=lambda row: row.id)
-    changes, drops = _changes(state, records["implicit"]) if "implicit" in records else (None, None)
+    changes = drops = None
+    if "implicit" in records:
+        assert state.start_rows is not None  # the stage compares with them
+        before, after = (context.store.read(one, Contrast) for one in (state.start_rows, records["implicit"]))
+        per_token, limit = recipe.implicit_per_token, recipe.train.max_length
+        changes = list(implicit_changes(before, after, per_token=per_token, max_length=limit).values())
+        drops = answer_drops(before, after)
     signal = direction_on(context, records["scores"], judged)
     figures = measure(
         rows, direction=context.direction, implicit=changes, per_token=recipe.implicit_per_token, drops=drops
     )
-    return {
-        **figures,
-        "judged": judged.info if judged else None,
-        "signal": asdict(signal) if signal else None,
-    }
+    return {**figures, "judged": judged.info if judged else None, "signal": asdict(signal) if signal else None}
 
 
 def samples(before: Sequence[Contrast], after: Sequence[Contrast], count: int) -> list[dict[str, Any]]:
@@ -53,12 +50,3 @@ def samples(before: Sequence[Contrast], after: Sequence[Contrast], count: int) -
 
 def _texts(row: Contrast) -> dict[str, str]:
     return {role: getattr(row, f"{role}_response") for role in ROLES}
-
-
-def _changes(state: Pass, implicit: StageRecord) -> tuple[list[tuple[float, float]], list[float]]:
-    """Return for each row of the start how much likelier a policy finds y+ and y-, and how much less likely yo."""
-    assert state.start_rows is not None  # the stage compares with them
-    store, recipe = state.context.store, state.context.recipe
-    before, after = (store.read(entry, Contrast) for entry in (state.start_rows, implicit))
-    changes = implicit_changes(before, after, per_token=recipe.implicit_per_token, max_length=recipe.train.max_length)
-    return list(changes.values()), answer_drops(before, after)

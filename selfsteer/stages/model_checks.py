@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError, SelfsteerWarning
@@ -15,8 +14,6 @@ def check_models(stages: RunContext, start: Policy, *, measures: bool) -> None:
     """Raise where a run's models can't do what its recipe asks of them.
 
     Args:
-        stages: Of the run.
-        start: The policy it starts from.
         measures: Whether the run measures on held-out queries and trains (``generate`` does not).
 
     Raises:
@@ -42,6 +39,8 @@ def check_models(stages: RunContext, start: Policy, *, measures: bool) -> None:
 
 
 def _check_model(recipe: Recipe, policy: Policy, *, writes: bool, trains: bool) -> None:
+    from torch import nn
+
     from selfsteer.models.configs import outline
     from selfsteer.models.rope import context_of
     from selfsteer.policy.adapters import check_adapter
@@ -54,23 +53,13 @@ def _check_model(recipe: Recipe, policy: Policy, *, writes: bool, trains: bool) 
         raise ConfigError(what, where="generation.max_new_tokens", do=f"set it well below {context}")
     if trains:
         check_adapter(model, policy.path, recipe.train.lora, where="train.lora")
-        if context is not None and not recipe.writes_itself:  # its own answers keep to its context
-            _check_length(model, recipe.train.max_length, context)
-
-
-def _check_length(model: Any, length: int, context: int) -> None:
-    if length <= context:
-        return
-    what = f"rows of up to {length} tokens are trained on, beyond the model's context of {context}"
-    do = f"set train.max_length={context}: longer responses are cut there"
-    if _has_position_table(model, context):
-        raise ConfigError(f"{what}, for which it has no positions", where="train.max_length", do=do)
-    warnings.warn(f"{what}: {do}", SelfsteerWarning, stacklevel=2)
-
-
-def _has_position_table(model: Any, context: int) -> bool:
-    """Whether positions are learned, one vector each; some models keep two more for padding."""
-    from torch import nn
-
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    return any(table.num_embeddings in (context, context + 2) for table in tables[1:])
+        length = recipe.train.max_length
+        if context is None or length <= context or recipe.writes_itself:  # its own answers keep to its context
+            return
+        what = f"rows of up to {length} tokens are trained on, beyond the model's context of {context}"
+        do = f"set train.max_length={context}: longer responses are cut there"
+        # Learned positions have one vector each; some models keep two more for padding.
+        tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        if any(table.num_embeddings in (context, context + 2) for table in tables[1:]):
+            raise ConfigError(f"{what}, for which it has no positions", where="train.max_length", do=do)
+        warnings.warn(f"{what}: {do}", SelfsteerWarning, stacklevel=2)

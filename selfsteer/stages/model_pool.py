@@ -91,15 +91,11 @@ class ModelPool:
             return self.weightless_policy()
         settings, generation = self.recipe.model, self.recipe.generation
         backend = "transformers" if generation.weightless else generation.backend
-        found = self._fetched(settings.name, backend, self._options, say)
+        options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
+        found = self._fetched(settings.name, backend, options, say)
         if settings.chat_template_kwargs:
             self.chat(found)  # raises for a variable that its template does not read
         return replace(found, fingerprint=f"{found.fingerprint} in {self.bits} bits") if self.bits else found
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        """How the recipe's model is loaded."""
-        return {"trust_remote_code": self.recipe.model.trust_remote_code, "revision": self.recipe.model.revision}
 
     def responder_model(self, policy: Policy, say: Callable[[str], None]) -> Policy:
         """Return the model that writes the training responses: ``policy``, or in mode offline the recipe's own."""

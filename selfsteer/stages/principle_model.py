@@ -22,9 +22,6 @@ class PrincipleModel:
     """Opens the model that a recipe names to write principles. Nothing is loaded before :meth:`open`.
 
     A local one runs in the policy's backend where that has weights, else in transformers.
-
-    Args:
-        recipe: Names one.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -89,9 +86,6 @@ class PrincipleModel:
 
     def open(self, usage: Path | None) -> Backend:
         """Load it, or connect to it.
-
-        Args:
-            usage: The file that keeps what endpoints have used up.
 
         Raises:
             ModelError, ConfigError, FetchError: It can't be used, or not with these settings.

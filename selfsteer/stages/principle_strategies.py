@@ -107,12 +107,7 @@ def principled(
     """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
 
     Args:
-        recipe: Says by which strategy.
-        principle_set: Where the aspects, and the pairs to fall back on, stand.
-        writer: Who chooses the aspects and writes the principles.
         chats: The templates of all models that read the steered prompts; none where these have no tokens.
-        queries: A batch.
-        seed: Of what is drawn at random (default: the recipe's).
     """
     seed = recipe.seed if seed is None else seed
     made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer, seed), queries)
@@ -179,9 +174,14 @@ class _Writing:
         """Return the aspects of each query, the set's extra ones included."""
         count = aspects_wanted(self.recipe, self.principle_set)
         settled = choice_without_model(self.principle_set, count)
+        rate = self.recipe.principles.extra_rate
         choices: list[Choice | Failure] = [settled] * len(queries) if settled else self._chosen(queries, count)
         return [
-            choice if isinstance(choice, Failure) else self._with_extra(choice, query)
+            choice
+            if isinstance(choice, Failure)
+            else dataclasses.replace(
+                choice, aspects=with_extra(choice.aspects, self.principle_set, query.id, rate, self.seed)
+            )
             for query, choice in zip(queries, choices, strict=True)
         ]
 
@@ -207,11 +207,6 @@ class _Writing:
             )
             for query, outcome in zip(queries, outcomes, strict=True)
         ]
-
-    def _with_extra(self, choice: Choice, query: Query) -> Choice:
-        rate = self.recipe.principles.extra_rate
-        aspects = with_extra(choice.aspects, self.principle_set, query.id, rate, self.seed)
-        return dataclasses.replace(choice, aspects=aspects)
 
     def write_pairs(self, queries: Sequence[Query], aspects: Sequence[Sequence[str]]) -> list[Completion | Failure]:
         """Return what the writer answers when it is asked for a pair for each aspect of each query."""
@@ -243,12 +238,10 @@ class _Writing:
         """Ask the writer; a reasoning model gets room to think, and its thoughts are left out.
 
         Args:
-            prompts: What to ask.
             like: Two prompts that have in common with each other what all of them have.
             tokens: Room for an answer, besides that for thoughts.
             json_schema: What an answer shall be; a model that thinks is not held to it, as it could not think then.
             temperature: 0 is greedy; else ``generation.top_p`` acts too.
-            seed: Of the batch.
         """
         if not prompts:
             return []

@@ -57,20 +57,18 @@ def principles_stage(
     """Choose aspects for each query of a split, give it its principles and write its two steered prompts.
 
     Args:
-        context: The run's.
-        queries: The stage before.
-        split: "train" or "heldout".
-        round: Where it belongs.
         policy: Chooses, and answers the prompts.
         reader: The model trained on them where that is another: they have to suit its template too.
     """
     recipe, principle_set = context.recipe, context.principle_set
     asked = round_queries(context, queries, split, round)
     settings = acting_settings(recipe, principle_set)
+    writer, by_model = context.models.writer, needs_model(recipe, principle_set)
+    thinks = by_model and (writer.may_think if writer else context.models.may_think(policy))
     depends = {
         "queries": [queries.key, split],
         "settings": settings,
-        "thoughts": _thinking_tokens(context, policy),
+        "thoughts": recipe.thinking_tokens if thinks else 0,
         "set": principle_set.fingerprint,
         "templates": template_contents(*templates_of(recipe)),
         "seed": recipe.seed,
@@ -140,14 +138,6 @@ def _writing(
         return principled(recipe, principle_set, backend, chats, batch, seed)
 
     return ShardJob(SteeredQuery, plan, do, failed=writer.failed if writer else context.failed)
-
-
-def _thinking_tokens(context: RunContext, policy: Policy) -> int:
-    """Tokens for the thoughts of the model that chooses aspects or writes principles; 0 where none may think."""
-    writer = context.models.writer
-    asked = needs_model(context.recipe, context.principle_set)
-    thinks = asked and (writer.may_think if writer else context.models.may_think(policy))
-    return context.recipe.thinking_tokens if thinks else 0
 
 
 def written_by(context: RunContext, policy: Policy) -> dict[str, Any]:

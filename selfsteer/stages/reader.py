@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from selfsteer.config import Recipe, load_recipe
+from selfsteer.config import load_recipe
 from selfsteer.errors import InputError
 from selfsteer.evaluation.metrics import implicit_changes
 from selfsteer.evaluation.signal_quality import Chosen, Implicit, Part, principles_of
@@ -39,16 +39,18 @@ class RunReader:
 
     Nothing is written and no lock is needed, so the run may be going on.
 
-    Args:
-        run_dir: What `selfsteer run` was given as its run directory.
-
     Raises:
         InputError: It is no run directory, its recipe or its principle set can't be read.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.recipe = _recipe(run_dir)
+        file = run_dir / "recipe.yaml"
+        if not file.is_file():
+            what = "this is no run directory: it has no recipe.yaml" if run_dir.is_dir() else "there is no such folder"
+            do = "name the folder that `selfsteer run` was given as --run-dir"
+            raise InputError(what, where=str(run_dir), do=do)
+        self.recipe = load_recipe(file)
         store = Store(run_dir, Display(quiet=True))
         self.stages = RunContext.from_run(self.recipe, store)
         self._entries = store.ledger.entries()
@@ -147,13 +149,3 @@ class RunReader:
             what = f"this run has no rows to look at yet: {reading.pending[0]}"
             raise InputError(what, where=str(self.run_dir), do=rerun_command(self.run_dir, "to continue"))
         return reading
-
-
-def _recipe(run_dir: Path) -> Recipe:
-    """Return the recipe of a run directory."""
-    file = run_dir / "recipe.yaml"
-    if not file.is_file():
-        what = "this is no run directory: it has no recipe.yaml" if run_dir.is_dir() else "there is no such folder"
-        do = "name the folder that `selfsteer run` was given as --run-dir"
-        raise InputError(what, where=str(run_dir), do=do)
-    return load_recipe(file)

@@ -65,31 +65,29 @@ def average_stage(stages: RunContext, average: Policy, policy: Policy) -> Policy
     depends = {"average": average.fingerprint, "policy": policy.fingerprint, "decay": train.ema_decay}
 
     def write(space: Workspace) -> tuple[list[Path], StageResult]:
+        import torch
+
+        from selfsteer.models import load_model, load_tokenizer
+
         stages.models.free()
         folder = space.folder / f"average-{space.key}"
         if not folder.exists():
             with atomic_path(folder) as temporary:
-                _write_average(average, policy, train.ema_decay, temporary)
+                mean, other = (
+                    load_model(one.path, dtype="float32", device="cpu", **one.options) for one in (average, policy)
+                )
+                weights = dict(other.named_parameters())
+                with torch.no_grad():
+                    for name, parameter in mean.named_parameters():
+                        parameter.lerp_(weights[name], 1 - train.ema_decay)
+                mean.save_pretrained(temporary)
+                load_tokenizer(policy.path, **policy.options).save_pretrained(temporary)
         return [folder], StageResult()
 
     round = policy.round
     entry = stages.store.get_or_compute("average", round, depends, write, units=1)
     path, name = str(stages.store.run_dir / entry.files[0]), f"average after round {round}"
     return policy.trained(round, path, f"average:{entry.key}", name)
-
-
-def _write_average(average: Policy, policy: Policy, decay: float, folder: Path) -> None:
-    import torch
-
-    from selfsteer.models import load_model, load_tokenizer
-
-    mean, other = (load_model(one.path, dtype="float32", device="cpu", **one.options) for one in (average, policy))
-    weights = dict(other.named_parameters())
-    with torch.no_grad():
-        for name, parameter in mean.named_parameters():
-            parameter.lerp_(weights[name], 1 - decay)
-    mean.save_pretrained(folder)
-    load_tokenizer(policy.path, **policy.options).save_pretrained(folder)
 
 
 def trained_on(recipe: Recipe, made: Sequence[RoundData]) -> Sequence[RoundData]:
@@ -102,10 +100,7 @@ def training_rows(stages: RunContext, number: int, made: Sequence[RoundData], re
     """Return the stages whose kept rows a round trains on, all scored by its reference.
 
     Args:
-        stages: The run's.
-        number: The round.
         made: The data of the rounds it trains on, its own last.
-        reference: What it is compared with.
     """
     from selfsteer.policy.objective import objective_of
 

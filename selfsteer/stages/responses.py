@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 from selfsteer.backends import Backend, Completion, Failure, Sampling
-from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.contrast import PROMPT_OF_ROLE, Request, requests
 from selfsteer.errors import PromptRefused
@@ -25,6 +24,7 @@ from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principles import check_queries_left
 
+NO_ROOM = "prompt of {} tokens leaves no room for a response within train.max_length"
 SHORTER = "lower generation.max_new_tokens or raise train.max_length"
 """What helps where a prompt leaves no room for a response."""
 
@@ -64,11 +64,7 @@ def responses_stage(
     """Sample responses for each row; rows whose prompts don't fit are left out and named.
 
     Args:
-        context: The run's.
-        principles: The stage before.
         split: "train", "heldout", or "generator" for what a generator is trained on.
-        round: Where it belongs.
-        policy: Answers.
         roles: Which responses: y+, y- and yo, or y+ and y- alone.
         limit: Answer the first so many rows.
     """
@@ -169,7 +165,7 @@ def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
     if backend.context is not None and longest + new > backend.context:
         return f"prompt of {longest} tokens + {new} new ones exceed the model's context of {backend.context}"
     if backend.chat is not None and longest >= recipe.train.max_length:  # scoring keeps to training's limit
-        return _no_room(longest)
+        return NO_ROOM.format(longest)
     return ""
 
 
@@ -197,13 +193,3 @@ def sample(
             else:
                 rows.append(response_of(request.id, request.role, found))
     return BatchResult(rows, failures)
-
-
-def _no_room(longest: int) -> str:
-    return f"prompt of {longest} tokens leaves no room for a response within train.max_length"
-
-
-def _absent(row: SteeredQuery, role: str, chat: Chat, thinking_apart: bool) -> Response:
-    prompt = chat.encode(getattr(row, PROMPT_OF_ROLE[role]))
-    prompt = chat.without_thought(prompt) if thinking_apart else prompt
-    return Response(row.id, cast(Role, role), "", "absent", [], prompt)

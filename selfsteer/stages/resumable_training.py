@@ -36,7 +36,7 @@ def train_with_resume(trainer: Any, checkpoints: Path, log: MetricsLog, display:
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except (SafetensorError, RuntimeError) as error:
         # torch.save says "no space" with a RuntimeError of its own.
-        if isinstance(error, SafetensorError) or _is_full(log.path.parent):
+        if isinstance(error, SafetensorError) or shutil.disk_usage(log.path.parent).free < 1 << 26:
             raise _unsaved(error, trainer.args.output_dir) from error
         raise
     if interrupt.asked:
@@ -47,7 +47,6 @@ class MetricsLog:
     """RUN/metrics.jsonl: one line an optimiser step, read back so that a resumed training continues it.
 
     Args:
-        path: The file.
         own: What names this training's lines, e.g. {"round": 1, "stage": "train"}.
         without: Names of figures that are left out.
     """
@@ -107,12 +106,7 @@ def _progress(log: MetricsLog, display: Display) -> Any:
 
 @contextmanager
 def divergence_noted(note: Path, key: str) -> Iterator[None]:
-    """Note that a training diverged; the same one would do so again, so its next attempt fails at once and says why.
-
-    Args:
-        note: The file.
-        key: What the setting of the learning rate is called.
-    """
+    """Note that a training diverged; the same one would do so again, so its next attempt fails at once and says why."""
     found = read_json(note)
     if found:
         raise TrainingDiverged(**found)
@@ -133,10 +127,6 @@ def unsaved_told(folder: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise _unsaved(error, str(folder)) from error
-
-
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < 1 << 26
 
 
 def _unsaved(error: Exception, where: str) -> StorageError:

@@ -25,10 +25,6 @@ class RewardMargins:
 
     A margin that a row brings from the same model stays, and one that was asked for is not asked again.
 
-    Args:
-        settings: Names the model.
-        device: "auto", "cpu", "cuda", ...
-
     Raises:
         ConfigError: A setting does not act.
         ModelError, FetchError: It is no reward model, or can't be fetched.

@@ -50,18 +50,14 @@ def round_figures(state: Pass) -> Figures:
         "responses": {name: getattr(responses, name) for name in ("responses", "cut", "tokens")} if responses else None,
         "data": ScoresResult.of(records["scores"]).figures,
         "quality": quality_figures(ContrastsResult.of(records["contrasts"])),
-        "generator": _generator_figures(state) if "generator" in records else None,
+        "generator": {
+            "quality": quality_figures(ContrastsResult.of(records[f"{GENERATOR}contrasts"])),
+            "data": ScoresResult.of(records[f"{GENERATOR}scores"]).figures,
+            "training": records["generator"].info,
+        }
+        if "generator" in records
+        else None,
         "training": None,
-    }
-
-
-def _generator_figures(state: Pass) -> Figures:
-    """Return the figures of the rows that the round's generator was trained on, and of its training."""
-    records = state.records
-    return {
-        "quality": quality_figures(ContrastsResult.of(records[f"{GENERATOR}contrasts"])),
-        "data": ScoresResult.of(records[f"{GENERATOR}scores"]).figures,
-        "training": records["generator"].info,
     }
 
 

@@ -7,17 +7,28 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
-from selfsteer.contrast import assemble, with_token_ids
+from selfsteer.contrast import PROMPT_OF_ROLE, assemble, with_token_ids
 from selfsteer.errors import PromptRefused
 from selfsteer.evaluation.metrics import response_length
 from selfsteer.export.statistics import Mean
 from selfsteer.principles import PrincipleSet, template_versions
 from selfsteer.quality import clean_response, steering_margin, think_apart
-from selfsteer.records import ROLES, Contrast, Response, SteeredQuery, count_rows, has_score, is_full, read_rows, score
+from selfsteer.records import (
+    ROLES,
+    Contrast,
+    Response,
+    Role,
+    SteeredQuery,
+    count_rows,
+    has_score,
+    is_full,
+    read_rows,
+    score,
+)
 from selfsteer.runs.dropped import check_dropped_share, dropped_note
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
@@ -28,7 +39,7 @@ from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principle_strategies import templates_of
 from selfsteer.stages.principles import check_queries_left
-from selfsteer.stages.responses import SHORTER, ResponsesResult, _absent, _no_room
+from selfsteer.stages.responses import NO_ROOM, SHORTER, ResponsesResult
 from selfsteer.version import __version__
 
 _SCORE_BATCH = 8  # rows with nine cells each
@@ -66,9 +77,6 @@ def scores_stage(
     """Join, clean and score the rows: every response under every prompt.
 
     Args:
-        context: The run's.
-        principles, responses: The stages before.
-        split, round: As for the responses.
         policy: Wrote the responses.
         roles: Which responses a row has.
         scorer: The policy that is to be trained (default: the one that wrote the responses).
@@ -230,7 +238,10 @@ def joined(
             labels = adjectives_of(principle_set, row.aspects)
             own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
         if chat is not None:  # a response that was not sampled gets prompts of the same form
-            own |= {role: _absent(row, role, chat, thinking_apart) for role in ROLES if role not in own}
+            for role in (role for role in ROLES if role not in own):
+                prompt = chat.encode(getattr(row, PROMPT_OF_ROLE[role]))
+                prompt = chat.without_thought(prompt) if thinking_apart else prompt
+                own[role] = Response(row.id, cast(Role, role), "", "absent", [], prompt)
         contrasts.append(assemble(row, own, round=round, provenance=provenance))
     return contrasts
 
@@ -252,7 +263,7 @@ def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[
         if row.longest_prompt < recipe.train.max_length:
             fits.append(row)
         else:
-            left_out.append(Dropped(row.id, _no_room(row.longest_prompt), SHORTER))
+            left_out.append(Dropped(row.id, NO_ROOM.format(row.longest_prompt), SHORTER))
     return fits, left_out
 
 

@@ -195,7 +195,11 @@ def _train(stages: RunContext, training: Training, space: Workspace) -> Path:
         log.keep(_log_file(space))
         info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
-            _save(trainer, temporary, _card(stages.recipe, training, rows, info, log.rows))
+            with unsaved_told(temporary):
+                trainer.save_model(str(temporary))
+            # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
+            remove(temporary / "training_args.bin")
+            write_atomic(temporary / "README.md", _card(stages.recipe, training, rows, info, log.rows))
             write_json(temporary / _INFO, info.info)
     # The folder appears whole, so a run that was killed between here and the ledger does not train again.
     remove(checkpoints)
@@ -238,14 +242,9 @@ def sso_config(
     """Return the trainer's configuration for a recipe's train section.
 
     Args:
-        settings: The section.
-        folder: Where checkpoints go.
-        seed: The run's.
         precision: "bfloat16" or "float32".
-        device: The models'.
         loss: The section with the loss, learning rate, epochs and batch size (default: ``settings``).
         stored: Whether the reference is that of the rows' scores and not the start.
-        template_kwargs: Variables for the chat template.
     """
     from selfsteer.policy import SSOConfig
     from selfsteer.policy.config import checkpointing_argument
@@ -303,14 +302,6 @@ def _info(
         seconds=round(seconds, 1),
         peak_memory_gb=peak_memory_gb(),
     )
-
-
-def _save(trainer: SSOTrainer, folder: Path, card: str) -> None:
-    with unsaved_told(folder):
-        trainer.save_model(str(folder))
-    # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
-    remove(folder / "training_args.bin")
-    write_atomic(folder / "README.md", card)
 
 
 def _card(

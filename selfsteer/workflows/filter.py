@@ -60,7 +60,6 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     changes are not filtered if the run trains: their policy was trained on what the earlier filters kept.
 
     Args:
-        run_dir: A run directory.
         overrides: Settings of ``quality`` other than ``clean``, as "key=value".
         dry_run: Count only, change nothing.
 
@@ -92,7 +91,6 @@ def _refilter_rounds(stages: RunContext, *, dry_run: bool = False, changed: bool
     """Filter round by round up to the first that changes, if the next one's policy was trained on its rows.
 
     Args:
-        stages: The run's, with the new settings.
         dry_run: Count only; ``changed`` then says whether the settings differ.
     """
     recipe, ledger = stages.recipe, stages.store.ledger

@@ -43,9 +43,7 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
 
     Args:
         recipe: Its model, set, queries, sampling and judge, if any, are used.
-        folder: The working directory.
         pairs: Approximate number of pairs; each aspect gets the same number.
-        display: Shows progress.
 
     Raises:
         InputError: The model, the set, the queries or the judge can't be used.
@@ -57,7 +55,14 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
     judge = make_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
         display.plan([PlannedStage("", 1.0), PlannedStage("", 3.0 * pairs), PlannedStage("", 1.5 * pairs)])
-        found = probe_along(stages, _trials(stages, pairs), judge)
+        settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
+        each = -(-pairs // len(names))
+        shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
+        queries = load_queries(settings.source, **shared).queries
+        if len(queries) < each:
+            what = f"{len(queries)} queries are too few: each aspect is tried on {each}"
+            raise DataError(what, where=settings.source, do="give more queries, or ask for fewer pairs")
+        found = probe_along(stages, list(spread(names, queries, each)), judge)
         write_json(folder / "probe.json", {"schema_version": 1, **asdict(found), "standing": found.standing})
         return found
 
@@ -77,17 +82,6 @@ def probe_along(stages: RunContext, trials: Sequence[Trial], judge: Judge | None
         if is_full(row):
             rows[row.aspects[0]].append(row)
     return probe_figures(rows, stages.verdict_fn(_judged(judge, stages, rows)))
-
-
-def _trials(stages: RunContext, pairs: int) -> list[Trial]:
-    settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
-    each = -(-pairs // len(names))
-    shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
-    queries = load_queries(settings.source, **shared).queries
-    if len(queries) < each:
-        what = f"{len(queries)} queries are too few: each aspect is tried on {each}"
-        raise DataError(what, where=settings.source, do="give more queries, or ask for fewer pairs")
-    return list(spread(names, queries, each))
 
 
 def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> StageRecord:

@@ -44,10 +44,6 @@ class Source(NamedTuple):
 def open_source(name: str, settings: SetSettings) -> Source:
     """Check a set's source.
 
-    Args:
-        name: Of the set.
-        settings: The set's.
-
     Raises:
         ConfigError: ``rounds``, ``finished`` or ``dataset_split`` does not apply to the source, or a round does not
             exist.

@@ -61,9 +61,7 @@ def score_file(
         file: A file or a folder, as of :func:`selfsteer.queries.load_queries`.
         output: The .jsonl file, which appears when it is complete. An interrupted call resumes if ``file``, the model
             and the hardware are the same.
-        hardware: Device and precision of the model.
         batch_size: Conversations in one forward pass.
-        overwrite: Replace an existing file.
         note: Takes a sentence on the rows that an earlier call left.
 
     Raises:
@@ -72,7 +70,10 @@ def score_file(
         ModelError, FetchError: The model can't be used.
         WorkFailed: Another process is writing ``output``.
     """
-    _check_output(output, overwrite)
+    if output.suffix != ".jsonl":
+        raise ConfigError(f"{output} is not a .jsonl file", where="--output", do="give a name that ends in .jsonl")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} already exists", where="--output", do="choose another name, or add --overwrite")
     next(_rows(file), None)  # raises for an unreadable file before anything is created
     scorer = _Scorer(model, hardware, batch_size)
     part = output.with_name(f".{output.name}.part")
@@ -86,13 +87,6 @@ def score_file(
         what = f"none of {tally.count} rows can be scored: {tally.first or 'the file is empty'}"
         raise DataError(what, where=str(file), do="see `selfsteer score --help` for the forms of rows")
     return tally
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.suffix != ".jsonl":
-        raise ConfigError(f"{output} is not a .jsonl file", where="--output", do="give a name that ends in .jsonl")
-    if output.exists() and not overwrite:
-        raise ConfigError(f"{output} already exists", where="--output", do="choose another name, or add --overwrite")
 
 
 def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]) -> RowTally:
@@ -234,7 +228,13 @@ _RESPONSES = ("response", "completion", "output")
 
 def _conversations(cells: Cells) -> dict[str, list[list[Message]]]:
     if is_pair(cells):
-        return _of_pair(cells)
+        pair = pair_of(dict(cells.cells), "", "")
+        conversations = [[*pair.prompt, {"role": "assistant", "content": text}] for text in (pair.first, pair.second)]
+        if pair.label not in (1, -1):
+            return {"rewards": conversations}
+        better_and_worse(pair)  # raises where a response is empty
+        chosen, rejected = conversations[:: pair.label]
+        return {"reward_chosen": [chosen], "reward_rejected": [rejected]}
     name = cells.first(COLUMNS)
     if name is None:
         raise Unusable(f"a row has the keys {cells.names}, which is no known form of a conversation or a pair")
@@ -249,16 +249,6 @@ def _conversations(cells: Cells) -> dict[str, list[list[Message]]]:
         each = [Cells({"responses": text}) for text in texts]
         return {"rewards": [_answered(conversation, one, "responses") for one in each]}
     return {"reward": [_finished(conversation, name)]}
-
-
-def _of_pair(cells: Cells) -> dict[str, list[list[Message]]]:
-    pair = pair_of(dict(cells.cells), "", "")
-    conversations = [[*pair.prompt, {"role": "assistant", "content": text}] for text in (pair.first, pair.second)]
-    if pair.label not in (1, -1):
-        return {"rewards": conversations}
-    better_and_worse(pair)  # raises where a response is empty
-    chosen, rejected = conversations[:: pair.label]
-    return {"reward_chosen": [chosen], "reward_rejected": [rejected]}
 
 
 def _answered(prompt: list[Message], cells: Cells, name: str) -> list[Message]:

@@ -32,10 +32,7 @@ def sweep(
     fails, the others still run, and the record has the reason; :func:`failed` turns the record into an error.
 
     Args:
-        wanted: The variants.
-        folder: The sweep's folder.
         display: Opens a display for each variant.
-        command: The command line, for the pages.
 
     Raises:
         InputError: A variant's recipe, queries, principle set or model can't be used; nothing was started.

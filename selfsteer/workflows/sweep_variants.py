@@ -68,7 +68,15 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     _check_names(found, [_name(*draft) for draft in drafts])
     find_recipe(recipe)
     variants = [_variant(found, recipe, *draft, overrides) for draft in drafts]
-    _check_same(found, variants)
+    seen: list[tuple[Recipe, str]] = []
+    for variant in variants:
+        bare = variant.recipe.model_copy(update={"name": ""})
+        same = next((name for recipe, name in seen if recipe == bare), None)
+        if same is not None:
+            what = f"variants {same!r} and {variant.name!r} are the same recipe in effect"
+            do = "remove one, or check whether an override undoes their difference"
+            raise ConfigError(what, where=_where(found, "variants", variant.name), do=do)
+        seen.append((bare, variant.name))
     return Sweep(settings.name, recipe, variants)
 
 
@@ -85,7 +93,10 @@ def _groups(found: SweepFile) -> list[_Group]:
     columns = []
     for key, values in settings.grid.items():
         short = key.rpartition(".")[2]
-        names = _names_of(key if last[short] > 1 else short, values)
+        texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        fit = all(_NAME.fullmatch(text) and len(text) <= _LONGEST for text in texts) and len(set(texts)) == len(texts)
+        title = key if last[short] > 1 else short
+        names = [f"{title}-{text if fit else place}" for place, text in enumerate(texts, start=1)]
         where = _where(found, "grid", key)
         columns.append([_Group(name, [Setting(key, value, where)]) for name, value in zip(names, values, strict=True)])
     return [
@@ -102,13 +113,6 @@ def _flat(found: SweepFile, path: tuple[str, ...], values: Mapping[str, Any]) ->
             yield from _flat(found, place, value)
         else:
             yield Setting(".".join(place[2:]), value, _where(found, *place))
-
-
-def _names_of(key: str, values: Sequence[Any]) -> list[str]:
-    """Return names for a setting's values: "beta-0.1"; by position where one is too long or not fit for a folder."""
-    texts = [value if isinstance(value, str) else json.dumps(value) for value in values]
-    fit = all(_NAME.fullmatch(text) and len(text) <= _LONGEST for text in texts) and len(set(texts)) == len(texts)
-    return [f"{key}-{text if fit else place}" for place, text in enumerate(texts, start=1)]
 
 
 def _name(group: _Group, seed: Setting | None) -> str:
@@ -152,18 +156,6 @@ def _check_names(found: SweepFile, names: Sequence[str]) -> None:
         if other != name or names.count(name) > 1:
             what = f"two variants would have one folder: {other!r} and {name!r}"
             raise ConfigError(what, where=where, do="give one of them another name")
-
-
-def _check_same(found: SweepFile, variants: Sequence[Variant]) -> None:
-    seen: list[tuple[Recipe, str]] = []
-    for variant in variants:
-        bare = variant.recipe.model_copy(update={"name": ""})
-        same = next((name for recipe, name in seen if recipe == bare), None)
-        if same is not None:
-            what = f"variants {same!r} and {variant.name!r} are the same recipe in effect"
-            do = "remove one, or check whether an override undoes their difference"
-            raise ConfigError(what, where=_where(found, "variants", variant.name), do=do)
-        seen.append((bare, variant.name))
 
 
 def _where(found: SweepFile, *path: str) -> str:
