@@ -32,7 +32,11 @@ def show_signal(found: Signal, run_dir: Path) -> None:
     say(f"Shares and means with 95 % intervals, the margin in nats per token; a tie counts as wrong.{named}")
     if found["judge"]:
         _show_judge(found["judge"]["name"], parts)
-    for title, candidates in _by_truth(parts).items():
+    by_truth: dict[str, list[Figures]] = {}
+    for part in parts:
+        for one in part["candidates"]:
+            by_truth.setdefault(f"{part['label']}, against {one['truth']}", []).append(one)
+    for title, candidates in by_truth.items():
         out.print()
         out.print(_candidates_table(title, candidates))
     for text, style in [*((note, "") for note in found["notes"]), *((text, "yellow") for text in found["warnings"])]:
@@ -57,15 +61,6 @@ def _show_judge(name: str, parts: Sequence[Figures]) -> None:
                 share = share_text(check["share"], check["interval"])
                 line += f"; agrees with the program in {share} of {check['n']}"
             say(line)
-
-
-def _by_truth(parts: Sequence[Figures]) -> dict[str, list[Figures]]:
-    """Return the candidates by what they are compared with, for a table each."""
-    groups: dict[str, list[Figures]] = {}
-    for part in parts:
-        for one in part["candidates"]:
-            groups.setdefault(f"{part['label']}, against {one['truth']}", []).append(one)
-    return groups
 
 
 def _lines(figures: Figures, name: str) -> list[tuple[str, Figures]]:

@@ -104,7 +104,10 @@ def _show(found: Probe, examples: int) -> None:
     out.print(table)
     for aspect in found.aspects[:examples]:
         _show_example(aspect)
-    out.print(f"[{_STYLE[found.standing]}]{_headline(found)}[/] ", end="")
+    headline = {"steers": "It can be steered.", "unknown": "Direction unknown."}.get(found.standing, "Unclear.")
+    if found.refused:
+        headline = "Not with this set." if found.standing == "below chance" else "No sign that it can be steered."
+    out.print(f"[{_STYLE[found.standing]}]{headline}[/] ", end="")
     say(_advice(found))
 
 
@@ -131,12 +134,6 @@ def _show_example(aspect: AspectProbe) -> None:
     for label, text in (("x ", example.query), ("y+", example.positive_response), ("y-", example.negative_response)):
         short = " ".join(escape_controls(text).split())
         say(f"  {label}  {short[:_SHOWN]}{'...' if len(short) > _SHOWN else ''}")
-
-
-def _headline(found: Probe) -> str:
-    if found.refused:
-        return "Not with this set." if found.standing == "below chance" else "No sign that it can be steered."
-    return {"steers": "It can be steered.", "unknown": "Direction unknown."}.get(found.standing, "Unclear.")
 
 
 def _advice(found: Probe) -> str:

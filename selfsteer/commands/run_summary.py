@@ -44,10 +44,11 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console = out) -> None
     made = (guards["good"] if guards else []) or [one["round"] for one in summary["rounds"]]
     rows = run_dir / f"round-{made[-1]:02d}" / "contrasts"
     lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
+    own = "recipes/quickstart.yaml model=org/name " if summary["mode"] != "data-only" else "recipes/scripted.yaml "
     lines += [
         "",
         "For a model and queries of your own:",
-        f"  {_own_command(summary)}",
+        f"  selfsteer run {own}queries=my_queries.jsonl --run-dir runs/mine",
         "model= takes any Hugging Face chat model (a local folder or a hub name), queries= a JSONL, JSON, Parquet, CSV",
         "or text file or a hub data set. The set 'brief' suits small models; 'quality' is for models of 7B and more.",
     ]
@@ -116,9 +117,3 @@ def _value(policy: dict[str, Any], path: str, form: str) -> str:
     for part in path.split("."):
         value = value.get(part) if value is not None else None
     return "-" if value is None else form.format(value)
-
-
-def _own_command(summary: dict[str, Any]) -> str:
-    if summary["mode"] != "data-only":
-        return "selfsteer run recipes/quickstart.yaml model=org/name queries=my_queries.jsonl --run-dir runs/mine"
-    return "selfsteer run recipes/scripted.yaml queries=my_queries.jsonl --run-dir runs/mine"

@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from selfsteer.backends import Backend
 from selfsteer.config import Growth
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, WorkFailed
@@ -28,7 +27,7 @@ from selfsteer.quality import think_apart
 from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fingerprint
 from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.words import changed_words
-from selfsteer.records import Message, Query, Response, read_rows
+from selfsteer.records import Query, Response, read_rows
 from selfsteer.runs.progress import Display, PlannedStage
 from selfsteer.runs.shards import BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace
@@ -214,7 +213,10 @@ class _Growing:
         self.grown.seeds, self.grown.unused_seeds = len(found), dict(reasons)
         if not found:
             raise DataError(f"no usable seed: {_counts(reasons)}", where=settings.source, do="give other seeds")
-        self.grown.languages = _languages(settings.languages, found)
+        wanted = settings.languages
+        codes = Counter(code for source in found if (code := language(source.text)) and wanted == "seeds")
+        common = sorted(code for code, count in codes.items() if count * _COMMON >= codes.total())
+        self.grown.languages = wanted if isinstance(wanted, list) else common or None
         return found
 
     def _unused(self, query: Query) -> str:
@@ -244,11 +246,13 @@ class _Growing:
 
         def plan(_: int) -> ShardPlan[Request]:
             backend = self.models.backend(policy)
-            reasons = {ask.id: _too_long(ask.prompt, new, backend) for ask in asks}
-            do = "lower generation.max_new_tokens"
-            left_out = [Dropped(name, reason, do) for name, reason in reasons.items() if reason]
-            names = {one.where for one in left_out}
-            requests = [Request(ask.id, "original", ask.prompt) for ask in asks if ask.id not in names]
+            requests, left_out = [], []
+            for ask in asks:
+                if backend.context is None or (length := backend.length(ask.prompt)) + new <= backend.context:
+                    requests.append(Request(ask.id, "original", ask.prompt))
+                    continue
+                reason = f"prompt of {length} tokens + {new} new ones exceed the model's context of {backend.context}"
+                left_out.append(Dropped(ask.id, reason, "lower generation.max_new_tokens"))
             return ShardPlan([requests] if requests else [], left_out)
 
         def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
@@ -347,21 +351,6 @@ class _Sieve:
     def _drop(self, text: str, fault: Fault, origin: Row) -> None:
         _count(self.grown.dropped, fault.check)
         _write(self._dropped, {"prompt": text, "check": fault.check, "reason": fault.reason, **fault.found} | origin)
-
-
-def _languages(wanted: str | list[str], seeds: Sequence[Source]) -> list[str] | None:
-    """Return the languages to keep, None for any."""
-    if isinstance(wanted, list):
-        return wanted
-    found = Counter(code for source in seeds if (code := language(source.text))) if wanted == "seeds" else Counter()
-    return sorted(code for code, count in found.items() if count * _COMMON >= found.total()) or None
-
-
-def _too_long(prompt: Sequence[Message], new: int, backend: Backend) -> str:
-    """Return why a request does not fit, "" where it does."""
-    if backend.context is None or (length := backend.length(prompt)) + new <= backend.context:
-        return ""
-    return f"prompt of {length} tokens + {new} new ones exceed the model's context of {backend.context}"
 
 
 def _count(counts: dict[str, int], name: str) -> None:

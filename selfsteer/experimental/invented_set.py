@@ -25,46 +25,24 @@ _SHOWN = 60
 
 def as_yaml(found: Invented, recipe: Recipe, output: Path, *, extend: bool) -> str:
     """Return the file's text: the new aspects alone, or with ``extend`` behind those of the given set."""
-    made = _extended_set(found, output.stem) if extend else _new_set(found, output.stem)
+    given, new = found.given, [one.aspect for one in found.candidates]
+    names = [aspect.name for aspect in new]
+    proposed = f"{counted(len(new), 'aspect')} that {found.model} proposed."
+    if extend:
+        # A program of the whole set becomes one of each of its own aspects: it can't decide the new ones.
+        own = [aspect.model_copy(update={"direction": aspect.direction or given.direction}) for aspect in given.aspects]
+        fill = given.fallback or [aspect.name for aspect in given.choosable]
+        count, fallback, few_shot = given.aspects_per_query, given.fallback, given.few_shot
+        description = f"{given.name} v{given.version} and {proposed}"
+    else:
+        # The fallback are the aspects that most answers propose.
+        own, fill, few_shot, description = [], names, [], proposed
+        count, fallback = min(given.aspects_per_query, len(names)), names[:_FALLBACK]
+    made = PrincipleSet(
+        name=output.stem, version=1, description=description, aspects_per_query=count, steering=given.steering,
+        fallback=fallback, aspects=[*own, *new], few_shot=[*few_shot, *_examples(found, count, fill)],
+    )  # fmt: skip
     return dump_set(made, head=_head(found, recipe, output), notes=_notes(found))
-
-
-def _new_set(found: Invented, name: str) -> PrincipleSet:
-    """Return a set of the new aspects alone. The fallback are those that most answers propose."""
-    aspects = [one.aspect for one in found.candidates]
-    names = [aspect.name for aspect in aspects]
-    count = min(found.given.aspects_per_query, len(names))
-    return PrincipleSet(
-        name=name,
-        version=1,
-        description=f"{counted(len(names), 'aspect')} that {found.model} proposed.",
-        aspects_per_query=count,
-        steering=found.given.steering,
-        fallback=names[:_FALLBACK],
-        aspects=aspects,
-        few_shot=_examples(found, count, names),
-    )
-
-
-def _extended_set(found: Invented, name: str) -> PrincipleSet:
-    """Return the given set with the new aspects behind its own.
-
-    A direction program of the whole set becomes one of each of its own aspects: it can't decide the new ones.
-    """
-    given = found.given
-    own = [aspect.model_copy(update={"direction": aspect.direction or given.direction}) for aspect in given.aspects]
-    fill = given.fallback or [aspect.name for aspect in given.choosable]
-    new = [one.aspect for one in found.candidates]
-    return PrincipleSet(
-        name=name,
-        version=1,
-        description=f"{given.name} v{given.version} and {counted(len(new), 'aspect')} that {found.model} proposed.",
-        aspects_per_query=given.aspects_per_query,
-        steering=given.steering,
-        fallback=given.fallback,
-        aspects=[*own, *new],
-        few_shot=[*given.few_shot, *_examples(found, given.aspects_per_query, fill)],
-    )
 
 
 def _examples(found: Invented, count: int, fill: Sequence[str]) -> list[Example]:

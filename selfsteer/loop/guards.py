@@ -28,16 +28,12 @@ def check_criterion(stages: RunContext) -> None:
     if recipe.queries.heldout == 0:
         do = "hold some out (queries.heldout), or set guards.best=last"
         raise ConfigError("without held-out queries there is nothing to compare rounds by", where=where, do=do)
-    if criterion == "signal_accuracy" and not recipe.judge.name and not _has_program(stages):
+    # An aspect's program applies where it is a row's only one.
+    alone = (recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
+    program = stages.direction or (alone and any(aspect.direction for aspect in stages.principle_set.choosable))
+    if criterion == "signal_accuracy" and not recipe.judge.name and not program:
         do = "name a judge or evaluation.direction, or set guards.best=last"
         raise ConfigError("nobody says which response is better: no program and no judge", where=where, do=do)
-
-
-def _has_program(stages: RunContext) -> bool:
-    """Return whether a program can compare y+ with y- in some row; an aspect's applies where it is a row's only one."""
-    chosen = stages.principle_set.choosable
-    alone = (stages.recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
-    return bool(stages.direction) or (alone and any(aspect.direction for aspect in chosen))
 
 
 def verdict_depends(stages: RunContext, asked: Sequence[StageKey]) -> dict[str, Any]:
@@ -89,13 +85,10 @@ class Guards:
 
         A failure that no guard is to act upon is raised: there would be no policy to continue with.
         """
-        self.record(number, self._attempt(work))
-
-    def _attempt(self, work: Callable[[Policy], Policy]) -> Policy | None:
-        """Return what a round trained; None where it failed in a way that a guard handles."""
         self._failures = {}
+        trained = None
         try:
-            return work(self.policy)
+            trained = work(self.policy)
         except (TrainingDiverged, NothingSurvived) as error:
             name = "not_finite" if isinstance(error, TrainingDiverged) else "kept"
             action = getattr(self.settings, name).action or self.settings.action
@@ -103,7 +96,7 @@ class Guards:
             if action in ("ignore", "warn") or (name == "kept" and not self._rounds):
                 raise
             self._failures = {name: f"{error.what} ({error.where})"}
-            return None
+        self.record(number, trained)
 
     def record(self, number: int, trained: Policy | None) -> None:
         """Judge a round; ``trained`` is None where it failed."""

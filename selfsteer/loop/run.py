@@ -193,6 +193,19 @@ class _Run:
         # What is handed out is compared with the start; where no round is good, the last is.
         best = [place for place, of in enumerate(self.heldout) if guards and of.number == guards.best]
         last = best[0] if best else -1
+        # Who wrote the responses where that was not a policy of the run.
+        generation, offline = (
+            self.recipe.generation,
+            self.recipe.mode == "offline" and not self.recipe.preferences.source,
+        )
+        stand_in = str(generation.endpoint.model or generation.backend) if generation.weightless else None
+        # A run that finds everything done keeps the time of the first.
+        before, created = (
+            read_json(self.store.run_dir / "summary.json"),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        if isinstance(before, dict) and all(stage["reused"] for stage in self.store.stages):
+            created = str(before.get("created", created))
         shown = [self.store.read(of.records["scores"], Contrast) for of in self.heldout]
         return {
             "schema_version": 1,
@@ -200,11 +213,11 @@ class _Run:
             "mode": self.recipe.mode if guards else "data-only",
             "model": self.context.models.name,
             "annotated": self.recipe.preferences.source,
-            "writer": self._writer_name(),
+            "writer": (generation.model or stand_in) if offline else None,
             "principle_set": self.context.principle_set.name,
             "version": __version__,
             "seed": self.recipe.seed,
-            "created": self._created(),
+            "created": created,
             "command": command or f"selfsteer run {shlex.quote(str(self.store.run_dir / 'recipe.yaml'))}",
             "rounds": self.rounds,
             "policies": policies,
@@ -216,22 +229,6 @@ class _Run:
             "guards": guards.summary() if guards else None,
             "stages": self.store.stages,
         }
-
-    def _writer_name(self) -> str | None:
-        """Return who wrote the responses where that was not a policy of the run."""
-        generation = self.recipe.generation
-        if self.recipe.mode != "offline" or self.recipe.preferences.source:
-            return None
-        return generation.model or (
-            str(generation.endpoint.model or generation.backend) if generation.weightless else None
-        )
-
-    def _created(self) -> str:
-        """Return when the results were made: a run that finds everything done keeps the time of the first."""
-        before = read_json(self.store.run_dir / "summary.json")
-        if isinstance(before, dict) and all(stage["reused"] for stage in self.store.stages) and "created" in before:
-            return str(before["created"])
-        return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _expected(slot: Slot, sizes: Sizes) -> PlannedStage:

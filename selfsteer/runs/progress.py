@@ -79,7 +79,12 @@ class Display:
             self._bars.update(self._stage_bar, advance=units, note=f"{left} left")
         if self._run_bar is not None:
             self._bars.update(self._run_bar, note=f"about {clock(self._run_left())} to go")
-        self._tell()
+        share = self._advanced / self._units
+        # Without a terminal, a line at each quarter of a stage that takes long.
+        if not self.console.is_terminal and self._shown + 0.25 <= share < 1:
+            self._shown = share
+            left, to_go = clock(self._stage_left()), clock(self._run_left())
+            self.say(f"{self._number()}   {share:.0%}, {left} left; run: {to_go} to go")
 
     def stopped(self) -> None:
         """The stage can't continue; say what is left of it."""
@@ -110,16 +115,6 @@ class Display:
     def _run_left(self) -> float:
         scale = (self._spent + 1.0) / (self._spent_cost + 1.0)
         return self._stage_left() + scale * sum(stage.cost for stage in self._plan[self._done + 1 :])
-
-    def _tell(self) -> None:
-        """Without a terminal, print a line at each quarter of a stage that takes long."""
-        share = self._advanced / self._units
-        if self.console.is_terminal or share < self._shown + 0.25 or share >= 1:
-            return
-        self._shown = share
-        self.say(
-            f"{self._number()}   {share:.0%}, {clock(self._stage_left())} left; run: {clock(self._run_left())} to go"
-        )
 
 
 def clock(seconds: float) -> str:

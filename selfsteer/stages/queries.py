@@ -153,21 +153,35 @@ class _Split:
     def go(self) -> tuple[list[Path], QueriesResult]:
         apart = self._apart()
         count = self.settings.heldout if isinstance(self.settings.heldout, int) else 0
-        held = _HeldOut(count, self.seed)
+        held, ahead = _HeldOut(count, self.seed), _HeldOut(count, self.seed)
         ids = {query.id for query in apart}
         if self.settings.near_duplicates:
-            for query in apart or self._ahead(count):
+            # Training queries may not be near those that will be held out, so a reading of its own finds these first.
+            for found in self._stream() if count else ():
+                if isinstance(found, Query):
+                    ahead.push(found)
+            for query in apart or ahead.queries():
                 self._checks.remember(query.id, query.prompt)
         for query in self._queries():
             if query.id in ids:
                 self._left_out.drop(query.id, "is a held-out query too")
                 continue
             for freed in held.push(query):
-                self._add(freed)
+                if fault := self._checks.fault(freed.id, freed.prompt):
+                    self._left_out.fault(freed.id, fault)
+                    continue
+                self._train += 1
+                self._block.append(freed)
+                if len(self._block) == SHARD_ROWS:
+                    self._flush()
         if not self._train:
             # Rows that can't be used come first: they may be why so few queries were left to hold out.
             check_dropped_share(self._left_out.rows, "query", self.settings.source, self.settings.max_left_out)
-            raise self._nothing_left()
+            if counts := self._left_out.counts:
+                what = f"the checks leave no query to train on ({counts})"
+                raise DataError(what, where="queries", do="loosen the one that takes most")
+            do = "hold out fewer, or give more queries"
+            raise DataError("every query is held out", where="queries.heldout", do=do)
         self._flush()
         apart += held.queries()
         if apart:
@@ -192,14 +206,6 @@ class _Split:
             self._left_out.drop(drop.where, drop.reason)
         return loaded.queries
 
-    def _ahead(self, count: int) -> list[Query]:
-        """Return the queries that will be held out, by a reading of their own: training ones may not be near them."""
-        held = _HeldOut(count, self.seed)
-        for found in self._stream() if count else ():
-            if isinstance(found, Query):
-                held.push(found)
-        return held.queries()
-
     def _stream(self) -> Iterator[Query | Dropped]:
         settings = self.settings
         return stream_queries(
@@ -219,25 +225,6 @@ class _Split:
                 self._left_out.unusable(found.where, found.reason, found.do)
             else:
                 self._left_out.drop(found.where, found.reason)
-
-    def _nothing_left(self) -> DataError:
-        counts = self._left_out.counts
-        if not counts:
-            do = "hold out fewer, or give more queries"
-            return DataError("every query is held out", where="queries.heldout", do=do)
-        return DataError(
-            f"the checks leave no query to train on ({counts})", where="queries", do="loosen the one that takes most"
-        )
-
-    def _add(self, query: Query) -> None:
-        fault = self._checks.fault(query.id, query.prompt)
-        if fault is not None:
-            self._left_out.fault(query.id, fault)
-            return
-        self._train += 1
-        self._block.append(query)
-        if len(self._block) == SHARD_ROWS:
-            self._flush()
 
     def _flush(self) -> None:
         if self._block:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.files import atomic_path
@@ -107,18 +106,12 @@ def training_rows(stages: RunContext, number: int, made: Sequence[RoundData], re
     objective = objective_of(stages.recipe.train)
     if not objective.compares or all(one.scorer == reference for one in made):
         return [one.contrasts for one in made]
-    return [_reference_stage(stages, number, made, reference, objective.views)]
-
-
-def _reference_stage(
-    stages: RunContext, number: int, made: Sequence[RoundData], reference: Policy, views: Sequence[Any]
-) -> StageRecord:
-    """Score the kept rows that another model has scored, under the reference; only the cells that training reads."""
+    # Rows that another model has scored are scored again, in the cells that training reads.
     scorers = {one.contrasts.round: one.scorer for one in made}
     files = [path for one in made for path in stages.store.files(one.contrasts)]
     depends = {
         "rows": [[one.contrasts.key, one.scorer.fingerprint] for one in made],
-        "views": list(map(str, views)),
+        "views": list(map(str, objective.views)),
     } | stages.scoring(reference)
 
     def write(space: Workspace) -> tuple[list[Path], ReferenceResult]:
@@ -126,7 +119,7 @@ def _reference_stage(
 
         scorer = stages.models.scorer(reference)
         assert scorer is not None  # a reference has weights
-        cells = view_cells(views)
+        cells = view_cells(objective.views)
 
         def plan(number: int) -> ShardPlan[Contrast]:
             return ShardPlan(in_batches([row for row in read_rows([files[number]], Contrast) if row.kept], _BATCH))
@@ -138,6 +131,5 @@ def _reference_stage(
         paths, _ = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
         return paths, ReferenceResult(rows=sum(map(count_rows, paths)))
 
-    return stages.store.get_or_compute(
-        "reference", number, depends, write, units=sum(kept_rows(one.contrasts) for one in made)
-    )
+    units = sum(kept_rows(one.contrasts) for one in made)
+    return [stages.store.get_or_compute("reference", number, depends, write, units=units)]

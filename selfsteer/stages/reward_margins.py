@@ -55,7 +55,16 @@ class RewardMargins:
         asked = {self._name(row): row for row in rows if is_full(row) and stored_margin(row, self.key) is None}
         lacking = {name: row for name, row in asked.items() if self._of(name) is None}
         if lacking:
-            for name, margin in zip(lacking, self._ask(list(lacking.values())), strict=True):
+            self._judge = self._judge or make_judge(self._settings)
+            pairs = [
+                Pair(row.id, row.prompt, row.positive_response, row.negative_response,
+                     first_finish=row.positive_finish, second_finish=row.negative_finish)
+                for row in lacking.values()
+            ]  # fmt: skip
+            answers = self._judge.answer([PresentedPair(pair, swapped=False) for pair in pairs])
+            for name, answer in zip(lacking, answers, strict=True):
+                # None where a conversation doesn't fit.
+                margin = answer.log_odds if isinstance(answer, Answer) and answer.valid else None
                 self._known.execute("INSERT INTO margins VALUES (?, ?)", (name, margin))
         named = [(row, self._name(row)) for row in rows]
         return [put_margin(row, self._of(name)[0], self.key) if name in asked else row for row, name in named]  # type: ignore[index]
@@ -69,18 +78,6 @@ class RewardMargins:
     def free(self) -> None:
         """Let go of the model; it is loaded again should a row need it."""
         self._judge = None
-
-    def _ask(self, rows: Sequence[Contrast]) -> list[float | None]:
-        """Return the margins; None where a conversation doesn't fit."""
-        if self._judge is None:
-            self._judge = make_judge(self._settings)
-        pairs = [
-            Pair(row.id, row.prompt, row.positive_response, row.negative_response, first_finish=row.positive_finish,
-                 second_finish=row.negative_finish)
-            for row in rows
-        ]  # fmt: skip
-        answers = self._judge.answer([PresentedPair(pair, swapped=False) for pair in pairs])
-        return [answer.log_odds if isinstance(answer, Answer) and answer.valid else None for answer in answers]
 
     def _of(self, name: bytes) -> tuple[float | None] | None:
         found: tuple[float | None] | None = self._known.execute(
@@ -103,14 +100,12 @@ def margins_of(
     """
     needed = any(isinstance(step, RewardMargin) for step in parse_filters(filters))
     if needed and settings is None:
-        do = "name it: quality.reward={model: MODEL}"
-        raise ConfigError("the filter reward_margin needs a reward model, and none is named", where="quality.reward",
-                          do=do)  # fmt: skip
+        what = "the filter reward_margin needs a reward model, and none is named"
+        raise ConfigError(what, where="quality.reward", do="name it: quality.reward={model: MODEL}")
     if settings is None:
         return None
     if not needed:
         what = f"no filter uses the reward model {settings.model}"
-        raise ConfigError(
-            what, where="quality.reward", do="add reward_margin to quality.filters, or set quality.reward=null"
-        )
+        do = "add reward_margin to quality.filters, or set quality.reward=null"
+        raise ConfigError(what, where="quality.reward", do=do)
     return RewardMargins(settings, device)

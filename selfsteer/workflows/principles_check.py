@@ -81,7 +81,13 @@ def probe_along(stages: RunContext, trials: Sequence[Trial], judge: Judge | None
     for row in sorted(stages.store.read(scores, Contrast), key=lambda row: row.id):
         if is_full(row):
             rows[row.aspects[0]].append(row)
-    return probe_figures(rows, stages.verdict_fn(_judged(judge, stages, rows)))
+    verdicts: dict[str, tuple[str, int]] = {}
+    if judge:
+        undecided = [row for own in rows.values() for row in own if stages.program(row) is None]
+        stages.store.display.begin(f"ask {judge.name}", 2 * len(undecided))
+        verdicts = told_by(judge, judge_rows(stages, judge, undecided))
+        stages.store.display.finish(f"ask {judge.name}", reused=False)
+    return probe_figures(rows, stages.verdict_fn(verdicts))
 
 
 def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> StageRecord:
@@ -122,14 +128,3 @@ def spread(names: Sequence[str], queries: Sequence[Query], each: int) -> Iterato
 def trial(name: str, query: Query) -> Trial:
     """Return the trial of an aspect on a query; its row's id names both."""
     return name, Query(f"{query.id} {name}", query.prompt, "heldout")
-
-
-def _judged(judge: Judge | None, stages: RunContext, rows: dict[str, list[Contrast]]) -> dict[str, tuple[str, int]]:
-    """Return the judge's debiased verdicts on the rows without a program."""
-    if judge is None:
-        return {}
-    undecided = [row for own in rows.values() for row in own if stages.program(row) is None]
-    stages.store.display.begin(f"ask {judge.name}", 2 * len(undecided))
-    judgements = judge_rows(stages, judge, undecided)
-    stages.store.display.finish(f"ask {judge.name}", reused=False)
-    return told_by(judge, judgements)

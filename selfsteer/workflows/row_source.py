@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from selfsteer.config import Recipe, load_recipe
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.export import read_source
 from selfsteer.records import Contrast, read_rows
-from selfsteer.runs.active import ActiveRounds, active_records, active_rounds, check_files, rerun_command
+from selfsteer.runs.active import active_records, active_rounds, check_files, rerun_command
 from selfsteer.runs.ledger import Ledger
 
 
@@ -73,22 +73,16 @@ def _run(run_dir: Path, number: int | None) -> Source:
         raise InputError(what, where=str(run_dir), do=known)
     for entry in wanted.values():
         check_files(ledger, entry)
-    notes = _left_out(rounds, recipe.rounds) if number is None else ()
+    why = {n: "was rejected by a guard" if n in rounds.given_up else "has no rows yet"
+           for n in range(1, recipe.rounds + 1) if number is None and n not in rounds.rows}  # fmt: skip
+    notes = tuple(f"round {n} {reason} and is left out" for n, reason in why.items())
     files = [run_dir / name for entry in wanted.values() for name in entry.files]
     queries = active_records(ledger.entries()).get(("queries", 1, False))
-    counts = _query_counts(queries.info) if queries else None
-    return Source(read_rows(files, Contrast), str(run_dir), recipe, counts, notes)
+    info = queries.info if queries else {}
+    counts = {label: info[name] for name, label in _COUNTS.items() if isinstance(info.get(name), int)}
+    return Source(read_rows(files, Contrast), str(run_dir), recipe, counts if queries else None, notes)
 
 
-def _left_out(rounds: ActiveRounds, count: int) -> tuple[str, ...]:
-    why = {n: "was rejected by a guard" if n in rounds.given_up else "has no rows yet" for n in range(1, count + 1)}
-    return tuple(f"round {n} {reason} and is left out" for n, reason in why.items() if n not in rounds.rows)
-
-
-def _query_counts(info: dict[str, Any]) -> dict[str, int]:
-    names = {"read": "queries read", "train": "queries aligned on", "heldout": "queries held out, in no row"}
-    return {label: info[name] for name, label in names.items() if isinstance(info.get(name), int)}
-
-
+_COUNTS = {"read": "queries read", "train": "queries aligned on", "heldout": "queries held out, in no row"}
 _SHARDS = ("*.parquet", "train-*.json*")
 """Files of contrasts, and of an export of the authors' JSON."""

@@ -100,7 +100,13 @@ def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]
         if tally.count:
             note(f"resuming after {tally.count} rows of an earlier call")
         while chunk := list(itertools.islice(rows, _AT_ONCE)):
-            for row in _with_rewards([_read(row, where) for where, row in chunk], scorer):
+            read = []
+            for where, cells in chunk:
+                try:
+                    read.append(_Read(cells, where, _conversations(Cells(cells))))
+                except Unusable as unusable:
+                    read.append(_Read(cells, where, {}, str(unusable)))
+            for row in _with_rewards(read, scorer):
                 stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
                 tally.add(row.problem, row.where)
             stream.flush()
@@ -213,13 +219,6 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
             "no such file or folder", where=str(file), do="give a file: hub data sets have to be downloaded first"
         )
     return ((where, row) for where, row, _ in source_rows(str(file), "train"))
-
-
-def _read(row: Any, where: str) -> _Read:
-    try:
-        return _Read(row, where, _conversations(Cells(row)))
-    except Unusable as unusable:
-        return _Read(row, where, {}, str(unusable))
 
 
 _RESPONSES = ("response", "completion", "output")
