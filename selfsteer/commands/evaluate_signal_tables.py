@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.commands.console import out, say
-from selfsteer.commands.tables import plain_table
+from selfsteer.commands.tables import dig, plain_table
 from selfsteer.confidence_intervals import share_text
 from selfsteer.workflows.evaluate_signal import Signal
 
@@ -27,7 +27,7 @@ def show_signal(found: Signal, run_dir: Path) -> None:
         for kind in ("aspect", "principle"):
             groups = [line for group in part[f"{kind}s"] for line in _lines(group, _short(group["name"]))]
             out.print(_figures_table(f"{part['label']}, by {kind}", groups))
-    programs = {name for part in parts if (name := _dig(part, "before", "program", "program"))}
+    programs = {name for part in parts if (name := dig(part, "before", "program", "program"))}
     named = f" The program: {', '.join(sorted(programs))}." if programs else ""
     say(f"Shares and means with 95 % intervals, the margin in nats per token; a tie counts as wrong.{named}")
     if found["judge"]:
@@ -53,7 +53,7 @@ def _short(name: str) -> str:
 def _show_judge(name: str, parts: Sequence[Figures]) -> None:
     """Print how the judge's two answers on each pair went together, and how often it agrees with the program."""
     for part in parts:
-        found, check = _dig(part, "before", "judge"), part["judge_check"]
+        found, check = dig(part, "before", "judge"), part["judge_check"]
         if found:
             counts = ", ".join(f"{count} {outcome}" for outcome, count in found["outcomes"].items())
             line = f"strict, debiased: {name}; {part['label']}, {found['n']} pairs: {counts}"
@@ -75,7 +75,7 @@ def _lines(figures: Figures, name: str) -> list[tuple[str, Figures]]:
 
 def _counted(*path: str) -> Cell:
     def cell(figures: Figures) -> str:
-        found = _dig(figures, *path)
+        found = dig(figures, *path)
         return share_text(found["share"], found["interval"]).replace(" (", "\n(") if found else "-"
 
     return cell
@@ -94,7 +94,7 @@ def _mean(name: str, form: str) -> Cell:
 
 
 def _program(figures: Figures) -> str:
-    n = _dig(figures, "program", "n")
+    n = dig(figures, "program", "n")
     return _counted("program")(figures) + (f"\nof {n}" if n and n < figures["n"] else "")
 
 
@@ -134,10 +134,3 @@ def _candidates_table(title: str, candidates: Sequence[Figures]) -> Table:
         worth = one["worth"] + (f" ({', '.join(counts)})" if counts else "")
         table.add_row(*map(Text, (one["score"], f"{kept} %" if kept else "-", as_judge, worth)))
     return table
-
-
-def _dig(figures: Figures, *path: str) -> Any:
-    value: Any = figures
-    for name in path:
-        value = value.get(name) if value else None
-    return value

@@ -13,7 +13,6 @@ from selfsteer.commands.console import out, say
 from selfsteer.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from selfsteer.config import Recipe
     from selfsteer.experimental.principles_invent import Invented
 
 _OWN_OPTIONS = {"model": "--model", "queries": "--queries", "principles.set": "--set", "judge": "--judge"}
@@ -66,7 +65,7 @@ def principles_invent(arguments: InventArguments) -> Invented:
         InputError: The output exists; or as :func:`selfsteer.experimental.principles_invent.invent`.
         WorkFailed: As :func:`selfsteer.experimental.principles_invent.invent`.
     """
-    from selfsteer.commands.principles_check import cells
+    from selfsteer.commands.principles_check import cells, trial_recipe
     from selfsteer.commands.tables import plain_table
     from selfsteer.experimental.invented_set import as_yaml, counted, describe_answers
     from selfsteer.experimental.principles_invent import InventOptions, invent
@@ -74,7 +73,14 @@ def principles_invent(arguments: InventArguments) -> Invented:
     from selfsteer.models import cache_folder
     from selfsteer.runs.progress import Display
 
-    recipe, output = _recipe(arguments), arguments.output
+    for override in arguments.overrides:
+        key = override.partition("=")[0].strip().removesuffix(".name").removesuffix(".source")
+        if key in _OWN_OPTIONS:
+            do = f"give {_OWN_OPTIONS[key]}"
+            raise ConfigError(f"{key} has an option of its own", where=f"command line: {override}", do=do)
+    judge = [f"judge={arguments.judge}"] if arguments.judge else []
+    named = [f"model={arguments.model}", f"queries={arguments.queries}", f"principles.set={arguments.given}", *judge]
+    recipe, output = trial_recipe("invent", [*named, *arguments.overrides]), arguments.output
     # A folder for a model, a source and a given set, so that inventions of others are kept beside it.
     what = [recipe.model.model_dump(), recipe.generation.backend, recipe.queries.source, recipe.principles.set]
     folder = arguments.run_dir or cache_folder() / "inventions" / fingerprint(what)
@@ -98,19 +104,6 @@ def principles_invent(arguments: InventArguments) -> Invented:
     say(f"{describe_answers(found)}.")
     say(f"{counted(len(found.candidates), 'new aspect')} in {output}. Read it before you use it: a model wrote it.")
     return found
-
-
-def _recipe(arguments: InventArguments) -> Recipe:
-    from selfsteer.commands.principles_check import trial_recipe
-
-    for override in arguments.overrides:
-        key = override.partition("=")[0].strip().removesuffix(".name").removesuffix(".source")
-        if key in _OWN_OPTIONS:
-            what = f"{key} has an option of its own"
-            raise ConfigError(what, where=f"command line: {override}", do=f"give {_OWN_OPTIONS[key]}")
-    judge = [f"judge={arguments.judge}"] if arguments.judge else []
-    named = [f"model={arguments.model}", f"queries={arguments.queries}", f"principles.set={arguments.given}", *judge]
-    return trial_recipe("invent", [*named, *arguments.overrides])
 
 
 def _check_output(output: Path, *, replace: bool) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.commands.console import out, say
-from selfsteer.commands.tables import as_rich, plain_table, quality_table
+from selfsteer.commands.tables import as_rich, dig, plain_table, quality_table
 from selfsteer.report.tables import round_table, turned
 
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
@@ -106,14 +106,8 @@ def _policy_table(policies: list[dict[str, Any]]) -> Table:
     ]
     table = plain_table("held-out queries", *(policy["label"] for policy in policies))
     for name, path, form in wanted:
-        row = [_value(policy, path, form) for policy in policies]
+        found = [dig(policy, *path.split(".")) for policy in policies]
+        row = ["-" if value is None else form.format(value) for value in found]
         if set(row) != {"-"}:
             table.add_row(Text(name), *row)  # the judge's name is the user's: no markup in it
     return table
-
-
-def _value(policy: dict[str, Any], path: str, form: str) -> str:
-    value: Any = policy
-    for part in path.split("."):
-        value = value.get(part) if value is not None else None
-    return "-" if value is None else form.format(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -63,3 +63,11 @@ def as_rich(table: ReportTable) -> Table:
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
+
+
+def dig(figures: Mapping[str, Any], *path: str) -> Any:
+    """Return the value at a path of nested figures; None where a part of it is missing."""
+    value: Any = figures
+    for name in path:
+        value = value.get(name) if value else None
+    return value

@@ -15,7 +15,6 @@ from selfsteer.experimental.similarity import Candidate
 from selfsteer.principles import Example, PrincipleSet
 from selfsteer.principles.choose import shortened
 from selfsteer.principles.yaml_writer import dump_set
-from selfsteer.records import Query
 
 _FALLBACK = 3
 _NAMED = 3
@@ -91,7 +90,8 @@ def describe_answers(found: Invented) -> str:
 
 def _notes(found: Invented) -> dict[str, list[str]]:
     """Return the comments above each new aspect, by its name."""
-    texts = {query.id: query for query in found.queries}
+    texts = {query.id: " ".join(query.prompt[-1]["content"].split()) for query in found.queries}
+    texts = {name: text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..." for name, text in texts.items()}
     return {
         one.aspect.name: [
             f"Proposed in {one.answers} of {counted(len(found.readings), 'answer')}; {_fits(one, texts)}",
@@ -102,18 +102,13 @@ def _notes(found: Invented) -> dict[str, list[str]]:
     }
 
 
-def _fits(candidate: Candidate, texts: Mapping[str, Query]) -> str:
+def _fits(candidate: Candidate, texts: Mapping[str, str]) -> str:
     if not candidate.queries:
         return "the model named no query that it matters for."
-    shown = [f'{name} "{_short(texts[name])}"' for name in candidate.queries[:_NAMED]]
+    shown = [f'{name} "{texts[name]}"' for name in candidate.queries[:_NAMED]]
     more = len(candidate.queries) - len(shown)
     rest = f", and {more} more" if more else ""
     return f"for {counted(len(candidate.queries), 'query', 'queries')}: {', '.join(shown)}{rest}."
-
-
-def _short(query: Query) -> str:
-    text = " ".join(query.prompt[-1]["content"].split())
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _tried(probe: AspectProbe | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,23 +141,26 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
         write_json(folder / "proposals.json", _account(readings, kept, known))
         if not kept:
             raise _nothing(readings, candidates, known, stages.principle_set.name, order, folder)
-        probes = _probes(stages, kept, list(_trials(kept, queries, order.each)), judge)
+        probes = _probes(stages, kept, queries, order.each, judge)
     return Invented(
-        given=stages.principle_set,
-        queries=queries,
-        model=stages.models.name,
-        readings=readings,
-        candidates=kept,
-        known=known,
-        passed_over=[one.aspect.name for one in candidates if one not in kept],
-        probes=probes,
-    )
+        given=stages.principle_set, queries=queries, model=stages.models.name, readings=readings, candidates=kept,
+        known=known, passed_over=[one.aspect.name for one in candidates if one not in kept], probes=probes,
+    )  # fmt: skip
 
 
 def _probes(
-    stages: RunContext, kept: Sequence[Candidate], trials: Sequence[Trial], judge: Judge | None
+    stages: RunContext, kept: Sequence[Candidate], queries: Sequence[Query], each: int, judge: Judge | None
 ) -> dict[str, AspectProbe]:
-    """Steer along each new aspect alone, with the given set's steering; frees the model."""
+    """Steer along each new aspect alone, with the given set's steering; frees the model.
+
+    Each has up to ``each`` trials: on queries that it is proposed for, then on others.
+    """
+    trials: list[Trial] = []
+    for place, candidate in enumerate(kept):
+        own = [query for query in queries if query.id in candidate.queries]
+        rest = [query for query in queries if query.id not in candidate.queries]
+        start = place * each % max(1, len(rest))
+        trials += [trial(candidate.aspect.name, query) for query in (own + rest[start:] + rest[:start])[:each]]
     if not trials:
         stages.models.free()
         return {}
@@ -268,16 +271,6 @@ def _name(place: int) -> str:
 def _refused(readings: Sequence[Reading]) -> Counter[str]:
     reasons = Counter(refused.reason for reading in readings for refused in reading.refused)
     return Counter(dict(reasons.most_common()))
-
-
-def _trials(candidates: Sequence[Candidate], queries: Sequence[Query], each: int) -> Iterator[Trial]:
-    """Yield up to ``each`` trials of every new aspect: on queries that it is proposed for, then on others."""
-    for place, candidate in enumerate(candidates):
-        own = [query for query in queries if query.id in candidate.queries]
-        rest = [query for query in queries if query.id not in candidate.queries]
-        start = place * each % max(1, len(rest))
-        for query in (own + rest[start:] + rest[:start])[:each]:
-            yield trial(candidate.aspect.name, query)
 
 
 def _account(readings: Sequence[Reading], kept: Sequence[Candidate], known: dict[str, int]) -> dict[str, Any]:

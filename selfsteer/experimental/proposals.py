@@ -124,7 +124,7 @@ def read_proposals(text: str, prompt: int, queries: Sequence[Query], *, cut: boo
     refused: list[Refused] = []
     for item in items:
         texts = {key: _tidied(key, item.get(key)) for key in _TEXTS}
-        reason = _form_fault(texts) or _set_fault(texts) or _copy_fault(texts) or _topic_fault(texts, queries)
+        reason = _form_fault(texts) or _set_fault(texts) or _content_fault(texts, queries)
         if cut and outcome == "repaired" and item is items[-1]:
             reason = "its end is cut off"
         if reason:
@@ -185,12 +185,6 @@ def _set_fault(texts: dict[str, str]) -> str:
     return ""
 
 
-def _copy_fault(texts: dict[str, str]) -> str:
-    own, runs = _example_texts()
-    copied = any(_bare(texts[key]) in own or _runs(texts[key]) & runs for key in ("name", *_LEAST_WORDS))
-    return "it copies an example of the prompt" if copied else ""
-
-
 @functools.cache
 def _example_texts() -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
     """Return the texts of the prompt's examples and explanations of the keys, and their runs of words."""
@@ -200,7 +194,10 @@ def _example_texts() -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
     return frozenset(map(_bare, texts)), frozenset(run for text in texts for run in _runs(text))
 
 
-def _topic_fault(texts: dict[str, str], queries: Sequence[Query]) -> str:
+def _content_fault(texts: dict[str, str], queries: Sequence[Query]) -> str:
+    own, runs = _example_texts()
+    if any(_bare(texts[key]) in own or _runs(texts[key]) & runs for key in ("name", *_LEAST_WORDS)):
+        return "it copies an example of the prompt"
     if any(_THIS.search(text) for text in texts.values()):
         return "it refers to one query"
     texts_of_queries = [query.prompt[-1]["content"] for query in queries]

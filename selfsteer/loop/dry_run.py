@@ -126,7 +126,8 @@ class DryRunStore(Store):
         """
         begin, waits = self._round
         last = len(self.steps)
-        failures = [end for end in range(last, begin, -1) if self._never_done(end - 1)]
+        done = {entry.claim for entry in self._entries}
+        failures = [n for n in range(last, begin, -1) if self.steps[n - 1].todo and self.claims[n - 1] not in done]
         for end in dict.fromkeys([last, *failures]):
             key = stage_key(VERDICT, verdict_depends(stages, self.claims[:end]))
             own, other = self._look_up((VERDICT, number, key))
@@ -142,10 +143,6 @@ class DryRunStore(Store):
         if self._waits is None and may_give_up(stages.recipe.guards):
             self._waits = f"the guards have to judge round {number} first"
         return {"given_up": False, "ended": False}
-
-    def _never_done(self, place: int) -> bool:
-        claim = self.claims[place]
-        return self.steps[place].todo and all(entry.claim != claim for entry in self._entries)
 
     def _look_up(self, claim: StageKey) -> tuple[StageRecord | None, StageRecord | None]:
         """Return what this ledger has of a stage, or else another one of the sweep."""

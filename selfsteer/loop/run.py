@@ -194,16 +194,12 @@ class _Run:
         best = [place for place, of in enumerate(self.heldout) if guards and of.number == guards.best]
         last = best[0] if best else -1
         # Who wrote the responses where that was not a policy of the run.
-        generation, offline = (
-            self.recipe.generation,
-            self.recipe.mode == "offline" and not self.recipe.preferences.source,
-        )
+        offline = self.recipe.mode == "offline" and not self.recipe.preferences.source
+        generation = self.recipe.generation
         stand_in = str(generation.endpoint.model or generation.backend) if generation.weightless else None
         # A run that finds everything done keeps the time of the first.
-        before, created = (
-            read_json(self.store.run_dir / "summary.json"),
-            datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        before = read_json(self.store.run_dir / "summary.json")
+        created = datetime.now(UTC).isoformat(timespec="seconds")
         if isinstance(before, dict) and all(stage["reused"] for stage in self.store.stages):
             created = str(before.get("created", created))
         shown = [self.store.read(of.records["scores"], Contrast) for of in self.heldout]

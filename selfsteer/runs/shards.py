@@ -187,7 +187,16 @@ class _Block(Generic[Item, Row]):
             if (key := keys.get(line["key"])) is not None:
                 self._why[key] = Failure(DataError(line["reason"], do=line["do"]), refused=True)
         if len(plan.batches) == 1 and not self._pieces.exists():
-            return self._go_at_once(plan)
+            # With nothing missing, a block of one batch needs no piece.
+            (only,) = plan.batches
+            done = self._asked(self.number * self.work.per_block, only)
+            self.space.display.advance(len(only))
+            found = {self.work.row_key(row) for row in done.rows}
+            if all(self.work.item_key(item) in found for item in only):
+                self._write(plan, done.rows)
+                return True
+            self._keep(0, done)
+            return not self._missing(plan) and self._finish(plan)
         for place, batch in enumerate(plan.batches):
             open_items = [item for item in batch if self.work.item_key(item) not in self._why]
             if open_items and not self._piece(place).exists():
@@ -208,18 +217,6 @@ class _Block(Generic[Item, Row]):
         if missing and self.work.failed == "stop":
             return len(missing)
         return 0 if self._finish(plan) else len(missing)
-
-    def _go_at_once(self, plan: ShardPlan[Item]) -> bool:
-        """Do a block of one batch; with nothing missing it needs no piece."""
-        (batch,) = plan.batches
-        done = self._asked(self.number * self.work.per_block, batch)
-        self.space.display.advance(len(batch))
-        found = {self.work.row_key(row) for row in done.rows}
-        if all(self.work.item_key(item) in found for item in batch):
-            self._write(plan, done.rows)
-            return True
-        self._keep(0, done)
-        return not self._missing(plan) and self._finish(plan)
 
     def _do(self, place: int, number: int, batch: Sequence[Item]) -> None:
         self._keep(place, self._asked(number, batch))

@@ -156,19 +156,8 @@ def _contrast(pair: Pair) -> Contrast:
     """Return a pair as a row without principles: all three prompts are the plain one."""
     better, worse = better_and_worse(pair)
     return Contrast(
-        id=pair.id,
-        prompt=pair.prompt,
-        split="train",
-        aspects=[],
-        positive_principle="",
-        negative_principle="",
-        positive_prompt=pair.prompt,
-        negative_prompt=pair.prompt,
-        positive_response=better,
-        negative_response=worse,
-        original_response="",
-        positive_finish="stop",
-        negative_finish="stop",
-        original_finish="absent",
+        id=pair.id, prompt=pair.prompt, split="train", aspects=[], positive_principle="", negative_principle="",
+        positive_prompt=pair.prompt, negative_prompt=pair.prompt, positive_response=better, negative_response=worse,
+        original_response="", positive_finish="stop", negative_finish="stop", original_finish="absent",
         provenance={"source": f"annotated preferences: {pair.subset}"},
-    )
+    )  # fmt: skip

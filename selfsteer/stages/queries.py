@@ -101,13 +101,8 @@ def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
         ConfigError, DataError: As :func:`selfsteer.queries.load_queries`.
     """
     drawn = _HeldOut(count, seed)
-    for found in stream_queries(
-        settings.source,
-        field=settings.field,
-        limit=settings.limit,
-        dataset_split=settings.dataset_split,
-        max_left_out=settings.max_left_out,
-    ):
+    shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
+    for found in stream_queries(settings.source, **shared):
         if isinstance(found, Query):
             drawn.push(found)
     return drawn.queries()
@@ -196,25 +191,16 @@ class _Split:
         """Return the held-out queries of a source of their own."""
         if isinstance(self.settings.heldout, int):
             return []
-        loaded = load_queries(
-            self.settings.heldout,
-            split="heldout",
-            limit=self.settings.heldout_limit,
-            max_left_out=self.settings.max_left_out,
-        )
+        limit, most = self.settings.heldout_limit, self.settings.max_left_out
+        loaded = load_queries(self.settings.heldout, split="heldout", limit=limit, max_left_out=most)
         for drop in loaded.dropped:
             self._left_out.drop(drop.where, drop.reason)
         return loaded.queries
 
     def _stream(self) -> Iterator[Query | Dropped]:
-        settings = self.settings
-        return stream_queries(
-            settings.source,
-            field=settings.field,
-            limit=settings.limit,
-            dataset_split=settings.dataset_split,
-            max_left_out=None,  # the stage's info is looked at, whenever it was made
-        )
+        shared = self.settings.model_dump(include={"field", "limit", "dataset_split"})
+        # How many are left out is checked in the stage's info, whenever it was made.
+        return stream_queries(self.settings.source, **shared, max_left_out=None)
 
     def _queries(self) -> Iterator[Query]:
         for found in self._stream():

@@ -130,6 +130,22 @@ def _read_joined(
     }
     rows = read_rows([principles], SteeredQuery)
     recipe, chat = context.recipe, context.models.chat(policy)
+    known, writer = context.principle_set, context.models.writer
+    variables = recipe.model.chat_template_kwargs
+    versions = template_versions(*templates_of(recipe))
+    provenance = {
+        "selfsteer": __version__,
+        "backend": policy.backend,
+        "model": policy.name,
+        "weights": policy.fingerprint,
+        "tokenizer": chat.fingerprint if chat else "",
+        "sampling": recipe.generation.sampling,
+        "principle_set": f"{known.name} v{known.version} {known.fingerprint}",
+        "strategy": recipe.principles.strategy,
+        "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",
+        "templates": ", ".join(f"{name} v{version}" for name, version in versions.items()),
+        "seed": str(recipe.seed),
+    } | ({"chat_template_kwargs": json.dumps(variables, sort_keys=True)} if variables else {})
     return joined(
         [row for row in rows if all((row.id, role) in found for role in roles)],
         found,
@@ -138,27 +154,8 @@ def _read_joined(
         chat=chat,
         thinking_apart=recipe.generation.thinking == "apart",
         round=round,
-        provenance=_provenance(context, policy, chat.fingerprint if chat else ""),
+        provenance=provenance,
     )
-
-
-def _provenance(context: RunContext, policy: Policy, tokenizer: str) -> dict[str, str]:
-    recipe, principles, writer = context.recipe, context.principle_set, context.models.writer
-    variables = recipe.model.chat_template_kwargs
-    versions = template_versions(*templates_of(recipe))
-    return {
-        "selfsteer": __version__,
-        "backend": policy.backend,
-        "model": policy.name,
-        "weights": policy.fingerprint,
-        "tokenizer": tokenizer,
-        "sampling": recipe.generation.sampling,
-        "principle_set": f"{principles.name} v{principles.version} {principles.fingerprint}",
-        "strategy": recipe.principles.strategy,
-        "writer": f"{writer.name} {writer.fingerprint}" if writer else "the policy",
-        "templates": ", ".join(f"{name} v{version}" for name, version in versions.items()),
-        "seed": str(recipe.seed),
-    } | ({"chat_template_kwargs": json.dumps(variables, sort_keys=True)} if variables else {})
 
 
 def scored_preferences(context: RunContext, preferences: StageRecord, policy: Policy) -> StageRecord:

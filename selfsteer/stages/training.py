@@ -144,8 +144,13 @@ def train_stage(stages: RunContext, training: Training) -> tuple[StageRecord, Po
     if store.computes:
         # metrics.jsonl shows the active training, also where another run or an earlier setting has done it.
         _log(stages, training).restore(_log_file(space))
+
+    def train_again() -> None:
+        store.display.say("      the generator's weights were removed after it had answered: training it again")
+        _train(stages, training, space)
+
     if training.kind == "generator":
-        stages.models.when_gone(trained, lambda: _train_again(stages, training, space))
+        stages.models.when_gone(trained, train_again)
     return entry, trained
 
 
@@ -169,11 +174,6 @@ def _log(stages: RunContext, training: Training) -> MetricsLog:
 
 def _log_file(space: Workspace) -> Path:
     return space.path("metrics.jsonl")
-
-
-def _train_again(stages: RunContext, training: Training, space: Workspace) -> None:
-    stages.store.display.say("      the generator's weights were removed after it had answered: training it again")
-    _train(stages, training, space)
 
 
 def _weights(space: Workspace) -> Path:
@@ -220,12 +220,9 @@ def open_trainer(stages: RunContext, training: Training, rows: Sequence[Contrast
         template_kwargs=recipe.model.chat_template_kwargs,
     )  # fmt: skip
     return SSOTrainer(
-        model=models.trainable(training.start),
-        args=args,
-        train_dataset=rows,
-        processing_class=chat.tokenizer,
+        model=models.trainable(training.start), args=args, train_dataset=rows, processing_class=chat.tokenizer,
         peft_config=recipe.train.lora and lora_config(recipe.train.lora),
-    )
+    )  # fmt: skip
 
 
 def sso_config(
@@ -258,27 +255,13 @@ def sso_config(
     options["check_start"] = settings.lora is None or settings.lora.dropout == 0
     micro = min(settings.micro_batch_size, own.batch_size)
     return SSOConfig(
-        output_dir=str(folder),
-        reference="stored" if stored else "start",
-        chat_template_kwargs=template_kwargs or None,
-        learning_rate=own.learning_rate,
-        num_train_epochs=own.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=own.batch_size // micro,
-        warmup_ratio=settings.warmup_ratio,
-        adam_beta1=settings.adam_betas[0],
-        adam_beta2=settings.adam_betas[1],
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        bf16=precision == "bfloat16",
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu",
-        seed=seed,
-        report_to="none",
-        disable_tqdm=True,
-        **options,
-    )
+        output_dir=str(folder), reference="stored" if stored else "start", chat_template_kwargs=template_kwargs or None,
+        learning_rate=own.learning_rate, num_train_epochs=own.epochs, per_device_train_batch_size=micro,
+        gradient_accumulation_steps=own.batch_size // micro, warmup_ratio=settings.warmup_ratio,
+        adam_beta1=settings.adam_betas[0], adam_beta2=settings.adam_betas[1], save_strategy="steps",
+        save_steps=settings.save_steps, save_total_limit=2, bf16=precision == "bfloat16", use_cpu=device == "cpu",
+        dataloader_pin_memory=device != "cpu", seed=seed, report_to="none", disable_tqdm=True, **options,
+    )  # fmt: skip
 
 
 def _info(
@@ -324,11 +307,6 @@ def _card(
         data = made | data | {"responses by": f"{provenance['model']} ({provenance['sampling']})"}
     settings = training.settings(recipe) | {"steps": info.steps, "seed": recipe.seed}
     return model_card(
-        base_model=recipe.model.name,
-        data=data,
-        settings=settings,
-        figures=metrics,
-        version=__version__,
-        annotated=bool(annotated),
-        template_kwargs=recipe.model.chat_template_kwargs,
-    )
+        base_model=recipe.model.name, data=data, settings=settings, figures=metrics, version=__version__,
+        annotated=bool(annotated), template_kwargs=recipe.model.chat_template_kwargs,
+    )  # fmt: skip

@@ -105,7 +105,11 @@ class RewardStages:
 
     def __init__(self, recipe: RewardRecipe, store: Store) -> None:
         self.recipe, self.store = recipe, store
-        self.files = {name: sha256_file(_file(name)) for name in recipe.evaluate}
+        for name in recipe.evaluate:
+            if not Path(name).is_file():
+                do = "give files of labelled preference pairs"
+                raise ConfigError(f"no such file: {name}", where="evaluate", do=do)
+        self.files = {name: sha256_file(Path(name)) for name in recipe.evaluate}
         self.sources = {name: open_source(name, settings) for name, settings in recipe.sets.items()}
         self._encoded: dict[str, Examples] = {}
 
@@ -160,9 +164,12 @@ class RewardStages:
 
     def data_stage(self, one: Trained) -> StageRecord:
         """Draw a training's examples: tokenised, over-long and evaluated ones left out, weighted, balanced."""
-        options, names = self.recipe.options, self.recipe.of_variant[one.variant]
+        options, sets, names = self.recipe.options, self.recipe.sets, self.recipe.of_variant[one.variant]
         depends = {
-            "sets": {name: self._set_key(name) for name in names},
+            "sets": {
+                name: {"content": self.sources[name].content, "weight": sets[name].weight, "limit": sets[name].limit}
+                for name in names
+            },
             "evaluate": self.files,
             "tokenizer": tokenizer_fingerprint(self.local.chat.tokenizer),
             "options": options.model_dump(include=_SAID_BY_DATA - {"max_length"}),
@@ -175,10 +182,6 @@ class RewardStages:
             title=f"pairs of {one.variant}, seed {one.seed}", note=_note,
         )  # fmt: skip
 
-    def _set_key(self, name: str) -> dict[str, Any]:
-        settings = self.recipe.sets[name]
-        return {"content": self.sources[name].content, "weight": settings.weight, "limit": settings.limit}
-
     def _draw(self, one: Trained, names: Sequence[str], space: Workspace) -> tuple[list[Path], PairsResult]:
         options = self.recipe.options
         sets = {name: self._encode(name) for name in names}
@@ -190,7 +193,11 @@ class RewardStages:
             even = balanced(examples, one.seed)
             examples, left_out = even.kept, left_out + even.left_out
         if not examples:
-            raise _nothing_left(one, left_out)
+            reasons = collections.Counter(item.reason for item in left_out).most_common(3)
+            why = ", ".join(f"{reason} ({count})" for reason, count in reasons) or "its sets are empty"
+            what = f"no pair is left to train {one.variant} on: {why}"
+            where = f"variant {one.variant}" + (f", first at {left_out[0].where}" if left_out else "")
+            raise NothingSurvived(what, where=where, do="see what is left out, and change that")
         with_margin = sum(example.margin is not None for example in examples)
         examples = with_margins(examples, (options.margin_scale or 1.0) if options.margin == "steering" else None)
         paths = [space.path("examples.parquet"), space.path("left_out.jsonl")]
@@ -248,13 +255,22 @@ class RewardStages:
         )  # fmt: skip
 
     def _train(self, one: Trained, data: StageRecord, space: Workspace) -> tuple[list[Path], RewardResult]:
-        """Return the folder with the model; what a killed training left behind is gone on with."""
-        from selfsteer.reward.training import save_reward_model
+        """Return the folder with the model; resumes an interrupted training."""
+        from selfsteer.models import load_tokenizer
+        from selfsteer.reward.loading import new_reward_model
+        from selfsteer.reward.training import reward_trainer, save_reward_model
 
         folder, checkpoints = space.folder / f"{one}-{space.key}", space.folder / f"checkpoints-{space.key}"
         if not folder.exists():
-            started = time.monotonic()
-            trainer = self._trained(one, data, space, checkpoints)
+            started, local, log = time.monotonic(), self.local, self.log(one)
+            with divergence_noted(space.path("diverged.json"), "options.learning_rate"):
+                trainer = reward_trainer(
+                    new_reward_model(local.source, seed=one.seed, device=local.device, **local.options),
+                    load_tokenizer(local.source, **local.options), read_examples(self.store.files(data)[0]),
+                    self.recipe.options, checkpoints, seed=one.seed, precision=local.dtype,
+                )  # fmt: skip
+                train_with_resume(trainer, checkpoints, log, space.display)
+            log.keep(log_file(space))
             steps = [row for row in trainer.state.log_history if "loss" in row]
             info = RewardResult(
                 steps=trainer.state.global_step,
@@ -271,28 +287,6 @@ class RewardStages:
         # The folder appears whole, so a process that was killed between here and the ledger does not train again.
         remove(checkpoints)
         return [folder], RewardResult.from_info(read_json(folder / _INFO))
-
-    def _trained(self, one: Trained, data: StageRecord, space: Workspace, checkpoints: Path) -> Any:
-        """Return the trainer after its last step."""
-        from selfsteer.models import load_tokenizer
-        from selfsteer.reward.loading import new_reward_model
-        from selfsteer.reward.training import reward_trainer
-
-        local = self.local
-        log = self.log(one)
-        with divergence_noted(space.path("diverged.json"), "options.learning_rate"):
-            trainer = reward_trainer(
-                new_reward_model(local.source, seed=one.seed, device=local.device, **local.options),
-                load_tokenizer(local.source, **local.options),
-                read_examples(self.store.files(data)[0]),
-                self.recipe.options,
-                checkpoints,
-                seed=one.seed,
-                precision=local.dtype,
-            )
-            train_with_resume(trainer, checkpoints, log, space.display)
-        log.keep(log_file(space))
-        return trainer
 
     def log(self, one: Trained) -> MetricsLog:
         """Return the log of a training in metrics.jsonl."""
@@ -372,23 +366,8 @@ def log_file(space: Workspace) -> Path:
     return space.path("metrics.jsonl")
 
 
-def _file(name: str) -> Path:
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"no such file: {name}", where="evaluate", do="give files of labelled preference pairs")
-    return path
-
-
 def _note(record: StageRecord) -> str:
     found = PairsResult.of(record)
     left_out = sum(found.left_out.values())
     first = f"{next(iter(found.left_out))}, ...; see data/*-left_out.jsonl" if left_out else ""
     return f": {found.examples}" + (f", {left_out} left out ({first})" if left_out else "")
-
-
-def _nothing_left(one: Trained, left_out: Sequence[Any]) -> NothingSurvived:
-    reasons = collections.Counter(item.reason for item in left_out).most_common(3)
-    why = ", ".join(f"{reason} ({count})" for reason, count in reasons) or "its sets are empty"
-    first = f", first at {left_out[0].where}" if left_out else ""
-    what = f"no pair is left to train {one.variant} on: {why}"
-    return NothingSurvived(what, where=f"variant {one.variant}{first}", do="see what is left out, and change that")
