@@ -79,14 +79,10 @@ def export(arguments: ExportArguments) -> Exported:
     with _built_in(output, repository) as folder:
         recipe = found.recipe
         exported = export_folder(
-            found.rows,
-            options,
-            folder,
-            where=found.where,
+            found.rows, options, folder, where=found.where,
             licence=Licence.of(arguments.licence, recipe.queries.source if recipe else None),
-            run=RunFacts(public_settings(recipe), found.queries) if recipe else None,
-            overwrite=arguments.overwrite,
-        )
+            run=RunFacts(public_settings(recipe), found.queries) if recipe else None, overwrite=arguments.overwrite,
+        )  # fmt: skip
         address = push(folder, repository, public=arguments.public) if repository else ""
     _show(exported, " and ".join(filter(None, [str(output or ""), address])))
     return exported

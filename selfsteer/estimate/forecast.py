@@ -53,13 +53,11 @@ def costs_of(stages: RunContext, sizes: Sizes) -> Costs:
         rates = read_rates(rates_file(shape, recipe, device, kinds))
         rates = rates or guessed_rates(shape, recipe, device.partition(":")[0], kinds[1])
     return Costs(
-        recipe=recipe,
-        shape=shape,
-        rates=rates,
+        recipe=recipe, shape=shape, rates=rates,
         sample=read_sample(sample_file(recipe, principle_set.fingerprint)) or NOT_SAMPLED,
         sizes=sizes._replace(train=rows_of(recipe, sizes)),
         prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))),
-    )
+    )  # fmt: skip
 
 
 def knowing(costs: Costs, steps: Iterable[PlanStep]) -> Costs:

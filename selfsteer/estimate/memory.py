@@ -114,13 +114,10 @@ def training_memory(
     layer = layer_activations(shape, precision, full=of.full, r=of.r)
     held = (4 * shape.hidden * shape.layers + layer) if checkpointing else layer * shape.layers
     return Memory(
-        weights=weights / by_weights,
-        copies=copies,
-        gradients=4.0 * of.trainable / by_gradients,
-        optimiser=8.0 * of.trainable / by_states,
-        activations=tokens * (held + 12 * shape.hidden),
+        weights=weights / by_weights, copies=copies, gradients=4.0 * of.trainable / by_gradients,
+        optimiser=8.0 * of.trainable / by_states, activations=tokens * (held + 12 * shape.hidden),
         logits=3 * 4.0 * min(HEAD_CHUNK[device], predicted * shape.vocabulary),
-    )
+    )  # fmt: skip
 
 
 def layer_activations(shape: ModelShape, precision: str, *, full: bool, r: int = 0) -> float:

@@ -110,21 +110,15 @@ def shape_of(model: Any) -> ModelShape:
     head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     layer = re.compile(r".*layers\.0\.[^.]*norm[^.]*")
     return ModelShape(
-        architecture=kind,
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        tied=head.weight is model.get_input_embeddings().weight,
-        hidden=config.hidden_size,
+        architecture=kind, parameters=sum(weight.numel() for weight in model.parameters()),
+        tied=head.weight is model.get_input_embeddings().weight, hidden=config.hidden_size,
         query_width=config.num_attention_heads * head_width,
         key_width=(getattr(config, "num_key_value_heads", None) or config.num_attention_heads) * head_width,
-        intermediate=config.intermediate_size,
-        heads=config.num_attention_heads,
+        intermediate=config.intermediate_size, heads=config.num_attention_heads,
         norms=sum(layer.fullmatch(name) is not None for name, _ in model.named_modules()),
-        vocabulary=head.weight.shape[0],
-        windows=windows,
-        active=plain + routed * experts[0] // experts[1],
-        linears=linears,
-        experts=experts,
-    )
+        vocabulary=head.weight.shape[0], windows=windows, active=plain + routed * experts[0] // experts[1],
+        linears=linears, experts=experts,
+    )  # fmt: skip
 
 
 def _of_expert(name: str) -> bool:

@@ -40,9 +40,8 @@ VERSION = 2
 """Raise it when the same answers would give other queries."""
 
 _RECORD, _KEPT, _DROPPED = "augment.json", "kept.jsonl", "dropped.jsonl"
-_FIRST = (
-    4  # requests of the first round, doubled each round up to the batch; independent of the count, so it can be raised
-)
+# Requests of the first round, doubled each round up to the batch; independent of the count, so it can be raised.
+_FIRST = 4
 _BARREN = 20  # a round with less than one new query in so many asked for counts as barren
 _COMMON = 20  # a language is one of the seeds' if one seed in so many is in it
 _CHANGED = 5  # changed words that make an evolved query differ from those it was made from, whatever their length
@@ -140,9 +139,12 @@ class _Growing:
         display.plan([PlannedStage("", 1.0)])
         policy = self.models.initial_policy(display.say)
         key = fingerprint([VERSION, __version__, self._depends(policy), self.count])
-        if (done := self._done(key)) is not None:
-            display.finish("grow queries", reused=True)
-            return done
+        known = read_json(self._record)
+        if isinstance(known, dict) and known.get("key") == key and self.output.exists():
+            found = Grown(**known["grown"])
+            if found.kept == self.count and sha256_file(self.output) == known["written"][0]:
+                display.finish("grow queries", reused=True)
+                return found
         # A killed process may have left partial files.
         folders = {self.store.run_dir: "*", self.store.run_dir / "answers": "*", self.output.parent: self.output.name}
         for folder, name in folders.items():
@@ -175,14 +177,6 @@ class _Growing:
         """Dependencies of an answer besides the request."""
         settings = self.growth.generation
         return [*self.models.sampling_key(policy), settings.temperature, settings.top_p, settings.max_new_tokens]
-
-    def _done(self, key: str) -> Grown | None:
-        """Return the result of an earlier call with the same key, if its output is unchanged."""
-        known = read_json(self._record)
-        if not isinstance(known, dict) or known.get("key") != key or not self.output.exists():
-            return None
-        found = Grown(**known["grown"])
-        return found if found.kept == self.count and sha256_file(self.output) == known["written"][0] else None
 
     def _grow(self, policy: Policy) -> None:
         """Run rounds until there are enough queries, or too many rounds in a row are barren; write the queries."""
@@ -289,15 +283,9 @@ class _Sieve:
     """Parses answers, checks their queries, and writes kept and dropped ones."""
 
     def __init__(
-        self,
-        growth: Growth,
-        seeds: Sequence[Source],
-        grown: Grown,
-        count: int,
-        provenance: Row,
-        kept: IO[str],
+        self, growth: Growth, seeds: Sequence[Source], grown: Grown, count: int, provenance: Row, kept: IO[str],
         dropped: IO[str],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.grown, self.count, self.provenance = grown, count, provenance
         self._kept, self._dropped = kept, dropped
         self._checks = Checks(growth.queries, grown.languages)
@@ -324,29 +312,21 @@ class _Sieve:
             self._drop(answer.text, Fault("unreadable", reading.why), origin)
         found = []
         for text in reading.queries:
-            source = Source(made_id(as_prompt(text)), text, ask.depth, ask.parent)
-            fault = self._fault(source)
-            if fault:
+            prompt, fault = as_prompt(text), grown_fault(text)
+            source, content = Source(made_id(prompt), text, ask.depth, ask.parent), content_hash(prompt)
+            if fault is None and content in self._seen:
+                fault = Fault("duplicate", f"duplicate of {self._seen[content]}", {"of": self._seen[content]})
+            apart = {one.id for one in source.ancestors if changed_words(text, one.text) >= _CHANGED}
+            if fault := fault or self._checks.fault(source.id, prompt, apart):
                 self._drop(text, fault, origin)
-            else:
-                found.append(source)
-                if self.grown.kept < self.count:
-                    self.grown.kept += 1
-                    _count(self.grown.operations, ask.operation)
-                    _write(self._kept, {"id": source.id, "prompt": source.text} | origin)
-        return found
-
-    def _fault(self, source: Source) -> Fault | None:
-        prompt = as_prompt(source.text)
-        content = content_hash(prompt)
-        fault = grown_fault(source.text)
-        if fault is None and content in self._seen:
-            fault = Fault("duplicate", f"duplicate of {self._seen[content]}", {"of": self._seen[content]})
-        apart = {one.id for one in source.ancestors if changed_words(source.text, one.text) >= _CHANGED}
-        fault = fault or self._checks.fault(source.id, prompt, apart)
-        if fault is None:
+                continue
             self._seen[content] = source.id
-        return fault
+            found.append(source)
+            if self.grown.kept < self.count:
+                self.grown.kept += 1
+                _count(self.grown.operations, ask.operation)
+                _write(self._kept, {"id": source.id, "prompt": text} | origin)
+        return found
 
     def _drop(self, text: str, fault: Fault, origin: Row) -> None:
         _count(self.grown.dropped, fault.check)

@@ -95,21 +95,12 @@ class Walk:
         self._do(state)
         return state
 
-    def _generator_pass(self, outer: Pass) -> None:
-        """Make the rows that a generator is trained on: the policy's own answers to the first queries."""
-        given = {name: outer.records[name] for name in ("queries", "principles")}
-        policy = outer.policy
-        state = Pass(self.context, "generator", outer.number, policy, policy, dict(given), checks=outer.checks)
-        self._do(state)
-        outer.records |= {f"{GENERATOR}{name}": one for name, one in state.records.items() if name not in given}
-        outer.checks = False
-
     def _measure(self, policy: Policy, records: dict[str, StageRecord]) -> Pass:
         start = self._start_pass
-        first = start is None
         state = Pass(
             self.context, "heldout", policy.round, policy, policy, records,
-            checks=first and self.context.recipe.writes_itself, start_rows=start.records["scores"] if start else None,
+            checks=start is None and self.context.recipe.writes_itself,
+            start_rows=start.records["scores"] if start else None,
         )  # fmt: skip
         self._do(state)
         return state
@@ -119,7 +110,14 @@ class Walk:
             if line.name in state.records:
                 continue
             if line.name == "generator" and self.context.recipe.mode == "generator":
-                self._generator_pass(state)
+                # The rows that a generator is trained on: the policy's own answers to the first queries.
+                given = {name: state.records[name] for name in ("queries", "principles")}
+                policy = state.policy
+                inner = Pass(self.context, "generator", state.number, policy, policy, dict(given), checks=state.checks)
+                self._do(inner)
+                made = {f"{GENERATOR}{name}": one for name, one in inner.records.items() if name not in given}
+                state.records |= made
+                state.checks = False
             record = import_module(f"selfsteer.stages.{line.name}").run(state)
             if record is None:
                 continue

@@ -124,11 +124,9 @@ def of_round(settings: QuerySettings, total: int, round: int, rounds: int) -> ra
         return range(total)
     size = settings.round_size or 1
     if total < rounds * size:
-        raise DataError(
-            f"{total} training queries are too few for {rounds} rounds of {size}",
-            where=f"queries.per_round={settings.per_round}",
-            do="give more queries, or set queries.per_round to all",
-        )
+        what = f"{total} training queries are too few for {rounds} rounds of {size}"
+        do = "give more queries, or set queries.per_round to all"
+        raise DataError(what, where=f"queries.per_round={settings.per_round}", do=do)
     if settings.per_round == "split":
         return range(round - 1, total, rounds)
     return range((round - 1) * size, round * size)

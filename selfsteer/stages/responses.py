@@ -152,21 +152,15 @@ def planned(
             reasons[row.id] = error.what
             continue
         lengths |= own
-        if reason := _too_long(max(own.values()), backend, recipe):
-            reasons[row.id] = reason
+        longest, new = max(own.values()), recipe.generation.max_new_tokens
+        if backend.context is not None and longest + new > backend.context:
+            what = f"prompt of {longest} tokens + {new} new ones exceed the model's context of {backend.context}"
+            reasons[row.id] = what
+        elif backend.chat is not None and longest >= recipe.train.max_length:  # scoring keeps to training's limit
+            reasons[row.id] = NO_ROOM.format(longest)
     items = requests([row for row in rows if row.id not in reasons], roles)
     items.sort(key=lambda item: (ROLES.index(item.role), lengths[item.id, item.role], item.id))
     return items, reasons
-
-
-def _too_long(longest: int, backend: Backend, recipe: Recipe) -> str:
-    """Return why a row's prompts don't fit, "" where they do."""
-    new = recipe.generation.max_new_tokens
-    if backend.context is not None and longest + new > backend.context:
-        return f"prompt of {longest} tokens + {new} new ones exceed the model's context of {backend.context}"
-    if backend.chat is not None and longest >= recipe.train.max_length:  # scoring keeps to training's limit
-        return NO_ROOM.format(longest)
-    return ""
 
 
 def sample(

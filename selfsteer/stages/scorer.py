@@ -31,18 +31,17 @@ class Scorer:
     def score(self, rows: Sequence[Contrast], cells: Sequence[Cell] = ALL_CELLS) -> list[Contrast]:
         """Return the rows with their scores, the mean log-prob in nats per token of each cell, and with their key."""
         device = next(self.model.parameters()).device.type
+        scored: list[Contrast] = []
         # One context for all: inside it, autocast casts the weights once.
         with torch.inference_mode(), torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
-            return [self._score(with_token_ids(row, self.chat), cells) for row in rows]
-
-    def _score(self, row: Contrast, cells: Sequence[Cell]) -> Contrast:
-        own = [cell for cell in cells if cell.role in row.roles]
-        sums, counts = score_cells(self.model, [row], own, max_length=self.max_length)
-        scores: dict[str, dict[str, float]] = {}
-        for cell, mean in zip(own, (sums.double() / counts)[0].tolist(), strict=True):
-            scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = mean
-        key = ScoreKey.from_row(row, *self._keys)
-        return key.put(dataclasses.replace(row, scores=scores))
+            for row in (with_token_ids(row, self.chat) for row in rows):
+                own = [cell for cell in cells if cell.role in row.roles]
+                sums, counts = score_cells(self.model, [row], own, max_length=self.max_length)
+                scores: dict[str, dict[str, float]] = {}
+                for cell, mean in zip(own, (sums.double() / counts)[0].tolist(), strict=True):
+                    scores.setdefault(f"{cell.role}_response", {})[cell.prompt] = mean
+                scored.append(ScoreKey.from_row(row, *self._keys).put(dataclasses.replace(row, scores=scores)))
+        return scored
 
     @cached_property
     def _keys(self) -> tuple[str, str]:

@@ -147,15 +147,10 @@ def _read_joined(
         "seed": str(recipe.seed),
     } | ({"chat_template_kwargs": json.dumps(variables, sort_keys=True)} if variables else {})
     return joined(
-        [row for row in rows if all((row.id, role) in found for role in roles)],
-        found,
-        roles=roles,
-        principle_set=context.principle_set if recipe.quality.clean else None,
-        chat=chat,
-        thinking_apart=recipe.generation.thinking == "apart",
-        round=round,
-        provenance=provenance,
-    )
+        [row for row in rows if all((row.id, role) in found for role in roles)], found, roles=roles,
+        principle_set=context.principle_set if recipe.quality.clean else None, chat=chat,
+        thinking_apart=recipe.generation.thinking == "apart", round=round, provenance=provenance,
+    )  # fmt: skip
 
 
 def scored_preferences(context: RunContext, preferences: StageRecord, policy: Policy) -> StageRecord:
@@ -230,7 +225,11 @@ def joined(
     for row in rows:
         own = {role: responses[row.id, role] for role in roles}
         if thinking_apart:
-            own = {role: _thinking_apart(found, chat) for role, found in own.items()}
+            own = {role: think_apart(found, chat) for role, found in own.items()}
+            for role, found in own.items():
+                if chat and found.prompt_token_ids is not None:
+                    closed = chat.without_thought(found.prompt_token_ids)
+                    own[role] = dataclasses.replace(found, prompt_token_ids=closed)
         if principle_set is not None:
             labels = adjectives_of(principle_set, row.aspects)
             own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
@@ -262,13 +261,6 @@ def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[
         else:
             left_out.append(Dropped(row.id, NO_ROOM.format(row.longest_prompt), SHORTER))
     return fits, left_out
-
-
-def _thinking_apart(response: Response, chat: Chat | None) -> Response:
-    answer = think_apart(response, chat)
-    if chat is None or answer.prompt_token_ids is None:
-        return answer
-    return dataclasses.replace(answer, prompt_token_ids=chat.without_thought(answer.prompt_token_ids))
 
 
 def adjectives_of(principle_set: PrincipleSet, aspects: Sequence[str]) -> list[str]:

@@ -273,18 +273,12 @@ def _info(
     bits = recipe.train.lora.bits if recipe.train.lora else None
     precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
     return TrainingResult(
-        examples=trainer.examples,
-        harmful_left_out=harmful,
-        steps=trainer.state.global_step,
-        epochs=loss.epochs,
-        objective=loss.objective,
-        base_loss=None if loss.objective == "sft" else loss.base_loss,
-        reference=training.reference.name,
-        learning_rate=loss.learning_rate,
-        precision=f"{precision}, base in {bits} bits" if bits else precision,
-        seconds=round(seconds, 1),
+        examples=trainer.examples, harmful_left_out=harmful, steps=trainer.state.global_step, epochs=loss.epochs,
+        objective=loss.objective, base_loss=None if loss.objective == "sft" else loss.base_loss,
+        reference=training.reference.name, learning_rate=loss.learning_rate,
+        precision=f"{precision}, base in {bits} bits" if bits else precision, seconds=round(seconds, 1),
         peak_memory_gb=peak_memory_gb(),
-    )
+    )  # fmt: skip
 
 
 def _card(

@@ -297,14 +297,11 @@ class RewardStages:
         recipe = self.recipe
         names = recipe.of_variant[one.variant]
         return reward_card(
-            base_model=recipe.model.name,
-            title=f"{recipe.name}: {one.variant}, seed {one.seed}",
+            base_model=recipe.model.name, title=f"{recipe.name}: {one.variant}, seed {one.seed}",
             sets=[(name, recipe.sets[name], self.sources[name], data["sets"].get(name, 0)) for name in names],
-            data=data,
-            settings=recipe.options.model_dump() | {"seed": one.seed, **self._template_kwargs},
-            training=training,
-            scores=scores,
-        )
+            data=data, settings=recipe.options.model_dump() | {"seed": one.seed, **self._template_kwargs},
+            training=training, scores=scores,
+        )  # fmt: skip
 
     # --- scoring
 
@@ -320,12 +317,10 @@ class RewardStages:
             folder = str(self.store.files(entry)[0])
             return RewardJudge(
                 partial(load_reward_model, folder, device=self.local.device, **trusted),
-                load_tokenizer(folder, **trusted),
-                config=reward_config(folder, **trusted),
-                name=str(one),
+                load_tokenizer(folder, **trusted), config=reward_config(folder, **trusted), name=str(one),
                 content=f"{model_fingerprint(folder, chat=True, **trusted)} float32",
                 template_kwargs=self.recipe.model.chat_template_kwargs,
-            )
+            )  # fmt: skip
 
         return self._scored(
             str(one), {"model": entry.key} | self._template_kwargs, name, judge, f"score {name} by {one}"
