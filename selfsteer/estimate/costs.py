@@ -56,10 +56,8 @@ class Costs:
     """The costs of a recipe's stages.
 
     Attributes:
-        recipe: The recipe.
         shape: Its model's; None where the backend has no weights.
         rates: The machine's; None without a shape.
-        sample: Statistics of the model's responses.
         sizes, prompts: Number of rows and lengths of prompts.
     """
 

@@ -28,8 +28,6 @@ class Tuning:
     """The weights that are trained: all, or an adapter on a base in float32, 8 or 4 bits.
 
     Attributes:
-        name: For tables.
-        trainable: Number of trained weights.
         frozen: Bytes of all others.
         r: The adapter's rank; 0 without one.
     """

@@ -36,7 +36,6 @@ class ModelShape:
     """The sizes that the costs of a decoder-only transformer follow from.
 
     Attributes:
-        architecture: Its class in transformers.
         parameters: Of the whole model; tied weights count once.
         tied: Whether the language-model head is the embedding.
         hidden, query_width, key_width, intermediate: Widths D, H * d, H' * d (of keys, and of values) and of the MLP.

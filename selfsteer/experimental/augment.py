@@ -55,11 +55,9 @@ class Grown:
     Attributes:
         seeds, unused_seeds: Number of seeds used; of the others, by reason.
         languages: Languages that are kept, None for any.
-        rounds, requests: Their numbers.
         outcomes: Answers by how they were parsed: ok, repaired, failed; unanswered for requests without an answer.
         dropped: New queries by the check that dropped them.
         operations: Queries kept, by the operation that made them.
-        kept: Number of queries written.
     """
 
     seeds: int = 0

@@ -42,7 +42,6 @@ class InventOptions:
 
     Attributes:
         sample: Largest number of queries drawn from the source.
-        per_prompt: Queries in a prompt.
         aspects: Aspects that a prompt asks for.
         similarity: At this or a higher one, two aspects are the same
             (:func:`selfsteer.experimental.similarity.similarities`).
@@ -67,9 +66,7 @@ class Invented:
     """Proposed aspects and their trials.
 
     Attributes:
-        given: The given set.
         queries: The sample, in the order of the prompts.
-        model: The name of the model.
         readings: The parsed answers, in order.
         candidates: The new aspects, the most proposed first.
         known: By aspect of the given set, the number of proposals similar to it.

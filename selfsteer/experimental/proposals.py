@@ -58,7 +58,6 @@ class Proposal:
 
     Attributes:
         aspect: As proposed, its texts tidied.
-        prompt: Number of the prompt that it answers.
         queries: Ids of the prompt's queries that it matters for, according to the model; may be empty.
     """
 

@@ -25,7 +25,6 @@ class Candidate:
 
     Attributes:
         aspect: As it was proposed first.
-        proposals: Its proposals, in order.
         nearest: Name of the most similar aspect of the given set.
         similarity: To that aspect, from 0 to 1.
     """

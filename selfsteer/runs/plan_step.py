@@ -24,11 +24,7 @@ class PlanStep:
     """One stage of a plan.
 
     Attributes:
-        slot: Which stage.
-        title: What the run calls it.
-        state: Where it stands.
         why: What has changed, or what of it is on disk already; "" where there is nothing to tell.
-        entry: What the ledger has of a finished stage.
         key: The stage's key, "" where it is left open.
     """
 

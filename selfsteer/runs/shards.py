@@ -69,8 +69,6 @@ class ShardJob(Generic[Item, Row]):
     """How a stage does its blocks.
 
     Attributes:
-        kind: What its rows are.
-        plan: From a block's number to its plan.
         do: Does a batch, given the batch's number in the whole stage (what its seed depends on) and its items.
         item_key, row_key: Equal for an item and for the row that came of it.
         where: Names an item for people: a query's id.

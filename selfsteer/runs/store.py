@@ -89,12 +89,8 @@ class StageSpec:
     """A stage that is asked for.
 
     Attributes:
-        name, round: Its place in the pipeline.
         depends: Everything that its result depends on.
         work: Does it, and returns its files and what the ledger keeps.
-        folder: Where it writes, relative to the run directory.
-        units: How many steps its progress will count.
-        title: What it is called while it works.
         note: What the display adds about a finished one.
     """
 

@@ -190,13 +190,10 @@ class Pass:
     """One pass of a round over its queries, as its stages see it.
 
     Attributes:
-        context: The run's.
-        split: Which queries.
         number: The round; of held-out rows 0 is the start's.
         policy: Scores the rows, and is trained on them.
         writer: Answers; another than the policy in mode offline, or a generator.
         records: What the stages have made so far, by name; one that is there already is not run.
-        trains: Whether a policy is trained.
         checks: Whether its pairs are the first that show if the principles are followed: then they are judged.
         reference: The weights that a round's policy is compared with.
         made: The data of the rounds so far, this one's last.

@@ -29,12 +29,8 @@ class ContrastsResult(StageResult):
     """What quality control did.
 
     Attributes:
-        total: Rows before it.
-        counts: Rows kept, and dropped by each filter.
         order: The names of ``counts`` in the order of the filters (JSON objects are written with their keys sorted).
         thresholds: Those that the filters were fitted to, by filter.
-        aspects: The counts of each aspect.
-        harmful: How many rows are flagged.
     """
 
     total: int

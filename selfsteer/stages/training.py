@@ -49,9 +49,7 @@ class Training:
 
     Attributes:
         kind: "policy", or "generator" for v2's data generator.
-        round: Of which round.
         rows: The stages whose kept rows are trained on.
-        start: The weights it starts from.
         reference: The weights that gave the rows' scores.
     """
 
@@ -86,8 +84,6 @@ class TrainingResult(StageResult):
         steps, epochs: Optimiser steps, and how often each example was seen.
         objective, base_loss: The loss; ``base_loss`` is None for supervised training.
         reference: Name of the weights that gave the rows' scores.
-        learning_rate, precision: As set.
-        seconds, peak_memory_gb: What it took.
     """
 
     examples: int

@@ -36,9 +36,7 @@ class Refiltered(NamedTuple):
     """The effect of filtering some rows again.
 
     Attributes:
-        label: Which rows.
         before: Statistics of the earlier filters, as in summary.json; None where there were none.
-        after: Statistics of the new filters.
     """
 
     label: str

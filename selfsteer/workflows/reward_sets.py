@@ -29,10 +29,7 @@ class Source(NamedTuple):
     """A set's source, checked and not read yet.
 
     Attributes:
-        content: Identifies its content.
-        pairs: Reads it.
         self_made: Whether its pairs have no human label.
-        what: A description.
     """
 
     content: Any

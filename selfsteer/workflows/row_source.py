@@ -20,7 +20,6 @@ class Source(NamedTuple):
     Attributes:
         rows: Read lazily.
         where: Their name in messages.
-        recipe: Of their run, None for a file.
         queries: Number of queries of the run: read, aligned on, held out.
         notes: For the user, one sentence each.
     """
