@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from selfsteer.commands.console import out, say
@@ -26,7 +25,6 @@ from selfsteer.estimate.model_shape import source_of, stored_weights
 from selfsteer.loop.dry_run import plan
 from selfsteer.runs.pipeline import GENERATOR
 from selfsteer.runs.pipeline import stage as stage_of
-from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import size
 from selfsteer.stages.context import RunContext
 
@@ -36,7 +34,19 @@ def show_estimate(costs: Costs, stages: RunContext, devices: int) -> None:
     if costs.shape:
         _show_model(costs, stages)
         _show_memory(costs, stages, devices)
-    _show_stages(costs, plan(stages, measure=True, start=start_of(stages.models)))
+    steps = plan(stages, measure=True, start=start_of(stages.models))
+    table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
+    for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
+        one = costs.of(stage, heldout=heldout)
+        label = stage_of(stage).title + (" for the generator" if stage.startswith(GENERATOR) else "")
+        label += ", held-out" if heldout else ""
+        whole = None if one.seconds is None else times * one.seconds
+        table.add_row(label, str(times), time_text(one.seconds), time_text(whole), size(times * one.disk))
+    table.add_section()
+    everything = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps]
+    table.add_row("all", "", "", total_time(everything), size(sum(one.disk for one in everything)))
+    out.print(table)
+    show_disk(costs, steps, Path())
     show_assumptions(costs, stages)
 
 
@@ -109,18 +119,3 @@ def _show_memory(costs: Costs, stages: RunContext, devices: int) -> None:
     scoring = scoring_memory(shape, weights=weights, precision=precision, device=device)
     libraries = f"; and {size(PROCESS[device])} for the libraries"
     say(f"sampling a batch takes {size(sampling)}, scoring {size(scoring)}{libraries}")
-
-
-def _show_stages(costs: Costs, steps: Sequence[PlanStep]) -> None:
-    table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
-    for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
-        one = costs.of(stage, heldout=heldout)
-        label = stage_of(stage).title + (" for the generator" if stage.startswith(GENERATOR) else "")
-        label += ", held-out" if heldout else ""
-        whole = None if one.seconds is None else times * one.seconds
-        table.add_row(label, str(times), time_text(one.seconds), time_text(whole), size(times * one.disk))
-    table.add_section()
-    everything = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps]
-    table.add_row("all", "", "", total_time(everything), size(sum(one.disk for one in everything)))
-    out.print(table)
-    show_disk(costs, steps, Path())

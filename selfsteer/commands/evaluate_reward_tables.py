@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from rich.table import Column, Table
 from rich.text import Text
@@ -26,15 +26,22 @@ def show_accuracy(sets: Sequence[LabelledSet], judged: Sequence[Judged]) -> None
     """Print the judges' accuracy on each set, what was left out of the sets, and the benchmarks among them."""
     out.print(_accuracy_table(sets, judged))
     say(_LEGEND)
-    for line in _notes(sets):
-        say(line)
+    for one in sets:
+        reasons = [f"{count} rows left out: {why}" for why, count in one.left_out.items()]
+        if len(one.pairs) < one.labelled:
+            reasons.insert(0, f"a sample of {len(one.pairs)} of {one.labelled} labelled pairs")
+        if reasons:
+            say(f"{one.name}: {'; '.join(reasons)}")
+    together = groups(sets).get("")
+    if together and (repeated := sum(len(one.pairs) for one in sets) - len(together)):
+        say(f"{ALL_SETS}: {repeated} pairs that came before, in this set or another, count once")
     for benchmark in benchmarks_of(judged[0]).values():
         out.print()
         out.print(_benchmark_table(benchmark, judged))
         sections = sections_of(benchmark, judged[0])
         missing = [name for section in sections if section.found for name in section.missing]
         say(benchmark.averaging + (f" Not run: {', '.join(missing)}." if missing else ""))
-    for warning in (warning for one in judged for warning in judge_warnings(one)):
+    for warning in (warning for judge in judged for warning in judge_warnings(judge)):
         say(warning)
 
 
@@ -53,20 +60,6 @@ def _accuracy_table(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -
             table.add_row(*map(Text, cells))
         table.add_section()
     return table
-
-
-def _notes(sets: Sequence[LabelledSet]) -> Iterator[str]:
-    """Yield a line for each set of which rows are left out, with the reasons, and one on pairs that are repeated."""
-    for one in sets:
-        reasons = [f"{count} rows left out: {why}" for why, count in one.left_out.items()]
-        if len(one.pairs) < one.labelled:
-            reasons.insert(0, f"a sample of {len(one.pairs)} of {one.labelled} labelled pairs")
-        if reasons:
-            yield f"{one.name}: {'; '.join(reasons)}"
-    together = groups(sets).get("")
-    repeated = sum(len(one.pairs) for one in sets) - len(together) if together else 0
-    if repeated:
-        yield f"{ALL_SETS}: {repeated} pairs that came before, in this set or another, count once"
 
 
 def _benchmark_table(benchmark: Benchmark, all_judged: Sequence[Judged]) -> Table:

@@ -38,7 +38,18 @@ def show_signal(found: Signal, run_dir: Path) -> None:
             by_truth.setdefault(f"{part['label']}, against {one['truth']}", []).append(one)
     for title, candidates in by_truth.items():
         out.print()
-        out.print(_candidates_table(title, candidates))
+        shares = ", ".join(f"{100 * kept['share']:.0f}" for kept in max((one["kept"] for one in candidates), key=len))
+        right = f"right in the best {shares} %" if shares else "right"
+        table = plain_table(title, right, "as a judge", "is it worth filtering by?")
+        for one in candidates:
+            kept = ", ".join(f"{100 * kept['accuracy']:.0f}" for kept in one["kept"])
+            as_judge = f"{one['calibration']['accuracy_as_judge']:.0%}" if one["calibration"] else "-"
+            left_out = ", ".join(f"{count} {reason}" for reason, count in one["left_out"].items() if count)
+            counts = [f"{one['wrong']} wrong"] if one["calibration"] else []
+            counts += [f"left out: {left_out}"] if left_out else []
+            worth = one["worth"] + (f" ({', '.join(counts)})" if counts else "")
+            table.add_row(*map(Text, (one["score"], f"{kept} %" if kept else "-", as_judge, worth)))
+        out.print(table)
     for text, style in [*((note, "") for note in found["notes"]), *((text, "yellow") for text in found["warnings"])]:
         out.print(Text(text, style=style), soft_wrap=True)
     files = [run_dir / name for name in ("signal.json", "report.html") if (run_dir / name).is_file()]
@@ -118,19 +129,4 @@ def _figures_table(title: str, lines: Sequence[tuple[str, Figures]]) -> Table:
     table = plain_table(*(head[place] for place in known))
     for row in rows:
         table.add_row(*(Text(row[place]) for place in known))  # names are the user's: no markup in them
-    return table
-
-
-def _candidates_table(title: str, candidates: Sequence[Figures]) -> Table:
-    shares = ", ".join(f"{100 * kept['share']:.0f}" for kept in max((one["kept"] for one in candidates), key=len))
-    right = f"right in the best {shares} %" if shares else "right"
-    table = plain_table(title, right, "as a judge", "is it worth filtering by?")
-    for one in candidates:
-        kept = ", ".join(f"{100 * kept['accuracy']:.0f}" for kept in one["kept"])
-        as_judge = f"{one['calibration']['accuracy_as_judge']:.0%}" if one["calibration"] else "-"
-        left_out = ", ".join(f"{count} {reason}" for reason, count in one["left_out"].items() if count)
-        counts = [f"{one['wrong']} wrong"] if one["calibration"] else []
-        counts += [f"left out: {left_out}"] if left_out else []
-        worth = one["worth"] + (f" ({', '.join(counts)})" if counts else "")
-        table.add_row(*map(Text, (one["score"], f"{kept} %" if kept else "-", as_judge, worth)))
     return table

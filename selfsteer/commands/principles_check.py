@@ -56,6 +56,7 @@ def principles_check(arguments: CheckArguments) -> Probe:
     Raises:
         InputError, WorkFailed: As :func:`selfsteer.workflows.principles_check.probe`.
     """
+    from selfsteer.commands.tables import plain_table
     from selfsteer.files import fingerprint
     from selfsteer.models import cache_folder
     from selfsteer.runs.progress import Display
@@ -68,7 +69,19 @@ def principles_check(arguments: CheckArguments) -> Probe:
     own = fingerprint([recipe.model.model_dump(), recipe.principles.set, arguments.pairs])
     folder = arguments.run_dir or cache_folder() / "probes" / own
     found = probe(recipe, folder, pairs=arguments.pairs, display=Display())
-    _show(found, arguments.examples)
+    table = plain_table("aspect", "pairs", "margin,\nnats/token", "y+ is better", "by", "verdict")
+    for aspect in found.aspects:
+        table.add_row(*map(Text, (aspect.aspect, str(aspect.n), *cells(aspect.margin, aspect.direction))))
+    table.add_section()
+    table.add_row(*map(Text, ("all", str(found.n), *cells(found.margin, found.direction))))
+    out.print(table)
+    for aspect in found.aspects[: arguments.examples]:
+        _show_example(aspect)
+    headline = {"steers": "It can be steered.", "unknown": "Direction unknown."}.get(found.standing, "Unclear.")
+    if found.refused:
+        headline = "Not with this set." if found.standing == "below chance" else "No sign that it can be steered."
+    out.print(f"[{_STYLE[found.standing]}]{headline}[/] ", end="")
+    say(_advice(found))
     return found
 
 
@@ -90,25 +103,6 @@ def trial_recipe(name: str, overrides: Sequence[str]) -> Recipe:
             what = f"{key} has no effect here: principles are tried out without filters and without training"
             raise ConfigError(what, where="command line", do=f"leave it out; these act: {known}")
     return recipe
-
-
-def _show(found: Probe, examples: int) -> None:
-    """Print the figures of each aspect, some pairs, and the verdict."""
-    from selfsteer.commands.tables import plain_table
-
-    table = plain_table("aspect", "pairs", "margin,\nnats/token", "y+ is better", "by", "verdict")
-    for aspect in found.aspects:
-        table.add_row(*map(Text, (aspect.aspect, str(aspect.n), *cells(aspect.margin, aspect.direction))))
-    table.add_section()
-    table.add_row(*map(Text, ("all", str(found.n), *cells(found.margin, found.direction))))
-    out.print(table)
-    for aspect in found.aspects[:examples]:
-        _show_example(aspect)
-    headline = {"steers": "It can be steered.", "unknown": "Direction unknown."}.get(found.standing, "Unclear.")
-    if found.refused:
-        headline = "Not with this set." if found.standing == "below chance" else "No sign that it can be steered."
-    out.print(f"[{_STYLE[found.standing]}]{headline}[/] ", end="")
-    say(_advice(found))
 
 
 def cells(margin: Margin | None, direction: Direction | None) -> list[str]:

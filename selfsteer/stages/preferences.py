@@ -121,10 +121,17 @@ class _Reading:
             self._left_out.unusable(where, str(unusable), unusable.do)
             return
         try:
-            found = _contrast(pair)
+            better, worse = better_and_worse(pair)
         except Unusable as unusable:
             self._left_out.drop(where, str(unusable))
             return
+        # A row without principles: all three prompts are the plain one.
+        found = Contrast(
+            id=pair.id, prompt=pair.prompt, split="train", aspects=[], positive_principle="", negative_principle="",
+            positive_prompt=pair.prompt, negative_prompt=pair.prompt, positive_response=better, negative_response=worse,
+            original_response="", positive_finish="stop", negative_finish="stop", original_finish="absent",
+            provenance={"source": f"annotated preferences: {pair.subset}"},
+        )  # fmt: skip
         if found.prompt in self._heldout:
             self._left_out.drop(where, "is a held-out query too")
             return
@@ -150,14 +157,3 @@ def better_and_worse(pair: Pair) -> tuple[str, str]:
     if not (better.strip() and worse.strip()):
         raise Unusable("an empty answer")
     return better, worse
-
-
-def _contrast(pair: Pair) -> Contrast:
-    """Return a pair as a row without principles: all three prompts are the plain one."""
-    better, worse = better_and_worse(pair)
-    return Contrast(
-        id=pair.id, prompt=pair.prompt, split="train", aspects=[], positive_principle="", negative_principle="",
-        positive_prompt=pair.prompt, negative_prompt=pair.prompt, positive_response=better, negative_response=worse,
-        original_response="", positive_finish="stop", negative_finish="stop", original_finish="absent",
-        provenance={"source": f"annotated preferences: {pair.subset}"},
-    )  # fmt: skip
