@@ -174,13 +174,14 @@ class _Writing:
         """Return the aspects of each query, the set's extra ones included."""
         count = aspects_wanted(self.recipe, self.principle_set)
         settled = choice_without_model(self.principle_set, count)
-        rate = self.recipe.principles.extra_rate
+        settings = self.recipe.principles
         choices: list[Choice | Failure] = [settled] * len(queries) if settled else self._chosen(queries, count)
         return [
             choice
             if isinstance(choice, Failure)
             else dataclasses.replace(
-                choice, aspects=with_extra(choice.aspects, self.principle_set, query.id, rate, self.seed)
+                choice,
+                aspects=with_extra(choice.aspects, self.principle_set, query.id, settings.extra_rate, self.seed),
             )
             for query, choice in zip(queries, choices, strict=True)
         ]
