@@ -76,13 +76,9 @@ class Chat:
     def load(
         cls, source: str, *, template_kwargs: Mapping[str, Any] | None = None, strict: bool = True, **options: Any
     ) -> Self:
-        """Return the chat of a model's folder or hub name.
+        """Return the chat of a model's folder or hub name; ``options`` are :func:`selfsteer.models.load_tokenizer`'s.
 
-        Args:
-            source: The folder or the name.
-            template_kwargs: Variables for the template.
-            strict: Refuse variables that the template does not mention.
-            **options: As of :func:`selfsteer.models.load_tokenizer`.
+        ``strict`` refuses variables that the template does not mention.
 
         Raises:
             ConfigError: As :meth:`ChatTemplate.check_kwargs`.

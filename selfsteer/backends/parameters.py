@@ -61,12 +61,7 @@ class Parameters:
         self._changes: tuple[Change, ...] = ()
 
     def attempt(self, wanted: Mapping[str, Any], needed: Set[str] = frozenset()) -> Attempt:
-        """Return an attempt to send a request.
-
-        Args:
-            wanted: Its parameters besides model and messages.
-            needed: Those without which the answer is useless.
-        """
+        """Return an attempt to send a request with these parameters; without the ``needed`` its answer is useless."""
         sent = dict(wanted)
         for change in self._changes:
             sent = change.made(sent)

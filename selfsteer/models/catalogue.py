@@ -151,9 +151,8 @@ def catalogue_entry(name: str) -> CatalogueEntry:
         ModelError: The catalogue has no such name.
     """
     if name not in CATALOGUE:
-        raise ModelError(
-            f"no model {name!r} in the catalogue", where=f"model {name!r}", do=did_you_mean(name, CATALOGUE)
-        )
+        do = did_you_mean(name, CATALOGUE)
+        raise ModelError(f"no model {name!r} in the catalogue", where=f"model {name!r}", do=do)
     return CATALOGUE[name]
 
 

@@ -63,10 +63,15 @@ def model_fingerprint(
             commit = Path(hf_hub_download(source, "config.json", revision=revision)).parent.name
         return fingerprint(["hub", source, commit, *own_code])
     config = _acting(source)
+    folder, gguf = Path(source), gguf_file(source)
+    files = [gguf] if gguf is not None else sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"no weights in {source}", where=source, do="give a folder with *.safetensors or a .gguf file")
+    files += [folder / ADAPTER_CONFIG] if is_adapter(source) else []
     # A GGUF file holds its tokenizer itself, so it has no chat files beside it.
-    chat_files = {path for pattern in _CHAT_FILES for path in Path(source).glob(pattern) if path.is_file()}
-    files = _weight_files(source) + (sorted(chat_files) if chat else [])
-    files += sorted(Path(source).rglob("*.py")) if trust_remote_code else []
+    chat_files = {path for pattern in _CHAT_FILES for path in folder.glob(pattern) if path.is_file()}
+    files += sorted(chat_files) if chat else []
+    files += sorted(folder.rglob("*.py")) if trust_remote_code else []
     named: list[object] = [*([path.name, _content_hash(path)] for path in files), *own_code]
     named += [["config.json", config]] if config else []
     named += [["eos_token_id", end_ids(generation_values(source))]] if chat else []
@@ -75,17 +80,6 @@ def model_fingerprint(
         own = model_fingerprint(base, revision, chat=chat, trust_remote_code=trust_remote_code)
         named.append(["base", own])
     return fingerprint(named)
-
-
-def _weight_files(source: str) -> list[Path]:
-    folder = Path(source)
-    gguf = gguf_file(source)
-    weights = [gguf] if gguf is not None else sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"no weights in {source}", where=source, do="give a folder with *.safetensors or a .gguf file")
-    if folder.is_file():
-        return weights
-    return weights + [folder / name for name in (ADAPTER_CONFIG,) if (folder / name).is_file()]
 
 
 def _acting(source: str) -> dict[str, Any]:

@@ -234,10 +234,9 @@ def _load_adapter(source: str, dtype: str, revision: str | None, options: dict[s
         try:
             return PeftModel.from_pretrained(model, source, is_trainable=False)
         except UserWarning as warning:
+            what = f"weights are missing from the adapter: {str(warning)[:200]}"
             do = "save the adapter again, or check that it belongs to this base model"
-            raise ModelError(
-                f"weights are missing from the adapter: {str(warning)[:200]}", where=source, do=do
-            ) from warning
+            raise ModelError(what, where=source, do=do) from warning
 
 
 def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:

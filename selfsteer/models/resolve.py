@@ -113,9 +113,8 @@ def adapter_base(folder: str) -> tuple[str, str | None]:
         beside = Path(folder) / name
         source = str(beside.resolve()) if beside.is_dir() and not Path(name).is_dir() else resolve(name)
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            "the adapter names no base model", where=where, do="add the name or the folder of it"
-        ) from error
+        do = "add the name or the folder of it"
+        raise ModelError("the adapter names no base model", where=where, do=do) from error
     except ModelError as error:
         raise ModelError(f"the adapter's base model is missing: {error.what}", where=where, do=error.do) from error
     if is_adapter(source):

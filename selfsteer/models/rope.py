@@ -25,11 +25,7 @@ def context_of(config: Any) -> int | None:
 
 
 def length_bound_ropes(config: Any) -> set[str]:
-    """Return a model's kinds of rotary embedding that change with the length of the sequence ("dynamic", "longrope").
-
-    Args:
-        config: The model's configuration.
-    """
+    """Return a model's kinds of rotary embedding that change with the sequence's length ("dynamic", "longrope")."""
     return _kinds(getattr(config.get_text_config(), "rope_parameters", None)) - _POSITION_FREE
 
 

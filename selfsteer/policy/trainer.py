@@ -246,12 +246,8 @@ class SSOTrainer(WarmupTrainer):
 
     @torch.no_grad()
     def _record(self, bundle: SSOLoss, policy: Mapping[View, PairLogps], counted: int) -> None:
-        figures = {
-            "loss/base": bundle.base,
-            "loss/steering": bundle.steering,
-            "loss/sft": bundle.sft,
-            "weight": bundle.weight,
-        }
+        figures = {"loss/base": bundle.base, "loss/steering": bundle.steering, "loss/sft": bundle.sft}
+        figures["weight"] = bundle.weight
         for view, (chosen, rejected) in bundle.rewards.items():
             figures[f"rewards/{view}/chosen"], figures[f"rewards/{view}/rejected"] = chosen, rejected
             figures[f"rewards/{view}/accuracy"] = (chosen > rejected).float()

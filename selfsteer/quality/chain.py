@@ -187,10 +187,7 @@ def apply_filters(
 ) -> FilterReport:
     """Run ``filters`` in order over a set that fits into memory; ``empty`` always runs first.
 
-    Args:
-        contrasts: Rows; one that is not kept already stays as it is.
-        filters: Names, one-key mappings to settings, or ready filters.
-        adjectives, harmful: As for :class:`FilterChain`.
+    A row that is not kept already stays as it is. The other arguments are those of :class:`FilterChain`.
 
     Raises:
         ConfigError: A filter or a setting is unknown or out of range.

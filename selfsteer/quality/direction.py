@@ -49,13 +49,8 @@ DIRECTIONS: dict[str, Direction] = {"shorter": lambda row: -_longer(row), "longe
 def direction_of(program: str, contrast: Contrast) -> int:
     """Return which way y+ differs from y- of the same row.
 
-    Args:
-        program: A name of :data:`DIRECTIONS`: "shorter" or "longer", the way in which y+ must differ.
-        contrast: One row.
-
-    Returns:
-        +1 as it must, -1 the other way, 0 for a tie or where a cut-off response hides which is longer (so two
-        responses that both ran into the limit always tie).
+    ``program`` is a name of :data:`DIRECTIONS`, the way in which y+ must differ. +1: as it must; -1: the other way; 0:
+    a tie, or a cut-off response hides which is longer (:func:`compare_lengths`).
 
     Raises:
         ConfigError: No such program.

@@ -159,19 +159,17 @@ class Repetition(Filter):
     def reason(self, row: Contrast, context: Context) -> str:
         """Name the first response that loops."""
         for role in self.roles:
-            share, unit = self._repeated(getattr(row, f"{role}_response"))
+            text = getattr(row, f"{role}_response")
+            grams: Sequence[object] = leak.ngrams(text, 4)
+            least, unit = self.min_ngrams, "4-grams"
+            if len(grams) < least:
+                packed = "".join(text.split())
+                grams = [packed[start : start + _RUN] for start in range(len(packed) - _RUN + 1)]
+                least, unit = _MIN_RUNS, f"runs of {_RUN} characters"
+            share = 1 - len(set(grams)) / len(grams) if len(grams) >= least else 0.0
             if share > self.max_share:
                 return f"{share:.0%} of the {unit} of {SYMBOLS[f'{role}_response']} are repeats"
         return ""
-
-    def _repeated(self, text: str) -> tuple[float, str]:
-        """Return the share of repeats, 0 where the text is too short to judge, and their unit."""
-        grams: Sequence[object] = leak.ngrams(text, 4)
-        if len(grams) >= self.min_ngrams:
-            return 1 - len(set(grams)) / len(grams), "4-grams"
-        packed = "".join(text.split())
-        runs = [packed[start : start + _RUN] for start in range(len(packed) - _RUN + 1)]
-        return (1 - len(set(runs)) / len(runs) if len(runs) >= _MIN_RUNS else 0.0), f"runs of {_RUN} characters"
 
 
 class LengthRatio(Filter):

@@ -78,7 +78,10 @@ class Benchmarks:
             return None if row is None else Contamination(*self._places[row], " ".join(words))
         import numpy as np
 
-        runs, rows = self._index()
+        if self._sorted is None:  # the runs, each once, and the first row that has each
+            runs, first = np.unique(np.frombuffer(self._runs, dtype=np.uint64), return_index=True)
+            self._sorted = runs, np.frombuffer(self._rows, dtype=np.uint32)[first]
+        runs, rows = self._sorted
         if not len(runs):
             return None
         wanted = _hashes(words, self.ngram)
@@ -88,15 +91,6 @@ class Benchmarks:
             return None
         start, row = int(hits[0]), int(rows[places[hits[0]]])
         return Contamination(*self._places[row], " ".join(words[start : start + self.ngram]))
-
-    def _index(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the runs, sorted and each once, and the first row that has each."""
-        import numpy as np
-
-        if self._sorted is None:
-            runs, first = np.unique(np.frombuffer(self._runs, dtype=np.uint64), return_index=True)
-            self._sorted = runs, np.frombuffer(self._rows, dtype=np.uint32)[first]
-        return self._sorted
 
 
 def _hashes(words: list[str], ngram: int) -> np.ndarray:

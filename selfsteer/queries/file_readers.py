@@ -86,10 +86,7 @@ def read_file(path: Path) -> Rows:
 def read_hub(name: str, split: str, key: str = "dataset_split") -> Rows:
     """Yield the rows of a hub data set ``org/name`` or ``org/name:config`` (memory-mapped, kept in the hub's cache).
 
-    Args:
-        name: Of the data set.
-        split: Of the data set.
-        key: The setting or option that names the split, for messages.
+    ``key`` is the setting or option that names the split, for messages.
 
     Raises:
         DataError: It can't be reached, or has no such configuration or split.

@@ -184,9 +184,7 @@ def source_rows(
 ) -> Generator[tuple[str, Any, str], None, None]:
     """Yield the rows of a source as they are: (where, row, origin); the origin is the file's or the data set's name.
 
-    Args:
-        source, dataset_split: As of :func:`load_queries`.
-        key: The setting that names the split, for messages.
+    ``key`` is the setting that names the split, for messages.
 
     Raises:
         DataError: The source is missing, or a file can't be read.

@@ -54,9 +54,7 @@ class NearDuplicates:
     def add(self, name: str, text: str, apart: Collection[str] = ()) -> Near | None:
         """Return the text that ``text`` nearly repeats; where there is none, remember it under the id ``name``.
 
-        Args:
-            name, text: The text and its id.
-            apart: Ids of texts that it may be near to.
+        ``apart`` are ids of texts that it may be near to.
         """
         signature = _signature(text)
         own = signature.hashvalues.tolist()
