@@ -140,8 +140,7 @@ class Chat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids without special tokens."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     @property
     def thinking(self) -> ThinkingTags | None:
@@ -288,8 +287,7 @@ class Chat:
         return self.template.continuation(cue, head.text, head.foreign) if written else []
 
     def _tail(self, prompt_ids: Sequence[int]) -> str:
-        tail: str = self.tokenizer.decode(list(prompt_ids[-_TAIL:]), clean_up_tokenization_spaces=False)
-        return tail
+        return str(self.tokenizer.decode(list(prompt_ids[-_TAIL:]), clean_up_tokenization_spaces=False))
 
     def _probe_system_role(self) -> SystemRole:
         messages = [{"role": "system", "content": _MARK}, *_HELLO]

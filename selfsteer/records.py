@@ -241,8 +241,7 @@ def read_columns(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[tupl
 def count_rows(path: Path) -> int:
     """Return how many rows a Parquet shard holds, from its footer."""
     with _reading(path):
-        count: int = pq.read_metadata(path).num_rows
-    return count
+        return int(pq.read_metadata(path).num_rows)
 
 
 @contextmanager

@@ -76,8 +76,7 @@ class Templates:
 
     def _render(self, template: str, part: str, values: tuple[tuple[str, object], ...]) -> str:
         macros = self._environment.get_template(f"{template}.jinja").module
-        text: str = getattr(macros, part)(**dict(values))
-        return text.strip()
+        return str(getattr(macros, part)(**dict(values))).strip()
 
     @functools.cached_property
     def _environment(self) -> Environment:

@@ -12,7 +12,7 @@ from torch import Tensor
 from selfsteer.errors import DataError, SelfsteerWarning
 from selfsteer.logprobs import Cell
 from selfsteer.logprobs.score_keys import ScoreKey, settings_key, weights_dtype, weights_key
-from selfsteer.records import Contrast
+from selfsteer.records import Contrast, has_score, score
 
 _AUTOCAST = {"no": "", "bf16": "bfloat16", "fp16": "float16"}
 """Torch's names of accelerate's mixed precisions."""
@@ -104,10 +104,10 @@ class ReferenceKey:
     def _sums(self, row: Contrast) -> Tensor:
         """Return (C,) summed log-probs, nats, in float32, or in float64 where the weights are."""
         # Rows store means per token, which filters compare; the losses take sums.
-        lengths = [row.scored_tokens(cell.role, self._max_length) for cell in self._cells]
-        pairs = zip(_means(row, self._cells), lengths, strict=True)
-        dtype = torch.float64 if self._dtype == "float64" else torch.float32
-        return torch.tensor([mean * length for mean, length in pairs if mean is not None], dtype=dtype)
+        cells, dtype = self._cells, torch.float64 if self._dtype == "float64" else torch.float32
+        means = [score(row, cell.role, cell.prompt) for cell in cells]
+        lengths = [row.scored_tokens(cell.role, self._max_length) for cell in cells]
+        return torch.tensor([mean * length for mean, length in zip(means, lengths, strict=True)], dtype=dtype)
 
 
 def _differences(stored: ScoreKey, own: ScoreKey, wanted: str) -> str:
@@ -122,8 +122,4 @@ def _differences(stored: ScoreKey, own: ScoreKey, wanted: str) -> str:
 
 
 def _has_scores(row: Contrast, cells: Sequence[Cell]) -> bool:
-    return None not in _means(row, cells)
-
-
-def _means(row: Contrast, cells: Sequence[Cell]) -> list[float | None]:
-    return [((row.scores or {}).get(f"{cell.role}_response") or {}).get(cell.prompt) for cell in cells]
+    return all(has_score(row, cell.role, cell.prompt) for cell in cells)

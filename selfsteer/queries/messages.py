@@ -260,8 +260,7 @@ def _part(part: Any, what: str) -> str:
         return part
     own = part if isinstance(part, dict) else {}
     if own.get("type") in (None, "text", "input_text", "output_text") and isinstance(own.get("text"), str):
-        text: str = own["text"]
-        return text
+        return str(own["text"])
     held = f"a part of type {own['type']!r}" if own.get("type") else kind(part)
     raise Unusable(f"{what} holds {held}, and only text is read")
 
