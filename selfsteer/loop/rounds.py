@@ -35,6 +35,7 @@ class Walk:
 
     Args:
         context: The run's; its store computes the stages, or only looks them up.
+        queries: The record of the stage ``queries``, which all rounds share.
         measures: Whether held-out queries are measured on and a policy is trained (``generate`` does neither).
         on_record: Is given each stage's record with its pass as soon as it is there.
 

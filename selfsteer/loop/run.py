@@ -176,7 +176,7 @@ class _Run:
                     if self.recipe.generator.keep:
                         self.context.models.make(state.writer)
                         link_atomic(link, weights)
-                    elif weights.is_relative_to(self.store.run_dir):
+                    elif weights.is_relative_to(self.store.run_dir):  # nothing outside it is ever removed
                         remove(link)
                         remove(weights)
             case "train", "policy":
