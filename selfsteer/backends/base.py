@@ -118,8 +118,11 @@ def may_think(backend: str, chat: Chat | None) -> bool:
         backend: The name of its backend.
         chat: Its template, None where the backend has none.
     """
-    # Nothing is known of a model behind a server, so it gets room for thoughts.
-    return BACKENDS[backend].remote if chat is None else chat.thinking is not None
+    if chat is not None:
+        return chat.thinking is not None
+    # Nothing is known of a model behind a server, so it gets room for thoughts. A backend object of a caller's own may
+    # have a name that is not registered.
+    return backend in BACKENDS and BACKENDS[backend].remote
 
 
 def shared_prefix(chat: Chat | None, one: Prompt, other: Prompt) -> list[int]:
