@@ -113,6 +113,7 @@ def test_a_generator_is_trained_on_part_of_the_queries_and_answers_all(generated
     assert figures["generator"]["training"]["examples"] == 4 and figures["training"]["examples"] == kept >= 6
     assert (figures["generator"]["training"]["objective"], figures["training"]["objective"]) == ("generator", "base")
     assert figures["responses"]["responses"] == 16
+    assert (tiny_chat_model / "config.json").is_file(), "the weights that go are the generator's"
 
 
 def test_its_rows_are_scored_by_the_policy_that_is_trained_on_them(generated, tiny_chat_model):
