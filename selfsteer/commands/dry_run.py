@@ -88,7 +88,7 @@ def show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path) -> None:
     say(f"peak disk use {size(needed)}{checkpoints}; {size(free)} are free")
 
 
-def show_assumptions(costs: Costs, stages: RunContext) -> None:
+def show_assumptions(costs: Costs, context: RunContext) -> None:
     """Print what the figures are computed from; guesses are warnings."""
     sample, limit = costs.sample, costs.recipe.generation.max_new_tokens
     lengths = ", ".join(f"{symbol} {costs.responses[role]:.0f}" for role, symbol in _SYMBOLS.items())
@@ -98,7 +98,7 @@ def show_assumptions(costs: Costs, stages: RunContext) -> None:
         f"responses of {lengths} tokens; {costs.kept / costs.sizes.train:.0%} of the rows kept"
     )
     if costs.rates and not costs.rates.measured:
-        warn(f"times are guesses for {machine(stages.models.device)}: --calibrate measures it (one to three minutes)")
+        warn(f"times are guesses for {machine(context.models.device)}: --calibrate measures it (one to three minutes)")
     if costs.shape and not sample.rows:
         warn(f"nothing was sampled, so the figures take every response for {limit} tokens long and every row for kept")
     if costs.shape and sample.rows and not sample.kept:

@@ -55,18 +55,18 @@ def estimate(arguments: EstimateArguments) -> Costs:
     return costs
 
 
-def _calibrate(stages: RunContext) -> None:
+def _calibrate(context: RunContext) -> None:
     from selfsteer.estimate.calibrate import calibrate
     from selfsteer.estimate.forecast import precisions
     from selfsteer.estimate.model_shape import read_shape
     from selfsteer.estimate.throughput import machine, rates_file, sample_file, write_rates, write_sample
 
-    recipe, models = stages.recipe, stages.models
+    recipe, models = context.recipe, context.models
     if models.weightless:
         say(f"nothing to measure: the backend {recipe.generation.backend} has no weights", errors)
         return
     shape = read_shape(recipe.model)
-    rates, sample = calibrate(stages, shape, errors.print)
+    rates, sample = calibrate(context, shape, errors.print)
     about = {"machine": machine(models.device), "model": models.name, "precisions": precisions(models)}
     write_rates(rates_file(shape, recipe, models.device, precisions(models)), rates, about)
-    write_sample(sample_file(recipe, stages.principle_set.fingerprint), sample)
+    write_sample(sample_file(recipe, context.principle_set.fingerprint), sample)

@@ -29,12 +29,12 @@ from selfsteer.runs.progress import size
 from selfsteer.stages.context import RunContext
 
 
-def show_estimate(costs: Costs, stages: RunContext, devices: int) -> None:
+def show_estimate(costs: Costs, context: RunContext, devices: int) -> None:
     """Print the costs of a recipe; a backend without weights has no table of the model and none of the memory."""
     if costs.shape:
-        _show_model(costs, stages)
-        _show_memory(costs, stages, devices)
-    steps = plan(stages, measure=True, start=start_of(stages.models))
+        _show_model(costs, context)
+        _show_memory(costs, context, devices)
+    steps = plan(context, measure=True, start=start_of(context.models))
     table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
     for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
         one = costs.of(stage, heldout=heldout)
@@ -47,14 +47,14 @@ def show_estimate(costs: Costs, stages: RunContext, devices: int) -> None:
     table.add_row("all", "", "", total_time(everything), size(sum(one.disk for one in everything)))
     out.print(table)
     show_disk(costs, steps, Path())
-    show_assumptions(costs, stages)
+    show_assumptions(costs, context)
 
 
-def _show_model(costs: Costs, stages: RunContext) -> None:
+def _show_model(costs: Costs, context: RunContext) -> None:
     shape, recipe, chosen = costs.shape, costs.recipe, costs.tuning
     assert shape is not None
-    generating, training = precisions(stages.models)
-    table = plain_table("model", stages.models.name)
+    generating, training = precisions(context.models)
+    table = plain_table("model", context.models.name)
     used, experts = shape.experts
     mixture = f"; {used} of {experts} experts a token" if experts > 1 else ""
     table.add_row("architecture", f"{shape.architecture}, {shape.layers} layers{mixture}")
@@ -85,10 +85,10 @@ def _flops(number: float) -> str:
     return f"{number / 1e12:.3g} TFLOP"
 
 
-def _show_memory(costs: Costs, stages: RunContext, devices: int) -> None:
+def _show_memory(costs: Costs, context: RunContext, devices: int) -> None:
     shape, recipe = costs.shape, costs.recipe
     assert shape is not None
-    device, (generating, precision) = stages.models.device.partition(":")[0], precisions(stages.models)
+    device, (generating, precision) = context.models.device.partition(":")[0], precisions(context.models)
     tokens, predicted = costs.micro_batch
     columns = ("weights", "copies", "grads", "Adam", "activ.", "logits", "total", "ckpt.")
     table = plain_table("training", *columns, right=columns)

@@ -10,15 +10,11 @@ import typer
 
 from selfsteer.commands.judge import ask_in_turn
 from selfsteer.commands.options import (
-    Answers,
-    JsonFile,
     Judges,
-    LoadingArguments,
+    JudgingArguments,
     MaxTokens,
     Mode,
     PerToken,
-    SampleArguments,
-    ServerArguments,
     Template,
     judge_settings_of,
 )
@@ -41,11 +37,7 @@ class EvaluateRewardArguments:
     max_tokens: MaxTokens = None
     template: Template = None
     per_token: PerToken = None
-    sample: SampleArguments = field(default_factory=SampleArguments)
-    loading: LoadingArguments = field(default_factory=LoadingArguments)
-    server: ServerArguments = field(default_factory=ServerArguments)
-    answers: Answers = None
-    json_file: JsonFile = None
+    judging: JudgingArguments = field(default_factory=JudgingArguments)
 
 
 def evaluate_reward(arguments: EvaluateRewardArguments) -> None:
@@ -61,14 +53,14 @@ def evaluate_reward(arguments: EvaluateRewardArguments) -> None:
     from selfsteer.workflows.evaluate_reward import evaluation_json, length_baseline, read_sets
     from selfsteer.workflows.judge import check_verdicts, open_judges
 
-    sample = arguments.sample
+    sample = arguments.judging.sample
     if not arguments.names:
         do = "name one with --judge: reward:MODEL, implicit:POLICY@REFERENCE, a chat model"
         raise ConfigError("no reward model or judge is named", do=do)
     sets = read_sets(arguments.sources, limit=sample.limit, seed=sample.seed, split=sample.split)
     judges = [length_baseline(), *open_judges(judge_settings_of(arguments), arguments.names)]
-    judged = ask_in_turn(judges, [pair for one in sets for pair in one.pairs], arguments.answers)
+    judged = ask_in_turn(judges, [pair for one in sets for pair in one.pairs], arguments.judging.answers)
     show_accuracy(sets, judged)
-    if arguments.json_file:
-        write_json(arguments.json_file, evaluation_json(sets, judged))
+    if arguments.judging.json_file:
+        write_json(arguments.judging.json_file, evaluation_json(sets, judged))
     check_verdicts(judged)

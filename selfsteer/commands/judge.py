@@ -12,15 +12,11 @@ from rich.progress import Progress
 
 from selfsteer.commands.console import errors, say
 from selfsteer.commands.options import (
-    Answers,
-    JsonFile,
     Judges,
-    LoadingArguments,
+    JudgingArguments,
     MaxTokens,
     Mode,
     PerToken,
-    SampleArguments,
-    ServerArguments,
     Template,
     judge_settings_of,
 )
@@ -51,11 +47,7 @@ class JudgeArguments:
         str | None, typer.Option(help="Judge yourself, under this name; stop at any time and resume later.")
     ] = None
     page: Annotated[bool, typer.Option("--page", help="With --human: on a local web page.")] = False
-    sample: SampleArguments = field(default_factory=SampleArguments)
-    loading: LoadingArguments = field(default_factory=LoadingArguments)
-    server: ServerArguments = field(default_factory=ServerArguments)
-    answers: Answers = None
-    json_file: JsonFile = None
+    judging: JudgingArguments = field(default_factory=JudgingArguments)
 
 
 def judge(arguments: JudgeArguments) -> None:
@@ -71,7 +63,7 @@ def judge(arguments: JudgeArguments) -> None:
     from selfsteer.files import write_json
     from selfsteer.workflows.judge import as_json, check_verdicts, is_run, open_judges, read_pairs
 
-    human, sample = arguments.human, arguments.sample
+    human, sample = arguments.human, arguments.judging.sample
     if not arguments.names and not human:
         raise ConfigError("no judge is named", do="name a model with --judge, or yourself with --human NAME")
     if arguments.page and not human:
@@ -86,7 +78,7 @@ def judge(arguments: JudgeArguments) -> None:
     judges = open_judges(settings, arguments.names)
     for note in notes:
         say(note, errors)
-    judged = ask_in_turn(judges, pairs, arguments.answers)
+    judged = ask_in_turn(judges, pairs, arguments.judging.answers)
     if human:
         from selfsteer.files import fingerprint
         from selfsteer.judges import AnswerCache
@@ -96,13 +88,13 @@ def judge(arguments: JudgeArguments) -> None:
         from selfsteer.judges.tables import Judged
 
         person = HumanJudge(human)
-        cache = AnswerCache(_folder(arguments.answers) / f"{fingerprint(person.key)}.jsonl")
+        cache = AnswerCache(_folder(arguments.judging.answers) / f"{fingerprint(person.key)}.jsonl")
         judged.append(
             Judged(person.name, collect(person, pairs, cache, ask_on_page if arguments.page else ask_in_terminal))
         )
     show_judged(judged)
-    if arguments.json_file:
-        write_json(arguments.json_file, as_json(judged))
+    if arguments.judging.json_file:
+        write_json(arguments.judging.json_file, as_json(judged))
     check_verdicts(judged)
 
 

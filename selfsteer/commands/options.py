@@ -46,8 +46,6 @@ PerToken = Annotated[
         help="implicit: compare means per token, or sums. Default: as the loss that trained the policy, else sums.",
     ),
 ]
-Answers = Annotated[Path | None, typer.Option(help="Folder that keeps the answers.", show_default="the cache folder")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write figures and verdicts to this file.")]
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,19 @@ class ServerArguments:
     api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = (
         "OPENAI_API_KEY"
     )
+
+
+@dataclass(frozen=True)
+class JudgingArguments:
+    """Which pairs are judged, how the judges are reached, and where answers and figures go."""
+
+    sample: SampleArguments = field(default_factory=SampleArguments)
+    loading: LoadingArguments = field(default_factory=LoadingArguments)
+    server: ServerArguments = field(default_factory=ServerArguments)
+    answers: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the answers.", show_default="the cache folder")
+    ] = None
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures and verdicts to this file.")] = None
 
 
 def from_options(command: Callable[..., Any]) -> Callable[..., None]:

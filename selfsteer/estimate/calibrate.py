@@ -44,7 +44,7 @@ _WRITTEN = 1 << 28
 
 
 def calibrate(
-    stages: RunContext, shape: ModelShape, say: Callable[[str], None] = lambda text: None
+    context: RunContext, shape: ModelShape, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Rates, Sample]:
     """Return the rates of this machine and statistics of the recipe's responses.
 
@@ -53,12 +53,12 @@ def calibrate(
     Raises:
         InputError, WorkFailed: As in a run.
     """
-    batch = min(stages.recipe.generation.batch, _MOST)
+    batch = min(context.recipe.generation.batch, _MOST)
     with TemporaryDirectory() as folder:
         # One round of so many queries.
         few = {"limit": batch, "heldout": 0, "heldout_limit": None, "per_round": "all", "round_size": None}
-        queries = stages.recipe.queries.unchecked.model_copy(update=few)
-        recipe = stages.recipe.model_copy(update={"rounds": 1, "queries": queries})
+        queries = context.recipe.queries.unchecked.model_copy(update=few)
+        recipe = context.recipe.model_copy(update={"rounds": 1, "queries": queries})
         own = RunContext.from_recipe(recipe, Store(Path(folder), Display(quiet=True)))
         try:
             return _measure(own, shape, max(1, batch // len(ROLES)), say)
@@ -66,35 +66,35 @@ def calibrate(
             own.models.free()
 
 
-def _measure(stages: RunContext, shape: ModelShape, rows: int, say: Callable[[str], None]) -> tuple[Rates, Sample]:
+def _measure(context: RunContext, shape: ModelShape, rows: int, say: Callable[[str], None]) -> tuple[Rates, Sample]:
     from selfsteer.logprobs import ALL_CELLS
 
-    models, recipe = stages.models, stages.recipe
+    models, recipe = context.models, context.recipe
     policy = models.initial_policy(say)
     say("      sampling a batch of responses ...")
-    backend, chat, queries = models.backend(policy), models.chat(policy), queries_stage(stages)
-    first = stages.store.read(queries, Query)
-    principled(recipe, stages.principle_set, backend, [chat] if chat else [], first[:1])  # the shared few-shot part
-    principles, asking = _timed(principles_stage, stages, queries, "train", 1, policy)
+    backend, chat, queries = models.backend(policy), models.chat(policy), queries_stage(context)
+    first = context.store.read(queries, Query)
+    principled(recipe, context.principle_set, backend, [chat] if chat else [], first[:1])  # the shared few-shot part
+    principles, asking = _timed(principles_stage, context, queries, "train", 1, policy)
     # The recipe's token limit, or what the time limit allows by the speed of eight tokens.
     started = time.perf_counter()
     backend.generate([query.prompt for query in first[:rows] for _ in ROLES], Sampling(8, 0.0, 1.0), seed=0)
     limit = min(recipe.generation.max_new_tokens, max(8, int(8 * _SECONDS / (time.perf_counter() - started))))
     generation = recipe.generation.model_copy(update={"max_new_tokens": limit})
-    limited = dataclasses.replace(stages, recipe=recipe.model_copy(update={"generation": generation}))
+    limited = dataclasses.replace(context, recipe=recipe.model_copy(update={"generation": generation}))
     responses, sampling = _timed(responses_stage, limited, principles, "train", 1, policy, limit=rows)
-    found = stages.store.read(responses, Response)
+    found = context.store.read(responses, Response)
     say("      scoring some rows ...")
     models.scorer(policy)  # loads the model
     scores, scoring = _timed(scores_stage, limited, principles, responses, "train", 1, policy)
-    scored = list(filter(is_full, stages.store.read(scores, Contrast)))
+    scored = list(filter(is_full, context.store.read(scores, Contrast)))
     if not scored:
         raise DataError("no row has three responses", where="the first queries", do="check them with a small run")
     flops = sum(_flops(shape, row, ALL_CELLS, recipe.train.max_length).forward for row in scored)
-    kept = share_kept(stages, scored) if limit == recipe.generation.max_new_tokens else None
+    kept = share_kept(context, scored) if limit == recipe.generation.max_new_tokens else None
     models.free()
     say("      training on some rows ...")
-    training, disk = _train(stages, shape, policy, scored[:_TRAINED]), _disk_speed(stages.store.run_dir)
+    training, disk = _train(context, shape, policy, scored[:_TRAINED]), _disk_speed(context.store.run_dir)
     steps = max(len(response.token_ids or ()) for response in found)
     rates = Rates(asking / len(first), sampling / max(1, steps), flops / scoring, training, disk)
     return rates, Sample(ending_rates(found), kept, len(scored))
@@ -114,14 +114,14 @@ def ending_rates(found: Sequence[Response]) -> dict[str, float]:
     return {role: ended[role] / tokens[role] for role in ROLES if tokens[role]}
 
 
-def share_kept(stages: RunContext, rows: Sequence[Contrast]) -> float:
+def share_kept(context: RunContext, rows: Sequence[Contrast]) -> float:
     """Return the share of rows that the recipe's filters keep."""
-    chain = stages.chain()
+    chain = context.chain()
     chain.fit(lambda: rows)
     return statistics.mean(chain.apply(row).kept for row in rows)
 
 
-def _train(stages: RunContext, shape: ModelShape, policy: Policy, rows: Sequence[Contrast]) -> float:
+def _train(context: RunContext, shape: ModelShape, policy: Policy, rows: Sequence[Contrast]) -> float:
     """Return the FLOP/s of an optimiser step of the run's own trainer over ``rows``, in the recipe's micro-batches."""
     import torch
 
@@ -129,9 +129,9 @@ def _train(stages: RunContext, shape: ModelShape, policy: Policy, rows: Sequence
     from selfsteer.policy.dataset import collate
     from selfsteer.stages.training import Training, open_trainer
 
-    settings = stages.recipe.train
+    settings = context.recipe.train
     training = Training("policy", 1, [], policy, policy)
-    trainer = open_trainer(stages, training, rows, stages.models.run_dir / "checkpoints")
+    trainer = open_trainer(context, training, rows, context.models.run_dir / "checkpoints")
     trainer.state.global_step = 1  # from then on the policy is not its own reference
     model = trainer.model.train()
     if settings.gradient_checkpointing:

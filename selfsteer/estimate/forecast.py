@@ -39,14 +39,14 @@ def start_of(models: ModelPool) -> Policy:
     return Policy(0, source_of(models.name), "", backend, models.name, options)
 
 
-def costs_of(stages: RunContext, sizes: Sizes) -> Costs:
+def costs_of(context: RunContext, sizes: Sizes) -> Costs:
     """Return the costs of a recipe's stages, with the rates of this machine: measured before, or guessed.
 
     Raises:
         DataError: There are too few for the rounds of the recipe.
         ModelError: The model is not here, or its costs are not known.
     """
-    recipe, models, principle_set = stages.recipe, stages.models, stages.principle_set
+    recipe, models, principle_set = context.recipe, context.models, context.principle_set
     shape = rates = None
     if not models.weightless:
         shape, device, kinds = read_shape(recipe.model), models.device, precisions(models)
@@ -81,19 +81,19 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def warn_of_disk(stages: RunContext, steps: Sequence[PlanStep], sizes: Sizes) -> None:
+def warn_of_disk(context: RunContext, steps: Sequence[PlanStep], sizes: Sizes) -> None:
     """Warn where a run needs more disk than is free; silent for a model whose costs are not known."""
     if not any(step.todo for step in steps):
         return
     try:
-        needed = disk_needed(knowing(costs_of(stages, sizes), steps), steps)
+        needed = disk_needed(knowing(costs_of(context, sizes), steps), steps)
     except ModelError:  # a model that can't be estimated may still run
         return
-    free = free_disk(stages.store.run_dir)
+    free = free_disk(context.store.run_dir)
     if free < needed:
         warnings.warn(
             f"this run may need {size(needed)} of disk at its peak, and {size(free)} are free in "
-            f"{stages.store.run_dir}: free some, or choose another --run-dir (finished stages are kept either way)",
+            f"{context.store.run_dir}: free some, or choose another --run-dir (finished stages are kept either way)",
             SelfsteerWarning,
             stacklevel=2,
         )

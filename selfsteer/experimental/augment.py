@@ -28,7 +28,7 @@ from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fi
 from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.words import changed_words
 from selfsteer.records import Query, Response, read_rows
-from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.progress import Display
 from selfsteer.runs.shards import BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.seeding import batch_seed
@@ -134,7 +134,7 @@ class _Growing:
     def run(self) -> Grown:
         """Run the rounds that are not done yet, and write their queries."""
         display = self.store.display
-        display.plan([PlannedStage("", 1.0)])
+        display.plan([1.0])
         policy = self.models.initial_policy(display.say)
         key = fingerprint([VERSION, __version__, self._depends(policy), self.count])
         known = read_json(self._record)

@@ -24,7 +24,7 @@ from selfsteer.queries import source_fingerprint
 from selfsteer.records import Message, Query, Response, write_rows
 from selfsteer.runs.dropped import dropped_note
 from selfsteer.runs.ledger import StageRecord
-from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.progress import Display
 from selfsteer.runs.results import DroppedRows, StageResult
 from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace, in_batches
@@ -115,9 +115,7 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
     with display, storage_errors(folder), stages.store.locked():
         pairs = order.most * order.each
         asking = 4.0 * order.aspects * order.sample / order.per_prompt
-        display.plan(
-            [PlannedStage("", cost) for cost in (0.1, asking, *((0.1, 3.0 * pairs, 1.5 * pairs) if pairs else ()))]
-        )
+        display.plan([0.1, asking, *((0.1, 3.0 * pairs, 1.5 * pairs) if pairs else ())])
         policy = stages.models.initial_policy(display.say)
         sample = _sample(stages, order)
         queries = stages.store.read(sample, Query)
@@ -146,7 +144,7 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
 
 
 def _probes(
-    stages: RunContext, kept: Sequence[Candidate], queries: Sequence[Query], each: int, judge: Judge | None
+    context: RunContext, kept: Sequence[Candidate], queries: Sequence[Query], each: int, judge: Judge | None
 ) -> dict[str, AspectProbe]:
     """Steer along each new aspect alone, with the given set's steering; frees the model.
 
@@ -159,17 +157,17 @@ def _probes(
         start = place * each % max(1, len(rest))
         trials += [trial(candidate.aspect.name, query) for query in (own + rest[start:] + rest[:start])[:each]]
     if not trials:
-        stages.models.free()
+        context.models.free()
         return {}
-    aspects, steering = [one.aspect for one in kept], stages.principle_set.steering
+    aspects, steering = [one.aspect for one in kept], context.principle_set.steering
     alone = PrincipleSet(name="trial", version=1, aspects_per_query=1, steering=steering, aspects=aspects)
-    found = probe_along(dataclasses.replace(stages, principle_set=alone), trials, judge)
+    found = probe_along(dataclasses.replace(context, principle_set=alone), trials, judge)
     return {aspect.aspect: aspect for aspect in found.aspects}
 
 
-def _sample(stages: RunContext, order: InventOptions) -> StageRecord:
+def _sample(context: RunContext, order: InventOptions) -> StageRecord:
     """Draw the sample of queries, by the seed and their ids alone."""
-    settings, seed = stages.recipe.queries, stages.recipe.seed
+    settings, seed = context.recipe.queries, context.recipe.seed
     source = settings.model_dump(include={"source", "field", "dataset_split", "max_left_out"})
     depends = {
         "source": [source, settings.limit, source_fingerprint(settings.source)],
@@ -182,48 +180,48 @@ def _sample(stages: RunContext, order: InventOptions) -> StageRecord:
         write_rows(path, Query, draw_queries(settings, order.sample, seed))
         return [path], StageResult()
 
-    return stages.store.get_or_compute("sample", 0, depends, write, folder="invention", units=1)
+    return context.store.get_or_compute("sample", 0, depends, write, folder="invention", units=1)
 
 
 def _answers(
-    stages: RunContext, order: InventOptions, sample: StageRecord, queries: Sequence[Query], policy: Policy
+    context: RunContext, order: InventOptions, sample: StageRecord, queries: Sequence[Query], policy: Policy
 ) -> StageRecord:
     """Ask for aspects, one prompt for a few queries each; prompts that don't fit are dropped and listed."""
-    settings = stages.recipe.generation
-    known = [aspect.name for aspect in stages.principle_set.aspects]
+    settings = context.recipe.generation
+    known = [aspect.name for aspect in context.principle_set.aspects]
     depends = {
         "sample": sample.key,
         "order": [order.per_prompt, order.aspects],
         "known": known,
         "template": template_contents(TEMPLATE),
-        "sampling": [settings.temperature, settings.top_p, _sampling(stages, order, policy).generation.max_new_tokens],
-        "seed": stages.recipe.seed,
-    } | stages.sampling(policy)
+        "sampling": [settings.temperature, settings.top_p, _sampling(context, order, policy).generation.max_new_tokens],
+        "seed": context.recipe.seed,
+    } | context.sampling(policy)
     groups = in_batches(queries, order.per_prompt)
     blocks = in_batches(list(enumerate(groups)), SHARD_ROWS)
 
     def write(space: Workspace) -> tuple[list[Path], DroppedRows]:
-        paths, info = run_sharded(space, len(blocks), _asking(stages, order, known, blocks, policy))
+        paths, info = run_sharded(space, len(blocks), _asking(context, order, known, blocks, policy))
         check_any_left(paths, info, len(groups), "prompt")
         return paths, info
 
-    return stages.store.get_or_compute(
+    return context.store.get_or_compute(
         "proposals", 0, depends, write, folder="invention/answers", units=len(groups),
         note=lambda record: dropped_note(record).replace(",", ":", 1),
     )  # fmt: skip
 
 
 def _asking(
-    stages: RunContext,
+    context: RunContext,
     order: InventOptions,
     known: Sequence[str],
     blocks: Sequence[Sequence[tuple[int, Sequence[Query]]]],
     policy: Policy,
 ) -> ShardJob[Request, Response]:
     """Return the job that asks for aspects, by blocks of numbered groups of queries."""
-    backend = stages.models.backend(policy)
+    backend = context.models.backend(policy)
     role = backend.chat.system_role if backend.chat else "native"
-    recipe = _sampling(stages, order, policy)
+    recipe = _sampling(context, order, policy)
     room, size = recipe.generation.max_new_tokens, recipe.generation.batch
 
     def messages(texts: Sequence[str]) -> list[Message]:
@@ -241,7 +239,7 @@ def _asking(
                 left_out.append(Dropped(item.id, reason, "lower --per-prompt or --aspects"))
             else:
                 items.append(item)
-        stages.store.display.advance(len(left_out))
+        context.store.display.advance(len(left_out))
         return ShardPlan(in_batches(items, size), left_out)
 
     def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
@@ -249,16 +247,16 @@ def _asking(
         done = sample(recipe, backend, batch, seed, prefix)
         return BatchResult(done.rows, {key[0]: failure for key, failure in done.failures.items()})  # type: ignore[index]
 
-    return ShardJob(Response, plan, do, per_block=-(-SHARD_ROWS // size), failed=stages.failed)
+    return ShardJob(Response, plan, do, per_block=-(-SHARD_ROWS // size), failed=context.failed)
 
 
-def _sampling(stages: RunContext, order: InventOptions, policy: Policy) -> Recipe:
+def _sampling(context: RunContext, order: InventOptions, policy: Policy) -> Recipe:
     """Return the recipe with the token limit of an answer; the recipe's own limits the trials' responses."""
-    settings = stages.recipe.generation
-    thinks = stages.models.may_think(policy)
-    tokens = order.tokens * order.aspects + (stages.recipe.thinking_tokens if thinks else 0)
+    settings = context.recipe.generation
+    thinks = context.models.may_think(policy)
+    tokens = order.tokens * order.aspects + (context.recipe.thinking_tokens if thinks else 0)
     update = {"max_new_tokens": tokens, "roles": RolesSettings()}  # an answer with aspects is no response to a query
-    return stages.recipe.model_copy(update={"generation": settings.model_copy(update=update)})
+    return context.recipe.model_copy(update={"generation": settings.model_copy(update=update)})
 
 
 def _name(place: int) -> str:

@@ -28,7 +28,7 @@ from selfsteer.stages.queries import queries_stage
 
 
 def plan(
-    stages: RunContext,
+    context: RunContext,
     *,
     measure: bool,
     start: Policy | None = None,
@@ -38,7 +38,7 @@ def plan(
     """Return the stages of a run in their order, given its stages over the run directory (which may be missing).
 
     Args:
-        stages: As a run opens them; they are left alone.
+        context: As a run opens them; they are left alone.
         measure: Whether the run measures on held-out queries (``generate`` does not).
         start: The start, where it is known; its weights' name is part of the keys.
         claims: Stages that another run of the sweep will have done before this one, with its name.
@@ -46,11 +46,11 @@ def plan(
     Raises:
         InputError, FetchError: The queries or the model can't be used, as in a run.
     """
-    recipe, store = stages.recipe, DryRunStore(stages.store, claims or {})
-    looking = RunContext(recipe, stages.principle_set, store, ModelPool(recipe, store.run_dir))
+    recipe, store = context.recipe, DryRunStore(context.store, claims or {})
+    looking = RunContext(recipe, context.principle_set, store, ModelPool(recipe, store.run_dir))
     queries = queries_stage(looking)
     walk = Walk(looking, queries, measures=measure)
-    policy = start or stages.models.initial_policy(say)
+    policy = start or context.models.initial_policy(say)
     walk.run(policy, _NotedVerdicts(looking, store, policy) if walk.trains else None)
     return store.steps
 
@@ -119,7 +119,7 @@ class DryRunStore(Store):
         """Remember where a round begins: it may turn out to have failed on the way."""
         self._round = len(self.steps), self._waits
 
-    def verdict(self, number: int, stages: RunContext) -> dict[str, Any]:
+    def verdict(self, number: int, context: RunContext) -> dict[str, Any]:
         """Return what guards have said of a round whose last stage was asked for; "good" where they may yet say it.
 
         Where the round failed on the way, the steps behind that are taken back.
@@ -129,7 +129,7 @@ class DryRunStore(Store):
         done = {entry.claim for entry in self._entries}
         failures = [n for n in range(last, begin, -1) if self.steps[n - 1].todo and self.claims[n - 1] not in done]
         for end in dict.fromkeys([last, *failures]):
-            key = stage_key(VERDICT, verdict_depends(stages, self.claims[:end]))
+            key = stage_key(VERDICT, verdict_depends(context, self.claims[:end]))
             own, other = self._look_up((VERDICT, number, key))
             if found := own or other:
                 if end in failures:
@@ -140,7 +140,7 @@ class DryRunStore(Store):
                     self.steps[-1] = replace(self.steps[-1], state=StepState.DONE, why=why, key="")
                     self._waits = waits
                 return found.info
-        if self._waits is None and may_give_up(stages.recipe.guards):
+        if self._waits is None and may_give_up(context.recipe.guards):
             self._waits = f"the guards have to judge round {number} first"
         return {"given_up": False, "ended": False}
 

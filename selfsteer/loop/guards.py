@@ -19,9 +19,9 @@ from selfsteer.stages.heldout import heldout_measures
 from selfsteer.stages.model_pool import Policy
 
 
-def check_criterion(stages: RunContext) -> None:
+def check_criterion(context: RunContext) -> None:
     """Raise :class:`ConfigError` where ``guards.best`` names a figure that the run will not have."""
-    criterion, recipe = stages.recipe.guards.best, stages.recipe
+    criterion, recipe = context.recipe.guards.best, context.recipe
     if not recipe.trains or criterion == "last":
         return
     where = f"guards.best={criterion}"
@@ -29,17 +29,17 @@ def check_criterion(stages: RunContext) -> None:
         do = "hold some out (queries.heldout), or set guards.best=last"
         raise ConfigError("without held-out queries there is nothing to compare rounds by", where=where, do=do)
     # An aspect's program applies where it is a row's only one.
-    alone = (recipe.principles.aspects_per_query or stages.principle_set.aspects_per_query) == 1
-    program = stages.direction or (alone and any(aspect.direction for aspect in stages.principle_set.choosable))
+    alone = (recipe.principles.aspects_per_query or context.principle_set.aspects_per_query) == 1
+    program = context.direction or (alone and any(aspect.direction for aspect in context.principle_set.choosable))
     if criterion == "signal_accuracy" and not recipe.judge.name and not program:
         do = "name a judge or evaluation.direction, or set guards.best=last"
         raise ConfigError("nobody says which response is better: no program and no judge", where=where, do=do)
 
 
-def verdict_depends(stages: RunContext, asked: Sequence[StageKey]) -> dict[str, Any]:
+def verdict_depends(context: RunContext, asked: Sequence[StageKey]) -> dict[str, Any]:
     """Return what the verdict on a round depends on: the guards, and all stages up to the round's end or failure."""
-    settings = stages.recipe.guards.model_dump(exclude={"best"})
-    return {"settings": settings, "direction": stages.direction, "stages": fingerprint(sorted(set(asked)))}
+    settings = context.recipe.guards.model_dump(exclude={"best"})
+    return {"settings": settings, "direction": context.direction, "stages": fingerprint(sorted(set(asked)))}
 
 
 def may_give_up(settings: GuardSettings) -> bool:
@@ -60,12 +60,12 @@ class Guards:
     """
 
     def __init__(
-        self, stages: RunContext, start: Policy, rounds: Sequence[Mapping[str, Any]], heldout: Sequence[Pass]
+        self, context: RunContext, start: Policy, rounds: Sequence[Mapping[str, Any]], heldout: Sequence[Pass]
     ) -> None:
-        self.settings = stages.recipe.guards
+        self.settings = context.recipe.guards
         self.policy = start
         self.ended: int | None = None
-        self._stages, self._rounds, self._heldout = stages, rounds, heldout
+        self._stages, self._rounds, self._heldout = context, rounds, heldout
         self._good: dict[int, tuple[RoundFigures, Policy]] = {}
         self._findings: list[Finding] = []
         self._failures: dict[str, str] = {}

@@ -15,7 +15,7 @@ from selfsteer.stages.queries import QueriesResult
 from selfsteer.stages.reference import References
 
 
-class Judge(Protocol):
+class RoundJudge(Protocol):
     """Judges the rounds of a walk: the guards, or in a dry run what they have noted."""
 
     @property
@@ -56,7 +56,7 @@ class Walk:
         self.made: list[RoundData] = []
         self._start_pass: Pass | None = None
 
-    def run(self, start: Policy, judge: Judge | None) -> None:
+    def run(self, start: Policy, judge: RoundJudge | None) -> None:
         """Go through all rounds; without a judge through the first one's data alone."""
         recipe = self.context.recipe
         self._references = References(self.context, start)

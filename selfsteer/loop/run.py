@@ -22,7 +22,7 @@ from selfsteer.report import write_report
 from selfsteer.runs.events import Callback
 from selfsteer.runs.ledger import Slot, StageRecord, check_place
 from selfsteer.runs.pipeline import stage
-from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.heldout import heldout_measures, samples
@@ -83,55 +83,55 @@ def open_stages(
     return RunContext.from_recipe(recipe, Store(run_dir, display, callbacks, sweep_dir))
 
 
-def _work(stages: RunContext, command: str, *, whole: bool = True) -> Summary:
-    run_dir = stages.store.run_dir
-    check(stages)
-    with stages.store.display, storage_errors(run_dir), stages.store.locked():
-        stages.keep_settings()
+def _work(context: RunContext, command: str, *, whole: bool = True) -> Summary:
+    run_dir = context.store.run_dir
+    check(context)
+    with context.store.display, storage_errors(run_dir), context.store.locked():
+        context.keep_settings()
         try:
-            summary = _Run(stages, whole).go(command)
+            summary = _Run(context, whole).go(command)
         finally:
-            stages.models.free()
+            context.models.free()
         write_json(run_dir / "summary.json", summary)
         write_report(run_dir)
         return summary
 
 
-def check(stages: RunContext) -> None:
+def check(context: RunContext) -> None:
     """Check what the recipe names before anything is computed: filters, direction, judge, bits of weights, losses."""
-    stages.check_filters()
-    stages.check_programs()
-    check_draws(stages.recipe, stages.principle_set)
-    stages.check_models()
-    check_criterion(stages)
-    if stages.principle_set.steering == "adjectives" and stages.recipe.principles.strategy != "fixed":
+    context.check_filters()
+    context.check_programs()
+    check_draws(context.recipe, context.principle_set)
+    context.check_models()
+    check_criterion(context)
+    if context.principle_set.steering == "adjectives" and context.recipe.principles.strategy != "fixed":
         what = "adjectives alone would steer, so the principles that are written would have no effect"
         raise ConfigError(what, where="principles.steering", do="set principles.strategy=fixed, or another steering")
-    if stages.recipe.judge.name:
+    if context.recipe.judge.name:
         from selfsteer.judges import make_judge
 
-        make_judge(stages.recipe.judge)
-    if stages.models.writer:
-        stages.models.writer.check()
-    if not stages.models.weightless:
-        stages.models.device  # noqa: B018  # raises where there is no such device
-    if "vllm" in (stages.recipe.generation.backend, stages.models.writer and stages.models.writer.backend):
+        make_judge(context.recipe.judge)
+    if context.models.writer:
+        context.models.writer.check()
+    if not context.models.weightless:
+        context.models.device  # noqa: B018  # raises where there is no such device
+    if "vllm" in (context.recipe.generation.backend, context.models.writer and context.models.writer.backend):
         from selfsteer.backends.vllm import check_installed
 
         check_installed()
-    if stages.models.bits:
+    if context.models.bits:
         from selfsteer.models import check_bits
 
-        check_bits(stages.models.bits, stages.models.device, where="train.lora.bits")
-    if stages.recipe.trains:
+        check_bits(context.models.bits, context.models.device, where="train.lora.bits")
+    if context.recipe.trains:
         from selfsteer.policy.objective import objective_of
 
-        train = stages.recipe.train
+        train = context.recipe.train
         if not objective_of(train).compares and train.reference != "round-start":
             what = f"{train.base_loss} compares with no reference, so train.reference has no effect"
             raise ConfigError(what, where="train.reference", do="leave it out, or take another base_loss")
-        if stages.recipe.mode == "generator":
-            objective_of(stages.recipe.generator)
+        if context.recipe.mode == "generator":
+            objective_of(context.recipe.generator)
 
 
 class _Run:
@@ -227,7 +227,7 @@ class _Run:
         }
 
 
-def _expected(slot: Slot, sizes: Sizes) -> PlannedStage:
+def _expected(slot: Slot, sizes: Sizes) -> float:
     """Return what a stage of the plan is expected to cost, for the time left."""
     name, _, heldout = slot
-    return PlannedStage("", stage(name).seconds * (sizes.heldout if heldout else sizes.train))
+    return stage(name).seconds * (sizes.heldout if heldout else sizes.train)

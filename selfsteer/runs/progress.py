@@ -5,17 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
-
-
-class PlannedStage(NamedTuple):
-    """A stage to come: its title and its expected cost, in seconds on a small machine (only ratios matter)."""
-
-    title: str
-    cost: float
 
 
 class Display:
@@ -26,7 +18,7 @@ class Display:
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         self.console = console or Console(stderr=True, quiet=quiet)
-        self._plan: list[PlannedStage] = []
+        self._plan: list[float] = []
         self._done = 0
         self._spent = self._spent_cost = 0.0
         self._units, self._advanced, self._started, self._shown = 1.0, 0.0, 0.0, 0.0
@@ -46,12 +38,12 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def plan(self, stages: Sequence[PlannedStage]) -> None:
+    def plan(self, costs: Sequence[float]) -> None:
         """Tell what is to come; may be called again when more is known. Finished stages stay in front."""
-        self._plan = list(stages)
+        self._plan = list(costs)
         if self._run_bar is None:
-            self._run_bar = self._bars.add_task("whole run", total=len(stages), note="")
-        self._bars.update(self._run_bar, total=len(stages))
+            self._run_bar = self._bars.add_task("whole run", total=len(costs), note="")
+        self._bars.update(self._run_bar, total=len(costs))
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
@@ -90,7 +82,7 @@ class Display:
         """A stage is done, or was found done, here or where it was taken from."""
         seconds = 0.0 if reused else time.monotonic() - self._started
         if not reused and self._done < len(self._plan):  # an unplanned stage says nothing about the plan
-            self._spent, self._spent_cost = self._spent + seconds, self._spent_cost + self._plan[self._done].cost
+            self._spent, self._spent_cost = self._spent + seconds, self._spent_cost + self._plan[self._done]
         if self._stage_bar is not None:
             self._bars.remove_task(self._stage_bar)
             self._stage_bar = None
@@ -109,7 +101,7 @@ class Display:
 
     def _run_left(self) -> float:
         scale = (self._spent + 1.0) / (self._spent_cost + 1.0)
-        return self._stage_left() + scale * sum(stage.cost for stage in self._plan[self._done + 1 :])
+        return self._stage_left() + scale * sum(self._plan[self._done + 1 :])
 
 
 def clock(seconds: float) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from selfsteer.errors import InputError
 from selfsteer.runs.ledger import StageRecord
 
 
@@ -15,7 +16,16 @@ class StageResult:
 
     @classmethod
     def of(cls, record: StageRecord) -> Self:
-        """Return the result that a record of the ledger keeps; what other versions wrote beside it is ignored."""
+        """Return the result that a record of the ledger keeps; what other versions wrote beside it is ignored.
+
+        Raises:
+            InputError: The record lacks a value: the ledger was edited, or another version wrote it.
+        """
+        unset = (dataclasses.MISSING, dataclasses.MISSING)
+        needed = [one.name for one in dataclasses.fields(cls) if (one.default, one.default_factory) == unset]
+        if lacking := [name for name in needed if name not in record.info]:
+            what = f"the line of stage {record.stage!r}, round {record.round}, lacks {', '.join(lacking)}"
+            raise InputError(what, where="ledger.jsonl", do="remove that line: the stage is then done again")
         return cls.from_info(record.info)
 
     @classmethod

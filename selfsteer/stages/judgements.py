@@ -40,17 +40,17 @@ class JudgementsResult(StageResult):
 Progress = Callable[[str, int, int], None]
 
 
-def judge_rows(stages: RunContext, judge: Judge, rows: Sequence[Contrast]) -> list[Judgement]:
+def judge_rows(context: RunContext, judge: Judge, rows: Sequence[Contrast]) -> list[Judgement]:
     """Put a run's rows before a judge as the recipe says, with progress; answers are kept in the run directory."""
-    pairs = pairs_of(rows, by=stages.recipe.judge.by, principle_set=stages.principle_set)
+    pairs = pairs_of(rows, by=context.recipe.judge.by, principle_set=context.principle_set)
     done = 0
 
     def progress(name: str, answered: int, total: int) -> None:
         nonlocal done
-        stages.store.display.advance(answered - done)
+        context.store.display.advance(answered - done)
         done = answered
 
-    return list(judge_with_cache(judge, pairs, stages.store.run_dir / "judgements", progress).judgements)
+    return list(judge_with_cache(judge, pairs, context.store.run_dir / "judgements", progress).judgements)
 
 
 def told_by(judge: Judge, judgements: Sequence[Judgement]) -> dict[str, tuple[str, int]]:

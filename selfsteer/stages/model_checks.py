@@ -10,7 +10,7 @@ from selfsteer.stages.context import RunContext
 from selfsteer.stages.model_pool import Policy
 
 
-def check_models(stages: RunContext, start: Policy, *, measures: bool) -> None:
+def check_models(context: RunContext, start: Policy, *, measures: bool) -> None:
     """Raise where a run's models can't do what its recipe asks of them.
 
     Args:
@@ -20,10 +20,10 @@ def check_models(stages: RunContext, start: Policy, *, measures: bool) -> None:
         InputError: A token has no embedding, the model lacks an adapter's layers, or a length is beyond its context.
         FetchError: A model can't be fetched.
     """
-    models, recipe = stages.models, stages.recipe
+    models, recipe = context.models, context.recipe
     if models.writer:
         models.writer.check_model()
-    responder = start if recipe.preferences.source else models.responder_model(start, stages.store.display.say)
+    responder = start if recipe.preferences.source else models.responder_model(start, context.store.display.say)
     trains = measures and recipe.trains
     writes = [] if recipe.preferences.source else [responder]
     if measures and recipe.queries.heldout and not start.weightless:

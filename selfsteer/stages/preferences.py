@@ -37,7 +37,7 @@ def run(state: Pass) -> StageRecord | None:
     return preferences_stage(state.context, state.records["queries"]) if source else None
 
 
-def preferences_stage(stages: RunContext, queries: StageRecord) -> StageRecord:
+def preferences_stage(context: RunContext, queries: StageRecord) -> StageRecord:
     """Read the recipe's preference data set, whose labels are taken for true: chosen is y+, rejected y-, and no yo.
 
     The recipe's checks of queries look at the prompts of the pairs.
@@ -47,7 +47,7 @@ def preferences_stage(stages: RunContext, queries: StageRecord) -> StageRecord:
         DataError: The source or a benchmark is not there, no pair is left, or more rows can't be used than
             ``queries.max_left_out`` allows.
     """
-    settings, checked = stages.recipe.preferences, stages.recipe.queries
+    settings, checked = context.recipe.preferences, context.recipe.queries
 
     source = str(settings.source)
     check_dataset_split(source, settings.dataset_split, "preferences.dataset_split")
@@ -58,7 +58,7 @@ def preferences_stage(stages: RunContext, queries: StageRecord) -> StageRecord:
         "checks": checked.checks,
         "heldout": queries.key,
     }
-    held = query_files(stages.store.files(queries), "heldout", QueriesResult.of(queries).heldout)
+    held = query_files(context.store.files(queries), "heldout", QueriesResult.of(queries).heldout)
     heldout = list(read_rows(held, Query))
 
     def write(space: Workspace) -> tuple[list[Path], PreferencesResult]:
@@ -70,7 +70,7 @@ def preferences_stage(stages: RunContext, queries: StageRecord) -> StageRecord:
     def note(record: StageRecord) -> str:
         return f": {PreferencesResult.of(record).pairs} pairs to train on{dropped_note(record)}"
 
-    entry = stages.store.get_or_compute("preferences", 1, depends, write, units=1, note=note)
+    entry = context.store.get_or_compute("preferences", 1, depends, write, units=1, note=note)
     check_dropped_share(PreferencesResult.of(entry), "pair", source, checked.max_left_out)
     return entry
 

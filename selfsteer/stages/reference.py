@@ -40,9 +40,9 @@ class ReferenceResult(StageResult):
 class References:
     """Keeps the run's reference from round to round: the round's start, the run's, or a moving average (``ema``)."""
 
-    def __init__(self, stages: RunContext, start: Policy) -> None:
-        self._stages, self._reference = stages, start
-        self._kind = stages.recipe.train.reference
+    def __init__(self, context: RunContext, start: Policy) -> None:
+        self._stages, self._reference = context, start
+        self._kind = context.recipe.train.reference
         self._newest = start.round
 
     def of(self, policy: Policy) -> Policy:
@@ -58,9 +58,9 @@ class References:
         return self._reference
 
 
-def average_stage(stages: RunContext, average: Policy, policy: Policy) -> Policy:
+def average_stage(context: RunContext, average: Policy, policy: Policy) -> Policy:
     """Return the weights decay * ``average`` + (1 - decay) * ``policy``, in float32: the average after its round."""
-    train = stages.recipe.train
+    train = context.recipe.train
     depends = {"average": average.fingerprint, "policy": policy.fingerprint, "decay": train.ema_decay}
 
     def write(space: Workspace) -> tuple[list[Path], StageResult]:
@@ -68,7 +68,7 @@ def average_stage(stages: RunContext, average: Policy, policy: Policy) -> Policy
 
         from selfsteer.models import load_model, load_tokenizer
 
-        stages.models.free()
+        context.models.free()
         folder = space.folder / f"average-{space.key}"
         if not folder.exists():
             with atomic_path(folder) as temporary:
@@ -84,8 +84,8 @@ def average_stage(stages: RunContext, average: Policy, policy: Policy) -> Policy
         return [folder], StageResult()
 
     round = policy.round
-    entry = stages.store.get_or_compute("average", round, depends, write, units=1)
-    path, name = str(stages.store.run_dir / entry.files[0]), f"average after round {round}"
+    entry = context.store.get_or_compute("average", round, depends, write, units=1)
+    path, name = str(context.store.run_dir / entry.files[0]), f"average after round {round}"
     return policy.trained(round, path, f"average:{entry.key}", name)
 
 
@@ -95,7 +95,7 @@ def trained_on(recipe: Recipe, made: Sequence[RoundData]) -> Sequence[RoundData]
     return made if older == "all" else made[-1 - older :]
 
 
-def training_rows(stages: RunContext, number: int, made: Sequence[RoundData], reference: Policy) -> list[StageRecord]:
+def training_rows(context: RunContext, number: int, made: Sequence[RoundData], reference: Policy) -> list[StageRecord]:
     """Return the stages whose kept rows a round trains on, all scored by its reference.
 
     Args:
@@ -103,21 +103,21 @@ def training_rows(stages: RunContext, number: int, made: Sequence[RoundData], re
     """
     from selfsteer.policy.objective import objective_of
 
-    objective = objective_of(stages.recipe.train)
+    objective = objective_of(context.recipe.train)
     if not objective.compares or all(one.scorer == reference for one in made):
         return [one.contrasts for one in made]
     # Rows that another model has scored are scored again, in the cells that training reads.
     scorers = {one.contrasts.round: one.scorer for one in made}
-    files = [path for one in made for path in stages.store.files(one.contrasts)]
+    files = [path for one in made for path in context.store.files(one.contrasts)]
     depends = {
         "rows": [[one.contrasts.key, one.scorer.fingerprint] for one in made],
         "views": list(map(str, objective.views)),
-    } | stages.scoring(reference)
+    } | context.scoring(reference)
 
     def write(space: Workspace) -> tuple[list[Path], ReferenceResult]:
         from selfsteer.logprobs import view_cells
 
-        scorer = stages.models.scorer(reference)
+        scorer = context.models.scorer(reference)
         assert scorer is not None  # a reference has weights
         cells = view_cells(objective.views)
 
@@ -132,4 +132,4 @@ def training_rows(stages: RunContext, number: int, made: Sequence[RoundData], re
         return paths, ReferenceResult(rows=sum(map(count_rows, paths)))
 
     units = sum(kept_rows(one.contrasts) for one in made)
-    return [stages.store.get_or_compute("reference", number, depends, write, units=units)]
+    return [context.store.get_or_compute("reference", number, depends, write, units=units)]

@@ -104,25 +104,25 @@ class TrainingResult(StageResult):
         return dataclasses.asdict(self)
 
 
-def train_stage(stages: RunContext, training: Training) -> tuple[StageRecord, Policy]:
+def train_stage(context: RunContext, training: Training) -> tuple[StageRecord, Policy]:
     """Train a policy or a generator on the kept rows; return the ledger entry and what was trained.
 
     A generator's weights may be removed when it has answered: its entry is about the record of its training, and where
     the weights are asked for and gone, they are trained again.
     """
-    recipe, store, round = stages.recipe, stages.store, training.round
+    recipe, store, round = context.recipe, context.store, training.round
     depends = {
         "contrasts": [entry.key for entry in training.rows],
         "settings": training.settings(recipe),
         "seed": recipe.seed,
         "round": round,
-    } | stages.scoring(training.start)
+    } | context.scoring(training.start)
     if training.reference != training.start:
         depends |= {"reference": training.reference.fingerprint}
     examples = sum(kept_rows(entry) for entry in training.rows)
 
     def write(space: Workspace) -> tuple[list[Path], TrainingResult]:
-        folder = _train(stages, training, space)
+        folder = _train(context, training, space)
         info = TrainingResult.from_info(read_json(folder / _INFO))
         if training.kind == "policy":
             return [folder], info
@@ -139,14 +139,14 @@ def train_stage(stages: RunContext, training: Training) -> tuple[StageRecord, Po
     trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
     if store.computes:
         # metrics.jsonl shows the active training, also where another run or an earlier setting has done it.
-        _log(stages, training).restore(_log_file(space))
+        _log(context, training).restore(_log_file(space))
 
     def train_again() -> None:
         store.display.say("      the generator's weights were removed after it had answered: training it again")
-        _train(stages, training, space)
+        _train(context, training, space)
 
     if training.kind == "generator":
-        stages.models.when_gone(trained, train_again)
+        context.models.when_gone(trained, train_again)
     return entry, trained
 
 
@@ -164,8 +164,8 @@ def kept_rows(entry: StageRecord) -> int:
     return ContrastsResult.of(entry).counts["kept"]
 
 
-def _log(stages: RunContext, training: Training) -> MetricsLog:
-    return MetricsLog(stages.store.run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
+def _log(context: RunContext, training: Training) -> MetricsLog:
+    return MetricsLog(context.store.run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
 
 
 def _log_file(space: Workspace) -> Path:
@@ -176,38 +176,38 @@ def _weights(space: Workspace) -> Path:
     return space.folder / f"policy-{space.key}"
 
 
-def _train(stages: RunContext, training: Training, space: Workspace) -> Path:
+def _train(context: RunContext, training: Training, space: Workspace) -> Path:
     """Return the folder with the trained weights; resumes an interrupted training."""
     folder, checkpoints = _weights(space), space.folder / f"checkpoints-{space.key}"
     if not folder.exists():
-        store = stages.store
+        store = context.store
         rows = [row for entry in training.rows for row in read_rows(store.files(entry), Contrast) if row.kept]
         started = time.monotonic()
         with divergence_noted(space.path("diverged.json"), "train.learning_rate"):
-            trainer = open_trainer(stages, training, rows, checkpoints)
-            log = _log(stages, training)
+            trainer = open_trainer(context, training, rows, checkpoints)
+            log = _log(context, training)
             trainer.say = space.display.say
             train_with_resume(trainer, checkpoints, log, space.display)
         log.keep(_log_file(space))
-        info = _info(stages.recipe, training, trainer, rows, time.monotonic() - started)
+        info = _info(context.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
             with unsaved_told(temporary):
                 trainer.save_model(str(temporary))
             # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
             remove(temporary / "training_args.bin")
-            write_atomic(temporary / "README.md", _card(stages.recipe, training, rows, info, log.rows))
+            write_atomic(temporary / "README.md", _card(context.recipe, training, rows, info, log.rows))
             write_json(temporary / _INFO, info.info)
     # The folder appears whole, so a run that was killed between here and the ledger does not train again.
     remove(checkpoints)
     return folder
 
 
-def open_trainer(stages: RunContext, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
+def open_trainer(context: RunContext, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
     """Return the trainer of a training on scored rows, with a model of its own."""
     from selfsteer.policy import SSOTrainer
     from selfsteer.policy.adapters import lora_config
 
-    recipe, models = stages.recipe, stages.models
+    recipe, models = context.recipe, context.models
     chat = models.chat(training.start)
     assert chat is not None  # the configuration lets only backends with weights train
     args = sso_config(

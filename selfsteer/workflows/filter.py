@@ -85,13 +85,13 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
     return outcome
 
 
-def _refilter_rounds(stages: RunContext, *, dry_run: bool = False, changed: bool = False) -> Outcome:
+def _refilter_rounds(context: RunContext, *, dry_run: bool = False, changed: bool = False) -> Outcome:
     """Filter round by round up to the first that changes, if the next one's policy was trained on its rows.
 
     Args:
         dry_run: Count only; ``changed`` then says whether the settings differ.
     """
-    recipe, ledger = stages.recipe, stages.store.ledger
+    recipe, ledger = context.recipe, context.store.ledger
     active = active_records(ledger.entries())
     rounds = [active[slot] for n in range(1, recipe.rounds + 1) if (slot := ("scores", n, False)) in active]
     if not rounds:
@@ -102,22 +102,22 @@ def _refilter_rounds(stages: RunContext, *, dry_run: bool = False, changed: bool
         check_files(ledger, scores)
         earlier = active.get(("contrasts", scores.round, False))
         if dry_run:
-            found = try_filters(stages, scores)
+            found = try_filters(context, scores)
         else:
-            entry = contrasts_stage(stages, scores, scores.round)
+            entry = contrasts_stage(context, scores, scores.round)
             found, changed = ContrastsResult.of(entry), earlier is None or entry.key != earlier.key
         before = quality_figures(ContrastsResult.of(earlier)) if earlier else None
         parts.append(Refiltered(f"round {scores.round}", before, quality_figures(found)))
         if changed and recipe.trains:
             break
-    notes = _stale(stages, rounds[: len(parts)], rounds[len(parts) :]) if changed and recipe.trains else []
+    notes = _stale(context, rounds[: len(parts)], rounds[len(parts) :]) if changed and recipe.trains else []
     return Outcome(parts, notes)
 
 
-def _stale(stages: RunContext, filtered: Sequence[StageRecord], later: Sequence[StageRecord]) -> list[str]:
+def _stale(context: RunContext, filtered: Sequence[StageRecord], later: Sequence[StageRecord]) -> list[str]:
     """Return notes on what depends on the rows that were filtered again."""
-    notes, run_dir = [], stages.store.run_dir
-    if stages.recipe.mode == "generator":
+    notes, run_dir = [], context.store.run_dir
+    if context.recipe.mode == "generator":
         notes.append("the generator's own data are not filtered again here; a run filters them and trains it again")
     if later:
         numbers = ", ".join(str(entry.round) for entry in later)

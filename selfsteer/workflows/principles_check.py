@@ -16,7 +16,7 @@ from selfsteer.queries import load_queries
 from selfsteer.records import Contrast, Query, SteeredQuery, is_full, write_rows
 from selfsteer.runs.dropped import dropped_note
 from selfsteer.runs.ledger import StageRecord
-from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.progress import Display
 from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.shards import Dropped, summed
 from selfsteer.runs.store import Store, Workspace
@@ -54,7 +54,7 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
     stages.check_programs()
     judge = make_judge(recipe.judge) if recipe.judge.name else None
     with display, storage_errors(folder), stages.store.locked():
-        display.plan([PlannedStage("", 1.0), PlannedStage("", 3.0 * pairs), PlannedStage("", 1.5 * pairs)])
+        display.plan([1.0, 3.0 * pairs, 1.5 * pairs])
         settings, names = stages.recipe.queries, [aspect.name for aspect in stages.principle_set.aspects]
         each = -(-pairs // len(names))
         shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
@@ -67,39 +67,39 @@ def probe(recipe: Recipe, folder: Path, *, pairs: int = PAIRS, display: Display 
         return found
 
 
-def probe_along(stages: RunContext, trials: Sequence[Trial], judge: Judge | None) -> Probe:
+def probe_along(context: RunContext, trials: Sequence[Trial], judge: Judge | None) -> Probe:
     """Steer the start along one aspect in each trial, and return the effect of each aspect.
 
     The caller holds the lock of the run directory. Frees the model at the end.
     """
-    policy = stages.models.initial_policy(stages.store.display.say)
-    principles = _principles(stages, policy, trials)
-    responses = responses_stage(stages, principles, "heldout", 0, policy)
-    scores = scores_stage(stages, principles, responses, "heldout", 0, policy)
-    stages.models.free()
-    rows: dict[str, list[Contrast]] = {aspect.name: [] for aspect in stages.principle_set.aspects}
-    for row in sorted(stages.store.read(scores, Contrast), key=lambda row: row.id):
+    policy = context.models.initial_policy(context.store.display.say)
+    principles = _principles(context, policy, trials)
+    responses = responses_stage(context, principles, "heldout", 0, policy)
+    scores = scores_stage(context, principles, responses, "heldout", 0, policy)
+    context.models.free()
+    rows: dict[str, list[Contrast]] = {aspect.name: [] for aspect in context.principle_set.aspects}
+    for row in sorted(context.store.read(scores, Contrast), key=lambda row: row.id):
         if is_full(row):
             rows[row.aspects[0]].append(row)
     verdicts: dict[str, tuple[str, int]] = {}
     if judge:
-        undecided = [row for own in rows.values() for row in own if stages.program(row) is None]
-        stages.store.display.begin(f"ask {judge.name}", 2 * len(undecided))
-        verdicts = told_by(judge, judge_rows(stages, judge, undecided))
-        stages.store.display.finish(f"ask {judge.name}", reused=False)
-    return probe_figures(rows, stages.verdict_fn(verdicts))
+        undecided = [row for own in rows.values() for row in own if context.program(row) is None]
+        context.store.display.begin(f"ask {judge.name}", 2 * len(undecided))
+        verdicts = told_by(judge, judge_rows(context, judge, undecided))
+        context.store.display.finish(f"ask {judge.name}", reused=False)
+    return probe_figures(rows, context.verdict_fn(verdicts))
 
 
-def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> StageRecord:
+def _principles(context: RunContext, policy: Policy, trials: Sequence[Trial]) -> StageRecord:
     """Write a row for each trial: the aspect's own pair of principles, and no other."""
     depends = {
         "trials": [(name, query.id, query.prompt) for name, query in trials],
-        "set": stages.principle_set.fingerprint,
+        "set": context.principle_set.fingerprint,
         "policy": policy.fingerprint,
     }
 
     def write(space: Workspace) -> tuple[list[Path], DroppedRows]:
-        chat, principle_set = stages.models.chat(policy), stages.principle_set
+        chat, principle_set = context.models.chat(policy), context.principle_set
         chats = [chat] if chat else []
         reasons = {query.id: reason for _, query in trials if (reason := refusal(query, chats))}
         rows = [
@@ -111,10 +111,10 @@ def _principles(stages: RunContext, policy: Policy, trials: Sequence[Trial]) -> 
         write_rows(path, SteeredQuery, rows)
         return [path], summed([[Dropped(*reason) for reason in reasons.items()]])
 
-    entry = stages.store.get_or_compute(
+    entry = context.store.get_or_compute(
         "probe", 0, depends, write, folder="round-00/heldout/principles", units=1, note=dropped_note
     )
-    check_queries_left(stages, entry, len({query.id for _, query in trials}))
+    check_queries_left(context, entry, len({query.id for _, query in trials}))
     return entry
 
 

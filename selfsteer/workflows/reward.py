@@ -19,7 +19,7 @@ from selfsteer.models.single_slot import give_back
 from selfsteer.reward.recipe import RewardRecipe, Trained
 from selfsteer.runs.ledger import StageRecord, check_place
 from selfsteer.runs.plan_step import PlanStep, StepState
-from selfsteer.runs.progress import Display, PlannedStage
+from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.workflows.reward_results import Results, as_markdown
 from selfsteer.workflows.reward_stages import MODELS, RewardStages, log_file
@@ -75,8 +75,8 @@ def _results(work: RewardStages, command: str) -> Results:
     work.check_model()
     recipe, store = work.recipe, work.store
     trainings, files = recipe.trainings, recipe.evaluate
-    each = [PlannedStage("train", 60.0), *(PlannedStage(f"score {name}", 10.0) for name in files)]
-    first, last = [PlannedStage("pairs", 1.0)] * len(trainings), [PlannedStage("length", 1.0)] * len(files)
+    each = [60.0, *(10.0 for name in files)]
+    first, last = [1.0] * len(trainings), [1.0] * len(files)
     store.display.plan([*first, *each * len(trainings), *last])
     data = {one: work.data_stage(one) for one in trainings}
     work.check_margins(data)

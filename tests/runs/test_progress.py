@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from selfsteer.runs import progress as module
-from selfsteer.runs.progress import Display, PlannedStage, clock, size
+from selfsteer.runs.progress import Display, clock, size
 
 
 class Said:
@@ -39,7 +39,7 @@ def said(request, monkeypatch) -> Said:
 
 def test_without_a_terminal_a_stage_is_a_line_at_its_start_and_one_at_its_end(said):
     with said.display as display:
-        display.plan([PlannedStage("", 1), PlannedStage("", 2)])
+        display.plan([1, 2])
         display.begin("read queries", 3)
         said.now += 75
         display.finish("read queries", reused=False, note=": 3 to align on")
@@ -54,7 +54,7 @@ def test_without_a_terminal_a_stage_is_a_line_at_its_start_and_one_at_its_end(sa
 def test_a_long_stage_tells_at_each_quarter_how_long_to_go(said):
     """Stage one cost 10 and took 21 s, so a unit of cost is (21 + 1) / (10 + 1) = 2 s: 60 s for the last stage."""
     with said.display as display:
-        display.plan([PlannedStage("", 10), PlannedStage("", 10), PlannedStage("", 30)])
+        display.plan([10, 10, 30])
         display.begin("one", 1)
         said.now += 21
         display.finish("one", reused=False)
@@ -71,7 +71,7 @@ def test_a_long_stage_tells_at_each_quarter_how_long_to_go(said):
 
 def test_stages_found_done_say_nothing_about_the_speed(said):
     with said.display as display:
-        display.plan([PlannedStage("", 1000), PlannedStage("", 1), PlannedStage("", 60)])
+        display.plan([1000, 1, 60])
         display.finish("one", reused=True)
         display.begin("two", 4)
         said.now += 1
@@ -109,7 +109,7 @@ def test_a_line_is_printed_as_it_is(said):
 @pytest.mark.parametrize("said", [True], indirect=True, ids=["terminal"])
 def test_on_a_terminal_bars_show_units_and_no_absurd_time(said):
     with said.display as display:
-        display.plan([PlannedStage("", 1), PlannedStage("", 2)])
+        display.plan([1, 2])
         display.begin("sample responses", 24)
         said.now += 50
         for units in (0, 6, 30):  # no query was left out; some are done; more than was told
