@@ -334,3 +334,13 @@ def test_memory_does_not_grow_with_the_number_of_queries(tmp_path):
 @pytest.mark.slow
 def test_a_million_queries_stream_through(tmp_path):
     assert peak_megabytes(tmp_path, 1_000_000) < 1500
+
+
+def test_progress_counts_every_stage_from_the_first_on(queries, tmp_path):
+    output = StringIO()
+    recipe = scripted_recipe(queries, judge={"name": "program:shorter"})
+    with without_reports():
+        summary = run(recipe, tmp_path / "run", display=Display(Console(file=output, width=500)))
+    counts = re.findall(r"^\[(\d+)/(\d+)\].*: done", output.getvalue(), re.MULTILINE)
+    stages = len(summary["stages"])
+    assert counts == [(str(number), str(stages)) for number in range(1, stages + 1)], "the judge's stage is one of them"

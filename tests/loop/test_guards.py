@@ -21,6 +21,7 @@ from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import open_stages
 from selfsteer.reward.recipe import SetSettings
+from selfsteer.runs.ledger import Ledger
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display
 from selfsteer.stages import contrasts as contrasts_module
@@ -141,6 +142,14 @@ def test_a_rollback_gives_the_round_up_and_begins_the_next_from_the_last_good_po
     assert responses(again.run_dir, 2) != responses(again.run_dir, 3), "but sampled anew"
     assert policy_of(again.run_dir) == "round-03" and stopped(summary, again.run_dir) is None
     check_nothing_to_do(planned(again.run_dir, again.recipe(rounds=3, guards__action="rollback")), summary)
+
+
+def test_rows_of_a_rejected_round_are_not_trained_on_again(again):
+    with pytest.warns(SelfsteerWarning):
+        again({2: EXPLODED}, rounds=3, guards__action="rollback", train__older_rounds="all")
+    newest = {(entry.stage, entry.round): entry for entry in Ledger(again.run_dir).entries() if not entry.heldout}
+    trained_on = [key for key, _ in newest["reference", 3].depends["rows"]]
+    assert trained_on == [newest["contrasts", 1].key, newest["contrasts", 3].key]
 
 
 def test_a_round_that_is_given_up_is_not_used(again, tmp_path, capsys):
