@@ -49,7 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             yield temporary
-            for item in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+            for item in () if temporary.is_symlink() else (temporary, *temporary.rglob("*")):
                 if not item.is_symlink():
                     _fsync(item)
             temporary.replace(path)
@@ -129,15 +129,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 def link_atomic(link: Path, target: Path) -> None:
     """Point the symbolic link ``link`` at ``target`` (stored relative, so that the run directory can be moved)."""
-    with storage_errors(link):
-        temporary = link.parent / f".{link.name}.{uuid.uuid4().hex[:8]}.tmp"
+    with atomic_path(link) as temporary:
         temporary.symlink_to(os.path.relpath(target, link.parent))
-        try:
-            temporary.replace(link)
-        except BaseException:
-            remove(temporary)
-            raise
-        _fsync(link.parent)
 
 
 def clone(source: Path, target: Path) -> None:

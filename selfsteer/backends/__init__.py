@@ -7,22 +7,7 @@ from selfsteer.backends.base import (
     Outcome,
     Prompt,
     Sampling,
-    completed,
     may_think,
     shared_prefix,
 )
 from selfsteer.backends.registry import BACKENDS, BackendKind
-
-__all__ = [
-    "BACKENDS",
-    "Backend",
-    "BackendKind",
-    "Completion",
-    "Failure",
-    "Outcome",
-    "Prompt",
-    "Sampling",
-    "completed",
-    "may_think",
-    "shared_prefix",
-]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfsteer.commands.console import errors, say
+from selfsteer.files import write_json
 
 if TYPE_CHECKING:
     from selfsteer.estimate.costs import Costs
@@ -59,7 +61,7 @@ def _calibrate(context: RunContext) -> None:
     from selfsteer.estimate.calibrate import calibrate
     from selfsteer.estimate.forecast import precisions
     from selfsteer.estimate.model_shape import read_shape
-    from selfsteer.estimate.throughput import machine, rates_file, sample_file, write_rates, write_sample
+    from selfsteer.estimate.throughput import machine, rates_file, sample_file
 
     recipe, models = context.recipe, context.models
     if models.weightless:
@@ -67,6 +69,8 @@ def _calibrate(context: RunContext) -> None:
         return
     shape = read_shape(recipe.model)
     rates, sample = calibrate(context, shape, errors.print)
+    # Machine and model for people who open the file.
     about = {"machine": machine(models.device), "model": models.name, "precisions": precisions(models)}
-    write_rates(rates_file(shape, recipe, models.device, precisions(models)), rates, about)
-    write_sample(sample_file(recipe, context.principle_set.fingerprint), sample)
+    file = rates_file(shape, recipe, models.device, precisions(models))
+    write_json(file, {**about, "rates": dataclasses.asdict(rates)})
+    write_json(sample_file(recipe, context.principle_set.fingerprint), dataclasses.asdict(sample))

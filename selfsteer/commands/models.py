@@ -12,12 +12,12 @@ from selfsteer.commands.console import errors, out, say
 def models_list() -> None:
     """List the models that selfsteer can fetch by name."""
     from selfsteer.commands.tables import plain_table
-    from selfsteer.models import list_models
+    from selfsteer.models.catalogue import CATALOGUE, is_fetched, model_folder
 
     table = plain_table("name", "parameters", "architecture", "licence", "download", "fetched to")
-    for row in list_models():
+    for row in CATALOGUE.values():
         size = f"{row.download_bytes / 1e6:,.0f} MB"
-        folder = str(row.folder) if row.fetched else "-"
+        folder = str(model_folder(row)) if is_fetched(row) else "-"
         table.add_row(row.name, row.parameters, row.architecture, row.licence, size, folder)
     out.print(table)
 

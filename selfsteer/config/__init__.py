@@ -29,13 +29,3 @@ from selfsteer.config.queries import BenchmarkSettings, CheckSettings, QuerySett
 from selfsteer.config.recipe import Recipe
 from selfsteer.config.sweep import SweepFile, load_sweep, shipped_sweeps
 from selfsteer.config.train import GeneratorSettings, LoraSettings, TrainSettings, per_token
-
-__all__ = [
-    "MAX_LEFT_OUT", "VLLM_TEMPERATURES", "AugmentSettings", "BenchmarkSettings", "CheckSettings",
-    "EndpointSettings", "GenerationSettings", "GeneratorSettings", "Growth", "Guard", "GuardAction",
-    "GuardSettings", "HarmSettings", "JudgeSettings", "LoraSettings", "ModelSettings", "Positive",
-    "QualitySettings", "QuerySettings", "Recipe", "RewardFilterSettings", "RolesSettings", "Section",
-    "ServerSettings", "Setting", "Share", "SweepFile", "TrainSettings", "conflict", "dump_recipe", "find_recipe",
-    "growth_from", "judge_settings", "load_recipe", "load_sweep", "load_tree", "per_token", "read_recipe",
-    "recipe_from", "shipped_recipes", "shipped_sweeps", "template_kwargs", "whole_micro_batches",
-]  # fmt: skip

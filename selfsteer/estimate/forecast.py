@@ -12,7 +12,8 @@ from selfsteer.errors import ModelError, SelfsteerWarning
 from selfsteer.estimate.costs import Costs, Sizes
 from selfsteer.estimate.model_shape import read_shape, source_of
 from selfsteer.estimate.prompt_lengths import prompt_lengths, rows_of
-from selfsteer.estimate.throughput import NOT_SAMPLED, guessed_rates, rates_file, read_rates, read_sample, sample_file
+from selfsteer.estimate.throughput import NOT_SAMPLED, Rates, Sample, guessed_rates, rates_file, sample_file
+from selfsteer.files import read_json
 from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import size
 from selfsteer.stages.context import RunContext
@@ -50,11 +51,13 @@ def costs_of(context: RunContext, sizes: Sizes) -> Costs:
     shape = rates = None
     if not models.weightless:
         shape, device, kinds = read_shape(recipe.model), models.device, precisions(models)
-        rates = read_rates(rates_file(shape, recipe, device, kinds))
-        rates = rates or guessed_rates(shape, recipe, device.partition(":")[0], kinds[1])
+        measured = read_json(rates_file(shape, recipe, device, kinds))
+        guessed = guessed_rates(shape, recipe, device.partition(":")[0], kinds[1])
+        rates = Rates(**measured["rates"]) if measured else guessed
+    sampled = read_json(sample_file(recipe, principle_set.fingerprint))
     return Costs(
         recipe=recipe, shape=shape, rates=rates,
-        sample=read_sample(sample_file(recipe, principle_set.fingerprint)) or NOT_SAMPLED,
+        sample=Sample(**sampled) if sampled else NOT_SAMPLED,
         sizes=sizes._replace(train=rows_of(recipe, sizes)),
         prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from selfsteer.config import LoraSettings, ModelSettings
 from selfsteer.errors import ModelError
-from selfsteer.models import CATALOGUE, list_models, resolve
+from selfsteer.models import CATALOGUE, is_fetched, resolve
 from selfsteer.models.configs import outline
 
 _ATTENDS = {"full_attention", "sliding_attention"}
@@ -153,7 +153,7 @@ def source_of(name: str) -> str:
     Raises:
         ModelError: There is no such model, or it is a catalogue model that is not on this machine yet.
     """
-    if name in CATALOGUE and not next(row.fetched for row in list_models() if row.name == name):
+    if name in CATALOGUE and not is_fetched(CATALOGUE[name]):
         do = f"fetch it first: selfsteer models fetch {name}"
         raise ModelError(f"{name} is not on this machine yet, and estimates download nothing", where="model", do=do)
     return resolve(name)

@@ -8,11 +8,10 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.estimate.model_shape import ModelShape
-from selfsteer.files import fingerprint, read_json, write_json
+from selfsteer.files import fingerprint
 from selfsteer.models import cache_folder
 from selfsteer.records import ROLES
 
@@ -112,25 +111,3 @@ def sample_file(recipe: Recipe, principle_set: str) -> Path:
     generation = recipe.generation
     named = [_FORMAT, recipe.model.model_dump(), principle_set, *map(generation.drawing, ROLES)]
     return cache_folder() / "rates" / f"sample-{fingerprint([*named, recipe.quality.model_dump()])}.json"
-
-
-def read_rates(path: Path) -> Rates | None:
-    """Return cached rates, None where there are none."""
-    found = read_json(path)
-    return Rates(**found["rates"]) if found else None
-
-
-def read_sample(path: Path) -> Sample | None:
-    """Return a cached sample, None where there is none."""
-    found = read_json(path)
-    return Sample(**found) if found else None
-
-
-def write_rates(path: Path, rates: Rates, about: Mapping[str, Any]) -> None:
-    """Cache rates, with ``about`` naming machine and model for people who open the file."""
-    write_json(path, {**about, "rates": dataclasses.asdict(rates)})
-
-
-def write_sample(path: Path, sample: Sample) -> None:
-    """Cache a sample."""
-    write_json(path, dataclasses.asdict(sample))

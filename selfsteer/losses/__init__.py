@@ -6,15 +6,3 @@ from selfsteer.losses.bundle import SSOLoss
 from selfsteer.losses.generator import generator_loss
 from selfsteer.losses.sso import onpolicy_weight, sso_loss
 from selfsteer.losses.supervised import base_view_loss, supervised_loss
-
-__all__ = [
-    "BASE_LOSSES",
-    "PairLogps",
-    "SSOLoss",
-    "base_loss",
-    "base_view_loss",
-    "generator_loss",
-    "onpolicy_weight",
-    "sso_loss",
-    "supervised_loss",
-]

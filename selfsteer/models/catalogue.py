@@ -115,41 +115,8 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 }
 
 
-@dataclass(frozen=True)
-class ModelRow:
-    """One line of ``selfsteer models list``."""
-
-    name: str
-    parameters: str
-    architecture: str
-    licence: str
-    download_bytes: int
-    fetched: bool
-    folder: Path
-
-
-def list_models() -> list[ModelRow]:
-    """Return one row per catalogue entry, in the catalogue's order."""
-    return [
-        ModelRow(
-            name=entry.name,
-            parameters=entry.parameters,
-            architecture=entry.architecture,
-            licence=entry.licence,
-            download_bytes=entry.download_bytes,
-            fetched=is_fetched(entry),
-            folder=model_folder(entry),
-        )
-        for entry in CATALOGUE.values()
-    ]
-
-
 def catalogue_entry(name: str) -> CatalogueEntry:
-    """Return the entry called ``name``.
-
-    Raises:
-        ModelError: The catalogue has no such name.
-    """
+    """Return the entry called ``name``; raises :class:`ModelError` where there is none."""
     if name not in CATALOGUE:
         do = did_you_mean(name, CATALOGUE)
         raise ModelError(f"no model {name!r} in the catalogue", where=f"model {name!r}", do=do)

@@ -8,24 +8,11 @@ from selfsteer.models.load import read_safetensors
 
 
 def read_classifier(
-    source: str,
-    dtype: str,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    *,
-    outputs: int | None = None,
+    source: str, dtype: str, revision: str | None = None, trust_remote_code: bool = False, *, outputs: int | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a sequence-classification model as transformers reads it, and its loading info.
+    """Return a sequence-classification model and its loading info, as :func:`read_safetensors`.
 
-    Args:
-        source: A local folder or a hub name.
-        dtype: "float32", "bfloat16" or "float16".
-        revision: Branch, tag or commit of a hub model.
-        trust_remote_code: Run Python code that the model brings.
-        outputs: Of the head; None takes what the configuration says.
-
-    Raises:
-        ModelError: The folder holds no safetensors. What transformers raises passes through.
+    ``outputs`` are those of the head; None takes what the configuration says.
     """
     from transformers import AutoModelForSequenceClassification as Classifier
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sys
@@ -21,7 +22,8 @@ from selfsteer.errors import DataError, ModelError, SelfsteerWarning
 from selfsteer.estimate import forecast as foretelling
 from selfsteer.estimate.costs import Cost, Sizes
 from selfsteer.estimate.model_shape import read_shape
-from selfsteer.estimate.throughput import Rates, Sample, rates_file, sample_file, write_rates, write_sample
+from selfsteer.estimate.throughput import Rates, Sample, rates_file, sample_file
+from selfsteer.files import write_json
 from selfsteer.loop import run
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import open_stages
@@ -63,16 +65,19 @@ def test_an_estimate_loads_no_weights(tiny_chat_model, queries, monkeypatch):
 def test_what_was_measured_is_used_and_nothing_is_called_a_guess(tiny_chat_model, queries):
     recipe = small_recipe(tiny_chat_model, queries)
     stages = open_stages(recipe, Path("none"), Display(quiet=True))
-    write_rates(rates_file(read_shape(recipe.model), recipe, "cpu", ("float32", "float32")), RATES, {})
+    write_json(
+        rates_file(read_shape(recipe.model), recipe, "cpu", ("float32", "float32")),
+        {"rates": dataclasses.asdict(RATES)},
+    )
     name = sample_file(recipe, stages.principle_set.fingerprint)
-    write_sample(name, Sample({"positive": 0.5}, 4 / 7, 4))
+    write_json(name, dataclasses.asdict(Sample({"positive": 0.5}, 4 / 7, 4)))
     costs, out, errors = _estimate(recipe)
     assert costs.rates == RATES and "guess" not in errors and "every row" not in errors
     assert "responses of y+ 2, y- 6, yo 6 tokens; 57% of the rows kept" in out
-    write_sample(name, Sample({}, 0.0, 4))
+    write_json(name, dataclasses.asdict(Sample({}, 0.0, 4)))
     costs, out, errors = _estimate(recipe)
     assert "100% of the rows kept" in out and "none of the 4 rows sampled was kept" in errors
-    write_sample(name, Sample({}, None, 4))
+    write_json(name, dataclasses.asdict(Sample({}, None, 4)))
     costs, out, errors = _estimate(recipe)
     assert "100% of the rows kept" in out and "the responses sampled were cut off before 6 tokens" in errors
 

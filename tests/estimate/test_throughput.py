@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from selfsteer.config import Recipe
@@ -11,12 +13,9 @@ from selfsteer.estimate.throughput import (
     Sample,
     guessed_rates,
     rates_file,
-    read_rates,
-    read_sample,
     sample_file,
-    write_rates,
-    write_sample,
 )
+from selfsteer.files import read_json, write_json
 from tests.estimate.shapes import paper_shape
 
 KINDS = ("float32", "float32")
@@ -34,9 +33,9 @@ def _recipe(**sections) -> Recipe:
 
 def test_what_was_measured_is_read_again():
     path = rates_file(paper_shape(), _recipe(), "cpu", KINDS)
-    assert read_rates(path) is None
-    write_rates(path, RATES, {"machine": "here"})
-    assert read_rates(path) == RATES and RATES.measured
+    assert read_json(path) is None and RATES.measured
+    write_json(path, {"rates": dataclasses.asdict(RATES)})
+    assert Rates(**read_json(path)["rates"]) == RATES
 
 
 @pytest.mark.parametrize(
@@ -69,14 +68,14 @@ def test_lengths_and_other_settings_leave_the_rates_as_they_are():
 
 def test_a_sample_is_of_a_model_a_set_and_filters():
     path, sample = sample_file(_recipe(), "set"), Sample({"positive": 0.1}, 0.5, 8)
-    write_sample(path, sample)
-    assert read_sample(path) == sample
+    write_json(path, dataclasses.asdict(sample))
+    assert Sample(**read_json(path)) == sample
     for recipe, name in (
         (_recipe(), "other"),
         (_recipe(model={"name": "x"}), "set"),
         (_recipe(quality={"clean": False}), "set"),
     ):
-        assert read_sample(sample_file(recipe, name)) is None
+        assert read_json(sample_file(recipe, name)) is None
 
 
 def test_guesses_say_that_they_are_and_grow_with_the_model():

