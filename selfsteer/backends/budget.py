@@ -66,6 +66,7 @@ class Budget:
 
     Attributes:
         spent: Tokens of all answers, those of earlier runs with this file included.
+        spent_cost: Their cost, in the currency of the prices.
         requests: Answers that were counted.
 
     Raises:
@@ -82,19 +83,14 @@ class Budget:
     ) -> None:
         self.path, self.settings, self._where = path, settings or EndpointSettings(), where
         self._others = {name: prices for name, prices in (others or {}).items() if name != self.settings.model}
-        self._spent_by_others, self._cost_of_others = _NOTHING, 0.0
         self._changed = threading.Condition()
-        self.spent, self._reserved, self._under_way = _NOTHING, _NOTHING, 0
+        self.spent, self.spent_cost = _NOTHING, 0.0
+        self._reserved, self._under_way = _NOTHING, 0
         self._surplus = _NOTHING  # by how much an answer has exceeded its worst case
         self.requests = 0
         self._unmetered = self._torn = False
         if path is not None and path.exists():
             self._sum_up(path)
-
-    @property
-    def spent_cost(self) -> float:
-        """The cost of all answers, in the currency of the prices."""
-        return self._cost(self.spent)
 
     @contextmanager
     def room(self, prompt: int, completion: int) -> Iterator[Callable[[Usage | None], None]]:
@@ -127,7 +123,7 @@ class Budget:
             if usage is None:
                 self._unmetered = True
                 return
-            self.spent, self.requests = self.spent.plus(usage), self.requests + 1
+            self._add(usage, self.settings.prices)
             # Whatever made it longer (a system message of the server's own?) will be in the next answers too.
             self._surplus = Usage(*map(max, self._surplus, usage.minus(asked)))
             if self.path is None:
@@ -152,13 +148,11 @@ class Budget:
             what = "the server does not report what an answer uses up (no usage in it), so a cap can't be kept"
             do = f"use a server that reports usage, or set {self._where}.max_total_tokens and max_cost to null"
             raise ModelError(what, where=self._where, do=do)
-        total = self.spent.plus(self._reserved).plus(worst)
-        if max_tokens is not None and total.tokens > max_tokens:
+        coming = self._reserved.plus(worst)
+        if max_tokens is not None and self.spent.plus(coming).tokens > max_tokens:
             return "max_total_tokens"
-        return "max_cost" if max_cost is not None and self._cost(total) > max_cost else ""
-
-    def _cost(self, total: Usage) -> float:
-        return total.minus(self._spent_by_others).cost(self.settings.prices) + self._cost_of_others
+        cost = self.spent_cost + coming.cost(self.settings.prices)
+        return "max_cost" if max_cost is not None and cost > max_cost else ""
 
     def _reached(self, key: str, worst: Usage) -> BudgetReached:
         spent = f"{self.spent.tokens} tokens ({self.spent.prompt} of prompts, {self.spent.completion} of answers)"
@@ -181,11 +175,12 @@ class Budget:
                 except ValueError:
                     continue
                 if usage := usage_of(found):
-                    self.spent, self.requests = self.spent.plus(usage), self.requests + 1
-                    if (model := str(found.get("model"))) in self._others:
-                        self._spent_by_others = self._spent_by_others.plus(usage)
-                        self._cost_of_others += usage.cost(self._others[model])
+                    self._add(usage, self._others.get(str(found.get("model")), self.settings.prices))
         self._torn = not line.endswith(b"\n")
+
+    def _add(self, usage: Usage, prices: Prices) -> None:
+        self.spent, self.requests = self.spent.plus(usage), self.requests + 1
+        self.spent_cost += usage.cost(prices)
 
 
 def worst_prompt(prompt: Prompt) -> int:

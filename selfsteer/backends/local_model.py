@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ConfigError
 
 if TYPE_CHECKING:
     from selfsteer.backends import Backend
     from selfsteer.chat import Chat
+    from selfsteer.config import LocalModelSettings
 
 _DEVICES = "use auto, cpu, or cuda, cuda:1, mps where this machine has it"
-
-
-class LocalSettings(Protocol):
-    """A recipe's settings of such a model."""
-
-    @property
-    def device(self) -> str:
-        """A device of torch, or "auto"."""
-
-    @property
-    def precision(self) -> str:
-        """ "auto", "bfloat16" or "float32"."""
-
-    @property
-    def revision(self) -> str | None:
-        """Branch, tag or commit of a hub model."""
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Whether to run Python code that the model brings."""
-
-    @property
-    def chat_template_kwargs(self) -> Mapping[str, Any]:
-        """Variables for its chat template."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +27,7 @@ class LocalModel:
         key: The name of the device's setting, for messages.
     """
 
-    settings: LocalSettings
+    settings: LocalModelSettings
     source: str
     key: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -40,15 +41,12 @@ def score(arguments: ScoreArguments) -> None:
         InputError: The output exists, the file can't be read, no row can be scored, or the model can't be used.
         WorkFailed: Another process is writing the output, or a download failed.
     """
-    from selfsteer.config import template_kwargs
-    from selfsteer.reward.recipe import Hardware
+    from selfsteer.config import judge_settings, template_kwargs
     from selfsteer.workflows.score import score_file
 
     loading, output = arguments.loading, arguments.output
-    hardware = Hardware(
-        loading.device, loading.precision, loading.revision, loading.trust_remote_code,
-        template_kwargs(loading.chat_template_kwargs),
-    )  # fmt: skip
+    kwargs = template_kwargs(loading.chat_template_kwargs)
+    hardware = judge_settings(dataclasses.asdict(loading) | {"chat_template_kwargs": kwargs})
     tally = score_file(
         arguments.model, arguments.file, output, hardware=hardware, batch_size=arguments.batch_size,
         overwrite=arguments.overwrite, note=lambda text: say(text, errors),

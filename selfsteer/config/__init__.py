@@ -6,6 +6,7 @@ from selfsteer.config.generation import (
     VLLM_TEMPERATURES,
     EndpointSettings,
     GenerationSettings,
+    LocalModelSettings,
     ModelSettings,
     RolesSettings,
     ServerSettings,

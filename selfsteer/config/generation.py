@@ -22,6 +22,17 @@ class ModelSettings(Section):
     """Variables for its chat template, e.g. {enable_thinking: false}, and for that of a server in its place."""
 
 
+class LocalModelSettings(Section):
+    """How a model on this machine is loaded that is not the policy."""
+
+    device: str = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    chat_template_kwargs: TemplateKwargs = {}
+    """Variables for its chat template, e.g. {enable_thinking: false}; for an endpoint they go along in the request."""
+
+
 class ServerSettings(Section):
     """A server to ask, and what that may cost. Prices are per million tokens, in any currency."""
 

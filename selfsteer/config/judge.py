@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from selfsteer.config.base import Positive, Section, TemplateKwargs, conflict
+from selfsteer.config.base import Positive, Section, conflict
+from selfsteer.config.generation import LocalModelSettings
 
 
-class JudgeSettings(Section):
+class JudgeSettings(LocalModelSettings):
     """Who says which of two responses is better. ``judge: NAME`` is short for ``judge: {name: NAME}``."""
 
     name: str | None = None
@@ -30,12 +31,6 @@ class JudgeSettings(Section):
     """Where the endpoint is (default: OPENAI_BASE_URL)."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the endpoint's key."""
-    device: str = "auto"
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    chat_template_kwargs: TemplateKwargs = {}
-    """Variables for its chat template, e.g. {enable_thinking: false}; for an endpoint they go along in the request."""
 
     @model_validator(mode="after")
     def _of_this_mode(self) -> JudgeSettings:

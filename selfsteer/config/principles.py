@@ -7,13 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from selfsteer.backends.registry import BACKENDS
-from selfsteer.config.base import Positive, Section, Share, TemplateKwargs, conflict
-from selfsteer.config.generation import ServerSettings
-
-_HARDWARE = ("device", "precision", "revision", "trust_remote_code")
+from selfsteer.config.base import Positive, Section, Share, conflict
+from selfsteer.config.generation import LocalModelSettings, ServerSettings
 
 
-class WriterSettings(ServerSettings):
+class WriterSettings(ServerSettings, LocalModelSettings):
     """Who chooses the aspects and writes the principles, if not the policy.
 
     ``principles.model: NAME`` is short for ``principles.model: {name: NAME}``. Beside an endpoint as policy, what is
@@ -22,12 +20,6 @@ class WriterSettings(ServerSettings):
 
     name: str | None = None
     """A chat model (catalogue name, folder, hub name), ``endpoint:MODEL`` or ``scripted``; None is the policy."""
-    device: str = "auto"
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    chat_template_kwargs: TemplateKwargs = {}
-    """As of ``model``; for an endpoint they go along in the request."""
 
     @property
     def kind(self) -> str:
@@ -58,10 +50,11 @@ class WriterSettings(ServerSettings):
     def _of_this_kind(self) -> WriterSettings:
         if self.remote and not self.model:
             raise conflict(f"{self.kind}: needs the model's name on the server, as in {self.kind}:my-model", "name")
-        hardware = [key for key in _HARDWARE if getattr(self, key) != type(self).model_fields[key].default]
-        idle = [*([] if self.remote else self.server), *([] if self.kind == "local" else hardware)]
-        if self.chat_template_kwargs and not self.remote and self.kind != "local":
-            idle.append("chat_template_kwargs")
+        fields = LocalModelSettings.model_fields.items()
+        local = [key for key, field in fields if getattr(self, key) != field.default]
+        idle = [] if self.remote else [*self.server]
+        if self.kind != "local":  # a server takes variables of the template
+            idle += [key for key in local if not (self.remote and key == "chat_template_kwargs")]
         if idle:
             keys = ", ".join(idle)
             what = f"the writer {self.name!r} does not use {keys}" if self.name else f"{keys} needs principles.model"

@@ -5,7 +5,7 @@ No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from selfsteer.config import (
     MAX_LEFT_OUT,
+    LocalModelSettings,
     LoraSettings,
     ModelSettings,
     Positive,
@@ -94,16 +95,6 @@ class RewardOptions(Section):
         return self
 
 
-class Hardware(NamedTuple):
-    """The settings of :class:`selfsteer.backends.local_model.LocalModel`."""
-
-    device: str
-    precision: str
-    revision: str | None
-    trust_remote_code: bool
-    chat_template_kwargs: Mapping[str, Any]
-
-
 class Trained(NamedTuple):
     """One training of a recipe; ``str`` of it is the name of its model's folder."""
 
@@ -142,11 +133,9 @@ class RewardRecipe(Section):
         return [Trained(variant, seed) for variant in self.of_variant for seed in self.seeds]
 
     @property
-    def hardware(self) -> Hardware:
+    def hardware(self) -> LocalModelSettings:
         """The device and precision of the training."""
-        model = self.model
-        precision, kwargs = self.options.precision, model.chat_template_kwargs
-        return Hardware(model.device, precision, model.revision, model.trust_remote_code, kwargs)
+        return LocalModelSettings(precision=self.options.precision, **self.model.model_dump(exclude={"name"}))
 
     @model_validator(mode="after")
     def _consistent(self) -> RewardRecipe:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from selfsteer.config import LocalModelSettings
 from selfsteer.errors import ConfigError, DataError, PromptRefused
 from selfsteer.files import cut_torn_line, fingerprint, remove, storage_errors
 from selfsteer.judges.pair_datasets import is_pair, pair_of
@@ -20,7 +21,6 @@ from selfsteer.queries import is_hub, source_fingerprint, source_rows
 from selfsteer.queries.messages import Cells, Unusable, is_missing, read_messages
 from selfsteer.queries.prompt_forms import COLUMNS
 from selfsteer.records import Message
-from selfsteer.reward.recipe import Hardware
 from selfsteer.reward.scoring import TokenIds
 from selfsteer.runs.store import locked
 from selfsteer.stages.preferences import better_and_worse
@@ -44,7 +44,7 @@ def score_file(
     file: Path,
     output: Path,
     *,
-    hardware: Hardware,
+    hardware: LocalModelSettings,
     batch_size: int,
     overwrite: bool,
     note: Callable[[str], None],
@@ -136,7 +136,7 @@ class RowTally:
 class _Scorer:
     """A reward model, loaded when the first row is scored."""
 
-    def __init__(self, model: str, hardware: Hardware, batch_size: int) -> None:
+    def __init__(self, model: str, hardware: LocalModelSettings, batch_size: int) -> None:
         from selfsteer.backends.local_model import LocalModel
         from selfsteer.models import resolve, silence_transformers
         from selfsteer.models.rope import context_of
