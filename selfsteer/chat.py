@@ -78,11 +78,7 @@ class Chat:
     ) -> Self:
         """Return the chat of a model's folder or hub name; ``options`` are :func:`selfsteer.models.load_tokenizer`'s.
 
-        ``strict`` refuses variables that the template does not mention.
-
-        Raises:
-            ConfigError: As :meth:`ChatTemplate.check_kwargs`.
-            ModelError, FetchError: As :func:`selfsteer.models.load_tokenizer`.
+        Raises as that does; ``strict`` refuses variables that the template does not mention.
         """
         from selfsteer.models import end_token_ids, load_tokenizer
 
@@ -109,12 +105,7 @@ class Chat:
         that the template writes before an answer, such as Qwen3's empty thought; for answers with a thought of their
         own it is the prompt that a model is sampled under.
 
-        Args:
-            prompt: The messages before the answer.
-            answers: Text, and whether it ended; one that was cut off gets no end token.
-
-        Raises:
-            PromptRefused: As :meth:`encode`.
+        ``answers`` are texts, each with whether it ended; one that was cut off gets no end token. Raises as ``encode``.
         """
         cue, around = self._render(prompt, cue=True), self.template.around_answer(prompt)
         head, tail = around or (cue, None)

@@ -191,10 +191,9 @@ class ChatTemplate:
                 raise ConfigError(what, where=f"chat_template_kwargs.{name}", do=did_you_mean(name, asked_about))
 
     def encode_text(self, text: str, *, opened: bool = False) -> list[int]:
-        """Return the token ids of a response. Only the tags around a thought at its front may be control tokens.
+        """Return the token ids of a response; raises as :meth:`encode`.
 
-        Raises:
-            PromptRefused: As :meth:`encode`.
+        Only the tags around a thought at its front may be control tokens.
         """
         ids = self._plain(text)
         if self.controls.keys().isdisjoint(ids):

@@ -72,8 +72,7 @@ def assemble(
 def contrast_of(row: Contrast | Mapping[str, Any]) -> Contrast:
     """Return a row of a data set, with the columns of :class:`Contrast` by name, as one; other columns are left out.
 
-    Raises:
-        DataError: A column without a default is missing.
+    Raises :class:`DataError` where a column without a default is missing.
     """
     if isinstance(row, Contrast):
         return row

@@ -60,11 +60,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_torn(folder: Path, *, spare: Iterable[str] = ()) -> None:
-    """Remove files that killed processes were writing into a folder by :func:`atomic_path`.
+    """Remove files that killed processes were writing into a folder by :func:`atomic_path`; the caller holds its lock.
 
-    Args:
-        folder: No other process may be writing there: the caller holds its lock.
-        spare: Names of files that are written without the lock.
+    ``spare`` are names of files that are written without the lock.
     """
     spared = tuple(f".{name}." for name in spare)
     for left in folder.glob(".*.tmp"):

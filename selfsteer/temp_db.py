@@ -15,11 +15,8 @@ _CACHE_KIB = 64 * 1024  # pages kept in memory; up to some 700,000 short rows no
 class TempDatabase:
     """An SQLite database without a name: what its cache can't hold is in a temporary file.
 
-    No other process sees that file, and a killed one leaves nothing of it.
-
-    Args:
-        tables: The statements that create its tables.
-        what: Its content, for messages, e.g. "track of the queries".
+    No other process sees that file, and a killed one leaves nothing of it. ``tables`` are the statements that create
+    its tables; ``what`` is its content, for messages, e.g. "track of the queries".
     """
 
     def __init__(self, tables: Iterable[str], what: str) -> None:
@@ -32,11 +29,7 @@ class TempDatabase:
             self._db.execute(statement)
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Execute one statement.
-
-        Raises:
-            StorageError: The temporary folder is full or can't be written to.
-        """
+        """Execute one statement; :class:`StorageError` where the temporary folder is full or can't be written to."""
         try:
             return self._db.execute(statement, values)
         except sqlite3.OperationalError as error:

@@ -18,10 +18,7 @@ _VERSION = re.compile(r"\{# version: (\S+) #\}\n")
 def environment_of(folder: Path, *, escape: bool, **options: Any) -> Environment:
     """Return the templates of a folder; a value that is not given is an error, and lines of tags leave no blank lines.
 
-    Args:
-        folder: Where they are.
-        escape: Whether values are escaped, as a page needs and plain text must not be.
-        options: Further ones of :class:`jinja2.Environment`.
+    Values are escaped (``escape``) as a page needs and plain text must not be.
     """
     return Environment(
         loader=FileSystemLoader(folder),
@@ -89,10 +86,7 @@ class Templates:
 def markdown(template: Path, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object) -> str:
     """Return a Markdown document from a template of plain text: nothing is escaped, so values must be harmless.
 
-    Args:
-        template: It may include others of its folder.
-        filters: Further ones that it uses, by name.
-        values: By the names of the template's variables.
+    The template may include others of its folder, and use the ``filters`` by name.
     """
     environment = environment_of(template.parent, escape=False)
     environment.filters |= filters or {}

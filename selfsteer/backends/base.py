@@ -112,12 +112,7 @@ def completed(outcomes: Sequence[Outcome]) -> list[Completion]:
 
 
 def may_think(backend: str, chat: Chat | None) -> bool:
-    """Return whether a model may think before it answers: its template has tags for thoughts, or a server hides it.
-
-    Args:
-        backend: The name of its backend.
-        chat: Its template, None where the backend has none.
-    """
+    """Return whether a model may think before it answers: its template has tags for thoughts, or a server hides it."""
     if chat is not None:
         return chat.thinking is not None
     # Nothing is known of a model behind a server, so it gets room for thoughts. A backend object of a caller's own may

@@ -45,12 +45,7 @@ _UNREACHED = ("ConnectError", "ConnectTimeout")
 
 
 def open_backend(source: BackendSource) -> EndpointBackend:
-    """Return the backend of a recipe, with its bill.
-
-    Raises:
-        ModelError, ConfigError: As :class:`EndpointBackend`.
-        StorageError: The bill can't be read.
-    """
+    """Return the backend of a recipe, with its bill; raises as :class:`EndpointBackend` and :class:`Budget`."""
     settings = source.settings.endpoint
     budget = Budget(source.usage, settings, others=source.other_prices, where=source.where)
     return EndpointBackend(settings, budget=budget, chat_template_kwargs=source.chat_template_kwargs)
@@ -173,11 +168,8 @@ class EndpointBackend:
     ) -> dict[str, Any]:
         """Return the server's choice for one prompt; raises RequestError. Every request goes through here.
 
-        Args:
-            prompt: The messages.
-            ready: Called when there is room for a request, right before it is sent.
-            options: The parameters besides model and messages.
-            needed: Those without which the answer is useless.
+        ``ready`` is called right before a request is sent. Without the ``needed`` ones of the ``options`` (parameters
+        besides model and messages) the answer is useless.
         """
         attempt = self._parameters.attempt(options | self._extra, needed)
         while (answer := self._answer(prompt, ready, attempt.sent, options[LIMIT])).error:

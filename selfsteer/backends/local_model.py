@@ -19,13 +19,7 @@ _DEVICES = "use auto, cpu, or cuda, cuda:1, mps where this machine has it"
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that is loaded when it is needed.
-
-    Attributes:
-        settings: Where and how.
-        source: A folder or a hub name.
-        key: The name of the device's setting, for messages.
-    """
+    """A model that is loaded when it is needed; ``key`` names the setting of the device, for messages."""
 
     settings: LocalModelSettings
     source: str

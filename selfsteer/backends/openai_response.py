@@ -30,17 +30,15 @@ _THOUGHTS = ("reasoning_content", "reasoning")
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of a server.
+    """An answer of a server; what it does not say is None.
 
     Attributes:
-        body: As it came.
         choice: The first choice, if it has a message of text (or of nothing).
-        error: The error it reports, None where it reports none; some servers do so with status 200.
+        error: The error it reports; some servers do so with status 200.
         blocked: The message of a content filter in place of an answer, "" where there was none.
-        usage: The usage it reports, None where it reports none.
         cut_off: The body breaks off in the middle.
-        status: Of an answer with an error; None where it has none.
-        pause: Seconds that the server asks to wait, None where it does not say.
+        status: Of an answer with an error.
+        pause: Seconds that the server asks to wait.
     """
 
     body: bytes

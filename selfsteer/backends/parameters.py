@@ -49,11 +49,7 @@ class Change(NamedTuple):
 
 
 class Parameters:
-    """The parameters that a server has turned out to take. Safe to use from several threads.
-
-    Args:
-        where: The server and its model, for the warnings.
-    """
+    """The parameters that a server (``where``, for the warnings) takes. Safe to use from several threads."""
 
     def __init__(self, where: str) -> None:
         self._where = where

@@ -53,10 +53,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class Rejection:
-    """A refused request, by the server's answer.
-
-    Args:
-        body: Of the answer: parsed JSON or text.
+    """A refused request, by the body of the server's answer: parsed JSON or text.
 
     Attributes:
         text: All its words, a line for each part; some servers name the parameter by the key alone.
@@ -90,13 +87,10 @@ class Rejection:
         return bool(_UNKNOWN.search(self.text))
 
     def blames(self, parameters: Mapping[str, Iterable[str]]) -> str | None:
-        """Return which of some parameters is refused, None where none is.
+        """Return which of some parameters (each with its other names in messages) is refused, None where none is.
 
         One at a time, as messages also list the supported ones: of several that exclude each other the least
         important, else the first one named. Another refused one shows when the request is sent without it.
-
-        Args:
-            parameters: Each parameter's other names in messages, by its own name.
         """
         known = {_plain(alias): name for name, aliases in parameters.items() for alias in (name, *aliases)}
         if found := next((known[part] for path in self._paths for part in path if part in known), None):

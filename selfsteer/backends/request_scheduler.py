@@ -92,9 +92,6 @@ class RequestScheduler:
     Args:
         concurrency: Requests under way at once, at most.
         max_retries: Further tries after passing errors.
-
-    Attributes:
-        answers: Requests that got their answer.
     """
 
     def __init__(self, concurrency: int, max_retries: int) -> None:
@@ -113,12 +110,9 @@ class RequestScheduler:
         After a failure that ends the work nothing more is sent; requests under way are waited for, and all others get
         the same failure. An interrupt (Ctrl-C) waits for nothing.
 
-        Args:
-            items: What to request.
-            ask: Sends one request.
-            trial: From an item to a harmless one of the same form. One such is requested where many fail in a row, to
-                find out whether those are at fault or the server is. None: the first failure ends the work, unless the
-                server blocks that prompt alone.
+        ``trial`` makes a harmless item of the same form. One such is requested where many fail in a row, to find out
+        whether those are at fault or the server is. None: the first failure ends the work, unless the server blocks
+        that prompt alone.
         """
         found: list[T | Failure | None] = [None] * len(items)
         batch = _Batch(items, ask, trial, found, iter(range(len(items))))

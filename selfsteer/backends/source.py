@@ -16,15 +16,7 @@ from selfsteer.config import GenerationSettings
 
 @dataclass(frozen=True)
 class Weights:
-    """The model that a backend samples from.
-
-    Attributes:
-        path: A folder or a hub name.
-        chat: Its template.
-        dtype: "bfloat16" or "float32".
-        options: Its revision, and whether code that it brings is run.
-        load: Loads it with transformers.
-    """
+    """The model that a backend samples from: a folder or a hub name, and what transformers loads it with."""
 
     path: str
     chat: Chat

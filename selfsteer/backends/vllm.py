@@ -112,13 +112,11 @@ class VllmBackend:
         dtype: "bfloat16", "float16" or "float32".
         options: Further arguments of ``vllm.LLM`` (a recipe's ``generation.vllm``), e.g. ``tensor_parallel_size``.
         seed: Of the engine.
-        revision: Branch, tag or commit of a hub model.
-        trust_remote_code: Run Python code that the model brings.
+        revision, trust_remote_code: As of :func:`selfsteer.models.load_model`.
 
     Raises:
         ConfigError: vLLM is not installed, or no such dtype or option.
-        ModelError: The model can't be used as it is, or the engine does not start with it.
-        FetchError: It can't be fetched.
+        ModelError, FetchError: The model can't be used as it is, or the engine does not start with it; or no fetch.
     """
 
     name = "vllm"

@@ -28,13 +28,9 @@ class Setting(NamedTuple):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()) -> Recipe:
-    """Read a recipe file (or the name of a shipped recipe) and apply ``key=value`` overrides.
+    """Read a recipe file (or the name of a shipped recipe); raises :class:`ConfigError` with the line.
 
-    Args:
-        settings: Values by dotted key that act before the overrides do: what makes a variant of a sweep.
-
-    Raises:
-        ConfigError: The file is missing or is no YAML mapping; a key is unknown or given twice; a value is wrong.
+    ``settings`` act before the ``key=value`` overrides do: they make a variant of a sweep.
     """
     return load_tree(Recipe, path, overrides, settings)
 
@@ -58,12 +54,7 @@ def load_tree(
 def recipe_from(
     values: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = (), source: str = "command line"
 ) -> Recipe:
-    """Return a recipe of given values, without a file, with overrides; raises :class:`ConfigError`.
-
-    Args:
-        values: As a recipe file has them, short forms too.
-        overrides: "key=value", or values by dotted key.
-    """
+    """Return a recipe of values as a recipe file has them, with overrides; raises :class:`ConfigError`."""
     return from_values(Recipe, values, overrides, source)
 
 
@@ -89,12 +80,7 @@ def from_values(
 def read_recipe(
     recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> Recipe:
-    """Return a recipe given in any form, with overrides; raises :class:`ConfigError`.
-
-    Args:
-        recipe: A recipe, a file or the name of a shipped one, or values.
-        overrides: "key=value", or values by dotted key.
-    """
+    """Return a recipe, a file, a shipped one or values as a recipe, with overrides; raises :class:`ConfigError`."""
     if isinstance(recipe, str | Path):
         if not isinstance(overrides, Mapping):
             return load_recipe(recipe, overrides)

@@ -46,12 +46,9 @@ _WRITTEN = 1 << 28
 def calibrate(
     context: RunContext, shape: ModelShape, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Rates, Sample]:
-    """Return the rates of this machine and statistics of the recipe's responses.
+    """Return the rates of this machine and statistics of the recipe's responses; raises as a run does.
 
     Runs the recipe's stages on a few queries in a temporary folder that is removed afterwards.
-
-    Raises:
-        InputError, WorkFailed: As in a run.
     """
     batch = min(context.recipe.generation.batch, _MOST)
     with TemporaryDirectory() as folder:

@@ -53,13 +53,7 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of a recipe's stages.
-
-    Attributes:
-        shape: Its model's; None where the backend has no weights.
-        rates: The machine's; None without a shape.
-        sizes, prompts: Number of rows and lengths of prompts.
-    """
+    """The costs of a recipe's stages; ``shape`` and ``rates`` are None where the backend has no weights."""
 
     recipe: Recipe
     shape: ModelShape | None

@@ -80,13 +80,9 @@ def _causal(length: float, window: int | None) -> float:
 def rows_for(
     cells: Iterable[tuple[str, str]], prompts: Mapping[str, float], responses: Mapping[str, float], limit: float
 ) -> list[Row]:
-    """Return the rows that score some (role, prompt) cells.
+    """Return the rows that score some (role, prompt) cells, by the tokens of prompts and responses.
 
-    Args:
-        cells: As in :mod:`selfsteer.logprobs.cells`.
-        prompts: Tokens of each prompt, by its name.
-        responses: Tokens of each response, by its role.
-        limit: Tokens of the longest prompt + response, as ``train.max_length``.
+    ``limit`` is that of a prompt + response, as ``train.max_length``.
     """
     roles: dict[str, list[str]] = {}
     for role, prompt in cells:

@@ -29,8 +29,7 @@ def precisions(models: ModelPool) -> tuple[str, str]:
 def start_of(models: ModelPool) -> Policy:
     """Return the recipe's start without a fingerprint of its weights: enough for its tokenizer, not for a stage key.
 
-    Raises:
-        ModelError: There is no such model, or it is not on this machine yet.
+    Raises as :func:`source_of`.
     """
     if models.weightless:
         return dataclasses.replace(models.weightless_policy(), fingerprint="")
@@ -43,9 +42,7 @@ def start_of(models: ModelPool) -> Policy:
 def costs_of(context: RunContext, sizes: Sizes) -> Costs:
     """Return the costs of a recipe's stages, with the rates of this machine: measured before, or guessed.
 
-    Raises:
-        DataError: There are too few for the rounds of the recipe.
-        ModelError: The model is not here, or its costs are not known.
+    Raises as :func:`read_shape`, and :class:`DataError` where there are too few queries for the rounds.
     """
     recipe, models, principle_set = context.recipe, context.models, context.principle_set
     shape = rates = None

@@ -87,7 +87,7 @@ def training_memory(
     checkpointing: bool,
     device: str,
 ) -> Memory:
-    """Return the memory of one of ``devices`` in a training step.
+    """Return the memory of one of ``devices``, each with a micro-batch of its own, in a training step.
 
     Weights, gradients and AdamW's two states are float32 (4 + 4 + 8 bytes a trained weight). ZeRO-1 divides the states
     by the number of devices, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights as well (arXiv 1910.02054, table 1,
@@ -95,12 +95,8 @@ def training_memory(
 
     Args:
         strategy: One of :data:`STRATEGIES`.
-        devices: Number of devices, each with a micro-batch of its own.
-        tokens: Packed tokens of a micro-batch.
-        predicted: Response tokens of it, which have logits.
+        tokens, predicted: Packed tokens of a micro-batch, and its response tokens, which have logits.
         precision: Of the matrix products: "bfloat16" (autocast) or "float32".
-        checkpointing: Whether activations are recomputed.
-        device: "cpu" or "cuda".
     """
     parts = {"ddp": (1, 1, 1), "zero-1": (1, 1, devices), "zero-2": (1, devices, devices)}
     by_weights, by_gradients, by_states = parts.get(strategy, (devices,) * 3)

@@ -74,11 +74,7 @@ class ModelShape:
         return self.hidden * self.vocabulary
 
     def lora(self, settings: LoraSettings) -> int:
-        """Return the parameters of an adapter: r * (inputs + outputs) for each targeted linear layer.
-
-        Raises:
-            ModelError: It targets none.
-        """
+        """Return the parameters of an adapter, r * (inputs + outputs) a targeted layer; ModelError where none is."""
         from selfsteer.policy.adapters import is_target
 
         chosen = [linear for linear in self.linears if is_target(settings.target_modules, linear.name)]
@@ -91,8 +87,7 @@ class ModelShape:
 def shape_of(model: Any) -> ModelShape:
     """Return the shape of a transformers model, which may be on the meta device.
 
-    Raises:
-        ModelError: It is not a decoder-only transformer with full or sliding attention.
+    Raises :class:`ModelError` where it is no decoder-only transformer with full or sliding attention.
     """
     import torch
 
@@ -150,8 +145,7 @@ def _experts(model: Any, config: Any, kind: str) -> tuple[int, int]:
 def source_of(name: str) -> str:
     """Return the folder or hub name of a model, as the loader resolves it, but download nothing.
 
-    Raises:
-        ModelError: There is no such model, or it is a catalogue model that is not on this machine yet.
+    Raises :class:`ModelError` where there is none, or it is a catalogue model that is not on this machine yet.
     """
     if name in CATALOGUE and not is_fetched(CATALOGUE[name]):
         do = f"fetch it first: selfsteer models fetch {name}"
@@ -162,18 +156,16 @@ def source_of(name: str) -> str:
 def read_shape(settings: ModelSettings) -> ModelShape:
     """Return the shape of a recipe's model from its configuration; weights are neither read nor allocated.
 
-    Raises:
-        ModelError: There is no such model, it is not on this machine yet, or its costs are not known.
+    Raises as :func:`source_of` and :func:`shape_of`.
     """
     source = source_of(settings.name)
     return shape_of(outline(source, trust_remote_code=settings.trust_remote_code, revision=settings.revision))
 
 
 def stored_weights(source: str) -> Stored | None:
-    """Return what the safetensors of a local folder hold, from their headers; None where there are none.
+    """Return what the safetensors of a local folder hold, by their headers; None where there are none.
 
-    Raises:
-        ModelError: A header can't be read.
+    Raises :class:`ModelError` where a header can't be read.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -22,13 +22,9 @@ _MEASURED = 64
 
 
 def sizes_of(settings: QuerySettings, queries: int | None = None) -> Sizes:
-    """Return how many queries there are to align on and how many are held out; reads the source once.
+    """Return how many queries there are to align on and how many are held out.
 
-    Args:
-        queries: Their number where it is known; the source is not counted then.
-
-    Raises:
-        DataError: No query is left to align on.
+    Reads the source once, but for ``queries``, their known number. Raises :class:`DataError` where none is left.
     """
     heldout = settings.heldout
     found = sum(1 for _ in _queries(settings)) if queries is None else queries
@@ -63,10 +59,8 @@ def _queries(settings: QuerySettings) -> Iterator[Query]:
 def prompt_lengths(recipe: Recipe, principle_set: PrincipleSet, chat: Chat | None) -> Prompts:
     """Return the mean tokens of the first queries' prompts, steered along the set's aspects in turn.
 
-    Without a tokenizer a token counts as four bytes.
-
-    Raises:
-        PromptRefused: The chat template refuses all of them; a run leaves out those that it refuses.
+    Without a tokenizer a token counts as four bytes. Raises :class:`PromptRefused` where the chat template refuses all
+    of them; a run leaves out those that it refuses.
     """
 
     def length(prompt: Sequence[Message]) -> float:

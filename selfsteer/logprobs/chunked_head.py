@@ -113,13 +113,8 @@ def token_logps(
 ) -> Tensor:
     """Return (N,) log-probs in nats, float32 or better, of the tokens ``targets`` (N,) given ``hidden`` (N, H).
 
-    Args:
-        head: The head module. A plain linear layer is computed here; any other (quantised, with an adapter) is called.
-        transform: What the model does to its head's output.
-        hidden: (N, H) hidden states at the positions that predict the targets.
-        targets: (N,) token ids.
-        original: The head's own forward.
-        wide: Compute a plain linear head in float32, whatever precision it is held in.
+    A plain linear ``head`` is computed here, in float32 where ``wide``; of any other (quantised, with an adapter) the
+    ``original`` forward is called. ``transform`` is what the model does to its head's output.
     """
     vocabulary = int(getattr(head, "out_features", 0) or head.weight.shape[0])
     size = max(1, CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]) // max(1, vocabulary))

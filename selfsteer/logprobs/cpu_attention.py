@@ -41,10 +41,7 @@ def joins_segments(
 def attend_segments(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None) -> Tensor:
     """(1, T, H, D): each prompt attends to itself, each response to its prompt and itself.
 
-    Args:
-        query: (1, H, T, D). key, value: (1, H', T, D) with H a multiple of H'.
-        layout: The packed segments.
-        scaling: Of the scores; D ** -0.5 where None.
+    ``query`` is (1, H, T, D), ``key`` and ``value`` are (1, H', T, D) with H a multiple of H'.
     """
     return _Segments.apply(query, key, value, layout, scaling)
 

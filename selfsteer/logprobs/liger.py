@@ -41,10 +41,7 @@ def usable(logits: Tensor) -> bool:
 def logps(logits: Tensor, targets: Tensor, *, softcap: float | None = None) -> Tensor:
     """Return the (C,) log-probs in nats, float32, of the tokens ``targets`` (C,), without a gradient.
 
-    Args:
-        logits: (C, K); they stay as they are.
-        targets: (C,) token ids.
-        softcap: The log-probs are those of softcap * tanh(logits / softcap).
+    They are those of softcap * tanh(logits / softcap); the (C, K) logits stay as they are.
     """
     # The kernel would round its result to half-precision logits' type.
     return -_cross_entropy(logits.detach().float(), targets, softcap)[0]
@@ -55,12 +52,8 @@ def gradient(
 ) -> Tensor:
     """Return the (C, K) gradient of sum(upstream * log-prob of ``targets``) with respect to the head's output.
 
-    Args:
-        logits: (C, K) the head's output, contiguous in rows; the gradient overwrites it.
-        targets: (C,) token ids.
-        upstream: (C,) gradient with respect to each log-prob.
-        softcap: The log-probs are those of softcap * tanh(scale * logits / softcap), without a cap of scale * logits.
-        scale: See there.
+    It overwrites that output, ``logits`` (C, K), contiguous in rows. The log-probs are those of softcap * tanh(scale *
+    logits / softcap), without a cap of scale * logits; ``targets`` and ``upstream`` are (C,).
     """
     leaf = (logits if scale == 1 else logits.mul_(scale)).detach().requires_grad_()
     return _cross_entropy(leaf, targets, softcap)[1].detach().mul_((upstream * -scale)[:, None])

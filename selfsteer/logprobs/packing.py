@@ -18,12 +18,7 @@ from selfsteer.logprobs.cells import PromptRow
 
 @dataclass(frozen=True)
 class Layout:
-    """Lengths of the packed segments, row by row.
-
-    Attributes:
-        prompts: Prompt length of each row, tokens.
-        responses: For each row the input lengths of its responses (one less than the response itself; may be 0).
-    """
+    """Lengths of the packed segments, row by row: of prompts, and of responses as input, without their last token."""
 
     prompts: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
@@ -48,12 +43,10 @@ class Packed:
     """The input of the model, T tokens in one batch row, and the positions of its predictions.
 
     Attributes:
-        input_ids: (1, T).
-        position_ids: (1, T); they restart after the prompt for each response.
+        input_ids, position_ids: (1, T); positions restart after the prompt for each response.
         predictors: (N,) indices into T whose outputs predict the N response tokens.
         targets: (N,) the response tokens.
         counts: Response tokens of each response, in row order; they add up to N.
-        layout: The segments.
     """
 
     input_ids: Tensor

@@ -103,12 +103,8 @@ def _window(
 ) -> Tensor:
     """Return, in place of a mask, (B, 1, Q, S) times its sliding window, or :data:`_IRREGULAR`.
 
-    Args:
-        batch_size, q_length, kv_length: B, Q and S.
-        mask_function: Whether a query attends to a key: (batch, head, q_idx, kv_idx) -> bool.
-        device: Of the mask.
-        allow_is_causal_skip: False where the mask is more than causal and windowed; such a ``mask_function`` may know
-            the places of this input alone.
+    ``mask_function`` says whether a query attends to a key: (batch, head, q_idx, kv_idx) -> bool. Without
+    ``allow_is_causal_skip`` the mask is more than causal and windowed, and may know the places of this input alone.
     """
     found = _IRREGULAR
     if allow_is_causal_skip:

@@ -42,11 +42,8 @@ def row_attention(
     """Attend within each prompt, and from each response to its prompt and itself.
 
     Args:
-        module: The attention module (its number of query heads per key head is read off the shapes).
         query: (1, H, T, D). key, value: (1, H', T, D) with H a multiple of H'.
         attention_mask: None: the layout says what attends to what.
-        scaling, dropout, sliding_window, softcap: As transformers passes them.
-        selfsteer_layout: The packed segments.
         others: Everything else that the model passes; positions and switches don't matter here (:func:`why_unlike`).
 
     Returns:
@@ -105,8 +102,7 @@ def recomputes(model: Any) -> bool:
 def shares_prompts(model: Any) -> bool:
     """Return whether the architecture computes packed rows exactly; one warning a kind of model where it doesn't.
 
-    Raises:
-        ModelError: An adapter puts virtual tokens before the prompt.
+    Raises :class:`ModelError` where an adapter puts virtual tokens before the prompt.
     """
     _check_no_virtual_tokens(model)
     inner = unwrapped(model)

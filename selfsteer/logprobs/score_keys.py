@@ -56,10 +56,7 @@ class ScoreKey:
 def settings_key(*, max_length: int | None, dtype: str, autocast: str = "") -> str:
     """Return the settings in words, e.g. "max_length 2048 with the longest prompt, precision bfloat16 autocast".
 
-    Args:
-        max_length: Tokens of a row's longest prompt + response at which responses were cut; None where none was.
-        dtype: The model's :func:`weights_dtype`: the precision where nothing casts.
-        autocast: The type that torch casts to, e.g. "bfloat16"; "" where it does not.
+    ``dtype`` is the model's :func:`weights_dtype`; ``autocast`` is the type that torch casts to, "" where it does not.
     """
     cut = "" if max_length is None else " with the longest prompt"  # earlier versions cut under each prompt by itself
     return f"max_length {max_length}{cut}, precision {f'{autocast} autocast' if autocast else dtype}"

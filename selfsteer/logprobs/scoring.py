@@ -108,14 +108,12 @@ def score_views(
     max_length: int | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> dict[View, PairLogps]:
-    """Return each view's log-probs under ``model``: (B,) in the order of ``contrasts``.
+    """Return each view's log-probs under ``model``: (B,) in the order of ``contrasts``, with gradients.
 
     Args:
-        model: A causal language model; gradients flow unless the caller turns them off.
         processing_class: Its tokenizer (rows without ids of its own are tokenised) or a :class:`Chat`.
         contrasts: B rows with the columns of :class:`Contrast`: a datasets.Dataset or a sequence of either form. Rows
             that are not ``kept`` are scored too.
-        views: The views to score.
         max_length: Tokens of a row's longest prompt + response; longer responses are cut without an end token, at the
             same place in all views.
         token_budget: Tokens scored at once.

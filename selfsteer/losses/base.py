@@ -105,18 +105,14 @@ def base_loss(
     label_smoothing: float = 0.0,
     margin: float = 0.0,
 ) -> Tensor:
-    """Return the preference loss ``name`` of each pair.
+    """Return the preference loss ``name`` of each pair: (B,) in the dtype of ``policy``; not reduced.
 
     Args:
-        name: A key of ``BASE_LOSSES``.
         policy: (B,) summed log-probs of both responses under the trained model, nats, with their token counts.
         reference: The same under the reference model; None will do for simpo and orpo, which do not read it.
         beta: Strength of the preference, above 0; each loss's own meaning is in the module's table.
         label_smoothing: Share of labels taken to be flipped, in [0, 0.5); dpo and simpo only.
         margin: SimPO's target margin, at least 0; simpo only.
-
-    Returns:
-        (B,) losses in the dtype of ``policy``; not reduced.
 
     Raises:
         ValueError: The name is unknown, a setting is out of range or has no effect in this loss, the reference is

@@ -78,12 +78,8 @@ def combine(
 ) -> SSOLoss:
     """Add up the losses of the scored views: the base view is l(base), the sum of the others is G; an absent one is 0.
 
-    Args:
-        scored: What ``score_views`` returned.
-        weight: (B,) W, or ones.
-        sft: (B,) SFT loss before its coefficient, nats per token.
-        steering_coef, sft_coef: g and s.
-        weigh_base: Whether W multiplies l(base) too, or g * G alone.
+    ``weight`` (B,) is W, or ones, and multiplies l(base) too where ``weigh_base``, else g * G alone; ``sft`` (B,) is
+    the SFT loss before its coefficient, nats per token; ``steering_coef`` and ``sft_coef`` are g and s.
     """
     losses = {view: pair.loss for view, pair in scored.items()}
     base = losses.pop(View.BASE, torch.zeros_like(weight))

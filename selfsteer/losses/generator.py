@@ -37,9 +37,7 @@ def generator_loss(
     """Return the generator's loss of each example and its parts: ``steering`` is the sum of l, ``weight`` is ones.
 
     Args:
-        policy: (B,) summed log-probs per view, nats: the views of ``terms``. Others are not read.
-        reference: The same under the reference model; not needed where ``base`` compares with none (simpo, orpo).
-        base, beta, label_smoothing, margin: The preference loss l, as ``base_loss`` takes them.
+        policy, reference, base, beta, label_smoothing, margin: As of :func:`sso_loss`, for the views of ``terms``.
         sft_coef: s, at least 0; the SFT term is minus the mean log-prob of each view's chosen response.
         negative: What L- prefers to y+ under x-: the original response, or the negative one (an ablation).
         terms: "positive" for L+ and "negative" for L-, in any order; at least one, none twice.

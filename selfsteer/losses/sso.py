@@ -34,13 +34,10 @@ def onpolicy_weight(policy: PairLogps, *, alpha: float) -> Tensor:
 
     Args:
         policy: (B,) summed log-probs of y+ (chosen) and y- (rejected) under x, nats: the base view.
-        alpha: Share of y+ in the average, in [0, 1].
+        alpha: Share of y+ in the average; ValueError outside [0, 1].
 
     Returns:
         (B,) weights, at least 1/2 for log-probs at most 0; not reduced, gradients flow through.
-
-    Raises:
-        ValueError: ``alpha`` lies outside [0, 1].
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"onpolicy_alpha (alpha) must lie in [0, 1], got {alpha}")

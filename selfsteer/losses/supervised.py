@@ -22,14 +22,7 @@ def base_view_loss(
 ) -> SSOLoss:
     """Return l(x: y+ > y-) + s * SFT(y+|x): SSO without G and W, which is PBAA; v2 trains its policy with it.
 
-    Args:
-        policy: (B,) summed log-probs of the base view, nats. Others are not read.
-        reference: The same under the reference model; not needed where ``base`` compares with none (simpo, orpo).
-        base, beta, label_smoothing, margin: The preference loss l, as ``base_loss`` takes them.
-        sft_coef: s, at least 0.
-
-    Raises:
-        ValueError: As ``base_loss``; or the base view is missing, a setting has no effect.
+    The arguments, of which the base view's log-probs alone are read, and the errors are those of :func:`sso_loss`.
     """
     settings = {"base": base, "beta": beta, "label_smoothing": label_smoothing, "margin": margin}
     return sso_loss(policy, reference, **settings, sft_coef=sft_coef, use_weight=False, use_steering=False)  # type: ignore[arg-type]
@@ -38,9 +31,7 @@ def base_view_loss(
 def supervised_loss(policy: dict[View, PairLogps], reference: dict[View, PairLogps] | None = None) -> SSOLoss:
     """Return SFT(y+|x), minus the mean log-prob per token of the base view's chosen response, nats; no preference.
 
-    Args:
-        policy: (B,) summed log-probs of the base view, nats. Others are not read.
-        reference: Is not read.
+    The other views and ``reference`` are not read.
     """
     sft = sft_loss(policy[View.BASE])
     return combine({}, torch.ones_like(sft), sft, steering_coef=0.0, sft_coef=1.0, weigh_base=True)

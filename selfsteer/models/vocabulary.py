@@ -15,12 +15,7 @@ def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
     """Give a tokenizer a pad token that has an embedding, and check that all other tokens that can occur have one.
 
     Not every token can occur: many tokenizers have unused special tokens, which neither the chat template nor the end
-    of a response writes, and no text ever becomes one.
-
-    Args:
-        tokenizer: Changed where its padding, or lack of it, has no embedding. No id is new.
-        rows: Of the model's embedding. More of them than tokens is usual.
-        source: Names the model, for messages.
+    of a response writes, and no text ever becomes one. ``rows`` are those of the embedding; more than tokens is usual.
 
     Raises:
         ModelError: A token that can occur has no embedding.

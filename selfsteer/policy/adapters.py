@@ -33,17 +33,10 @@ def is_target(asked: str | Sequence[str], name: str) -> bool:
 
 
 def check_adapter(model: Any, source: str, lora: LoraSettings | None, *, where: str, task: str = "CAUSAL_LM") -> None:
-    """Raise where a recipe's adapter can't be put on a model, or is not the one that it brings.
+    """Raise :class:`ConfigError` where a recipe's adapter can't be put on a model, or is not the one that it brings.
 
-    Args:
-        model: On the meta device (:func:`selfsteer.models.configs.outline`); it is changed.
-        source: Its folder.
-        lora: The recipe's settings.
-        where: The name of their section, for messages.
-        task: As of :func:`lora_config`.
-
-    Raises:
-        ConfigError: The model lacks a target module, or its own adapter has other settings.
+    ``model`` is on the meta device (:func:`selfsteer.models.configs.outline`), and is changed; ``source`` is its
+    folder, ``where`` names the recipe's section, for messages; ``task`` is as of :func:`lora_config`.
     """
     if lora is None:
         return

@@ -22,16 +22,9 @@ def model_card(
     annotated: bool = False,
     template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return a Hugging Face model card.
+    """Return a Hugging Face model card: data and settings as names and values, figures as in metrics.jsonl.
 
-    Args:
-        base_model: The model that the training started from.
-        data: Facts about the training rows ("queries", "principle set", "kept rows", ...), name to value.
-        settings: The resolved training settings, name to value.
-        figures: One row per logged optimiser step, as in metrics.jsonl; the first and the last are shown.
-        version: Of this package.
-        annotated: Whether the preferences were annotated, not made by the model itself.
-        template_kwargs: Variables of the chat template.
+    The first and the last of the ``figures`` are shown. ``annotated``: the preferences were not made by the model.
     """
     # No autoescape: a card is markdown; names are shown in code spans, and model output never gets here.
     shown = [figures[0], figures[-1]] if figures else []

@@ -51,8 +51,7 @@ def untrainable(row: Contrast, view: View, *, allow_harmful: bool = False) -> st
 def trainable(contrasts: list[Contrast], views: Sequence[View], *, allow_harmful: bool = False) -> list[Contrast]:
     """Return the rows that may be trained on in all of ``views``; one warning where some may not.
 
-    Raises:
-        DataError: No row is left.
+    Raises :class:`DataError` where no row is left.
     """
     reasons = [
         next(filter(None, (untrainable(row, view, allow_harmful=allow_harmful) for view in views)), "")
@@ -72,8 +71,7 @@ def trainable(contrasts: list[Contrast], views: Sequence[View], *, allow_harmful
 def without_over_long(contrasts: list[Contrast], max_length: int | None) -> list[Contrast]:
     """Return the rows whose prompts, all three, leave room for a response; one warning where some don't.
 
-    Raises:
-        DataError: No row is left.
+    Raises :class:`DataError` where no row is left.
     """
     # All three prompts, also where one view is trained on: responses are cut at one place under all of them.
     fits = [max_length is None or row.longest_prompt < max_length for row in contrasts]

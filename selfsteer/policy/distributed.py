@@ -60,14 +60,9 @@ def first_time(accelerator: Any, size: int, *, drop_last: bool = False) -> int:
     """Return how many of a micro-batch's ``size`` examples, its first ones, were not in this pass over the data before.
 
     Accelerate gives all processes equally many full micro-batches: where the examples run out, it repeats those from
-    the beginning of the pass, in the last micro-batch of each process. Of all processes' examples, position
-    ``process * size + i`` is such a repeat from the remainder on. (accelerate's own count of the remainder is lost when
-    a training is resumed.)
-
-    Args:
-        accelerator: The trainer's, while it goes through a data loader.
-        size: Examples in the micro-batch that the loader gave last.
-        drop_last: Whether the loader drops the examples that don't fill all micro-batches, so that none is repeated.
+    the beginning of the pass, in the last micro-batch of each process, unless the loader drops the last ones. Of all
+    processes' examples, position ``process * size + i`` is such a repeat from the remainder on. (accelerate's own count
+    of the remainder is lost when a training is resumed.)
     """
     state, processes = accelerator.gradient_state, accelerator.num_processes
     if processes == 1 or drop_last or not state.end_of_dataloader:

@@ -46,8 +46,7 @@ class Objective:
 def objective_of(settings: Any) -> Objective:
     """Return the objective that an SSOConfig, or a section of a recipe, describes.
 
-    Raises:
-        ConfigError: The objective is unknown, its loss refuses the settings, or one is set that does not act in it.
+    Raises :class:`ConfigError` for an unknown one, settings that its loss refuses, or one that does not act in it.
     """
     name = settings.objective
     if name not in OBJECTIVES:

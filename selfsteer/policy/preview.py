@@ -14,14 +14,8 @@ from selfsteer.views import PAIRINGS, View
 def preview(contrast: Contrast, views: Sequence[View], chat: Chat, max_length: int | None, title: str) -> str:
     """Return lines that show, for each view, the prompt and both responses of a row as they are trained on.
 
-    Text is in quotes with its line breaks and control characters escaped, special tokens included.
-
-    Args:
-        contrast: A row with token ids.
-        views: The views to show.
-        chat: Has the tokenizer of those ids.
-        max_length: Tokens of the row's longest prompt + response; a longer response is cut, as in training.
-        title: Comes first, before the row's id.
+    Text is in quotes with its line breaks and control characters escaped, special tokens included. ``title`` comes
+    first; a response longer than ``max_length`` is cut, as in training.
     """
     lines = [f"{title}: row {contrast.id!r}"]
     for view in views:

@@ -24,12 +24,8 @@ class ReferenceKey:
     Args:
         model: The model as given, before an adapter is added: some ways to initialise one rewrite the weights under it.
         cells: The C cells of the reference.
-        max_length: Tokens of a row's longest prompt + response.
         stored: Use the rows' scores as the reference whatever weights gave them, if these are the same in all rows;
             nothing is scored here then.
-
-    Attributes:
-        mixed_precision: Accelerate's name of the precision.
     """
 
     def __init__(self, model: Any, cells: Sequence[Cell], max_length: int | None, *, stored: bool = False) -> None:
@@ -46,12 +42,8 @@ class ReferenceKey:
     def reference(self, rows: Sequence[Contrast], *, refuse: bool) -> list[Tensor | None]:
         """Return each row's (C,) summed log-probs, nats, from its scores, None where these are not the start's.
 
-        Args:
-            rows: With token ids.
-            refuse: Whether scores of another start are refused, or returned as None.
-
         Raises:
-            DataError: A row brings scores of other weights, settings or tokens; or, with ``stored``, none.
+            DataError: With ``refuse``, a row brings scores of other weights, settings or tokens; with ``stored``, none.
         """
         lacking = [row for row in rows if not self._stored(row)] if self._takes_stored else []
         if lacking:

@@ -19,9 +19,7 @@ class WarmupRatio:
     """Adds ``warmup_ratio`` to TrainingArguments (name it before them among the bases): the warm-up's share of steps.
 
     transformers' own ``warmup_steps`` is a share below 1 and a number of steps from 1 on, so it can't say "all steps".
-
-    Raises:
-        ConfigError: The ratio lies outside 0 to 1, or both settings are given.
+    Raises :class:`ConfigError` where the ratio lies outside 0 to 1, or both settings are given.
     """
 
     warmup_ratio: float = 0.0
