@@ -59,7 +59,7 @@ def _change(before: int, after: int) -> str:
 
 def as_rich(table: ReportTable) -> Table:
     """Return a table of the report for the terminal."""
-    shown = plain_table(*(name.lower() for name in table.head))
+    shown = plain_table(*(Column(Text(name[:1].lower() + name[1:]), overflow="fold") for name in table.head))
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown

@@ -35,7 +35,7 @@ def guards_section(summary: Json) -> Json | None:
         rows.append([guard, number, label(row.get("standing")), detail])
         if row.get("standing") == "fired":
             fired.append(f"Round {number}, {guard}: {detail}. {_FOLLOWED.get(str(row.get('action')), '')}")
-    missing = "" if rows else "All guards are set to ignore (guards.action), so nothing was watched."
+    missing = "All guards are set to ignore (guards.action), so nothing was watched."
     return {
         "lead": lead,
         "fired": fired,

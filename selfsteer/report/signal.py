@@ -18,18 +18,25 @@ def signal_section(signal: Json) -> Json:
     """Return everything that the section prints."""
     if signal.get("problem"):
         return {"problem": f"{label(signal['problem'])}: {_AGAIN}"}
+    return {
+        "problem": "",
+        "stale": f"The data was made again with other settings since: {_AGAIN}" if signal.get("stale") else "",
+        "notes": _texts(signal, "notes"),
+        "warnings": _texts(signal, "warnings"),
+        "figure": figures.signal_figure(dig_rows(signal, "parts")),
+        **signal_tables(signal),
+    }
+
+
+def signal_tables(signal: Json) -> Json:
+    """Return the tables of all parts, a sentence above and sentences below them."""
     parts = dig_rows(signal, "parts")
     filtered = any(dig_dict(part, "kept") for part in parts)
     lines = [line for part in parts for line in _lines(part, label(part.get("label")))]
     caption = f"All pairs{', and those that the filters kept' if filtered else ''}"
     return {
-        "problem": "",
-        "stale": f"The data was made again with other settings since: {_AGAIN}" if signal.get("stale") else "",
         "lead": _lead(signal),
-        "notes": _texts(signal, "notes"),
-        "warnings": _texts(signal, "warnings"),
         "checks": [text for part in parts if (text := _check(part))],
-        "figure": figures.signal_figure(parts),
         "accuracy": _figures_table(caption, "Pairs of", lines),
         "aspects": [_group_table(part, "aspects", "aspect") for part in parts],
         "candidates": [table for part in parts for table in _candidates_tables(part)],
@@ -90,8 +97,8 @@ def _figures_table(caption: str, head: str, lines: Sequence[Line]) -> Table:
     rows = [[name, *(cell(figures_) for cell in _COLUMNS.values())] for name, figures_ in lines]
     known = [place for place in range(1 + len(_COLUMNS)) if any(row[place] for row in rows)]
     names = [head, *_COLUMNS]
-    missing = "" if rows else "There is nothing to show."
-    return Table(caption, [names[place] for place in known], [[row[place] for place in known] for row in rows], missing)
+    shown = [[row[place] for place in known] for row in rows]
+    return Table(caption, [names[place] for place in known], shown, "There is nothing to show.")
 
 
 def _share(*path: str) -> Cell:

@@ -45,7 +45,7 @@ def query_table(rounds: Sequence[Json]) -> Table:
         for row in rounds
         if dig_dict(row, "queries")
     ]
-    return _table("Queries", ["Round", "Read", "Used", "Dropped"], rows, "No query counts were recorded for this run.")
+    return Table("Queries", ["Round", "Read", "Used", "Dropped"], rows, "No query counts were recorded for this run.")
 
 
 def dropped_table(rounds: Sequence[Json]) -> Table:
@@ -57,7 +57,7 @@ def dropped_table(rounds: Sequence[Json]) -> Table:
     ]
     if count > len(rows):
         rows.append(["…", f"{number(count - len(rows))} more", "listed in the folders of the stages"])
-    return _table("Dropped queries", ["Round", "Where", "Why"], rows, "No query was dropped.")
+    return Table("Dropped queries", ["Round", "Where", "Why"], rows, "No query was dropped.")
 
 
 def aspect_table(rounds: Sequence[Json]) -> Table:
@@ -139,7 +139,7 @@ def round_table(rounds: Sequence[Json], policies: Sequence[Json]) -> Table:
     head = ["Round", "Pairs kept", "Length of y⁺", "Length of y⁻", "On-policyness of y⁺", "On-policyness of y⁻",
             "Steering margin", ", ".join(["Implicit accuracy, held-out", *scales])]  # fmt: skip
     known = [row for row in rounds if dig_dict(row, "data")]
-    return _table("What each round trained on", head, rows if known else [], "The rounds' data were not measured.")
+    return Table("What each round trained on", head, rows if known else [], "The rounds' data were not measured.")
 
 
 def _data_cells(made: Json) -> list[str]:
@@ -177,7 +177,7 @@ def training_table(rounds: Sequence[Json]) -> Table:
                      for key, (_, form) in _TRAINING.items()]  # fmt: skip
             rows += [[name, *cells]] if training else []
     head = ["Round", *(name for name, _ in _TRAINING.values())]
-    return _table("What was trained", head, rows, "Nothing was trained in this run.")
+    return Table("What was trained", head, rows, "Nothing was trained in this run.")
 
 
 def stage_table(stages: Sequence[Json]) -> Table:
@@ -195,8 +195,8 @@ def stage_table(stages: Sequence[Json]) -> Table:
             line.append("" if own is None else maybe(total_seconds(own), duration) + reused)
     sums = [total_seconds([row for row in stages if _round(row) == round_]) for round_ in rounds]
     foot = ["Sum", *(maybe(seconds, duration) for seconds in sums)] if rows else []
-    missing = "" if rows else "No stage times were recorded."
-    return Table("Time per stage", ["Stage", *map(_round_name, rounds)], rows, missing, foot)
+    head = ["Stage", *map(_round_name, rounds)]
+    return Table("Time per stage", head, rows, "No stage times were recorded.", foot)
 
 
 def total_seconds(stages: Sequence[Json]) -> float | None:
@@ -219,10 +219,6 @@ def logps_table(policies: Sequence[Json]) -> Table:
     return Table("Mean log-probs, nats per token", head, rows)
 
 
-def _table(caption: str, head: list[str], rows: list[list[str]], missing: str) -> Table:
-    return Table(caption, head, rows, "" if rows else missing)
-
-
 def _round(row: Json) -> str:
     return label(row.get("round"))
 
@@ -242,7 +238,7 @@ def _counts(caption: str, head: str, rounds: Sequence[Json], key: str, names: di
         counted = [dig_dict(row, key) for row in rounds]
         # A round that has counts but not this one counts 0; a round without any counts is not measured.
         rows.append([label(shown), *("0" if own and name not in own else _number(own, name) for own in counted)])
-    return _table(caption, _rounds_head(head, rounds), rows, missing)
+    return Table(caption, _rounds_head(head, rounds), rows, missing)
 
 
 def _rounds_head(head: str, rounds: Sequence[Json]) -> list[str]:
