@@ -68,12 +68,7 @@ class Figures:
 
 
 def agreement(judgements: Sequence[Judgement], *, kappas: bool = True) -> Figures:
-    """Return the figures of a judge's judgements, over all of them; every pair is counted.
-
-    Args:
-        judgements: Of one judge.
-        kappas: Whether to compute the kappas, which takes resampling; else they are None.
-    """
+    """Return the figures over all judgements of a judge; ``kappas``, which take resampling, may be left out (None)."""
     outcomes = Counter(judgement.outcome for judgement in judgements)
     votes = [answer.vote for j in judgements for answer in (j.forward, j.backward) if answer.vote]
     labels = [judgement.pair.label for judgement in judgements]

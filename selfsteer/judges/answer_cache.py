@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from selfsteer.backends import Failure
+from selfsteer.errors import WorkFailed
 from selfsteer.files import append_json, read_json_lines
 
 
@@ -44,33 +45,35 @@ def blocked_answer(failure: Failure) -> Answer:
     return Answer(0, text=failure.error.what, valid=False, why=BLOCKED)
 
 
-class AnswerCache:
-    """A JSON-lines file of answers by :func:`answer_key`.
+def scored_answer(scores: Sequence[float], what: str, where: str) -> Answer:
+    """Return the answer of a judge that scores both responses; the scores' difference is the log-odds.
 
-    Args:
-        path: The file; None keeps answers in memory only.
+    Raises:
+        WorkFailed: It is not finite; ``what`` names the scores, ``where`` the judge.
     """
+    first, second = scores
+    odds = first - second
+    if not math.isfinite(odds):  # as a tie it would look like a verdict
+        do = "load the model in float32: half precision may overflow; or use another model"
+        raise WorkFailed(f"{what} are {first} and {second}", where=where, do=do)
+    return Answer((odds > 0) - (odds < 0), log_odds=odds)
+
+
+class AnswerCache(dict[str, Answer]):
+    """Answers by :func:`answer_key`, kept in a JSON-lines file; without a path in memory only."""
 
     def __init__(self, path: Path | None) -> None:
+        super().__init__()
         self.path = path
-        self._answers: dict[str, Answer] = {}
         for row in read_json_lines(path) if path else []:
             answers = row.get("answers")
             for key, values in answers.items() if isinstance(answers, dict) else ():
                 if (answer := _read(values)) is not None:
-                    self._answers[key] = answer
-
-    def __contains__(self, key: str) -> bool:
-        """Return whether there is an answer under that key."""
-        return key in self._answers
-
-    def __getitem__(self, key: str) -> Answer:
-        """Return the answer kept under a key."""
-        return self._answers[key]
+                    self[key] = answer
 
     def add(self, answers: Mapping[str, Answer], judge: str) -> None:
         """Keep answers under their keys; the name ``judge`` is written beside them for people who read the file."""
-        self._answers.update(answers)
+        self.update(answers)
         # An answer that did not fit is asked again next time: the judge may have a longer context then.
         lasting = {key: asdict(answer) for key, answer in answers.items() if answer != TOO_LONG}
         if self.path and lasting:

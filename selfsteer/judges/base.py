@@ -140,8 +140,7 @@ def judge_pairs(
     """Show every pair to a judge in both orders and return the judgements in the order of ``pairs``.
 
     Args:
-        judge: The judge.
-        pairs: The pairs. Pairs of the same content are shown once.
+        pairs: Pairs of the same content are shown once.
         cache: Cached answers are not asked again, and each batch is cached at once. A judge without a key is always
             asked.
         progress: Is called with (presentations answered, all presentations).

@@ -28,10 +28,7 @@ KEYS = (*VOTES, SKIP, BACK)
 
 
 class HumanJudge:
-    """A person. Answers are kept by name, so the same person should always give the same one.
-
-    Args:
-        name: The person's name; extra spaces don't matter, capitals do.
+    """A person. Answers are kept by name, in which extra spaces don't matter and capitals do.
 
     Raises:
         InputError: The name is empty.
@@ -75,10 +72,7 @@ class Presentation:
 class AnnotationSession:
     """The presentations that a person has to judge, and the position among them.
 
-    Args:
-        judge: The person.
-        pairs: The pairs; pairs of the same content are shown once.
-        cache: Keeps the answers; those it holds are not asked again.
+    Pairs of the same content are shown once; answers that the cache holds are not asked again.
     """
 
     def __init__(self, judge: HumanJudge, pairs: Sequence[Pair], cache: AnswerCache) -> None:

@@ -44,7 +44,6 @@ def ask_on_page(session: AnnotationSession, *, port: int = 0, say: Callable[[str
     """Serve the session as a web page until the person stops it there.
 
     Args:
-        session: The presentations.
         port: Port on 127.0.0.1; 0 takes any free one.
         say: Prints the page's address, and at the end a sentence on the answers kept.
 

@@ -29,8 +29,6 @@ def ask_in_terminal(
     """Show presentations and read keys, until the person quits, the input ends or all is answered.
 
     Args:
-        session: The presentations.
-        console: Where to print; the standard output unless given.
         read: Returns the next key or line, "" at the end of the input. The default takes single keys from a terminal,
             and lines from anything else.
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.config import JudgeSettings, per_token
-from selfsteer.errors import ConfigError, ModelError, PromptRefused, WorkFailed
+from selfsteer.errors import ConfigError, ModelError, PromptRefused
 from selfsteer.files import fingerprint, read_json
-from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
+from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer, scored_answer
 from selfsteer.judges.base import PresentedPair
 from selfsteer.judges.loading import scoring_model
 from selfsteer.models.rope import context_of
@@ -34,15 +34,13 @@ def open_judge(settings: JudgeSettings, name: str) -> ImplicitJudge:
     """Return the implicit reward of POLICY@REFERENCE, or of a policy whose folder names its reference."""
     policy, reference = _policy_and_reference(name)
 
-    def side(model: str) -> Side:
-        local = scoring_model(settings, model)
-        return Side(local.model, local.chat, Path(model).name or model, local.fingerprint)
-
     means = settings.per_token
     if means is None:  # as the loss that trained the policy, which its folder names; else sums
         trained = read_json(Path(policy).expanduser() / "selfsteer.json") or {}
         means = "base_loss" in trained and per_token(trained.get("objective", ""), trained["base_loss"])
-    return ImplicitJudge(side(policy), side(reference), per_token=means)
+    locals_ = [(Path(name).name or name, scoring_model(settings, name)) for name in (policy, reference)]
+    sides = [Side(local.model, local.chat, shown, local.fingerprint) for shown, local in locals_]
+    return ImplicitJudge(*sides, per_token=means)
 
 
 def _policy_and_reference(name: str) -> tuple[str, str]:
@@ -84,7 +82,6 @@ class ImplicitJudge:
     token, as IPO does here. It ignores a pair's criterion. One of the two models is in memory at a time.
 
     Args:
-        policy, reference: The two models.
         per_token: Compare means per token, the end token counted.
         batch_size: Presentations that each model scores before the other is loaded; it does not affect memory.
 
@@ -167,9 +164,5 @@ class ImplicitJudge:
         cells = [(prompt, ids) for ids in both]
         if any(cell not in found for cell in cells for found in likelihoods.values()):
             return TOO_LONG
-        first, second = (likelihoods[0][cell] - likelihoods[1][cell] for cell in cells)
-        if not math.isfinite(first - second):
-            what = f"the implicit rewards are {first} and {second}"
-            do = "load the models in float32: half precision may overflow"
-            raise WorkFailed(what, where=f"pair {shown.pair.id!r}, judge {self.name!r}", do=do)
-        return Answer((first > second) - (first < second), log_odds=first - second)
+        rewards = [likelihoods[0][cell] - likelihoods[1][cell] for cell in cells]
+        return scored_answer(rewards, "the implicit rewards", f"pair {shown.pair.id!r}, judge {self.name!r}")

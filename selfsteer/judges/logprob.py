@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.backends import Failure
-from selfsteer.errors import WorkFailed
 from selfsteer.files import fingerprint
-from selfsteer.judges.answer_cache import TOO_LONG, Answer, blocked_answer
+from selfsteer.judges.answer_cache import TOO_LONG, Answer, blocked_answer, scored_answer
 from selfsteer.judges.base import PresentedPair
 from selfsteer.judges.template import JudgeTemplate
 from selfsteer.models.rope import context_of
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 _VERSION = 2
 """Version of the tokenisation of question and labels."""
+_SCORES = "the judge's log-probs of its two labels"
 
 
 class LogprobJudge:
@@ -29,10 +29,7 @@ class LogprobJudge:
 
     Args:
         load: Returns the causal language model in eval mode; called when the first answer is asked for.
-        chat: Its template.
-        name: For tables.
         weights: Identifies the weights, their precision and the tokenizer; part of the cache key.
-        template: The question.
         batch_size: Presentations scored at once; it affects memory, not the result.
     """
 
@@ -67,7 +64,10 @@ class LogprobJudge:
         rows = [PromptRow(ids, self._labels) for ids in prompts if len(ids) <= room]
         with torch.inference_mode():  # the head in float32: in bfloat16 the two labels would often be equal
             scores = iter(score_responses(self._model, rows, wide_head=True))
-        return [_by_odds(next(scores).tolist(), self.name) if len(ids) <= room else TOO_LONG for ids in prompts]
+        return [
+            scored_answer(next(scores).tolist(), _SCORES, self.name) if len(ids) <= room else TOO_LONG
+            for ids in prompts
+        ]
 
     @cached_property
     def _model(self) -> Any:
@@ -78,10 +78,7 @@ class EndpointLogprobJudge:
     """A model behind an endpoint that gives log-probs, judged by those of the two labels as its reply.
 
     Args:
-        backend: Sends the requests.
-        name: For tables.
         source: Identifies the endpoint and its model; part of the cache key.
-        template: The question.
         batch_size: Presentations asked at once; the backend limits the concurrent requests.
     """
 
@@ -103,15 +100,7 @@ def _by_named(found: Sequence[float | None] | Failure) -> Answer:
         return blocked_answer(found)
     first, second = found
     if first is not None and second is not None:
-        return _by_odds((first, second))
+        return scored_answer((first, second), _SCORES, "judge")
     if first is second:  # both None
         return Answer(0, valid=False, why="neither label is among the likeliest replies")
     return Answer(-1 if first is None else 1)  # the server lists the likeliest tokens: the other label is less likely
-
-
-def _by_odds(label_logps: Sequence[float], judge: str = "") -> Answer:
-    odds = label_logps[0] - label_logps[1]
-    if not math.isfinite(odds):  # as a tie it would look like a verdict
-        what = f"the judge's log-probs of its two labels are {label_logps[0]} and {label_logps[1]}"
-        raise WorkFailed(what, where=judge, do="load it in float32: half precision may overflow; or use another model")
-    return Answer((odds > 0) - (odds < 0), log_odds=odds)

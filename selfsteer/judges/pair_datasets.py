@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from selfsteer.errors import ConfigError
 from selfsteer.files import fingerprint
@@ -44,7 +44,6 @@ def load_pairs(
     Args:
         source: A file, a folder or a hub data set, as of :func:`selfsteer.queries.load_queries`.
         limit: Take a random sample of so many pairs, in the order of the file; None takes all.
-        seed: Draws the sample.
         name: The set's name, in place of the file's.
         split: The split of a hub data set, or of a folder that has splits.
 
@@ -74,11 +73,7 @@ def load_pairs(
 
 
 def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
-    """Return a random sample of so many pairs, in their order; all where ``limit`` is None.
-
-    Raises:
-        ConfigError: ``limit`` is not positive.
-    """
+    """Return a random sample of so many pairs, in their order; all where ``limit`` is None. Checks the limit."""
     check_limit(limit)
     if limit is None or limit >= len(pairs):
         return pairs
@@ -89,15 +84,6 @@ def check_limit(limit: int | None) -> None:
     """Raise :class:`ConfigError` for a sample size that is not positive; None is no limit."""
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}", where="--limit", do="ask for 1 or more, or leave it out for all")
-
-
-class _Content(NamedTuple):
-    """The part of a pair that a form decides."""
-
-    prompt: list[Message]
-    first: str
-    second: str
-    label: int | None
 
 
 _PROMPTS = ("prompt", "instruction", "query", "question", "messages", "conversations", "input")
@@ -134,17 +120,18 @@ def is_pair(cells: Cells) -> bool:
     return any(set(keys) <= cells.cells.keys() for keys in (*_PREFERRED, *_ANSWERS))
 
 
-def _content(cells: Cells) -> _Content:
+def _content(cells: Cells) -> tuple[list[Message], str, str, int | None]:
+    """Return prompt, first and second response, and label, which the form of a row decides."""
     for better, worse in _PREFERRED:
         if {better, worse} <= cells.cells.keys():
             prompt, chosen, rejected = _two_answers(cells, better, worse)
             # By a hash of the content: a judge that always says "the first" must not be right by construction.
             if int(fingerprint([prompt, chosen, rejected]), 16) % 2:
-                return _Content(prompt, rejected, chosen, -1)
-            return _Content(prompt, chosen, rejected, 1)
+                return prompt, rejected, chosen, -1
+            return prompt, chosen, rejected, 1
     for (first, second), meanings in _ANSWERS.items():
         if {first, second} <= cells.cells.keys() and not {"label", "preference"}.isdisjoint(cells.cells):
-            return _Content(*_two_answers(cells, first, second), _label(cells, meanings))
+            return *_two_answers(cells, first, second), _label(cells, meanings)
     what = f"a row has the keys {cells.names}, which is no known form of a preference pair"
     raise Unusable(what, f"give rows with {FORMS}")
 

@@ -53,9 +53,7 @@ PROGRAMS: dict[str, Program] = {"shorter": _shorter, "longer": _longer, "valid_j
 class ProgramJudge:
     """A Python function as a judge; its value is the log-odds, the value's sign the vote.
 
-    Args:
-        program: Compares ``pair.first`` with ``pair.second``; the same pair must give the same value.
-        name: For tables; None uses the program's own.
+    The same pair must give the same value. For tables it has its own name unless another is given.
     """
 
     batch_size = 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
 from selfsteer.config import JudgeSettings
-from selfsteer.errors import PromptRefused, WorkFailed
+from selfsteer.errors import PromptRefused
 from selfsteer.files import fingerprint
-from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer
+from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer, scored_answer
 from selfsteer.judges.base import PresentedPair
 from selfsteer.judges.loading import scoring_model
 from selfsteer.models.rope import context_of
@@ -44,13 +43,11 @@ class RewardJudge:
     Args:
         load: Returns a sequence-classification model with one output in eval mode (:func:`load_reward_model`); called
             when the first answer is asked for.
-        tokenizer: Its tokenizer; the chat template renders prompt and response as a finished conversation.
-        config: Its configuration; a conversation longer than its context gets no valid answer.
-        name: For tables.
+        tokenizer: Its chat template renders prompt and response as a finished conversation.
+        config: A conversation longer than its context gets no valid answer.
         content: Identifies its weights and their precision, its configuration, tokenizer and chat template; part of the
             cache key. Answers are not cached if it is empty.
         batch_size: Presentations in one call, and responses scored at once; it affects memory, not the result.
-        template_kwargs: Variables for the chat template.
     """
 
     def __init__(
@@ -75,7 +72,7 @@ class RewardJudge:
 
     @cached_property
     def model(self) -> Any:
-        """The model, loaded on first use."""
+        """Loaded on first use."""
         return self._load()
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
@@ -94,12 +91,8 @@ class RewardJudge:
             return Answer(0, text=both, valid=False, why=REFUSED)
         if not self._fits(both):
             return TOO_LONG
-        first, second = (scores[ids] for ids in both)
-        if not (math.isfinite(first) and math.isfinite(second)):
-            what = f"the reward model's scores are {first} and {second}"
-            do = "load it in float32: half precision may overflow"
-            raise WorkFailed(what, where=f"pair {shown.pair.id!r}, judge {self.name!r}", do=do)
-        return Answer((first > second) - (first < second), log_odds=first - second)
+        where = f"pair {shown.pair.id!r}, judge {self.name!r}"
+        return scored_answer([scores[ids] for ids in both], "the reward model's scores", where)
 
     def _encoded(self, shown: PresentedPair) -> Sequence[TokenIds] | str:
         """Return the ids of both conversations, or why the template refuses them."""

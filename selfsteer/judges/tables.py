@@ -71,12 +71,7 @@ def order_warning(judged: Judged, found: Figures) -> str:
 
 
 def invalid_warning(name: str, found: Mapping[str, Any]) -> str:
-    """Return a sentence on the pairs without a valid verdict, "" where there are none.
-
-    Args:
-        name: The judge's name.
-        found: Its :class:`Figures` as JSON.
-    """
+    """Return a sentence on the pairs without a valid verdict, "" where there are none; ``found`` is Figures as JSON."""
     n, invalid = found["n"], found["outcomes"]["invalid"]
     if not invalid:
         return ""

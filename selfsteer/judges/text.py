@@ -25,12 +25,9 @@ class TextJudge:
 
     Args:
         load: Returns the backend; called when the first answer is asked for.
-        name: For tables.
         source: Identifies the weights, their precision, the tokenizer, chat template and end tokens; or the endpoint
             and its model.
-        template: The question.
         max_tokens: Token limit of a reply, thoughts included.
-        batch_size: Presentations asked at once.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ ANN = HumanJudge("Ann")
 
 
 def sitting(count: int = 3, cache: AnswerCache | None = None) -> AnnotationSession:
-    return AnnotationSession(ANN, pairs(count), cache or AnswerCache(None))
+    return AnnotationSession(ANN, pairs(count), AnswerCache(None) if cache is None else cache)
 
 
 def current(reading: AnnotationSession) -> Presentation:

@@ -28,7 +28,7 @@ def read(wanted: list[Pair], lines: str, cache: AnswerCache | None = None) -> tu
     found = collect(
         HumanJudge("Ann"),
         wanted,
-        cache or AnswerCache(None),
+        AnswerCache(None) if cache is None else cache,
         lambda sitting: ask_in_terminal(sitting, console=console, read=reader(typed)),
     )
     return screen.getvalue(), found

@@ -314,7 +314,7 @@ def _wait_for_single_keys(terminal: int) -> None:
 
 
 def kept_answers(folder: Path) -> int:
-    return sum(len(AnswerCache(file)._answers) for file in (folder / "kept").glob("*.jsonl"))
+    return sum(len(AnswerCache(file)) for file in (folder / "kept").glob("*.jsonl"))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
