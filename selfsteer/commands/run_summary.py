@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from selfsteer.commands.console import out, say
-from selfsteer.commands.tables import as_rich, dig, plain_table, quality_table
+from selfsteer.commands.tables import as_rich, plain_table, quality_table
+from selfsteer.report.read_run import dig
 from selfsteer.report.tables import round_table, turned
 
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -30,18 +30,19 @@ def plain_table(*columns: str | Column, right: Sequence[str] = ()) -> Table:
 def quality_table(title: str, after: dict[str, Any], before: dict[str, Any] | None = None) -> Table:
     """Return how many rows each filter dropped, of all rows and of each aspect, now or before and now.
 
-    Args:
-        title: Heads the column of the aspects.
-        after: A round's figures of quality control, as in summary.json.
-        before: Those of earlier filters.
+    Both hold a round's figures of quality control, as in summary.json; the title heads the column of the aspects.
     """
     now, then = _lines(after), _lines(before) if before else {}
     columns = dict.fromkeys(name for counts in [*now.values(), *then.values()] for name, n in counts.items() if n)
     shown = ["rows", "kept", *(name for name in columns if name not in ("rows", "kept"))]
     table = plain_table(title, *(name.replace("_", "_\n") for name in shown))
+
+    def change(before: int, after: int) -> str:
+        return f"{after:,}" if before == after else f"{before:,} \u2192 {after:,}"
+
     for aspect, counts in now.items():
         earlier = then.get(aspect, {}) if before else counts
-        table.add_row(Text(aspect), *(_change(earlier.get(name, 0), counts.get(name, 0)) for name in shown))
+        table.add_row(Text(aspect), *(change(earlier.get(name, 0), counts.get(name, 0)) for name in shown))
     return table
 
 
@@ -52,22 +53,9 @@ def _lines(quality: dict[str, Any]) -> dict[str, dict[str, int]]:
     return {name: {"rows": sum(counts.values()), **counts} for name, counts in groups.items()}
 
 
-def _change(before: int, after: int) -> str:
-    """Return "12 → 9", or one number where both are equal."""
-    return f"{after:,}" if before == after else f"{before:,} \u2192 {after:,}"
-
-
 def as_rich(table: ReportTable) -> Table:
     """Return a table of the report for the terminal."""
     shown = plain_table(*(Column(Text(name[:1].lower() + name[1:]), overflow="fold") for name in table.head))
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
-
-
-def dig(figures: Mapping[str, Any], *path: str) -> Any:
-    """Return the value at a path of nested figures; None where a part of it is missing."""
-    value: Any = figures
-    for name in path:
-        value = value.get(name) if value else None
-    return value

@@ -21,21 +21,7 @@ from selfsteer.report.formatting import (
 )
 from selfsteer.report.read_run import Json, dig, dig_number, dig_numbers
 
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """The form of a number, and of the difference of two of them."""
-
-    show: Form
-    difference: Form
-
-
-SHARE = Kind(percent, points)
-TOKENS = Kind(partial(number, digits=1), partial(number, digits=1))
-NATS = Kind(nats, nats)
-CHANCE = Kind(nats, nats)
-COUNT = Kind(number, number)
-PLAIN = Kind(plain, plain)
+tokens = partial(number, digits=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Metric:
     Attributes:
         name: Its name.
         path: Of its number in a policy's entry of the summary, with dots.
-        kind: The number's form.
+        show: The number's form.
         meaning: One or two sentences under the name.
         interval: The path of its 95 % interval, "" without one.
         note: Returns a smaller line under the number, "" for none.
@@ -53,7 +39,7 @@ class Metric:
 
     name: str
     path: str
-    kind: Kind
+    show: Form
     meaning: str
     interval: str = ""
     note: Callable[[Json], str] = lambda policy: ""
@@ -108,46 +94,46 @@ def _implicit_ties(policy: Json) -> str:
 # fmt: off
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Plain answers": (
-        Metric("Answer length, mean", "length.original.mean_tokens", TOKENS,
+        Metric("Answer length, mean", "length.original.mean_tokens", tokens,
                "Tokens in the answer to a held-out query with no principle."),
-        Metric("Answer length, median", "length.original.median_tokens", PLAIN,
+        Metric("Answer length, median", "length.original.median_tokens", plain,
                "Half of the plain answers are shorter than this."),
-        Metric("Answers cut at the limit", "length.original.capped_share", SHARE,
+        Metric("Answers cut at the limit", "length.original.capped_share", percent,
                "Share of plain answers that the token limit cut off."),
-        Metric("Answers on topic", "answered.share", SHARE,
+        Metric("Answers on topic", "answered.share", percent,
                "Share of plain answers that aren't empty or degenerate and share content words with the question. A "
                "floor, not a judgement of quality.", "answered.interval"),
-        Metric("Repetition", "distinct.repetition", SHARE,
+        Metric("Repetition", "distinct.repetition", percent,
                "How much of a plain answer repeats itself; rises when a policy degenerates."),
-        Metric("Empty answers", "distinct.empty", COUNT, "Plain answers with no text in them."),
+        Metric("Empty answers", "distinct.empty", number, "Plain answers with no text in them."),
     ),
     "Steering: is the signal right?": (
-        Metric("Pairs in the right direction", "direction.share", SHARE,
+        Metric("Pairs in the right direction", "direction.share", percent,
                "Share of pairs in which a program, not a model, finds the positive response to be on the side that the "
                "principles ask for. Ties count against it.", "direction.interval", _direction_counts),
-        Metric("Steering margin", "steering_margin.mean", NATS,
+        Metric("Steering margin", "steering_margin.mean", nats,
                "How much likelier a response is under the principle that asked for it than under the other one, in "
                "nats per token. It shows only that the prompts matter; it's never accuracy.",
                "steering_margin.interval"),
-        Metric("Length of positive responses, mean", "length.positive.mean_tokens", TOKENS,
+        Metric("Length of positive responses, mean", "length.positive.mean_tokens", tokens,
                "Tokens in the answers steered by the positive principle."),
-        Metric("Length of negative responses, mean", "length.negative.mean_tokens", TOKENS,
+        Metric("Length of negative responses, mean", "length.negative.mean_tokens", tokens,
                "Tokens in the answers steered by the negative principle."),
     ),
     "On-policyness: would the policy write these itself?": (
-        Metric("On-policyness", "onpolicyness.mean", CHANCE,
+        Metric("On-policyness", "onpolicyness.mean", nats,
                "Mean of the two rows below. Nearer 1 means that training moves the policy along what it already does.",
                "onpolicyness.interval"),
-        Metric("… of positive responses", "onpolicyness.positive_response", CHANCE,
+        Metric("… of positive responses", "onpolicyness.positive_response", nats,
                "Mean over y⁺ of exp(mean log-prob) under the query alone: a typical chance of each token."),
-        Metric("… of negative responses", "onpolicyness.negative_response", CHANCE, "The same over y⁻."),
+        Metric("… of negative responses", "onpolicyness.negative_response", nats, "The same over y⁻."),
     ),
     "Preference: what training taught": (
-        Metric("Implicit-reward accuracy", "implicit.accuracy", SHARE,
+        Metric("Implicit-reward accuracy", "implicit.accuracy", percent,
                "Share of held-out pairs in which the positive response gained more likelihood over the reference than "
                "the negative one did. Half is chance. Not measured before training: a policy compared with itself has "
                "no reward.", "implicit.accuracy_interval", _implicit_ties),
-        Metric("Implicit-reward margin", "implicit.margin", NATS,
+        Metric("Implicit-reward margin", "implicit.margin", nats,
                "By how much it gained more, on average, in nats.", "implicit.margin_interval"),
     ),
 }
@@ -179,13 +165,14 @@ def _row(metric: Metric, policies: Sequence[Json]) -> Row:
     for policy in policies:
         value, small = _value(metric, policy), []
         if value is not None:
-            small = [interval(dig_numbers(policy, *metric.interval.split(".")), metric.kind.show), metric.note(policy)]
-        cells.append(Cell(maybe(value, metric.kind.show), list(filter(None, small))))
+            small = [interval(dig_numbers(policy, *metric.interval.split(".")), metric.show), metric.note(policy)]
+        cells.append(Cell(maybe(value, metric.show), list(filter(None, small))))
     difference = None
     if len(policies) > 1:
         first, last = _value(metric, policies[0]), _value(metric, policies[-1])
         change = None if first is None or last is None else last - first
-        difference = maybe(change, lambda known: signed(metric.kind.difference(known)))
+        form = points if metric.show is percent else metric.show
+        difference = maybe(change, lambda known: signed(form(known)))
     # Which program decides the direction, and whether rewards are per token or summed.
     group = metric.path.partition(".")[0]
     key = {"direction": "program", "implicit": "scale"}.get(group, "")

@@ -16,8 +16,8 @@ _WRITINGS = {
 }
 
 
-def fallbacks_told(choices: Mapping[str, int], writings: Mapping[str, int]) -> list[str]:
-    """Return a sentence with the share for each kind of request that fell back.
+def fallbacks_told(choices: Mapping[str, int], writings: Mapping[str, int]) -> list[tuple[str, bool]]:
+    """Return for each kind of request that fell back a sentence with its share, and whether all its rows fell back.
 
     Args:
         choices: Number of rows by the outcome of :class:`selfsteer.principles.Choice`.
@@ -31,19 +31,13 @@ def fallbacks_told(choices: Mapping[str, int], writings: Mapping[str, int]) -> l
     ]
 
 
-def all_fell_back(choices: Mapping[str, int], writings: Mapping[str, int]) -> list[str]:
-    """Return only the sentences that are about every row."""
-    return [
-        *(fallbacks_told(choices, {}) if not choices.get("model") else []),
-        *(fallbacks_told({}, writings) if not (writings.get("ok") or writings.get("repaired")) else []),
-    ]
-
-
-def _sentence(what: str, counts: Mapping[str, int], good: tuple[str, ...], reasons: Mapping[str, str]) -> list[str]:
+def _sentence(
+    what: str, counts: Mapping[str, int], good: tuple[str, ...], reasons: Mapping[str, str]
+) -> list[tuple[str, bool]]:
     bad = {name: counts[name] for name in reasons if counts.get(name)}
     lost = sum(bad.values())
     total = lost + sum(counts.get(name, 0) for name in good)
     if not lost:
         return []
     why = "; ".join(reasons[name].format(count) for name, count in bad.items())
-    return [f"{lost} of {total} {what} ({100 * lost / total:.0f} %): {why}"]
+    return [(f"{lost} of {total} {what} ({100 * lost / total:.0f} %): {why}", lost == total)]

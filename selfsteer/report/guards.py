@@ -29,6 +29,9 @@ def guards_section(summary: Json) -> Json | None:
     lead = "No round's policy is good, so the run hands out none. The folders of the rounds hold the trained ones."
     if best is not None:
         lead = f"The run hands out the policy of round {best:.0f}: {_CRITERIA.get(criterion, criterion)}."
+    kinds = {name: field.annotation for name, field in GuardSettings.model_fields.items()}
+    meanings = [[name, kind.meaning] for name, kind in kinds.items()
+                if isinstance(kind, type) and issubclass(kind, Guard)]  # fmt: skip
     fired, rows = [], []
     for row in dig_rows(guards, "findings"):
         guard, number, detail = label(row.get("guard")), label(row.get("round")), label(row.get("detail"), 600)
@@ -40,13 +43,8 @@ def guards_section(summary: Json) -> Json | None:
         "lead": lead,
         "fired": fired,
         "table": Table("What each guard found", ["Guard", "Round", "Verdict", "Figures"], rows, missing),
-        "meanings": Table("What each guard looks for", ["Guard", "What it looks for"], _meanings()),
+        "meanings": Table("What each guard looks for", ["Guard", "What it looks for"], meanings),
     }
-
-
-def _meanings() -> list[list[str]]:
-    kinds = {name: field.annotation for name, field in GuardSettings.model_fields.items()}
-    return [[name, kind.meaning] for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Guard)]
 
 
 def handed_out(summary: Json) -> Json | None:

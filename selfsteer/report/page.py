@@ -12,10 +12,13 @@ from jinja2 import Environment
 from selfsteer.files import write_atomic
 from selfsteer.judges.tables import invalid_warning
 from selfsteer.quality.direction import words
-from selfsteer.report import figures, tables
+from selfsteer.report import tables
 from selfsteer.report.comparison import compare
-from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
-from selfsteer.report.figures import Figure
+from selfsteer.report.fallbacks import fallbacks_told
+from selfsteer.report.figures.answers import length_figure, logps_figure
+from selfsteer.report.figures.panel import Figure
+from selfsteer.report.figures.quality import quality_figure
+from selfsteer.report.figures.training import loss_figure, rewards_figure
 from selfsteer.report.formatting import NOT_RECORDED, count, duration, label, maybe, moment, number
 from selfsteer.report.guards import guards_section, handed_out
 from selfsteer.report.read_run import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
@@ -38,13 +41,8 @@ def write_report(run_dir: Path) -> Path:
         StorageError: The summary is damaged, or the page can't be written.
     """
     target = run_dir / "report.html"
-    write_atomic(target, render(load_run(run_dir)))
+    write_atomic(target, environment().get_template("report.html.jinja").render(_context(load_run(run_dir))))
     return target
-
-
-def render(run: Run) -> str:
-    """Return the page of a run."""
-    return environment().get_template("report.html.jinja").render(_context(run))
 
 
 @cache
@@ -83,13 +81,13 @@ def _context(run: Run) -> Json:
         "seed": label(summary.get("seed")),
         "verdict": [_verdict(row) for row in dig_rows(summary, "verdict")],
         "comparison": compare(policies) if policies else None,
-        "lengths": figures.length_figure(policies),
-        "logps": figures.logps_figure(policies),
+        "lengths": length_figure(policies),
+        "logps": logps_figure(policies),
         "logps_table": tables.logps_table(policies),
         "rounds": tables.round_table(rounds, policies),
         "training": tables.training_table(rounds),
         "training_figures": _training_figures(run),
-        "quality": figures.quality_figure(rounds),
+        "quality": quality_figure(rounds),
         "kept": tables.kept_tables(rounds),
         "fell_back": [sentence for sentence, of_all in missing if not of_all],
         "failed": [sentence for sentence, of_all in missing if of_all],
@@ -145,9 +143,8 @@ def _harmful(rounds: list[Json]) -> Iterator[str]:
 def _missing_answers(rounds: list[Json], policies: list[Json]) -> Iterator[tuple[str, bool]]:
     """Yield a sentence on requests to models that gave no usable answer, and whether that was so for every row."""
     for row in rounds:
-        counts = [_counts(row, name) for name in ("choices", "writings")]
-        for sentence in fallbacks_told(*counts):
-            yield f"Round {label(row.get('round'))}: {sentence}.", sentence in all_fell_back(*counts)
+        for sentence, of_all in fallbacks_told(_counts(row, "choices"), _counts(row, "writings")):
+            yield f"Round {label(row.get('round'))}: {sentence}.", of_all
     for policy in policies:
         judged, invalid = dig_dict(policy, "judged"), dig_number(policy, "judged", "outcomes", "invalid")
         if (n := dig_number(judged, "n")) and invalid:
@@ -184,8 +181,8 @@ def _training_figures(run: Run) -> list[Figure]:
     steps, generator = train_steps(run.metrics), train_steps(run.metrics, "generator")
     if not steps:
         return [Figure(title, "", [], "The training curves are left out: metrics.jsonl holds no training step.")]
-    of_generator = [figures.rewards_figure(generator, "The generator's training")] if generator else []
-    return [figures.loss_figure(steps), figures.rewards_figure(steps), *of_generator]
+    of_generator = [rewards_figure(generator, "The generator's training")] if generator else []
+    return [loss_figure(steps), rewards_figure(steps), *of_generator]
 
 
 def _sample(row: Json) -> Json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -84,12 +83,7 @@ def dig_numbers(value: Any, *path: str) -> list[float | None]:
 
 
 def train_steps(metrics: list[Json], stage: str = "train") -> list[Json]:
-    """Return the training log in order, the newest row of each (round, step): a resumed run repeats steps.
-
-    Args:
-        metrics: The lines of metrics.jsonl.
-        stage: "train" for the policy's training, "generator" for the generator's.
-    """
+    """Return a training stage's log in order, the newest row of each (round, step): a resumed run repeats steps."""
     rows = [row for row in metrics if row.get("stage") == stage and dig_number(row, "step") is not None]
     newest = {(dig_number(row, "round") or 0, row["step"]): row for row in rows}
     return [newest[key] for key in sorted(newest)]
@@ -121,12 +115,10 @@ def _read_summary(path: Path) -> Json:
     if not path.is_file():
         do = "run `selfsteer run` with this run directory first"
         raise InputError("there is no summary to report on", where=str(path), do=do)
-    try:
-        summary = json.loads(path.read_bytes())
-    except ValueError as error:  # also bytes that are not UTF-8
-        raise _damaged(path, f"not JSON ({error})") from error
+    summary = read_json(path)
     if not isinstance(summary, dict):
-        raise _damaged(path, "not an object")
+        do = "run the same `selfsteer run` command again; finished stages are kept"
+        raise StorageError("the run's summary is damaged: it is no JSON object", where=str(path), do=do)
     if summary.get("schema_version") != SUMMARY_VERSION:
         raise InputError(
             f"this summary has schema version {summary.get('schema_version')!r}; this report reads {SUMMARY_VERSION}",
@@ -134,11 +126,3 @@ def _read_summary(path: Path) -> Json:
             do="make the report with the selfsteer version that made the run, or run it again",
         )
     return summary
-
-
-def _damaged(path: Path, why: str) -> StorageError:
-    return StorageError(
-        f"the run's summary is damaged: {why}",
-        where=str(path),
-        do="run the same `selfsteer run` command again; finished stages are kept",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from selfsteer.report import figures
+from selfsteer.report.figures.signal import signal_figure
 from selfsteer.report.formatting import label, maybe, nats, number, percent, with_interval
 from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_numbers, dig_rows
 from selfsteer.report.tables import Table
@@ -23,7 +23,7 @@ def signal_section(signal: Json) -> Json:
         "stale": f"The data was made again with other settings since: {_AGAIN}" if signal.get("stale") else "",
         "notes": _texts(signal, "notes"),
         "warnings": _texts(signal, "warnings"),
-        "figure": figures.signal_figure(dig_rows(signal, "parts")),
+        "figure": signal_figure(dig_rows(signal, "parts")),
         **signal_tables(signal),
     }
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.files import write_atomic, write_json
-from selfsteer.report.comparison import CHANCE, NATS, SHARE, TOKENS, Kind
-from selfsteer.report.formatting import count, maybe, number
+from selfsteer.report.comparison import tokens
+from selfsteer.report.formatting import Form, count, maybe, nats, number, percent
 from selfsteer.report.guards import handed_out
 from selfsteer.report.page import environment
 from selfsteer.report.read_run import Json, clean, dig, dig_dict, dig_number, dig_rows
@@ -24,36 +24,30 @@ class Column:
     """A figure: its name, its form, and its path in a policy's entry of a summary, or else in a round's data."""
 
     head: str
-    kind: Kind
+    show: Form
     path: tuple[str, ...]
     of_data: tuple[str, ...] = ()
 
 
 COLUMNS = {
-    "length_positive": Column("Length of y⁺", TOKENS, ("length", "positive", "mean_tokens"), ("length", "positive")),
-    "length_negative": Column("Length of y⁻", TOKENS, ("length", "negative", "mean_tokens"), ("length", "negative")),
-    "onpolicyness": Column("On-policyness", CHANCE, ("onpolicyness", "mean"), ("onpolicyness", "mean")),
-    "steering_margin": Column("Steering margin", NATS, ("steering_margin", "mean"), ("steering_margin",)),
-    "implicit_accuracy": Column("Implicit accuracy", SHARE, ("implicit", "accuracy")),
-    "implicit_margin": Column("Implicit margin", NATS, ("implicit", "margin")),
-    "direction": Column("y⁺ right, by program", SHARE, ("direction", "share")),
+    "length_positive": Column("Length of y⁺", tokens, ("length", "positive", "mean_tokens"), ("length", "positive")),
+    "length_negative": Column("Length of y⁻", tokens, ("length", "negative", "mean_tokens"), ("length", "negative")),
+    "onpolicyness": Column("On-policyness", nats, ("onpolicyness", "mean"), ("onpolicyness", "mean")),
+    "steering_margin": Column("Steering margin", nats, ("steering_margin", "mean"), ("steering_margin",)),
+    "implicit_accuracy": Column("Implicit accuracy", percent, ("implicit", "accuracy")),
+    "implicit_margin": Column("Implicit margin", nats, ("implicit", "margin")),
+    "direction": Column("y⁺ right, by program", percent, ("direction", "share")),
 }
 """Figures of the policy that a run hands out, on the held-out queries; without those, of its last round's data."""
 
-_KEPT = Column("Kept", SHARE, ())
-_BEFORE = Column("Plain length before", TOKENS, ("length", "original", "mean_tokens"))
+_KEPT = Column("Kept", percent, ())
+_BEFORE = Column("Plain length before", tokens, ("length", "original", "mean_tokens"))
 _AFTER = dataclasses.replace(_BEFORE, head="Plain length after")
 _ALL = {"kept": _KEPT, **COLUMNS, "plain_before": _BEFORE, "plain_after": _AFTER}
 
 
 def sweep_record(about: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Json:
-    """Return the content of sweep.json.
-
-    Args:
-        about: Name, recipe, command and version.
-        runs: Each with name, variant (without the seed), seed, settings, outcome, reason, stages and summary (None
-            without one).
-    """
+    """Return the content of sweep.json: the sweep's name, recipe, command and version, and a record of each run."""
     rows = []
     for run in runs:
         summary = clean(run["summary"]) or {}
@@ -86,12 +80,12 @@ def sweep_table(record: Json) -> Table:
     rows = []
     for run in record["runs"]:
         guards = "none" if run["guards"] is None else "; ".join(run["guards"]) or "quiet"
-        cells = [maybe(run["figures"].get(key), _ALL[key].kind.show) for key in known]
+        cells = [maybe(run["figures"].get(key), _ALL[key].show) for key in known]
         rows.append([run["name"], *cells, guards, run["outcome"]])
     for mean in record["means"]:
         cells = []
         for key in known:
-            figure, show = mean["figures"].get(key) or {}, _ALL[key].kind.show
+            figure, show = mean["figures"].get(key) or {}, _ALL[key].show
             deviation = figure.get("deviation")
             cells.append(maybe(figure.get("mean"), show) + ("" if deviation is None else f" ± {show(deviation)}"))
         rows.append([f"{mean['variant']}, mean of {count(mean['runs'], 'run')}", *cells, "", ""])

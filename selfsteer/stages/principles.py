@@ -10,7 +10,7 @@ from typing import Any
 
 from selfsteer.principles import template_contents
 from selfsteer.records import Query, SteeredQuery, read_columns, read_rows
-from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
+from selfsteer.report.fallbacks import fallbacks_told
 from selfsteer.runs.dropped import check_dropped_share, dropped_note
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
@@ -109,8 +109,9 @@ def _note(record: StageRecord) -> str:
     found = PrinciplesResult.of(record)
     written = [counted(found.writings)] if found.writings.keys() - {"fixed"} else []
     fell_back = fallbacks_told(found.choices, found.writings)
-    whole = "warning: " if all_fell_back(found.choices, found.writings) else ""
-    notes = "; ".join(filter(None, [*written, *fell_back, dropped_note(record).removeprefix(", ")]))
+    whole = "warning: " if any(of_all for _, of_all in fell_back) else ""
+    sentences = [*written, *(sentence for sentence, _ in fell_back), dropped_note(record).removeprefix(", ")]
+    notes = "; ".join(filter(None, sentences))
     return f": {whole}{notes}" if notes else ""
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfsteer.report.fallbacks import all_fell_back, fallbacks_told
+from selfsteer.report.fallbacks import fallbacks_told
 from tests.report.example import full_summary, write_run
 from tests.report.reading import read_report
 
 
 def test_shares_are_of_what_was_asked_for() -> None:
     choices, writings = {"model": 6, "fallback": 1, "cut": 1, "all": 9, "none": 4}, {"ok": 1, "repaired": 1, "cut": 2}
-    one, other = fallbacks_told(choices, writings)
+    (one, all_choices), (other, all_writings) = fallbacks_told(choices, writings)
     assert one.startswith(
         "2 of 8 choices of aspects fell back to the set's default (25 %): the model's answer named no"
     )
     assert "cut off before it named one: 1 (raise principles.choice_max_tokens" in one
     assert other.startswith("2 of 4 written principles fell back") and "principles.writing_max_tokens" in other
-    assert all_fell_back(choices, writings) == []
+    assert not all_choices and not all_writings
+    assert fallbacks_told({"cut": 2}, {})[0][1]
     assert fallbacks_told({"model": 3, "all": 2}, {"fixed": 5}) == [] == fallbacks_told({}, {})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from selfsteer.config import GuardAction, GuardSettings
 from selfsteer.evaluation.guards import CRITERIA, GUARDS
-from selfsteer.report.guards import _CRITERIA, _FOLLOWED, _meanings
+from selfsteer.report.guards import _CRITERIA, _FOLLOWED, guards_section
 from tests.report.example import full_summary, metrics_lines, recipe_text, write_run
 from tests.report.reading import Page, read_report
 from tests.report.test_hostile import HOSTILE
@@ -29,7 +29,8 @@ def found(*findings: Any, best: int | None = 1, **changes: Any) -> Any:
 
 
 def test_every_guard_action_and_criterion_has_its_words():
-    assert {name for name, _ in _meanings()} == set(GUARDS) == set(GuardSettings.model_fields) - {"action", "best"}
+    meanings = guards_section({"guards": {"criterion": "last"}})["meanings"].rows
+    assert {name for name, _ in meanings} == set(GUARDS) == set(GuardSettings.model_fields) - {"action", "best"}
     assert set(_FOLLOWED) == set(get_args(GuardAction)) - {"ignore"}
     assert set(_CRITERIA) == {"last", *CRITERIA} == set(get_args(GuardSettings.model_fields["best"].annotation))
 

@@ -48,14 +48,12 @@ class Figure:
 def draw_panel(
     name: str, title: str, alt: str, draw: Callable[[Axes], None], *, width: float = NARROW, height: float = 260
 ) -> Panel:
-    """Draw one panel.
+    """Draw one panel of a size in user units.
 
     Args:
         name: Prefix of its ids, unique on the page.
         title: The heading above the panel, in HTML.
         alt: A description for readers who can't see it, with the numbers.
-        draw: Fills the axes.
-        width, height: In user units.
     """
     with _settings(name):
         canvas = Canvas(figsize=(width / 72, height / 72), layout="constrained")  # one SVG unit is 1/72 inch
