@@ -72,11 +72,9 @@ class Rendered(NamedTuple):
 
 
 class TurnEnd(NamedTuple):
-    """The text that a template writes after an assistant's answer.
+    """The text that a template writes from the end of an answer up to and with the token that ends the turn.
 
-    Attributes:
-        text: From the end of the answer up to and with the token; "" where the template writes no token.
-        token: The token that ends the turn.
+    ``text`` is "" where the template writes no such token.
     """
 
     text: str
@@ -221,10 +219,13 @@ class ChatTemplate:
         if whole[:size] == prompt.ids:
             return whole[size:]
         at = len(prompt.text)
-        inside = frozenset(i - at for i in foreign if i >= at)
+        return self._anchored(text[at:], {i - at for i in foreign if i >= at})
+
+    def _anchored(self, text: str, foreign: Set[int] = frozenset()) -> list[int]:
+        """Return the token ids of a continuation: without the blank that some tokenizers put first."""
         before = self._plain(_ANCHOR)
-        anchored = self._ids(_ANCHOR + text[at:], frozenset(i + len(_ANCHOR) for i in inside))
-        return anchored[len(before) :] if anchored[: len(before)] == before else self._ids(text[at:], inside)
+        both = self._ids(_ANCHOR + text, {i + len(_ANCHOR) for i in foreign})
+        return both[len(before) :] if both[: len(before)] == before else self._ids(text, foreign)
 
     def _apply(self, messages: Sequence[Message], cue: bool) -> str:
         text: str = self.tokenizer.apply_chat_template(
@@ -302,10 +303,10 @@ class ChatTemplate:
         longest_first = sorted(self.controls.values(), key=len, reverse=True)
         for match in re.finditer("|".join(map(re.escape, longest_first)), text):
             if not foreign.isdisjoint(range(*match.span())):
-                ids += self._plain(text[at : match.start()], inside=at > 0)
+                ids += (self._anchored if at else self._plain)(text[at : match.start()])
                 ids += self._spelled(match.group(), inside=match.start() > 0)
                 at = match.end()
-        return [*ids, *self._plain(text[at:], inside=at > 0)]
+        return [*ids, *(self._anchored if at else self._plain)(text[at:])]
 
     def _spelled(self, text: str, *, inside: bool) -> list[int]:
         """Return ids without any control token: those of ``text`` up to its last character, and of that one.
@@ -313,7 +314,7 @@ class ChatTemplate:
         transformers' ``split_special_tokens`` leaves added tokens that are not special as they are, and is a switch of
         the tokenizer, which other threads use too.
         """
-        ids = self._plain(text, inside=inside)
+        ids = self._anchored(text) if inside else self._plain(text)
         if not any(self._stands_for(token, text) for token in ids):
             return ids
         if len(text) == 1:
@@ -327,14 +328,9 @@ class ChatTemplate:
             return False
         return token != self.tokenizer.unk_token_id or self.controls[token] in text
 
-    def _plain(self, text: str, *, inside: bool = False) -> list[int]:
-        """Return token ids of a text; ``inside``: of a continuation, without the blank that some put first."""
+    def _plain(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        if not inside:
-            return ids
-        before = self.tokenizer.encode(_ANCHOR, add_special_tokens=False)
-        both: list[int] = self.tokenizer.encode(_ANCHOR + text, add_special_tokens=False)
-        return both[len(before) :] if both[: len(before)] == before else ids
+        return ids
 
     @property
     def name(self) -> str:

@@ -39,12 +39,8 @@ def bootstrap(values: Sequence[float]) -> Interval:
 def bootstrap_statistic(statistic: Callable[[np.ndarray], float], n: int) -> Interval | None:
     """Return the percentile bootstrap interval of any statistic of n items; the resampling seed is fixed.
 
-    Args:
-        statistic: Takes the (n,) indices of the resampled items and returns the value; NaN where it is undefined.
-        n: Number of items, positive.
-
-    Returns:
-        The interval over the resamples in which the statistic is defined; None where it is in none.
+    ``statistic`` takes the (n,) indices of the resampled items and returns the value, NaN where it is undefined; such
+    resamples are left out. None where it is in none.
     """
     rng = np.random.default_rng(0)
     values = np.array([statistic(rng.integers(n, size=n)) for _ in range(_RESAMPLES)])

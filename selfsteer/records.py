@@ -165,19 +165,10 @@ class Contrast:
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _IDS = pa.list_(pa.int32())
 _SCORES = pa.struct([(f"{role}_response", pa.struct([(prompt, pa.float64()) for prompt in PROMPTS])) for role in ROLES])
-_STRINGS = pa.list_(pa.string())
 _TYPES: dict[str, pa.DataType] = {
-    "prompt": _MESSAGES,
-    "positive_prompt": _MESSAGES,
-    "negative_prompt": _MESSAGES,
-    "aspects": _STRINGS,
-    "token_ids": _IDS,
-    "prompt_token_ids": _IDS,
-    "positive_prompt_token_ids": _IDS,
-    "negative_prompt_token_ids": _IDS,
-    "positive_token_ids": _IDS,
-    "negative_token_ids": _IDS,
-    "original_token_ids": _IDS,
+    **dict.fromkeys(PROMPTS, _MESSAGES),
+    **dict.fromkeys(["token_ids", *(f"{name}_token_ids" for name in (*PROMPTS, *ROLES))], _IDS),
+    "aspects": pa.list_(pa.string()),
     "round": pa.int32(),
     "schema_version": pa.int32(),
     "scores": _SCORES,

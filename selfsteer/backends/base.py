@@ -69,11 +69,7 @@ Outcome = Completion | Failure
 
 
 class Backend(Protocol):
-    """A source of completions.
-
-    Attributes:
-        name: Stored in the provenance.
-    """
+    """A source of completions; its name is stored in the provenance."""
 
     name: str
 

@@ -101,8 +101,7 @@ class Budget:
 
         Raises:
             BudgetReached: There is not enough left, and no request under way that could give some back.
-            ModelError: There is a cap, and the server does not report usage.
-            StorageError: The answer can't be noted in the file (raised by the yielded function).
+            ModelError, StorageError: A cap, and the server reports no usage; the answer can't be noted in the file.
         """
         asked = Usage(prompt, completion)
         with self._changed:

@@ -31,7 +31,6 @@ class BackendSource:
 
     Attributes:
         settings: The recipe's section `generation`, with the settings of single backends (``vllm``, ``endpoint``).
-        seed: The run's.
         chat_template_kwargs: Variables of the chat template, for a server that renders the prompts.
         weights: The model; None for backends without weights.
         usage: The file that keeps what servers have used up, None for none.

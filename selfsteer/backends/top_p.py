@@ -16,9 +16,7 @@ _FIRST = 128
 class NucleusSampler(LogitsProcessor):
     """Draws each row's next token and leaves it as the only possible one, for a greedy search to take.
 
-    Args:
-        temperature: Divides the logits; above 0.
-        top_p: The smallest set of tokens whose probability reaches it is drawn from.
+    ``temperature``, above 0, divides the logits. The draw is from the smallest set whose probability reaches ``top_p``.
     """
 
     def __init__(self, temperature: float, top_p: float) -> None:
@@ -31,11 +29,7 @@ class NucleusSampler(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(-1, drawn, 0.0)
 
     def nucleus(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the likeliest tokens of each row (B, N) and their probabilities, 0 outside of the nucleus.
-
-        Args:
-            scores: Logits (B, K).
-        """
+        """Return the likeliest tokens of each row (B, N) by logits (B, K), and their probabilities, 0 outside it."""
         logits = scores.float() / self.temperature
         total = logits.logsumexp(-1, keepdim=True)
         size = _FIRST

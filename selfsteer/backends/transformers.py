@@ -29,12 +29,7 @@ def open_backend(source: BackendSource) -> TransformersBackend:
 
 
 class TransformersBackend:
-    """Completions from a loaded causal language model.
-
-    Args:
-        model: A model in eval mode, in the precision to generate with.
-        chat: Its template.
-    """
+    """Completions from a loaded causal language model in eval mode, in the precision to generate with."""
 
     name = "transformers"
 
@@ -91,13 +86,8 @@ class TransformersBackend:
         """Return the sampled ids of each row, padding after an end token included.
 
         ``generate`` computes every row until the last one has ended. So it is stopped when enough of them have, and
-        resumes with the others.
-
-        Args:
-            ids: Prompts (B, T).
-            mask: 0 at their padding (B, T).
-            cache: Of a prefix that is computed already; None leaves it to the model.
-            sampling: How tokens are drawn.
+        resumes with the others. ``mask`` (B, T) is 0 at the padding of the prompts; ``cache`` is that of a prefix that
+        is computed already, None leaves it to the model.
         """
         thins = _selectable(cache)
         sampled: list[list[int]] = [[] for _ in ids]
@@ -185,16 +175,7 @@ class TransformersBackend:
 
 
 class _Ended(StoppingCriteria):
-    """Stops ``generate`` when enough rows have ended.
-
-    Args:
-        end_ids: Any of them ends a row.
-        enough: Number of ended rows that stops it.
-        ids: The prompts (B, T).
-
-    Attributes:
-        rows: Whether each has ended (B,).
-    """
+    """Stops ``generate`` when ``enough`` rows have ended by one of ``end_ids``; ``rows`` (B,) says which have."""
 
     def __init__(self, end_ids: Sequence[int], enough: float, ids: torch.Tensor) -> None:
         self.enough = enough

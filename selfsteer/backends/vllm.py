@@ -177,8 +177,7 @@ class VllmBackend:
         An error, or an interruption, shuts the engine down: nothing would collect the answers that it still computes.
 
         Raises:
-            ConfigError: The temperature is out of vLLM's range.
-            DataError: A prompt leaves no room for an answer.
+            ConfigError, DataError: The temperature is out of vLLM's range; a prompt leaves no room for an answer.
             WorkFailed: The engine failed, or is shut down.
         """
         if not prompts:

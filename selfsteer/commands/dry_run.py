@@ -95,7 +95,7 @@ def show_assumptions(costs: Costs, context: RunContext) -> None:
     say(
         f"for {costs.sizes.train:,} queries a round and {costs.sizes.heldout:,} held out; prompts of "
         f"{costs.prompts.plain:.0f} / {costs.prompts.positive:.0f} / {costs.prompts.negative:.0f} tokens (x, x+, x-); "
-        f"responses of {lengths} tokens; {costs.kept / costs.sizes.train:.0%} of the rows kept"
+        f"responses of {lengths} tokens; {costs.kept(costs.sizes.train) / costs.sizes.train:.0%} of the rows kept"
     )
     if costs.rates and not costs.rates.measured:
         warn(f"times are guesses for {machine(context.models.device)}: --calibrate measures it (one to three minutes)")

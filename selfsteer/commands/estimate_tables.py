@@ -71,7 +71,7 @@ def _show_model(costs: Costs, context: RunContext) -> None:
     table.add_row("KV cache", f"{size(each)} a token, {size(batch * whole)} a batch of {batch} x {longest:.0f} tokens")
     scored, trained = costs.scored, costs.trained
     table.add_row("scoring a row", f"{_flops(scored.forward)} (nine cells, {_parts(scored)})")
-    backward = _flops(costs.training_flops - trained.forward)
+    backward = _flops(costs.training_flops(costs.recipe.train) - trained.forward)
     table.add_row("training on a row", f"{_flops(trained.forward)} forward, {backward} backward ({_parts(trained)})")
     out.print(table)
 

@@ -18,6 +18,10 @@ from selfsteer.config.recipe import Recipe
 from selfsteer.config.yaml_lines import COMMAND_LINE, Dumper, Key, Lines, expand, expanded, parse_yaml, read_file
 from selfsteer.errors import ConfigError, did_you_mean
 
+Tree = TypeVar("Tree", bound=Section)
+Overrides = Sequence[str] | Mapping[str, Any]
+"""key=value", or values by dotted key."""
+
 
 class Setting(NamedTuple):
     """A value for a dotted key, and where it was given."""
@@ -27,7 +31,7 @@ class Setting(NamedTuple):
     where: str
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Overrides = (), settings: Sequence[Setting] = ()) -> Recipe:
     """Read a recipe file (or the name of a shipped recipe); raises :class:`ConfigError` with the line.
 
     ``settings`` act before the ``key=value`` overrides do: they make a variant of a sweep.
@@ -35,25 +39,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), settings: Seque
     return load_tree(Recipe, path, overrides, settings)
 
 
-def load_tree(
-    kind: type[Tree], path: str | Path, overrides: Sequence[str] = (), settings: Sequence[Setting] = ()
-) -> Tree:
+def load_tree(kind: type[Tree], path: str | Path, overrides: Overrides = (), settings: Sequence[Setting] = ()) -> Tree:
     """Read a file (or a shipped one by name) of any kind of recipe, as :func:`load_recipe` does."""
     file = find_recipe(path)
     values, lines = read_file(file)
     for setting in settings:
         _set(values, lines, tuple(setting.key.split(".")), setting.value, setting.where)
-    for override in overrides:
-        _apply_override(values, lines, override)
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise explain(error.errors(), file, lines, kind) from error
+    return _validated(kind, values, lines, overrides, file)
 
 
-def recipe_from(
-    values: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = (), source: str = "command line"
-) -> Recipe:
+def recipe_from(values: Mapping[str, Any], overrides: Overrides = (), source: str = "command line") -> Recipe:
     """Return a recipe of values as a recipe file has them, with overrides; raises :class:`ConfigError`."""
     return from_values(Recipe, values, overrides, source)
 
@@ -61,31 +56,17 @@ def recipe_from(
 def from_values(
     kind: type[Tree],
     values: Mapping[str, Any],
-    overrides: Sequence[str] | Mapping[str, Any],
+    overrides: Overrides,
     source: str = "command line",
 ) -> Tree:
     """Validate plain values with overrides as a tree of ``kind``; raises :class:`ConfigError`."""
-    values = expanded(copy.deepcopy(dict(values)), ())
-    lines: Lines = {}
-    for override in overrides if not isinstance(overrides, Mapping) else ():
-        _apply_override(values, lines, override)
-    for key, value in overrides.items() if isinstance(overrides, Mapping) else ():
-        _set(values, lines, tuple(key.split(".")), value, f"override {key!r}")
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise explain(error.errors(), Path(source), lines, kind) from error
+    return _validated(kind, expanded(copy.deepcopy(dict(values)), ()), {}, overrides, Path(source))
 
 
-def read_recipe(
-    recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()
-) -> Recipe:
+def read_recipe(recipe: Recipe | str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
     """Return a recipe, a file, a shipped one or values as a recipe, with overrides; raises :class:`ConfigError`."""
     if isinstance(recipe, str | Path):
-        if not isinstance(overrides, Mapping):
-            return load_recipe(recipe, overrides)
-        values, _ = read_file(find_recipe(recipe))
-        return recipe_from(values, overrides, str(recipe))
+        return load_recipe(recipe, overrides)
     values = recipe.model_dump() if isinstance(recipe, Recipe) else dict(recipe)
     return recipe_from(values, overrides, "the recipe given")
 
@@ -141,7 +122,17 @@ def shipped() -> Path:
     return next((f for f in (package / "recipes", package.parent / "recipes") if f.is_dir()), package)
 
 
-Tree = TypeVar("Tree", bound=Section)
+def _validated(kind: type[Tree], values: dict[str, Any], lines: Lines, overrides: Overrides, file: Path) -> Tree:
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _set(values, lines, tuple(key.split(".")), value, f"override {key!r}")
+    else:
+        for override in overrides:
+            _apply_override(values, lines, override)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise explain(error.errors(), file, lines, kind) from error
 
 
 def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None:

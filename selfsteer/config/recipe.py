@@ -94,10 +94,8 @@ def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         what = f"the {generation.backend} backend has no weights to train: set mode: data-only (or offline)"
         yield what, "generation.backend", "mode"
     if generation.model is not None and mode != "offline":
-        yield (
-            f"another model than the policy writes the responses in mode offline only, not in {mode}",
-            "generation.model",
-        )
+        what = f"another model than the policy writes the responses in mode offline only, not in {mode}"
+        yield what, "generation.model"
     if generation.model is not None and generation.weightless:
         yield f"generation.model has no effect with the backend {generation.backend}", "generation.model"
     if mode != "generator" and recipe.generator != GeneratorSettings():
@@ -126,10 +124,8 @@ def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
 def _of_preferences(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     settings = recipe.preferences
     if settings.source is None and settings != PreferenceSettings():
-        yield (
-            "these settings are about annotated preferences, and there are none: set preferences.source",
-            "preferences",
-        )
+        what = "these settings are about annotated preferences, and there are none: set preferences.source"
+        yield what, "preferences"
     if settings.source is None:
         return
     if recipe.mode != "offline":
@@ -146,11 +142,8 @@ def _of_preferences(recipe: Recipe) -> Iterator[tuple[str, ...]]:
 def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     train = recipe.train
     if recipe.mode == "data-only" and recipe.rounds > 1:
-        yield (
-            "data-only never changes the policy, so more than one round repeats itself: set rounds: 1",
-            "rounds",
-            "mode",
-        )
+        what = "data-only never changes the policy, so more than one round repeats itself: set rounds: 1"
+        yield what, "rounds", "mode"
     if recipe.mode == "offline" and recipe.rounds > 1:
         yield "offline data are made once: set rounds: 1 (train.epochs passes over them again)", "rounds", "mode"
     later = {"train.reference": train.reference != "round-start", "train.older_rounds": train.older_rounds != 0}
@@ -167,11 +160,8 @@ def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         )
         yield what, "train.reference", "train.lora"
     if train.older_rounds != "all" and train.older_rounds >= recipe.rounds > 1:
-        yield (
-            f"of {recipe.rounds} rounds none has {train.older_rounds} before it: set all",
-            "train.older_rounds",
-            "rounds",
-        )
+        what = f"of {recipe.rounds} rounds none has {train.older_rounds} before it: set all"
+        yield what, "train.older_rounds", "rounds"
 
 
 def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:

@@ -115,14 +115,14 @@ class Costs:
             case "implicit":  # the model that has just scored is still loaded
                 return self._scoring(rows, ROLES, PROMPTS[:1])
             case "reference":
-                return self._loading + self._forward(self._kept(rows), self.trained)
+                return self._loading + self._forward(self.kept(rows), self.trained)
             case "average":
                 return 2 * self._loading + self.policy_bytes / self.rates.disk if self.rates else None
             case "policy" | "generator":
                 loss = recipe.train if kind == "policy" else recipe.generator
                 if self.rates is None:
                     return 0.0
-                flops = self._kept(rows) * loss.epochs * self._training_flops(loss)
+                flops = self.kept(rows) * loss.epochs * self.training_flops(loss)
                 written = self.checkpoints(loss, rows) * self.checkpoint_bytes + self.policy_bytes
                 return self._loading + flops / self.rates.training + written / self.rates.disk
         return None
@@ -144,12 +144,8 @@ class Costs:
         """A row's cells in the policy's loss."""
         return self._row(_cells(self.recipe.train))
 
-    @property
-    def training_flops(self) -> float:
-        """Forward and backward of one row in the policy's loss, with what gradient checkpointing recomputes."""
-        return self._training_flops(self.recipe.train)
-
-    def _training_flops(self, loss: Loss) -> float:
+    def training_flops(self, loss: Loss) -> float:
+        """Return forward and backward of one row in a loss, with what gradient checkpointing recomputes."""
         one = self._row(_cells(loss))
         again = one.again if self.recipe.train.gradient_checkpointing else 0.0
         return (one.training if self.tuning.full else one.adapting) + again
@@ -183,17 +179,13 @@ class Costs:
             found.append((count * sum(row.tokens for row in rows), count * sum(sum(row.responses) for row in rows)))
         return max(found)
 
-    @property
-    def kept(self) -> int:
-        """Rows of a round that filters keep; all where the share is unknown or 0, as a few rows prove little."""
-        return self._kept(self.sizes.train)
-
-    def _kept(self, rows: int) -> int:
+    def kept(self, rows: int) -> int:
+        """Return how many rows filters keep; all where the share is unknown or 0, as a few rows prove little."""
         return round((self.sample.kept or 1.0) * rows)
 
     def steps(self, loss: Loss, rows: int) -> int:
         """Return the optimiser steps of training on what filters keep of ``rows``."""
-        return math.ceil(self._kept(rows) / loss.batch_size) * loss.epochs
+        return math.ceil(self.kept(rows) / loss.batch_size) * loss.epochs
 
     def checkpoints(self, loss: Loss, rows: int) -> int:
         """Return the checkpoints that this writes: one every ``save_steps`` and one at the end."""

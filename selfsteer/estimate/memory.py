@@ -25,11 +25,9 @@ _QUANTISED = {8: 1.0, 4: 0.5 + 0.127 / 8}
 
 @dataclass(frozen=True)
 class Tuning:
-    """The weights that are trained: all, or an adapter on a base in float32, 8 or 4 bits.
+    """The weights that are trained: all, or an adapter of rank ``r`` on a base in float32, 8 or 4 bits.
 
-    Attributes:
-        frozen: Bytes of all others.
-        r: The adapter's rank; 0 without one.
+    ``frozen`` are the bytes of all others.
     """
 
     name: str

@@ -46,11 +46,6 @@ def rows_of(recipe: Recipe, sizes: Sizes) -> int:
     return len(of_round(recipe.queries, sizes.train, 1, recipe.rounds))
 
 
-def first_queries(settings: QuerySettings, count: int = _MEASURED) -> list[Query]:
-    """Return the first queries of the source."""
-    return list(islice(_queries(settings), count))
-
-
 def _queries(settings: QuerySettings) -> Iterator[Query]:
     shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
     return (one for one in stream_queries(settings.source, **shared) if isinstance(one, Query))
@@ -71,7 +66,7 @@ def prompt_lengths(recipe: Recipe, principle_set: PrincipleSet, chat: Chat | Non
     count = min(aspects_wanted(recipe, principle_set), len(names))
     found: list[list[float]] = []
     refused: PromptRefused | None = None
-    for place, query in enumerate(first_queries(recipe.queries)):
+    for place, query in enumerate(islice(_queries(recipe.queries), _MEASURED)):
         pair = pair_for(principle_set, [names[(place + i) % len(names)] for i in range(count)])
         steered = [steer(query.prompt, steering_message(pair, sign), role) for sign in ("positive", "negative")]
         try:

@@ -44,13 +44,12 @@ class Rates:
 
 @dataclass(frozen=True)
 class Sample:
-    """Statistics of a few sampled responses.
+    """Statistics of a few sampled responses; ``rows`` is their number, 0 for none.
 
     Attributes:
         ends: By role, the probability that a response ends at its next token; 0 where none ended.
         kept: Share of rows that quality control keeps; None where responses were cut off before the recipe's limit, as
             filters (of length above all) see other rows then.
-        rows: Number of rows sampled; 0 for none.
     """
 
     ends: Mapping[str, float]

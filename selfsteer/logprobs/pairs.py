@@ -13,10 +13,8 @@ class PairLogps:
     """Log-probs of the chosen and the rejected response of B pairs under one model.
 
     Args:
-        chosen: (B,) summed log-prob of each chosen response, nats, over its response tokens.
-        rejected: (B,) the same for the rejected response.
-        chosen_lengths: (B,) integer number of response tokens that were summed.
-        rejected_lengths: (B,) the same for the rejected response.
+        chosen, rejected: (B,) summed log-prob of each such response, nats, over its response tokens.
+        chosen_lengths, rejected_lengths: (B,) integer number of response tokens that were summed.
 
     Raises:
         ValueError: Shapes differ, a log-prob is below float32, or a length is zero (an empty response has no mean).

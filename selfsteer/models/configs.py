@@ -75,7 +75,11 @@ def generation_values(source: str, revision: str | None = None) -> dict[str, Any
             )
             return values
         return {}
-    file = Path(source) / GENERATION_CONFIG
+    return json_object(Path(source) / GENERATION_CONFIG)
+
+
+def json_object(file: Path) -> dict[str, Any]:
+    """Return the content of a model's JSON file, {} where there is none; :class:`ModelError` for no JSON object."""
     if not file.is_file():
         return {}
     try:
@@ -83,8 +87,8 @@ def generation_values(source: str, revision: str | None = None) -> dict[str, Any
         if not isinstance(found, dict):
             raise ValueError("not an object")
     except ValueError as error:
-        do = "copy the file again, or remove it"
-        raise ModelError(f"{GENERATION_CONFIG} is not a JSON object: {error}", where=str(file), do=do) from error
+        what = f"{file.name} is not a JSON object: {error}"
+        raise ModelError(what, where=str(file), do="copy the model again") from error
     return found
 
 

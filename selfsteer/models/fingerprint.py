@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from pathlib import Path
-from typing import Any
 
 from selfsteer.errors import ModelError, StorageError
 from selfsteer.files import fingerprint, sha256_file, write_atomic
 from selfsteer.models.catalogue import cache_folder
-from selfsteer.models.configs import end_ids, generation_values
+from selfsteer.models.configs import end_ids, generation_values, json_object
 from selfsteer.models.load_errors import loading_errors
 from selfsteer.models.resolve import ADAPTER_CONFIG, base_of, gguf_file, is_adapter, resolve
 
@@ -62,7 +60,7 @@ def model_fingerprint(
         with loading_errors(source):  # the hub's commit, or the cached one without a network
             commit = Path(hf_hub_download(source, "config.json", revision=revision)).parent.name
         return fingerprint(["hub", source, commit, *own_code])
-    config = _acting(source)
+    config = {k: value for k, value in json_object(Path(source) / "config.json").items() if k not in _INERT}
     folder, gguf = Path(source), gguf_file(source)
     files = [gguf] if gguf is not None else sorted(folder.glob("*.safetensors"))
     if not files:
@@ -80,18 +78,6 @@ def model_fingerprint(
         own = model_fingerprint(base, revision, chat=chat, trust_remote_code=trust_remote_code)
         named.append(["base", own])
     return fingerprint(named)
-
-
-def _acting(source: str) -> dict[str, Any]:
-    """Return the settings of config.json that act, {} where there is none."""
-    file = Path(source) / "config.json"
-    if not file.is_file():
-        return {}
-    try:
-        return {key: value for key, value in json.loads(file.read_bytes()).items() if key not in _INERT}
-    except (ValueError, AttributeError) as error:
-        do = "copy the model again"
-        raise ModelError(f"config.json is not a JSON object: {error}", where=str(file), do=do) from error
 
 
 def _content_hash(path: Path) -> str:

@@ -71,15 +71,11 @@ def load_model(
 def load_tokenizer(
     name_or_path: str, *, trust_remote_code: bool = False, revision: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a chat model, with a pad token.
+    """Return the tokenizer of a chat model, with a pad token; raises as :func:`loading_errors`.
 
     A pad token that is missing, or has no embedding, is set to the end token (or the unknown token): no new id, so no
-    embedding is resized.
-
-    Raises:
-        ModelError: There is no tokenizer, or it has no chat template or nothing to pad with; or the model beside it has
-            no embedding for a token that can occur.
-        FetchError: It can't be fetched.
+    embedding is resized. A tokenizer without a chat template, or with tokens that the model beside it has no embedding
+    for, is a ModelError.
     """
     source = resolve(name_or_path)
     with loading_errors(source):

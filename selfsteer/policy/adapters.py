@@ -66,10 +66,7 @@ def with_adapter(model: Any, peft_config: Any) -> Any:
 
     A second adapter on top of the first could not be saved: its folder would name a base that lacks the first one. So
     the training of a model that brings an adapter (an earlier round's policy) continues with that one. Weights in 4 or
-    8 bits stay as they are; the rest of the base becomes float32.
-
-    Raises:
-        ConfigError: The model's own adapter has other settings than ``peft_config``.
+    8 bits stay as they are; the rest of the base becomes float32. Raises as :func:`check_alike`.
     """
     from peft import PeftModel
 

@@ -30,13 +30,7 @@ _WHERE = "the settings of the loss (sections train and generator of a recipe)"
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss ready to be called.
-
-    Attributes:
-        views: The views whose log-probs it reads.
-        loss: From policy and reference log-probs by view to the loss of each example.
-        compares: Whether it reads the reference.
-    """
+    """A loss ready to be called; ``views`` are those that it reads, ``compares`` is whether it reads the reference."""
 
     views: tuple[View, ...]
     loss: Callable[..., SSOLoss]

@@ -42,8 +42,8 @@ class ReferenceKey:
     def reference(self, rows: Sequence[Contrast], *, refuse: bool) -> list[Tensor | None]:
         """Return each row's (C,) summed log-probs, nats, from its scores, None where these are not the start's.
 
-        Raises:
-            DataError: With ``refuse``, a row brings scores of other weights, settings or tokens; with ``stored``, none.
+        Raises :class:`DataError` where, with ``refuse``, a row brings scores of other weights, settings or tokens, or,
+        with ``stored``, none.
         """
         lacking = [row for row in rows if not self._stored(row)] if self._takes_stored else []
         if lacking:

@@ -80,13 +80,16 @@ def test_an_adapter_takes_no_gradients_of_the_weights_and_little_disk():
     """r (inputs + outputs) is 464 at r = 2."""
     found = _costs(train={"lora": {"r": 2}})
     one = found.trained
-    assert found.training_flops == 2 * (one.layers + one.head) + 3 * one.attention
+    assert found.training_flops(found.recipe.train) == 2 * (one.layers + one.head) + 3 * one.attention
     assert found.policy_bytes == 4 * 464 + 4e6 and found.checkpoint_bytes == 12 * 464 + 4e6
 
 
 def test_checkpointing_computes_the_layers_again():
     found, plain = _costs(train={"gradient_checkpointing": True}), _costs()
-    assert found.training_flops == plain.training_flops + plain.trained.layers + plain.trained.attention
+    assert (
+        found.training_flops(found.recipe.train)
+        == plain.training_flops(plain.recipe.train) + plain.trained.layers + plain.trained.attention
+    )
 
 
 def test_disk_is_policies_and_for_a_while_three_checkpoints():
@@ -106,8 +109,8 @@ def test_rows_are_files_of_a_block_each():
 
 def test_what_quality_control_drops_is_not_trained_on():
     found = dataclasses.replace(_costs(), sample=Sample({}, 0.4, 10))
-    assert (found.kept, found.steps(found.recipe.train, 8)) == (3, 1)
-    assert dataclasses.replace(_costs(), sample=Sample({}, 0.0, 4)).kept == 8
+    assert (found.kept(8), found.steps(found.recipe.train, 8)) == (3, 1)
+    assert dataclasses.replace(_costs(), sample=Sample({}, 0.0, 4)).kept(8) == 8
 
 
 def test_a_response_that_ends_early_is_shorter_in_the_mean_and_at_most():

@@ -128,7 +128,7 @@ class FakePip:
         self.index, self.asked, self.failing = index, [], set()  # type: ignore[var-annotated]
         self.says, self.seconds = "ERROR: no", 0.0
 
-    def __call__(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def __call__(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         folder, requirement = Path(command[-2]), command[-1]
         self.asked.append(requirement)
         time.sleep(self.seconds)
@@ -150,7 +150,7 @@ def cache(entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def pip(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> FakePip:
     fake = FakePip(index)
-    monkeypatch.setattr(fetching, "run_command", fake)
+    monkeypatch.setattr(fetching.subprocess, "run", fake)
     return fake
 
 

@@ -529,11 +529,6 @@ def test_auto_on_a_gpu_asks_for_bfloat16_that_is_not_emulated(monkeypatch: pytes
         assert pick_dtype("auto", "cuda:1") == ("bfloat16" if real else "float32")
 
 
-def test_an_unknown_precision() -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'bfloat16'"):
-        pick_dtype("bf16", "cpu")
-
-
 # --- the real weights
 
 
