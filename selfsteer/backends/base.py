@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal, Protocol
 
 from selfsteer.backends.registry import BACKENDS
@@ -118,11 +119,5 @@ def may_think(backend: str, chat: Chat | None) -> bool:
 
 def shared_prefix(chat: Chat | None, one: Prompt, other: Prompt) -> list[int]:
     """Return the token ids that two prompts have in common at their start."""
-    if chat is None:
-        return []
-    prefix = []
-    for a, b in zip(chat.encode(one), chat.encode(other), strict=False):
-        if a != b:
-            break
-        prefix.append(a)
-    return prefix
+    pairs = zip(chat.encode(one), chat.encode(other), strict=False) if chat else ()
+    return [ours for ours, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]

@@ -14,6 +14,8 @@ _ECHOES = ("input", "request", "request_body", "body", "payload", "headers", "ur
 """Keys under which servers repeat the request."""
 _CORE = frozenset({"messages", "model", "prompt"})
 """Parameters that are in every request."""
+_FINDING = "a filter's finding"
+"""Marks a category that a content filter found: {"hate": {"filtered": true, "severity": "high"}}."""
 _DEEPEST = 8
 
 _CONTENT = re.compile(
@@ -61,9 +63,9 @@ class Rejection:
 
     def __init__(self, body: Any) -> None:
         found = list(_leaves(body))
-        self.text = "\n".join(f"{key}: {text}" for key, text in found if key not in _PLACES)
+        self.text = "\n".join(f"{key}: {text}" for key, text in found if key not in (*_PLACES, _FINDING))
         self._paths = [list(map(_plain, _NAME.findall(text))) for key, text in found if key in _PLACES]
-        self._categories = [*dict.fromkeys(_categories(body))]
+        self._categories = [*dict.fromkeys(text for key, text in found if key == _FINDING)]
 
     @cached_property
     def content(self) -> bool:
@@ -122,9 +124,11 @@ def _plain(name: str) -> str:
 
 
 def _leaves(body: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield the texts and numbers in a body, each with the key above it; JSON within a text is parsed."""
+    """Yield the texts, numbers and findings in a body, each with the key above it; JSON within a text is parsed."""
     if isinstance(body, dict) and depth < _DEEPEST:
         for name, value in body.items():
+            if isinstance(value, dict) and value.get("filtered") is True:
+                yield _FINDING, name
             if name not in _ECHOES:
                 yield from _leaves(value, name if key not in _PLACES else key, depth + 1)
     elif isinstance(body, list | tuple) and depth < _DEEPEST:
@@ -147,17 +151,3 @@ def _parsed(text: str) -> Any:
     except (ValueError, RecursionError):
         return None
     return [text[:start], found] if isinstance(found, dict | list) and found else None
-
-
-def _categories(body: Any, depth: int = 0) -> Iterator[str]:
-    """Yield the findings in a content filter's results: {"hate": {"filtered": true, "severity": "high"}}."""
-    if isinstance(body, list) and depth < _DEEPEST:
-        for value in body:
-            yield from _categories(value, depth + 1)
-    if not isinstance(body, dict) or depth >= _DEEPEST:
-        return
-    for name, value in body.items():
-        if isinstance(value, dict) and value.get("filtered") is True:
-            yield str(name)
-        else:
-            yield from _categories(value, depth + 1)

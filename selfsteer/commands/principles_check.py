@@ -91,12 +91,12 @@ def trial_recipe(name: str, overrides: Sequence[str]) -> Recipe:
     Raises:
         ConfigError: A setting is wrong, or has no effect on trials.
     """
-    from selfsteer.config import recipe_from
+    from selfsteer.config import Recipe, from_values
 
     keys = [override.partition("=")[0].strip() for override in overrides]
     # A judge is asked about the row's only aspect unless the settings say otherwise.
     by = ["judge.by=aspects"] if {"judge", "judge.name"} & set(keys) and "judge.by" not in keys else []
-    recipe = recipe_from({"name": name, **_DEFAULTS}, [*overrides, *by])
+    recipe = from_values(Recipe, {"name": name, **_DEFAULTS}, [*overrides, *by])
     for key in keys:
         if key not in _ACTING and not key.startswith(_SECTIONS):
             known = ", ".join([*(f"{section}*" for section in _SECTIONS), *sorted(_ACTING)])

@@ -17,11 +17,11 @@ from selfsteer.config.loading import (
     Setting,
     dump_recipe,
     find_recipe,
+    from_values,
     judge_settings,
     load_recipe,
     load_tree,
     read_recipe,
-    recipe_from,
     shipped_recipes,
     template_kwargs,
 )

@@ -48,18 +48,13 @@ def load_tree(kind: type[Tree], path: str | Path, overrides: Overrides = (), set
     return _validated(kind, values, lines, overrides, file)
 
 
-def recipe_from(values: Mapping[str, Any], overrides: Overrides = (), source: str = "command line") -> Recipe:
-    """Return a recipe of values as a recipe file has them, with overrides; raises :class:`ConfigError`."""
-    return from_values(Recipe, values, overrides, source)
-
-
 def from_values(
     kind: type[Tree],
     values: Mapping[str, Any],
-    overrides: Overrides,
+    overrides: Overrides = (),
     source: str = "command line",
 ) -> Tree:
-    """Validate plain values with overrides as a tree of ``kind``; raises :class:`ConfigError`."""
+    """Return a tree of values as a recipe file has them, with overrides; raises :class:`ConfigError`."""
     return _validated(kind, expanded(copy.deepcopy(dict(values)), ()), {}, overrides, Path(source))
 
 
@@ -68,7 +63,7 @@ def read_recipe(recipe: Recipe | str | Path | Mapping[str, Any], overrides: Over
     if isinstance(recipe, str | Path):
         return load_recipe(recipe, overrides)
     values = recipe.model_dump() if isinstance(recipe, Recipe) else dict(recipe)
-    return recipe_from(values, overrides, "the recipe given")
+    return from_values(Recipe, values, overrides, "the recipe given")
 
 
 def template_kwargs(given: Sequence[str]) -> dict[str, Any]:
@@ -81,13 +76,8 @@ def template_kwargs(given: Sequence[str]) -> dict[str, Any]:
 
 def judge_settings(values: dict[str, Any]) -> JudgeSettings:
     """Return the settings of a judge that was named on the command line; raises :class:`ConfigError`."""
-    try:
-        return JudgeSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = f"--{'-'.join(map(str, first['loc'])).replace('_', '-')}"
-        given = "" if first["type"] == "conflict" else f", got {first['input']!r}"
-        raise ConfigError(f"{first['msg']}{given}", where=where, do="correct that value") from error
+    lines: Lines = {(name,): f"--{name.replace('_', '-')}" for name in values}
+    return _validated(JudgeSettings, values, lines, (), Path("command line"))
 
 
 def dump_recipe(recipe: Section) -> str:

@@ -47,14 +47,22 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
         StorageError: The cache folder can't be written to, or the disk is too small.
     """
     entry = catalogue_entry(name)
+    folder, target = download_folder(entry), model_folder(entry)
     report = progress or (lambda phrase, fraction: None)
-    if not is_fetched(entry):
-        with _lock(entry, report):
-            # Another process may have finished it while this one waited.
-            if not is_fetched(entry):
-                _fetch(entry, report)
+    with _lock(entry, report) if not is_fetched(entry) else contextlib.nullcontext():
+        if not is_fetched(entry):  # another process may have finished it while this one waited
+            with storage_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                # A killed process left these half made; the lock guarantees that no other one is writing them now.
+                for path in [*folder.glob(".*"), *target.parent.glob(f".{target.name}.*.tmp")]:
+                    remove(path)
+            _check_space(entry, folder)
+            gguf = _gguf_file(entry, folder, report)
+            report(f"converting {entry.name} to safetensors", _ASSEMBLED)
+            convert(entry, gguf, target)
+            remove(folder)
     report(f"{name} is ready", 1.0)
-    return model_folder(entry)
+    return target
 
 
 @contextlib.contextmanager
@@ -75,20 +83,6 @@ def _lock(entry: CatalogueEntry, report: Progress) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _fetch(entry: CatalogueEntry, report: Progress) -> None:
-    folder, target = download_folder(entry), model_folder(entry)
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        # A killed process left these half made; the lock guarantees that no other process is writing them now.
-        for path in [*folder.glob(".*"), *target.parent.glob(f".{target.name}.*.tmp")]:
-            remove(path)
-    _check_space(entry, folder)
-    gguf = _gguf_file(entry, folder, report)
-    report(f"converting {entry.name} to safetensors", _ASSEMBLED)
-    convert(entry, gguf, target)
-    remove(folder)
 
 
 def _check_space(entry: CatalogueEntry, folder: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from selfsteer.files import read_json, sha256_file, write_json
-from selfsteer.policy.distributed import anywhere, wait
+from selfsteer.policy.distributed import anywhere
 
 _MANIFEST = "selfsteer_manifest.json"
 
@@ -43,7 +43,7 @@ class ManifestCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Hash the files of the checkpoint just written, once every process has written its own."""
-        wait()
+        anywhere(False)  # waits for all
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -18,7 +18,7 @@ from selfsteer.errors import ConfigError
 
 def gathered(values: Tensor) -> Tensor:
     """Return (P, N): the (N,) ``values`` of each of P processes."""
-    if not _several():
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values[None]
     from accelerate import PartialState
     from accelerate.utils import gather
@@ -28,7 +28,7 @@ def gathered(values: Tensor) -> Tensor:
 
 
 def anywhere(flag: bool) -> bool:
-    """Return whether ``flag`` is set in any process, so that all of them take the same turn."""
+    """Return whether ``flag`` is set in any process, so that all of them take the same turn; waits for all."""
     return bool(gathered(torch.tensor([float(flag)])).any())
 
 
@@ -38,14 +38,6 @@ def summed(figures: Mapping[str, float]) -> dict[str, float]:
         return {}
     sums = gathered(torch.tensor(list(figures.values()), dtype=torch.float64)).sum(dim=0)
     return dict(zip(figures, sums.tolist(), strict=True))
-
-
-def wait() -> None:
-    """Wait until every process is here."""
-    if _several():
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
 
 
 def check_even(accelerator: Any) -> None:
@@ -69,7 +61,3 @@ def first_time(accelerator: Any, size: int, *, drop_last: bool = False) -> int:
         return size
     remainder = len(state.active_dataloader.dataset) % (processes * size)
     return min(max(remainder - accelerator.process_index * size, 0), size) if remainder else size
-
-
-def _several() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsteer.config import dump_recipe, load_recipe, recipe_from
+from selfsteer.config import Recipe, dump_recipe, from_values, load_recipe
 from selfsteer.errors import ConfigError, InputError, NothingSurvived
 from selfsteer.export.formats import FORMATS, Layout
 from selfsteer.export.writers import WRITERS, write_shards
@@ -160,7 +160,7 @@ def refilter_file(source: Path, overrides: Sequence[str], output: Path | None) -
         NothingSurvived: The filters keep no row; nothing is written.
     """
     _check_keys(overrides, ("quality", "principles.set"))
-    recipe = recipe_from({}, overrides)
+    recipe = from_values(Recipe, {}, overrides)
     if not recipe.quality.clean:
         raise _fixed("quality.clean", "cleaning comes before scoring")
     named = any(override.startswith("principles.set") for override in overrides)

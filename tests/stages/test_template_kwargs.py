@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from selfsteer.chat_template import ChatTemplate
-from selfsteer.config import JudgeSettings, recipe_from
+from selfsteer.config import JudgeSettings, Recipe, from_values
 from selfsteer.errors import ConfigError
 from selfsteer.judges import Pair, judge_pairs, make_judge
 from selfsteer.loop import generate, run
@@ -133,7 +133,7 @@ def test_variables_of_a_server_are_part_of_the_key_and_of_the_request(tmp_path):
         endpoint = {"backend": "endpoint", "endpoint": {"model": "m", "base_url": "http://localhost:1/v1"}}
         writer = {"name": "endpoint:w", "chat_template_kwargs": kwargs}
         values = {"mode": "data-only", "model": {"chat_template_kwargs": kwargs}, "principles": {"model": writer}}
-        return recipe_from(values | {"generation": endpoint, "quality": {"filters": []}})
+        return from_values(Recipe, values | {"generation": endpoint, "quality": {"filters": []}})
 
     bare, off = (ModelPool(recipe(kwargs), tmp_path) for kwargs in ({}, OFF))
     assert bare.weightless_policy().fingerprint == "endpoint:m" != off.weightless_policy().fingerprint
