@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -18,7 +18,6 @@ from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import check, open_stages
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display, clock, size
-from selfsteer.runs.store import StageKey
 from selfsteer.stages.context import RunContext
 
 _STYLE = {
@@ -31,31 +30,26 @@ _STYLE = {
 _SYMBOLS = {"positive": "y+", "negative": "y-", "original": "yo"}
 
 
-def dry_run(
-    recipe: Recipe,
-    run_dir: Path,
-    *,
-    measure: bool,
-    sweep_dir: Path | None = None,
-    claims: Mapping[StageKey, str] | None = None,
-) -> list[PlanStep]:
+def dry_run(recipe: Recipe, run_dir: Path, *, measure: bool) -> list[PlanStep]:
     """Print what a run would do in a run directory, and why; writes nothing and loads no weights.
-
-    Args:
-        run_dir: It may be missing.
-        sweep_dir: Of a run in a sweep, the sweep's folder.
-        claims: Of a run in a sweep, the stages that the runs before it will have done, with their names.
 
     Raises:
         InputError, WorkFailed: As the run would raise, where that is known beforehand.
     """
-    stages = open_stages(recipe, run_dir, Display(quiet=True), sweep_dir=sweep_dir)
+    stages = open_stages(recipe, run_dir, Display(quiet=True))
     check(stages)
     start_of(stages.models)  # raises where the model would have to be fetched
-    steps = plan(stages, measure=measure, claims=claims)
+    steps = plan(stages, measure=measure)
+    show_plan(stages, steps, measure=measure)
+    return steps
+
+
+def show_plan(context: RunContext, steps: Sequence[PlanStep], *, measure: bool) -> None:
+    """Print the stages of a run with their states, time and disk space."""
+    recipe = context.recipe
     known = next((step.entry.info for step in steps if step.slot[0] == "queries" and step.entry), None)
     sizes = Sizes(known["train"], known["heldout"] if measure else 0) if known else sizes_of(recipe.queries)
-    costs = knowing(costs_of(stages, sizes), steps)
+    costs = knowing(costs_of(context, sizes), steps)
     table = plain_table("stage", "", "time", "disk", "why", right=("time", "disk"))
     for step in steps:
         one = costs.of(step.slot[0], heldout=step.slot[2])
@@ -65,9 +59,8 @@ def dry_run(
     todo = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps if step.todo]
     table.add_row(f"{len(todo)} to do", "", total_time(todo), size(sum(one.disk for one in todo)))
     out.print(table)
-    show_disk(costs, steps, run_dir)
-    show_assumptions(costs, stages)
-    return steps
+    show_disk(costs, steps, context.store.run_dir)
+    show_assumptions(costs, context)
 
 
 def show_steps(steps: Sequence[PlanStep]) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from selfsteer.commands.console import out, say
 from selfsteer.commands.options import Quiet, RunDir
-
-if TYPE_CHECKING:
-    from selfsteer.runs.store import StageKey
 
 
 @dataclass(frozen=True)
@@ -46,22 +43,16 @@ def sweep(arguments: SweepArguments) -> None:
     wanted = read_sweep(arguments.source, arguments.overrides)
     folder = arguments.run_dir or Path("runs") / wanted.name
     if arguments.dry_run:
-        from selfsteer.commands.dry_run import dry_run
+        from selfsteer.commands.dry_run import show_plan
         from selfsteer.runs.plan_step import StepState
-        from selfsteer.workflows.sweep import check_all, claim
+        from selfsteer.workflows.sweep import check_all
         from selfsteer.workflows.sweep_variants import naming
 
-        check_all(wanted, folder)  # all of them before a table is shown
-        claims: dict[StageKey, str] = {}
         shared = total = 0
-        for variant in wanted.variants:
-            say(f"\nvariant {variant.name}")
-            with naming(variant.name):
-                steps = dry_run(
-                    variant.recipe, folder / variant.name, measure=True, sweep_dir=folder,
-                    claims=claims,
-                )  # fmt: skip
-            claim(claims, steps, variant.name)
+        for name, (stages, steps) in check_all(wanted, folder).items():
+            say(f"\nvariant {name}")
+            with naming(name):
+                show_plan(stages, steps, measure=True)
             shared, total = shared + sum(step.state is StepState.SHARED for step in steps), total + len(steps)
         say(f"\n{shared} of {total} stages are shared with another variant")
         return

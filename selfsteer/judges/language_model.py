@@ -9,7 +9,7 @@ from selfsteer.config import EndpointSettings, JudgeSettings
 from selfsteer.errors import ConfigError
 from selfsteer.files import fingerprint
 from selfsteer.judges.base import Judge
-from selfsteer.judges.loading import local_model, option_of
+from selfsteer.judges.loading import local_model
 from selfsteer.judges.logprob import EndpointLogprobJudge, LogprobJudge
 from selfsteer.judges.template import JudgeTemplate
 from selfsteer.judges.text import REPLY_TOKENS, THINKING_TOKENS, TextJudge
@@ -36,7 +36,7 @@ def open_endpoint(settings: JudgeSettings, name: str) -> Judge:
         server = EndpointSettings(model=name, base_url=settings.base_url, api_key_env=settings.api_key_env)
         backend = EndpointBackend(server, chat_template_kwargs=settings.chat_template_kwargs)
     except ConfigError as error:
-        where = option_of("api_key_env") if error.where == "api_key_env" else error.where
+        where = "judge.api_key_env (--api-key-env)" if error.where == "api_key_env" else error.where
         raise ConfigError(error.what, where=where, do=error.do) from error
     template, source = _template(settings), f"{backend.base_url} {name}"
     if settings.chat_template_kwargs:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from selfsteer.backends.local_model import LocalModel
-from selfsteer.config import JudgeSettings
+from selfsteer.config import LocalModelSettings
+
+_DEVICE = "judge.device (--device)"
 
 
-def option_of(key: str) -> str:
-    """Return the name of a setting in a recipe and on the command line."""
-    return f"judge.{key} (--{key.replace('_', '-')})"
-
-
-def local_model(settings: JudgeSettings, name: str) -> LocalModel:
-    """Return a model that is loaded when it is needed; raises where it can't be found."""
+def local_model(settings: LocalModelSettings, name: str, key: str = _DEVICE) -> LocalModel:
+    """Return a model that is loaded when it is needed, and found now; ``key`` names the setting of its device."""
     from selfsteer.models import resolve, silence_transformers
 
     silence_transformers()
-    return LocalModel(settings, resolve(name), option_of("device"))
+    return LocalModel(settings, resolve(name), key)
 
 
-def scoring_model(settings: JudgeSettings, name: str) -> LocalModel:
+def scoring_model(settings: LocalModelSettings, name: str, key: str = _DEVICE) -> LocalModel:
     """Return a model whose precision "auto" is float32: its scores are compared, and may be nearly the same."""
     precise = settings.model_copy(update={"precision": "float32"}) if settings.precision == "auto" else settings
-    return local_model(precise, name)
+    return local_model(precise, name, key)

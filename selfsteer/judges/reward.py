@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.chat_template import ChatTemplate
-from selfsteer.config import JudgeSettings
+from selfsteer.config import LocalModelSettings
 from selfsteer.errors import PromptRefused
 from selfsteer.files import fingerprint
 from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer, scored_answer
@@ -18,7 +18,7 @@ from selfsteer.models.rope import context_of
 from selfsteer.reward.scoring import TokenIds, conversation_ids, score_ids
 
 
-def open_judge(settings: JudgeSettings, name: str) -> RewardJudge:
+def open_judge(settings: LocalModelSettings, name: str) -> RewardJudge:
     """Return a reward model, by its folder or hub name, as a judge."""
     from selfsteer.models import load_tokenizer
     from selfsteer.reward.loading import load_reward_model, reward_config

@@ -23,6 +23,7 @@ from selfsteer.files import (
     write_json,
 )
 from selfsteer.judges import Judge
+from selfsteer.judges.loading import local_model
 from selfsteer.judges.pair_datasets import PairSet, load_pairs
 from selfsteer.judges.program import ProgramJudge, find_program
 from selfsteer.reward.card import reward_card
@@ -116,11 +117,7 @@ class RewardStages:
     @cached_property
     def local(self) -> Any:
         """The base on this machine."""
-        from selfsteer.backends.local_model import LocalModel
-        from selfsteer.models import resolve, silence_transformers
-
-        silence_transformers()
-        return LocalModel(self.recipe.hardware, resolve(self.recipe.model.name), "model.device")
+        return local_model(self.recipe.hardware, self.recipe.model.name, "model.device")
 
     @property
     def _template_kwargs(self) -> dict[str, Any]:
@@ -307,20 +304,14 @@ class RewardStages:
 
     def score_stage(self, one: Trained, entry: StageRecord, name: str) -> StageRecord:
         """Score a file's pairs by a trained model, as `selfsteer judge FILE --judge reward:FOLDER` does."""
-        trusted: dict[str, Any] = {"trust_remote_code": self.recipe.model.trust_remote_code}
 
         def judge() -> Judge:
-            from selfsteer.judges.reward import RewardJudge
-            from selfsteer.models import load_tokenizer, model_fingerprint
-            from selfsteer.reward.loading import load_reward_model, reward_config
+            from selfsteer.judges.reward import open_judge
 
-            folder = str(self.store.files(entry)[0])
-            return RewardJudge(
-                partial(load_reward_model, folder, device=self.local.device, **trusted),
-                load_tokenizer(folder, **trusted), config=reward_config(folder, **trusted), name=str(one),
-                content=f"{model_fingerprint(folder, chat=True, **trusted)} float32",
-                template_kwargs=self.recipe.model.chat_template_kwargs,
-            )  # fmt: skip
+            own = {"precision": "float32", "revision": None, "device": self.local.device}
+            found = open_judge(self.recipe.hardware.model_copy(update=own), str(self.store.files(entry)[0]))
+            found.name = f"{one} (reward)"
+            return found
 
         return self._scored(
             str(one), {"model": entry.key} | self._template_kwargs, name, judge, f"score {name} by {one}"

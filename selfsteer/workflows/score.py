@@ -16,6 +16,7 @@ from typing import Any
 from selfsteer.config import LocalModelSettings
 from selfsteer.errors import ConfigError, DataError, PromptRefused
 from selfsteer.files import cut_torn_line, fingerprint, remove, storage_errors
+from selfsteer.judges.loading import scoring_model
 from selfsteer.judges.pair_datasets import is_pair, pair_of
 from selfsteer.queries import is_hub, source_fingerprint, source_rows
 from selfsteer.queries.messages import Cells, Unusable, is_missing, read_messages
@@ -57,7 +58,6 @@ def score_file(
     winner). A row that can't be scored gets ``error`` and is counted.
 
     Args:
-        model: A reward model's folder or hub name.
         file: A file or a folder, as of :func:`selfsteer.queries.load_queries`.
         output: The .jsonl file, which appears when it is complete. An interrupted call resumes if ``file``, the model
             and the hardware are the same.
@@ -137,14 +137,10 @@ class _Scorer:
     """A reward model, loaded when the first row is scored."""
 
     def __init__(self, model: str, hardware: LocalModelSettings, batch_size: int) -> None:
-        from selfsteer.backends.local_model import LocalModel
-        from selfsteer.models import resolve, silence_transformers
         from selfsteer.models.rope import context_of
         from selfsteer.reward.loading import reward_config
 
-        silence_transformers()
-        self._batch_size, self._precision = batch_size, hardware.precision
-        self._local = LocalModel(hardware, resolve(model), "--device")
+        self._batch_size, self._local = batch_size, scoring_model(hardware, model, "--device")
         self.longest = context_of(reward_config(self._local.source, **self._local.options))
         self.template = self._local.chat.template
         self.where = model
@@ -152,18 +148,14 @@ class _Scorer:
     @property
     def depends(self) -> list[str]:
         """The model's part of what rewards depend on; the batch size does not change them."""
-        return [self._local.fingerprint, self._dtype, self._local.device]
-
-    @property
-    def _dtype(self) -> str:
-        return "float32" if self._precision == "auto" else self._precision
+        return [self._local.fingerprint, self._local.device]
 
     @cached_property
     def _model(self) -> Any:
         from selfsteer.reward.loading import load_reward_model
 
         local = self._local
-        return load_reward_model(local.source, device=local.device, dtype=self._dtype, **local.options)
+        return load_reward_model(local.source, device=local.device, dtype=local.dtype, **local.options)
 
     def score(self, conversations: Sequence[TokenIds]) -> dict[TokenIds, float]:
         """Return the reward of each conversation, by its token ids."""

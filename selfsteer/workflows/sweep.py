@@ -19,6 +19,7 @@ from selfsteer.runs.ledger import Ledger
 from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import StageKey, locked
+from selfsteer.stages.context import RunContext
 from selfsteer.version import __version__
 from selfsteer.workflows.sweep_variants import Sweep, Variant, naming
 
@@ -84,7 +85,9 @@ def failed(record: Mapping[str, Any], folder: Path) -> WorkFailed | None:
     return WorkFailed(what, where=str(folder / "sweep.md"), do=do)
 
 
-def check_all(wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, list[PlanStep]]:
+def check_all(
+    wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None
+) -> dict[str, tuple[RunContext, list[PlanStep]]]:
     """Check every variant before anything starts, and return each one's plan, given the stages of those before it.
 
     Raises:
@@ -96,13 +99,9 @@ def check_all(wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda t
         with naming(variant.name):
             stages = open_stages(variant.recipe, folder / variant.name, Display(quiet=True), sweep_dir=folder)
             check(stages)
-            plans[variant.name] = plan(stages, measure=True, say=say, claims=claims)
-        claim(claims, plans[variant.name], variant.name)
+            steps = plan(stages, measure=True, say=say, claims=claims)
+        for step in steps:
+            if step.key:
+                claims.setdefault(step.claim, variant.name)
+        plans[variant.name] = stages, steps
     return plans
-
-
-def claim(claims: dict[StageKey, str], steps: list[PlanStep], name: str) -> None:
-    """Add the stages of a variant's plan to ``claims``, for the plans of later variants."""
-    for step in steps:
-        if step.key:
-            claims.setdefault(step.claim, name)

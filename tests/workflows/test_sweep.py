@@ -210,7 +210,7 @@ def test_trained_variants_share_what_is_the_same_and_equal_runs_of_their_own(wri
 
 def test_a_plan_says_what_is_done_shared_and_to_do_and_writes_nothing(write, tmp_path):
     file = write(variants=FILTERS)
-    plans = check_all(read_sweep(file), tmp_path / "out")
+    plans = {name: steps for name, (_, steps) in check_all(read_sweep(file), tmp_path / "out").items()}
     assert {step.state for step in plans["strict"]} == {StepState.TODO}
     assert [step.state for step in plans["loose"]] == [StepState.SHARED] * 7 + [StepState.TODO]
     assert {step.why for step in plans["loose"][:7]} == {"with strict"}
@@ -218,7 +218,7 @@ def test_a_plan_says_what_is_done_shared_and_to_do_and_writes_nothing(write, tmp
     found = CliRunner().invoke(app, ["sweep", str(file), "--dry-run", "--run-dir", str(tmp_path / "out")])
     assert found.exit_code == 0 and "7 of 16 stages are shared" in found.output
     swept(file, tmp_path / "out")
-    plans = check_all(read_sweep(file), tmp_path / "out")
+    plans = {name: steps for name, (_, steps) in check_all(read_sweep(file), tmp_path / "out").items()}
     assert {step.state for steps in plans.values() for step in steps} == {StepState.DONE}
 
 
