@@ -31,11 +31,7 @@ _SYMBOLS = {"positive": "y+", "negative": "y-", "original": "yo"}
 
 
 def dry_run(recipe: Recipe, run_dir: Path, *, measure: bool) -> list[PlanStep]:
-    """Print what a run would do in a run directory, and why; writes nothing and loads no weights.
-
-    Raises:
-        InputError, WorkFailed: As the run would raise, where that is known beforehand.
-    """
+    """Print what a run would do, and why; nothing is written. Raises what the run would raise, where that is known."""
     stages = open_stages(recipe, run_dir, Display(quiet=True))
     check(stages)
     start_of(stages.models)  # raises where the model would have to be fetched

@@ -101,9 +101,7 @@ def judge(arguments: JudgeArguments) -> None:
 def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path | None) -> list[Judged]:
     """Put the pairs before one judge after the other, with progress; ``judges`` is empty afterwards.
 
-    Args:
-        judges: Each is taken out, so that its weights are freed before the next one loads its own.
-        answers: The folder that keeps answers; None is the one in the cache folder.
+    Each is taken out, so that its weights are freed before the next one loads its own.
     """
     judged = []
     while judges:

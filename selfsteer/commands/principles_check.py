@@ -51,11 +51,7 @@ class CheckArguments:
 
 
 def principles_check(arguments: CheckArguments) -> Probe:
-    """Test whether a set can steer a model at all: steer along each aspect alone and compare the answers.
-
-    Raises:
-        InputError, WorkFailed: As :func:`selfsteer.workflows.principles_check.probe`.
-    """
+    """Test whether a set can steer a model at all: steer along each aspect alone and compare the answers."""
     from selfsteer.commands.tables import plain_table
     from selfsteer.files import fingerprint
     from selfsteer.models import cache_folder
@@ -86,11 +82,7 @@ def principles_check(arguments: CheckArguments) -> Probe:
 
 
 def trial_recipe(name: str, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe of trials along single aspects, with ``key=value`` overrides.
-
-    Raises:
-        ConfigError: A setting is wrong, or has no effect on trials.
-    """
+    """Return the recipe of trials along single aspects; ConfigError for a setting that has no effect on them."""
     from selfsteer.config import Recipe, from_values
 
     keys = [override.partition("=")[0].strip() for override in overrides]

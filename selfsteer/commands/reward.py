@@ -29,11 +29,7 @@ class RewardArguments:
 
 
 def train_rewards(arguments: RewardArguments) -> None:
-    """Train reward models on preference pairs, self-made or annotated, and compare them. The same command resumes.
-
-    Raises:
-        InputError, WorkFailed: As :func:`selfsteer.workflows.reward.reward`.
-    """
+    """Train reward models on preference pairs, self-made or annotated, and compare them. The same command resumes."""
     from selfsteer.commands.dry_run import show_steps
     from selfsteer.commands.tables import plain_table
     from selfsteer.reward.recipe import load_reward_recipe

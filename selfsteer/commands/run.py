@@ -45,11 +45,7 @@ def run(arguments: RunArguments) -> None:
 
 
 def generate(arguments: GenerateArguments) -> None:
-    """Make the preference data of a recipe and stop there. Interrupted runs resume: run the same command again.
-
-    Raises:
-        InputError, WorkFailed: As :func:`run`.
-    """
+    """Make the preference data of a recipe and stop there. Interrupted runs resume: run the same command again."""
     _run_recipe("generate", arguments)
 
 

@@ -98,9 +98,7 @@ def rejects(findings: Sequence[Finding]) -> bool:
 def best_round(criterion: str, good: Sequence[RoundFigures]) -> int | None:
     """Return which of the good rounds' policies is the run's, by ``guards.best``; of equals the later one.
 
-    Args:
-        criterion: "last", or a key of :data:`CRITERIA`; rounds without that figure come after all others.
-        good: The good rounds in their order, without the start.
+    The criterion is "last" or a key of :data:`CRITERIA`; rounds without that figure come after all others.
     """
     if not good:
         return None

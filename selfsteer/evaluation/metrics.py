@@ -94,21 +94,15 @@ def answer_drops(start: Sequence[Contrast], trained: Sequence[Contrast]) -> list
     """Return by how much the start's plain answers became less likely under a trained policy, nats per token.
 
     Each is m_start(yo|x) - m_trained(yo|x). The start wrote yo under x, so their mean estimates the divergence
-    KL(start || trained) per token, restricted to what the start's temperature and top-p let it sample.
-
-    Args:
-        start, trained: As :func:`implicit_changes` takes them.
+    KL(start || trained) per token, restricted to what the start's temperature and top-p let it sample. The rows are as
+    for :func:`implicit_changes`.
     """
     before = {row.id: row for row in start}
     return [score(before[row.id], "original", "prompt") - score(row, "original", "prompt") for row in trained]
 
 
 def counted(verdicts: Sequence[int]) -> Measure:
-    """Return how many verdicts are 1 (right), 0 (tied) and -1 (wrong), and the share that is right: ties count against.
-
-    Args:
-        verdicts: At least one.
-    """
+    """Return how many of one or more verdicts are 1 (right), 0 (tied), -1 (wrong), and the share right: no tie is."""
     right = verdicts.count(1)
     return {
         "right": right,

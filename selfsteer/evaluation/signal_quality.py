@@ -38,7 +38,6 @@ class Implicit:
     """Effect of a round's training on the start's held-out pairs.
 
     Attributes:
-        rows: The pairs.
         rewards: By row id, the change of the log-prob of y+ under the plain prompt minus that of y-, nats.
         scale: "per token" or "summed".
         judgements: By row id.
@@ -63,13 +62,10 @@ class Part:
     """Rows of one policy: a round's training rows, or a policy's held-out ones.
 
     Attributes:
-        round: The round.
-        label: For tables.
         rows: Cleaned rows before the filters, those with an empty response included.
         filtered: Whether the filters have run, so that ``kept`` of a row is their result.
         judgements: By row id; a row without one was not judged.
         implicit: The implicit reward after this round, where the run has measured it.
-        chosen: None where it is unknown.
     """
 
     round: int
@@ -120,11 +116,7 @@ def pairs_of(
     Args:
         contrasts: Rows with both responses.
         by: "overall" leaves the criterion empty; "aspects" makes one of the row's aspects and their meanings, or of the
-            good guideline that was written in place of aspects.
-        principle_set: Has the meanings of the aspects.
-
-    Raises:
-        PrincipleError: The set lacks an aspect of a row.
+            good guideline that was written in place of aspects. The set must have the aspects (PrincipleError).
     """
     return [
         Pair(
@@ -162,12 +154,7 @@ def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
 def principles_of(aspects: Sequence[str], principle: str, writing: str | None) -> list[str]:
     """Return the names of a row's good principles: those of a set one by one, each after its aspect.
 
-    Principles written for a single query count together, by the outcome of the writing.
-
-    Args:
-        aspects: Of the row.
-        principle: The positive principle of the row, a line an aspect.
-        writing: The outcome of writing it; None where it was not recorded.
+    Principles written for a single query count together, by the outcome of the writing (None: not recorded).
     """
     if writing not in (None, "fixed"):
         return [f"written for the query ({writing})"]

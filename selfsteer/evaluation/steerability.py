@@ -124,12 +124,7 @@ VerdictFn = Callable[[Contrast], tuple[str, int] | None]
 
 
 def probe_figures(rows: Mapping[str, Sequence[Contrast]], verdict_of: VerdictFn) -> Probe:
-    """Return the figures of scored rows.
-
-    Args:
-        rows: By aspect, the rows that were steered along it alone.
-        verdict_of: Decides which response of a row is better.
-    """
+    """Return the figures of scored rows: by aspect, those that were steered along it alone."""
     aspects = [
         AspectProbe(name, len(own), _margin(own), direction_by(own, verdict_of), *map(_example, own[:1]))
         for name, own in rows.items()

@@ -42,11 +42,9 @@ class Figures:
     """The figures of a judge on pairs; ``dataclasses.asdict`` makes JSON of them.
 
     Attributes:
-        n: Pairs, with a label or not.
-        outcomes: Number of pairs that are consistent, inconsistent, tie, invalid; they add up to n.
+        n: Pairs, with a label or not; the outcomes add up to it.
         first_share: Of the presentations with a vote, the share that went to the response shown first: 0.5 without
-            position bias. None without a vote.
-        first_share_interval: Wilson's, with each presentation as one trial.
+            position bias. None without a vote. In its interval (Wilson's) each presentation is one trial.
         n_labelled: Pairs with a winner by their label.
         n_tied_labels: Pairs that are a tie by their label.
         per_order_share: Of the 2 n_labelled presentations, the share with a vote for the winner: the average

@@ -48,8 +48,7 @@ def blocked_answer(failure: Failure) -> Answer:
 def scored_answer(scores: Sequence[float], what: str, where: str) -> Answer:
     """Return the answer of a judge that scores both responses; the scores' difference is the log-odds.
 
-    Raises:
-        WorkFailed: It is not finite; ``what`` names the scores, ``where`` the judge.
+    Raises :class:`WorkFailed` if it is not finite; ``what`` names the scores, ``where`` the judge.
     """
     first, second = scores
     odds = first - second

@@ -28,11 +28,7 @@ KEYS = (*VOTES, SKIP, BACK)
 
 
 class HumanJudge:
-    """A person. Answers are kept by name, in which extra spaces don't matter and capitals do.
-
-    Raises:
-        InputError: The name is empty.
-    """
+    """A person. Answers are kept by name, in which extra spaces don't matter and capitals do; it must not be empty."""
 
     batch_size = 1
 
@@ -54,8 +50,6 @@ class Presentation:
 
     Attributes:
         id: A hash, unique within the session.
-        prompt: The conversation that both responses answer.
-        criterion: The criterion to judge by; "" is overall quality.
         responses: In the order of presentation.
         cut: Whether each response was cut off at a length limit.
         state: "skipped" or "answered" where it was shown before in this session.

@@ -64,8 +64,6 @@ class Side:
 
     Attributes:
         load: Returns the causal language model in eval mode; called when it is needed, more than once.
-        chat: Its template.
-        name: For tables.
         weights: Identifies the weights, their precision, the tokenizer and the end tokens.
     """
 
@@ -107,11 +105,7 @@ class ImplicitJudge:
         )
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
-        """Return one answer a presentation, in order; the two orders of a pair are scored once.
-
-        Raises:
-            WorkFailed: A log-prob is not finite.
-        """
+        """Return one answer a presentation; both orders of a pair are scored once. WorkFailed for NaN or infinity."""
         rows = list(map(self._encoded, shown))
         scorable = [row for row in rows if not isinstance(row, str) and all(row[1])]
         # The model in memory first: a batch then costs one load.

@@ -49,11 +49,7 @@ class LogprobJudge:
         self._labels = [chat.encode_response(label, False) for label in template.labels]
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
-        """Return each presentation's log-odds; one that does not fit the context is invalid.
-
-        Raises:
-            WorkFailed: A log-prob is not finite.
-        """
+        """Return each presentation's log-odds, invalid where it does not fit the context. WorkFailed for NaN or infinity."""
         import torch
 
         from selfsteer.logprobs import PromptRow, score_responses

@@ -66,11 +66,7 @@ class ProgramJudge:
         self.key = fingerprint(["program", *_source(program)])
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
-        """Return one answer a presentation, in order.
-
-        Raises:
-            WorkFailed: The program raised an error, or returned no finite number.
-        """
+        """Return one answer a presentation; :class:`WorkFailed` if the program fails or returns no finite number."""
         return [self._answer(one) for one in shown]
 
     def _answer(self, shown: PresentedPair) -> Answer:
@@ -100,14 +96,11 @@ def open_judge(settings: JudgeSettings, name: str) -> ProgramJudge:
 
 
 def find_program(spec: str) -> Program:
-    """Return the program that ``spec`` names; its module or file is run.
+    """Return the program that ``spec`` names; its module or file is run (:class:`ConfigError` where that fails).
 
     Args:
         spec: A name of :data:`PROGRAMS`, "package.module:function" (installed, or in the working directory), or
             "path/to/file.py:function".
-
-    Raises:
-        ConfigError: There is no such program, or its module can't be imported.
     """
     if spec in PROGRAMS:
         return PROGRAMS[spec]

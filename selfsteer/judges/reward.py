@@ -76,11 +76,7 @@ class RewardJudge:
         return self._load()
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
-        """Return one answer a presentation, in order; each distinct conversation is scored once.
-
-        Raises:
-            WorkFailed: A score is not finite.
-        """
+        """Return one answer a presentation; equal conversations are scored once. WorkFailed for NaN or infinity."""
         rendered = list(map(self._encoded, shown))
         fitting = (ids for both in rendered if not isinstance(both, str) and self._fits(both) for ids in both)
         scores = score_ids(self.model, fitting, batch_size=self.batch_size)

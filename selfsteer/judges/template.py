@@ -25,11 +25,9 @@ class JudgeTemplate:
     """Renders the message that shows a pair. Texts are inserted as they are: markup in a response is never run.
 
     Args:
-        path: A template file; None uses the shipped one, in which a comment lists the available values.
+        path: A template file; None uses the shipped one, in which a comment lists the available values. A file that
+            can't be read, is no Jinja template or does not show both responses is a :class:`ConfigError`.
         labels: The names of the two answers, with which the judge has to reply.
-
-    Raises:
-        ConfigError: The file can't be read, is no Jinja template, or does not show both responses.
     """
 
     def __init__(self, path: Path | None = None, labels: Sequence[str] = LABELS) -> None:
@@ -52,11 +50,7 @@ class JudgeTemplate:
         self.fingerprint = fingerprint([source, self.labels])
 
     def messages(self, shown: PresentedPair, mode: Mode) -> list[Message]:
-        """Return the prompt that shows one presentation.
-
-        Raises:
-            ConfigError: The template fails on it, for instance by an unknown name.
-        """
+        """Return the prompt that shows one presentation; :class:`ConfigError` if the template fails on it."""
         first, second = shown.responses
         values = {"conversation": shown.pair.prompt, "criterion": shown.pair.criterion, "labels": self.labels}
         try:

@@ -42,11 +42,7 @@ def read_verdict(text: str, labels: Sequence[str]) -> Answer:
 
     A verdict comes first in the reply, after nothing but neutral words ("B", "**Answer: B**. It is ...", "I think
     answer B is better"). In other replies, it is the one label that a later phrase gives as the verdict ("... so the
-    better answer is B.").
-
-    Args:
-        text: The reply, without a reasoning model's thoughts (:func:`selfsteer.quality.answer_of`).
-        labels: The names of the two responses.
+    better answer is B."). The text comes without a reasoning model's thoughts (:func:`selfsteer.quality.answer_of`).
     """
     reply = text.strip()
     label = _label(labels)

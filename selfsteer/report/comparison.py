@@ -29,11 +29,8 @@ class Metric:
     """A row of the table.
 
     Attributes:
-        name: Its name.
-        path: Of its number in a policy's entry of the summary, with dots.
-        show: The number's form.
+        path: Of its number in a policy's entry of the summary, with dots; ``interval``: of its 95 % interval.
         meaning: One or two sentences under the name.
-        interval: The path of its 95 % interval, "" without one.
         note: Returns a smaller line under the number, "" for none.
     """
 

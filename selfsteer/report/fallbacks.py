@@ -19,9 +19,7 @@ _WRITINGS = {
 def fallbacks_told(choices: Mapping[str, int], writings: Mapping[str, int]) -> list[tuple[str, bool]]:
     """Return for each kind of request that fell back a sentence with its share, and whether all its rows fell back.
 
-    Args:
-        choices: Number of rows by the outcome of :class:`selfsteer.principles.Choice`.
-        writings: Number of rows by the outcome of :class:`selfsteer.principles.Written`.
+    The counts are rows by the outcome of a :class:`selfsteer.principles.Choice` or ``Written``.
     """
     return [
         *_sentence("choices of aspects fell back to the set's default", choices, ("model",), _CHOICES),

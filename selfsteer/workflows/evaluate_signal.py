@@ -80,11 +80,7 @@ def evaluate_signal(
 
 
 def settings_for(recipe: JudgeSettings, overrides: Mapping[str, Any]) -> JudgeSettings:
-    """Return a recipe's judge with the settings from the command line in place of its own.
-
-    Raises:
-        ConfigError: A setting is wrong, or needs a judge and none is named.
-    """
+    """Return a recipe's judge with the command line's settings in place of its own; ConfigError without a judge."""
     given = {name: value for name, value in overrides.items() if value is not None}
     values = recipe.model_dump() | given
     if values["name"] != recipe.name:  # these are about the recipe's model, not about another one

@@ -88,8 +88,7 @@ def refilter_run(run_dir: Path, overrides: Sequence[str], *, dry_run: bool = Fal
 def _refilter_rounds(context: RunContext, *, dry_run: bool = False, changed: bool = False) -> Outcome:
     """Filter round by round up to the first that changes, if the next one's policy was trained on its rows.
 
-    Args:
-        dry_run: Count only; ``changed`` then says whether the settings differ.
+    A dry run only counts; ``changed`` then says whether the settings differ.
     """
     recipe, ledger = context.recipe, context.store.ledger
     active = active_records(ledger.entries())

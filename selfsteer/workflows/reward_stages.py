@@ -64,13 +64,9 @@ _OF_THE_PROCESS = ("num_tokens",)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PairsResult(StageResult):
-    """The examples that a model is trained on.
+    """The examples that a model is trained on: how many, of each set, left out by reason, with a steering margin.
 
-    Attributes:
-        examples: How many; ``sets``: of each set; ``with_margin``: with a steering margin.
-        content: Names them.
-        left_out: How many pairs were left out, by reason.
-        longer_chosen: Share whose chosen answer is the longer one.
+    ``content`` names them, ``longer_chosen`` is the share whose chosen answer is the longer one.
     """
 
     examples: int
@@ -140,11 +136,7 @@ class RewardStages:
         return {name: load_pairs(Path(name)) for name in self.recipe.evaluate}
 
     def check_model(self) -> None:
-        """Hold base, tokenizer and settings against each other; no weights are read for it.
-
-        Raises:
-            InputError: They do not go together.
-        """
+        """Raise :class:`InputError` where base, tokenizer and settings don't go together; no weights are read."""
         from selfsteer.models.configs import outline
         from selfsteer.policy.adapters import check_adapter
         from selfsteer.reward.loading import check_form

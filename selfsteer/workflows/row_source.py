@@ -15,13 +15,9 @@ from selfsteer.runs.ledger import Ledger
 
 
 class Source(NamedTuple):
-    """Stored rows.
+    """Stored rows, read lazily, with their name in messages and notes for the user.
 
-    Attributes:
-        rows: Read lazily.
-        where: Their name in messages.
-        queries: Number of queries of the run: read, aligned on, held out.
-        notes: For the user, one sentence each.
+    ``queries`` are the numbers of the run's queries: read, aligned on, held out.
     """
 
     rows: Iterator[Contrast]

@@ -29,7 +29,6 @@ class Variant(NamedTuple):
         name: Of its folder, and in tables.
         group: The name without the seed: runs of one group differ in the seed alone.
         settings: By dotted key, its differences from the sweep's recipe.
-        recipe: Its recipe, named SWEEP-NAME.
     """
 
     name: str

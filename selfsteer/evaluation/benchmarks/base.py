@@ -21,9 +21,7 @@ class Section:
     """A section of a benchmark.
 
     Attributes:
-        name: Of the section.
-        found: Its subsets that are there, in its order.
-        missing: Those that are not.
+        found, missing: Its subsets that are there, in its order, and those that are not.
         n: Pairs that are there.
         expected: Pairs that the subsets that are there have in the benchmark.
         share: Mean of the subsets' shares by their weights; None where no subset is there.

@@ -21,11 +21,7 @@ _TABLE = Path(__file__).with_name("rewardbench.yaml")
 
 
 def sections(subsets: Mapping[str, Right]) -> list[Section]:
-    """Return all sections, those without a pair too; subsets of other names take no part.
-
-    Args:
-        subsets: By RewardBench's name.
-    """
+    """Return all sections, those without a pair too; subsets with other names than RewardBench's take no part."""
     return [_section(name, weights, subsets) for name, weights in _table()["sections"].items()]
 
 
