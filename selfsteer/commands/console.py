@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
 import typer
 from rich.console import Console
@@ -27,17 +26,9 @@ def warn(text: str) -> None:
 
 
 def show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
 ) -> None:
-    """Print our own warnings as a sentence and those of other libraries with their file and line.
-
-    Takes the place of :func:`warnings.showwarning`.
-    """
+    """Print our own warnings as a sentence, others with file and line; replaces :func:`warnings.showwarning`."""
     place = "" if issubclass(category, SelfsteerWarning) else f" ({category.__name__}, {filename}:{lineno})"
     warn(f"{message}{place}")
 

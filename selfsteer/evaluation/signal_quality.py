@@ -133,17 +133,6 @@ def pairs_of(
     ]
 
 
-def signal_quality(parts: Sequence[Part], *, program_of: ProgramOf, judge: str = "") -> list[Figures]:
-    """Return the figures of each part: all its rows, the rows the filters kept, its groups, and the free scores.
-
-    Args:
-        parts: The rows and their judgements.
-        program_of: Names each row's program.
-        judge: Name of the judge, for the table of the free scores.
-    """
-    return [_part(part, program_of, judge) for part in parts]
-
-
 def _criterion(row: Contrast, principle_set: PrincipleSet) -> str:
     if not row.aspects:  # a guideline was written for this query
         return f"keeping to this guideline: {row.positive_principle}"
@@ -164,12 +153,13 @@ def principles_of(aspects: Sequence[str], principle: str, writing: str | None) -
     return [f"{aspect}: {line}" for aspect, line in zip(aspects, lines, strict=True)]
 
 
-def _part(part: Part, program_of: ProgramOf, judge_name: str) -> Figures:
+def signal_quality(part: Part, *, program_of: ProgramOf, judge: str = "") -> Figures:
+    """Return the figures of a part: all its rows, those the filters kept, its groups, and the free scores by judge."""
     checked = _checked(part.rows, program_of, part.judgements)
     aspects, principles = (part.chosen.aspects, part.chosen.principles) if part.chosen else (None, None)
     # How often the judge agrees with the program. Where the program finds a tie, there is nothing to agree with.
     both = [(one.by_program, one.by_judge) for one in checked if one.by_program]
-    agreed = [program * judge for program, judge in both if program and judge is not None]
+    agreed = [program * verdict for program, verdict in both if program and verdict is not None]
     return {
         "round": part.round,
         "label": part.label,
@@ -183,7 +173,7 @@ def _part(part: Part, program_of: ProgramOf, judge_name: str) -> Figures:
             lambda row: principles_of(row.aspects, row.positive_principle, row.provenance.get("writing")),
             principles,
         ),
-        "candidates": _candidates(part, checked, program_of, judge_name),
+        "candidates": _candidates(part, checked, program_of, judge),
     }
 
 
@@ -231,13 +221,21 @@ def _groups(
 def _figures(checked: Sequence[CheckedRow]) -> Figures:
     scored = [one.row for one in checked if is_scored(one.row)]
     verdicts = [verdict for one in checked if (verdict := one.by_program) is not None]
+    # Of each response under each prompt; a row may lack some of the roles.
+    logps = {
+        f"{role}_response": {
+            prompt: _distribution([score(row, role, prompt) for row in scored if role in row.roles])
+            for prompt in PROMPTS
+        }
+        for role in ROLES
+    }
     return {
         "n": len(checked),
         "program": {"program": _programs(checked), "n": len(verdicts), **counted(verdicts)} if verdicts else None,
         "judge": _by_judge([one.judgement for one in checked if one.judgement]),
         "onpolicyness": onpolicyness(scored) if scored else None,
         "steering_margin": _distribution([margin for row in scored if (margin := steering_margin(row)) is not None]),
-        "logps": {f"{role}_response": _logps(scored, role) for role in ROLES} if scored else None,
+        "logps": logps if scored else None,
     }
 
 
@@ -256,12 +254,6 @@ def _by_judge(judgements: Sequence[Judgement]) -> Figures | None:
 
 def _programs(checked: Iterable[CheckedRow]) -> str:
     return ", ".join(dict.fromkeys(one.program for one in checked if one.program))
-
-
-def _logps(rows: Sequence[Contrast], role: str) -> Figures:
-    """Return the distribution of a response's mean log-prob under each prompt, nats per token."""
-    rows = [row for row in rows if role in row.roles]
-    return {prompt: _distribution([score(row, role, prompt) for row in rows]) for prompt in PROMPTS}
 
 
 def _distribution(values: Sequence[float]) -> Figures | None:

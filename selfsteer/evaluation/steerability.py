@@ -126,9 +126,12 @@ VerdictFn = Callable[[Contrast], tuple[str, int] | None]
 def probe_figures(rows: Mapping[str, Sequence[Contrast]], verdict_of: VerdictFn) -> Probe:
     """Return the figures of scored rows: by aspect, those that were steered along it alone."""
     aspects = [
-        AspectProbe(name, len(own), _margin(own), direction_by(own, verdict_of), *map(_example, own[:1]))
+        AspectProbe(
+            name, len(own), _margin(own), direction_by(own, verdict_of),
+            *(Example(row.prompt[-1]["content"], row.positive_response, row.negative_response) for row in own[:1]),
+        )
         for name, own in rows.items()
-    ]
+    ]  # fmt: skip
     everything = [row for own in rows.values() for row in own]
     return Probe(aspects, direction_by(everything, verdict_of), _margin(everything))
 
@@ -144,7 +147,3 @@ def _margin(rows: Sequence[Contrast]) -> Margin | None:
     values = [value for row in rows if (value := steering_margin(row)) is not None]
     # One value has no spread to resample: its interval would be a point, which looks like certainty.
     return Margin(sum(values) / len(values), bootstrap(values)) if len(values) > 1 else None
-
-
-def _example(row: Contrast) -> Example:
-    return Example(row.prompt[-1]["content"], row.positive_response, row.negative_response)

@@ -49,7 +49,7 @@ class LogprobJudge:
         self._labels = [chat.encode_response(label, False) for label in template.labels]
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
-        """Return each presentation's log-odds, invalid where it does not fit the context. WorkFailed for NaN or infinity."""
+        """Return each presentation's log-odds, invalid where it does not fit the context. They must be finite."""
         import torch
 
         from selfsteer.logprobs import PromptRow, score_responses

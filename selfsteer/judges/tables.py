@@ -33,7 +33,19 @@ def figures_rows(judged: Judged) -> list[tuple[str, ...]]:
     rows = [(subset or "-", found) for subset, found in by_subset(judged.judgements).items()]
     if len(rows) > 1:
         rows.append((ALL_SETS, pooled(judged.judgements)))
-    return [(judged.name, subset, *_cells(found)) for subset, found in rows]
+    return [
+        (
+            judged.name,
+            subset,
+            str(found.n) + (f" ({found.n_tied_labels} tied)" if found.n_tied_labels else ""),
+            share_text(found.strict.share, found.strict.interval),
+            share_text(found.debiased.share, found.debiased.interval),
+            value_text(found.debiased.kappa, found.debiased.kappa_interval),
+            share_text(found.first_share, found.first_share_interval),
+            *(str(found.outcomes[name]) for name in ("inconsistent", "tie", "invalid")),
+        )
+        for subset, found in rows
+    ]
 
 
 def kappa_rows(all_judged: Sequence[Judged]) -> list[tuple[str, str, str]]:
@@ -77,15 +89,3 @@ def invalid_warning(name: str, found: Mapping[str, Any]) -> str:
         return ""
     reasons = ", ".join(f"{why or 'for no known reason'}: {count}" for why, count in found["why_invalid"].items())
     return f"{name}: {invalid} of {n} pairs have no valid verdict ({invalid / n:.0%}); replies {reasons}"
-
-
-def _cells(found: Figures) -> list[str]:
-    outcomes = found.outcomes
-    return [
-        str(found.n) + (f" ({found.n_tied_labels} tied)" if found.n_tied_labels else ""),
-        share_text(found.strict.share, found.strict.interval),
-        share_text(found.debiased.share, found.debiased.interval),
-        value_text(found.debiased.kappa, found.debiased.kappa_interval),
-        share_text(found.first_share, found.first_share_interval),
-        *(str(outcomes[name]) for name in ("inconsistent", "tie", "invalid")),
-    ]

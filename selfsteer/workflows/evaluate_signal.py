@@ -62,7 +62,8 @@ def evaluate_signal(
     judge = make_judge(settings) if settings.name else None
     if judge:
         parts = _judged(parts, judge, settings, reader, progress)
-    figures = signal_quality(parts, program_of=reader.stages.program, judge=judge.name if judge else "")
+    named = judge.name if judge else ""
+    figures = [signal_quality(part, program_of=reader.stages.program, judge=named) for part in parts]
     signal = {
         "schema_version": SCHEMA_VERSION,
         "split": split,

@@ -137,16 +137,10 @@ def as_json(all_judged: Sequence[Judged]) -> dict[str, Any]:
         subsets = {name: asdict(found) for name, found in by_subset(judged.judgements).items()}
         together = next(iter(subsets.values())) if len(subsets) == 1 else asdict(pooled(judged.judgements))
         pairs = [
-            {
-                "id": judgement.pair.id,
-                "label": judgement.pair.label,
-                "strict": judgement.strict,
-                "debiased": judgement.debiased,
-                "log_odds": judgement.log_odds,
-                "outcome": judgement.outcome,
-            }
-            for judgement in judged.judgements
-        ]
+            {"id": one.pair.id, "label": one.pair.label, "strict": one.strict, "debiased": one.debiased,
+             "log_odds": one.log_odds, "outcome": one.outcome}
+            for one in judged.judgements
+        ]  # fmt: skip
         judges.append({"name": judged.name, "subsets": subsets, "all_sets": together, "pairs": pairs})
     kappas = [
         {"one": one.name, "other": other.name, "kappa": value, "interval": interval}

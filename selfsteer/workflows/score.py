@@ -8,7 +8,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,6 @@ from selfsteer.stages.preferences import better_and_worse
 
 _AT_ONCE = 256
 """Rows in memory, and the most that an interrupted command repeats."""
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A row with its conversations by the name of their reward, or with the reason why it has none."""
-
-    row: Any
-    where: str
-    conversations: dict[str, list[list[Message]]]
-    problem: str = ""
 
 
 def score_file(
@@ -100,15 +89,15 @@ def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]
         if tally.count:
             note(f"resuming after {tally.count} rows of an earlier call")
         while chunk := list(itertools.islice(rows, _AT_ONCE)):
-            read = []
-            for where, cells in chunk:
-                try:
-                    read.append(_Read(cells, where, _conversations(Cells(cells))))
-                except Unusable as unusable:
-                    read.append(_Read(cells, where, {}, str(unusable)))
-            for row in _with_rewards(read, scorer):
-                stream.write(json.dumps(row.row, ensure_ascii=False, default=str) + "\n")
-                tally.add(row.problem, row.where)
+            # All are rendered first, so that a row that can't be rendered stops no other.
+            rendered = [_rendered(cells, scorer) for _, cells in chunk]
+            texts = [ids for own in rendered if isinstance(own, dict) for many in own.values() for ids in many]
+            scores = scorer.score(texts)
+            for (where, cells), own in zip(chunk, rendered, strict=True):
+                row, problem = _scored(cells, own, scores)
+                row |= {"error": f"{where}: {problem}"} if problem else {}
+                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                tally.add(problem, where)
             stream.flush()
             os.fsync(stream.fileno())
     return tally
@@ -164,39 +153,31 @@ class _Scorer:
         return score_ids(self._model, conversations, batch_size=self._batch_size) if conversations else {}
 
 
-def _with_rewards(rows: Sequence[_Read], scorer: _Scorer) -> Iterator[_Read]:
-    """Yield rows with rewards; all are rendered first, so that a row that can't be rendered stops no other."""
-    rendered = [_rendered(row, scorer) for row in rows]
-    scores = scorer.score([ids for own in rendered if isinstance(own, dict) for many in own.values() for ids in many])
-    for row, own in zip(rows, rendered, strict=True):
-        if isinstance(own, str):
-            yield _failed(row, own)
-            continue
-        rewards = {name: [scores[ids] for ids in many] for name, many in own.items()}
-        if not all(math.isfinite(value) for values in rewards.values() for value in values):
-            yield _failed(row, "its reward is not finite: half precision may overflow")
-            continue
-        told = {name: values if name == "rewards" else values[0] for name, values in rewards.items()}
-        cells = {name: value for name, value in row.row.items() if name != "error"}  # of an earlier scoring
-        yield _Read({**cells, **told}, row.where, row.conversations)
+def _scored(
+    cells: Any, own: dict[str, list[TokenIds]] | str, scores: dict[TokenIds, float]
+) -> tuple[dict[str, Any], str]:
+    """Return a row with its rewards and "", or without them and why it has none."""
+    plain = dict(cells) if isinstance(cells, dict) else {"row": cells}
+    if isinstance(own, str):
+        return plain, own
+    rewards = {name: [scores[ids] for ids in many] for name, many in own.items()}
+    if not all(math.isfinite(value) for values in rewards.values() for value in values):
+        return plain, "its reward is not finite: half precision may overflow"
+    plain.pop("error", None)  # of an earlier scoring
+    return plain | {name: values if name == "rewards" else values[0] for name, values in rewards.items()}, ""
 
 
-def _failed(row: _Read, problem: str) -> _Read:
-    cells = row.row if isinstance(row.row, dict) else {"row": row.row}
-    return _Read({**cells, "error": f"{row.where}: {problem}"}, row.where, {}, problem)
-
-
-def _rendered(row: _Read, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
+def _rendered(cells: Any, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
     """Return the token ids of a row's conversations by the name of their reward, or why there are none."""
     from selfsteer.reward.scoring import conversation_ids
 
-    if row.problem:
-        return row.problem
     try:
         found = {
             name: [conversation_ids(scorer.template, one, scorer.where) for one in many]
-            for name, many in row.conversations.items()
+            for name, many in _conversations(Cells(cells)).items()
         }
+    except Unusable as unusable:
+        return str(unusable)
     except PromptRefused as error:
         return error.what
     longest = max(len(ids) for many in found.values() for ids in many)

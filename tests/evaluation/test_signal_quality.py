@@ -72,8 +72,7 @@ def odds(id: str, forward: float, backward: float) -> dict[str, Judgement]:
 
 def only(*rows: Contrast, program: str | None = "shorter", judge: str = "J", **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"round": 1, "label": "round 1", "rows": rows, "filtered": True} | changes
-    (found,) = signal_quality([Part(**values)], program_of=lambda one: program, judge=judge)
-    return found
+    return signal_quality(Part(**values), program_of=lambda one: program, judge=judge)
 
 
 # --- pairs
@@ -120,7 +119,7 @@ def test_accuracy_by_program_before_the_filters_and_of_what_they_kept():
 def test_each_row_has_its_own_program_and_rows_without_one_are_not_counted():
     programs = {"a": "shorter", "b": "longer", "c": None}
     part = Part(1, "round 1", [row(name) for name in programs], False)
-    (found,) = signal_quality([part], program_of=lambda one: programs[one.id])
+    found = signal_quality(part, program_of=lambda one: programs[one.id])
     told = found["before"]["program"]
     assert (told["program"], told["n"], told["right"], told["wrong"]) == ("shorter, longer", 2, 1, 1)
     assert (found["before"]["n"], found["kept"]) == (3, None)
@@ -213,7 +212,7 @@ def test_groups_say_how_often_they_were_chosen_and_how_much_of_them_was_kept():
     rows.append(row("empty", positive="", aspects=["Wit"]).drop("empty: x"))
     chosen = Chosen({"Wit": 6, "Pace": 1, "Never": 2}, {f"Wit: {rows[0].positive_principle}": 7})
     part = Part(1, "round 1", rows, True, chosen=chosen)
-    (found,) = signal_quality([part], program_of=lambda row: None)
+    found = signal_quality(part, program_of=lambda row: None)
     wit, never, pace = (
         next(own for own in found["aspects"] if own["name"] == name) for name in ("Wit", "Never", "Pace")
     )
@@ -222,7 +221,7 @@ def test_groups_say_how_often_they_were_chosen_and_how_much_of_them_was_kept():
     assert (never["chosen"], never["n"], never["passed"]) == (2, 0, None), "its queries gave no row"
     assert (pace["chosen"], pace["passed"]["kept"]) == (1, 0)
     assert found["principles"][0]["chosen"] == 7
-    (unfiltered,) = signal_quality([Part(1, "round 1", rows, False)], program_of=lambda row: None)
+    unfiltered = signal_quality(Part(1, "round 1", rows, False), program_of=lambda row: None)
     assert unfiltered["aspects"][0]["chosen"] is unfiltered["aspects"][0]["passed"] is None
 
 

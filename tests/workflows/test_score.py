@@ -150,15 +150,15 @@ class _Killed(BaseException):
 
 def killed_after(monkeypatch, chunks: int) -> list[int]:
     """Kill the first command when it has scored so many chunks; returns a list that later calls add to."""
-    with_rewards, calls = score_command._with_rewards, []
+    score, calls = score_command._Scorer.score, []
 
-    def counted(rows, scorer):
-        calls.append(len(rows))
+    def counted(scorer, conversations):
+        calls.append(len(conversations))
         if len(calls) == chunks + 1 and not killed:
             killed.append(True)
             raise _Killed
-        return with_rewards(rows, scorer)
+        return score(scorer, conversations)
 
     killed: list[bool] = []
-    monkeypatch.setattr(score_command, "_with_rewards", counted)
+    monkeypatch.setattr(score_command._Scorer, "score", counted)
     return calls
