@@ -9,15 +9,7 @@ from typing import Annotated
 import typer
 
 from selfsteer.commands.judge import ask_in_turn
-from selfsteer.commands.options import (
-    Judges,
-    JudgingArguments,
-    MaxTokens,
-    Mode,
-    PerToken,
-    Template,
-    judge_settings_of,
-)
+from selfsteer.commands.options import JudgingArguments, judge_settings_of
 from selfsteer.errors import ConfigError
 
 
@@ -32,11 +24,6 @@ class EvaluateRewardArguments:
             help="Files of labelled preference pairs, folders of such files, or hub data sets (org/name).",
         ),
     ]
-    names: Judges = field(default_factory=list)
-    mode: Mode = "logprobs"
-    max_tokens: MaxTokens = None
-    template: Template = None
-    per_token: PerToken = None
     judging: JudgingArguments = field(default_factory=JudgingArguments)
 
 
@@ -53,14 +40,14 @@ def evaluate_reward(arguments: EvaluateRewardArguments) -> None:
     from selfsteer.workflows.evaluate_reward import evaluation_json, length_baseline, read_sets
     from selfsteer.workflows.judge import check_verdicts, open_judges
 
-    sample = arguments.judging.sample
-    if not arguments.names:
+    judging = arguments.judging
+    if not judging.names:
         do = "name one with --judge: reward:MODEL, implicit:POLICY@REFERENCE, a chat model"
         raise ConfigError("no reward model or judge is named", do=do)
-    sets = read_sets(arguments.sources, limit=sample.limit, seed=sample.seed, split=sample.split)
-    judges = [length_baseline(), *open_judges(judge_settings_of(arguments), arguments.names)]
-    judged = ask_in_turn(judges, [pair for one in sets for pair in one.pairs], arguments.judging.answers)
+    sets = read_sets(arguments.sources, limit=judging.limit, seed=judging.seed, split=judging.split)
+    judges = [length_baseline(), *open_judges(judge_settings_of(arguments), judging.names)]
+    judged = ask_in_turn(judges, [pair for one in sets for pair in one.pairs], judging.answers)
     show_accuracy(sets, judged)
-    if arguments.judging.json_file:
-        write_json(arguments.judging.json_file, evaluation_json(sets, judged))
+    if judging.json_file:
+        write_json(judging.json_file, evaluation_json(sets, judged))
     check_verdicts(judged)

@@ -11,15 +11,7 @@ import typer
 from rich.progress import Progress
 
 from selfsteer.commands.console import errors, say
-from selfsteer.commands.options import (
-    Judges,
-    JudgingArguments,
-    MaxTokens,
-    Mode,
-    PerToken,
-    Template,
-    judge_settings_of,
-)
+from selfsteer.commands.options import JudgingArguments, judge_settings_of
 from selfsteer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,17 +29,12 @@ class JudgeArguments:
             help="Files or folders of preference pairs, labelled or not; hub data sets (org/name); or run directories."
         ),
     ]
-    names: Judges = field(default_factory=list)
-    mode: Mode = "logprobs"
-    max_tokens: MaxTokens = None
+    judging: JudgingArguments = field(default_factory=JudgingArguments)
     by: Annotated[str, typer.Option(help="What a run's pairs are judged by: overall or aspects.")] = "overall"
-    template: Template = None
-    per_token: PerToken = None
     human: Annotated[
         str | None, typer.Option(help="Judge yourself, under this name; stop at any time and resume later.")
     ] = None
     page: Annotated[bool, typer.Option("--page", help="With --human: on a local web page.")] = False
-    judging: JudgingArguments = field(default_factory=JudgingArguments)
 
 
 def judge(arguments: JudgeArguments) -> None:
@@ -63,8 +50,8 @@ def judge(arguments: JudgeArguments) -> None:
     from selfsteer.files import write_json
     from selfsteer.workflows.judge import as_json, check_verdicts, is_run, open_judges, read_pairs
 
-    human, sample = arguments.human, arguments.judging.sample
-    if not arguments.names and not human:
+    human, judging = arguments.human, arguments.judging
+    if not judging.names and not human:
         raise ConfigError("no judge is named", do="name a model with --judge, or yourself with --human NAME")
     if arguments.page and not human:
         raise ConfigError("--page shows the pairs to a person", do="add --human NAME")
@@ -73,12 +60,12 @@ def judge(arguments: JudgeArguments) -> None:
         what = f"--by {settings.by} needs a run's pairs: files of pairs have no aspects"
         raise ConfigError(what, where="--by", do="leave it out, or give a run directory")
     pairs, notes = read_pairs(
-        arguments.sources, limit=sample.limit, seed=sample.seed, by=settings.by, split=sample.split
+        arguments.sources, limit=judging.limit, seed=judging.seed, by=settings.by, split=judging.split
     )
-    judges = open_judges(settings, arguments.names)
+    judges = open_judges(settings, judging.names)
     for note in notes:
         say(note, errors)
-    judged = ask_in_turn(judges, pairs, arguments.judging.answers)
+    judged = ask_in_turn(judges, pairs, judging.answers)
     if human:
         from selfsteer.files import fingerprint
         from selfsteer.judges import AnswerCache
@@ -88,13 +75,13 @@ def judge(arguments: JudgeArguments) -> None:
         from selfsteer.judges.tables import Judged
 
         person = HumanJudge(human)
-        cache = AnswerCache(_folder(arguments.judging.answers) / f"{fingerprint(person.key)}.jsonl")
+        cache = AnswerCache(_folder(judging.answers) / f"{fingerprint(person.key)}.jsonl")
         judged.append(
             Judged(person.name, collect(person, pairs, cache, ask_on_page if arguments.page else ask_in_terminal))
         )
     show_judged(judged)
-    if arguments.judging.json_file:
-        write_json(arguments.judging.json_file, as_json(judged))
+    if judging.json_file:
+        write_json(judging.json_file, as_json(judged))
     check_verdicts(judged)
 
 

@@ -22,14 +22,6 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show which stages are done, to do or to redo, and why; run none.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-Judges = Annotated[
-    list[str],
-    typer.Option(
-        "--judge",
-        help="A chat model, reward:MODEL, implicit:POLICY@REFERENCE, endpoint:MODEL or program:NAME; can be repeated.",
-    ),
-]
-Mode = Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")]
 MaxTokens = Annotated[
     int | None,
     typer.Option(
@@ -38,25 +30,6 @@ MaxTokens = Annotated[
         "think).",
     ),
 ]
-Template = Annotated[str | None, typer.Option(help="Your own Jinja file for the question.")]
-PerToken = Annotated[
-    bool | None,
-    typer.Option(
-        "--per-token/--summed",
-        help="implicit: compare means per token, or sums. Default: as the loss that trained the policy, else sums.",
-    ),
-]
-
-
-@dataclass(frozen=True)
-class SampleArguments:
-    """Which pairs of labelled files are judged."""
-
-    limit: Annotated[int | None, typer.Option(help="Judge a random sample of this many pairs of each file.")] = None
-    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0
-    split: Annotated[
-        str | None, typer.Option(help="Split of hub data sets and of folders of one.", show_default="train")
-    ] = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +37,7 @@ class LoadingArguments:
     """How a model on this machine is loaded."""
 
     device: Annotated[str, typer.Option(help="Device of a local model: auto, cpu, cuda, cuda:1, mps.")] = "auto"
-    precision: Annotated[str, typer.Option(help="Precision of a local model: auto, bfloat16 or float32.")] = "auto"
+    precision: Annotated[str, typer.Option(help="auto (float32 for reward models), bfloat16 or float32.")] = "auto"
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model.")
@@ -80,24 +53,39 @@ class LoadingArguments:
 
 
 @dataclass(frozen=True)
-class ServerArguments:
-    """The endpoint that a judge asks."""
+class JudgingArguments:
+    """The judges, the pairs they see, how they are reached, and where answers and figures go."""
 
+    names: Annotated[
+        list[str],
+        typer.Option(
+            "--judge",
+            help="A chat model, reward:MODEL, implicit:POLICY@REFERENCE, endpoint:MODEL or program:NAME; can be "
+            "repeated.",
+        ),
+    ] = field(default_factory=list)
+    mode: Annotated[str, typer.Option(help="How a language model answers: logprobs or text.")] = "logprobs"
+    max_tokens: MaxTokens = None
+    template: Annotated[str | None, typer.Option(help="Your own Jinja file for the question.")] = None
+    per_token: Annotated[
+        bool | None,
+        typer.Option(
+            "--per-token/--summed",
+            help="implicit: compare means per token, or sums. Default: as the loss that trained the policy, else sums.",
+        ),
+    ] = None
+    limit: Annotated[int | None, typer.Option(help="Judge a random sample of this many pairs of each file.")] = None
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0
+    split: Annotated[
+        str | None, typer.Option(help="Split of hub data sets and of folders of one.", show_default="train")
+    ] = None
+    loading: LoadingArguments = field(default_factory=LoadingArguments)
     base_url: Annotated[
         str | None, typer.Option(help="URL of the endpoint.", show_default="what OPENAI_BASE_URL holds")
     ] = None
     api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = (
         "OPENAI_API_KEY"
     )
-
-
-@dataclass(frozen=True)
-class JudgingArguments:
-    """Which pairs are judged, how the judges are reached, and where answers and figures go."""
-
-    sample: SampleArguments = field(default_factory=SampleArguments)
-    loading: LoadingArguments = field(default_factory=LoadingArguments)
-    server: ServerArguments = field(default_factory=ServerArguments)
     answers: Annotated[
         Path | None, typer.Option(help="Folder that keeps the answers.", show_default="the cache folder")
     ] = None

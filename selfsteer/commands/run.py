@@ -14,24 +14,15 @@ from selfsteer.commands.options import DryRun, Quiet, RunDir
 
 @dataclass(frozen=True)
 class RunArguments:
-    """The options of `selfsteer run`."""
+    """The options of `selfsteer run` and of `selfsteer generate`."""
 
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")]
-    overrides: Annotated[list[str], typer.Argument(help="Settings, e.g. train.beta=0.1 model=./my-model.")] = field(
+    overrides: Annotated[list[str], typer.Argument(help="Settings, e.g. queries=my.jsonl model=./my-model.")] = field(
         default_factory=list
     )
     run_dir: RunDir = None
     dry_run: DryRun = False
     quiet: Quiet = False
-
-
-@dataclass(frozen=True)
-class GenerateArguments(RunArguments):
-    """The options of `selfsteer generate`."""
-
-    overrides: Annotated[list[str], typer.Argument(help="Settings, e.g. queries=my.jsonl generation.backend=vllm.")] = (
-        field(default_factory=list)
-    )
 
 
 def run(arguments: RunArguments) -> None:
@@ -44,7 +35,7 @@ def run(arguments: RunArguments) -> None:
     _run_recipe("run", arguments)
 
 
-def generate(arguments: GenerateArguments) -> None:
+def generate(arguments: RunArguments) -> None:
     """Make the preference data of a recipe and stop there. Interrupted runs resume: run the same command again."""
     _run_recipe("generate", arguments)
 

@@ -14,13 +14,6 @@ from selfsteer.commands.options import LoadingArguments
 
 
 @dataclass(frozen=True)
-class ScoringArguments(LoadingArguments):
-    """How the reward model is loaded."""
-
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto (float32).")] = "auto"
-
-
-@dataclass(frozen=True)
 class ScoreArguments:
     """The options of `selfsteer score`."""
 
@@ -30,7 +23,7 @@ class ScoreArguments:
     ]
     output: Annotated[Path, typer.Option("--output", help="The .jsonl file to write the rows and their rewards to.")]
     batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8
-    loading: ScoringArguments = field(default_factory=ScoringArguments)
+    loading: LoadingArguments = field(default_factory=LoadingArguments)
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False
 
 

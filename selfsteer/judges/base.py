@@ -149,9 +149,8 @@ def judge_pairs(
         SelfsteerError: As the judge raises it; or the first failure in a batch, the answers of which are kept.
     """
     cache = cache if cache is not None and judge.key else AnswerCache(None)  # no key: unknown weights
-    both = [(PresentedPair(pair, False), PresentedPair(pair, True)) for pair in pairs]
-    keys = [(answer_key(judge, forward), answer_key(judge, backward)) for forward, backward in both]
-    asked = {key: shown for own, showns in zip(keys, both, strict=True) for key, shown in zip(own, showns, strict=True)}
+    keyed = [presentations(judge, pair) for pair in pairs]
+    asked = {key: shown for both in keyed for key, shown in both}
     wanted = [(key, shown) for key, shown in asked.items() if key not in cache]
     # By size, so that a batch has little padding; the largest first, as one that does not fit in memory fails at once.
     wanted.sort(key=lambda item: item[1].characters, reverse=True)
@@ -168,9 +167,14 @@ def judge_pairs(
                 raise one.error
         done += len(batch)
         progress(done, len(asked))
-    return [Judgement(pair, cache[one], cache[other]) for pair, (one, other) in zip(pairs, keys, strict=True)]
+    return [Judgement(pair, *(cache[key] for key, _ in both)) for pair, both in zip(pairs, keyed, strict=True)]
 
 
 def answer_key(judge: Judge, shown: PresentedPair) -> str:
     """Return the key of a cached answer: the judge and the content shown, not the pair's id or label."""
     return fingerprint([judge.key, [shown.pair.prompt, shown.responses, shown.pair.criterion, shown.finishes]])
+
+
+def presentations(judge: Judge, pair: Pair) -> list[tuple[str, PresentedPair]]:
+    """Return a pair in both orders, each with the key of its answer."""
+    return [(answer_key(judge, shown), shown) for shown in (PresentedPair(pair, False), PresentedPair(pair, True))]

@@ -17,7 +17,7 @@ from typing import Literal
 
 from selfsteer.errors import InputError
 from selfsteer.judges.answer_cache import Answer, AnswerCache
-from selfsteer.judges.base import Judgement, Pair, PresentedPair, answer_key
+from selfsteer.judges.base import Judgement, Pair, PresentedPair, presentations
 from selfsteer.records import Message
 from selfsteer.sanitize import escape_controls
 
@@ -138,7 +138,7 @@ class AnnotationSession:
         """Return the judgements of the pairs that are answered in both orders, in the order of the pairs."""
         found = []
         for pair in self._pairs:
-            keys = [answer_key(self.judge, PresentedPair(pair, swapped)) for swapped in (False, True)]
+            keys = [key for key, _ in presentations(self.judge, pair)]
             if all(key in self._cache for key in keys):
                 found.append(Judgement(pair, *(self._cache[key] for key in keys)))
         return found
@@ -175,9 +175,6 @@ def plan(judge: HumanJudge, pairs: Sequence[Pair]) -> dict[str, PresentedPair]:
     """Return all presentations by their answer keys, in order: all pairs once, then all with the responses swapped."""
     # The keys are hashes of person and content: they draw the order of responses and the sequence at random. Both
     # halves have one sequence, so that the two presentations of a pair are as far apart as there are pairs.
-    both = []
-    for pair in pairs:
-        two = [(answer_key(judge, shown), shown) for shown in (PresentedPair(pair, False), PresentedPair(pair, True))]
-        both.append(sorted(two, key=itemgetter(0)))
+    both = [sorted(presentations(judge, pair), key=itemgetter(0)) for pair in pairs]
     both.sort(key=lambda two: two[0][0])
     return dict([two[0] for two in both] + [two[1] for two in both])

@@ -8,12 +8,7 @@ from typing import Any
 
 from selfsteer.config import dump_recipe
 from selfsteer.estimate.model_shape import source_of
-from selfsteer.files import (
-    link_atomic,
-    storage_errors,
-    write_atomic,
-    write_json,
-)
+from selfsteer.files import link_atomic, storage_errors, write_atomic, write_json
 from selfsteer.loop.dry_run import DryRunStore
 from selfsteer.models.single_slot import give_back
 from selfsteer.reward.recipe import RewardRecipe, Trained

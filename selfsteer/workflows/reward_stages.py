@@ -13,15 +13,7 @@ from typing import Any
 
 from selfsteer.chat import tokenizer_fingerprint
 from selfsteer.errors import ConfigError, NothingSurvived
-from selfsteer.files import (
-    atomic_path,
-    fingerprint,
-    read_json,
-    remove,
-    sha256_file,
-    write_atomic,
-    write_json,
-)
+from selfsteer.files import atomic_path, fingerprint, read_json, remove, sha256_file, write_atomic, write_json
 from selfsteer.judges import Judge
 from selfsteer.judges.loading import local_model
 from selfsteer.judges.pair_datasets import PairSet, load_pairs

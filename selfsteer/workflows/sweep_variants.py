@@ -67,15 +67,12 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     _check_names(found, [_name(*draft) for draft in drafts])
     find_recipe(recipe)
     variants = [_variant(found, recipe, *draft, overrides) for draft in drafts]
-    seen: list[tuple[Recipe, str]] = []
-    for variant in variants:
-        bare = variant.recipe.model_copy(update={"name": ""})
-        same = next((name for recipe, name in seen if recipe == bare), None)
-        if same is not None:
-            what = f"variants {same!r} and {variant.name!r} are the same recipe in effect"
+    bare = [(variant.name, variant.recipe.model_copy(update={"name": ""})) for variant in variants]
+    for (name, one), (later, other) in itertools.combinations(bare, 2):
+        if one == other:
+            what = f"variants {name!r} and {later!r} are the same recipe in effect"
             do = "remove one, or check whether an override undoes their difference"
-            raise ConfigError(what, where=_where(found, "variants", variant.name), do=do)
-        seen.append((bare, variant.name))
+            raise ConfigError(what, where=_where(found, "variants", later), do=do)
     return Sweep(settings.name, recipe, variants)
 
 
