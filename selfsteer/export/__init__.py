@@ -1,5 +1,7 @@
 """Exports rows of a run or a file in the formats of other trainers, with a card, and reads them back."""
 
+# ruff: noqa: F401 - the names that other packages import from here
+
 from selfsteer.export.authors import read_authors
 from selfsteer.export.card import Licence, RunFacts
 from selfsteer.export.dataset import export_file, export_folder
@@ -7,20 +9,3 @@ from selfsteer.export.formats import FORMATS, Format, Layout
 from selfsteer.export.hub import check_repository, push
 from selfsteer.export.options import Exported, ExportOptions
 from selfsteer.export.readers import read_contrasts, read_source
-
-__all__ = [
-    "FORMATS",
-    "ExportOptions",
-    "Exported",
-    "Format",
-    "Layout",
-    "Licence",
-    "RunFacts",
-    "check_repository",
-    "export_file",
-    "export_folder",
-    "push",
-    "read_authors",
-    "read_contrasts",
-    "read_source",
-]

@@ -1,5 +1,5 @@
 """The loop: run directory, stages, rounds."""
 
-from selfsteer.loop.run import generate, run
+# ruff: noqa: F401 - the names that other packages import from here
 
-__all__ = ["generate", "run"]
+from selfsteer.loop.run import generate, run

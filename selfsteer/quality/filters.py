@@ -93,15 +93,6 @@ def parse_filters(spec: Sequence[FilterSpec | Filter]) -> list[Filter]:
     return [Empty(), *(step for step in parsed if step.name != "empty")]
 
 
-def counts_table(counts: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """Return (filter, rows dropped, rows left) in order, from the ``counts`` of a :class:`FilterReport`."""
-    left, table = sum(counts.values()), []
-    for name, dropped in _drops(counts).items():
-        left -= dropped
-        table.append((name, dropped, left))
-    return table
-
-
 def few_kept(counts: Mapping[str, int]) -> str:
     """Return one line on how few rows survived and what to relax; "" where a fifth did, or more."""
     reached = sum(counts.values()) - counts.get(DROPPED_BEFORE, 0)
@@ -114,17 +105,13 @@ def few_kept(counts: Mapping[str, int]) -> str:
 
 def advice(counts: Mapping[str, int]) -> str:
     """Return the advice to relax the filter that dropped most."""
-    drops = _drops(counts)
+    drops = {name: count for name, count in counts.items() if name != KEPT}
     worst = max(drops, key=lambda name: drops[name], default="")
     if not worst or not drops[worst]:
         return "no row reached quality control: check the stages before it"
     if worst == DROPPED_BEFORE:
         return f"{drops[worst]} rows were dropped before quality control: read their drop_reason"
     return f"{worst!r} dropped most ({drops[worst]} of {sum(counts.values())} rows): {FILTERS[worst].relax}"
-
-
-def _drops(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if name != KEPT}
 
 
 def _parse(entry: FilterSpec | Filter, where: str) -> Filter:

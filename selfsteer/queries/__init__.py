@@ -1,5 +1,7 @@
 """Queries: the prompts to align on, read from the forms people keep them in, cleaned, and grown from a seed set."""
 
+# ruff: noqa: F401 - the names that other packages import from here
+
 from selfsteer.queries.checks import Checks, Fault, check_languages
 from selfsteer.queries.load import (
     Dropped,
@@ -13,19 +15,3 @@ from selfsteer.queries.load import (
     source_rows,
     stream_queries,
 )
-
-__all__ = [
-    "Checks",
-    "Dropped",
-    "Fault",
-    "Loaded",
-    "check_dataset_split",
-    "check_languages",
-    "is_hub",
-    "is_split",
-    "load_queries",
-    "reads_file",
-    "source_fingerprint",
-    "source_rows",
-    "stream_queries",
-]

@@ -49,7 +49,11 @@ class Checks:
     def __init__(self, settings: CheckSettings, languages: Sequence[str] | None = None) -> None:
         check_languages(languages or ())
         self.settings, self.languages = settings, languages
-        self._benchmarks = load_benchmarks(settings.decontaminate, settings.decontaminate_ngram or NGRAM)
+        self._benchmarks = Benchmarks(settings.decontaminate_ngram or NGRAM)
+        for benchmark in settings.decontaminate:
+            if not self._benchmarks.add(benchmark.source, _texts(benchmark)):
+                do = "check queries.decontaminate: file and field"
+                raise DataError("the benchmark holds no text", where=benchmark.source, do=do)
         self._near = NearDuplicates(settings.near_duplicates) if settings.near_duplicates else None
 
     def fault(self, name: str, prompt: Sequence[Message], apart: Collection[str] = ()) -> Fault | None:
@@ -70,9 +74,8 @@ class Checks:
             code = language("\n".join(message["content"] for message in prompt if message["role"] == "user"))
             if code is not None and code not in self.languages:
                 return Fault("language", f"language {code}, not {' or '.join(self.languages)}", {"language": code})
-        benchmarks = self._benchmarks
-        for found in (benchmarks.find(message["content"]) for message in prompt) if benchmarks else ():
-            if found:
+        for message in prompt if self.settings.decontaminate else ():
+            if found := self._benchmarks.find(message["content"]):
                 reason = f"shares words with the benchmark {found.benchmark} ({found.row}): {found.words!r}"
                 return Fault("contaminated", reason, dataclasses.asdict(found))
         if self._near and (near := self._near.add(name, text, apart)):
@@ -88,22 +91,6 @@ class Checks:
         """
         if self._near:
             self._near.remember(name, "\n".join(message["content"] for message in prompt))
-
-
-def load_benchmarks(sources: Sequence[BenchmarkSettings], ngram: int) -> Benchmarks | None:
-    """Read benchmarks for looking up queries in them; None where there are none.
-
-    Raises:
-        DataError: A source is missing, a row holds no text to compare with, or all rows are empty.
-    """
-    if not sources:
-        return None
-    benchmarks = Benchmarks(ngram)
-    for settings in sources:
-        if not benchmarks.add(settings.source, _texts(settings)):
-            do = "check queries.decontaminate: file and field"
-            raise DataError("the benchmark holds no text", where=settings.source, do=do)
-    return benchmarks
 
 
 def _texts(settings: BenchmarkSettings) -> Iterator[tuple[str, str]]:

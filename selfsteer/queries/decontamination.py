@@ -21,12 +21,8 @@ _FACTOR = 0x9E3779B97F4A7C15  # odd, so that no word's share is lost modulo 2**6
 
 @dataclasses.dataclass(frozen=True)
 class Contamination:
-    """The words that a text shares with a benchmark.
-
-    Attributes:
-        benchmark: The source that the benchmark was read from.
-        row: Its place there, e.g. a file and its line.
-        words: The first run of words that both have; of a short text, all.
+    """What a text shares with a benchmark (a source): the row's place there, and the first run of words; of a short
+    text, all.
     """
 
     benchmark: str
@@ -38,10 +34,7 @@ class Benchmarks:
     """Benchmarks by the runs of words in them, for looking up any number of texts.
 
     A run is stored as a 64-bit hash and takes 12 bytes of memory: some 12 MB for a million words of benchmarks. So
-    memory depends on the benchmarks alone, and matching words are read off the query.
-
-    Args:
-        ngram: Words in a run.
+    memory depends on the benchmarks alone, and matching words are read off the query. A run has ``ngram`` words.
     """
 
     def __init__(self, ngram: int) -> None:

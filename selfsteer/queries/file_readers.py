@@ -15,7 +15,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,7 @@ METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "sta
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row, or a cell, that could not be read.
-
-    Attributes:
-        reason: Why.
-        do: How to fix it.
-    """
+    """A row, or a cell, that could not be read: why, and how to fix it."""
 
     reason: str
     do: str = ""
@@ -72,11 +67,7 @@ def format_of(path: Path) -> str:
 
 
 def read_file(path: Path) -> Rows:
-    """Yield the rows of one file.
-
-    Raises:
-        DataError: The format is unknown, or the file can't be read as a whole.
-    """
+    """Yield the rows of one file; :class:`DataError`: the format is unknown, or it can't be read as a whole."""
     if not (suffix := format_of(path)):
         do = f"use one of {', '.join(READERS)} (.gz after a text format)"
         raise DataError(f"can't tell the format of {path.name!r}", where=str(path), do=do)
@@ -86,10 +77,8 @@ def read_file(path: Path) -> Rows:
 def read_hub(name: str, split: str, key: str = "dataset_split") -> Rows:
     """Yield the rows of a hub data set ``org/name`` or ``org/name:config`` (memory-mapped, kept in the hub's cache).
 
-    ``key`` is the setting or option that names the split, for messages.
-
-    Raises:
-        DataError: It can't be reached, or has no such configuration or split.
+    ``key`` is the setting or option that names the split, for messages. A data set that can't be reached, or without
+    such a configuration or split, is a :class:`DataError`.
     """
     import datasets
 
@@ -176,7 +165,12 @@ def _numbered(source: Path | str, batches: Iterable[Any]) -> Rows:
     """Yield the rows of record batches; a cell that Python can't hold is :class:`Unreadable`."""
     number = 0
     for batch in batches:
-        columns = [_values(column) for column in batch.columns]
+        columns = []
+        for column in batch.columns:
+            try:
+                columns.append(column.to_pylist())
+            except _UNHELD:
+                columns.append(list(map(_value, column)))
         for cells in zip(*columns, strict=True):
             number += 1
             yield f"{source}: row {number}", dict(zip(batch.schema.names, cells, strict=True))
@@ -184,12 +178,6 @@ def _numbered(source: Path | str, batches: Iterable[Any]) -> Rows:
 
 _UNHELD = (ArithmeticError, LookupError, ValueError, TypeError, ImportError, NotImplementedError, pa.ArrowException)
 """Raised by pyarrow for a value that Python can't hold: a year beyond 9999, an unknown time zone, a torn text."""
-
-
-def _values(column: Any) -> Any:
-    with suppress(*_UNHELD):
-        return column.to_pylist()
-    return map(_value, column)
 
 
 def _value(cell: Any) -> Any:
@@ -300,7 +288,7 @@ def _decoded(raw: bytes, where: str) -> str:
         ) from error
 
 
-def _open(path: Path) -> AbstractContextManager[Any]:
+def _open(path: Path) -> Any:
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb", buffering=_HEAD)
 
 

@@ -33,13 +33,9 @@ def has_splits(folder: Path) -> bool:
 def data_files(folder: Path, split: str | None = None, key: str = "dataset_split") -> list[Path]:
     """Return the files of a folder that hold rows, in the order in which they are read.
 
-    Args:
-        folder: A folder of files; of ``Dataset.save_to_disk``; or a repository of a data set.
-        split: Where there are splits; None takes all of them.
-        key: The setting that names the split, for messages.
-
-    Raises:
-        DataError: There is none, no such split, or the folder's own description of them can't be read.
+    It is a folder of files, of ``Dataset.save_to_disk``, or a repository of a data set. Where it has splits, ``split``
+    None takes all of them; ``key`` is the setting that names one, for messages. :class:`DataError`: no file, no such
+    split, or the folder's own description of them can't be read.
     """
     if not has_splits(folder):
         files = _saved(folder) if (folder / _SAVED).is_file() else _plain(folder)

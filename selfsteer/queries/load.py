@@ -64,45 +64,9 @@ class Loaded:
     dropped: list[Dropped]
 
 
-def load_queries(
-    source: str,
-    *,
-    field: str | None = None,
-    split: str = "train",
-    limit: int | None = None,
-    dataset_split: str = "train",
-    max_left_out: float = MAX_LEFT_OUT,
-) -> Loaded:
-    """Load queries from a shipped set, a file, a folder of files or a hub data set.
-
-    Accepted rows: a string; an object with text or messages in one of the columns of
-    :data:`selfsteer.queries.prompt_forms.COLUMNS`. A conversation is kept up to its last user turn, system messages
-    included. A row that can't be used and a repetition of an earlier query (same text after Unicode NFC, white space
-    aside) are dropped.
-
-    Args:
-        source: ``builtin:NAME``; a file (.jsonl .json .parquet .csv .tsv .txt, the text forms also with .gz); a folder
-            of such files, read in the order of their names; a folder of ``save_to_disk`` or a repository of a data set;
-            or a hub data set, ``org/name`` or ``org/name:config``.
-        field: The column that holds the query; None looks for a known name.
-        split: What the queries serve for, "train" or "heldout".
-        limit: Number of queries to take, the first ones after de-duplication; later rows are not read.
-        dataset_split: The split of a hub data set, or of a folder that has splits.
-        max_left_out: The largest share of rows that can't be used.
-
-    Returns:
-        The queries, with the row's own id or else a hash of the prompt, and the dropped rows.
-
-    Raises:
-        ConfigError: ``split``, ``limit`` or ``dataset_split`` is wrong.
-        DataError: The source is missing, a file can't be read, its table has no column ``field``, too many rows can't
-            be used, or no query is left.
-    """
-    found = list(
-        stream_queries(
-            source, field=field, split=split, limit=limit, dataset_split=dataset_split, max_left_out=max_left_out
-        )
-    )
+def load_queries(source: str, **options: Any) -> Loaded:
+    """Return all that :func:`stream_queries` yields, with the same arguments and errors."""
+    found = list(stream_queries(source, **options))
     queries = [item for item in found if isinstance(item, Query)]
     return Loaded(queries, [item for item in found if isinstance(item, Dropped)])
 
@@ -116,19 +80,29 @@ def stream_queries(
     dataset_split: str = "train",
     max_left_out: float | None = MAX_LEFT_OUT,
 ) -> Generator[Query | Dropped, None, None]:
-    """Yield what :func:`load_queries` gives, row by row in the order of the source; memory does not grow with it.
+    """Yield the queries of a source in its order, and the rows that give none; memory does not grow with it.
 
-    Ids and contents are kept in a temporary file (:mod:`selfsteer.queries.dedup`). Closing the iterator, or taking
-    ``limit`` queries from it, closes the source and removes that file.
+    Accepted rows: a string; an object with text or messages in one of the columns of
+    :data:`selfsteer.queries.prompt_forms.COLUMNS`. A conversation is kept up to its last user turn, system messages
+    included. A row that can't be used and a repetition of an earlier query (same text after Unicode NFC, white space
+    aside) are dropped. A query's id is the row's own or else a hash of the prompt. Ids and contents are kept in a
+    temporary file (:mod:`selfsteer.queries.dedup`). Closing the iterator, or taking ``limit`` queries from it, closes
+    the source and removes that file.
 
     Args:
-        source, field, split, limit, dataset_split: As of :func:`load_queries`.
-        max_left_out: As of :func:`load_queries`; None allows any share, as long as one query is left.
+        source: ``builtin:NAME``; a file (.jsonl .json .parquet .csv .tsv .txt, the text forms also with .gz); a folder
+            of such files, read in the order of their names; a folder of ``save_to_disk`` or a repository of a data set;
+            or a hub data set, ``org/name`` or ``org/name:config``.
+        field: The column that holds the query; None looks for a known name.
+        split: "train" or "heldout".
+        limit: Number of queries to take, the first ones after de-duplication; later rows are not read.
+        dataset_split: The split of a hub data set, or of a folder that has splits.
+        max_left_out: The largest share of rows that can't be used; None allows any, as long as one query is left.
 
     Raises:
         ConfigError: At once: ``split``, ``limit`` or ``dataset_split`` is wrong.
-        DataError: When a file is opened: as of :func:`load_queries`; at the end: too many rows can't be used, or no
-            query was left.
+        DataError: The source is missing, a file can't be read, its table has no column ``field``; at the end: too many
+            rows can't be used, or no query is left.
         StorageError: The temporary folder is full.
     """
     if split not in _SPLITS:
@@ -156,22 +130,14 @@ def stream_queries(
 
 
 def source_fingerprint(source: str) -> str:
-    """Return 16 hex digits that name what a source holds: the content of its files, or the name of a hub data set.
-
-    Raises:
-        DataError: The source is missing.
-    """
+    """Return 16 hex digits that name what a source holds: the content of its files, or the name of a hub data set."""
     if is_hub(source):
         return fingerprint(source)
     return fingerprint([(path.name, sha256_file(path)) for path in _source_files(source)])
 
 
 def reads_file(source: str, path: Path) -> bool:
-    """Return whether a source reads this file, or would if it existed: its own file, or one under its folder.
-
-    Raises:
-        DataError: The source is missing.
-    """
+    """Return whether a source reads this file, or would if it existed: its own file, or one under its folder."""
     if is_hub(source):
         return False
     own, folder = path.resolve(), Path(source).expanduser()
@@ -182,12 +148,9 @@ def reads_file(source: str, path: Path) -> bool:
 def source_rows(
     source: str, dataset_split: str, key: str = "dataset_split"
 ) -> Generator[tuple[str, Any, str], None, None]:
-    """Yield the rows of a source as they are: (where, row, origin); the origin is the file's or the data set's name.
+    """Yield the rows of a source as (where, row, origin), the origin being the name of the file or of the data set.
 
     ``key`` is the setting that names the split, for messages.
-
-    Raises:
-        DataError: The source is missing, or a file can't be read.
     """
     if is_hub(source):
         yield from ((where, row, source) for where, row in read_hub(source, dataset_split, key))
@@ -203,8 +166,9 @@ def _query_of(row: Any, where: str, origin: str, split: Any, field: str | None, 
     if field is not None and is_table and isinstance(row, dict) and field not in row:
         raise DataError(f"no column {field!r} here", where=where, do=did_you_mean(field, map(str, row)))
     own_id = ""
+    given = row if isinstance(row, dict) else {}
     try:
-        own_id = _own_id(row)
+        own_id = _own_id(given.get("id"))
         prompt = to_prompt(row, field)
         name, content = own_id or made_id(prompt), content_hash(prompt)
         if first := seen.claim(name, content, where):
@@ -214,7 +178,9 @@ def _query_of(row: Any, where: str, origin: str, split: Any, field: str | None, 
         return Dropped(own_id, where, str(unusable), unusable.do, unusable=True)
     if first := seen.first_id(content, name):  # a repetition is no fault: it counts in no share
         return Dropped(name, where, f"duplicate of {first}")
-    return Query(name, prompt, split, _origin(row) or origin, _grown_from(row))
+    source = given.get("source")
+    source = source if isinstance(source, str) and is_text(source) else ""
+    return Query(name, prompt, split, source or origin, _grown_from(given) if source.startswith(GROWN) else {})
 
 
 def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
@@ -262,9 +228,8 @@ def _nearby(path: Path) -> str:
     return f"{str(path.parent)!r} holds: {', '.join(names[:10]) or 'nothing'}{', ...' if names[10:] else ''}"
 
 
-def _own_id(row: Any) -> str:
-    """Return the id that a row gives itself, "" where it gives none."""
-    value = row.get("id") if isinstance(row, dict) else None
+def _own_id(value: Any) -> str:
+    """Return the text of a row's "id" column, "" where it is missing."""
     if is_missing(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
@@ -275,18 +240,12 @@ def _own_id(row: Any) -> str:
     return name
 
 
-def _origin(row: Any) -> str:
-    """Return the "source" column of a row where it names one."""
-    value = row.get("source") if isinstance(row, dict) else None
-    return value if isinstance(value, str) and is_text(value) else ""
-
-
-def _grown_from(row: Any) -> dict[str, str]:
-    """Return the provenance of a row that ``selfsteer augment`` wrote; {} for other rows.
+def _grown_from(row: dict[str, Any]) -> dict[str, str]:
+    """Return the provenance of a row that ``selfsteer augment`` wrote.
 
     It is cut down to what its source does not say and a reader of the rows needs, as millions of rows repeat it.
     """
-    provenance = row.get("provenance") if _origin(row).startswith(GROWN) else None
+    provenance = row.get("provenance")
     if not isinstance(provenance, dict):
         return {}
     found = {name: provenance[name] for name in _CARRIED if provenance.get(name)}

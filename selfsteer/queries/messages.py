@@ -161,11 +161,8 @@ class Cells:
         """Return the items of the conversation that a column holds, to be read by :func:`read_messages`.
 
         Text is one user message. An instruction is joined with its "input", and a text follows the turns of "history".
-        A system message of its own column comes first where the conversation brings none.
-
-        Args:
-            name: The column.
-            alone: Look at no other column.
+        A system message of its own column comes first where the conversation brings none. ``alone``: no other column
+        counts.
         """
         value = self.value(name)
         if isinstance(value, str):
@@ -201,12 +198,7 @@ class Cells:
 
 
 def role_of(item: Any, name: str) -> str:
-    """Return the role of a message, in any known spelling; an unknown one as it is.
-
-    Args:
-        item: With role and content, or ShareGPT's from and value.
-        name: Its column, for the reason.
-    """
+    """Return the role of a message (with role and content, or ShareGPT's from and value); an unknown one as it is."""
     do = "correct those rows, or name another column with queries.field=NAME"
     if not isinstance(item, dict):
         raise Unusable(f"{name!r} holds {kind(item)} in place of a message with role and content", do)

@@ -39,8 +39,7 @@ class NearDuplicates:
     :func:`selfsteer.queries.words.words_of`), estimated by MinHash. The index is in memory and grows by some kilobytes
     a text (docs/queries.md has the figure). The same texts in the same order give the same answers anywhere.
 
-    Args:
-        threshold: Least similarity that counts as nearly the same, above 0, at most 1.
+    ``threshold`` is the least similarity that counts as nearly the same, above 0, at most 1.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -66,14 +65,12 @@ class NearDuplicates:
         similarity, place = max(similar, default=(0.0, 0))  # the earliest of equally similar ones
         if similar and similarity >= self.threshold:
             return Near(self._ids[-place], similarity)
-        self._remember(name, signature)
+        self.remember(name, text, signature)
         return None
 
-    def remember(self, name: str, text: str) -> None:
+    def remember(self, name: str, text: str, signature: MinHash | None = None) -> None:
         """Remember a text whatever it repeats."""
-        self._remember(name, _signature(text))
-
-    def _remember(self, name: str, signature: MinHash) -> None:
+        signature = signature or _signature(text)
         self._index.insert(len(self._ids), signature, check_duplication=False)
         self._ids.append(name)
         self._signatures.extend(signature.hashvalues.tolist())
@@ -89,9 +86,7 @@ def _permutations(count: int) -> Any:
 def minhash(hashes: Iterable[int], permutations: int) -> MinHash:
     """Return the signature of a set: two sets agree in each of its places with the probability of their Jaccard index.
 
-    Args:
-        hashes: The members of the set, each as a 32-bit hash.
-        permutations: The number of places.
+    ``hashes`` are the members of the set, each as a 32-bit hash.
     """
     from datasketch import MinHash
 

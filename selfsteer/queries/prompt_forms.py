@@ -28,9 +28,7 @@ class EmptyQuery(Unusable):
 def to_prompt(row: Any, field: str | None = None) -> list[Message]:
     """Return the messages of one row, up to its last user turn: the answer to it is what gets sampled.
 
-    Args:
-        row: A string or an object with one of :data:`COLUMNS`.
-        field: The column to take, alone; None looks for one of :data:`COLUMNS`.
+    ``row`` is a string or an object; ``field`` the column to take, alone, None looks for one of :data:`COLUMNS`.
 
     Raises:
         EmptyQuery: The row holds no query.
@@ -54,12 +52,8 @@ def to_prompt(row: Any, field: str | None = None) -> list[Message]:
 def to_texts(row: Any, field: str | None = None) -> list[str]:
     """Return the questions of a benchmark's row: the texts of its user turns, none where it is empty.
 
-    Args:
-        row: A string or an object with one of :data:`BENCHMARK_COLUMNS`; that may hold a list of texts, too.
-        field: The column to take; None looks for one of :data:`BENCHMARK_COLUMNS`.
-
-    Raises:
-        Unusable: The row has none of the accepted shapes.
+    ``field`` None looks for one of :data:`BENCHMARK_COLUMNS`, which may hold a list of texts, too. A row of none of the
+    accepted shapes is :class:`Unusable`.
     """
     if isinstance(row, dict):
         filled = Cells(row).first(BENCHMARK_COLUMNS)

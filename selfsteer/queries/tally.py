@@ -26,10 +26,6 @@ class Tally:
     """Counts the rows of a source and those of them that can't be used.
 
     Reasons that differ in their details alone (after a colon) count as one.
-
-    Attributes:
-        rows: All rows.
-        unusable: Those that can't be used.
     """
 
     def __init__(self) -> None:
@@ -67,7 +63,6 @@ def check_share(info: Mapping[str, Any], what: str, source: str, *, most: float 
     Args:
         info: :attr:`Tally.info`.
         what: What a row should hold, e.g. "query".
-        source: Where the rows come from.
         most: The largest share of rows that can't be used; None allows any, as long as one row is left.
         key: The setting that holds it.
 

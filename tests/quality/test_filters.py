@@ -19,7 +19,6 @@ from selfsteer.quality import (
     FilterChain,
     advice,
     apply_filters,
-    counts_table,
     few_kept,
     parse_filters,
     put_margin,
@@ -385,11 +384,6 @@ def test_no_rows_no_warning() -> None:
     assert apply_filters([], ["leak", "near_onpolicy"]) == FilterReport(
         [], {"empty": 0, "leak": 0, "near_onpolicy": 0, "kept": 0}, {}
     )
-
-
-def test_counts_table() -> None:
-    counts = {"dropped_before": 1, "empty": 2, "leak": 0, "direction": 3, "kept": 4}
-    assert counts_table(counts) == [("dropped_before", 1, 9), ("empty", 2, 7), ("leak", 0, 7), ("direction", 3, 4)]
 
 
 def test_advice() -> None:
