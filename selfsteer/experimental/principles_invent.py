@@ -177,7 +177,7 @@ def _sample(context: RunContext, order: InventOptions) -> StageRecord:
 
     def write(space: Workspace) -> tuple[list[Path], StageResult]:
         path = space.path("sample.parquet")
-        write_rows(path, Query, draw_queries(settings, order.sample, seed))
+        write_rows(path, Query, draw_queries(settings, order.sample, seed, max_left_out=settings.max_left_out))
         return [path], StageResult()
 
     return context.store.get_or_compute("sample", 0, depends, write, folder="invention", units=1)

@@ -17,7 +17,7 @@ from selfsteer.backends import Failure
 from selfsteer.errors import DataError, SelfsteerError, WorkFailed
 from selfsteer.files import append_json, read_json_lines, remove, write_json
 from selfsteer.queries.tally import Tally
-from selfsteer.records import count_rows, read_rows, write_rows
+from selfsteer.records import Contrast, count_rows, read_rows, write_rows
 from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.store import Item, Row, Workspace, in_batches
 
@@ -109,6 +109,43 @@ def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tupl
         )
     listed = f"{space.folder.relative_to(space.run_dir)}/{space.key}-*.left-out.json"
     return [block.path for block in blocks], summed((block.left_out for block in blocks), listed)
+
+
+class ShardWriter(Generic[Row]):
+    """Writes rows as they come, :data:`SHARD_ROWS` a file of the stage; one file's rows are in memory."""
+
+    def __init__(self, space: Workspace, kind: type[Row]) -> None:
+        self._space = space
+        self._kind: type[Row] = kind
+        self.count = 0
+        self.paths: list[Path] = []
+        self._block: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Take a row."""
+        self.count += 1
+        self._block.append(row)
+        if len(self._block) == SHARD_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are waiting; to be called at the end."""
+        if self._block:
+            self.paths.append(self._space.path(f"{len(self.paths):05d}.parquet"))
+            write_rows(self.paths[-1], self._kind, self._block)
+            self._block = []
+
+
+def contrasts_job(
+    files: Sequence[Path], size: int, do: Callable[[Sequence[Contrast]], Sequence[Contrast]], *, kept: bool = False
+) -> ShardJob[Contrast, Contrast]:
+    """Return the job that does each file's rows (with ``kept`` those that the filters kept), ``size`` at a time."""
+
+    def plan(number: int) -> ShardPlan[Contrast]:
+        rows = [row for row in read_rows([files[number]], Contrast) if row.kept or not kept]
+        return ShardPlan(in_batches(rows, size))
+
+    return ShardJob(Contrast, plan, lambda _, batch: BatchResult(do(batch)))
 
 
 def check_any_left(paths: Sequence[Path], dropped: DroppedRows, asked: int, what: str) -> None:

@@ -13,8 +13,8 @@ from selfsteer.records import Contrast, count_rows, read_columns, read_rows
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split, stage
 from selfsteer.runs.results import StageResult
-from selfsteer.runs.shards import SHARD_ROWS, BatchResult, ShardJob, ShardPlan, run_sharded
-from selfsteer.runs.store import Workspace, in_batches, stage_key
+from selfsteer.runs.shards import SHARD_ROWS, contrasts_job, run_sharded
+from selfsteer.runs.store import Workspace, stage_key
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.principles import counted
 from selfsteer.stages.rewards import reward_depends, rewards_stage
@@ -88,14 +88,10 @@ def contrasts_stage(
     def write(space: Workspace) -> tuple[list[Path], ContrastsResult]:
         chain = _fitted(context, files)
 
-        def plan(number: int) -> ShardPlan[Contrast]:
-            return ShardPlan(in_batches(list(read_rows([files[number]], Contrast)), size))
+        def do(batch: Sequence[Contrast]) -> list[Contrast]:
+            return [chain.apply(with_margin(row)) for row in flag_harm(batch, principle_set.harmful, classifier)]
 
-        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
-            flagged = flag_harm(batch, principle_set.harmful, classifier)
-            return BatchResult([chain.apply(with_margin(row)) for row in flagged])
-
-        paths, _ = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
+        paths, _ = run_sharded(space, len(files), contrasts_job(files, size, do))
         chain.count(read_columns(paths, TALLIED))  # on disk: a resumed stage has not seen all rows
         chain.finish()
         found = ContrastsResult.from_tally(chain.tally, chain.thresholds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from selfsteer.judges.pair_datasets import pair_of
 from selfsteer.queries import Checks, check_dataset_split, check_languages, source_fingerprint, source_rows
 from selfsteer.queries.messages import Unusable
 from selfsteer.queries.tally import check_share
-from selfsteer.records import Contrast, Query, read_rows, write_rows
-from selfsteer.runs.dropped import DroppedFile, check_dropped_share, dropped_note, dropping
+from selfsteer.records import Contrast, Query, read_rows
+from selfsteer.runs.dropped import check_dropped_share, dropped_note, dropping
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.results import DroppedRows
-from selfsteer.runs.shards import SHARD_ROWS
+from selfsteer.runs.shards import ShardWriter
 from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.queries import QueriesResult, query_files
@@ -62,10 +62,38 @@ def preferences_stage(context: RunContext, queries: StageRecord) -> StageRecord:
     heldout = list(read_rows(held, Query))
 
     def write(space: Workspace) -> tuple[list[Path], PreferencesResult]:
-        checks = Checks(checked, checked.languages)
+        checks, shards = Checks(checked, checked.languages), ShardWriter(space, Contrast)
+        for query in heldout:  # nothing that is near to one of them is trained on
+            checks.remember(query.id, query.prompt)
+        prompts = [query.prompt for query in heldout]
         with dropping(space) as left_out:
-            reading = _Reading(space, heldout, checks, left_out)
-            return reading.go(numbered(source, settings.dataset_split), settings.limit, source)
+            for own_id, where, row, origin in numbered(source, settings.dataset_split):
+                if shards.count == settings.limit:
+                    break
+                left_out.tally.rows += 1
+                try:
+                    pair = pair_of(row, own_id, origin)
+                except Unusable as unusable:
+                    left_out.unusable(where, str(unusable), unusable.do)
+                    continue
+                try:
+                    found = _as_row(pair)
+                except Unusable as unusable:
+                    left_out.drop(where, str(unusable))
+                    continue
+                if found.prompt in prompts:
+                    left_out.drop(where, "is a held-out query too")
+                elif fault := checks.fault(found.id, found.prompt):
+                    left_out.fault(where, fault)
+                else:
+                    shards.add(found)
+            shards.flush()
+            dropped = left_out.rows
+            if not shards.count:
+                check_share(dropped.info, "pair", source, most=None)
+                what = f"no pair is left of {dropped.rows} rows: {left_out.first[0]['reason']}"
+                raise DataError(what, where=source, do="give other preference pairs")
+        return shards.paths, PreferencesResult.from_info(dropped.info, read=dropped.rows, pairs=shards.count)
 
     def note(record: StageRecord) -> str:
         return f": {PreferencesResult.of(record).pairs} pairs to train on{dropped_note(record)}"
@@ -83,70 +111,15 @@ def numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:
         yield f"{origin}-{numbers[origin]}", where, row, origin
 
 
-class _Reading:
-    """The pairs so far: one block in memory."""
-
-    def __init__(self, space: Workspace, heldout: Sequence[Query], checks: Checks, left_out: DroppedFile) -> None:
-        self._space, self._checks, self._left_out = space, checks, left_out
-        self._heldout = [query.prompt for query in heldout]
-        for query in heldout:  # nothing that is near to one of them is trained on
-            checks.remember(query.id, query.prompt)
-        self._pairs = 0
-        self._block: list[Contrast] = []
-        self._paths: list[Path] = []
-
-    def go(
-        self, rows: Iterator[tuple[str, str, Any, str]], limit: int | None, source: str
-    ) -> tuple[list[Path], PreferencesResult]:
-        for own_id, where, row, origin in rows:
-            if self._pairs == limit:
-                break
-            self._left_out.tally.rows += 1
-            self._take(own_id, where, row, origin)
-        if self._block:
-            self._flush()
-        dropped = self._left_out.rows
-        if not self._paths:
-            check_share(dropped.info, "pair", source, most=None)
-            reason = self._left_out.first[0]["reason"]
-            what = f"no pair is left of {dropped.rows} rows: {reason}"
-            raise DataError(what, where=source, do="give other preference pairs")
-        read = self._left_out.tally.rows
-        return self._paths, PreferencesResult.from_info(dropped.info, read=read, pairs=self._pairs)
-
-    def _take(self, own_id: str, where: str, row: Any, origin: str) -> None:
-        try:
-            pair = pair_of(row, own_id, origin)
-        except Unusable as unusable:
-            self._left_out.unusable(where, str(unusable), unusable.do)
-            return
-        try:
-            better, worse = better_and_worse(pair)
-        except Unusable as unusable:
-            self._left_out.drop(where, str(unusable))
-            return
-        # A row without principles: all three prompts are the plain one.
-        found = Contrast(
-            id=pair.id, prompt=pair.prompt, split="train", aspects=[], positive_principle="", negative_principle="",
-            positive_prompt=pair.prompt, negative_prompt=pair.prompt, positive_response=better, negative_response=worse,
-            original_response="", positive_finish="stop", negative_finish="stop", original_finish="absent",
-            provenance={"source": f"annotated preferences: {pair.subset}"},
-        )  # fmt: skip
-        if found.prompt in self._heldout:
-            self._left_out.drop(where, "is a held-out query too")
-            return
-        if fault := self._checks.fault(found.id, found.prompt):
-            self._left_out.fault(where, fault)
-            return
-        self._pairs += 1
-        self._block.append(found)
-        if len(self._block) == SHARD_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._paths.append(self._space.path(f"{len(self._paths):05d}.parquet"))
-        write_rows(self._paths[-1], Contrast, self._block)
-        self._block = []
+def _as_row(pair: Pair) -> Contrast:
+    """Return a pair as a row without principles: all three prompts are the plain one."""
+    better, worse = better_and_worse(pair)
+    return Contrast(
+        id=pair.id, prompt=pair.prompt, split="train", aspects=[], positive_principle="", negative_principle="",
+        positive_prompt=pair.prompt, negative_prompt=pair.prompt, positive_response=better, negative_response=worse,
+        original_response="", positive_finish="stop", negative_finish="stop", original_finish="absent",
+        provenance={"source": f"annotated preferences: {pair.subset}"},
+    )  # fmt: skip
 
 
 def better_and_worse(pair: Pair) -> tuple[str, str]:

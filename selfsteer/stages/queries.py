@@ -15,11 +15,11 @@ from selfsteer.config import QuerySettings
 from selfsteer.errors import DataError
 from selfsteer.queries import Checks, Dropped, load_queries, source_fingerprint, stream_queries
 from selfsteer.records import Query, write_rows
-from selfsteer.runs.dropped import DroppedFile, check_dropped_share, dropped_note, dropping
+from selfsteer.runs.dropped import check_dropped_share, dropped_note, dropping
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
 from selfsteer.runs.results import DroppedRows
-from selfsteer.runs.shards import SHARD_ROWS
+from selfsteer.runs.shards import ShardWriter
 from selfsteer.runs.store import Workspace
 from selfsteer.seeding import draw
 from selfsteer.stages.context import Pass, RunContext
@@ -56,14 +56,13 @@ def queries_stage(context: RunContext) -> StageRecord:
         "seed": recipe.seed,
     }
 
-    def write(space: Workspace) -> tuple[list[Path], QueriesResult]:
-        return split_queries(space, settings, recipe.seed)
-
     def note(record: StageRecord) -> str:
         found = QueriesResult.of(record)
         return f": {found.train} to align on, {found.heldout} held out{dropped_note(record)}"
 
-    entry = context.store.get_or_compute("queries", 1, depends, write, units=1, note=note)
+    entry = context.store.get_or_compute(
+        "queries", 1, depends, lambda space: split_queries(space, settings, recipe.seed), units=1, note=note
+    )
     check_dropped_share(QueriesResult.of(entry), "query", settings.source, settings.max_left_out)
     return entry
 
@@ -88,11 +87,57 @@ def split_queries(space: Workspace, settings: QuerySettings, seed: int) -> tuple
         ConfigError, DataError: As :func:`selfsteer.queries.load_queries` and :class:`selfsteer.queries.Checks`; also
             where no query is left to train on.
     """
+    checks, shards = Checks(settings, settings.languages), ShardWriter(space, Query)
+    count = settings.heldout if isinstance(settings.heldout, int) else 0
+    held = _HeldOut(count, seed)
+    apart: list[Query] = []  # held-out queries of a source of their own
     with dropping(space) as left_out:
-        return _Split(space, settings, seed, left_out).go()
+        if isinstance(settings.heldout, str):
+            limit, most = settings.heldout_limit, settings.max_left_out
+            loaded = load_queries(settings.heldout, split="heldout", limit=limit, max_left_out=most)
+            apart = loaded.queries
+            for drop in loaded.dropped:
+                left_out.drop(drop.where, drop.reason)
+        ids = {query.id for query in apart}
+        if settings.near_duplicates:
+            # Training queries may not be near those that will be held out, so a reading of its own finds these first.
+            for query in apart or (draw_queries(settings, count, seed, max_left_out=None) if count else ()):
+                checks.remember(query.id, query.prompt)
+        # How many are left out is checked in the stage's info, whenever it was made.
+        for found in _stream(settings, max_left_out=None):
+            left_out.tally.rows += 1
+            if isinstance(found, Query):
+                if found.id in ids:
+                    left_out.drop(found.id, "is a held-out query too")
+                    continue
+                for freed in held.push(found):
+                    if fault := checks.fault(freed.id, freed.prompt):
+                        left_out.fault(freed.id, fault)
+                    else:
+                        shards.add(freed)
+            elif found.unusable:
+                left_out.unusable(found.where, found.reason, found.do)
+            else:
+                left_out.drop(found.where, found.reason)
+        dropped = left_out.rows
+        if not shards.count:
+            # Rows that can't be used come first: they may be why so few queries were left to hold out.
+            check_dropped_share(dropped, "query", settings.source, settings.max_left_out)
+            if left_out.counts:
+                what = f"the checks leave no query to train on ({left_out.counts})"
+                raise DataError(what, where="queries", do="loosen the one that takes most")
+            do = "hold out fewer, or give more queries"
+            raise DataError("every query is held out", where="queries.heldout", do=do)
+        shards.flush()
+        apart += held.queries()
+        if apart:
+            shards.paths.append(space.path("heldout.parquet"))
+            write_rows(shards.paths[-1], Query, apart)
+        counts = {"read": left_out.tally.rows, "train": shards.count, "heldout": len(apart)}
+        return shards.paths, QueriesResult.from_info(dropped.info, **counts)
 
 
-def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
+def draw_queries(settings: QuerySettings, count: int, seed: int, *, max_left_out: float | None) -> list[Query]:
     """Return a random sample of the queries of a source, at most ``count``, in random order; it alone is in memory.
 
     They are drawn as held-out queries are, so which ones depends on the seed and their ids alone.
@@ -101,11 +146,15 @@ def draw_queries(settings: QuerySettings, count: int, seed: int) -> list[Query]:
         ConfigError, DataError: As :func:`selfsteer.queries.load_queries`.
     """
     drawn = _HeldOut(count, seed)
-    shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
-    for found in stream_queries(settings.source, **shared):
+    for found in _stream(settings, max_left_out=max_left_out):
         if isinstance(found, Query):
             drawn.push(found)
     return drawn.queries()
+
+
+def _stream(settings: QuerySettings, *, max_left_out: float | None) -> Iterator[Query | Dropped]:
+    shared = settings.model_dump(include={"field", "limit", "dataset_split"})
+    return stream_queries(settings.source, **shared, max_left_out=max_left_out)
 
 
 def query_files(files: Sequence[Path], split: str, heldout: int) -> Sequence[Path]:
@@ -132,118 +181,21 @@ def of_round(settings: QuerySettings, total: int, round: int, rounds: int) -> ra
     return range((round - 1) * size, round * size)
 
 
-class _Split:
-    """The queries so far: one block in memory, and the held-out ones."""
-
-    def __init__(self, space: Workspace, settings: QuerySettings, seed: int, left_out: DroppedFile) -> None:
-        self.space, self.settings, self.seed = space, settings, seed
-        self._left_out = left_out
-        self._checks = Checks(settings, settings.languages)
-        self._train = 0
-        self._block: list[Query] = []
-        self._blocks: list[Path] = []
-
-    def go(self) -> tuple[list[Path], QueriesResult]:
-        apart = self._apart()
-        count = self.settings.heldout if isinstance(self.settings.heldout, int) else 0
-        held, ahead = _HeldOut(count, self.seed), _HeldOut(count, self.seed)
-        ids = {query.id for query in apart}
-        if self.settings.near_duplicates:
-            # Training queries may not be near those that will be held out, so a reading of its own finds these first.
-            for found in self._stream() if count else ():
-                if isinstance(found, Query):
-                    ahead.push(found)
-            for query in apart or ahead.queries():
-                self._checks.remember(query.id, query.prompt)
-        for query in self._queries():
-            if query.id in ids:
-                self._left_out.drop(query.id, "is a held-out query too")
-                continue
-            for freed in held.push(query):
-                if fault := self._checks.fault(freed.id, freed.prompt):
-                    self._left_out.fault(freed.id, fault)
-                    continue
-                self._train += 1
-                self._block.append(freed)
-                if len(self._block) == SHARD_ROWS:
-                    self._flush()
-        if not self._train:
-            # Rows that can't be used come first: they may be why so few queries were left to hold out.
-            check_dropped_share(self._left_out.rows, "query", self.settings.source, self.settings.max_left_out)
-            if counts := self._left_out.counts:
-                what = f"the checks leave no query to train on ({counts})"
-                raise DataError(what, where="queries", do="loosen the one that takes most")
-            do = "hold out fewer, or give more queries"
-            raise DataError("every query is held out", where="queries.heldout", do=do)
-        self._flush()
-        apart += held.queries()
-        if apart:
-            self._blocks.append(self.space.path("heldout.parquet"))
-            write_rows(self._blocks[-1], Query, apart)
-        dropped = self._left_out.rows
-        return self._blocks, QueriesResult.from_info(
-            dropped.info, read=self._left_out.tally.rows, train=self._train, heldout=len(apart)
-        )
-
-    def _apart(self) -> list[Query]:
-        """Return the held-out queries of a source of their own."""
-        if isinstance(self.settings.heldout, int):
-            return []
-        limit, most = self.settings.heldout_limit, self.settings.max_left_out
-        loaded = load_queries(self.settings.heldout, split="heldout", limit=limit, max_left_out=most)
-        for drop in loaded.dropped:
-            self._left_out.drop(drop.where, drop.reason)
-        return loaded.queries
-
-    def _stream(self) -> Iterator[Query | Dropped]:
-        shared = self.settings.model_dump(include={"field", "limit", "dataset_split"})
-        # How many are left out is checked in the stage's info, whenever it was made.
-        return stream_queries(self.settings.source, **shared, max_left_out=None)
-
-    def _queries(self) -> Iterator[Query]:
-        for found in self._stream():
-            self._left_out.tally.rows += 1
-            if isinstance(found, Query):
-                yield found
-            elif found.unusable:
-                self._left_out.unusable(found.where, found.reason, found.do)
-            else:
-                self._left_out.drop(found.where, found.reason)
-
-    def _flush(self) -> None:
-        if self._block:
-            self._blocks.append(self.space.path(f"{len(self._blocks):05d}.parquet"))
-            write_rows(self._blocks[-1], Query, self._block)
-            self._block = []
-
-
 class _HeldOut:
     """Which ``count`` queries are held out depends on the seed and their ids alone, not on their order."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
-        self._heap: list[_Drawn] = []
+        self._heap: list[tuple[int, str, Query]] = []  # the highest draw is the first to leave
 
     def push(self, query: Query) -> list[Query]:
         """Take one query in; return those that are certain to be trained on."""
-        if not self.count:
-            return [query]
-        drawn = _Drawn(draw(self.seed, query.id), query)
+        drawn = -int(draw(self.seed, query.id), 16), query.id, query
         if len(self._heap) < self.count:
             heapq.heappush(self._heap, drawn)
             return []
-        return [heapq.heappushpop(self._heap, drawn).query]
+        return [heapq.heappushpop(self._heap, drawn)[-1]]
 
     def queries(self) -> list[Query]:
         """Return the held-out queries, in the order of their draws."""
-        return [dataclasses.replace(one.query, split="heldout") for one in sorted(self._heap, reverse=True)]
-
-
-class _Drawn:
-    """A query with its draw; the highest draw is the first to leave a heap."""
-
-    def __init__(self, lot: str, query: Query) -> None:
-        self.lot, self.query = lot, query
-
-    def __lt__(self, other: _Drawn) -> bool:
-        return self.lot > other.lot
+        return [dataclasses.replace(query, split="heldout") for _, _, query in sorted(self._heap, reverse=True)]

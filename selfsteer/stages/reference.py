@@ -8,11 +8,11 @@ from pathlib import Path
 
 from selfsteer.config import Recipe
 from selfsteer.files import atomic_path
-from selfsteer.records import Contrast, count_rows, read_rows
+from selfsteer.records import Contrast, count_rows
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.results import StageResult
-from selfsteer.runs.shards import BatchResult, ShardJob, ShardPlan, run_sharded
-from selfsteer.runs.store import Workspace, in_batches
+from selfsteer.runs.shards import contrasts_job, run_sharded
+from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import Pass, RoundData, RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.training import kept_rows
@@ -121,14 +121,10 @@ def training_rows(context: RunContext, number: int, made: Sequence[RoundData], r
         assert scorer is not None  # a reference has weights
         cells = view_cells(objective.views)
 
-        def plan(number: int) -> ShardPlan[Contrast]:
-            return ShardPlan(in_batches([row for row in read_rows([files[number]], Contrast) if row.kept], _BATCH))
+        def do(batch: Sequence[Contrast]) -> Sequence[Contrast]:
+            return batch if scorers[batch[0].round] == reference else scorer.score(batch, cells)
 
-        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
-            scored = scorers[batch[0].round] == reference
-            return BatchResult(batch if scored else scorer.score(batch, cells))
-
-        paths, _ = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
+        paths, _ = run_sharded(space, len(files), contrasts_job(files, _BATCH, do, kept=True))
         return paths, ReferenceResult(rows=sum(map(count_rows, paths)))
 
     units = sum(kept_rows(one.contrasts) for one in made)

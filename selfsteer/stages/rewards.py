@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from selfsteer.records import Contrast, count_rows, read_rows
+from selfsteer.records import count_rows
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
 from selfsteer.runs.results import DroppedRows
-from selfsteer.runs.shards import BatchResult, ShardJob, ShardPlan, run_sharded
-from selfsteer.runs.store import Workspace, in_batches
+from selfsteer.runs.shards import contrasts_job, run_sharded
+from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.reward_margins import BATCH, RewardMargins
 
@@ -28,12 +28,7 @@ def rewards_stage(context: RunContext, scores: StageRecord, round: int, split: S
 
     def write(space: Workspace) -> tuple[list[Path], DroppedRows]:
         context.models.free()
-
-        def plan(number: int) -> ShardPlan[Contrast]:
-            return ShardPlan(in_batches(list(read_rows([files[number]], Contrast)), BATCH))
-
-        job = ShardJob(Contrast, plan, lambda _, batch: BatchResult(margins.put(batch)))
-        done = run_sharded(space, len(files), job)
+        done = run_sharded(space, len(files), contrasts_job(files, BATCH, margins.put))
         margins.free()
         return done
 

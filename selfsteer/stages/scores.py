@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
@@ -41,6 +41,9 @@ from selfsteer.stages.principle_strategies import templates_of
 from selfsteer.stages.principles import check_queries_left
 from selfsteer.stages.responses import NO_ROOM, SHORTER, ResponsesResult
 from selfsteer.version import __version__
+
+if TYPE_CHECKING:
+    from selfsteer.logprobs import Cell
 
 _SCORE_BATCH = 8  # rows with nine cells each
 
@@ -105,9 +108,12 @@ def scores_stage(
     return entry
 
 
-def _scoring(context: RunContext, join: Callable[[int], list[Contrast]], judge: Policy) -> ShardJob[Contrast, Contrast]:
+def _scoring(
+    context: RunContext, join: Callable[[int], list[Contrast]], judge: Policy, cells: Sequence[Cell] | None = None
+) -> ShardJob[Contrast, Contrast]:
     """Return how shards of rows are scored: ``join`` gives the rows of a shard, ``judge`` their log-probs."""
     scorer = context.models.scorer(judge)
+    own: dict[str, Any] = {} if cells is None else {"cells": cells}
 
     def plan(number: int) -> ShardPlan[Contrast]:
         rows = join(number)
@@ -115,7 +121,7 @@ def _scoring(context: RunContext, join: Callable[[int], list[Contrast]], judge: 
         return ShardPlan(in_batches(fits, _SCORE_BATCH if scorer else SHARD_ROWS), left_out)
 
     def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
-        scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)))} if scorer else {}
+        scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)), **own)} if scorer else {}
         return BatchResult([scored.get(row.id, row) for row in batch])
 
     return ShardJob(Contrast, plan, do)
@@ -161,17 +167,8 @@ def scored_preferences(context: RunContext, preferences: StageRecord, policy: Po
     def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
         from selfsteer.stages.scorer import PLAIN_CELLS
 
-        scorer = context.models.scorer(policy)
-        assert scorer is not None  # a policy that is trained has weights
-
-        def plan(number: int) -> ShardPlan[Contrast]:
-            fits, left_out = fitting(list(read_rows([files[number]], Contrast)), scorer.chat, context.recipe)
-            return ShardPlan(in_batches(fits, _SCORE_BATCH), left_out)
-
-        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
-            return BatchResult(scorer.score(batch, PLAIN_CELLS))
-
-        paths, dropped = run_sharded(space, len(files), ShardJob(Contrast, plan, do))
+        job = _scoring(context, lambda number: list(read_rows([files[number]], Contrast)), policy, cells=PLAIN_CELLS)
+        paths, dropped = run_sharded(space, len(files), job)
         return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
 
     rows = sum(map(count_rows, files))
