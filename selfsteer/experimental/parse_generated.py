@@ -25,13 +25,7 @@ _QUOTES = {'"': '"', "'": "'", "“": "”", "«": "»", "`": "`"}
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What was found in an answer.
-
-    Attributes:
-        outcome: "ok" (in the requested form), "repaired" (found, though in another form) or "failed".
-        queries: The queries, in order; none where it failed.
-        why: What was repaired or what failed, "" with "ok".
-    """
+    """What was found in an answer: in the requested form (ok), in another one (repaired; ``why``: how), or not."""
 
     outcome: Outcome
     queries: tuple[str, ...] = ()
@@ -43,9 +37,6 @@ def read_list(text: str, finish: Finish) -> Reading:
 
     Entries are numbered 1, 2, 3, ... at the beginnings of lines; other lines belong to the entry above them, and so
     does a number that is not the next one. An entry that the end of the answer cut off is left out.
-
-    Args:
-        text: The answer, without a reasoning model's thoughts.
     """
     heads: list[re.Match[str]] = []
     for match in _ITEM.finditer(text):

@@ -42,11 +42,9 @@ class InventOptions:
 
     Attributes:
         sample: Largest number of queries drawn from the source.
-        aspects: Aspects that a prompt asks for.
         similarity: At this or a higher one, two aspects are the same
             (:func:`selfsteer.experimental.similarity.similarities`).
         support: Answers that have to propose an aspect.
-        most: Largest number of new aspects; the most proposed ones are kept.
         each: Queries that each of them is tried on; 0 tries none.
         tokens: Tokens of an answer for each requested aspect, without those for thoughts.
     """
@@ -66,9 +64,7 @@ class Invented:
     """Proposed aspects and their trials.
 
     Attributes:
-        queries: The sample, in the order of the prompts.
         readings: The parsed answers, in order.
-        candidates: The new aspects, the most proposed first.
         known: By aspect of the given set, the number of proposals similar to it.
         passed_over: Names of aspects with too few proposals, or beyond the largest number kept.
         probes: The effect of steering along a new aspect, by its name; empty without trials.
@@ -100,9 +96,6 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
     Samples and verdicts are stored in ``folder``: the same call again computes nothing, and an interrupted one resumes
     with its batch. ``folder/proposals.json`` has the result of each proposal.
 
-    Args:
-        recipe: Its model, principle set, queries, sampling and judge, if any, are used.
-
     Raises:
         InputError: The model, the set, the queries or the judge can't be used.
         NothingSurvived: No proposal is a new aspect.
@@ -125,7 +118,7 @@ def invent(recipe: Recipe, order: InventOptions, folder: Path, *, display: Displ
         readings = [
             read_proposals(row.text, place, group, cut=row.finish == "length")
             for place, group in enumerate(in_batches(queries, order.per_prompt))
-            if (row := found.get(_name(place))) is not None
+            if (row := found.get(f"{place:05d}")) is not None
         ]
         candidates, known = merged(
             [proposal for reading in readings for proposal in reading.proposals],
@@ -232,7 +225,7 @@ def _asking(
     def plan(number: int) -> ShardPlan[Request]:
         items, left_out = [], []
         for place, group in blocks[number]:
-            item = Request(_name(place), "original", messages([query.prompt[-1]["content"] for query in group]))
+            item = Request(f"{place:05d}", "original", messages([query.prompt[-1]["content"] for query in group]))
             length = backend.length(item.prompt) + room
             if backend.context is not None and length > backend.context:
                 reason = f"it needs {length} tokens with its answer, and the model's context is {backend.context}"
@@ -257,10 +250,6 @@ def _sampling(context: RunContext, order: InventOptions, policy: Policy) -> Reci
     tokens = order.tokens * order.aspects + (context.recipe.thinking_tokens if thinks else 0)
     update = {"max_new_tokens": tokens, "roles": RolesSettings()}  # an answer with aspects is no response to a query
     return context.recipe.model_copy(update={"generation": settings.model_copy(update=update)})
-
-
-def _name(place: int) -> str:
-    return f"{place:05d}"
 
 
 def _refused(readings: Sequence[Reading]) -> Counter[str]:

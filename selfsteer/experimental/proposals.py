@@ -57,7 +57,6 @@ class Proposal:
     """An aspect that passed all rules.
 
     Attributes:
-        aspect: As proposed, its texts tidied.
         queries: Ids of the prompt's queries that it matters for, according to the model; may be empty.
     """
 
@@ -88,14 +87,8 @@ def inventor_messages(
 ) -> list[Message]:
     """Return the chat prompt that asks a model for ``count`` aspects of quality that matter for some queries.
 
-    All messages but the last are the same for every prompt. Of a long query its first 400 and last 200 characters are
-    shown.
-
-    Args:
-        queries: Texts; markup in them is not run, and only the last user turn holds them.
-        known: Names of the existing aspects.
-        count: How many to ask for; each example shows two, or one.
-        system_role: What the model's template does with a system message (:class:`selfsteer.chat.Chat`).
+    All messages but the last, which alone holds the queries (markup in them is not run), are the same for every prompt.
+    Of a long query its first 400 and last 200 characters are shown.
     """
     messages = [message(TEMPLATE, "system", known=list(known), count=count)]
     for number in range(_EXAMPLES):
@@ -114,7 +107,6 @@ def read_proposals(text: str, prompt: int, queries: Sequence[Query], *, cut: boo
     holds a name from one.
 
     Args:
-        text: The answer, without a reasoning model's thoughts.
         cut: The answer was cut off, so the end of its last proposal is missing.
     """
     found, outcome = read_json_answer(text)

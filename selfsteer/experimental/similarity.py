@@ -24,7 +24,6 @@ class Candidate:
     """A new aspect.
 
     Attributes:
-        aspect: As it was proposed first.
         nearest: Name of the most similar aspect of the given set.
         similarity: To that aspect, from 0 to 1.
     """

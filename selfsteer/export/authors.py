@@ -54,10 +54,7 @@ def read_authors(rows: Iterable[tuple[str, Any]], source: str) -> Iterator[Contr
     """Yield contrasts from rows in the authors' form; rows that can't be used are left out, with a warning at the end.
 
     Keys besides :data:`AUTHORS_FIELDS`, ``idx`` and :data:`FLAG` are ignored; without the flag y- may be harmful.
-
-    Args:
-        rows: Pairs of a row's place, for messages, and the row.
-        source: The file, for messages.
+    ``rows`` come with their places, for messages.
 
     Raises:
         DataError: No row is left.

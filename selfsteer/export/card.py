@@ -35,12 +35,7 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Licence:
-    """The licence of the queries.
-
-    Attributes:
-        id: Of the Hugging Face Hub's list, e.g. "apache-2.0"; "unknown" if it was not stated.
-        said_by: The source of this statement, one sentence.
-    """
+    """The licence of the queries: its id on the Hugging Face Hub ("unknown" if not stated), and who says so."""
 
     id: str
     said_by: str
@@ -60,7 +55,7 @@ class RunFacts:
     """Facts on the run that an export's rows come from.
 
     Attributes:
-        settings: Of its recipe, without secrets (:func:`selfsteer.export.redaction.public_settings`).
+        settings: Of its recipe, without secrets.
         queries: Number of queries read, aligned on and held out; None where it was not recorded.
     """
 

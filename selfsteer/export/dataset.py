@@ -9,10 +9,10 @@ from pathlib import Path
 
 from selfsteer.errors import ConfigError, InputError
 from selfsteer.export.card import CARD, Licence, RunFacts, is_own_card, write_card, write_notice
-from selfsteer.export.llama_factory import INFO, check_entry, dataset_entry, write_entry
+from selfsteer.export.llama_factory import INFO, dataset_entry, read_entries
 from selfsteer.export.options import Exported, ExportOptions
 from selfsteer.export.writers import WRITERS, write_shards
-from selfsteer.files import atomic_path, remove
+from selfsteer.files import atomic_path, remove, write_json
 from selfsteer.records import Contrast
 
 _OTHER_DATA = (".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".zst", ".yaml", ".pkl")
@@ -40,8 +40,10 @@ def check_output(options: ExportOptions, output: Path, *, overwrite: bool = Fals
             raise ConfigError(what, where=f"--output {output}", do=do)
         if output.exists() and not overwrite:
             raise InputError("the file already exists", where=str(output), do="name another file, or add --overwrite")
-        if options.format == "llama-factory":
-            check_entry(output.parent / INFO, output.stem, overwrite=overwrite)
+        info = output.parent / INFO
+        if options.format == "llama-factory" and output.stem in read_entries(info) and not overwrite:
+            what, do = f"an entry {output.stem!r} already exists", "name another output, or add --overwrite"
+            raise InputError(what, where=str(info), do=do)
         notice = notice_of(output)
         if options.harmful and notice.exists() and not is_own_card(notice):
             what = "the page that warns of harmful targets would go here, and another file is in its place"
@@ -68,13 +70,10 @@ def export_file(
     """Write rows to one file, atomically; for LLaMA-Factory also its entry in the ``dataset_info.json`` beside it.
 
     If targets are, or may be, harmful (``options.harmful``), a page beside it warns of them (:func:`notice_of`).
+    ``where`` names the rows' source in messages.
 
     Args:
-        contrasts: Read one by one.
-        options: What to export.
         output: A file with a suffix that the format supports.
-        where: The rows' source, for messages.
-        overwrite: Replace an earlier file.
 
     Raises:
         ConfigError: The format does not support that file type.
@@ -95,7 +94,8 @@ def export_file(
         elif is_own_card(notice):  # of an earlier export
             remove(notice)
     if options.format == "llama-factory":
-        write_entry(output.parent / INFO, output.stem, dataset_entry(output.name))
+        info = output.parent / INFO  # other entries are kept
+        write_json(info, read_entries(info) | {output.stem: dataset_entry(output.name)})
     exported.paths = [output]
     return exported
 
@@ -113,9 +113,6 @@ def export_folder(
     """Write a data set folder, whole or not at all: data/train-*, a card, and what LLaMA-Factory needs.
 
     Args:
-        contrasts, options, where, overwrite: As of :func:`export_file`.
-        folder: The folder to create.
-        licence: Of the queries.
         run: Facts on the run for the card; None for the rows of a file.
 
     Raises:
@@ -133,7 +130,7 @@ def export_folder(
         exported.selection.check(where)
         if options.format == "llama-factory":
             data = f"data/{shards[0].name}" if len(shards) == 1 else "data"
-            write_entry(temporary / INFO, folder.name, dataset_entry(data))
+            write_json(temporary / INFO, {folder.name: dataset_entry(data)})
         write_card(temporary / CARD, exported, folder.name, licence, run)
         make_way()
     exported.paths = [folder / "data" / shard.name for shard in shards]

@@ -41,15 +41,12 @@ class Format:
     """A format.
 
     Attributes:
-        summary: A description for tables and the card.
-        make: Returns the rows of a contrast.
         schema: Returns the Arrow schema of those rows; None if the format can't be Parquet.
         suffixes: The file types it supports; the first is that of a folder's shards.
         problem: Returns why it can't represent a row, "" if it can.
         one_view: Whether it holds one view, or all prompts and responses.
         extras: Whether :attr:`Layout.full` makes a difference.
         finishes: Whether it records which responses were cut off.
-        tags: Tags of the card.
     """
 
     summary: str

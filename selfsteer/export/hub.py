@@ -27,15 +27,9 @@ def check_repository(name: str) -> None:
 
 
 def push(folder: Path, name: str, *, public: bool = False) -> str:
-    """Upload a folder as a data set, created if it does not exist. Data files of an earlier upload are removed.
+    """Upload an exported folder as the data set ORG/NAME, created if it does not exist, and return its address.
 
-    Args:
-        folder: As :func:`selfsteer.export.export_folder` wrote it.
-        name: ORG/NAME.
-        public: Whether everyone may see it.
-
-    Returns:
-        Its address.
+    Data files of an earlier upload are removed.
 
     Raises:
         InputError: It exists with the other visibility.

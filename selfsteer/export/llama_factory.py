@@ -1,4 +1,4 @@
-"""The ``dataset_info.json`` that describes data files to LLaMA-Factory; other entries in it are kept."""
+"""The ``dataset_info.json`` that describes data files to LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selfsteer.errors import DataError, InputError
-from selfsteer.files import write_json
+from selfsteer.errors import DataError
 
 INFO = "dataset_info.json"
 
 
 def dataset_entry(file_name: str) -> dict[str, Any]:
-    """Return the entry of an export in the sharegpt preference format.
-
-    Args:
-        file_name: A data file, or a folder with data files only, relative to the file of the entry.
-    """
+    """Return the sharegpt preference entry of a data file, or of a folder with data files only, relative to it."""
     # All tags: with ``tags`` given, LLaMA-Factory sets a missing one to None.
     return {
         "file_name": file_name,
@@ -36,19 +31,8 @@ def dataset_entry(file_name: str) -> dict[str, Any]:
     }
 
 
-def check_entry(info: Path, name: str, *, overwrite: bool) -> None:
-    """Raise :class:`InputError` if an entry of that name exists, or the file holds something else."""
-    if name in _read(info) and not overwrite:
-        what = f"an entry {name!r} already exists"
-        raise InputError(what, where=str(info), do="name another output, or add --overwrite")
-
-
-def write_entry(info: Path, name: str, entry: dict[str, Any]) -> None:
-    """Add an entry, or replace the one of that name."""
-    write_json(info, _read(info) | {name: entry})
-
-
-def _read(info: Path) -> dict[str, Any]:
+def read_entries(info: Path) -> dict[str, Any]:
+    """Return the entries of a ``dataset_info.json``, none where there is no file."""
     if not info.exists():
         return {}
     try:

@@ -23,10 +23,8 @@ class ExportOptions:
     """The options of an export.
 
     Attributes:
-        format: A key of :data:`selfsteer.export.formats.FORMATS`.
         view: Which prompt and pair, in a format of one view.
         full: Whether to add the columns on a row's origin; None is the format's default.
-        dropped: Also export the rows that quality control dropped.
         finished: Leave out rows with a response that was cut off.
         harmful: Also export rows in which the chosen response is a y- that is, or may be, harmful.
 
@@ -82,11 +80,8 @@ class Exported:
     """The result of an export, filled while the rows go through.
 
     Attributes:
-        options: The options.
         selection: Counts the rows exported and left out.
-        figures: Of the rows exported.
         rows: Rows written; an unpaired format has two for each contrast.
-        paths: The data files.
         notice: Of a single file, the page beside it that warns of harmful targets; None without one.
     """
 

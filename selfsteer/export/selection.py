@@ -32,9 +32,6 @@ _ADVICE = {
 class Selection:
     """Selects the rows of an export, and counts them.
 
-    Args:
-        options: The export's options.
-
     Attributes:
         read, taken: Rows seen, and those exported.
         drops: Of all rows seen, those that quality control dropped, by filter.

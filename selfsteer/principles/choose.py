@@ -46,13 +46,11 @@ def chooser_messages(
     """Return the chat prompt that asks a model for the ``count`` aspects that matter most for a query.
 
     All messages but the last are the same for every query, so a backend computes them once. A query longer than 1,500
-    characters is shown by its first 1,000 and its last 500; only the chooser sees it shortened.
+    characters is shown by its first 1,000 and its last 500; only the chooser sees it shortened. It is data: markup in
+    it is not run. Each example shows its first ``count`` aspects.
 
     Args:
-        principle_set: Where the list of aspects and the examples come from.
-        query_text: x, as text. It is data: markup in it is not run, and only the last user turn holds it.
         count: How many aspects to ask for; each example shows its first ``count``.
-        system_role: What the model's template does with a system message (:class:`selfsteer.chat.Chat`).
     """
     _check_count(count)
     messages = [message(_TEMPLATE, "system", aspects=principle_set.choosable, count=count)]
@@ -66,18 +64,11 @@ def chooser_messages(
 def parse_choice(
     text: str, principle_set: PrincipleSet, count: int, *, cut: bool = False, shuffle: random.Random | None = None
 ) -> Choice:
-    """Read the model's answer: the first ``count`` distinct aspects that it names in whole words.
+    """Read the model's answer, without its thoughts: the first ``count`` distinct aspects that it names in whole words.
 
     Case, list marks, emphasis and other words are ignored. An answer that names fewer than ``count`` aspects is
     taken as it is; one that names none gives the set's fallback. With ``shuffle`` the choice is that of v1's code: the
     named aspects in random order, then the others in random order, and of these the first ``count``.
-
-    Args:
-        text: The answer, without a reasoning model's thoughts (:func:`selfsteer.quality.think_apart`).
-        principle_set: Whose aspects count.
-        count: How many to take at most.
-        cut: The answer ran into its length limit.
-        shuffle: Draws the orders.
     """
     _check_count(count)
     names = [aspect.name for aspect in principle_set.choosable]

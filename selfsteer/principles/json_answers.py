@@ -13,10 +13,9 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL | re.IGNORECASE
 
 
 def read_json_answer(text: str, *, cut: bool = False) -> tuple[object | None, JsonOutcome]:
-    """Return the JSON list or object in a model's answer, and how it was found.
+    """Return the JSON list or object in a model's answer, without its thoughts, and how it was found.
 
     Args:
-        text: The answer, without a reasoning model's thoughts.
         cut: It ran into its length limit, so a text that is still open at its end is dropped.
 
     Returns:

@@ -16,11 +16,6 @@ def steer(prompt: Sequence[Message], system_text: str, system_role: SystemRole) 
     the text as its system message, which also replaces a default that the template would put there. With "folded" the
     system message then goes in front of the first user turn.
 
-    Args:
-        prompt: x; left as it is.
-        system_text: What :func:`selfsteer.principles.steering_message` returned.
-        system_role: "native", or "folded" for a template without a system role (:class:`selfsteer.chat.Chat`).
-
     Raises:
         DataError: "folded", and the prompt has no user turn.
     """

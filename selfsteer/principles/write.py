@@ -102,13 +102,7 @@ def parse_pairs(text: str, principle_set: PrincipleSet, aspects: Sequence[str], 
     Its line breaks become blanks.
 
     Args:
-        text: The answer, without a reasoning model's thoughts.
-        principle_set: Whose aspects these are.
-        aspects: The requested ones, in the order of the pair.
         cut: The answer ran into its length limit, so a text that is still open at its end is no principle.
-
-    Raises:
-        PrincipleError: As :func:`selfsteer.principles.pair_for`.
     """
     value, read = read_json_answer(text, cut=cut)
     entries = list(_entries(value))
@@ -134,7 +128,6 @@ def parse_guideline(text: str, steering: Steering, *, cut: bool = False) -> Writ
     """Read a model's answer to :func:`guideline_messages`; None where it holds no two guidelines.
 
     Args:
-        text, cut: As for :func:`parse_pairs`.
         steering: How the principle set steers. There are no adjectives to state, as there are no aspects.
     """
     value, read = read_json_answer(text, cut=cut)

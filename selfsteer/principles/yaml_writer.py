@@ -17,11 +17,9 @@ _YAML_WIDTH = 96
 
 
 def dump_set(principle_set: PrincipleSet, *, head: Sequence[str] = (), notes: Mapping[str, Sequence[str]]) -> str:
-    """Return a set as YAML.
+    """Return a set as YAML without the keys that have their defaults; ``head``: comments at the top, a paragraph each.
 
     Args:
-        principle_set: The set; keys that have their defaults are left out.
-        head: Comments at the top, a paragraph each.
         notes: Comments above an aspect, by its name.
     """
     values = principle_set.model_dump(exclude_defaults=True, exclude={"aspects"})

@@ -31,10 +31,8 @@ class Context:
     """The context of a filter.
 
     Attributes:
-        adjectives: The (positive, negative) adjectives by aspect.
         thresholds: The filter's own, given in its settings or fitted to the set.
         repeats: Which rows repeat an earlier one, for the filter that needs it.
-        harmful: The aspects whose negative principle asks for harm.
     """
 
     adjectives: Mapping[str, Sequence[str]]
@@ -47,8 +45,6 @@ class Filter(BaseModel):
     """Base of the filters; the fields of a subclass are its settings.
 
     Attributes:
-        name: Its name in a recipe.
-        relax: What to change where it drops too much.
         scored: Whether it uses log-probs, so that rows without scores can't pass it.
     """
 

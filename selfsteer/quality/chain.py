@@ -54,7 +54,6 @@ class FilterChain:
         filters: Names, one-key mappings to settings, or ready filters.
         adjectives: The (positive, negative) adjectives of each aspect, for ``leak``; for an aspect not named here only
             its principle is searched for.
-        harmful: The aspects whose negative principle asks for harm, for ``refusal_mismatch``.
 
     Raises:
         ConfigError: A filter or a setting is unknown or out of range.
@@ -74,10 +73,7 @@ class FilterChain:
         self._verdicts: _Verdicts | None = None
 
     def fit(self, rows: Callable[[], Iterable[Contrast]]) -> None:
-        """Fit the filters that depend on the set, in order: one pass over ``rows()`` for each, else none.
-
-        Args:
-            rows: Gives all rows of the set at each call; one that is not kept already is skipped.
+        """Fit the filters that depend on the set, in order: one pass over ``rows()`` (all rows) for each, else none.
 
         Raises:
             InputError: A filter needs scores that a row doesn't carry.
@@ -104,11 +100,7 @@ class FilterChain:
         return row.drop(f"{name}: {why}") if why else row
 
     def count(self, stored: Iterable[tuple[bool, str, Sequence[str], str]]) -> DropCounts:
-        """Count rows that were filtered before, instead of those given to :meth:`apply`, and return :attr:`tally`.
-
-        Args:
-            stored: The columns kept, drop_reason, aspects and negative_harmful of all rows.
-        """
+        """Count rows that were filtered before, instead of those given to :meth:`apply`, and return :attr:`tally`."""
         self.tally = DropCounts([step.name for step in self.filters])
         for columns in stored:
             self.tally.read(*columns)

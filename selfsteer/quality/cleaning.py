@@ -38,7 +38,6 @@ def clean_response(response: Response, decode: Decode | None, labels: Sequence[s
     cleaning once: a list line cut back to its end no longer shows that it was complete.
 
     Args:
-        response: One sampled response.
         decode: Token ids to text, skipping special tokens; may be None only where ``response.token_ids`` is None.
         labels: The adjectives of the row's aspects, of both signs, e.g. ["concise", "verbose"].
 

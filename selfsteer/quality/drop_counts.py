@@ -11,11 +11,7 @@ Counts = dict[str, int]
 
 
 class DropCounts:
-    """Counts rows by the filter that dropped them.
-
-    Args:
-        filters: Their names, in order, with ``empty``.
-    """
+    """Counts rows by the filter that dropped them."""
 
     def __init__(self, filters: Sequence[str]) -> None:
         self._filters = list(filters)
@@ -24,13 +20,7 @@ class DropCounts:
         self._harmful: Counter[str] = Counter()
 
     def add(self, name: str, aspects: Sequence[str], harmful: str = "") -> None:
-        """Count a row.
-
-        Args:
-            name: The filter that dropped it, :data:`KEPT` or :data:`DROPPED_BEFORE`.
-            aspects: It counts under each.
-            harmful: Why its y- is flagged, "" where it isn't.
-        """
+        """Count a row: the filter that dropped it, :data:`KEPT` or :data:`DROPPED_BEFORE`; its flag of harm."""
         self._counts[name] += 1
         for aspect in aspects:
             self._aspects[aspect][name] += 1

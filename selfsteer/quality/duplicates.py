@@ -54,7 +54,6 @@ class Repeats(TempDatabase):
 
         Raises:
             InputError: A row of its round has its id already.
-            StorageError: The temporary folder is full.
         """
         new = "INSERT INTO marks VALUES (?, ?) ON CONFLICT DO NOTHING"
         if not self.execute(new, (_name(row), self._find(row))).rowcount:

@@ -23,15 +23,10 @@ class HarmClassifier:
     """A Hugging Face text-classification model and the label that counts; loaded when the first text comes.
 
     Args:
-        source: A local folder or a hub name.
-        label: Its label for harmful texts.
         threshold: Least probability of the label at which a text is flagged.
-        device: "cpu", "cuda", ...
-        revision: Branch, tag or commit of a hub model.
 
     Raises:
-        ConfigError: The model has no such label.
-        ModelError, FetchError: It is no classifier, or can't be fetched.
+        ConfigError, ModelError, FetchError: The model has no such label, is no classifier, or can't be fetched.
     """
 
     def __init__(
@@ -114,10 +109,10 @@ def flag_harm(
 ) -> list[Contrast]:
     """Return the rows with ``negative_harmful`` set to why y- counts as harmful, "" where it does not.
 
-    A row without aspects whose y- no classifier has read gets :data:`selfsteer.records.HARM_UNKNOWN`.
+    A row without aspects whose y- no classifier has read gets :data:`selfsteer.records.HARM_UNKNOWN`. A part of a flag
+    that neither argument decides stays.
 
     Args:
-        rows: Any. A part of a flag that neither argument decides stays.
         aspects: Those whose negative principle asks for harm; None leaves that part of a flag.
         classifier: Reads every y-; None leaves that part of a flag.
     """

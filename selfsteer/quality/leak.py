@@ -46,10 +46,8 @@ class Guidance:
     """The instructions of one response.
 
     Attributes:
-        principle: The principle of the response's own sign.
         system: The texts of the steering system messages.
         query: The texts of the plain prompt, which the response may repeat.
-        adjectives: The adjectives of the row's aspects, of both signs.
     """
 
     principle: str

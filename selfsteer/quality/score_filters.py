@@ -212,12 +212,9 @@ class SelfReward(Margin):
 
 
 def averages(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean of each figure over all rows, as ``statistics.mean`` gives it: exact, then rounded once.
+    """Return the mean of each (finite) figure over all rows, as ``statistics.mean`` gives it: exact, then rounded once.
 
     So equal values do not fall below their mean, as they may with sums of floats.
-
-    Args:
-        figures: Finite values by name, the same names for each row.
     """
     sums: dict[str, dict[int, int]] = defaultdict(dict)  # by denominator: powers of two, so few
     count = 0

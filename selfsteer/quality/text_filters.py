@@ -122,11 +122,7 @@ class DirectionFilter(Filter):
 
 
 class Truncated(Filter):
-    """A response ran into its length limit.
-
-    Attributes:
-        roles: The responses that must have ended by themselves.
-    """
+    """A response ran into its length limit."""
 
     name = "truncated"
     relax = "raise the limit of new tokens, or name fewer responses in truncated.roles"
@@ -147,7 +143,6 @@ class Repetition(Filter):
     Attributes:
         max_share: Largest share of repeated 4-grams (1 - distinct / all). Plain prose stays under about 0.1.
         min_ngrams: A response with fewer 4-grams has too few words to judge by.
-        roles: The responses that are checked.
     """
 
     name = "repetition"
@@ -231,9 +226,6 @@ class LanguageMismatch(Filter):
     """A response is in another language than the query's last turn, where both are certain.
 
     A query that names a language ("in Spanish", "translate this") passes: it may ask for another language.
-
-    Attributes:
-        roles: The responses that are checked.
     """
 
     name = "language_mismatch"

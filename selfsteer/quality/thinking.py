@@ -27,7 +27,6 @@ def think_apart(response: Response, chat: Chat | None) -> Response:
     hold the end token if and only if ``finish`` is "stop".
 
     Args:
-        response: One sampled response.
         chat: The template it was sampled with, which names the tags; None where it is unknown. Without tags of its
             own, those of other models count.
 

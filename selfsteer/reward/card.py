@@ -25,10 +25,7 @@ def reward_card(
     """Return a Hugging Face model card.
 
     Args:
-        base_model, title: Of the training.
         sets: Of each set its name, its settings, its source and the number of its pairs trained on.
-        data, training: Results of the two stages.
-        settings: Name to value.
         scores: By file, the accuracies of its subsets; empty before the evaluation.
     """
     # A card is markdown, without escaping: names are in code spans, and no model output is in it.

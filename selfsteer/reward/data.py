@@ -35,10 +35,6 @@ class LabelledPair:
     """Two answers to one prompt, the better one being known.
 
     Attributes:
-        id: Unique within its set.
-        where: Its place, for messages.
-        prompt: The conversation that both answer.
-        chosen, rejected: The better and the worse answer.
         margin: The steering margin, nats per token, if known.
     """
 
@@ -100,13 +96,9 @@ def encoded(
     """Return the examples of a set.
 
     Args:
-        name: Of the set.
-        pairs: Its pairs, and rows that were left out before.
-        template: Of the model to train.
         max_length: Tokens; a pair with a longer conversation is left out.
         evaluated: :func:`prompt_key` of prompts that must not be trained on.
         limit: Take so many usable pairs, drawn at random.
-        model: For error messages.
     """
     rows = list(pairs)
     order = list(range(len(rows)))

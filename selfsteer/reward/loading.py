@@ -42,14 +42,11 @@ def load_reward_model(
 
     Args:
         name: A catalogue name, a local folder or a hub name.
-        device: "cpu", "cuda", "cuda:1", ...
         dtype: "float32", "bfloat16" or "float16".
         trust_remote_code: Run Python code that the model brings.
-        revision: Branch, tag or commit of a hub model.
 
     Raises:
-        ModelError: It is not a reward model, or can't be used as it is.
-        FetchError: It can't be fetched.
+        ModelError, FetchError: It is not a reward model, or can't be used as it is, or can't be fetched.
         ConfigError: No such dtype or device.
     """
     check_dtype(dtype)
@@ -79,11 +76,9 @@ def new_reward_model(
     Args:
         name: A catalogue name, a local folder or a hub name, of a language model or of a reward model.
         seed: Of a new head; a reward model keeps its own.
-        device, trust_remote_code, revision: As of :func:`load_reward_model`.
 
     Raises:
-        ModelError: It can't be used as a base.
-        FetchError, ConfigError: As :func:`load_reward_model` does.
+        ModelError, FetchError, ConfigError: It can't be used as a base, or as :func:`load_reward_model` does.
     """
     from transformers import set_seed
 

@@ -26,10 +26,8 @@ def score(
 
     Args:
         model: A sequence-classification model with one output, in eval mode (:func:`load_reward_model`).
-        tokenizer: Its tokenizer; the chat template renders each conversation.
         conversations: (B,) lists of messages; the last one is the response that is scored.
         batch_size: Conversations in one forward pass; it affects memory, not the result.
-        template_kwargs: Variables for the chat template.
 
     Raises:
         DataError: A conversation is longer than the model's context.
@@ -48,11 +46,6 @@ def score(
 
 def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where: str) -> TokenIds:
     """Return the token ids of a whole conversation, with the template's end of the last turn.
-
-    Args:
-        template: Its control tokens have no effect as text in a message.
-        messages: The last one is the assistant's.
-        where: The model, for error messages.
 
     Raises:
         PromptRefused: The template refuses the roles, or a character is a control token by itself.

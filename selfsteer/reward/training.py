@@ -81,8 +81,6 @@ def reward_trainer(
         model: A float32 model with one output (:func:`selfsteer.reward.loading.new_reward_model`).
         tokenizer: Its tokenizer; gets another pad token if its own ends conversations (:func:`set_pad_token`).
         examples: The training pairs; their margins act if they have any.
-        options: The recipe's.
-        folder: For checkpoints.
         seed: Of the order, of dropout, and of an adapter's initial weights.
         precision: "bfloat16" (autocast over float32 weights) or "float32".
 
@@ -136,12 +134,7 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
 
 
 def set_pad_token(tokenizer: Any, ends: set[int], rows: int) -> None:
-    """Give a tokenizer a pad token that ends no conversation and has an embedding.
-
-    Args:
-        tokenizer: Is changed.
-        ends: The last tokens of conversations.
-        rows: Of the model's embedding.
+    """Give a tokenizer a pad token that is none of ``ends`` (of conversations) and has one of ``rows`` embeddings.
 
     Raises:
         ModelError: All of its special tokens end conversations.

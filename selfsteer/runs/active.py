@@ -16,10 +16,7 @@ from selfsteer.runs.pipeline import order
 def active_records(entries: Sequence[StageRecord]) -> dict[Slot, StageRecord]:
     """Return the active record of each slot: the newest, unless a stage before it in the pipeline has a newer one.
 
-    Then an earlier setting made it, and the run has not come that far again.
-
-    Args:
-        entries: The ledger's, the oldest first.
+    Then an earlier setting made it, and the run has not come that far again. ``entries``: the oldest first.
     """
     places = {entry.slot: place for place, entry in enumerate(entries)}
     known = [slot for slot in places if order(slot[0], heldout=slot[2])]
@@ -36,7 +33,6 @@ class ActiveRounds(NamedTuple):
     """The rounds of a run whose rows are to be used.
 
     Attributes:
-        rows: The filtered rows by the round's number, in their order.
         given_up: Rounds with rows that a guard rejected.
     """
 

@@ -20,12 +20,8 @@ from selfsteer.runs.store import Workspace
 class DroppedFile:
     """Writes a line for each that is left out, and counts.
 
-    Args:
-        name: Of that file, relative to the run directory.
-
     Attributes:
         first: The first ones, as the ledger and the report name them.
-        faults: How many each check took.
         tally: All rows of the source, counted by its reader, and those that can't be used.
     """
 
@@ -38,7 +34,7 @@ class DroppedFile:
         self._count = 0
 
     def drop(self, where: str, reason: str, found: Mapping[str, str] | None = None) -> None:
-        """Note one: where it stands, why it is left out, and what else is known of that, by name."""
+        """Note one: where it is, why it is left out, and what else is known of that, by name."""
         line = {"where": where, "reason": reason}
         self._file.write(json.dumps(line | dict(found or {}), ensure_ascii=True) + "\n")
         self._count += 1
@@ -92,17 +88,11 @@ def dropped_note(record: StageRecord) -> str:
 
 
 def check_dropped_share(rows: DroppedRows, what: str, where: str, most: float, asked: int | None = None) -> None:
-    """Raise where a stage, finished now or earlier, had to leave out too many rows.
+    """Raise :class:`DataError` where a stage, finished now or earlier, had to leave out too many rows.
 
     Args:
-        rows: The stage's in the ledger.
         what: What a row should have given, e.g. "query".
-        where: Where the rows come from.
-        most: ``queries.max_left_out``.
         asked: How many rows there were, where the stage does not say so.
-
-    Raises:
-        DataError: As of :func:`selfsteer.queries.tally.check_share`.
     """
     if rows.unusable:
         counts = rows.info if asked is None else {**rows.info, "rows": asked}

@@ -11,7 +11,6 @@ class StageEvent(NamedTuple):
 
     Attributes:
         when: "begin" (of stages that have something to do) or "end" (of all).
-        stage: Its name in the ledger, e.g. "responses", "generator", "policy".
         round: The round it belongs to, 0 for the start's measurement.
         title: What it is called on the display, with "held-out" where it is about held-out queries.
         info: At its end, what it left for later stages and the report: the ledger entry's ``info``.

@@ -46,10 +46,8 @@ class DroppedRows(StageResult):
     """What a stage left out of its rows.
 
     Attributes:
-        left_out: How many.
         dropped: The first of them, each with where it is, why it was dropped and what to do.
         list: The file, or the pattern of files, that names all of them.
-        unusable: How many rows can't be used whatever the checks are.
         reasons: The most frequent reasons of those: reason, what to do, how many, the first place.
         rows: How many rows the source has, where the stage reads one.
         faults: How many each check of queries took; ``contaminated``: by benchmark.

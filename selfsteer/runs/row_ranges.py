@@ -18,12 +18,7 @@ class RowRange(NamedTuple):
 
 
 def row_ranges(files: Sequence[Path], wanted: range) -> list[RowRange]:
-    """Return where rows stand, given their positions over all files; a file without any is left out.
-
-    Args:
-        files: Parquet files, whose rows are counted through.
-        wanted: Positions, ascending; those behind the last row are passed over.
-    """
+    """Return where rows are, given their ascending positions over all files; a file without any is left out."""
     found = []
     offset = 0
     for path in files:

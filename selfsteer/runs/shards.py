@@ -45,12 +45,7 @@ class Dropped(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardPlan(Generic[Item]):
-    """What is to do in a block.
-
-    Attributes:
-        batches: Items in the order in which they are done; the same for the same settings.
-        left_out: What needs no doing.
-    """
+    """What is to do in a block: items in the order in which they are done, the same for the same settings."""
 
     batches: Sequence[Sequence[Item]]
     left_out: Sequence[Dropped] = ()
@@ -71,7 +66,6 @@ class ShardJob(Generic[Item, Row]):
     Attributes:
         do: Does a batch, given the batch's number in the whole stage (what its seed depends on) and its items.
         item_key, row_key: Equal for an item and for the row that came of it.
-        where: Names an item for people: a query's id.
         per_block: Batches that a block has at most.
         failed: What becomes of items that fail to the last: the stage stops, or leaves them out.
     """
@@ -137,13 +131,15 @@ class ShardWriter(Generic[Row]):
 
 
 def contrasts_job(
-    files: Sequence[Path], size: int, do: Callable[[Sequence[Contrast]], Sequence[Contrast]], *, kept: bool = False
+    files: Sequence[Path],
+    size: int,
+    do: Callable[[Sequence[Contrast]], Sequence[Contrast]],
+    only: Callable[[Contrast], bool] = lambda row: True,
 ) -> ShardJob[Contrast, Contrast]:
-    """Return the job that does each file's rows (with ``kept`` those that the filters kept), ``size`` at a time."""
+    """Return the job that does the rows of each file that ``only`` is true of, ``size`` at a time."""
 
     def plan(number: int) -> ShardPlan[Contrast]:
-        rows = [row for row in read_rows([files[number]], Contrast) if row.kept or not kept]
-        return ShardPlan(in_batches(rows, size))
+        return ShardPlan(in_batches(list(filter(only, read_rows([files[number]], Contrast))), size))
 
     return ShardJob(Contrast, plan, lambda _, batch: BatchResult(do(batch)))
 
@@ -152,11 +148,6 @@ def check_any_left(paths: Sequence[Path], dropped: DroppedRows, asked: int, what
     """Raise :class:`DataError` where a stage had to leave out everything that it was asked for.
 
     What it wrote goes, so that the same command asks again: something other than the rows has to change.
-
-    Args:
-        paths, dropped: What :func:`run_sharded` returned.
-        asked: How many rows there were.
-        what: One of them, in words: "query".
     """
     if not asked or dropped.left_out < asked:
         return

@@ -1,4 +1,4 @@
-"""Stages on disk: a key for what each depends on, batches planned once, one shard a batch, a ledger line at the end."""
+"""Stages on disk: a key for what each depends on, a workspace to write in, a ledger line at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from selfsteer.errors import WorkFailed
 from selfsteer.files import clone, fingerprint, remove, remove_torn, storage_errors
-from selfsteer.records import Contrast, Query, Response, SteeredQuery, read_rows, write_rows
+from selfsteer.records import Contrast, Query, Response, SteeredQuery, read_rows
 from selfsteer.runs.events import Callback, StageEvent, notify
 from selfsteer.runs.ledger import Ledger, StageRecord
 from selfsteer.runs.pipeline import GENERATOR, Split, stage
@@ -66,33 +66,13 @@ class Workspace:
         """Return the name of a file of this stage, e.g. ``path("00003.parquet")``."""
         return self.folder / f"{self.key}-{suffix}"
 
-    def batches(
-        self, kind: type[Row], plan: Sequence[Sequence[Item]], work: Callable[[int, Sequence[Item]], Sequence[Row]]
-    ) -> list[Path]:
-        """Do each planned batch that is not on disk yet, one shard a batch. Returns all shards.
-
-        A shard appears whole or not at all, so a killed run repeats at most the batch it was in.
-        """
-        paths = [self.path(f"{number:05d}.parquet") for number in range(len(plan))]
-        for number, (batch, path) in enumerate(zip(plan, paths, strict=True)):
-            if not path.exists():
-                write_rows(path, kind, work(number, batch))
-            self.display.advance(len(batch))
-        return paths
-
 
 StageFunction = Callable[[Workspace], tuple[list[Path], StageResult]]
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage that is asked for.
-
-    Attributes:
-        depends: Everything that its result depends on.
-        work: Does it, and returns its files and what the ledger keeps.
-        note: What the display adds about a finished one.
-    """
+    """A stage that is asked for; the fields are the arguments of :meth:`Store.get_or_compute`."""
 
     name: str
     round: int

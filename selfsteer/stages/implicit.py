@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from selfsteer.records import Contrast
+from selfsteer.records import count_rows
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.results import StageResult
-from selfsteer.runs.store import Workspace, in_batches
+from selfsteer.runs.shards import contrasts_job, run_sharded
+from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.model_pool import Policy
 
@@ -22,7 +23,7 @@ def run(state: Pass) -> StageRecord | None:
 
 def implicit_stage(context: RunContext, start: StageRecord, policy: Policy) -> StageRecord:
     """Score the start's held-out pairs under a trained policy."""
-    rows = [row for row in context.store.read(start, Contrast) if row.scores is not None]
+    files = context.store.files(start)
     depends = {"start": start.key} | context.scoring(policy)
 
     def write(space: Workspace) -> tuple[list[Path], StageResult]:
@@ -31,9 +32,9 @@ def implicit_stage(context: RunContext, start: StageRecord, policy: Policy) -> S
         scorer = context.models.scorer(policy)
         assert scorer is not None  # rows have scores only where the backend has weights
 
-        def score(_: int, batch: Sequence[Contrast]) -> list[Contrast]:
-            return scorer.score(batch, PLAIN_CELLS)
+        score = partial(scorer.score, cells=PLAIN_CELLS)
+        job = contrasts_job(files, _BATCH, score, lambda row: row.scores is not None)
+        return run_sharded(space, len(files), job)[0], StageResult()
 
-        return space.batches(Contrast, in_batches(rows, _BATCH), score), StageResult()
-
-    return context.store.get_or_compute("implicit", policy.round, depends, write, split="heldout", units=len(rows))
+    units = sum(map(count_rows, files))
+    return context.store.get_or_compute("implicit", policy.round, depends, write, split="heldout", units=units)

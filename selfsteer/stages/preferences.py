@@ -43,7 +43,6 @@ def preferences_stage(context: RunContext, queries: StageRecord) -> StageRecord:
     The recipe's checks of queries look at the prompts of the pairs.
 
     Raises:
-        ConfigError: As :class:`selfsteer.queries.Checks`.
         DataError: The source or a benchmark is not there, no pair is left, or more rows can't be used than
             ``queries.max_left_out`` allows.
     """

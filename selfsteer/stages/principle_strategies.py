@@ -104,11 +104,7 @@ def principled(
     queries: Sequence[Query],
     seed: int | None = None,
 ) -> BatchResult[SteeredQuery]:
-    """Give each query its aspects, its principle pair and its two steered prompts; failures by query id.
-
-    Args:
-        chats: The templates of all models that read the steered prompts; none where these have no tokens.
-    """
+    """Give each query its aspects, principle pair and two prompts that ``chats`` take; failures by query id."""
     seed = recipe.seed if seed is None else seed
     made = _STRATEGIES[recipe.principles.strategy](_Writing(recipe, principle_set, writer, seed), queries)
     rows: list[SteeredQuery] = []
@@ -240,7 +236,6 @@ class _Writing:
 
         Args:
             like: Two prompts that have in common with each other what all of them have.
-            tokens: Room for an answer, besides that for thoughts.
             json_schema: What an answer shall be; a model that thinks is not held to it, as it could not think then.
             temperature: 0 is greedy; else ``generation.top_p`` acts too.
         """

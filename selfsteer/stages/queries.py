@@ -40,11 +40,7 @@ def run(state: Pass) -> StageRecord:
 
 
 def queries_stage(context: RunContext) -> StageRecord:
-    """Load and split the queries, once for all rounds.
-
-    Raises:
-        DataError: More rows can't be used than the recipe allows; or as :func:`split_queries`.
-    """
+    """Load and split the queries, once for all rounds."""
     recipe = context.recipe
     # With annotated preferences none of these queries is trained on, so the checks apply to the pairs instead.
     settings = recipe.queries.unchecked if recipe.preferences.source else recipe.queries
@@ -68,11 +64,7 @@ def queries_stage(context: RunContext) -> StageRecord:
 
 
 def round_queries(context: RunContext, queries: StageRecord, split: Split, round: int) -> range:
-    """Return which queries of a split are answered: of the training split, those of the round, by their positions.
-
-    Raises:
-        DataError: There are too few for the rounds of the recipe.
-    """
+    """Return which queries of a split are answered: of the training split, those of the round, by their positions."""
     found, recipe = QueriesResult.of(queries), context.recipe
     return of_round(recipe.queries, found.train, round, recipe.rounds) if split == "train" else range(found.heldout)
 
@@ -141,9 +133,6 @@ def draw_queries(settings: QuerySettings, count: int, seed: int, *, max_left_out
     """Return a random sample of the queries of a source, at most ``count``, in random order; it alone is in memory.
 
     They are drawn as held-out queries are, so which ones depends on the seed and their ids alone.
-
-    Raises:
-        ConfigError, DataError: As :func:`selfsteer.queries.load_queries`.
     """
     drawn = _HeldOut(count, seed)
     for found in _stream(settings, max_left_out=max_left_out):

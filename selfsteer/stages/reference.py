@@ -96,11 +96,7 @@ def trained_on(recipe: Recipe, made: Sequence[RoundData]) -> Sequence[RoundData]
 
 
 def training_rows(context: RunContext, number: int, made: Sequence[RoundData], reference: Policy) -> list[StageRecord]:
-    """Return the stages whose kept rows a round trains on, all scored by its reference.
-
-    Args:
-        made: The data of the rounds it trains on, its own last.
-    """
+    """Return the stages whose kept rows a round trains on (``made``: its own last), all scored by its reference."""
     from selfsteer.policy.objective import objective_of
 
     objective = objective_of(context.recipe.train)
@@ -124,7 +120,7 @@ def training_rows(context: RunContext, number: int, made: Sequence[RoundData], r
         def do(batch: Sequence[Contrast]) -> Sequence[Contrast]:
             return batch if scorers[batch[0].round] == reference else scorer.score(batch, cells)
 
-        paths, _ = run_sharded(space, len(files), contrasts_job(files, _BATCH, do, kept=True))
+        paths, _ = run_sharded(space, len(files), contrasts_job(files, _BATCH, do, lambda row: row.kept))
         return paths, ReferenceResult(rows=sum(map(count_rows, paths)))
 
     units = sum(kept_rows(one.contrasts) for one in made)

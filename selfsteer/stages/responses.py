@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import cast
 
-from selfsteer.backends import Backend, Completion, Failure, Sampling
+from selfsteer.backends import Backend, Failure, Sampling
 from selfsteer.config import Recipe
 from selfsteer.contrast import PROMPT_OF_ROLE, Request, requests
 from selfsteer.errors import PromptRefused
@@ -65,8 +65,6 @@ def responses_stage(
 
     Args:
         split: "train", "heldout", or "generator" for what a generator is trained on.
-        roles: Which responses: y+, y- and yo, or y+ and y- alone.
-        limit: Answer the first so many rows.
     """
     recipe = context.recipe
     settings = recipe.generation
@@ -130,12 +128,6 @@ def key_of(one: Request | Response) -> tuple[str, str]:
     return one.id, one.role
 
 
-def response_of(name: str, role: str, found: Completion) -> Response:
-    """Return a completion as a row: the response to a query under one of the three prompts."""
-    ids = found.token_ids, found.prompt_token_ids
-    return Response(name, cast(Role, role), found.text, found.finish, *ids, found.thinking)
-
-
 def planned(
     rows: Sequence[SteeredQuery], backend: Backend, recipe: Recipe, roles: Sequence[str] = ROLES
 ) -> tuple[list[Request], dict[str, str]]:
@@ -185,5 +177,6 @@ def sample(
             if isinstance(found, Failure):
                 failures[request.id, request.role] = found
             else:
-                rows.append(response_of(request.id, request.role, found))
+                role, ids = cast(Role, request.role), (found.token_ids, found.prompt_token_ids)
+                rows.append(Response(request.id, role, found.text, found.finish, *ids, found.thinking))
     return BatchResult(rows, failures)

@@ -46,9 +46,7 @@ def train_with_resume(trainer: Any, checkpoints: Path, log: MetricsLog, display:
 class MetricsLog:
     """RUN/metrics.jsonl: one line an optimiser step, read back so that a resumed training continues it.
 
-    Args:
-        own: What names this training's lines, e.g. {"round": 1, "stage": "train"}.
-        without: Names of figures that are left out.
+    ``own`` marks this training's lines, e.g. {"round": 1, "stage": "train"}.
     """
 
     def __init__(self, path: Path, own: dict[str, Any], without: Collection[str] = ()) -> None:

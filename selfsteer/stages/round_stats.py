@@ -20,11 +20,7 @@ Figures = dict[str, Any]
 
 
 def round_figures(state: Pass) -> Figures:
-    """Return what summary and report show of a round's data; ``training`` is filled in when the round has trained.
-
-    Args:
-        state: The round's pass over the training queries, filters included.
-    """
+    """Return what summary and report show of a round's data; ``training`` is filled in when the round has trained."""
     records = state.records
     names = ("preferences", "scores") if "preferences" in records else ("queries", "principles", "responses", "scores")
     dropped = [DroppedRows.of(records[name]) for name in names]

@@ -80,8 +80,6 @@ def scores_stage(
     """Join, clean and score the rows: every response under every prompt.
 
     Args:
-        policy: Wrote the responses.
-        roles: Which responses a row has.
         scorer: The policy that is to be trained (default: the one that wrote the responses).
     """
     recipe = context.recipe
@@ -228,7 +226,7 @@ def joined(
                     closed = chat.without_thought(found.prompt_token_ids)
                     own[role] = dataclasses.replace(found, prompt_token_ids=closed)
         if principle_set is not None:
-            labels = adjectives_of(principle_set, row.aspects)
+            labels = [word for name in row.aspects for word in principle_set.adjectives[name]]
             own = {role: clean_response(found, chat.decode if chat else None, labels) for role, found in own.items()}
         if chat is not None:  # a response that was not sampled gets prompts of the same form
             for role in (role for role in ROLES if role not in own):
@@ -258,9 +256,3 @@ def fitting(rows: Sequence[Contrast], chat: Chat, recipe: Recipe) -> tuple[list[
         else:
             left_out.append(Dropped(row.id, NO_ROOM.format(row.longest_prompt), SHORTER))
     return fits, left_out
-
-
-def adjectives_of(principle_set: PrincipleSet, aspects: Sequence[str]) -> list[str]:
-    """Return the adjectives of both signs of the named aspects."""
-    found = [principle_set.aspect(name) for name in aspects]
-    return [adjective for aspect in found for adjective in (aspect.positive, aspect.negative)]

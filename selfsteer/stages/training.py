@@ -82,7 +82,6 @@ class TrainingResult(StageResult):
     Attributes:
         examples: Rows trained on; ``harmful_left_out``: rows whose target is, or may be, harmful.
         steps, epochs: Optimiser steps, and how often each example was seen.
-        objective, base_loss: The loss; ``base_loss`` is None for supervised training.
         reference: Name of the weights that gave the rows' scores.
     """
 
@@ -139,7 +138,7 @@ def train_stage(context: RunContext, training: Training) -> tuple[StageRecord, P
     trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
     if store.computes:
         # metrics.jsonl shows the active training, also where another run or an earlier setting has done it.
-        _log(context, training).restore(_log_file(space))
+        _log(context, training).restore(space.path("metrics.jsonl"))
 
     def train_again() -> None:
         store.display.say("      the generator's weights were removed after it had answered: training it again")
@@ -168,10 +167,6 @@ def _log(context: RunContext, training: Training) -> MetricsLog:
     return MetricsLog(context.store.run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
 
 
-def _log_file(space: Workspace) -> Path:
-    return space.path("metrics.jsonl")
-
-
 def _weights(space: Workspace) -> Path:
     return space.folder / f"policy-{space.key}"
 
@@ -188,7 +183,7 @@ def _train(context: RunContext, training: Training, space: Workspace) -> Path:
             log = _log(context, training)
             trainer.say = space.display.say
             train_with_resume(trainer, checkpoints, log, space.display)
-        log.keep(_log_file(space))
+        log.keep(space.path("metrics.jsonl"))
         info = _info(context.recipe, training, trainer, rows, time.monotonic() - started)
         with atomic_path(folder) as temporary:
             with unsaved_told(temporary):
@@ -235,7 +230,6 @@ def sso_config(
     """Return the trainer's configuration for a recipe's train section.
 
     Args:
-        precision: "bfloat16" or "float32".
         loss: The section with the loss, learning rate, epochs and batch size (default: ``settings``).
         stored: Whether the reference is that of the rows' scores and not the start.
     """
