@@ -18,16 +18,17 @@ from typing import IO, Any
 from selfsteer.config import Growth
 from selfsteer.contrast import Request
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.experimental.augment_prompts import Ask, Planner, Source, as_prompt, template_content, template_version
+from selfsteer.experimental.augment_prompts import TEMPLATE_OF, Ask, Planner, Source, as_prompt
 from selfsteer.experimental.generated_checks import grown_fault
 from selfsteer.experimental.parse_generated import Reading, read_list, read_one
+from selfsteer.experimental.prompt_templates import template_contents, template_versions
 from selfsteer.files import atomic_path, clone, fingerprint, read_json, remove, sha256_file, storage_errors, write_json
 from selfsteer.language_id import language
 from selfsteer.quality import think_apart
 from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fingerprint
 from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.words import changed_words
-from selfsteer.records import Query, Response, read_rows
+from selfsteer.records import Response, read_rows
 from selfsteer.runs.progress import Display
 from selfsteer.runs.shards import BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace
@@ -169,7 +170,7 @@ class _Growing:
     def _depends(self, policy: Policy) -> list[Any]:
         settings = self.growth.model_dump(exclude={"model", "generation"})
         contents = [source_fingerprint(source) for source in _sources(self.growth)]
-        return [settings, contents, template_content(self.growth.augment.method), self._engine(policy)]
+        return [settings, contents, template_contents(TEMPLATE_OF[self.growth.augment.method]), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
         """Dependencies of an answer besides the request."""
@@ -200,8 +201,15 @@ class _Growing:
         shared = settings.model_dump(include={"field", "limit", "dataset_split", "max_left_out"})
         loaded = load_queries(settings.source, **shared)
         reasons = Counter({"empty or repeated": len(loaded.dropped)} if loaded.dropped else {})
-        reasons.update(filter(None, map(self._unused, loaded.queries)))
-        found = [Source(query.id, query.prompt[0]["content"]) for query in loaded.queries if not self._unused(query)]
+        found = []
+        for query in loaded.queries:
+            text = query.prompt[0]["content"]
+            if len(query.prompt) > 1:
+                reasons["several messages"] += 1
+            elif settings.max_chars and len(text) > settings.max_chars:
+                reasons["longer than max_chars"] += 1
+            else:
+                found.append(Source(query.id, text))
         self.grown.seeds, self.grown.unused_seeds = len(found), dict(reasons)
         if not found:
             raise DataError(f"no usable seed: {_counts(reasons)}", where=settings.source, do="give other seeds")
@@ -210,13 +218,6 @@ class _Growing:
         common = sorted(code for code, count in codes.items() if count * _COMMON >= codes.total())
         self.grown.languages = wanted if isinstance(wanted, list) else common or None
         return found
-
-    def _unused(self, query: Query) -> str:
-        """Return why a query can't be a seed, "" where it can."""
-        if len(query.prompt) > 1:
-            return "several messages"
-        most = self.growth.queries.max_chars
-        return "longer than max_chars" if most and len(query.prompt[0]["content"]) > most else ""
 
     def _round(self, asks: Sequence[Ask], policy: Policy, sieve: _Sieve) -> list[Source]:
         """Run one round; return its queries."""
@@ -256,6 +257,7 @@ class _Growing:
 
     def _provenance(self, policy: Policy) -> Row:
         settings = self.growth.generation
+        [(template, version)] = template_versions(TEMPLATE_OF[self.growth.augment.method]).items()
         return {
             "selfsteer": __version__,
             "model": self.models.name,
@@ -264,7 +266,7 @@ class _Growing:
             "sampling": settings.sampling,
             "seed": self.growth.seed,
             "method": self.growth.augment.method,
-            "template": template_version(self.growth.augment.method),
+            "template": f"{template} v{version}",
         } | ({"chat_template_kwargs": variables} if (variables := self.growth.model.chat_template_kwargs) else {})
 
     def _too_few(self, where: str) -> WorkFailed:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from selfsteer.config import AugmentSettings
-from selfsteer.experimental.prompt_templates import render, template_contents, template_versions
+from selfsteer.experimental.prompt_templates import render
 from selfsteer.records import Message
 from selfsteer.seeding import draw
 
@@ -104,17 +104,6 @@ class Planner:
         operation = operations[(first + self._uses[parent.id]) % len(operations)]
         self._uses[parent.id] += 1
         return Ask(name, operation, (parent,), as_prompt(render("evolve", operation, query=parent.text)), 1)
-
-
-def template_version(method: str) -> str:
-    """Return name and version of a method's template, e.g. "evolve v1"."""
-    [(name, version)] = template_versions(TEMPLATE_OF[method]).items()
-    return f"{name} v{version}"
-
-
-def template_content(method: str) -> dict[str, str]:
-    """Return version and fingerprint of a method's template."""
-    return template_contents(TEMPLATE_OF[method])
 
 
 def _drawn(sources: Sequence[Source], count: int, seed: int, *parts: object) -> list[Source]:

@@ -240,7 +240,7 @@ def _asking(
         done = sample(recipe, backend, batch, seed, prefix)
         return BatchResult(done.rows, {key[0]: failure for key, failure in done.failures.items()})  # type: ignore[index]
 
-    return ShardJob(Response, plan, do, per_block=-(-SHARD_ROWS // size), failed=context.failed)
+    return ShardJob(Response, plan, do, per_block=-(-SHARD_ROWS // size), failed=recipe.generation.endpoint.failed)
 
 
 def _sampling(context: RunContext, order: InventOptions, policy: Policy) -> Recipe:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from selfsteer.chat import SystemRole
-from selfsteer.errors import PrincipleError
 from selfsteer.principles.principle_set import PrincipleSet
 from selfsteer.principles.prompt_templates import message
 from selfsteer.principles.steer import fold_system
@@ -35,7 +34,6 @@ class Choice:
 
 def choice_without_model(principle_set: PrincipleSet, count: int) -> Choice | None:
     """Return the choice if it needs no model (the set has at most ``count`` aspects to choose from), else None."""
-    _check_count(count)
     names = [aspect.name for aspect in principle_set.choosable]
     return Choice(names, "all") if len(names) <= count else None
 
@@ -52,7 +50,6 @@ def chooser_messages(
     Args:
         count: How many aspects to ask for; each example shows its first ``count``.
     """
-    _check_count(count)
     messages = [message(_TEMPLATE, "system", aspects=principle_set.choosable, count=count)]
     for example in principle_set.few_shot:
         messages.append(message(_TEMPLATE, "user", query=example.query))
@@ -70,7 +67,6 @@ def parse_choice(
     taken as it is; one that names none gives the set's fallback. With ``shuffle`` the choice is that of v1's code: the
     named aspects in random order, then the others in random order, and of these the first ``count``.
     """
-    _check_count(count)
     names = [aspect.name for aspect in principle_set.choosable]
     letter = r"[^\W_]"  # an underscore is emphasis, not part of a word
     groups = "|".join(f"({re.escape(name)})" for name in names)
@@ -91,12 +87,7 @@ def with_extra(aspects: Sequence[str], principle_set: PrincipleSet, query_id: st
 
     Whether a query gets one depends on the seed, the aspect and the query's id alone, not on the order of the queries;
     a higher rate keeps those that a lower one picked.
-
-    Raises:
-        PrincipleError: ``rate`` is not a share between 0 and 1.
     """
-    if not 0 <= rate <= 1:
-        raise PrincipleError(f"the rate of extra aspects is {rate}", do="give a share between 0 and 1, for example 0.2")
     extras = [aspect.name for aspect in principle_set.extras if aspect.name not in aspects]
     return [*aspects, *(name for name in extras if int(draw(seed, name, query_id)[:12], 16) < rate * 2**48)]
 
@@ -105,8 +96,3 @@ def shortened(query: str, head: int = _HEAD, tail: int = _TAIL) -> str:
     """Keep the first ``head`` and the last ``tail`` characters of a long query: the question is at either end."""
     query = query.strip()
     return query if len(query) <= head + tail else f"{query[:head]}\n[...]\n{query[-tail:]}"
-
-
-def _check_count(count: int) -> None:
-    if count < 1:
-        raise PrincipleError(f"can't choose {count} aspects", do="ask for at least 1 aspect a query")

@@ -1,6 +1,6 @@
 """The filters by name (paper, section 4), how they are configured, and how their counts are read.
 
-A new filter is one class and one line in :data:`FILTERS`; :mod:`selfsteer.quality.chain` runs them.
+A new filter is one class and its name in the list of :data:`FILTERS`; :mod:`selfsteer.quality.chain` runs them.
 """
 
 from __future__ import annotations
@@ -30,26 +30,12 @@ from selfsteer.quality.text_filters import (
 )
 from selfsteer.records import Contrast
 
-FILTERS: dict[str, type[Filter]] = {
-    "empty": Empty,
-    "identical": Identical,
-    "leak": Leak,
-    "direction": DirectionFilter,
-    "truncated": Truncated,
-    "repetition": Repetition,
-    "length_ratio": LengthRatio,
-    "refusal_mismatch": RefusalMismatch,
-    "language_mismatch": LanguageMismatch,
-    "duplicates": Duplicates,
-    "length_bias": LengthBias,
-    "preference_order": PreferenceOrder,
-    "near_onpolicy": NearOnpolicy,
-    "steering_gap": SteeringGap,
-    "steering_margin": SteeringMargin,
-    "self_reward": SelfReward,
-    "reward_margin": RewardMargin,
-}
-
+_KINDS: list[type[Filter]] = [
+    Empty, Identical, Leak, DirectionFilter, Truncated, Repetition, LengthRatio, RefusalMismatch, LanguageMismatch,
+    Duplicates, LengthBias, PreferenceOrder, NearOnpolicy, SteeringGap, SteeringMargin, SelfReward, RewardMargin,
+]  # fmt: skip
+FILTERS = {kind.name: kind for kind in _KINDS}
+"""The filters by their names in a recipe."""
 
 _FEW = 0.2
 """A smaller share of kept rows is worth a warning."""

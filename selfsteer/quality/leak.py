@@ -16,15 +16,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from selfsteer.quality.leaked_labels import NOUN, adjective_list
 
 SHARE_NGRAM = 4
 MIN_SHARED = 4  # 4-grams a principle needs before a share of them means anything: 7 words
-# I with a dot, dotless i, long s and the Kelvin sign: to a pattern that ignores case they are i, i, s and k
-_LIKE_ASCII = "\u0130\u0131\u017f\u212a"
-_GENERIC_KEYS = ("guideline", "principle", "system")  # whatever _GENERIC matches holds one of them
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _TOLD = r"(?:told|asked|instructed|required|supposed|expected|meant|directed|programmed)"
 _GIVEN = (
@@ -68,33 +65,24 @@ def words(text: str) -> list[str]:
 
 def ngrams(text: str, size: int) -> list[Ngram]:
     """Return the runs of ``size`` consecutive words of ``text``, in order, with repeats."""
-    return _runs(_words(text), size)
+    found = _words(text)
+    return list(zip(*(found[i:] for i in range(size)), strict=False))
 
 
 def repeated_run(response: str, guidance: Guidance, size: int) -> str:
     """Return the first ``size`` consecutive words that ``response`` repeats from its guidance, or ""."""
-    texts, found = (guidance.principle, *guidance.system), _words(response)
-    if not _may_share(found, texts, size):
-        return ""
-    own = _ngram_set(texts, size) - _ngram_set(guidance.query, size)
-    return next((" ".join(run) for run in _runs(found, size) if run in own), "") if own else ""
+    own = _ngram_set((guidance.principle, *guidance.system), size) - _ngram_set(guidance.query, size)
+    return next((" ".join(run) for run in ngrams(response, size) if run in own), "") if own else ""
 
 
 def repeated_share(response: str, guidance: Guidance) -> float:
     """Return the share (0 to 1) of the principle's 4-grams that ``response`` repeats; 0 for a short principle."""
-    texts, found = (guidance.principle,), _words(response)
-    if not _may_share(found, texts, SHARE_NGRAM):
-        return 0.0
-    own = _ngram_set(texts, SHARE_NGRAM) - _ngram_set(guidance.query, SHARE_NGRAM)
-    if len(own) < MIN_SHARED:
-        return 0.0
-    return len(own.intersection(_runs(found, SHARE_NGRAM))) / len(own)
+    own = _ngram_set((guidance.principle,), SHARE_NGRAM) - _ngram_set(guidance.query, SHARE_NGRAM)
+    return len(own.intersection(ngrams(response, SHARE_NGRAM))) / len(own) if len(own) >= MIN_SHARED else 0.0
 
 
 def surviving_label(response: str, guidance: Guidance) -> str:
     """Return the adjective label that ``response`` still carries, or ""."""
-    if not _may_hold(response, guidance.adjectives):
-        return ""
     front, any_line = _label_patterns(guidance.unasked_adjectives())
     match = front.match(response) or any_line.search(response)
     return match[0].strip() if match else ""
@@ -102,12 +90,8 @@ def surviving_label(response: str, guidance: Guidance) -> str:
 
 def self_reference(response: str, guidance: Guidance) -> str:
     """Return the words in which ``response`` refers to its instructions, or ""."""
-    if _may_hold(response, guidance.adjectives):
-        match = _self_reference_pattern(guidance.unasked_adjectives()).search(response)
-        if match:
-            return match[0]
-    if not _may_hold(response, _GENERIC_KEYS):
-        return ""
+    if match := _self_reference_pattern(guidance.unasked_adjectives()).search(response):
+        return match[0]
     asked = {word.removesuffix("s") for text in guidance.query for word in words(text)}
     for match in _GENERIC.finditer(response):
         key = match["key"] or match["key2"] or match["key3"]
@@ -116,44 +100,13 @@ def self_reference(response: str, guidance: Guidance) -> str:
     return ""
 
 
-def _may_share(found: Sequence[str], texts: tuple[str, ...], size: int) -> bool:
-    """Return whether ``size`` words in a row all occur somewhere in ``texts``: cheap, and needed for a shared run."""
-    return b"\1" * size in bytes(map(_vocabulary(texts).__contains__, found))
-
-
-def _may_hold(text: str, literals: Iterable[str]) -> bool:
-    """Return whether ``text`` may hold one of ``literals``: cheap, and needed for a match of a pattern of them."""
-    lowered = _lowered(text)
-    return not lowered or any(not word.isascii() or word in lowered for word in _lowered_all(tuple(literals)))
-
-
-@functools.lru_cache(maxsize=4)  # several signs are searched for in the same response
-def _lowered(text: str) -> str:
-    """Return ``text`` in lower case, "" where it holds a character that matches a letter of ASCII without case."""
-    return "" if not text.isascii() and any(map(text.__contains__, _LIKE_ASCII)) else text.lower()
-
-
-@functools.lru_cache(maxsize=4096)
-def _lowered_all(literals: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(word.strip().lower() for word in literals if word.strip())
-
-
 @functools.lru_cache(maxsize=1024)  # rows often share their principles and system messages
 def _words(text: str) -> tuple[str, ...]:
     return tuple(words(text))
 
 
-@functools.lru_cache(maxsize=1024)
-def _vocabulary(texts: tuple[str, ...]) -> frozenset[str]:
-    return frozenset().union(*map(_words, texts))
-
-
 def _ngram_set(texts: Iterable[str], size: int) -> set[Ngram]:
-    return {run for text in texts for run in _runs(_words(text), size)}
-
-
-def _runs(found: Sequence[str], size: int) -> list[Ngram]:
-    return list(zip(*(found[i:] for i in range(size)), strict=False))
+    return {run for text in texts for run in ngrams(text, size)}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -11,18 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from selfsteer.config import (
-    MAX_LEFT_OUT,
-    LocalModelSettings,
-    LoraSettings,
-    ModelSettings,
-    Positive,
-    Section,
-    Share,
-    conflict,
-    load_tree,
-    whole_micro_batches,
-)
+from selfsteer.config import LocalModelSettings, LoraSettings, ModelSettings, load_tree
+from selfsteer.config.base import MAX_LEFT_OUT, Positive, Section, Share, conflict, whole_micro_batches
 from selfsteer.errors import did_you_mean
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -19,10 +19,10 @@ def active_records(entries: Sequence[StageRecord]) -> dict[Slot, StageRecord]:
     Then an earlier setting made it, and the run has not come that far again. ``entries``: the oldest first.
     """
     places = {entry.slot: place for place, entry in enumerate(entries)}
-    known = [slot for slot in places if order(slot[0], heldout=slot[2])]
+    known = {slot: place for slot in places if (place := order(slot[0], heldout=slot[2]))}
     found: dict[Slot, StageRecord] = {}
     latest = -1
-    for slot in sorted(known, key=_place):
+    for slot in sorted(known, key=lambda slot: (0 if slot[0] == "queries" else slot[1], known[slot])):
         if places[slot] > latest:
             found[slot] = entries[places[slot]]
         latest = max(latest, places[slot])
@@ -91,8 +91,3 @@ def dependencies_of(entries: Sequence[StageRecord]) -> list[dict[str, Any]]:
         {"stage": entry.stage, "round": entry.round, "heldout": entry.heldout, "key": entry.key}
         for entry in unique.values()
     ]
-
-
-def _place(slot: Slot) -> tuple[object, ...]:
-    name, round, heldout = slot
-    return 0 if name == "queries" else round, order(name, heldout=heldout)

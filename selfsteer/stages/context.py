@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from selfsteer.config import HarmSettings, Recipe, dump_recipe
 from selfsteer.errors import ConfigError, did_you_mean
@@ -144,15 +144,6 @@ class RunContext:
     def sampling(self, policy: Policy) -> dict[str, Any]:
         """What sampled texts depend on besides the requests."""
         return {"engine": self.models.sampling_key(policy)}
-
-    @property
-    def failed(self) -> Literal["stop", "drop"]:
-        """What happens to requests that fail to the last."""
-        return self.recipe.generation.endpoint.failed
-
-    def batch_size(self, policy: Policy) -> int:
-        """Return how many requests a backend is given at once."""
-        return self.recipe.generation.batch_of(policy.backend)
 
 
 def with_direction(filters: Sequence[str | dict[str, Any]], program: str | None) -> list[str | dict[str, Any]]:

@@ -13,25 +13,11 @@ from selfsteer.chat import Chat, SystemRole
 from selfsteer.config import Recipe
 from selfsteer.contrast import check_prompts_differ
 from selfsteer.errors import ConfigError, PromptRefused
-from selfsteer.principles import (
-    Choice,
-    PrinciplePair,
-    PrincipleSet,
-    choice_without_model,
-    chooser_messages,
-    fold_system,
-    guideline_messages,
-    guideline_schema,
-    pair_for,
-    pair_messages,
-    pairs_schema,
-    parse_choice,
-    parse_guideline,
-    parse_pairs,
-    steer,
-    steering_message,
-    with_extra,
-)
+from selfsteer.principles import write
+from selfsteer.principles.choose import Choice, choice_without_model, chooser_messages, parse_choice, with_extra
+from selfsteer.principles.pair import PrinciplePair, pair_for, steering_message
+from selfsteer.principles.principle_set import PrincipleSet
+from selfsteer.principles.steer import fold_system, steer
 from selfsteer.quality import answer_of
 from selfsteer.records import Query, SteeredQuery
 from selfsteer.runs.shards import BatchResult
@@ -209,18 +195,18 @@ class _Writing:
         """Return what the writer answers when it is asked for a pair for each aspect of each query."""
         known = self.principle_set
         asked = [
-            pair_messages(known, names, text_of(query), self._role)
+            write.pair_messages(known, names, text_of(query), self._role)
             for query, names in zip(queries, aspects, strict=True)
         ]
-        like = [pair_messages(known, [known.aspects[0].name], text, self._role) for text in ("A", "Z")]
+        like = [write.pair_messages(known, [known.aspects[0].name], text, self._role) for text in ("A", "Z")]
         tokens = self.recipe.principles.writing_max_tokens * (aspects_wanted(self.recipe, known) + len(known.extras))
-        return self.ask(asked, like, tokens, pairs_schema(known))
+        return self.ask(asked, like, tokens, write.pairs_schema(known))
 
     def write_guidelines(self, queries: Sequence[Query]) -> list[Completion | Failure]:
         """Return what the writer answers when it is asked for a good and a bad guideline for each query."""
-        asked = [guideline_messages(text_of(query), self._role) for query in queries]
-        like = [guideline_messages(text, self._role) for text in ("A", "Z")]
-        return self.ask(asked, like, self.recipe.principles.writing_max_tokens, guideline_schema())
+        asked = [write.guideline_messages(text_of(query), self._role) for query in queries]
+        like = [write.guideline_messages(text, self._role) for text in ("A", "Z")]
+        return self.ask(asked, like, self.recipe.principles.writing_max_tokens, write.guideline_schema())
 
     def ask(
         self,
@@ -281,7 +267,7 @@ def _per_aspect(writing: _Writing, queries: Sequence[Query]) -> list[WrittenPrin
             made.append(answer)  # type: ignore[arg-type]
             continue
         cut = answer.finish == "length"
-        written = parse_pairs(answer.text, writing.principle_set, choice.aspects, cut=cut)
+        written = write.parse_pairs(answer.text, writing.principle_set, choice.aspects, cut=cut)
         made.append(WrittenPrinciples(written.pair, choice.outcome, written.outcome))
     return made
 
@@ -291,7 +277,9 @@ def _guideline(writing: _Writing, queries: Sequence[Query]) -> list[WrittenPrinc
     steering = writing.principle_set.steering
     answers = writing.write_guidelines(queries)
     found = [
-        answer if isinstance(answer, Failure) else parse_guideline(answer.text, steering, cut=answer.finish == "length")
+        answer
+        if isinstance(answer, Failure)
+        else write.parse_guideline(answer.text, steering, cut=answer.finish == "length")
         for answer in answers
     ]
     without = iter(_fixed(writing, [query for query, one in zip(queries, found, strict=True) if one is None]))

@@ -21,14 +21,7 @@ from selfsteer.runs.store import Workspace, in_batches
 from selfsteer.seeding import batch_seed
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.model_pool import Policy
-from selfsteer.stages.principle_strategies import (
-    acting_settings,
-    needs_model,
-    principled,
-    refusal,
-    templates_of,
-    text_of,
-)
+from selfsteer.stages.principle_strategies import acting_settings, needs_model, principled, refusal, templates_of
 from selfsteer.stages.queries import QueriesResult, query_files, round_queries
 
 
@@ -122,7 +115,7 @@ def _writing(
     recipe, principle_set, models = context.recipe, context.principle_set, context.models
     chats = [chat for chat in map(models.chat, readers) if chat]
     backend, writer = models.writing_backend(policy), models.writer
-    asked = writer.batch if writer else context.batch_size(policy)
+    asked = writer.batch if writer else recipe.generation.batch_of(policy.backend)
     size = asked if needs_model(recipe, principle_set) else SHARD_ROWS
 
     def plan(number: int) -> ShardPlan[Query]:
@@ -131,14 +124,14 @@ def _writing(
         context.store.display.advance(len(refused))
         ordered = sorted(
             (query for query in rows if query.id not in refused),
-            key=lambda query: (backend.length([{"role": "user", "content": text_of(query)}]), query.id),
+            key=lambda query: (backend.length([{"role": "user", "content": query.prompt[-1]["content"]}]), query.id),
         )
         return ShardPlan(in_batches(ordered, size), [Dropped(*reason) for reason in refused.items()])
 
     def do(_: int, batch: Sequence[Query]) -> BatchResult[SteeredQuery]:
         return principled(recipe, principle_set, backend, chats, batch, seed)
 
-    return ShardJob(SteeredQuery, plan, do, failed=writer.failed if writer else context.failed)
+    return ShardJob(SteeredQuery, plan, do, failed=writer.failed if writer else recipe.generation.endpoint.failed)
 
 
 def written_by(context: RunContext, policy: Policy) -> dict[str, Any]:

@@ -62,21 +62,18 @@ class RunReader:
         Raises:
             InputError: No round has rows yet, or a file of one is gone.
         """
-        parts: list[Part] = []
-        entries: list[StageRecord] = []
-        pending: list[str] = []
+        found = Reading([], [], [])
         for number in range(1, self.recipe.rounds + 1):
             slots = ("contrasts", number, False), ("scores", number, False)
             entry = self._force.get(slots[0]) or self._force.get(slots[1])
             if not (entry and entry.stage == "contrasts"):
-                pending.append(self._pending(slots[0] if entry else slots[1]))
+                found.pending.append(self._pending(slots[0] if entry else slots[1]))
             if entry:
-                filtered, implicit = entry.stage == "contrasts", self._implicit(number, entries)
+                filtered, implicit = entry.stage == "contrasts", self._implicit(number, found.entries)
                 rows, chosen = self._rows(entry), self._chosen(number)
-                label = f"round {number}"
-                parts.append(Part(number, label, rows, filtered, implicit=implicit, chosen=chosen))
-                entries.append(entry)
-        return self._checked(Reading(parts, entries, pending))
+                found.parts.append(Part(number, f"round {number}", rows, filtered, implicit=implicit, chosen=chosen))
+                found.entries.append(entry)
+        return self._checked(found)
 
     def heldout(self) -> Reading:
         """Return the held-out rows of the start and of each round's policy that are there.
@@ -84,24 +81,22 @@ class RunReader:
         Raises:
             InputError: The run holds nothing out, no policy has answered yet, or a file is gone.
         """
-        parts: list[Part] = []
-        entries: list[StageRecord] = []
-        pending: list[str] = []
+        found = Reading([], [], [])
         rounds = self.recipe.rounds if self.recipe.trains else 0
         for number in range(rounds + 1):
             slot = ("scores", number, True)
             entry = self._force.get(slot)
             if entry:
-                label, implicit = f"after round {number}" if number else "before", self._implicit(number, entries)
-                parts.append(Part(number, label, self._rows(entry), False, implicit=implicit))
-                entries.append(entry)
+                label, implicit = f"after round {number}" if number else "before", self._implicit(number, found.entries)
+                found.parts.append(Part(number, label, self._rows(entry), False, implicit=implicit))
+                found.entries.append(entry)
             else:
-                pending.append(self._pending(slot))
+                found.pending.append(self._pending(slot))
         queries = self._force.get(("queries", 1, False))
         if queries and not queries.info["heldout"]:
             do = "ask for --split train, or set queries.heldout and run again"
             raise InputError("this run has no held-out queries", where=str(self.run_dir), do=do)
-        return self._checked(Reading(parts, entries, pending))
+        return self._checked(found)
 
     def _implicit(self, number: int, entries: list[StageRecord]) -> Implicit | None:
         """Return the implicit rewards after a round, and add the entries they come from."""

@@ -106,7 +106,8 @@ def _sampling(
     context: RunContext, parts: Sequence[RowRange], policy: Policy, roles: Sequence[str], split: Split, round: int
 ) -> ShardJob[Request, Response]:
     """Return how the requests of a shard of rows are planned and answered."""
-    recipe, size, backend = context.recipe, context.batch_size(policy), context.models.backend(policy)
+    recipe, backend = context.recipe, context.models.backend(policy)
+    size = recipe.generation.batch_of(policy.backend)
 
     def plan(number: int) -> ShardPlan[Request]:
         rows = list(read_rows([parts[number].path], SteeredQuery))[parts[number].rows]
@@ -119,7 +120,7 @@ def _sampling(
 
     return ShardJob(
         Response, plan, do, item_key=key_of, row_key=key_of, per_block=-(-len(roles) * SHARD_ROWS // size),
-        failed=context.failed,
+        failed=recipe.generation.endpoint.failed,
     )  # fmt: skip
 
 
