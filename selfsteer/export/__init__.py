@@ -1,7 +1,5 @@
 """Exports rows of a run or a file in the formats of other trainers, with a card, and reads them back."""
 
-# ruff: noqa: F401 - the names that other packages import from here
-
 from selfsteer.export.authors import read_authors
 from selfsteer.export.card import Licence, RunFacts
 from selfsteer.export.dataset import export_file, export_folder

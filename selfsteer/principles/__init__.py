@@ -1,7 +1,5 @@
 """Principles: sets of aspects, choosing among them, principle pairs and steered prompts (PAPER 4)."""
 
-# ruff: noqa: F401 - the names that other packages import from here
-
 from selfsteer.principles.choose import Choice, choice_without_model, chooser_messages, parse_choice, with_extra
 from selfsteer.principles.pair import PrinciplePair, pair_for, steering_message
 from selfsteer.principles.principle_set import Aspect, Example, PrincipleSet

@@ -1,7 +1,5 @@
 """Quality control: clean responses, then drop rows by named filters; every drop carries its reason."""
 
-# ruff: noqa: F401 - the names that other packages import from here
-
 from selfsteer.quality.chain import FilterChain, apply_filters
 from selfsteer.quality.cleaning import clean_response
 from selfsteer.quality.direction import DIRECTIONS, direction_of

@@ -1,7 +1,5 @@
 """Queries: the prompts to align on, read from the forms people keep them in, cleaned, and grown from a seed set."""
 
-# ruff: noqa: F401 - the names that other packages import from here
-
 from selfsteer.queries.checks import Checks, Fault, check_languages
 from selfsteer.queries.load import (
     Dropped,
