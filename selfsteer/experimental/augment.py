@@ -54,7 +54,6 @@ class Grown:
     """The result of a growth; the dictionaries hold counts.
 
     Attributes:
-        seeds, unused_seeds: Number of seeds used; of the others, by reason.
         languages: Languages that are kept, None for any.
         outcomes: Answers by how they were parsed: ok, repaired, failed; unanswered for requests without an answer.
         dropped: New queries by the check that dropped them.

@@ -64,9 +64,6 @@ def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, c
     """Make the preference data of a recipe's first round and nothing else: no policy is trained, nothing is measured.
 
     Memory does not grow with the number of queries. :func:`run` with the same recipe finds these stages done.
-
-    Raises:
-        InputError, WorkFailed: As :func:`run`.
     """
     return _work(open_stages(recipe, run_dir, display or Display(quiet=True)), command, whole=False)
 

@@ -179,14 +179,8 @@ def apply_filters(
 ) -> FilterReport:
     """Run ``filters`` in order over a set that fits into memory; ``empty`` always runs first.
 
-    A row that is not kept already stays as it is. The other arguments are those of :class:`FilterChain`.
-
-    Raises:
-        ConfigError: A filter or a setting is unknown or out of range.
-        InputError: A filter needs scores that a row doesn't carry.
-
-    Warns:
-        SelfsteerWarning: A filter dropped every row it was given.
+    A row that is not kept already stays as it is. The other arguments, the errors and the warning are those of
+    :class:`FilterChain`.
     """
     given, steps = list(contrasts), FilterChain(filters, adjectives=adjectives, harmful=harmful)
     steps.fit(lambda: given)

@@ -50,10 +50,7 @@ def direction_of(program: str, contrast: Contrast) -> int:
     """Return which way y+ differs from y- of the same row.
 
     ``program`` is a name of :data:`DIRECTIONS`, the way in which y+ must differ. +1: as it must; -1: the other way; 0:
-    a tie, or a cut-off response hides which is longer (:func:`compare_lengths`).
-
-    Raises:
-        ConfigError: No such program.
+    a tie, or a cut-off response hides which is longer (:func:`compare_lengths`). No such program: :class:`ConfigError`.
     """
     if program not in DIRECTIONS:
         raise ConfigError(f"unknown direction program {program!r}", do=did_you_mean(program, DIRECTIONS))

@@ -37,7 +37,6 @@ class Checks:
     (:class:`selfsteer.queries.minhash.NearDuplicates`), but no query.
 
     Args:
-        settings: Which checks there are.
         languages: The languages to keep, None for any. A text without a certain language is kept: detectors are wrong
             too often about short texts.
 
@@ -60,9 +59,8 @@ class Checks:
         """Return why a query is left out, None where it is kept: then later ones are compared with it.
 
         Args:
-            name: Its id.
-            prompt: Its messages. Lengths count the characters of all of them; the language is that of the user's.
             apart: Ids of queries that it may be near to.
+            prompt: Its messages. Lengths count the characters of all of them; the language is that of the user's.
         """
         text = "\n".join(message["content"] for message in prompt)
         least, most = self.settings.min_chars, self.settings.max_chars

@@ -24,10 +24,6 @@ class RewardMargins:
     """Puts r(x, y+) - r(x, y-) into rows; the model is loaded when the first row lacks it.
 
     A margin that a row brings from the same model stays, and one that was asked for is not asked again.
-
-    Raises:
-        ConfigError: A setting does not act.
-        ModelError, FetchError: It is no reward model, or can't be fetched.
     """
 
     def __init__(self, settings: RewardFilterSettings, device: str) -> None:

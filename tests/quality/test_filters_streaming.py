@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import statistics
-import string
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -295,51 +293,6 @@ def test_a_resumed_chain_counts_and_warns_by_what_is_stored(make_row: MakeRow) -
     with pytest.warns(SelfsteerWarning, match="'truncated' dropped all 1 rows it was given; raise the limit") as caught:
         resumed.finish()
     assert len(caught) == 1 and caught[0].filename == __file__
-
-
-# ---------------------------------------------------------------------------------------- shortcuts of the leak filter
-def test_the_characters_that_count_as_ascii_are_all_known() -> None:
-    """``leak`` looks for literals in the lower-case text before it runs a pattern; these would escape that look."""
-    others = "".join(map(chr, [*range(0x80, 0xD800), *range(0xE000, 0x110000)]))
-    found = {match for letter in string.ascii_lowercase for match in re.findall(letter, others, re.IGNORECASE)}
-    assert found == set(leak._LIKE_ASCII)
-
-
-WORDS = "the a in one or two short sentences stop concise Conciſe CONCİSE verbose élégant ÉLÉGANT to the point system "
-WORDS += "prompt principles guidelines I follow my answer should be as an assistant don't don’t K : - ** , \n"
-PHRASES = [
-    "As a Concise assistant",
-    "the SYſTEM prompt",
-    "Concıse: x",
-    "\nverbose reply: x",
-    "Élégant: x",
-    "The guidelines I follow",
-]
-TEXT = st.lists(st.sampled_from([*WORDS.split(" "), *PHRASES]), max_size=25).map(" ".join)
-ADJECTIVE = st.sampled_from(["concise", "Verbose ", "élégant", "to the point", " "])
-TOLD = st.sampled_from(["stop in one or two short sentences to the point", "the a in one or two", ""])
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    TEXT,
-    TOLD,
-    st.lists(TEXT, max_size=1),
-    st.sets(st.sampled_from(["concise", "Verbose ", "élégant", "to the point", " "])),
-)
-def test_a_quick_look_never_hides_a_leak(response: str, told: str, query: list[str], adjectives: set[str]) -> None:
-    guidance = leak.Guidance(told, (f"Be {told}",), tuple(query), tuple(sorted(adjectives)))
-
-    def found() -> list[object]:
-        run = [leak.repeated_run(response, guidance, size) for size in (4, 8)]
-        signs = leak.repeated_share, leak.surviving_label, leak.self_reference
-        return [*run, *(sign(response, guidance) for sign in signs)]
-
-    quick = found()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leak, "_may_share", lambda *_: True)
-        patch.setattr(leak, "_may_hold", lambda *_: True)
-        assert found() == quick
 
 
 def test_words_do_not_depend_on_the_form_of_the_apostrophe() -> None:
