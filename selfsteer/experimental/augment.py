@@ -84,27 +84,21 @@ def augment(
         WorkFailed: Several rounds gave too few queries, or the model can't be asked. The queries so far are in
             ``run_dir/kept.jsonl``, and in ``output`` unless it has more.
     """
-    _check_output(output, run_dir, overwrite)
-    _check_sources(growth, output, run_dir)
+    _check_files(growth, output, run_dir, overwrite)
     display = display or Display(quiet=True)
     store = Store(run_dir, display)
     with display, storage_errors(run_dir), store.locked():
         return _Growing(growth, output, count, store).run()
 
 
-def _check_output(output: Path, run_dir: Path, overwrite: bool) -> None:
+def _check_files(growth: Growth, output: Path, run_dir: Path, overwrite: bool) -> None:
+    """Refuse to write to a file of others, or to one that is read: it would be lost, or be a seed of the next call."""
     if output.suffix != ".jsonl":
         raise ConfigError(f"can't write {output.name!r}", where="--output", do="name a file that ends in .jsonl")
-    if not output.exists() or overwrite:
-        return
     ours = (read_json(run_dir / _RECORD) or {}).get("written", [])
-    if not output.is_file() or sha256_file(output) not in ours:
+    if output.exists() and not overwrite and (not output.is_file() or sha256_file(output) not in ours):
         what = "the file exists and was not written by this command, or was changed since"
         raise ConfigError(what, where=str(output), do="choose another name, or replace it with --overwrite")
-
-
-def _check_sources(growth: Growth, output: Path, run_dir: Path) -> None:
-    """Refuse to write to a file that is read: it would be lost, or be a seed of the next call."""
     own = [run_dir / name for name in (_RECORD, _KEPT, _DROPPED)]
     if output.resolve() in [path.resolve() for path in own]:
         what = f"{output.name} is a file of the run directory itself"
@@ -136,7 +130,11 @@ class _Growing:
         display = self.store.display
         display.plan([1.0])
         policy = self.models.initial_policy(display.say)
-        key = fingerprint([VERSION, __version__, self._depends(policy), self.count])
+        settings = self.growth.model_dump(exclude={"model", "generation"})
+        contents = [source_fingerprint(source) for source in _sources(self.growth)]
+        template = template_contents(TEMPLATE_OF[self.growth.augment.method])
+        depends = [settings, contents, template, self._engine(policy)]
+        key = fingerprint([VERSION, __version__, depends, self.count])
         known = read_json(self._record)
         if isinstance(known, dict) and known.get("key") == key and self.output.exists():
             found = Grown(**known["grown"])
@@ -165,11 +163,6 @@ class _Growing:
             raise self._too_few(f"they are in {self.output}")
         display.finish("grow queries", reused=False, note=f": {self.grown.kept} kept")
         return self.grown
-
-    def _depends(self, policy: Policy) -> list[Any]:
-        settings = self.growth.model_dump(exclude={"model", "generation"})
-        contents = [source_fingerprint(source) for source in _sources(self.growth)]
-        return [settings, contents, template_contents(TEMPLATE_OF[self.growth.augment.method]), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
         """Dependencies of an answer besides the request."""

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,19 +48,13 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
                 )
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 for values in batch.to_pylist():
-                    yield _contrast(values, path)
+                    found = values.get("schema_version", SCHEMA_VERSION)
+                    if found != SCHEMA_VERSION:
+                        what = (
+                            f"row {values['id']!r} has schema version {found}; this selfsteer reads {SCHEMA_VERSION}"
+                        )
+                        raise DataError(what, where=str(path), do="use the version of selfsteer that wrote the file")
+                    yield Contrast(**{**values, "provenance": json.loads(values.get("provenance") or "{}")})
     except (pa.ArrowException, OSError, ValueError) as error:
         what = f"can't read the file: {str(error).partition(chr(10))[0]}"
         raise DataError(what, where=str(path), do="check that it is complete") from error
-
-
-def _contrast(values: dict[str, Any], path: Path) -> Contrast:
-    version = values.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"row {values['id']!r} has schema version {version}; this selfsteer reads {SCHEMA_VERSION}",
-            where=str(path),
-            do="use the version of selfsteer that wrote the file",
-        )
-    provenance = values.get("provenance") or "{}"
-    return Contrast(**{**values, "provenance": json.loads(provenance)})

@@ -147,14 +147,11 @@ def written_by(context: RunContext, policy: Policy) -> dict[str, Any]:
 
 def _chosen(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
     """Count each aspect chosen, how the choices were made, and how the principles were written."""
-    aspects: Counter[str] = Counter()
-    choices: Counter[str] = Counter()
-    writings: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {"aspects": Counter(), "choices": Counter(), "writings": Counter()}
     for names, choice, outcome in read_columns(paths, ["aspects", "choice", "writing"]):
-        aspects.update(names)
-        choices[choice] += 1
-        writings[outcome] += 1
-    return {"aspects": dict(aspects), "choices": dict(choices), "writings": dict(writings)}
+        for name, found in (("aspects", names), ("choices", [choice]), ("writings", [outcome])):
+            counts[name].update(found)
+    return {name: dict(own) for name, own in counts.items()}
 
 
 def counted(counts: dict[str, int]) -> str:
