@@ -50,9 +50,7 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
                 for values in batch.to_pylist():
                     found = values.get("schema_version", SCHEMA_VERSION)
                     if found != SCHEMA_VERSION:
-                        what = (
-                            f"row {values['id']!r} has schema version {found}; this selfsteer reads {SCHEMA_VERSION}"
-                        )
+                        what = f"row {values['id']!r} has schema version {found}; this selfsteer reads {SCHEMA_VERSION}"
                         raise DataError(what, where=str(path), do="use the version of selfsteer that wrote the file")
                     yield Contrast(**{**values, "provenance": json.loads(values.get("provenance") or "{}")})
     except (pa.ArrowException, OSError, ValueError) as error:
