@@ -58,10 +58,6 @@ class Chat:
     def __init__(
         self, tokenizer: Any, end_ids: Iterable[int] = (), template_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            what = "the tokenizer has no chat template"
-            do = "choose a chat (instruct) model, or add chat_template to its tokenizer_config.json"
-            raise ModelError(what, where=str(getattr(tokenizer, "name_or_path", "")), do=do)
         self.tokenizer = tokenizer
         self.template = ChatTemplate(tokenizer, template_kwargs)
         named = list(end_ids)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from selfsteer.errors import ConfigError, PromptRefused, did_you_mean
+from selfsteer.errors import ConfigError, ModelError, PromptRefused, did_you_mean
 from selfsteer.records import Message
 
 _MARK = "zq7 message mark"
@@ -108,7 +108,12 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self.tokenizer, self.kwargs = tokenizer, dict(kwargs or {})
-        self._source: str = tokenizer.get_chat_template()
+        try:
+            self._source: str = tokenizer.get_chat_template()
+        except ValueError as error:
+            what = f"the tokenizer of {self.name} has no chat template"
+            do = "give a chat (instruct) model, or add a chat_template to its tokenizer_config.json"
+            raise ModelError(what, where=self.name, do=do) from error
         added: dict[int, Any] = tokenizer.added_tokens_decoder
         self._added = frozenset(added)
         special = set(tokenizer.all_special_ids)
@@ -124,17 +129,13 @@ class ChatTemplate:
         self._tag_ids: dict[ThinkingTags, tuple[list[int], list[int]] | None] = {}
         self._written: dict[tuple[bool, tuple[str, ...]], list[int] | None] = {}
 
-    def encode(self, messages: Sequence[Message], *, cue: bool = True) -> list[int]:
-        """Return the token ids of messages; ``cue`` appends the cue for the assistant's turn.
+    def render(self, messages: Sequence[Message], *, cue: bool) -> Rendered:
+        """Return messages as the template writes them; ``cue`` appends the cue for the assistant's turn.
 
         Raises:
             jinja2.TemplateError, TypeError: The template refuses these messages.
             PromptRefused: The tokenizer turns a single character into a control token.
         """
-        return self.render(messages, cue=cue).ids
-
-    def render(self, messages: Sequence[Message], *, cue: bool) -> Rendered:
-        """Return messages as the template writes them; raises as :meth:`encode`."""
         text = self._apply(messages, cue)
         ids = self._plain(text)
         if self._controls_in(ids) == self._controls_of(tuple(message["role"] for message in messages), cue):
@@ -189,7 +190,7 @@ class ChatTemplate:
                 raise ConfigError(what, where=f"chat_template_kwargs.{name}", do=did_you_mean(name, asked_about))
 
     def encode_text(self, text: str, *, opened: bool = False) -> list[int]:
-        """Return the token ids of a response; raises as :meth:`encode`.
+        """Return the token ids of a response; raises as :meth:`render`.
 
         Only the tags around a thought at its front may be control tokens.
         """

@@ -18,6 +18,7 @@ from selfsteer.errors import StorageError
 _STORAGE_ADVICE = {
     errno.ENOSPC: "free some space and run the same command again; everything finished so far is kept",
     errno.EDQUOT: "free some quota and run the same command again; everything finished so far is kept",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the same command again",
     errno.EROFS: "choose a folder that can be written to",
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
@@ -89,8 +90,11 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def append_json(path: Path, value: Any) -> None:
-    """Append one JSON line and fsync it; a line torn by a crash is closed first so that it spoils only itself."""
+def append_json(path: Path, value: Any, *, sync: bool = True) -> None:
+    """Append one JSON line; a line torn by a crash is closed first so that it spoils only itself.
+
+    Without ``sync`` it does not wait for the disk: where the machine itself goes down, the last lines may be lost.
+    """
     line = _utf8(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +104,8 @@ def append_json(path: Path, value: Any) -> None:
             torn = size > 0 and stream.read(1) != b"\n"
             stream.write((b"\n" if torn else b"") + line)
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
 
 
 def cut_torn_line(path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from typing import Any, NamedTuple
 from selfsteer.backends.base import Prompt
 from selfsteer.config import EndpointSettings
 from selfsteer.errors import BudgetReached, ModelError
-from selfsteer.files import storage_errors
+from selfsteer.files import append_json, storage_errors
 
 _PER_MESSAGE, _PER_REQUEST = 16, 64
 """Tokens that a chat template puts around a message, and once around all (an injected system message), at most."""
@@ -88,7 +86,7 @@ class Budget:
         self._reserved, self._under_way = _NOTHING, 0
         self._surplus = _NOTHING  # by how much an answer has exceeded its worst case
         self.requests = 0
-        self._unmetered = self._torn = False
+        self._unmetered = False
         if path is not None and path.exists():
             self._sum_up(path)
 
@@ -129,16 +127,7 @@ class Budget:
                 return
             line: dict[str, Any] = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion}
             line |= {"model": self.settings.model} if self.settings.model else {}
-            # A torn line is closed first, so that it spoils only itself.
-            data = b"\n" * self._torn + json.dumps(line, separators=(",", ":")).encode() + b"\n"
-            self._torn = True
-            with storage_errors(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                # In one write, without waiting for the disk: a crash loses what was under way at most.
-                with self.path.open("ab", buffering=0) as stream:
-                    if stream.write(data) < len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-            self._torn = False
+            append_json(self.path, line, sync=False)  # every other request would wait for the disk too
 
     def _exceeded(self, worst: Usage) -> str:
         """Return the recipe's key of the cap that a request might exceed, "" where it has room."""
@@ -166,7 +155,6 @@ class Budget:
 
     def _sum_up(self, path: Path) -> None:
         """Add up a bill, line by line; a line that a crash tore counts nothing."""
-        line = b"\n"
         with storage_errors(path), path.open("rb") as lines:
             for line in lines:
                 try:
@@ -175,7 +163,6 @@ class Budget:
                     continue
                 if usage := usage_of(found):
                     self._add(usage, self._others.get(str(found.get("model")), self.settings.prices))
-        self._torn = not line.endswith(b"\n")
 
     def _add(self, usage: Usage, prices: Prices) -> None:
         self.spent, self.requests = self.spent.plus(usage), self.requests + 1

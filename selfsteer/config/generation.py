@@ -148,15 +148,11 @@ class GenerationSettings(Section):
         return self.batch_size or BACKENDS[backend].batch
 
     @model_validator(mode="after")
-    def _top_p_acts(self) -> GenerationSettings:
+    def _acting(self) -> GenerationSettings:
         for role in RolesSettings.model_fields:
             if getattr(self.roles, role).top_p is not None and not self.drawing(role)[0]:
                 what = f"the {role} responses are the likeliest ones (temperature 0), so top_p has no effect on them"
                 raise conflict(what, f"roles.{role}.top_p", "temperature")
-        return self
-
-    @model_validator(mode="after")
-    def _of_this_backend(self) -> GenerationSettings:
         remote = BACKENDS[self.backend].remote
         if remote and not self.endpoint.model:
             what = f"backend: {self.backend} needs the model's name on the server: set endpoint.model"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,21 +12,21 @@ GuardAction = Literal["ignore", "warn", "stop", "rollback"]
 
 
 class Guard(Section):
-    """One guard. It fires where the 95 % interval of its figure lies beyond a threshold as a whole."""
+    """One guard. It fires where the 95 % interval of its figure lies beyond a threshold as a whole.
 
-    meaning: ClassVar[str]
-    """What it looks for, for the report."""
+    The report shows each one's docstring.
+    """
+
     action: GuardAction | None = None
     """What its firing does (default: guards.action)."""
 
 
 class LengthGuard(Guard):
-    """Length of the plain held-out answers, compared query by query."""
+    """Plain answers explode, collapse, or run into the token limit.
 
-    meaning: ClassVar[str] = (
-        "Plain answers explode, collapse, or run into the token limit: compared query by query with those of the "
-        "start and of the policy that the round began from."
-    )
+    They are compared query by query with those of the start and of the policy that the round began from.
+    """
+
     max_ratio: Annotated[float, Field(gt=1.0)] = 3.0
     """Largest mean length, as a multiple of the start's."""
     max_ratio_per_round: Annotated[float, Field(gt=1.0)] = 1.75
@@ -38,28 +38,25 @@ class LengthGuard(Guard):
 
 
 class OnpolicynessGuard(Guard):
-    """On-policyness of y+ and of y-, each by itself."""
+    """Would the policy write y⁺ and y⁻ without a principle?
 
-    meaning: ClassVar[str] = (
-        "Would the policy write y⁺ and y⁻ without a principle? If their tokens are less than half as likely as at the "
-        "start, its own data no longer teach it much."
-    )
+    If their tokens are less than half as likely as at the start, its own data no longer teach it much.
+    """
+
     min_ratio: Share = 0.5
     """Smallest on-policyness, as a multiple of the start's."""
 
 
 class SteeringMarginGuard(Guard):
-    """Steering margin of the held-out pairs, where the start's lies above zero."""
+    """Do the principles still matter? Near zero, nothing distinguishes y⁺ from y⁻."""
 
-    meaning: ClassVar[str] = "Do the principles still matter? Near zero, nothing distinguishes y⁺ from y⁻."
     min_ratio: Share = 0.25
     """Smallest margin, as a multiple of the start's."""
 
 
 class SignalAccuracyGuard(Guard):
-    """Share of held-out pairs whose y+ is better, by program or else by the judge; ties count half."""
+    """Is y⁺ still the better response, by a program or else by the judge?"""
 
-    meaning: ClassVar[str] = "Is y⁺ still the better response, by a program or else by the judge?"
     min_accuracy: Share = 0.5
     """Smallest accuracy, unless the start's is smaller: then the start's."""
     max_drop: Share = 0.25
@@ -67,35 +64,30 @@ class SignalAccuracyGuard(Guard):
 
 
 class KeptGuard(Guard):
-    """Share of a round's training rows that the filters keep."""
+    """Do the filters still keep rows to train on? Compared with the first round."""
 
-    meaning: ClassVar[str] = "Do the filters still keep rows to train on? Compared with the first round."
     min_ratio: Share = 0.5
     """Smallest share, as a multiple of the first round's."""
 
 
 class RepetitionGuard(Guard):
-    """Share of plain held-out answers that loop: more than half of their word 4-grams are repeats."""
+    """Answers of which more than half of the word 4-grams are repeats."""
 
-    meaning: ClassVar[str] = "Answers of which more than half of the word 4-grams are repeats."
     max_rise: Share = 0.25
     """How far it may rise above the start's."""
 
 
 class DivergenceGuard(Guard):
-    """How much less likely the start's plain held-out answers became, nats per token."""
+    """How much less likely, per token, the start's own plain answers became.
 
-    meaning: ClassVar[str] = (
-        "How much less likely, per token, the start's own plain answers became: an estimate of the KL divergence from "
-        "the start to the policy."
-    )
+    It is an estimate of the KL divergence from the start to the policy.
+    """
+
     max_nats: Annotated[float, Field(gt=0.0)] = 1.0
 
 
 class NotFiniteGuard(Guard):
-    """The loss, the weights and every held-out figure."""
-
-    meaning: ClassVar[str] = "A loss, a gradient, a weight or a held-out figure that is not finite."
+    """A loss, a gradient, a weight or a held-out figure that is not finite."""
 
 
 class GuardSettings(Section):

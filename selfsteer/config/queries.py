@@ -91,13 +91,9 @@ class QuerySettings(CheckSettings, SourceSettings):
         return self.model_copy(update={name: fields[name].get_default() for name in _CHECKS})
 
     @model_validator(mode="after")
-    def _stream_has_a_size(self) -> QuerySettings:
+    def _sizes_act(self) -> QuerySettings:
         if (self.round_size is not None) != (self.per_round == "stream"):
             raise conflict("round_size goes with per_round: stream, and that with it", "round_size", "per_round")
-        return self
-
-    @model_validator(mode="after")
-    def _limited_source(self) -> QuerySettings:
         if self.heldout_limit is not None and isinstance(self.heldout, int):
             raise ValueError(f"heldout_limit is for a held-out source; heldout: {self.heldout} is a number already")
         return self

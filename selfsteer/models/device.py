@@ -18,9 +18,19 @@ def pick_device() -> str:
 
 def pick_dtype(precision: str, device: str) -> str:
     """Return "bfloat16" or "float32"; "auto" takes bfloat16 where ``device`` is fast at it."""
+    import torch
+
     if precision != "auto":
         return precision
-    return "bfloat16" if _has_fast_bfloat16(device) else "float32"
+    kind, fast = device.partition(":")[0], False
+    if kind == "cuda" and torch.cuda.is_available():
+        # Emulated bfloat16 (GPUs before Ampere) is slower than float32.
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif kind == "cpu":
+        # Private helpers of torch: where they are gone, float32 is right, only slower.
+        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        fast = any(check is not None and check() for check in checks)
+    return "bfloat16" if fast else "float32"
 
 
 def check_bits(bits: int, device: str, *, where: str) -> None:
@@ -36,17 +46,3 @@ def check_bits(bits: int, device: str, *, where: str) -> None:
     if find_spec("bitsandbytes") is None:
         do = f"pip install 'selfsteer[qlora]', or leave {where} out"
         raise ConfigError(f"{where}={bits} needs bitsandbytes, which is not installed", where=where, do=do)
-
-
-def _has_fast_bfloat16(device: str) -> bool:
-    import torch
-
-    kind = device.partition(":")[0]
-    if kind == "cuda":
-        # Emulated bfloat16 (GPUs before Ampere) is slower than float32.
-        return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
-    if kind == "cpu":
-        # Private helpers of torch: where they are gone, float32 is right, only slower.
-        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return any(check is not None and check() for check in checks)
-    return False

@@ -74,21 +74,11 @@ def load_tokenizer(
     """Return the tokenizer of a chat model, with a pad token; raises as :func:`loading_errors`.
 
     A pad token that is missing, or has no embedding, is set to the end token (or the unknown token): no new id, so no
-    embedding is resized. A tokenizer without a chat template, or with tokens that the model beside it has no embedding
-    for, is a ModelError.
+    embedding is resized. Tokens that the model beside it has no embedding for are a ModelError.
     """
     source = resolve(name_or_path)
     with loading_errors(source):
         tokenizer = _read_tokenizer(source, revision, trust_remote_code)
-    try:
-        tokenizer.get_chat_template()
-    except ValueError as error:
-        what, do = (
-            "has no chat template",
-            "give a chat (instruct) model, or add a chat_template to tokenizer_config.json",
-        )
-        where = f"{source}: tokenizer_config.json"
-        raise ModelError(f"the tokenizer of {source} {what}", where=where, do=do) from error
     base, _ = base_of(source, revision)
     # A GGUF file holds tokens and embeddings together; a folder of a tokenizer alone has no config.json.
     if not Path(base).exists() or (Path(base) / "config.json").is_file():
@@ -124,14 +114,9 @@ def _quantised(bits: int) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+    packed = {"quant_type": "nf4", "use_double_quant": True, "compute_dtype": torch.bfloat16} if bits == 4 else {}
+    options = {f"bnb_4bit_{name}": value for name, value in packed.items()}
+    return BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, **options)
 
 
 def _load_whole(source: str, dtype: str, revision: str | None, options: dict[str, Any]) -> Any:
@@ -175,6 +160,24 @@ def read_safetensors(
         return kind.from_pretrained(source, revision=revision or "main", **arguments)
     with progress_bars_hidden():
         return kind.from_pretrained(source, **arguments)
+
+
+def read_classifier(
+    source: str, dtype: str, revision: str | None = None, trust_remote_code: bool = False, *, outputs: int | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Return a sequence-classification model and its loading info, as :func:`read_safetensors`.
+
+    ``outputs`` are those of the head; None takes what the configuration says.
+    """
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    changes: dict[str, Any] = {} if outputs is None else {"num_labels": outputs}
+    return read_safetensors(Classifier, source, dtype, revision, {"trust_remote_code": trust_remote_code}, **changes)
+
+
+def missing_head(model: Any, info: dict[str, Any]) -> list[str]:
+    """Return the weights of the head that the checkpoint lacks: transformers would use random ones."""
+    return sorted(key for key in info["missing_keys"] if not key.startswith(f"{model.base_model_prefix}."))
 
 
 def check_folder(folder: Path) -> None:

@@ -82,8 +82,7 @@ class HarmClassifier:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
-        from selfsteer.models.classifiers import missing_head, read_classifier
-        from selfsteer.models.load import set_pad_token
+        from selfsteer.models.load import missing_head, read_classifier, set_pad_token
         from selfsteer.models.load_errors import loading_errors
         from selfsteer.models.vocabulary import fit_vocabulary
 

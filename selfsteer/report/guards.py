@@ -30,7 +30,7 @@ def guards_section(summary: Json) -> Json | None:
     if best is not None:
         lead = f"The run hands out the policy of round {best:.0f}: {_CRITERIA.get(criterion, criterion)}."
     kinds = {name: field.annotation for name, field in GuardSettings.model_fields.items()}
-    meanings = [[name, kind.meaning] for name, kind in kinds.items()
+    meanings = [[name, " ".join((kind.__doc__ or "").split())] for name, kind in kinds.items()
                 if isinstance(kind, type) and issubclass(kind, Guard)]  # fmt: skip
     fired, rows = [], []
     for row in dig_rows(guards, "findings"):

@@ -7,9 +7,8 @@ from typing import Any
 
 from selfsteer.errors import ModelError
 from selfsteer.models import resolve
-from selfsteer.models.classifiers import missing_head, read_classifier
 from selfsteer.models.configs import model_config
-from selfsteer.models.load import check_complete, check_device, check_dtype, check_folder
+from selfsteer.models.load import check_complete, check_device, check_dtype, check_folder, missing_head, read_classifier
 from selfsteer.models.load_errors import loading_errors
 from selfsteer.models.resolve import gguf_file, is_adapter
 

@@ -53,7 +53,7 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
     from jinja2 import TemplateError
 
     try:
-        return tuple(template.encode(messages, cue=False))
+        return tuple(template.render(messages, cue=False).ids)
     except (TemplateError, TypeError) as error:
         what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
         raise PromptRefused(what, where=where, do="convert the prompts to the form of this model's template") from error

@@ -168,7 +168,7 @@ def test_spending_survives_restarts(tmp_path):
     spend(Budget(path), 10, 10, (7, 3))
     spend(Budget(path), 10, 10, (1, 2))
     assert path.read_text() == (
-        '{"prompt_tokens":7,"completion_tokens":3}\n{"prompt_tokens":1,"completion_tokens":2}\n'
+        '{"completion_tokens": 3, "prompt_tokens": 7}\n{"completion_tokens": 2, "prompt_tokens": 1}\n'
     )
     again = capped(path, max_tokens=20, price_prompt=1e6, price_completion=2e6)
     assert (*again.spent, again.requests, again.spent_cost) == (8, 5, 2, 18.0)
@@ -198,7 +198,7 @@ def test_threads_write_whole_lines(tmp_path):
 def test_a_full_disk_is_told_and_the_bill_stays_readable(tmp_path):
     """A limit on the size of files tears the third line; there is no way to fill a disk for a test."""
     path = tmp_path / "usage.jsonl"
-    budget, line = Budget(path), '{"prompt_tokens":1,"completion_tokens":1}\n'
+    budget, line = Budget(path), '{"completion_tokens": 1, "prompt_tokens": 1}\n'
     spend(budget, 1, 1, (1, 1))
     spend(budget, 1, 1, (1, 1))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

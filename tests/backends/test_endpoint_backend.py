@@ -264,7 +264,7 @@ def test_the_key_is_in_no_file_of_the_run(serve, monkeypatch, tmp_path):
     refused, answered = backend.generate(PROMPTS[:2], SAMPLING, seed=0)
     assert isinstance(refused, Failure) and answered.text == "ok"
     written = "".join(path.read_text() for path in tmp_path.iterdir())
-    assert written == '{"prompt_tokens":3,"completion_tokens":4,"model":"m"}\n'
+    assert written == '{"completion_tokens": 4, "model": "m", "prompt_tokens": 3}\n'
     assert KEY not in written + repr(vars(backend)) + refused.error.what
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from selfsteer.chat import Chat
 from selfsteer.errors import ConfigError, FetchError, ModelError, SelfsteerError
 from selfsteer.models import CATALOGUE, load_model, load_tokenizer, model_fingerprint, pick_device, pick_dtype, resolve
 from selfsteer.models import fingerprint as naming
@@ -312,7 +313,7 @@ def test_the_unknown_token_pads_where_nothing_ends(tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_chat_template(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has no chat template") as caught:
-        load_tokenizer(str(save_tokenizer(tmp_path / "t", chat_template=None)))
+        Chat.load(str(save_tokenizer(tmp_path / "t", chat_template=None)))
     assert "chat_template" in caught.value.do
 
 

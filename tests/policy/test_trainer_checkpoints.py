@@ -181,6 +181,7 @@ def test_the_model_card_shows_the_figures_of_the_first_and_the_last_step(tmp_pat
         settings={"beta": 0.2},
         figures=figures,
         version="1.2",
+        annotated=False,
     )
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head)["base_model"] == "some/chat-model"
@@ -190,6 +191,6 @@ def test_the_model_card_shows_the_figures_of_the_first_and_the_last_step(tmp_pat
     assert "| | step 1 | step 3 |" in lines
     for name in ("loss", "rewards/base/margin", "weight"):
         assert f"| {name} | {figures[0][name]:.4g} | {figures[2][name]:.4g} |" in lines
-    bare = {"base_model": "x", "data": {}, "settings": {}, "figures": [], "version": "1"}
+    bare = {"base_model": "x", "data": {}, "settings": {}, "figures": [], "version": "1", "annotated": False}
     assert "Figures of the training" not in model_card(**bare) and "## Use" not in model_card(**bare)
     assert '`{"enable_thinking": false}`' in model_card(**bare, template_kwargs={"enable_thinking": False})
