@@ -38,7 +38,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, 
 
 from memory import peak_gb
 
-from selfsteer.config import Recipe, recipe_from
+from selfsteer.config import Recipe, from_values
 from selfsteer.contrast import requests
 from selfsteer.loop import generate
 from selfsteer.principles import chooser_messages, load_set
@@ -319,8 +319,8 @@ def _recipe(settings: argparse.Namespace, backend: str) -> Recipe:
         "generation": {"backend": backend, "max_new_tokens": settings.tokens, "precision": settings.precision},
     }
     if backend == "vllm":
-        return recipe_from(values, [f"generation.vllm.{option}" for option in settings.engine])
-    return recipe_from(values, [f"generation.batch_size={settings.batch}"])
+        return from_values(Recipe, values, [f"generation.vllm.{option}" for option in settings.engine])
+    return from_values(Recipe, values, [f"generation.batch_size={settings.batch}"])
 
 
 def interleaved(runners: dict[str, Ours | ByHand], queries: int, repeats: int) -> dict[str, list[Made]]:
@@ -419,7 +419,8 @@ def point(queries: int) -> dict[str, float]:
         with source.open("w", encoding="utf-8") as file:
             for number in range(queries):
                 file.write(json.dumps({"prompt": f"Why does river number {number} never run dry in summer?"}) + "\n")
-        recipe = recipe_from(
+        recipe = from_values(
+            Recipe,
             {
                 "mode": "data-only",
                 "queries": {"source": str(source), "heldout": 0},
