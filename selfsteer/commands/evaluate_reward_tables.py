@@ -63,7 +63,6 @@ def _accuracy_table(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -
 
 
 def _benchmark_table(benchmark: Benchmark, all_judged: Sequence[Judged]) -> Table:
-    """Return a benchmark's sections and score."""
     fold = Column("of the section", overflow="fold")
     table = plain_table(Column(f"{benchmark.title}\n  judge", overflow="fold"), Column("accuracy", no_wrap=True), fold)
     by_judge = [(one.name, sections_of(benchmark, one)) for one in all_judged]

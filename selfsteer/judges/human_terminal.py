@@ -101,7 +101,6 @@ def _ask_key(session: AnnotationSession, console: Console, read: Callable[[], st
 
 
 def _read_key(stream: TextIO) -> str:
-    """Return the characters of one key press."""
     import termios
     import tty
 

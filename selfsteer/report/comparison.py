@@ -42,40 +42,6 @@ class Metric:
     note: Callable[[Json], str] = lambda policy: ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A number as text, and the smaller lines under it."""
-
-    text: str
-    small: list[str] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A metric with its cells: one a policy, then the difference (None where there is one policy)."""
-
-    name: str
-    meaning: str
-    cells: list[Cell]
-    difference: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """The whole table: groups of rows, and the names of metrics that no policy has a number for."""
-
-    columns: list[str]
-    sizes: str
-    groups: list[tuple[str, list[Row]]]
-    unmeasured: list[str]
-    intervals: bool
-
-    @property
-    def title(self) -> str:
-        """The table's title."""
-        return "Before and after" if len(self.columns) > 1 else "Before training"
-
-
 def _direction_counts(policy: Json) -> str:
     names = ("right", "tied", "wrong")
     counts = [(name, dig_number(policy, "direction", name)) for name in names]
@@ -137,33 +103,38 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
 # fmt: on
 
 
-def compare(policies: Sequence[Json]) -> Comparison:
-    """Return the before/after table; metrics that no policy has a number for are listed under it."""
-    groups: list[tuple[str, list[Row]]] = []
+def compare(policies: Sequence[Json]) -> Json:
+    """Return the values of the before/after table; metrics that no policy has a number for are listed under it."""
+    groups: list[tuple[str, list[Json]]] = []
     unmeasured: list[str] = []
     for title, metrics in GROUPS.items():
         found = [metric for metric in metrics if any(_value(metric, policy) is not None for policy in policies)]
         unmeasured += [metric.name.replace("… of", "on-policyness of") for metric in metrics if metric not in found]
         if found:
             groups.append((title, [_row(metric, policies) for metric in found]))
-    intervals = any(cell.small for _, rows in groups for row in rows for cell in row.cells)
-    columns = [label(policy.get("label")) for policy in policies]
     known = sorted(size for policy in policies if (size := dig_number(policy, "n")) is not None)
-    sizes = " to ".join(dict.fromkeys(map(number, known[:1] + known[-1:]))) or "an unknown number of"
-    return Comparison(columns, sizes, groups, unmeasured, intervals)
+    return {
+        "title": "Before and after" if len(policies) > 1 else "Before training",
+        "columns": [label(policy.get("label")) for policy in policies],
+        "sizes": " to ".join(dict.fromkeys(map(number, known[:1] + known[-1:]))) or "an unknown number of",
+        "groups": groups,
+        "unmeasured": unmeasured,
+        "intervals": any(cell["small"] for _, rows in groups for row in rows for cell in row["cells"]),
+    }
 
 
 def _value(metric: Metric, policy: Json) -> float | None:
     return dig_number(policy, *metric.path.split("."))
 
 
-def _row(metric: Metric, policies: Sequence[Json]) -> Row:
+def _row(metric: Metric, policies: Sequence[Json]) -> Json:
+    """Return a metric's cells, a number with smaller lines under it for each policy, and their difference."""
     cells = []
     for policy in policies:
         value, small = _value(metric, policy), []
         if value is not None:
             small = [interval(dig_numbers(policy, *metric.interval.split(".")), metric.show), metric.note(policy)]
-        cells.append(Cell(maybe(value, metric.show), list(filter(None, small))))
+        cells.append({"text": maybe(value, metric.show), "small": list(filter(None, small))})
     difference = None
     if len(policies) > 1:
         first, last = _value(metric, policies[0]), _value(metric, policies[-1])
@@ -174,4 +145,5 @@ def _row(metric: Metric, policies: Sequence[Json]) -> Row:
     group = metric.path.partition(".")[0]
     key = {"direction": "program", "implicit": "scale"}.get(group, "")
     names = sorted({label(dig(policy, group, key)) for policy in policies if dig(policy, group, key)})
-    return Row(metric.name + (f" ({', '.join(names)})" if names else ""), metric.meaning, cells, difference)
+    name = metric.name + (f" ({', '.join(names)})" if names else "")
+    return {"name": name, "meaning": metric.meaning, "cells": cells, "difference": difference}

@@ -57,7 +57,6 @@ def environment() -> Environment:
 
 
 def _context(run: Run) -> Json:
-    """Return the values of the template: texts, figures and tables."""
     summary = run.summary
     rounds, policies = dig_rows(summary, "rounds"), dig_rows(summary, "policies")
     names = summary.get("refiltered")

@@ -96,7 +96,6 @@ def settings_for(recipe: JudgeSettings, overrides: Mapping[str, Any]) -> JudgeSe
 def _judged(
     parts: Sequence[Part], judge: Judge, settings: JudgeSettings, reader: RunReader, progress: Progress
 ) -> list[Part]:
-    """Return the parts with the judge's verdicts."""
     groups = [
         list(filter(is_full, rows))
         for part in parts
