@@ -42,12 +42,7 @@ class AugmentArguments:
 
 
 def augment(arguments: AugmentArguments) -> Grown:
-    """Grow a seed set of queries with a chat model. Interrupted runs resume: run the same command again.
-
-    Raises:
-        InputError: The seeds, the model or a setting can't be used, or the output is somebody else's file.
-        WorkFailed: The work failed; what was finished is kept.
-    """
+    """Grow a seed set of queries with a chat model. Interrupted runs resume: run the same command again."""
     from selfsteer.config import growth_from
     from selfsteer.experimental.augment import augment as grow
     from selfsteer.runs.progress import Display

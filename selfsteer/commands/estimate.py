@@ -36,11 +36,7 @@ class EstimateArguments:
 
 
 def estimate(arguments: EstimateArguments) -> Costs:
-    """Estimate what a recipe costs: parameters, FLOPs, memory, time and disk. Loads no weights.
-
-    Raises:
-        InputError: The recipe, its queries or its model can't be used, or the model's costs are not known.
-    """
+    """Estimate what a recipe costs: parameters, FLOPs, memory, time and disk. Loads no weights."""
     from selfsteer.commands.estimate_tables import show_estimate
     from selfsteer.config import load_recipe
     from selfsteer.estimate.forecast import costs_of

@@ -41,12 +41,7 @@ class EvaluateSignalArguments:
 
 
 def evaluate_signal(arguments: EvaluateSignalArguments) -> Signal:
-    """Check a run's data: accuracy by program and judge, on-policyness, and how well free scores predict the accuracy.
-
-    Raises:
-        ConfigError: There is no such split, or a setting is wrong.
-        InputError, WorkFailed: As :func:`selfsteer.workflows.evaluate_signal.evaluate_signal`.
-    """
+    """Check a run's data: accuracy by program and judge, on-policyness, and how well free scores predict accuracy."""
     from selfsteer.commands.evaluate_signal_tables import show_signal
     from selfsteer.workflows.evaluate_signal import evaluate_signal as evaluate
 

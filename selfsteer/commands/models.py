@@ -23,12 +23,7 @@ def models_list() -> None:
 
 
 def models_fetch(name: Annotated[str, typer.Argument(help="A name from `selfsteer models list`.")]) -> None:
-    """Download a model, check its sha256 and convert it once. The same command resumes an interrupted download.
-
-    Raises:
-        ModelError: The catalogue has no such model.
-        FetchError: The download did not arrive or did not verify.
-    """
+    """Download a model, check its sha256 and convert it once. The same command resumes an interrupted download."""
     from rich.progress import Progress
 
     from selfsteer.models import fetch

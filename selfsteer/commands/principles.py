@@ -26,11 +26,7 @@ def principles_list() -> None:
 
 
 def principles_show(name: Annotated[str, typer.Argument(help="A shipped set or the path of a YAML file.")]) -> None:
-    """Show a set's aspects with their principle pairs.
-
-    Raises:
-        PrincipleError: There is no such set, or it can't be used.
-    """
+    """Show a set's aspects with their principle pairs."""
     from selfsteer.commands.tables import plain_table
     from selfsteer.principles import load_set
 

@@ -58,13 +58,7 @@ class InventArguments:
 
 
 def principles_invent(arguments: InventArguments) -> Invented:
-    """Let a model propose aspects that a set lacks, from a sample of queries; try them; write them for review.
-
-    Raises:
-        ConfigError: A setting is wrong, or given twice.
-        InputError: The output exists; or as :func:`selfsteer.experimental.principles_invent.invent`.
-        WorkFailed: As :func:`selfsteer.experimental.principles_invent.invent`.
-    """
+    """Let a model propose aspects that a set lacks, from a sample of queries; try them; write them for review."""
     from selfsteer.commands.principles_check import cells, trial_recipe
     from selfsteer.commands.tables import plain_table
     from selfsteer.experimental.invented_set import as_yaml, counted, describe_answers

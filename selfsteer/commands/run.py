@@ -26,12 +26,7 @@ class RunArguments:
 
 
 def run(arguments: RunArguments) -> None:
-    """Run a whole recipe, from queries to the report. Interrupted runs resume: run the same command again.
-
-    Raises:
-        InputError: The recipe, or something that it names, can't be used.
-        WorkFailed: The work failed, or a guard ended the run; what was finished is kept.
-    """
+    """Run a whole recipe, from queries to the report. Interrupted runs resume: run the same command again."""
     _run_recipe("run", arguments)
 
 

@@ -28,12 +28,7 @@ class ScoreArguments:
 
 
 def score(arguments: ScoreArguments) -> None:
-    """Score responses with a reward model, one reward each. Rows that can't be scored are reported and kept.
-
-    Raises:
-        InputError: The output exists, the file can't be read, no row can be scored, or the model can't be used.
-        WorkFailed: Another process is writing the output, or a download failed.
-    """
+    """Score responses with a reward model, one reward each. Rows that can't be scored are reported and kept."""
     from selfsteer.config import judge_settings, template_kwargs
     from selfsteer.workflows.score import score_file
 

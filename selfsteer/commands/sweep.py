@@ -29,12 +29,7 @@ class SweepArguments:
 
 
 def sweep(arguments: SweepArguments) -> None:
-    """Run variants of one recipe, computing shared stages once. Ends with one table of all variants.
-
-    Raises:
-        InputError: The sweep or a variant's recipe is wrong; nothing was begun.
-        WorkFailed: A variant is not done.
-    """
+    """Run variants of one recipe, computing shared stages once. Ends with one table of all variants."""
     from selfsteer.runs.progress import Display
     from selfsteer.workflows.sweep import failed
     from selfsteer.workflows.sweep import sweep as run_sweep

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from selfsteer.chat import Chat
 
 TokenIds = tuple[int, ...]
+Row = tuple[TokenIds, tuple[TokenIds, TokenIds]]
+"""The ids of a prompt and of both responses."""
 Likelihoods = dict[tuple[TokenIds, TokenIds], float]
 """Log-probs in nats by (prompt, response); cells that don't fit the model's context are missing."""
 
@@ -107,28 +109,26 @@ class ImplicitJudge:
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return one answer a presentation; both orders of a pair are scored once. WorkFailed for NaN or infinity."""
         rows = list(map(self._encoded, shown))
-        scorable = [row for row in rows if not isinstance(row, str) and all(row[1])]
+        scorable = [row for row in rows if not isinstance(row, Answer)]
         # The model in memory first: a batch then costs one load.
         order = [1, 0] if self._held.name == 1 else [0, 1]
         likelihoods = {place: self._likelihoods(place, scorable) for place in order if scorable}
         return [
-            self._answer(one, *row, likelihoods)
-            if not isinstance(row, str)
-            else Answer(0, text=row, valid=False, why=REFUSED)
+            row if isinstance(row, Answer) else self._answer(one, row, likelihoods)
             for one, row in zip(shown, rows, strict=True)
         ]
 
-    def _encoded(self, shown: PresentedPair) -> tuple[TokenIds, tuple[TokenIds, TokenIds]] | str:
-        """Return the ids of the prompt and of both responses, or why the template refuses the prompt."""
+    def _encoded(self, shown: PresentedPair) -> Row | Answer:
+        """Return the ids of the prompt and of both responses, or the invalid answer where they can't be scored."""
         # As training has them: with the end token where a response ended by itself.
         answers = [(text, finish == "stop") for text, finish in zip(shown.responses, shown.finishes, strict=True)]
         try:
             prompt, (first, second) = self._chat.encode_answers(shown.pair.prompt, answers)
         except PromptRefused as error:
-            return error.what
-        return tuple(prompt), (tuple(first), tuple(second))
+            return Answer(0, text=error.what, valid=False, why=REFUSED)
+        return (tuple(prompt), (tuple(first), tuple(second))) if first and second else _EMPTY
 
-    def _likelihoods(self, place: int, rows: Sequence[tuple[TokenIds, tuple[TokenIds, TokenIds]]]) -> Likelihoods:
+    def _likelihoods(self, place: int, rows: Sequence[Row]) -> Likelihoods:
         """Return the log-prob of each response given its prompt, under one model."""
         import torch
 
@@ -146,16 +146,8 @@ class ImplicitJudge:
             for ids, logp in zip(texts, found.tolist(), strict=True)
         }
 
-    def _answer(
-        self,
-        shown: PresentedPair,
-        prompt: TokenIds,
-        both: tuple[TokenIds, TokenIds],
-        likelihoods: dict[int, Likelihoods],
-    ) -> Answer:
-        if not all(both):
-            return _EMPTY
-        cells = [(prompt, ids) for ids in both]
+    def _answer(self, shown: PresentedPair, row: Row, likelihoods: dict[int, Likelihoods]) -> Answer:
+        cells = [(row[0], ids) for ids in row[1]]
         if any(cell not in found for cell in cells for found in likelihoods.values()):
             return TOO_LONG
         rewards = [likelihoods[0][cell] - likelihoods[1][cell] for cell in cells]

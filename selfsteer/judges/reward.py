@@ -78,25 +78,21 @@ class RewardJudge:
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return one answer a presentation; equal conversations are scored once. WorkFailed for NaN or infinity."""
         rendered = list(map(self._encoded, shown))
-        fitting = (ids for both in rendered if not isinstance(both, str) and self._fits(both) for ids in both)
+        fitting = (ids for both in rendered if not isinstance(both, Answer) for ids in both)
         scores = score_ids(self.model, fitting, batch_size=self.batch_size)
-        return [self._answer(one, both, scores) for one, both in zip(shown, rendered, strict=True)]
+        what = "the reward model's scores"
+        return [
+            both
+            if isinstance(both, Answer)
+            else scored_answer([scores[ids] for ids in both], what, f"pair {one.pair.id!r}, judge {self.name!r}")
+            for one, both in zip(shown, rendered, strict=True)
+        ]
 
-    def _answer(self, shown: PresentedPair, both: Sequence[TokenIds] | str, scores: dict[TokenIds, float]) -> Answer:
-        if isinstance(both, str):
-            return Answer(0, text=both, valid=False, why=REFUSED)
-        if not self._fits(both):
-            return TOO_LONG
-        where = f"pair {shown.pair.id!r}, judge {self.name!r}"
-        return scored_answer([scores[ids] for ids in both], "the reward model's scores", where)
-
-    def _encoded(self, shown: PresentedPair) -> Sequence[TokenIds] | str:
-        """Return the ids of both conversations, or why the template refuses them."""
+    def _encoded(self, shown: PresentedPair) -> Sequence[TokenIds] | Answer:
+        """Return the ids of both conversations, or the invalid answer where they can't be scored."""
         conversations = [[*shown.pair.prompt, {"role": "assistant", "content": text}] for text in shown.responses]
         try:
-            return [conversation_ids(self._template, messages, self.name) for messages in conversations]
+            both = [conversation_ids(self._template, messages, self.name) for messages in conversations]
         except PromptRefused as error:
-            return error.what
-
-    def _fits(self, both: Sequence[TokenIds]) -> bool:
-        return self.max_length is None or max(map(len, both)) <= self.max_length
+            return Answer(0, text=error.what, valid=False, why=REFUSED)
+        return both if self.max_length is None or max(map(len, both)) <= self.max_length else TOO_LONG
