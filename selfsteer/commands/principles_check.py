@@ -15,7 +15,7 @@ from selfsteer.errors import ConfigError
 
 if TYPE_CHECKING:
     from selfsteer.config import Recipe
-    from selfsteer.evaluation.steerability import AspectProbe, Direction, Margin, Probe
+    from selfsteer.evaluation.steerability import Direction, Example, Margin, Probe
 
 _SHOWN = 160
 _STYLE = {"steers": "bold green", "below chance": "bold red", "unclear": "bold yellow", "unknown": "bold yellow"}
@@ -72,7 +72,8 @@ def principles_check(arguments: CheckArguments) -> Probe:
     table.add_row(*map(Text, ("all", str(found.n), *cells(found.margin, found.direction))))
     out.print(table)
     for aspect in found.aspects[: arguments.examples]:
-        _show_example(aspect)
+        if aspect.example is not None:
+            _show_example(aspect.aspect, aspect.example)
     headline = {"steers": "It can be steered.", "unknown": "Direction unknown."}.get(found.standing, "Unclear.")
     if found.refused:
         headline = "Not with this set." if found.standing == "below chance" else "No sign that it can be steered."
@@ -110,13 +111,10 @@ def cells(margin: Margin | None, direction: Direction | None) -> list[str]:
     return [shown, share, direction.by, WORDS[direction.standing]]
 
 
-def _show_example(aspect: AspectProbe) -> None:
+def _show_example(aspect: str, example: Example) -> None:
     from selfsteer.sanitize import escape_controls
 
-    if aspect.example is None:
-        return
-    example = aspect.example
-    out.print(Text(aspect.aspect, style="bold"))
+    out.print(Text(aspect, style="bold"))
     for label, text in (("x ", example.query), ("y+", example.positive_response), ("y-", example.negative_response)):
         short = " ".join(escape_controls(text).split())
         say(f"  {label}  {short[:_SHOWN]}{'...' if len(short) > _SHOWN else ''}")

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal, get_args
 
@@ -321,4 +321,4 @@ def _worth(pairs: Sequence[tuple[float | None, bool]], rows: int, known: int) ->
         }
     values, right = zip(*usable, strict=True)
     found = calibrate(values, right)
-    return figures | {"calibration": asdict(found), "kept": keep_best(values, right), "worth": worth(found)}
+    return figures | {"calibration": found, "kept": keep_best(values, right), "worth": worth(found)}

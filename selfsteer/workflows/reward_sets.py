@@ -20,7 +20,6 @@ from selfsteer.reward.recipe import SetSettings
 from selfsteer.runs.active import active_rounds, check_files, rerun_command
 from selfsteer.runs.ledger import Ledger, StageRecord
 from selfsteer.stages.preferences import better_and_worse, numbered
-from selfsteer.views import PAIRINGS, View
 
 Pairs = Iterator[LabelledPair | Dropped]
 
@@ -100,17 +99,11 @@ def _open_run(name: str, run_dir: Path, settings: SetSettings) -> Source:
 
 def _self_made(run_dir: Path, entries: list[StageRecord], finished: bool) -> Pairs:
     """Yield the base view of a run's rows."""
-    roles = PAIRINGS[View.BASE][1:]
     for entry in entries:
         for name in entry.files:
             for row in read_rows([run_dir / name], Contrast):
-                own_id = f"round {entry.round}: {row.id}"
-                if not row.kept:
-                    yield Dropped(own_id, name, DROPPED)
-                elif not is_full(row):
-                    yield Dropped(own_id, name, EMPTY)
-                elif finished and any(getattr(row, f"{role}_finish") == "length" for role in roles):
-                    yield Dropped(own_id, name, CUT)
-                else:
-                    chosen, rejected = (getattr(row, f"{role}_response") for role in roles)
-                    yield LabelledPair(own_id, name, row.prompt, chosen, rejected, row.steering_margin)
+                cut = finished and "length" in (row.positive_finish, row.negative_finish)
+                reason = DROPPED if not row.kept else EMPTY if not is_full(row) else CUT if cut else ""
+                own_id, answers = f"round {entry.round}: {row.id}", (row.positive_response, row.negative_response)
+                pair = LabelledPair(own_id, name, row.prompt, *answers, row.steering_margin)
+                yield pair.without(reason) if reason else pair

@@ -92,15 +92,8 @@ def _slope_panel(policies: Sequence[Json], clouds: list[Cloud]) -> Panel:
         for index, (cloud, colour) in enumerate(zip(clouds, policy_colours(len(clouds)), strict=True)):
             dots = cloud.dots()
             axes.plot([index] * len(dots), dots, policy_marker(index), color=colour, alpha=_alpha(dots), mew=0)
-        axes.plot(
-            range(len(clouds)),
-            [cloud.height for cloud in clouds],
-            color=INK,
-            linewidth=2.6,
-            marker="_",
-            markersize=16,
-            mew=2.6,
-        )
+        bars = {"color": INK, "linewidth": 2.6, "marker": "_", "markersize": 16, "mew": 2.6}
+        axes.plot(range(len(clouds)), [cloud.height for cloud in clouds], **bars)
         for index, cloud in enumerate(clouds):
             if cloud.mean is not None:
                 _mark(axes, index, cloud.mean, len(clouds))

@@ -11,8 +11,7 @@ import re
 import textwrap
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -55,7 +54,11 @@ def draw_panel(
         title: The heading above the panel, in HTML.
         alt: A description for readers who can't see it, with the numbers.
     """
-    with _settings(name):
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**RC, "svg.hashsalt": f"selfsteer-{name}"})
+        # The text stays text: the browser's fonts draw it, so glyphs missing in matplotlib's own font don't matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         canvas = Canvas(figsize=(width / 72, height / 72), layout="constrained")  # one SVG unit is 1/72 inch
         axes = canvas.add_subplot()
         draw(axes)
@@ -66,16 +69,6 @@ def draw_panel(
         svg = io.StringIO()
         canvas.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return Panel(title, _embed(svg.getvalue(), name, title, alt))
-
-
-@contextmanager
-def _settings(name: str) -> Iterator[None]:
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**RC, "svg.hashsalt": f"selfsteer-{name}"})
-        # The text stays text: the browser's fonts draw it, so glyphs missing in matplotlib's own font don't matter.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
 
 
 def tick_names(names: list[str]) -> list[str]:
