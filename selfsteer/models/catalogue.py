@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfsteer.errors import ModelError, did_you_mean
-
 MANIFEST = "selfsteer-model.json"
 """Written last into a converted folder: its origin, and the size of each file."""
 
@@ -115,14 +113,6 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 }
 
 
-def catalogue_entry(name: str) -> CatalogueEntry:
-    """Return the entry called ``name``; raises :class:`ModelError` where there is none."""
-    if name not in CATALOGUE:
-        do = did_you_mean(name, CATALOGUE)
-        raise ModelError(f"no model {name!r} in the catalogue", where=f"model {name!r}", do=do)
-    return CATALOGUE[name]
-
-
 def cache_folder() -> Path:
     """Return the folder of everything fetched: $SELFSTEER_CACHE, $XDG_CACHE_HOME/selfsteer or ~/.cache/selfsteer."""
     if own := os.environ.get("SELFSTEER_CACHE"):
@@ -134,11 +124,6 @@ def cache_folder() -> Path:
 def model_folder(entry: CatalogueEntry) -> Path:
     """Return the folder that holds (or will hold) the converted model."""
     return cache_folder() / "models" / entry.name
-
-
-def download_folder(entry: CatalogueEntry) -> Path:
-    """Return the folder that holds the wheels and the GGUF file until the model is converted."""
-    return cache_folder() / "downloads" / entry.name
 
 
 def manifest(entry: CatalogueEntry) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from importlib.util import find_spec
 
 from selfsteer.errors import ConfigError
 
-BITS = (4, 8)
-
 
 def pick_device() -> str:
     """Return "cuda" where torch finds a GPU, else "cpu" (Apple's "mps" is used only if it is named)."""
@@ -37,7 +35,7 @@ def check_bits(bits: int, device: str, *, where: str) -> None:
     """Raise :class:`ConfigError` where weights can't be held in so many bits (4 or 8, by the key ``where``) here."""
     import torch
 
-    if bits not in BITS:
+    if bits not in (4, 8):
         raise ConfigError(f"weights can be held in 4 or 8 bits, not in {bits}", where=where, do="give 4 or 8")
     if device.partition(":")[0] != "cuda" or not torch.cuda.is_available():
         found = f"the device is {device!r}" if torch.cuda.is_available() else "torch finds none on this machine"

