@@ -86,11 +86,9 @@ class Chat:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of a prompt, the cue for the assistant's turn included; one BOS if the template has one.
 
-        Raises:
-            PromptRefused: The template refuses these messages (for instance two user turns in a row), or one holds a
-                character that is a control token by itself.
+        Raises as :meth:`ChatTemplate.render`.
         """
-        return self._render(messages, cue=True).ids
+        return self.template.render(messages, cue=True).ids
 
     def encode_answers(
         self, prompt: Sequence[Message], answers: Sequence[tuple[str, bool]]
@@ -103,7 +101,7 @@ class Chat:
 
         ``answers`` are texts, each with whether it ended; one that was cut off gets no end token. Raises as ``encode``.
         """
-        cue, around = self._render(prompt, cue=True), self.template.around_answer(prompt)
+        cue, around = self.template.render(prompt, cue=True), self.template.around_answer(prompt)
         head, tail = around or (cue, None)
         own = [self._brings_thought(text) for text, _ in answers]
         # The same tokens for the policy, reward models and implicit judges, as TRL cuts answers out of a dialogue.
@@ -170,18 +168,6 @@ class Chat:
         kwargs = [self.template.kwargs] if self.template.kwargs else []
         return fingerprint([vocabulary, self.tokenizer.chat_template, *kwargs])
 
-    def _render(self, messages: Sequence[Message], *, cue: bool) -> Rendered:
-        """Return messages as the template writes them; raises as :meth:`encode`."""
-        from jinja2 import TemplateError
-
-        try:
-            return self.template.render(messages, cue=cue)
-        except (TemplateError, TypeError) as error:
-            roles = ", ".join(message["role"] for message in messages)
-            what = f"the chat template refuses a prompt with the roles {roles}: {error}"
-            do = "give prompts in the form that this model's template takes"
-            raise PromptRefused(what, where=self.template.name, do=do) from error
-
     def _place(self, cue: Rendered, head: Rendered) -> Rendered:
         """Return the prompt of an answer: the cue, unless the template writes something else before an answer.
 
@@ -200,12 +186,10 @@ class Chat:
         self, prompt: Sequence[Message], place: Rendered, tail: str | None, text: str, lacks_thought: bool
     ) -> Rendered | None:
         """Return the dialogue up to the end of the answer; None where it does not hold this answer behind ``place``."""
-        from jinja2 import TemplateError
-
         own_thought = self._brings_thought(text)
         try:
             whole = self.template.render([*prompt, {"role": "assistant", "content": text}], cue=False)
-        except (TemplateError, TypeError):
+        except PromptRefused:
             whole = Rendered("", [])
         end = len(whole.text) - len(tail or "")
         around = whole.text.startswith(place.text) and whole.text.endswith(tail or "")
@@ -264,7 +248,7 @@ class Chat:
     def _empty_thought(self) -> list[int]:
         """The ids of the empty thought that the template writes before an answer; [] where it writes none."""
         try:
-            cue, around = self._render(_HELLO, cue=True), self.template.around_answer(_HELLO)
+            cue, around = self.template.render(_HELLO, cue=True), self.template.around_answer(_HELLO)
         except ModelError:
             return []
         if self.thinking is None or around is None or not around[0].text.startswith(cue.text):

@@ -133,8 +133,8 @@ class ChatTemplate:
         """Return messages as the template writes them; ``cue`` appends the cue for the assistant's turn.
 
         Raises:
-            jinja2.TemplateError, TypeError: The template refuses these messages.
-            PromptRefused: The tokenizer turns a single character into a control token.
+            PromptRefused: The template refuses these messages (for instance two user turns in a row), or one holds a
+                character that is a control token by itself.
         """
         text = self._apply(messages, cue)
         ids = self._plain(text)
@@ -152,11 +152,9 @@ class ChatTemplate:
 
         None where it refuses, or does not write the answer as it is, once.
         """
-        from jinja2 import TemplateError
-
         try:
             whole = self.render([*messages, {"role": "assistant", "content": _ANSWER}], cue=False)
-        except (TemplateError, TypeError):
+        except PromptRefused:
             return None
         if whole.text.count(_ANSWER) != 1:
             return None
@@ -229,19 +227,24 @@ class ChatTemplate:
         return both[len(before) :] if both[: len(before)] == before else self._ids(text, foreign)
 
     def _apply(self, messages: Sequence[Message], cue: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=cue, **self.kwargs
-        )
+        from jinja2 import TemplateError
+
+        options = {"tokenize": False, "add_generation_prompt": cue, **self.kwargs}
+        try:
+            text: str = self.tokenizer.apply_chat_template(list(messages), **options)
+        except (TemplateError, TypeError) as error:
+            roles = ", ".join(message["role"] for message in messages)
+            what = f"the chat template refuses a prompt with the roles {roles}: {error}"
+            do = "give prompts in the form that this model's template takes"
+            raise PromptRefused(what, where=self.name, do=do) from error
         return text
 
     def _around_mark(self, *roles: str) -> tuple[str, str] | None:
         """Return the texts before and after the answer in a dialogue of marks; None where it is not written."""
-        from jinja2 import TemplateError
-
         marks = [{"role": role, "content": _ANSWER if role == "assistant" else _MARK} for role in roles]
         try:
             before, found, after = self._apply(marks, cue=False).rpartition(_ANSWER)
-        except (TemplateError, TypeError):
+        except PromptRefused:
             return None
         return (before, after) if found else None
 
@@ -257,13 +260,11 @@ class ChatTemplate:
 
     def _controls_of(self, roles: tuple[str, ...], cue: bool) -> list[int] | None:
         """Return the control tokens that the template writes around messages of these roles, None if it refuses."""
-        from jinja2 import TemplateError
-
         if (cue, roles) not in self._written:
             harmless = [{"role": role, "content": _MARK} for role in roles]
             try:
                 self._written[cue, roles] = self._controls_in(self._plain(self._apply(harmless, cue)))
-            except (TemplateError, TypeError):  # it looks for something in the contents
+            except PromptRefused:  # it looks for something in the contents
                 self._written[cue, roles] = None
         return self._written[cue, roles]
 

@@ -50,13 +50,10 @@ def conversation_ids(template: ChatTemplate, messages: Sequence[Message], where:
     Raises:
         PromptRefused: The template refuses the roles, or a character is a control token by itself.
     """
-    from jinja2 import TemplateError
-
     try:
         return tuple(template.render(messages, cue=False).ids)
-    except (TemplateError, TypeError) as error:
-        what = f"its chat template refuses the roles {', '.join(message['role'] for message in messages)}: {error}"
-        raise PromptRefused(what, where=where, do="convert the prompts to the form of this model's template") from error
+    except PromptRefused as error:
+        raise PromptRefused(error.what, where=where, do=error.do) from error
 
 
 def score_ids(model: Any, conversations: Iterable[TokenIds], *, batch_size: int) -> dict[TokenIds, float]:

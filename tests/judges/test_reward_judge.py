@@ -186,7 +186,10 @@ def test_a_template_that_refuses_a_prompt_gives_that_pair_no_valid_answer():
     gemma = tokenizer_of("gemma")
     fine = PresentedPair(Pair("fine", user("Hi"), "Hello.", "No."), swapped=False)
     refused, answered = judge_of(reward_model(gemma), gemma).answer([SHOWN[0], fine])
-    assert not refused.valid and "refuses the roles system, user, assistant: System role not supported" in refused.text
+    assert (
+        not refused.valid
+        and "refuses a prompt with the roles system, user, assistant: System role not supported" in refused.text
+    )
     assert answered.valid
 
 

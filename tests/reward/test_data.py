@@ -71,7 +71,7 @@ def test_what_is_left_out_has_its_reason(template):
 def test_a_prompt_that_the_template_refuses_is_left_out():
     pairs = [replace(pair, prompt=[*user("Hi"), *user("again")]) for pair in toy_pairs(1)]
     found = encoded("s", pairs, ChatTemplate(tokenizer_of("gemma")), max_length=512)
-    assert not found.kept and "refuses the roles user, user, assistant" in found.left_out[0].reason
+    assert not found.kept and "refuses a prompt with the roles user, user, assistant" in found.left_out[0].reason
 
 
 def test_prompts_are_compared_by_their_turns_without_system_message_case_and_punctuation():

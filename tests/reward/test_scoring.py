@@ -58,5 +58,5 @@ def test_what_can_not_be_scored_is_named(tokenizer):
         score(model, tokenizer, [CONVERSATIONS[3], CONVERSATIONS[1]])
     assert caught.value.where == "conversations[1]"
     gemma = tokenizer_of("gemma")
-    with pytest.raises(ModelError, match="refuses the roles system, user, assistant"):
+    with pytest.raises(ModelError, match="refuses a prompt with the roles system, user, assistant"):
         score(reward_model(gemma), gemma, CONVERSATIONS[:1])
