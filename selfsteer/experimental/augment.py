@@ -130,11 +130,7 @@ class _Growing:
         display = self.store.display
         display.plan([1.0])
         policy = self.models.initial_policy(display.say)
-        settings = self.growth.model_dump(exclude={"model", "generation"})
-        contents = [source_fingerprint(source) for source in _sources(self.growth)]
-        template = template_contents(TEMPLATE_OF[self.growth.augment.method])
-        depends = [settings, contents, template, self._engine(policy)]
-        key = fingerprint([VERSION, __version__, depends, self.count])
+        key = fingerprint([VERSION, __version__, self._depends(policy), self.count])
         known = read_json(self._record)
         if isinstance(known, dict) and known.get("key") == key and self.output.exists():
             found = Grown(**known["grown"])
@@ -163,6 +159,11 @@ class _Growing:
             raise self._too_few(f"they are in {self.output}")
         display.finish("grow queries", reused=False, note=f": {self.grown.kept} kept")
         return self.grown
+
+    def _depends(self, policy: Policy) -> list[Any]:
+        settings = self.growth.model_dump(exclude={"model", "generation"})
+        contents = [source_fingerprint(source) for source in _sources(self.growth)]
+        return [settings, contents, template_contents(TEMPLATE_OF[self.growth.augment.method]), self._engine(policy)]
 
     def _engine(self, policy: Policy) -> list[Any]:
         """Dependencies of an answer besides the request."""
