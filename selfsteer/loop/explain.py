@@ -46,6 +46,7 @@ _NAMES: dict[str, str | dict[str, str]] = {
     "sampling.2": "generation.max_new_tokens",
     "own_sampling": "generation.roles",
     "limit": "train.max_length",
+    "room": "generation.max_new_tokens (a writer that thinks)",
     "clean": "quality.clean",
     "thinking": "generation.thinking",
     "filters": "quality.filters",
