@@ -9,18 +9,10 @@ from selfsteer.commands.console import out, say
 from selfsteer.commands.dry_run import show_assumptions, show_disk, time_text, total_time
 from selfsteer.commands.tables import plain_table
 from selfsteer.config import LoraSettings
+from selfsteer.estimate import memory
 from selfsteer.estimate.costs import Costs
 from selfsteer.estimate.flops import Arithmetic
 from selfsteer.estimate.forecast import precisions, start_of
-from selfsteer.estimate.memory import (
-    PROCESS,
-    STRATEGIES,
-    cache_bytes,
-    generation_memory,
-    scoring_memory,
-    training_memory,
-    tuning,
-)
 from selfsteer.estimate.model_shape import source_of, stored_weights
 from selfsteer.loop.dry_run import plan
 from selfsteer.runs.pipeline import GENERATOR
@@ -67,7 +59,7 @@ def _show_model(costs: Costs, context: RunContext) -> None:
         table.add_row("weights on disk", f"{size(stored.size)}{same}")
     table.add_row("generating, training in", f"{generating}, {training}")
     longest, batch = max(costs.prompts[:3]) + recipe.generation.max_new_tokens, recipe.generation.batch
-    each, whole = cache_bytes(shape, 1, generating), cache_bytes(shape, longest, generating)
+    each, whole = memory.cache_bytes(shape, 1, generating), memory.cache_bytes(shape, longest, generating)
     table.add_row("KV cache", f"{size(each)} a token, {size(batch * whole)} a batch of {batch} x {longest:.0f} tokens")
     scored, trained = costs.scored, costs.trained
     table.add_row("scoring a row", f"{_flops(scored.forward)} (nine cells, {_parts(scored)})")
@@ -93,10 +85,10 @@ def _show_memory(costs: Costs, context: RunContext, devices: int) -> None:
     columns = ("weights", "copies", "grads", "Adam", "activ.", "logits", "total", "ckpt.")
     table = plain_table("training", *columns, right=columns)
     lora = recipe.train.lora or LoraSettings()
-    for one in (tuning(shape, None), *(tuning(shape, lora, bits) for bits in (None, 8, 4))):
-        for strategy in STRATEGIES if devices > 1 else STRATEGIES[:1]:
+    for one in (memory.tuning(shape, None), *(memory.tuning(shape, lora, bits) for bits in (None, 8, 4))):
+        for strategy in memory.STRATEGIES if devices > 1 else memory.STRATEGIES[:1]:
             plainly, checkpointed = (
-                training_memory(
+                memory.training_memory(
                     shape, one, strategy, devices, tokens=tokens, predicted=predicted, precision=precision,
                     checkpointing=checkpointing, device=device,
                 )
@@ -112,10 +104,10 @@ def _show_memory(costs: Costs, context: RunContext, devices: int) -> None:
         "*: this recipe"
     )
     weights = costs.tuning.frozen if costs.tuning.name.startswith("QLoRA") else None
-    sampling = generation_memory(
+    sampling = memory.generation_memory(
         shape, weights=weights, batch=recipe.generation.batch,
         tokens=max(costs.prompts[:3]) + recipe.generation.max_new_tokens, precision=generating,
     )  # fmt: skip
-    scoring = scoring_memory(shape, weights=weights, precision=precision, device=device)
-    libraries = f"; and {size(PROCESS[device])} for the libraries"
+    scoring = memory.scoring_memory(shape, weights=weights, precision=precision, device=device)
+    libraries = f"; and {size(memory.PROCESS[device])} for the libraries"
     say(f"sampling a batch takes {size(sampling)}, scoring {size(scoring)}{libraries}")

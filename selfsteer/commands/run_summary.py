@@ -53,8 +53,7 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console = out) -> None
         "model= takes any Hugging Face chat model (a local folder or a hub name), queries= a JSONL, JSON, Parquet, CSV",
         "or text file or a hub data set. The set 'brief' suits small models; 'quality' is for models of 7B and more.",
     ]
-    for text in lines:
-        say(text, console)
+    say("\n".join(lines), console)
 
 
 def show_data(summary: dict[str, Any], run_dir: Path) -> None:

@@ -42,13 +42,10 @@ def load_pairs(
     the set's name.
 
     Args:
-        source: A file, a folder or a hub data set, as of :func:`selfsteer.queries.load_queries`.
-        limit: Take a random sample of so many pairs, in the order of the file; None takes all.
+        limit: Take a random sample of so many pairs, in the order of the file; None takes all. All rows of the source
+            that are not two answers to one conversation are returned as dropped, whatever the limit.
         name: The set's name, in place of the file's.
         split: The split of a hub data set, or of a folder that has splits.
-
-    Returns:
-        The pairs, and all rows of the source that are not two answers to one conversation, whatever the limit.
 
     Raises:
         ConfigError: ``limit`` is not positive.
@@ -137,7 +134,6 @@ def _content(cells: Cells) -> tuple[list[Message], str, str, int | None]:
 
 
 def _two_answers(cells: Cells, first: str, second: str) -> tuple[list[Message], str, str]:
-    """Return the prompt of two answers, and their texts."""
     answers = [_answer(cells, name) for name in (first, second)]
     dialogues = [
         not isinstance(answer, str) and any(message["role"] != "assistant" for message in answer) for answer in answers

@@ -98,16 +98,9 @@ def label(value: Any, limit: int = 60) -> str:
 
 
 def moment(value: Any) -> str:
-    """Return an ISO time as "22 November 2026, 10:00 UTC"; unchanged where it can't be parsed."""
+    """Return an ISO time as "2026-11-22, 10:00 UTC"; unchanged where it can't be parsed."""
     try:
         when = datetime.fromisoformat(str(value))
     except ValueError:
         return label(value)
-    zone = f" {when.tzname()}" if when.tzinfo else ""
-    return f"{when.day} {_MONTHS[when.month - 1]} {when.year}, {when:%H:%M}{zone}"
-
-
-_MONTHS = (  # not strftime's %B, which follows the machine's language
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
-)
+    return f"{when:%Y-%m-%d, %H:%M} {when.tzname() or ''}".rstrip()

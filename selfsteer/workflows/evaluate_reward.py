@@ -44,7 +44,6 @@ def read_sets(
     Args:
         sources: Files and hub data sets of preference pairs, and folders of such files at any depth.
         limit: Take a random sample of so many labelled pairs of each file.
-        split: Of hub data sets; None is train.
 
     Raises:
         ConfigError: ``limit`` is not positive, or ``split`` is given and no source has splits.

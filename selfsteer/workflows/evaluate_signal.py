@@ -39,7 +39,6 @@ def evaluate_signal(
     The judge's answers are kept in ``RUN/judgements``, so a second call asks nothing.
 
     Args:
-        run_dir: The directory of a finished or an interrupted run, or of one in progress.
         overrides: Judge settings in place of the recipe's; None leaves the recipe's value.
         split: The training rows of each round, or the held-out rows of each policy.
         limit: Use a random sample of so many rows a round (:func:`sample_rows`).

@@ -33,11 +33,7 @@ Figures = dict[str, Any]
 
 
 class Refiltered(NamedTuple):
-    """The effect of filtering some rows again.
-
-    Attributes:
-        before: Statistics of the earlier filters, as in summary.json; None where there were none.
-    """
+    """Statistics of the earlier filters on some rows (None without any) and of the new ones, as in summary.json."""
 
     label: str
     before: Figures | None

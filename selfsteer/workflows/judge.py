@@ -35,7 +35,6 @@ def read_pairs(
     Args:
         sources: Files, folders and hub data sets of preference pairs, and run directories: of these the kept pairs of
             the newest round, labelled as the data claims: y+ is better.
-        limit: Take a random sample of so many pairs of each source.
         by: The criterion for a run's pairs: overall quality, or the aspects that they were steered by.
         split: Of hub data sets; None is train.
 

@@ -45,11 +45,10 @@ def accuracy(judgements: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
 
 
 class Subset(NamedTuple):
-    """A row of the table: a subset of a file, its pairs, and the accuracy of each variant's models, in their order."""
+    """A row of the table: a subset of a file, with the accuracy of length and of each variant's models."""
 
     file: str
     name: str
-    n: int
     length: dict[str, Any]
     variants: dict[str, list[dict[str, Any]]]
 
@@ -61,7 +60,7 @@ def subsets(results: Results) -> Iterator[Subset]:
             variants: dict[str, list[dict[str, Any]]] = {}
             for model in results["models"]:
                 variants.setdefault(model["variant"], []).append(model["accuracy"][file]["subsets"][name])
-            yield Subset(file, name, length["n"], length, variants)
+            yield Subset(file, name, length, variants)
 
 
 def _with_totals(results: Results) -> Iterator[Subset]:
@@ -74,8 +73,7 @@ def _with_totals(results: Results) -> Iterator[Subset]:
                 name: [_total(each) for each in zip(*(row.variants[name] for row in rows), strict=True)]
                 for name in rows[0].variants
             }
-            length = _total([row.length for row in rows])
-            yield Subset(file, f"all of {Path(file).stem}", length["n"], length, variants)
+            yield Subset(file, f"all of {Path(file).stem}", _total([row.length for row in rows]), variants)
 
 
 def _total(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -101,7 +99,8 @@ def accuracy_table(results: Results) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of accuracies, by subset and variant; no rows without an evaluation."""
     head = ["pairs", "n", "longer answer", *dict.fromkeys(model["variant"] for model in results["models"])]
     return head, [
-        [name, str(row.n), summary([row.length]), *map(summary, row.variants.values())] for name, row in _named(results)
+        [name, str(row.length["n"]), summary([row.length]), *map(summary, row.variants.values())]
+        for name, row in _named(results)
     ]
 
 
@@ -135,7 +134,6 @@ def as_markdown(results: Results) -> str:
 
 
 def _left_out(results: Results) -> list[str]:
-    """Return a list of the rows of the files that could not be scored."""
     lines = [f"{file}: {count} rows left out, {reason}" for file, found in results["length"].items()
              for reason, count in found["left_out"].items()]  # fmt: skip
     lines += [f"{row.file}, {row.name}: {row.length['unlabelled']} pairs without a winner by their label"
