@@ -45,7 +45,4 @@ def figures_table(all_judged: Iterable[Judged]) -> Table:
 def kappa_table(all_judged: Sequence[Judged]) -> Table:
     """Return how far every two judges agree."""
     columns = ("judge", "and", "kappa of their debiased verdicts")
-    table = plain_table(*(Column(name, overflow="fold") for name in columns))
-    for row in kappa_rows(all_judged):
-        table.add_row(*map(Text, row))
-    return table
+    return plain_table(*(Column(name, overflow="fold") for name in columns), rows=kappa_rows(all_judged))

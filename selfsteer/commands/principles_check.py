@@ -65,9 +65,9 @@ def principles_check(arguments: CheckArguments) -> Probe:
     own = fingerprint([recipe.model.model_dump(), recipe.principles.set, arguments.pairs])
     folder = arguments.run_dir or cache_folder() / "probes" / own
     found = probe(recipe, folder, pairs=arguments.pairs, display=Display())
-    table = plain_table("aspect", "pairs", "margin,\nnats/token", "y+ is better", "by", "verdict")
-    for aspect in found.aspects:
-        table.add_row(*map(Text, (aspect.aspect, str(aspect.n), *cells(aspect.margin, aspect.direction))))
+    columns = ("aspect", "pairs", "margin,\nnats/token", "y+ is better", "by", "verdict")
+    rows = ((aspect.aspect, str(aspect.n), *cells(aspect.margin, aspect.direction)) for aspect in found.aspects)
+    table = plain_table(*columns, rows=rows)
     table.add_section()
     table.add_row(*map(Text, ("all", str(found.n), *cells(found.margin, found.direction))))
     out.print(table)

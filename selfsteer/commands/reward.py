@@ -49,9 +49,6 @@ def train_rewards(arguments: RewardArguments) -> None:
         return
     head, rows = accuracy_table(results)
     if rows:
-        table = plain_table(*(Column(Text(name), overflow="fold") for name in head))
-        for row in rows:
-            table.add_row(*map(Text, row))
-        out.print(table)
+        out.print(plain_table(*(Column(Text(name), overflow="fold") for name in head), rows=rows))
         say(NOTES)
     say(f"{folder / 'results.md'}, {folder / 'models'}")

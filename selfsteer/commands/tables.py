@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from selfsteer.report.tables import Table as ReportTable
 
 
-def plain_table(*columns: str | Column, right: Sequence[str] = ()) -> Table:
+def plain_table(*columns: str | Column, right: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()) -> Table:
     """Return a table of these columns; those named in ``right`` hold numbers, are aligned right and stay on one line.
 
-    A name is shown as it is: it may hold what rich takes for markup.
+    Names and cells of ``rows`` are shown as they are: they may hold what rich takes for markup.
     """
     made = [
         column
@@ -24,7 +24,10 @@ def plain_table(*columns: str | Column, right: Sequence[str] = ()) -> Table:
         else Column(Text(column), justify="right" if column in right else "left", no_wrap=column in right)
         for column in columns
     ]
-    return Table(*made, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(*made, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def quality_table(title: str, after: dict[str, Any], before: dict[str, Any] | None = None) -> Table:
@@ -55,7 +58,5 @@ def _lines(quality: dict[str, Any]) -> dict[str, dict[str, int]]:
 
 def as_rich(table: ReportTable) -> Table:
     """Return a table of the report for the terminal."""
-    shown = plain_table(*(Column(Text(name[:1].lower() + name[1:]), overflow="fold") for name in table.head))
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    return shown
+    columns = (Column(Text(name[:1].lower() + name[1:]), overflow="fold") for name in table.head)
+    return plain_table(*columns, rows=table.rows)

@@ -110,13 +110,10 @@ class AnnotationSession:
         )
 
     def act(self, key: str) -> None:
-        """Carry out one of :data:`KEYS`; an answer is kept before this returns.
+        """Carry out one of :data:`KEYS`; an answer is kept before this returns, or else its presentation stays open.
 
         Going back opens the previous presentation again; its answer stays until another replaces it. A skipped
         presentation comes again after all others. Without an open or a previous one nothing happens.
-
-        Raises:
-            StorageError: The answer could not be kept; the presentation stays open.
         """
         if key == BACK:
             if self._past:

@@ -36,10 +36,7 @@ def read_pairs(
         sources: Files, folders and hub data sets of preference pairs, and run directories: of these the kept pairs of
             the newest round, labelled as the data claims: y+ is better.
         by: The criterion for a run's pairs: overall quality, or the aspects that they were steered by.
-        split: Of hub data sets; None is train.
-
-    Raises:
-        InputError: A source can't be read, two of them have the same name, or ``split`` is given and none has splits.
+        split: Of hub data sets; None is train, and another one where no source has splits is an error.
     """
     split = hub_split(sources, split)
     pairs: list[Pair] = []

@@ -43,10 +43,9 @@ def reward(recipe: RewardRecipe, run_dir: Path, *, display: Display | None = Non
 
 
 def planned_rewards(recipe: RewardRecipe, run_dir: Path) -> list[PlanStep]:
-    """Return the stages that :func:`reward` goes through and where each stands. Nothing is written, fetched or loaded.
+    """Return the stages that :func:`reward` goes through, with their states. Nothing is written, fetched or loaded.
 
-    Raises:
-        InputError: As :func:`reward`, or the base is one of the catalogue that is not here yet.
+    Raises :class:`InputError` as :func:`reward`, or if the base is one of the catalogue that is not here yet.
     """
     check_place(run_dir, "reward")
     source_of(recipe.model.name)

@@ -88,11 +88,7 @@ def failed(record: Mapping[str, Any], folder: Path) -> WorkFailed | None:
 def check_all(
     wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None
 ) -> dict[str, tuple[RunContext, list[PlanStep]]]:
-    """Check every variant before anything starts, and return each one's plan, given the stages of those before it.
-
-    Raises:
-        InputError: A variant can't be run as it is.
-    """
+    """Return each variant's plan, given the stages of those before it; InputError for one that can't be run."""
     claims: dict[StageKey, str] = {}
     plans = {}
     for variant in wanted.variants:

@@ -55,8 +55,7 @@ class _Group(NamedTuple):
 def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """Return the sweep of a file, or a shipped one; overrides apply to every variant.
 
-    Raises:
-        ConfigError: The file is wrong, it has no variants, two are the same, or a recipe refuses a setting.
+    Raises :class:`ConfigError` if it is wrong, has no variants or two that are the same, or a recipe refuses a setting.
     """
     found = load_sweep(path)
     settings = found.settings
