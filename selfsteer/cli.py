@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfsteer.commands.augment import augment
-from selfsteer.commands.console import errors, interruptible, say, show_warning
+from selfsteer.commands.console import explain_failure, handle_signals, interruptible, say, show_warning
 from selfsteer.commands.estimate import estimate
 from selfsteer.commands.evaluate_reward import evaluate_reward
 from selfsteer.commands.evaluate_signal import evaluate_signal
@@ -28,7 +28,6 @@ from selfsteer.commands.reward import train_rewards
 from selfsteer.commands.run import generate, run
 from selfsteer.commands.score import score
 from selfsteer.commands.sweep import sweep
-from selfsteer.errors import SelfsteerError
 from selfsteer.version import __version__
 
 STORY: dict[str, Callable[..., Any]] = {
@@ -102,12 +101,11 @@ def main() -> None:
     # virtual machines take longer than the arithmetic (docs/decisions.md has the figures).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     warnings.showwarning = show_warning
+    handle_signals()
     try:
         app()
-    except SelfsteerError as error:
-        errors.print("[bold red]error:[/] ", end="")
-        say(str(error), errors)
-        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a terminal
+        sys.exit(explain_failure(error))
 
 
 if __name__ == "__main__":

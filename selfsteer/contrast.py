@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from selfsteer.chat import Chat
 from selfsteer.errors import DataError, ModelError
+from selfsteer.files import parse_json
 from selfsteer.records import PROMPTS, ROLES, Contrast, Message, Response, Role, SteeredQuery
 
 PROMPT_OF_ROLE = {"positive": "positive_prompt", "negative": "negative_prompt", "original": "prompt"}
@@ -83,7 +83,7 @@ def contrast_of(row: Contrast | Mapping[str, Any]) -> Contrast:
         raise DataError(what, where=f"row {row.get('id', '')!r}", do=do)
     values = {name: value for name, value in row.items() if name in _COLUMNS}
     provenance = values.get("provenance") or {}
-    values["provenance"] = json.loads(provenance) if isinstance(provenance, str) else provenance  # JSON on disk
+    values["provenance"] = parse_json(provenance) if isinstance(provenance, str) else provenance  # JSON on disk
     return Contrast(**values)
 
 

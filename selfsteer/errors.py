@@ -94,6 +94,10 @@ class GuardStopped(WorkFailed):
     """A guard ended the run, or no round's policy is good; the results so far are on disk and reported."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: the work ends as at Ctrl-C, with the exit code 143."""
+
+
 class SelfsteerWarning(UserWarning):
     """Something suspicious that does not stop the work."""
 

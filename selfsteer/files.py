@@ -7,34 +7,47 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 from selfsteer.errors import StorageError
 
-_STORAGE_ADVICE = {
+STORAGE_ADVICE = {
     errno.ENOSPC: "free some space and run the same command again; everything finished so far is kept",
     errno.EDQUOT: "free some quota and run the same command again; everything finished so far is kept",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f) and run the same command again",
     errno.EROFS: "choose a folder that can be written to",
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.ENOTDIR: "there is a file where a folder is needed: choose another folder",
     errno.EEXIST: "there is a file where a folder is needed: choose another folder",
+    errno.EISDIR: "there is a folder where a file is needed: move it away or choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "it is a symbolic link, which is not written through: replace it by a file or folder of its own",
+    errno.ENXIO: "it is no regular file: move it away or choose another name",
+    errno.EFBIG: "the size of a file is limited (ulimit -f): raise the limit and run the same command again",
+    errno.EMFILE: "too many files are open (ulimit -n): raise the limit and run the same command again",
+    errno.EBUSY: "another program uses it: choose another name",
+    errno.EIO: "the disk reports a fault: check it and run the same command again",
+    errno.ENOENT: "check that the folder exists and has not been moved",
 }
+"""What to do about an error of the operating system, by its number."""
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's "no space", "read-only" and "no permission" into a :class:`StorageError`."""
+    """Turn the operating system's "no space", "read-only" and the like into a :class:`StorageError`.
+
+    A missing file passes: what it means depends on the file.
+    """
     try:
         yield
     except OSError as error:
-        advice = _STORAGE_ADVICE.get(error.errno or 0)
-        if advice is None:
+        advice = STORAGE_ADVICE.get(error.errno or 0)
+        if advice is None or isinstance(error, FileNotFoundError):
             raise
         raise StorageError(f"can't write: {error.strerror}", where=str(error.filename or path), do=advice) from error
 
@@ -85,9 +98,42 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file of our own, None where it is missing or damaged."""
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return parse_json(_read_regular(path))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
         return None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; raises ValueError, also where it is nested too deep or is not UTF-8."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _read_regular(path: Path) -> bytes:
+    """Return a file's bytes; raises :class:`StorageError` for what is no regular file, which could block for ever."""
+    with storage_errors(path), open_regular(path) as stream:
+        return stream.read()
+
+
+def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
+    """Open a regular file: reading follows symbolic links, writing doesn't.
+
+    A run directory may come from someone else, and a link in it must not make this user write elsewhere.
+
+    Raises:
+        OSError: It is a pipe, a device or a socket, or a symbolic link that would be written through.
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for its other end.
+    flags = os.O_NONBLOCK | (os.O_RDONLY if mode == "rb" else os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        folder = path.is_dir()
+        number = errno.EISDIR if folder else errno.ENXIO
+        raise OSError(number, os.strerror(number) if folder else "not a regular file", str(path))
+    return os.fdopen(descriptor, mode if mode == "rb" else "ab+")
 
 
 def append_json(path: Path, value: Any, *, sync: bool = True) -> None:
@@ -98,7 +144,7 @@ def append_json(path: Path, value: Any, *, sync: bool = True) -> None:
     line = _utf8(json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+") as stream:
+        with open_regular(path, "ab") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - 1))
             torn = size > 0 and stream.read(1) != b"\n"
@@ -120,9 +166,9 @@ def cut_torn_line(path: Path) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a file of our own that :func:`append_json` wrote; torn lines are skipped."""
     rows = []
-    for line in path.read_bytes().split(b"\n") if path.exists() else []:
+    for line in _read_regular(path).split(b"\n") if path.exists() else []:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfsteer.errors import DataError, StorageError
-from selfsteer.files import atomic_path
+from selfsteer.files import atomic_path, parse_json
 
 SCHEMA_VERSION = 1
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -210,7 +210,7 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
             dicts = pq.read_table(path, page_checksum_verification=True).to_pylist()
             for values in dicts:
                 if "provenance" in values:
-                    values["provenance"] = json.loads(values["provenance"])
+                    values["provenance"] = parse_json(values["provenance"])
             rows = [kind(**{name: values[name] for name in values if name in names}) for values in dicts]
         yield from rows
 

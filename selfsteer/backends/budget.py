@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from selfsteer.backends.base import Prompt
 from selfsteer.config import EndpointSettings
 from selfsteer.errors import BudgetReached, ModelError
-from selfsteer.files import append_json, storage_errors
+from selfsteer.files import append_json, open_regular, parse_json, storage_errors
 
 _PER_MESSAGE, _PER_REQUEST = 16, 64
 """Tokens that a chat template puts around a message, and once around all (an injected system message), at most."""
@@ -155,10 +154,10 @@ class Budget:
 
     def _sum_up(self, path: Path) -> None:
         """Add up a bill, line by line; a line that a crash tore counts nothing."""
-        with storage_errors(path), path.open("rb") as lines:
+        with storage_errors(path), open_regular(path) as lines:
             for line in lines:
                 try:
-                    found = json.loads(line)
+                    found = parse_json(line)
                 except ValueError:
                     continue
                 if usage := usage_of(found):
@@ -179,7 +178,8 @@ def usage_of(found: Any) -> Usage | None:
     """Return the usage in an answer's ``usage``, or in a line of a bill; None where it makes no sense."""
     if not isinstance(found, dict):
         return None
-    prompt, completion = found.get("prompt_tokens"), found.get("completion_tokens")
-    if type(prompt) is int and type(completion) is int and prompt >= 0 and completion >= 0:
-        return Usage(prompt, completion)
+    counts: list[Any] = [found.get("prompt_tokens"), found.get("completion_tokens")]
+    # Some servers count in floats. No answer has a million million tokens; a larger number would not fit a float.
+    if all(type(one) in (int, float) and 0 <= one < 1e12 and one == int(one) for one in counts):
+        return Usage(int(counts[0]), int(counts[1]))
     return None

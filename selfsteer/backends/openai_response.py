@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from typing import Any
 
 from selfsteer.backends.base import Completion
 from selfsteer.backends.budget import Usage, usage_of
+from selfsteer.files import parse_json
 
 _ENDED = ("stop", "eos_token", "end_turn", "stop_sequence")
 _BLOCKED = re.compile(
@@ -54,8 +54,8 @@ class Answer:
 def read_answer(body: bytes) -> Answer:
     """Return the content of an answer's body, whatever its form."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        found = parse_json(body)
+    except ValueError:
         return Answer(body, cut_off=b'"choices"' in body)
     whole = found if isinstance(found, dict) else {}
     choice: dict[str, Any] | None
@@ -113,7 +113,7 @@ def top_logprobs(choice: dict[str, Any]) -> list[tuple[str, float]] | None:
     try:
         first = choice["logprobs"]["content"][:1]
         top = [(str(entry["token"]), float(entry["logprob"])) for at in first for entry in at["top_logprobs"]]
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
     return top if top or not first else None
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
+
+from selfsteer.files import parse_json
 
 _PLACES = ("param", "params", "parameter", "loc", "field", "argument", "property", "attribute")
 """Keys under which servers name the refused parameter."""
@@ -147,7 +148,7 @@ def _parsed(text: str) -> Any:
     if start < 0 or not text.rstrip().endswith(("}", "]")):
         return None
     try:
-        found = json.loads(text[start:])
-    except (ValueError, RecursionError):
+        found = parse_json(text[start:])
+    except ValueError:
         return None
     return [text[:start], found] if isinstance(found, dict | list) and found else None

@@ -6,7 +6,6 @@ import difflib
 import gc
 import importlib
 import importlib.util
-import json
 import os
 import random
 import subprocess
@@ -24,6 +23,7 @@ from selfsteer.backends.source import BackendSource
 from selfsteer.chat import Chat
 from selfsteer.config import VLLM_TEMPERATURES
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
+from selfsteer.files import parse_json
 from selfsteer.models.load import check_dtype, check_folder
 from selfsteer.models.load_errors import loading_errors
 from selfsteer.models.resolve import ADAPTER_CONFIG, base_of, gguf_file, is_adapter, resolve
@@ -323,7 +323,7 @@ def _lora_arguments(folder: str) -> dict[str, Any]:
     config = Path(folder) / ADAPTER_CONFIG
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise ModelError(f"no adapter_model.safetensors in {folder}", where=folder, do="save the adapter again")
-    settings = json.loads(config.read_bytes())
+    settings = parse_json(config.read_bytes())
     try:
         rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
         room = next(size for size in (*_LORA_RANKS, rank) if size >= rank)

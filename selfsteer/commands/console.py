@@ -1,28 +1,35 @@
-"""Where commands print: results on stdout, warnings and errors on stderr."""
+"""Where commands print (results on stdout, warnings and errors on stderr) and how they end."""
 
 from __future__ import annotations
 
+import signal
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from selfsteer.errors import SelfsteerWarning
+from selfsteer.errors import SelfsteerError, SelfsteerWarning, Terminated
+from selfsteer.files import STORAGE_ADVICE
+from selfsteer.sanitize import SafeConsole
 
-out = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+out = SafeConsole()
+errors = SafeConsole(stderr=True)
 
 
-def say(text: str, console: Console = out) -> None:
-    """Print text as it is: names and paths of users may hold what rich takes for markup, and long lines stay whole."""
-    console.print(text, markup=False, soft_wrap=True)
+def say(text: str, console: Console = out, *, mark: str = "", style: str = "") -> None:
+    """Print text behind a mark in a style; long lines stay whole."""
+    console.print(Text.assemble((mark, style), text), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning on stderr."""
-    errors.print("[bold yellow]warning:[/] ", end="")
-    say(text, errors)
+    say(text, errors, mark="warning: ", style="bold yellow")
 
 
 def show_warning(
@@ -33,11 +40,54 @@ def show_warning(
     warn(f"{message}{place}")
 
 
+def handle_signals() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, and a second signal end it at once."""
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # the second needs no Python, so it ends code of any library too
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into exit code 130; typer's own handler prints "Aborted!" and exits with 1."""
+    """Turn Ctrl-C into exit code 130 and SIGTERM into 143; typer's own handler prints "Aborted!" and exits with 1."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
         say("interrupted: finished work is kept; run the same command again to resume", errors)
-        raise typer.Exit(130) from interrupt
+        raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from interrupt
+
+
+def explain_failure(error: Exception) -> int:
+    """Print one message for whatever ended a command, and return the exit code.
+
+    An error that this package does not raise on purpose is one line; its traceback is in a file that the line names.
+    """
+    if not isinstance(error, SelfsteerError):
+        error = _unexpected(error)
+    say(str(error), errors, mark="error: ", style="bold red")
+    return error.exit_code
+
+
+def _unexpected(error: Exception) -> SelfsteerError:
+    logged = next(iter(getattr(error, "__notes__", ())), "") or _log_traceback(error)
+    if isinstance(error, OSError) and error.strerror:
+        advice = STORAGE_ADVICE.get(error.errno or 0, logged)
+        return SelfsteerError(error.strerror, where=str(error.filename or ""), do=advice)
+    told = " ".join(str(error).split())
+    what = f"unexpected {type(error).__name__}: {told[:300]}"
+    return SelfsteerError(what, where=logged, do="finished work is kept; please report this with that file")
+
+
+def _log_traceback(error: Exception) -> str:
+    """Write the traceback of a command without a run directory to a file of its own, and return where it is."""
+    text = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+    try:
+        with tempfile.NamedTemporaryFile(prefix="selfsteer-", suffix=".log", delete=False) as file:
+            file.write(text)
+    except OSError:
+        return "no folder for its traceback could be written to"
+    return f"the traceback is in {file.name}"

@@ -77,8 +77,7 @@ def principles_check(arguments: CheckArguments) -> Probe:
     headline = {"steers": "It can be steered.", "unknown": "Direction unknown."}.get(found.standing, "Unclear.")
     if found.refused:
         headline = "Not with this set." if found.standing == "below chance" else "No sign that it can be steered."
-    out.print(f"[{_STYLE[found.standing]}]{headline}[/] ", end="")
-    say(_advice(found))
+    say(f" {_advice(found)}", mark=headline, style=_STYLE[found.standing])
     return found
 
 

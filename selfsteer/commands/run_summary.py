@@ -27,13 +27,12 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console = out) -> None
         # A terminal has room for few columns, and a run has few rounds with many figures: each round is a column.
         console.print(as_rich(turned(round_table(summary["rounds"], summary["policies"]))))
     for line in summary["verdict"]:
-        style = _STYLE[line["answer"]]
-        console.print(f"[{style}]{line['answer']:>7}[/]  {line['question']} ", end="")
-        say(line["detail"], console)
+        text = f"  {line['question']} {line['detail']}"
+        say(text, console, mark=f"{line['answer']:>7}", style=_STYLE[line["answer"]])
     for one in (summary["guards"] or {}).get("findings", []):
         if one["standing"] == "fired":
-            console.print(f"[bold red]{'guard':>7}[/]  ", end="")
-            say(f"round {one['round']}, {one['guard']}: {one['detail']}: {_CONSEQUENCE[one['action']]}", console)
+            text = f"  round {one['round']}, {one['guard']}: {one['detail']}: {_CONSEQUENCE[one['action']]}"
+            say(text, console, mark=f"{'guard':>7}", style="bold red")
     console.print()
     lines = [f"report   {run_dir / 'report.html'}"]
     guards = summary["guards"]

@@ -22,6 +22,10 @@ Lines = dict[Key, str]
 COMMAND_LINE = "command line: "
 
 
+_MAX_CHARS, _MAX_VALUES = 2_000_000, 100_000
+"""Limits of a text and of what it stands for: a recipe may come from someone else."""
+
+
 class _Loader(yaml.SafeLoader):
     """Reads ``1e-5`` as the number that people mean by it; YAML 1.1 takes it for text."""
 
@@ -60,16 +64,36 @@ def parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str]) 
         where: Names a line of the text, counted from 1.
     """
     try:
+        if len(text) > _MAX_CHARS:
+            raise yaml.MarkedYAMLError(problem=f"it has {len(text):,} characters, at most {_MAX_CHARS:,} are read")
         node = yaml.compose(text, Loader=_Loader)
+        if node is not None:
+            _check_size(node)
         return None if node is None else _plain(node, path, lines, where)
     except yaml.MarkedYAMLError as error:
         what, line = error.problem, error.problem_mark.line + 1 if error.problem_mark else 1
     except yaml.reader.ReaderError as error:
         what, line = f"character {error.character!r}: {error.reason}", text.count("\n", 0, error.position) + 1
     except RecursionError:
-        what, line = "it contains itself", 1
+        what, line = "it is nested too deep, or contains itself", 1
     do = "correct that line; text with special characters needs quotes"
     raise ConfigError(f"this is no valid YAML: {what}", where=where(line), do=do)
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Raise where the values are too many once aliases are written out: each may hold many aliases of another."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            parts = node.value if isinstance(node, yaml.SequenceNode) else ()
+            parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else parts
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        return sizes[id(node)]
+
+    if size(root) > _MAX_VALUES:
+        problem = f"with its aliases written out it has {size(root):,} values, at most {_MAX_VALUES:,} are read"
+        raise yaml.MarkedYAMLError(problem=problem[:200])
 
 
 def _plain(node: yaml.Node, path: Key, lines: Lines, where: Callable[[int], str]) -> Any:
@@ -88,8 +112,9 @@ def _plain(node: yaml.Node, path: Key, lines: Lines, where: Callable[[int], str]
         return [_plain(child, (*path, str(i)), lines, where) for i, child in enumerate(node.value)]
     try:
         return _Loader("").construct_object(node)
-    except ValueError as error:
-        raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
+    except (ValueError, LookupError, AttributeError, OverflowError) as error:  # PyYAML's own, for a wrong !!tag
+        problem = f"{node.value[:80]!r} is no {node.tag.rpartition(':')[2]}"
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 
 def expand(path: Key, key: str, value: Any) -> Any:

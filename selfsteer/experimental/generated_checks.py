@@ -42,7 +42,7 @@ _GAP = re.compile(
     r"\[(?:insert|your|the |a |an |add|name|topic|title|text|link|url|date|number|city|country|company|product|paste"
     r"|enter|choose|specify|fill|some|x)[^\]\n]{0,60}\](?!\()"
     r"|<(?:insert|your|paste|enter|add)\b[^>\n]{0,60}>"
-    r"|\{\{.*?\}\}|\{(?:insert|your|paste|enter|topic|name|text)[\w ]*\}"
+    r"|\{\{.{0,80}?\}\}|\{(?:insert|your|paste|enter|topic|name|text)[\w ]{0,80}\}"
     r"|\b(?:insert|paste) (?:your )?(?:\w+ )?here\b|\blorem ipsum\b",
     re.IGNORECASE,
 )
@@ -63,13 +63,14 @@ _META = re.compile(
     re.IGNORECASE,
 )
 _ANSWER = re.compile(
-    r"^\W*(?:answer|solution|response|output|assistant|explanation)\W*:\s*\S|\A\W*the answer (?:is|to)\b",
+    r"^\W{0,20}+(?:answer|solution|response|output|assistant|explanation)\W{0,20}:\s{0,20}\S"
+    r"|\A\W*the answer (?:is|to)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
 _ASKS = re.compile(
-    r"\?|(?:^|[.!:;,\n]|\band\b|\bto\b|\bthen\b|\bplease\b)[\W\d]*(?:please |now |then |first,? |also |next,? )*(?:"
+    r"\?|(?:^|[.!:;,\n]|\band\b|\bto\b|\bthen\b|\bplease\b)[\W\d]{0,20}+(?:please |now |then |first,? |also |next,? ){0,3}(?:"
     + "|".join(_IMPERATIVES)
     + r")\b|\bplease\b|\b(?:can|could|would|will) you\b"
     r"|\bi(?:'d| would)? (?:want|need|like|wish|am looking|am trying)\b"

@@ -13,6 +13,7 @@ Outcome = Literal["ok", "repaired", "failed"]
 _ITEM = re.compile(r"^[ \t]*(?:#+[ \t]*)?(?:\*\*|__)?(?:request[ \t]+)?(\d{1,3})[ \t]*[.):][ \t]*(.*)$", re.I | re.M)
 _ASKED = re.compile(r"\d+\. \S")
 _TAGGED = re.compile(r"<request>(.*?)</request>", re.DOTALL | re.IGNORECASE)
+_CLOSE = re.compile(r"</request>", re.IGNORECASE)
 _OPEN = re.compile(r"<request>", re.IGNORECASE)
 _TAG = re.compile(r"</?(?:request|original)>", re.IGNORECASE)
 _LEAD = re.compile(
@@ -65,9 +66,11 @@ def read_one(text: str, finish: Finish) -> Reading:
     Without an opening tag, the text after a line such as "Here is the rewritten request:" counts. Anything else fails:
     a model that forgets the form has mostly forgotten the task, too.
     """
-    found = [_plain(one) for one in _TAGGED.findall(text)]
+    # Behind the last closing tag no opening one has a partner, which a search would look for once for each.
+    last = max((match.end() for match in _CLOSE.finditer(text)), default=0)
+    found = [_plain(one) for one in _TAGGED.findall(text[:last])]
     if found and found[0]:
-        whole = _TAGGED.sub("", text).strip() == "" and len(found) == 1
+        whole = _TAGGED.sub("", text[:last]).strip() == text[last:].strip() == "" and len(found) == 1
         return Reading("ok" if whole else "repaired", (found[0],), "" if whole else "text outside of the tags")
     if finish == "length":
         return Reading("failed", why="cut off")

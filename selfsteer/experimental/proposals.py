@@ -45,7 +45,7 @@ _THIS = re.compile(
 )
 _RUN = 5
 """A proposal that shares this many words in a row with a query, or with an example, is a copy."""
-_WORD = re.compile(r"[^\W_]+(?:['’+#-]+[^\W_]*)*")
+_WORD = re.compile(r"[^\W_]+(?:['’+#-][^\W_]*)*")
 _INSIDE = re.compile(r"\w[A-Z]|[A-Za-z]\d|\d[A-Za-z]")
 _SENTENCE = re.compile(r"[.!?:;\n\"“(]+\s*")
 _SHOUTED = 0.3

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import DataError
+from selfsteer.files import parse_json
 
 INFO = "dataset_info.json"
 
@@ -36,7 +36,7 @@ def read_entries(info: Path) -> dict[str, Any]:
     if not info.exists():
         return {}
     try:
-        entries = json.loads(info.read_bytes())
+        entries = parse_json(info.read_bytes())
     except ValueError:
         entries = None
     if not isinstance(entries, dict):

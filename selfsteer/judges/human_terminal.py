@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from selfsteer.judges.human import BACK, KEYS, AnnotationSession
-from selfsteer.sanitize import escape_controls
+from selfsteer.sanitize import SafeConsole, escape_controls
 
 QUIT = "q"
 _HELP = "1 or 2 the better one, = equally good, s skip, u back, q stop here"
@@ -36,7 +36,7 @@ def ask_in_terminal(
         KeyboardInterrupt: Ctrl-C, after a sentence on the answers kept: every answer given.
         StorageError: An answer could not be kept.
     """
-    console = console or Console(highlight=False)
+    console = console or SafeConsole()
     read = read or reader(sys.stdin)
     try:
         _show(session, console)

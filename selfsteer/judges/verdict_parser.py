@@ -27,12 +27,17 @@ _VERB = rf"(?:[a-z]+ly[ \t]+)?(?:[a-z]*[^\Wus]s|because|since|for|over|would|wil
 _NOUN = rf"[ \t]+(?!{_VERB})[a-z]"
 """The word after an "A" that is an article, as in "A good answer is B": any but a verb."""
 
-_DEGREE = r"(?:(?:the|an?|bit|also|just|much|far|slightly|somewhat|clearly|generally|overall)\s+)*"
-_NOT_BETTER = rf"[\s*_]+(?:is|was|does)(?:n['’]t|\s+{_DEGREE}(?:not|as|worse|less|wrong|incorrect|equal))"
-_BETTER = rf"[\s*_]+(?:is|was|seems|would\s+be)\s+{_DEGREE}(?:better|best|preferable|preferred|superior|winner){_END}"
+# Gaps are bounded: where a repetition may begin anywhere in the reply, an unbounded one reads it again and again.
+_GAP = r"\s{1,20}"
+_DEGREE = rf"(?:(?:the|an?|bit|also|just|much|far|slightly|somewhat|clearly|generally|overall){_GAP}){{0,5}}"
+_NOT_BETTER = rf"[\s*_]{{1,20}}(?:is|was|does)(?:n['’]t|{_GAP}{_DEGREE}(?:not|as|worse|less|wrong|incorrect|equal))"
+_BETTER = (
+    rf"[\s*_]{{1,20}}(?:is|was|seems|would{_GAP}be){_GAP}{_DEGREE}"
+    rf"(?:better|best|preferable|preferred|superior|winner){_END}"
+)
 _GIVEN = (
     r"(?:is|be|:|with|for|boxed|(?<!not )(?<!n['’]t )(?:choose|pick|prefer|select))"
-    r"[\W_]*(?:the\s+)?(?:answer|response|option|choice)?[\W_]*"
+    rf"[\W_]{{0,20}}+(?:the{_GAP})?(?:answer|response|option|choice)?[\W_]{{0,20}}"
 )
 _DONE = rf"(?=[\W_]*\Z|[*_\"')\]}}]*(?:[.!?;\n]|,?\s+(?:because|since|as|over|due){_END}))"
 
@@ -66,5 +71,6 @@ def _label(labels: Sequence[str]) -> str:
     """Return a pattern for a label that may be a verdict: no article, not called worse, not one of two."""
     either = "|".join(map(re.escape, labels))
     single = "|".join(re.escape(label) + (rf"(?!{_NOUN})" if label == "A" else "") for label in labels)
-    other = rf"(?:/|&|=+|and|or|nor|vs\.?|versus)[\s*_]*(?:answer\s+|response\s+)?(?:{either}){_END}"
-    return rf"(?:{single}){_END}(?![\s*_]*(?i:{other}))(?!\s*,[\s*_]*(?:{either})[\W_]*\Z)(?!(?i:{_NOT_BETTER}))"
+    other = rf"(?:/|&|={{1,3}}|and|or|nor|vs\.?|versus)[\s*_]{{0,20}}(?:answer{_GAP}|response{_GAP})?(?:{either}){_END}"
+    both = rf"\s{{0,20}},[\s*_]{{0,20}}(?:{either})[\W_]*\Z"
+    return rf"(?:{single}){_END}(?![\s*_]{{0,20}}(?i:{other}))(?!{both})(?!(?i:{_NOT_BETTER}))"

@@ -5,11 +5,12 @@ A machine that can install packages can run these, with no access to a model hub
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from selfsteer.files import parse_json
 
 MANIFEST = "selfsteer-model.json"
 """Written last into a converted folder: its origin, and the size of each file."""
@@ -148,7 +149,7 @@ def is_fetched(entry: CatalogueEntry) -> bool:
     """Whether the converted folder is there, whole, and made by this version's conversion."""
     folder = model_folder(entry)
     try:
-        found = json.loads((folder / MANIFEST).read_bytes())
+        found = parse_json((folder / MANIFEST).read_bytes())
         sizes = found.pop("files")
         return bool(found == manifest(entry) and sizes.items() <= file_sizes(folder).items())
     except (OSError, ValueError, KeyError, AttributeError):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ModelError
+from selfsteer.files import parse_json
 from selfsteer.models.load_errors import loading_errors
 from selfsteer.models.resolve import base_of, gguf_file
 
@@ -83,7 +83,7 @@ def json_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_bytes())
+        found = parse_json(file.read_bytes())
         if not isinstance(found, dict):
             raise ValueError("not an object")
     except ValueError as error:

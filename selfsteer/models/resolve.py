@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from selfsteer.errors import ModelError, did_you_mean
+from selfsteer.files import parse_json
 from selfsteer.models.catalogue import CATALOGUE
 from selfsteer.models.download import Progress, fetch
 
@@ -98,7 +98,7 @@ def adapter_base(folder: str) -> tuple[str, str | None]:
     """
     where = f"{Path(folder) / ADAPTER_CONFIG}: base_model_name_or_path"
     try:
-        settings = json.loads((Path(folder) / ADAPTER_CONFIG).read_bytes())
+        settings = parse_json((Path(folder) / ADAPTER_CONFIG).read_bytes())
         name, revision = settings["base_model_name_or_path"], settings.get("revision")
         beside = Path(folder) / name
         source = str(beside.resolve()) if beside.is_dir() and not Path(name).is_dir() else resolve(name)

@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+from selfsteer.files import parse_json
+
 JsonOutcome = Literal["ok", "repaired", "failed"]
 
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL | re.IGNORECASE)
+_LONGEST_REPAIR = 20_000
+"""Characters of an answer that is repaired: the time of it grows with their square. A longer one counts as failed."""
+_SEPARATORS = re.compile(r"[, \t\r\n]*+")
 
 
 def read_json_answer(text: str, *, cut: bool = False) -> tuple[object | None, JsonOutcome]:
@@ -24,10 +28,12 @@ def read_json_answer(text: str, *, cut: bool = False) -> tuple[object | None, Js
         no list and no object in it. A lone word or number is no answer.
     """
     text = text.strip()
-    fenced = _FENCED.fullmatch(text)
+    first, _, fenced = text.removesuffix("```").partition("\n")
+    closed = text.endswith("```") and fenced.rstrip(" \t").endswith("\n")
+    in_fence = closed and first.strip().lower() in ("```", "```json")
     try:
-        found, outcome = json.loads(fenced[1] if fenced else text), "ok"
-    except (ValueError, RecursionError):
+        found, outcome = parse_json(fenced if in_fence else text), "ok"
+    except ValueError:
         start = min((at for at in map(text.find, "{[") if at >= 0), default=len(text))
         values = list(_sound(text, start))
         found = _repaired(text[start:], cut) if not values else values[0] if len(values) == 1 else values
@@ -43,15 +49,17 @@ def _sound(text: str, at: int) -> Iterator[object]:
         except (ValueError, RecursionError):
             return
         yield value
-        at = len(text) - len(text[at:].lstrip(", \t\r\n"))
+        at = _SEPARATORS.match(text, at).end()  # type: ignore[union-attr] - it matches nothing, too
 
 
 def _repaired(text: str, cut: bool) -> object:
     from json_repair import loads
 
+    if len(text) > _LONGEST_REPAIR:
+        return None
     if cut and len(re.findall(r'(?<!\\)"', text)) % 2:
         text = text[: text.rindex('"')]
     try:
         return loads(text, skip_json_loads=True)
-    except (ValueError, RecursionError):  # nested too deep
+    except ValueError:  # nested too deep
         return None

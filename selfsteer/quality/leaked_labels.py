@@ -16,7 +16,9 @@ def adjective_list(adjectives: Sequence[str]) -> str:
     longest_first = sorted({word.strip() for word in adjectives if word.strip()}, key=lambda word: (-len(word), word))
     # (?!) matches nothing: without adjectives there is no label with one.
     one = "(?:" + "|".join(re.escape(word) for word in longest_first) + ")" if longest_first else r"(?!)"
-    return rf"{one}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*[&/]\s*|\s+){one})*"
+    # Bounded, as it may begin at any word: a model that loops over an adjective would be read again and again.
+    gap = r"\s{1,20}"
+    return rf"{one}(?:(?:\s{{0,20}},\s{{0,20}}(?:and{gap})?|{gap}and{gap}|\s{{0,20}}[&/]\s{{0,20}}|{gap}){one}){{0,9}}"
 
 
 @functools.lru_cache(maxsize=4096)

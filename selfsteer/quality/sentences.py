@@ -13,15 +13,19 @@ The rule is simple on purpose; a missed end costs a few words, a wrong one would
 
 from __future__ import annotations
 
+import bisect
 import re
 
 _CLOSERS = r"[\"'”’»›)\]}*_`」』）】》〉]*"
-_STOP = re.compile(rf"(?P<run>[.!?…]+){_CLOSERS}(?=\s|\Z)|[。！？؟۔।｡．]+{_CLOSERS}")
-_LIST_LINE = re.compile(r"^[ \t]*(?:[-*•+]|\d{1,3}[.)])[ \t]+(?P<body>\S[^\n]*?)[ \t]*(?=\n)", re.MULTILINE)
+# Possessive, and a run is tried from its beginning only: each character is read once, whatever a looping model wrote.
+_STOP = re.compile(rf"(?P<run>(?<![.!?…])[.!?…]++){_CLOSERS}+(?=\s|\Z)|[。！？؟۔।｡．]++{_CLOSERS}+")
+_LIST_LINE = re.compile(r"^[ \t]*+(?:[-*•+]|\d{1,3}[.)])[ \t]++(?P<body>\S[^\n]*+)(?=\n)", re.MULTILINE)
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^`\n]*$", re.MULTILINE)
 _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*\Z")
 _LIST_NUMBER = re.compile(r"[\s>#*_(]*\d{1,3}")
+_NEXT = re.compile(r"[^\S\n]*+(.?)")
 _LONGEST = 12  # characters of a line that may be an abbreviation
+_LONGEST_NUMBER = 80  # characters of a line that may be the number of a list's line
 _MID_LINE = tuple(":,;-：，；、–—")  # a list line that ends so is not complete
 _ABBREVIATIONS = re.compile(
     r"mr|mrs|ms|dr|prof|st|sr|jr|rev|gen|sen|gov|capt|sgt|vs|e\.?g|i\.?e|cf|al|figs?|eqs?|sec|approx|ca|inc|ltd|co|corp|dept"
@@ -37,23 +41,32 @@ def last_sentence_end(text: str) -> int | None:
     stops = [mark.end() for mark in marks[1::2]] + [len(text) + 1] * (len(marks) % 2)
     code = [(mark.start(), stop) for mark, stop in zip(marks[::2], stops, strict=True)]
     prose = [match.end() for match in _STOP.finditer(text) if _ends_sentence(text, match)]
-    prose += [match.end("body") for match in _LIST_LINE.finditer(text) if not match["body"].endswith(_MID_LINE)]
-    ends = [end for end in prose if not any(start < end < stop for start, stop in code)]
-    return max([*ends, *(stop for stop in stops if stop <= len(text))], default=None)
+    for match in _LIST_LINE.finditer(text):
+        body = match["body"].rstrip(" \t")
+        if not body.endswith(_MID_LINE):
+            prose.append(match.start("body") + len(body))
+    starts = [start for start, _ in code]
+    for end in sorted(prose, reverse=True):
+        before = bisect.bisect_left(starts, end) - 1  # the last block that starts before it
+        if before < 0 or end >= code[before][1]:
+            stops.append(end)
+            break
+    return max((stop for stop in stops if stop <= len(text)), default=None)
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     if match["run"] is None:  # a terminator of a script that has no abbreviations
         return True
-    line_rest = text[match.end() :].partition("\n")[0].lstrip()
-    if line_rest[:1].islower():
+    following = _NEXT.match(text, match.end())
+    if following and following[1].islower():
         return False
     if match["run"] != ".":
         return True
     # One full stop may belong to the word or number before it.
     stop = match.start()
-    line = text[text.rfind("\n", 0, stop) + 1 : stop]
-    if _LIST_NUMBER.fullmatch(line):
+    begin = max(0, stop - _LONGEST_NUMBER)
+    line = text[max(begin, text.rfind("\n", begin, stop) + 1) : stop]
+    if len(line) < _LONGEST_NUMBER and _LIST_NUMBER.fullmatch(line):
         return False
     last = _LAST_WORD.search(line[-_LONGEST:])  # of the whole line, the search would be quadratic
     word = last[0] if last else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import DataError, did_you_mean
+from selfsteer.files import parse_json
 from selfsteer.queries.file_readers import READERS, format_of
 
 _SAVED, _SAVED_SPLITS, CARD = "state.json", "dataset_dict.json", "README.md"
@@ -67,7 +67,7 @@ def _saved(folder: Path) -> list[Path]:
 def _described(file: Path, name: str) -> list[Any]:
     """Return a list of a file that `datasets` wrote beside the data."""
     try:
-        found: list[Any] = json.loads(file.read_bytes())[name]
+        found: list[Any] = parse_json(file.read_bytes())[name]
     except (OSError, ValueError, LookupError) as error:
         what = f"can't read which files belong to that data set: {type(error).__name__}: {error}"
         raise DataError(what, where=str(file), do="save it again, or name its .arrow files") from error

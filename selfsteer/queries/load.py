@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import unicodedata
 from collections.abc import Generator
 from contextlib import closing
 from decimal import Decimal
@@ -21,6 +20,7 @@ from selfsteer.queries.folders import data_files, has_splits
 from selfsteer.queries.messages import Unusable, is_missing, is_text, shown
 from selfsteer.queries.prompt_forms import to_prompt
 from selfsteer.queries.tally import Tally, check_share
+from selfsteer.queries.words import normalize
 from selfsteer.records import Message, Query
 from selfsteer.temp_db import hash_of
 
@@ -258,7 +258,7 @@ def content_hash(prompt: list[Message]) -> bytes:
     parts = []
     for message in prompt:
         # No line break is left in a text, so prompts that are joined by line breaks can't be mistaken for each other.
-        parts += [message["role"], " ".join(unicodedata.normalize("NFC", message["content"]).split())]
+        parts += [message["role"], " ".join(normalize("NFC", message["content"]).split())]
     return hash_of("\n".join(parts))
 
 

@@ -6,13 +6,13 @@ docs/data.md lists the accepted forms.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from selfsteer.files import parse_json
 from selfsteer.queries.file_readers import Unreadable
 from selfsteer.records import Message
 
@@ -314,8 +314,8 @@ def _is_message(value: Any) -> bool:
 def _parsed(text: str) -> Any:
     """Return the value that a text is, in JSON or as Python prints it; None where it is neither."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         pass
     try:
         with warnings.catch_warnings():

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from selfsteer.sanitize import SafeConsole
+
 
 class Display:
     """Progress of a run, as two bars on a terminal and as plain lines elsewhere.
@@ -17,7 +19,7 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        self.console = console or Console(stderr=True, quiet=quiet)
+        self.console = console or SafeConsole(stderr=True, quiet=quiet)
         self._plan: list[float] = []
         self._done = 0
         self._spent = self._spent_cost = 0.0
@@ -47,7 +49,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
     def begin(self, title: str, units: float) -> None:
         """A stage starts; ``units`` is how many steps :meth:`advance` will count."""

@@ -15,7 +15,7 @@ from typing import Generic, Literal, NamedTuple
 
 from selfsteer.backends import Failure
 from selfsteer.errors import DataError, SelfsteerError, WorkFailed
-from selfsteer.files import append_json, read_json_lines, remove, write_json
+from selfsteer.files import append_json, parse_json, read_json_lines, remove, write_json
 from selfsteer.queries.tally import Tally
 from selfsteer.records import Contrast, count_rows, read_rows, write_rows
 from selfsteer.runs.results import DroppedRows
@@ -202,7 +202,7 @@ class _Block(Generic[Item, Row]):
         """What a finished block left out."""
         if not self._left_out.exists():
             return []
-        return [Dropped(**one) for one in json.loads(self._left_out.read_bytes())]
+        return [Dropped(**one) for one in parse_json(self._left_out.read_bytes())]
 
     def go(self) -> bool:
         """Do the batches that have no piece yet; return whether the block is whole then."""

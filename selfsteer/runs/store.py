@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from selfsteer.errors import WorkFailed
-from selfsteer.files import clone, fingerprint, remove, remove_torn, storage_errors
+from selfsteer.errors import SelfsteerError, WorkFailed
+from selfsteer.files import clone, fingerprint, open_regular, remove, remove_torn, storage_errors
 from selfsteer.records import Contrast, Query, Response, SteeredQuery, read_rows
 from selfsteer.runs.events import Callback, StageEvent, notify
 from selfsteer.runs.ledger import Ledger, StageRecord
@@ -260,8 +262,25 @@ def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]
     try:
         remove_torn(folder, spare=_WRITTEN_BY_OTHERS)
         yield
+    except Exception as error:
+        if not isinstance(error, SelfsteerError):
+            error.add_note(_log_traceback(folder, error))
+        raise
     finally:
         lock.release()
+
+
+def _log_traceback(folder: Path, error: Exception) -> str:
+    """Append the traceback of an error that nobody foresaw to the folder's log, and return where it is."""
+    log = folder / "errors.log"
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    text = f"{stamp}\n{''.join(traceback.format_exception(error))}\n"
+    try:
+        with open_regular(log, "ab") as stream:
+            stream.write(text.encode(errors="backslashreplace"))
+    except OSError:  # a full disk, perhaps the very error
+        return "its traceback could not be written to the run directory"
+    return f"the traceback is in {log}"
 
 
 def _of_key(folder: Path, key: str) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from selfsteer.config import LocalModelSettings
 from selfsteer.errors import ConfigError, DataError, PromptRefused
-from selfsteer.files import cut_torn_line, fingerprint, remove, storage_errors
+from selfsteer.files import cut_torn_line, fingerprint, parse_json, remove, storage_errors
 from selfsteer.judges.loading import scoring_model
 from selfsteer.judges.pair_datasets import is_pair, pair_of
 from selfsteer.queries import is_hub, source_fingerprint, source_rows
@@ -85,7 +85,7 @@ def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]
     with lines.open("a+", encoding="utf-8") as stream:
         stream.seek(0)
         for line, (where, _) in zip(stream, rows, strict=False):
-            tally.add(json.loads(line).get("error", "").removeprefix(f"{where}: "), where)
+            tally.add(parse_json(line).get("error", "").removeprefix(f"{where}: "), where)
         if tally.count:
             note(f"resuming after {tally.count} rows of an earlier call")
         while chunk := list(itertools.islice(rows, _AT_ONCE)):
