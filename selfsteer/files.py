@@ -38,7 +38,7 @@ STORAGE_ADVICE = {
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path, doing: Literal["write", "read"] = "write") -> Iterator[None]:
     """Turn the operating system's "no space", "read-only" and the like into a :class:`StorageError`.
 
     A missing file passes: what it means depends on the file.
@@ -49,7 +49,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         advice = STORAGE_ADVICE.get(error.errno or 0)
         if advice is None or isinstance(error, FileNotFoundError):
             raise
-        raise StorageError(f"can't write: {error.strerror}", where=str(error.filename or path), do=advice) from error
+        raise StorageError(f"can't {doing}: {error.strerror}", where=str(error.filename or path), do=advice) from error
 
 
 @contextmanager
@@ -98,8 +98,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file of our own, None where it is missing or damaged."""
     try:
-        return parse_json(_read_regular(path))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        with storage_errors(path, "read"):
+            return parse_json(_read_regular(path))
+    except ValueError:
         return None
 
 
@@ -112,9 +113,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _read_regular(path: Path) -> bytes:
-    """Return a file's bytes; raises :class:`StorageError` for what is no regular file, which could block for ever."""
-    with storage_errors(path), open_regular(path) as stream:
-        return stream.read()
+    """Return a file's bytes, b"" where there is none."""
+    try:
+        with open_regular(path) as stream:
+            return stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
 
 
 def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
@@ -166,7 +170,9 @@ def cut_torn_line(path: Path) -> None:
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a file of our own that :func:`append_json` wrote; torn lines are skipped."""
     rows = []
-    for line in _read_regular(path).split(b"\n") if path.exists() else []:
+    with storage_errors(path, "read"):
+        lines = _read_regular(path).split(b"\n")
+    for line in lines:
         try:
             row = parse_json(line)
         except ValueError:

@@ -180,7 +180,7 @@ def test_a_link_is_relative_and_replaced_in_one_step(tmp_path):
 
 def test_a_link_that_can_not_be_put_in_place_leaves_nothing(tmp_path):
     (tmp_path / "policy").mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(StorageError, match="a folder where a file is needed"):
         link_atomic(tmp_path / "policy", tmp_path / "elsewhere")
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 

@@ -78,13 +78,16 @@ READERS: dict[str, Callable[[str], object]] = {
 
 # What a pattern repeats or pairs: each token of its text alone, with a gap, and never closed.
 UNITS = [
-    ".", "!", ":", ": ", "://", ",", "-", "- a  ", "_", "*", "**a", "#", "# ", "`", "```\n", "```json", "```json\n", "~~~\n", "\n", " ", "\t",
-    " \n", "\r\n", "a", "A", "a ", "a.", "a. ", "A. ", "a.a", "1", "1. ", "1.\n", "1) a\n", "\n1. ", "{", "[", "{{", "[[", '"', '"a', '"a"',
-    '{"a":', '["a",', "[1],", "\\", '\\"', "<", "<a", "<|", "<|im_end|>", "[INST]", "</", "<request>", "<request>a</request>", "<think>", "</think>",
-    "concise\n", "concise ", "concise, ", "concise and ", "**concise ", "Concise response: ", "Answer: ", "as a ", "my response should ", "the guidelines ",
-    "is the answer ", "is A ", "A is ", "A and ", "B, ", "A, B", "not choose ", "for the ", "sorry, ", "I cannot ", "please ", "and ", "to ",
-    "http://", "a@", "host='", "org.", "127.", "~", "~a", "/", "/a", "C:\\", "$", "$a", "\u0316\u0301", "a\u0301", "\u202e", "\u2067", "\x1b[", "\x1b]0;",
-    "\ud800", "\u3042", "\u3002", "\u1100\u1161", "\ufdfa", "\u00df", "'", "’", "a'", "a-", "(", ")", "token ", "max_tokens ", "context ", "violated a ",
+    ".", "!", ":", ": ", "://", ",", "-", "- a  ", "_", "*", "**a", "#", "# ", "`", "```\n", "```json", "```json\n",
+    "~~~\n", "\n", " ", "\t", " \n", "\r\n", "a", "A", "a ", "a.", "a. ", "A. ", "a.a", "1", "1. ", "1.\n", "1) a\n",
+    "\n1. ", "{", "[", "{{", "[[", '"', '"a', '"a"', '{"a":', '["a",', "[1],", "\\", '\\"', "<", "<a", "<|",
+    "<|im_end|>", "[INST]", "</", "<request>", "<request>a</request>", "<think>", "</think>", "concise\n", "concise ",
+    "concise, ", "concise and ", "**concise ", "Concise response: ", "Answer: ", "as a ", "my response should ",
+    "the guidelines ", "is the answer ", "is A ", "A is ", "A and ", "B, ", "A, B", "not choose ", "for the ",
+    "sorry, ", "I cannot ", "please ", "and ", "to ", "http://", "a@", "host='", "org.", "127.", "~", "~a", "/", "/a",
+    "C:\\", "$", "$a", "\u0316\u0301", "a\u0301", "\u202e", "\u2067", "\x1b[", "\x1b]0;", "\ud800", "\u3042",
+    "\u3002", "\u1100\u1161", "\ufdfa", "\xdf", "'", "\u2019", "a'", "a-", "(", ")", "token ", "max_tokens ",
+    "context ", "violated a ",
 ]  # fmt: skip
 
 

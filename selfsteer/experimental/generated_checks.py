@@ -70,7 +70,8 @@ _ANSWER = re.compile(
 
 
 _ASKS = re.compile(
-    r"\?|(?:^|[.!:;,\n]|\band\b|\bto\b|\bthen\b|\bplease\b)[\W\d]{0,20}+(?:please |now |then |first,? |also |next,? ){0,3}(?:"
+    r"\?|(?:^|[.!:;,\n]|\band\b|\bto\b|\bthen\b|\bplease\b)[\W\d]{0,20}+"
+    r"(?:please |now |then |first,? |also |next,? ){0,3}(?:"
     + "|".join(_IMPERATIVES)
     + r")\b|\bplease\b|\b(?:can|could|would|will) you\b"
     r"|\bi(?:'d| would)? (?:want|need|like|wish|am looking|am trying)\b"

@@ -22,7 +22,8 @@ _RAISED_BY_TRANSFORMERS = (OSError, ValueError, LookupError, ImportError, Runtim
 _ADDRESS = re.compile(
     r"""\b[a-z][a-z0-9+.-]{0,20}://[^\s'">)]+   # an address with its scheme
     | (?<=host=')[^']+ | (?<=host=")[^"]+       # urllib3's connection pools
-    | \b(?:[a-z0-9_-]{1,63}\.){1,9}(?:org|com|net|io|dev|ai|co|eu|cloud|internal|intranet|local|lan|corp|edu|gov)\b(?::\d+)?
+    | \b(?:[a-z0-9_-]{1,63}\.){1,9}
+      (?:org|com|net|io|dev|ai|co|eu|cloud|internal|intranet|local|lan|corp|edu|gov)\b(?::\d+)?
     | \b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -13,7 +13,7 @@ JsonOutcome = Literal["ok", "repaired", "failed"]
 
 _LONGEST_REPAIR = 20_000
 """Characters of an answer that is repaired: the time of it grows with their square. A longer one counts as failed."""
-_SEPARATORS = re.compile(r"[, \t\r\n]*+")
+_SEPARATORS = re.compile(r"[, \t\r\n]++")
 
 
 def read_json_answer(text: str, *, cut: bool = False) -> tuple[object | None, JsonOutcome]:
@@ -49,7 +49,8 @@ def _sound(text: str, at: int) -> Iterator[object]:
         except (ValueError, RecursionError):
             return
         yield value
-        at = _SEPARATORS.match(text, at).end()  # type: ignore[union-attr] - it matches nothing, too
+        blank = _SEPARATORS.match(text, at)
+        at = blank.end() if blank else at
 
 
 def _repaired(text: str, cut: bool) -> object:

@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
 
 from selfsteer.sanitize import SafeConsole
 
@@ -49,7 +50,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(Text(text), soft_wrap=True)
 
     def begin(self, title: str, units: float) -> None:
         """A stage starts; ``units`` is how many steps :meth:`advance` will count."""

@@ -1,0 +1,38 @@
+"""The package's regular expressions, searched for ones whose time grows with the cube of a text's length or faster."""
+
+import importlib
+import pkgutil
+import re
+
+import pytest
+from regexploit.ast.sre import SreOpParser
+from regexploit.redos import find
+
+import selfsteer
+
+# Of vLLM and its like only what is installed can be imported; those modules have no patterns of their own.
+MODULES = [importlib.import_module(found.name) for found in pkgutil.walk_packages(selfsteer.__path__, "selfsteer.")]
+PATTERNS = {
+    f"{module.__name__}.{name}": value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if isinstance(value, re.Pattern)
+}
+
+
+def weaknesses(pattern: re.Pattern[str]) -> list[str]:
+    parsed = SreOpParser().parse_sre(pattern.pattern, pattern.flags)
+    return [str(found) for found in find(parsed) if found.starriness >= 3]
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_pattern_backtracks_little(name):
+    pattern = PATTERNS[name]
+    if re.search(r"[*+?}]\+", pattern.pattern):
+        pytest.skip("possessive: the checker does not know it; tests/test_linear_time.py times it")
+
+    assert weaknesses(pattern) == []
+
+
+def test_checker_finds_a_weak_pattern():
+    assert weaknesses(re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL))
