@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from selfsteer import cli
+from selfsteer.errors import DataError
+from selfsteer.runs.store import locked
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,3 +171,47 @@ def test_the_hash_that_rows_carry_is_shown_whole_in_a_narrow_terminal():
     hash_of = load_set("quality").fingerprint
     for arguments in (["principles", "list"], ["principles", "show", "quality"]):
         assert hash_of in selfsteer(*arguments, env=os.environ | {"COLUMNS": "80"}).stdout
+
+
+def test_an_unforeseen_error_is_one_message_that_names_its_traceback(monkeypatch, capsys):
+    def fail() -> None:
+        raise KeyError("no\x1b[31m such key")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "handle_signals", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    printed = capsys.readouterr().err
+    log = Path(re.search(r"the traceback is in (\S+)", printed)[1])
+
+    assert ended.value.code == 1
+    assert "error: unexpected KeyError" in printed and "Traceback" not in printed and "\x1b" not in printed
+    assert "Traceback" in log.read_text() and "in fail" in log.read_text()
+    log.unlink()
+
+
+def test_an_unforeseen_error_in_a_run_is_logged_in_its_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError) as caught, locked(tmp_path, "run directory"):
+        1 / 0  # noqa: B018
+    assert caught.value.__notes__ == [f"the traceback is in {tmp_path / 'errors.log'}"]
+    assert "ZeroDivisionError" in (tmp_path / "errors.log").read_text()
+
+
+def test_a_foreseen_error_leaves_no_log(tmp_path):
+    with pytest.raises(DataError), locked(tmp_path, "run directory"):
+        raise DataError("no rows")
+    assert not (tmp_path / "errors.log").exists()
+
+
+def test_a_second_signal_ends_at_once():
+    code = (
+        "import signal, time; from selfsteer.commands.console import handle_signals; handle_signals()\n"
+        "while True:\n"
+        "    try: print('ready', flush=True); time.sleep(60)\n"
+        "    except KeyboardInterrupt: pass\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for _ in range(2):
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == -signal.SIGTERM

@@ -775,3 +775,25 @@ def test_the_losses_that_compare_sums_are_those_whose_reward_grows_with_the_leng
 
     for name in BASE_LOSSES:
         assert per_token("base", name) == torch.allclose(reward(name, 4), reward(name, 8)), name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(12)
+        ), "with its aliases written out"),
+        ("name: " + "[" * 5000, "nested too deep"),
+        ("name: !!bool foo", "'foo' is no bool"),
+        ("name: !!int ''", "'' is no int"),
+        ("name: !!timestamp foo", "'foo' is no timestamp"),
+        ("name: 1:59:59.x:9", ""),
+        ("#" + "x" * 2_000_001, "at most 2,000,000 are read"),
+    ],
+)  # fmt: skip
+def test_yaml_that_would_not_end_or_not_load_is_one_message(text, words, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_recipe(path)
+    assert len(str(caught.value)) < 2000

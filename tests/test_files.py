@@ -16,6 +16,7 @@ from selfsteer.files import (
     atomic_path,
     fingerprint,
     link_atomic,
+    parse_json,
     read_json,
     read_json_lines,
     remove,
@@ -216,3 +217,39 @@ def test_our_json_lines_are_plain_json_lines(tmp_path):
     append_json(tmp_path / "log.jsonl", {"b": "line\nbreak", "a": 1})
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     assert list(json.loads(line).items()) == [("a", 1), ("b", "line\nbreak")]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_json_that_is_nested_too_deep_is_a_value_error(text):
+    with pytest.raises(ValueError, match="nested too deep"):
+        parse_json(text)
+
+
+def test_a_damaged_file_nested_deep_reads_as_missing(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("[" * 100_000 + "\n", encoding="utf-8")
+    assert read_json(path) is None
+    assert read_json_lines(path) == []
+
+
+@pytest.mark.parametrize("act", [read_json, read_json_lines, lambda path: append_json(path, {})])
+def test_a_pipe_in_place_of_a_file_is_an_error_and_blocks_nothing(act, tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(StorageError, match="not a regular file"):
+        act(tmp_path / "a.json")
+
+
+def test_nothing_is_appended_through_a_symbolic_link(tmp_path):
+    victim, link = tmp_path / "victim", tmp_path / "ledger.jsonl"
+    victim.write_text("mine\n", encoding="utf-8")
+    link.symlink_to(victim)
+    with pytest.raises(StorageError, match="not written through"):
+        append_json(link, {"a": 1})
+    assert victim.read_text(encoding="utf-8") == "mine\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EFBIG, errno.EISDIR, errno.EBUSY, errno.ELOOP])
+def test_each_error_of_the_system_says_what_to_do(number, tmp_path):
+    with pytest.raises(StorageError) as caught, files.storage_errors(tmp_path):
+        raise OSError(number, os.strerror(number), str(tmp_path))
+    assert caught.value.do

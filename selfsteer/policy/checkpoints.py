@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from selfsteer.errors import Terminated
 from selfsteer.files import read_json, sha256_file, write_json
 from selfsteer.policy.distributed import anywhere
 
@@ -51,24 +52,28 @@ class ManifestCallback(TrainerCallback):
 
 
 class InterruptCallback(TrainerCallback):
-    """As a context: Ctrl-C finishes the optimiser step, saves a checkpoint and stops; a second one stops at once.
+    """As a context: a first Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; a second stops at once.
 
     Stopping inside a step would leave weights that are half old and half new.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked = False
-        self._say, self._previous = say, signal.getsignal(signal.SIGINT)
+        self.error: type[KeyboardInterrupt] = KeyboardInterrupt
+        """What to raise once training has stopped."""
+        self._say = say
+        self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __enter__(self) -> None:
-        """Take over Ctrl-C; Python lets only the main thread do that, elsewhere nothing changes."""
+        """Take over the signals; Python lets only the main thread do that, elsewhere nothing changes."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._ask)
+            self._previous = {number: signal.signal(number, self._ask) for number in self._previous}
 
     def __exit__(self, *_: object) -> None:
-        """Give Ctrl-C back."""
+        """Give the signals back."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._previous)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save and stop where Ctrl-C was pressed during the step, in any of the processes."""
@@ -77,7 +82,8 @@ class InterruptCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.error = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if self.asked:
-            raise KeyboardInterrupt
+            raise self.error
         self.asked = True
         self._say("interrupted: finishing this step and saving a checkpoint (Ctrl-C again stops at once) ...")

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfsteer.errors import DataError
+from selfsteer.files import parse_json
 
 Rows = Iterator[tuple[str, Any]]
 """Pairs of "file:line" (or "file: row N") and the row at that place."""
@@ -106,8 +107,8 @@ def _jsonl(path: Path) -> Rows:
 
 def _json_row(line: str) -> Any:
     try:
-        return json.loads(line.strip("\ufeff \t\r\n"))  # files with a byte order mark were joined
-    except (ValueError, RecursionError) as error:
+        return parse_json(line.strip("\ufeff \t\r\n"))  # files with a byte order mark were joined
+    except ValueError as error:
         do = "the file must hold one JSON value per line; correct that line"
         return Unreadable(f"not valid JSON: {_json_fault(error)}", do)
 
@@ -131,8 +132,8 @@ def _json_file(path: Path) -> Rows:
         return
     text = "".join(line for _, line in _lines(path))
     try:
-        data = json.loads(text) if text.strip() else []
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text) if text.strip() else []
+    except ValueError as error:
         what = f"not valid JSON: {_json_fault(error)}"
         do = "correct that line; the file must hold one JSON list, or one JSON value per line"
         raise DataError(what, where=f"{path}:{getattr(error, 'lineno', 1)}", do=do) from error

@@ -40,7 +40,7 @@ def train_with_resume(trainer: Any, checkpoints: Path, log: MetricsLog, display:
             raise _unsaved(error, trainer.args.output_dir) from error
         raise
     if interrupt.asked:
-        raise KeyboardInterrupt
+        raise interrupt.error
 
 
 class MetricsLog:

@@ -108,7 +108,8 @@ def test_adapters_killed_before_their_first_checkpoint_end_with_the_same_bits(tm
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
-def test_ctrl_c_is_exit_130_and_loses_nothing(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_code_and_loses_nothing(number, code, tmp_path):
     queries = tmp_path / "queries.txt"
     queries.write_text("\n".join(f"Question number {i}?" for i in range(20_000)), encoding="utf-8")
     command = [sys.executable, "-m", "selfsteer.cli", "run", "recipes/scripted.yaml", f"queries={queries}",
@@ -118,9 +119,9 @@ def test_ctrl_c_is_exit_130_and_loses_nothing(tmp_path):
     deadline = time.monotonic() + 60
     while not (written.is_dir() and list(written.glob("*.parquet"))) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert "interrupted" in process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == code
     kept = {path: path.stat().st_mtime_ns for path in written.glob("*.parquet")}
     assert kept and not list(written.glob("*.tmp"))
 

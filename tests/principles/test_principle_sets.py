@@ -128,7 +128,13 @@ WRONG = {
     ),
     "twice": ("version: 1", "version: 1\nversion: 2", "key 'version' is given twice", 3, "keep one"),
     "odd key": ("version: 1", "? [a]\n: 1", "a key must be a word", 2, "correct"),
-    "alias": ("fallback: [Calm]", "fallback: &x [*x]", "this is no valid YAML: it is nested too deep, or contains itself", 1, "correct"),
+    "alias": (
+        "fallback: [Calm]",
+        "fallback: &x [*x]",
+        "this is no valid YAML: it is nested too deep",
+        1,
+        "correct",
+    ),
     "extra key": ("version: 1", "version: 1\nstering: full", "unknown key 'stering'", 3, "Did you mean 'steering'?"),
     "extra aspect key": (
         "    meaning: sounds",
