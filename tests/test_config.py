@@ -787,7 +787,7 @@ def test_the_losses_that_compare_sums_are_those_whose_reward_grows_with_the_leng
         ("name: !!bool foo", "'foo' is no bool"),
         ("name: !!int ''", "'' is no int"),
         ("name: !!timestamp foo", "'foo' is no timestamp"),
-        ("name: 1:59:59.x:9", ""),
+        ("name: 1:59:59.x:9", "."),
         ("#" + "x" * 2_000_001, "at most 2,000,000 are read"),
     ],
 )  # fmt: skip

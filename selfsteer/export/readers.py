@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from selfsteer.errors import DataError
 from selfsteer.export.authors import read_authors
+from selfsteer.files import parse_json
 from selfsteer.queries.file_readers import read_file
 from selfsteer.records import SCHEMA_VERSION, Contrast
 
@@ -51,7 +52,7 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
                     if found != SCHEMA_VERSION:
                         what = f"row {values['id']!r} has schema version {found}; this selfsteer reads {SCHEMA_VERSION}"
                         raise DataError(what, where=str(path), do="use the version of selfsteer that wrote the file")
-                    yield Contrast(**{**values, "provenance": json.loads(values.get("provenance") or "{}")})
+                    yield Contrast(**{**values, "provenance": parse_json(values.get("provenance") or "{}")})
     except (pa.ArrowException, OSError, ValueError) as error:
         what = f"can't read the file: {str(error).partition(chr(10))[0]}"
         raise DataError(what, where=str(path), do="check that it is complete") from error

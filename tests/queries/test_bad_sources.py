@@ -63,7 +63,7 @@ def test_a_file_that_can_not_be_read_is_an_error_at_once(
     [
         ("a.jsonl", '{"prompt": "x"', r"not valid JSON: .*delimiter", ON_LINES),
         ("a.jsonl", "hello", "not valid JSON: Expecting value", "correct that line"),
-        ("a.jsonl", DEEP, "not valid JSON: .*recursion", "correct that line"),
+        ("a.jsonl", DEEP, "not valid JSON: .*nested too deep", "correct that line"),
         ("a.jsonl", "9" * 5000, "not valid JSON: .*digits", "correct that line"),
         ("a.jsonl", "3", "a row is a number, expected a string or an object", "correct those rows"),
         ("a.jsonl", "null", "a row is null", "correct those rows"),
