@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from selfsteer.files import fingerprint
+from selfsteer.sanitize import escape_controls
 
 _VERSION = re.compile(r"\{# version: (\S+) #\}\n")
 
@@ -84,13 +87,26 @@ class Templates:
 
 
 def markdown(template: Path, filters: Mapping[str, Callable[..., str]] | None = None, /, **values: object) -> str:
-    """Return a Markdown document from a template of plain text: nothing is escaped, so values must be harmless.
+    """Return a Markdown document from a template of plain text: nothing is escaped by itself.
 
-    The template may include others of its folder, and use the ``filters`` by name.
+    The template may include others of its folder, and use the ``filters`` by name. For text from outside there are
+    ``yaml`` (a value in the front matter), ``code`` (in a code span) and ``cell`` (in a table).
     """
     environment = environment_of(template.parent, escape=False)
-    environment.filters |= filters or {}
+    environment.filters |= {"yaml": _yaml_scalar, "code": _code, "cell": _cell, **(filters or {})}
     return environment.get_template(template.name).render(values)
+
+
+def _yaml_scalar(text: str) -> str:
+    return yaml.safe_dump(text, allow_unicode=True, width=math.inf).removesuffix("...\n").strip()
+
+
+def _code(text: object) -> str:
+    return " ".join(escape_controls(str(text)).replace("`", "'").split())
+
+
+def _cell(text: object) -> str:
+    return re.sub(r"([|`<\[\]*_\\])", r"\\\1", " ".join(escape_controls(str(text)).split()))
 
 
 def and_list(words: Sequence[str]) -> str:

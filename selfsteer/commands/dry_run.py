@@ -32,7 +32,7 @@ _SYMBOLS = {"positive": "y+", "negative": "y-", "original": "yo"}
 
 def dry_run(recipe: Recipe, run_dir: Path, *, measure: bool) -> list[PlanStep]:
     """Print what a run would do, and why; nothing is written. Raises what the run would raise, where that is known."""
-    stages = open_stages(recipe, run_dir, Display(quiet=True))
+    stages = open_stages(recipe, run_dir, Display(quiet=True), runs_code=False)
     check(stages)
     start_of(stages.models)  # raises where the model would have to be fetched
     steps = plan(stages, measure=measure)

@@ -45,7 +45,7 @@ def estimate(arguments: EstimateArguments) -> Costs:
     from selfsteer.runs.progress import Display
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    stages = open_stages(recipe, Path(os.devnull), Display(quiet=True))
+    stages = open_stages(recipe, Path(os.devnull), Display(quiet=True), runs_code=False)
     if arguments.calibrate:
         _calibrate(stages)
     costs = costs_of(stages, sizes_of(recipe.queries, arguments.queries))

@@ -35,6 +35,13 @@ class EvaluateSignalArguments:
     max_tokens: MaxTokens = None
     by: Annotated[str | None, typer.Option(help="What it judges by: overall or aspects.")] = None
     limit: Annotated[int | None, typer.Option(help="Use a random sample of this many rows a round.")] = None
+    trust_recipe: Annotated[
+        bool,
+        typer.Option(
+            "--trust-recipe",
+            help="Let the judge of the run's own recipe run its program or its model's code, or ask its server.",
+        ),
+    ] = False
     split: Annotated[
         str, typer.Option(help="train: the rows that each round made; heldout: the answers of each policy.")
     ] = "train"
@@ -56,6 +63,7 @@ def evaluate_signal(arguments: EvaluateSignalArguments) -> Signal:
         found = evaluate(
             arguments.run_dir,
             overrides=overrides,
+            trust_recipe=arguments.trust_recipe,
             split="train" if split == "train" else "heldout",
             limit=arguments.limit,
             progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),

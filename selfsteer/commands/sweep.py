@@ -44,7 +44,7 @@ def sweep(arguments: SweepArguments) -> None:
         from selfsteer.workflows.sweep_variants import naming
 
         shared = total = 0
-        for name, (stages, steps) in check_all(wanted, folder).items():
+        for name, (stages, steps) in check_all(wanted, folder, runs_code=False).items():
             say(f"\nvariant {name}")
             with naming(name):
                 show_plan(stages, steps, measure=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -69,6 +70,20 @@ def known_name(what: str, registry: Collection[str]) -> AfterValidator:
         return name
 
     return AfterValidator(check)
+
+
+def _base_url(address: str) -> str:
+    """Refuse what would be written into files of the run with the address, or would be joined to a path wrongly."""
+    parts = urlsplit(address)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        what = "an address with a user, a password or a query would be written into files of the run"
+        do = "leave them out; a key comes from the variable that api_key_env names"
+        raise PydanticCustomError("secret", "{what}", {"what": what, "do": do})
+    return address
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+"""The address of a server, without secrets in it."""
 
 
 def conflict(what: str, *keys: str) -> PydanticCustomError:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from selfsteer.backends.registry import BACKENDS
-from selfsteer.config.base import Positive, Section, TemplateKwargs, conflict, known_name
+from selfsteer.config.base import BaseUrl, Positive, Section, TemplateKwargs, conflict, known_name
 
 
 class ModelSettings(Section):
@@ -36,7 +36,7 @@ class LocalModelSettings(Section):
 class ServerSettings(Section):
     """A server to ask, and what that may cost. Prices are per million tokens, in any currency."""
 
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     """Where the server is (default: OPENAI_BASE_URL)."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key."""

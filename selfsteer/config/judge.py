@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from selfsteer.config.base import Positive, Section, conflict
+from selfsteer.config.base import BaseUrl, Positive, Section, conflict
 from selfsteer.config.generation import LocalModelSettings
 
 
@@ -27,7 +27,7 @@ class JudgeSettings(LocalModelSettings):
     """A Jinja file of your own for the question."""
     by: Literal["overall", "aspects"] = "overall"
     """What it is asked to judge by: overall quality, or the aspects that a row was steered by."""
-    base_url: str | None = None
+    base_url: BaseUrl | None = None
     """Where the endpoint is (default: OPENAI_BASE_URL)."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the endpoint's key."""

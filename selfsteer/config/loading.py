@@ -15,7 +15,7 @@ from selfsteer.config.base import Section
 from selfsteer.config.judge import JudgeSettings
 from selfsteer.config.messages import explain
 from selfsteer.config.recipe import Recipe
-from selfsteer.config.yaml_lines import COMMAND_LINE, Dumper, Key, Lines, expand, expanded, parse_yaml, read_file
+from selfsteer.config.yaml_lines import Dumper, Key, Lines, expand, expanded, parse_yaml, read_file, where_of
 from selfsteer.errors import ConfigError, did_you_mean
 
 Tree = TypeVar("Tree", bound=Section)
@@ -127,7 +127,7 @@ def _validated(kind: type[Tree], values: dict[str, Any], lines: Lines, overrides
 
 def _apply_override(values: dict[str, Any], lines: Lines, override: str) -> None:
     key, separator, text = override.partition("=")
-    path, where = tuple(key.strip().split(".")), COMMAND_LINE + override
+    path, where = tuple(key.strip().split(".")), where_of(override)
     if not separator or not all(path):
         raise ConfigError("an override has the form key=value", where=where, do="for example train.beta=0.1")
     _set(values, lines, path, parse_yaml(text, path, lines, lambda line: where), where)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from selfsteer.config.recipe import Recipe
-from selfsteer.config.yaml_lines import COMMAND_LINE, Key, Lines
+from selfsteer.config.yaml_lines import COMMAND_LINE, Key, Lines, shortened
 from selfsteer.errors import ConfigError, did_you_mean
 
 
@@ -26,7 +26,9 @@ def explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type
         do = _other_command(error) or did_you_mean(path[-1], _keys_at(kind, path[:-1]))
         return ConfigError(f"unknown key {key!r}{more}", where=where, do=do)
     message = "; or: ".join(other["msg"] for other in same)
-    given = "" if error["type"] in ("conflict", "unknown_name") else f", got {error['input']!r}"
+    given = (
+        "" if error["type"] in ("conflict", "unknown_name", "secret") else f", got {shortened(repr(error['input']))}"
+    )
     do = error.get("ctx", {}).get("do", "correct that value")
     return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do=do)
 

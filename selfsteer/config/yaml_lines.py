@@ -22,12 +22,25 @@ Lines = dict[Key, str]
 COMMAND_LINE = "command line: "
 
 
+_SECRET = re.compile(r"(^|[._])(api_?key|token|secret|password|passwd|credentials?|key)\Z", re.IGNORECASE)
 _MAX_CHARS, _MAX_VALUES = 2_000_000, 100_000
 """Limits of a text and of what it stands for: a recipe may come from someone else."""
 
 
 class _Loader(yaml.SafeLoader):
     """Reads ``1e-5`` as the number that people mean by it; YAML 1.1 takes it for text."""
+
+
+def shortened(text: str) -> str:
+    """Return a text that fits into a message."""
+    return text if len(text) <= 200 else f"{text[:160]}... ({len(text):,} characters)"
+
+
+def where_of(override: str) -> str:
+    """Return where an override was given, without what may be a secret in it."""
+    key, _, value = override.partition("=")
+    secret = _SECRET.search(key) or ("://" in value and not set("@?#").isdisjoint(value))
+    return COMMAND_LINE + (f"{key}=(not shown)" if secret else shortened(override))
 
 
 class Dumper(yaml.SafeDumper):

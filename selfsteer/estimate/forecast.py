@@ -35,8 +35,7 @@ def start_of(models: ModelPool) -> Policy:
         return dataclasses.replace(models.weightless_policy(), fingerprint="")
     settings, generation = models.recipe.model, models.recipe.generation
     backend = "transformers" if generation.weightless else generation.backend
-    options = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
-    return Policy(0, source_of(models.name), "", backend, models.name, options)
+    return Policy(0, source_of(models.name), "", backend, models.name, {"revision": settings.revision})
 
 
 def costs_of(context: RunContext, sizes: Sizes) -> Costs:

@@ -156,10 +156,12 @@ def source_of(name: str) -> str:
 def read_shape(settings: ModelSettings) -> ModelShape:
     """Return the shape of a recipe's model from its configuration; weights are neither read nor allocated.
 
+    An estimate runs no code that a recipe names, so a model that comes with code of its own is refused.
+
     Raises as :func:`source_of` and :func:`shape_of`.
     """
     source = source_of(settings.name)
-    return shape_of(outline(source, trust_remote_code=settings.trust_remote_code, revision=settings.revision))
+    return shape_of(outline(source, revision=settings.revision))
 
 
 def stored_weights(source: str) -> Stored | None:

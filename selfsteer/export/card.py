@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +107,7 @@ def _rendered(template: str, exported: Exported, **values: Any) -> str:
     prompt, chosen, rejected = (_NAMES[name] for name in PAIRINGS[exported.options.view])
     return markdown(
         _TEMPLATES / f"{template}.md.jinja",
-        {"cell": _cell, "number": lambda value, digits=0: "-" if value is None else f"{value:,.{digits}f}"},
+        {"number": lambda value, digits=0: "-" if value is None else f"{value:,.{digits}f}"},
         mark=_MARK,
         exported=exported,
         options=exported.options,
@@ -136,8 +135,3 @@ def size_category(rows: int) -> str:
 
 def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-
-
-def _cell(text: object) -> str:
-    """Return text that stays within a table's cell, its markup escaped."""
-    return re.sub(r"([|`<\[\]*_\\])", r"\\\1", " ".join(escape_controls(str(text)).split()))

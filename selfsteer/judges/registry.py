@@ -65,13 +65,21 @@ def make_judge(settings: JudgeSettings) -> Judge:
     kind, rest = _kind(settings.name)
     if not rest:
         raise ConfigError(f"{settings.name!r} names no judge", where="judge", do=f"give {_forms()}")
-    idle = sorted(given(settings) - settings_of(settings.name))
+    idle = sorted(set_keys(settings) - settings_of(settings.name))
     if idle:
         what = f"the judge {settings.name!r} has no setting {', '.join(idle)}"
         raise ConfigError(what, where=", ".join(f"judge.{key}" for key in idle), do="leave it out")
     module, _, function = JUDGES[kind].opener.partition(":")
     judge: Judge = getattr(import_module(module), function)(settings, rest)
     return judge
+
+
+def runs_code(settings: JudgeSettings) -> bool:
+    """Return whether the judge is Python that the settings name: a program of the user's, or a model's own code."""
+    from selfsteer.judges.program import PROGRAMS
+
+    kind, rest = _kind(settings.name or "")
+    return settings.trust_remote_code or (kind == "program" and rest not in PROGRAMS)
 
 
 def settings_of(name: str) -> set[str]:
@@ -81,7 +89,7 @@ def settings_of(name: str) -> set[str]:
     return found - {"revision"} if "revision" in found and _has_no_revisions(rest) else found
 
 
-def given(settings: JudgeSettings) -> set[str]:
+def set_keys(settings: JudgeSettings) -> set[str]:
     """Return the keys that make a judge other than it would be by default."""
     fields = JudgeSettings.model_fields.items()
     return {key for key, field in fields if getattr(settings, key) != field.default} - {"name", "by"}

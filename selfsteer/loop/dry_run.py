@@ -47,7 +47,9 @@ def plan(
         InputError, FetchError: The queries or the model can't be used, as in a run.
     """
     recipe, store = context.recipe, DryRunStore(context.store, claims or {})
-    looking = RunContext(recipe, context.principle_set, store, ModelPool(recipe, store.run_dir))
+    looking = RunContext(
+        recipe, context.principle_set, store, ModelPool(recipe, store.run_dir, runs_code=context.models.runs_code)
+    )
     queries = queries_stage(looking)
     walk = Walk(looking, queries, measures=measure)
     policy = start or context.models.initial_policy(say)

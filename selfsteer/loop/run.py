@@ -69,15 +69,23 @@ def generate(recipe: Recipe, run_dir: Path, *, display: Display | None = None, c
 
 
 def open_stages(
-    recipe: Recipe, run_dir: Path, display: Display, callbacks: Sequence[Callback] = (), sweep_dir: Path | None = None
+    recipe: Recipe,
+    run_dir: Path,
+    display: Display,
+    callbacks: Sequence[Callback] = (),
+    sweep_dir: Path | None = None,
+    *,
+    runs_code: bool = True,
 ) -> RunContext:
     """Return the stages of a recipe over a run directory; nothing is written or loaded yet.
+
+    ``runs_code`` as for :class:`selfsteer.stages.model_pool.ModelPool`.
 
     Raises:
         InputError: The principle set can't be used, or the directory holds what `selfsteer reward` has made.
     """
     check_place(run_dir, "run")
-    return RunContext.from_recipe(recipe, Store(run_dir, display, callbacks, sweep_dir))
+    return RunContext.from_recipe(recipe, Store(run_dir, display, callbacks, sweep_dir), runs_code=runs_code)
 
 
 def _work(context: RunContext, command: str, *, whole: bool = True) -> Summary:
@@ -105,9 +113,10 @@ def check(context: RunContext) -> None:
         what = "adjectives alone would steer, so the principles that are written would have no effect"
         raise ConfigError(what, where="principles.steering", do="set principles.strategy=fixed, or another steering")
     if context.recipe.judge.name:
-        from selfsteer.judges import make_judge
+        from selfsteer.judges.registry import make_judge, runs_code
 
-        make_judge(context.recipe.judge)
+        if context.models.runs_code or not runs_code(context.recipe.judge):
+            make_judge(context.recipe.judge)
     if context.models.writer:
         context.models.writer.check()
     if not context.models.weightless:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from selfsteer.errors import SelfsteerError, WorkFailed
-from selfsteer.files import clone, fingerprint, open_regular, remove, remove_torn, storage_errors
+from selfsteer.errors import SelfsteerError, StorageError, WorkFailed
+from selfsteer.files import clone, fingerprint, is_inside, open_regular, remove, remove_torn, storage_errors
 from selfsteer.records import Contrast, Query, Response, SteeredQuery, read_rows
 from selfsteer.runs.events import Callback, StageEvent, notify
 from selfsteer.runs.ledger import Ledger, StageRecord
@@ -230,7 +230,13 @@ class Store:
         )
 
     def workspace(self, folder: str, key: str) -> Workspace:
-        """Return where a stage with that key works; ``folder`` is relative to the run directory."""
+        """Return where a stage with that key works; ``folder`` is relative to the run directory.
+
+        Raises :class:`StorageError` where a symbolic link in the run directory, which may be someone else's, leads out.
+        """
+        if not is_inside(self.run_dir, folder):
+            do = "replace the symbolic link by a folder of its own"
+            raise StorageError("this folder is outside of the run directory", where=str(self.run_dir / folder), do=do)
         return Workspace(self.run_dir, folder, key, self.display)
 
     def files(self, entry: StageRecord) -> list[Path]:

@@ -35,12 +35,15 @@ class RunContext:
     models: ModelPool
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, store: Store) -> RunContext:
-        """Return the context of a recipe in a run directory; ``principles.steering`` replaces the set's own."""
+    def from_recipe(cls, recipe: Recipe, store: Store, *, runs_code: bool = True) -> RunContext:
+        """Return the context of a recipe in a run directory; ``principles.steering`` replaces the set's own.
+
+        ``runs_code`` as for :class:`ModelPool`.
+        """
         found = load_set(recipe.principles.set)
         steering = recipe.principles.steering
         principle_set = found.model_copy(update={"steering": steering}) if steering else found
-        return cls(recipe, principle_set, store, ModelPool(recipe, store.run_dir))
+        return cls(recipe, principle_set, store, ModelPool(recipe, store.run_dir, runs_code=runs_code))
 
     @classmethod
     def from_run(cls, recipe: Recipe, store: Store) -> RunContext:

@@ -15,6 +15,7 @@ from selfsteer.evaluation.steerability import Direction, direction_by
 from selfsteer.files import read_json, write_json
 from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, make_judge
 from selfsteer.judges.agreement import agreement
+from selfsteer.judges.registry import runs_code
 from selfsteer.judges.tables import Judged, invalid_warning
 from selfsteer.records import Contrast, is_full
 from selfsteer.runs.ledger import StageRecord
@@ -111,16 +112,25 @@ def direction_on(context: RunContext, scores: StageRecord, judged: StageRecord |
     return direction_by(list(filter(is_full, context.store.read(scores, Contrast))), context.verdict_fn(verdicts))
 
 
+def _last_key(context: RunContext, split: Split, round: int) -> str:
+    """Return the key of the judge that gave a stage's last verdicts, for a plan that does not run the judge's code."""
+    last = context.store.ledger.newest(("judgements", round, split == "heldout"))
+    return str(((last and last.depends) or {}).get("judge"))
+
+
 def judged_stage(context: RunContext, scores: StageRecord, split: Split, round: int) -> StageRecord | None:
     """Put the pairs of a scored stage before the recipe's judge; None where it names none."""
     recipe = context.recipe
     if not recipe.judge.name:
         return None
     # Opened for each stage: a judge's weights should not stay in memory while the policy is trained.
-    judge = make_judge(recipe.judge)
+    opens = context.models.runs_code or not runs_code(recipe.judge)
+    judge = make_judge(recipe.judge) if opens else None
+    name, key = (judge.name, judge.key) if judge else (recipe.judge.name, _last_key(context, split, round))
     rows = list(filter(is_full, context.store.read(scores, Contrast)))
 
     def write(space: Workspace) -> tuple[list[Path], JudgementsResult]:
+        assert judge is not None  # a plan computes nothing
         context.models.free()
         found = judge_rows(context, judge, rows)
         path = space.path("verdicts.json")
@@ -128,11 +138,11 @@ def judged_stage(context: RunContext, scores: StageRecord, split: Split, round: 
         return [path], JudgementsResult(judge=judge.name, figures=asdict(agreement(found)))
 
     def note(record: StageRecord) -> str:
-        told = invalid_warning(judge.name, record.info)
+        told = invalid_warning(name, record.info)
         whole = "warning: " if record.info["outcomes"]["invalid"] == record.info["n"] else ""
         return f": {whole}{told}" if told else ""
 
     return context.store.get_or_compute(
-        "judgements", round, {"rows": scores.key, "judge": judge.key, "by": recipe.judge.by}, write, split=split,
-        units=2 * len(rows), title=f"ask {judge.name}", note=note,
+        "judgements", round, {"rows": scores.key, "judge": key, "by": recipe.judge.by}, write, split=split,
+        units=2 * len(rows), title=f"ask {name}", note=note,
     )  # fmt: skip

@@ -65,10 +65,14 @@ class ModelPool:
 
     With ``train.lora.bits`` its weights are in 4 or 8 bits for everything: that model is the policy, so it generates,
     and its scores are the reference.
+
+    Args:
+        runs_code: Whether Python that the recipe names is run (a model's own code, a judge's program). A dry run and an
+            estimate leave it alone: the recipe may be someone else's.
     """
 
-    def __init__(self, recipe: Recipe, run_dir: Path) -> None:
-        self.recipe, self.run_dir = recipe, run_dir
+    def __init__(self, recipe: Recipe, run_dir: Path, *, runs_code: bool = True) -> None:
+        self.recipe, self.run_dir, self.runs_code = recipe, run_dir, runs_code
         self.writer = None if recipe.principles.model.kind == "policy" else PrincipleModel(recipe)
         """The model that writes the principles, where that is not the policy."""
         self._chats: dict[str, Chat] = {}
@@ -146,8 +150,9 @@ class ModelPool:
         policy = policy.start or policy
         if policy.path not in self._chats:
             kwargs = self.recipe.model.chat_template_kwargs
+            options = {**policy.options, **({} if self.runs_code else {"trust_remote_code": False})}
             self._chats[policy.path] = Chat.load(
-                policy.path, template_kwargs=kwargs, strict=not policy.foreign, **policy.options
+                policy.path, template_kwargs=kwargs, strict=not policy.foreign, **options
             )
         return self._chats[policy.path]
 

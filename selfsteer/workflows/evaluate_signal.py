@@ -13,6 +13,7 @@ from selfsteer.evaluation.signal_quality import Part, pairs_of, sample_rows, sig
 from selfsteer.files import write_json
 from selfsteer.judges import Judge, make_judge
 from selfsteer.judges.pair_datasets import check_limit
+from selfsteer.judges.registry import runs_code, set_keys
 from selfsteer.judges.tables import Judged, judge_warnings
 from selfsteer.records import is_full
 from selfsteer.report import write_report
@@ -30,6 +31,7 @@ def evaluate_signal(
     run_dir: Path,
     *,
     overrides: Mapping[str, Any] | None = None,
+    trust_recipe: bool = False,
     split: Split = "train",
     limit: int | None = None,
     progress: Progress = lambda name, done, total: None,
@@ -40,6 +42,8 @@ def evaluate_signal(
 
     Args:
         overrides: Judge settings in place of the recipe's; None leaves the recipe's value.
+        trust_recipe: Use what the recipe in the run directory, which may be someone else's, says of programs, a model's
+            own code, servers and the variables of keys.
         split: The training rows of each round, or the held-out rows of each policy.
         limit: Use a random sample of so many rows a round (:func:`sample_rows`).
         progress: Is called with the judge's name, the presentations answered, and their total.
@@ -51,7 +55,7 @@ def evaluate_signal(
     """
     check_limit(limit)
     reader = RunReader(run_dir)
-    settings = settings_for(reader.recipe.judge, overrides or {})
+    settings = settings_for(reader.recipe.judge, overrides or {}, trusted=trust_recipe)
     reading = reader.train() if split == "train" else reader.heldout()
     parts, seed = [], reader.recipe.seed
     for part in reading.parts:
@@ -79,17 +83,32 @@ def evaluate_signal(
     return signal
 
 
-def settings_for(recipe: JudgeSettings, overrides: Mapping[str, Any]) -> JudgeSettings:
-    """Return a recipe's judge with the command line's settings in place of its own; ConfigError without a judge."""
+def settings_for(recipe: JudgeSettings, overrides: Mapping[str, Any], *, trusted: bool = False) -> JudgeSettings:
+    """Return a recipe's judge with the command line's settings in place of its own.
+
+    Raises:
+        ConfigError: There is no judge, or a recipe that is not ``trusted`` names code or a server.
+    """
     given = {name: value for name, value in overrides.items() if value is not None}
     values = recipe.model_dump() | given
     if values["name"] != recipe.name:  # these are about the recipe's model, not about another one
         fresh = JudgeSettings()
-        values |= {name: getattr(fresh, name) for name in ("revision", "trust_remote_code") if name not in given}
+        about = ["revision", "trust_remote_code"]
+        about += [] if values["name"].startswith("endpoint:") else ["base_url", "api_key_env"]
+        values |= {name: getattr(fresh, name) for name in about if name not in given}
     if given and not values["name"]:
         what = f"--{next(iter(given))} needs a judge, and none is named"
         raise ConfigError(what, where="command line", do="name one with --judge")
-    return judge_settings(values)
+    found = judge_settings(values)
+    # Only what the caller gives acts; what the run's own recipe adds to it has to be trusted.
+    acting = set_keys(found) & {"trust_remote_code", "base_url", "api_key_env"}
+    acting |= {"name"} if runs_code(found) or (found.name or "").startswith("endpoint:") else set()
+    own = [f"judge.{name}: {getattr(found, name)}" for name in sorted(acting - given.keys())]
+    if own and not trusted:
+        what = f"the run's own recipe names a judge that runs code or asks a server ({', '.join(own)})"
+        do = "add --trust-recipe if you trust whoever wrote that recipe, or name another judge with --judge"
+        raise ConfigError(what, where="recipe.yaml of the run directory", do=do)
+    return found
 
 
 def _judged(

@@ -16,7 +16,7 @@ from selfsteer.judges import Judge, Pair, make_judge
 from selfsteer.judges.agreement import agreement, by_subset, pooled
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.pair_datasets import load_pairs
-from selfsteer.judges.registry import given, settings_of
+from selfsteer.judges.registry import set_keys, settings_of
 from selfsteer.judges.tables import Judged, common_kappa, invalid_warning
 from selfsteer.judges.text import CUT_OFF
 from selfsteer.queries import is_split
@@ -110,7 +110,7 @@ def open_judges(settings: JudgeSettings, names: Sequence[str]) -> list[Judge]:
         ConfigError: No judge uses one of the settings, or as :func:`make_judge`.
         ModelError, FetchError: As :func:`make_judge`.
     """
-    idle = given(settings) - set().union(*(settings_of(name) for name in names))
+    idle = set_keys(settings) - set().union(*(settings_of(name) for name in names))
     if idle:
         what = f"none of the judges uses {', '.join(sorted(idle))}"
         where = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(idle))

@@ -86,14 +86,15 @@ def failed(record: Mapping[str, Any], folder: Path) -> WorkFailed | None:
 
 
 def check_all(
-    wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None
+    wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None, *, runs_code: bool = True
 ) -> dict[str, tuple[RunContext, list[PlanStep]]]:
     """Return each variant's plan, given the stages of those before it; InputError for one that can't be run."""
     claims: dict[StageKey, str] = {}
     plans = {}
     for variant in wanted.variants:
         with naming(variant.name):
-            stages = open_stages(variant.recipe, folder / variant.name, Display(quiet=True), sweep_dir=folder)
+            place = folder / variant.name
+            stages = open_stages(variant.recipe, place, Display(quiet=True), sweep_dir=folder, runs_code=runs_code)
             check(stages)
             steps = plan(stages, measure=True, say=say, claims=claims)
         for step in steps:

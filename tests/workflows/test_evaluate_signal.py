@@ -280,12 +280,12 @@ def test_what_is_unknown_is_printed_and_its_columns_are_left_out(copied):
 
 def test_the_command_line_goes_before_the_recipe():
     recipe = JudgeSettings(name="a", mode="text", by="aspects", revision="main", base_url="http://here")
-    assert settings_for(recipe, {"name": None, "mode": None}) == recipe
-    assert settings_for(recipe, {"mode": "logprobs"}) == recipe.model_copy(update={"mode": "logprobs"})
+    assert settings_for(recipe, {"name": None, "mode": None}, trusted=True) == recipe
+    assert settings_for(recipe, {"mode": "logprobs"}, trusted=True) == recipe.model_copy(update={"mode": "logprobs"})
     other = settings_for(recipe, {"name": "b", "by": "overall"})
-    assert other == JudgeSettings(
-        name="b", mode="text", by="overall", base_url="http://here"
-    )  # not the revision of "a"
+    assert other == JudgeSettings(name="b", mode="text", by="overall")  # neither revision nor server of "a"
+    server = settings_for(recipe, {"name": "endpoint:b"}, trusted=True)
+    assert server == JudgeSettings(name="endpoint:b", mode="text", by="aspects", base_url="http://here")
 
 
 @pytest.mark.parametrize(
