@@ -136,7 +136,7 @@ def test_a_value_of_a_megabyte_is_not_repeated_whole(tmp_path, command_line):
 @pytest.mark.parametrize("name", ["ti #2", "a: b", "x\nlicense: mit", "- a", "'q'", "null", "org/name", "a|b`c"])
 def test_a_card_reads_back_the_base_model_whatever_its_name(name, tmp_path):
     cards = [
-        model_card(base_model=name, data={}, settings={}, figures=[], version="1"),
+        model_card(base_model=name, data={}, settings={}, figures=[], version="1", annotated=False),
         reward_card(
             base_model=name, title="t", sets=[],
             data={"longer_chosen": 0.5, "examples": 1, "left_out": {}}, settings={},
