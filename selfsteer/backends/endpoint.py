@@ -5,14 +5,18 @@ The key comes from an environment variable and goes into the requests alone: not
 
 from __future__ import annotations
 
+import base64
 import os
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
 from selfsteer.backends.budget import Budget, worst_prompt
+from selfsteer.backends.http_limits import OtherServer, limiting_hooks
 from selfsteer.backends.openai_response import Answer, completion_of, label_logprob, read_answer, top_logprobs
 from selfsteer.backends.parameters import LIMIT, Options, Parameters
 from selfsteer.backends.rejections import Rejection
@@ -24,6 +28,10 @@ from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerError,
 TOP_LOGPROBS = 20
 """As many as the interface gives for one position."""
 
+_LONG_KEY = 12
+"""Characters from which on a key is taken out of answers too, and parts of it are recognised."""
+_CHARACTERS = 128
+"""Characters of a token, at most (vocabularies have runs of blanks); a longer answer is cut off."""
 _NO_KEY = "none"
 """Sent where there is no key: servers without keys take anything, but the client wants one."""
 _SHOWN = 300
@@ -89,8 +97,8 @@ class EndpointBackend:
         self._scheduler = RequestScheduler(settings.concurrency, settings.max_retries)
         client = _client(address, key, settings.timeout)
         self._create, self._close = client.chat.completions.with_raw_response.create, client.close
-        # A closure, so that no attribute holds the key.
-        self._without_key: Callable[[str], str] = lambda text: text if key == _NO_KEY else text.replace(key, "[key]")
+        self._without_key = _hiding(key)  # a closure, so that no attribute holds the key
+        self._echoes = len(key) >= _LONG_KEY  # a short one may be a word of an answer
         self._parameters = Parameters(self._where)
         kwargs = {"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}
         self._extra: Options = {"extra_body": kwargs} if kwargs else {}
@@ -121,7 +129,11 @@ class EndpointBackend:
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
 
         def ask(prompt: Prompt, ready: Callable[[], None]) -> Completion:
-            return completion_of(self._ask(prompt, ready, options | {LIMIT: sampling.max_new_tokens}))
+            found = completion_of(self._ask(prompt, ready, options | {LIMIT: sampling.max_new_tokens}))
+            longest = _CHARACTERS * sampling.max_new_tokens
+            if max(len(found.text), len(found.thinking)) <= longest:
+                return found
+            return replace(found, text=found.text[:longest], thinking=found.thinking[:longest], finish="length")
 
         def harmless(prompt: Prompt) -> Prompt:
             return [{**message, "content": "Hi"} for message in prompt]
@@ -208,7 +220,10 @@ class EndpointBackend:
         messages = [dict(message) for message in prompt]
         try:
             response = self._create(model=self.settings.model, messages=messages, **options)
-            return read_answer(response.http_response.content)
+            body: bytes = response.http_response.content
+            if self._echoes:
+                body = self._without_key(body.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            return read_answer(body)
         except UnicodeEncodeError:
             do = "leave that prompt out, or correct its text"
             error = DataError("a prompt holds half of a surrogate pair, which is no text", do=do)
@@ -221,6 +236,10 @@ class EndpointBackend:
             raise self._passing(f"the server did not answer within {self.settings.timeout:g} s") from None
         except openai.OpenAIError as error:
             cause = error.__cause__
+            if isinstance(cause, OtherServer):
+                do = "give the address where the server really is"
+                refused = ModelError(str(cause), where=self._where, do=do)
+                raise RequestError(Failure(refused, ends=True)) from None
             unreached = type(cause).__name__ in _UNREACHED
             raise self._passing(
                 f"can't reach the server: {self._text(str(cause or error))}", unreached=unreached
@@ -320,5 +339,20 @@ def _client(address: str, key: str, timeout: float) -> Any:
         raise ConfigError("the endpoint backend needs the openai package, which is not installed", do=do) from error
     # A server that does not even take the connection needs no long wait.
     patience = openai.Timeout(timeout, connect=min(timeout, 10.0))
+    http = openai.DefaultHttpxClient(event_hooks=limiting_hooks(address, timeout))
     # The client's own retries ignore pauses above two minutes, and each thread would retry by itself.
-    return openai.OpenAI(base_url=address, api_key=key, timeout=patience, max_retries=0)
+    client = openai.OpenAI(base_url=address, api_key=key, timeout=patience, max_retries=0, http_client=http)
+    weakref.finalize(client, http.close)
+    return client
+
+
+def _hiding(key: str) -> Callable[[str], str]:
+    """Return a function that takes the key out of a text, also in other case, in base64 and cut short."""
+    if key == _NO_KEY:
+        return lambda text: text
+    forms = [re.escape(key)]
+    if len(key) >= _LONG_KEY:
+        coded = base64.b64encode(key.encode()).decode()
+        forms += [rf"{re.escape(form[:_LONG_KEY])}[\w.+/=-]{{0,{len(form) - _LONG_KEY}}}" for form in (key, coded)]
+    pattern = re.compile("|".join(forms), re.IGNORECASE)
+    return lambda text: pattern.sub("[key]", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -74,8 +75,11 @@ def known_name(what: str, registry: Collection[str]) -> AfterValidator:
 
 def _base_url(address: str) -> str:
     """Refuse what would be written into files of the run with the address, or would be joined to a path wrongly."""
-    parts = urlsplit(address)
-    if parts.username or parts.password or parts.query or parts.fragment:
+    secret = False
+    with suppress(ValueError):  # that it is no address is said where it is used
+        parts = urlsplit(address)
+        secret = bool(parts.username or parts.password or parts.query or parts.fragment)
+    if secret:
         what = "an address with a user, a password or a query would be written into files of the run"
         do = "leave them out; a key comes from the variable that api_key_env names"
         raise PydanticCustomError("secret", "{what}", {"what": what, "do": do})

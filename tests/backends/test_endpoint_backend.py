@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import email.utils
 import logging
 import math
@@ -17,9 +19,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from selfsteer.backends import Completion, Failure, Sampling
+from selfsteer.backends import Completion, Failure, Sampling, http_limits
 from selfsteer.backends import request_scheduler as scheduler
-from selfsteer.backends.budget import Budget, worst_prompt
+from selfsteer.backends.budget import Budget, Usage, usage_of, worst_prompt
 from selfsteer.backends.endpoint import EndpointBackend, open_backend
 from selfsteer.backends.source import BackendSource
 from selfsteer.config import EndpointSettings, GenerationSettings
@@ -282,8 +284,9 @@ def test_a_key_in_place_of_its_variables_name_is_refused_without_showing_it(serv
     assert KEY not in shown_of(caught.value)
 
 
-def test_a_password_in_the_address_is_not_shown():
-    backend = backend_at("http://me:pass@[::1]:8000/v1?token=x")
+def test_a_password_in_the_environments_address_is_not_shown(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:pass@[::1]:8000/v1?token=x")
+    backend = backend_at()
     assert backend.base_url == "http://[::1]:8000/v1"
     assert repr(backend) == "EndpointBackend('m', base_url='http://[::1]:8000/v1')"
 
@@ -788,3 +791,74 @@ def test_a_closed_backend_holds_no_connection(serve):
     while server.connections and time.monotonic() < deadline:
         time.sleep(0.01)
     assert server.connections == 0
+
+
+# --- limits
+
+
+def test_a_redirect_to_another_host_is_refused_and_one_to_the_same_followed(serve):
+    there = serve(lambda request, count: completion("there"))
+    port = there.url.split(":")[2].partition("/")[0]
+    redirect = {"Location": f"http://localhost:{port}/v1/chat/completions"}
+    server = serve(lambda request, count: Reply(b"", 307, redirect))
+    (failed,) = open_endpoint(EndpointSettings(model="m", base_url=server.url)).generate(PROMPTS[:1], GREEDY, seed=0)
+    assert failed.ends and isinstance(failed.error, ModelError)
+    assert "sends the request on to localhost" in str(failed.error)
+    assert not there.requests
+
+    here = {"Location": there.url + "/chat/completions"}
+    server = serve(lambda request, count: Reply(b"", 308, here))
+    (found,) = open_endpoint(EndpointSettings(model="m", base_url=server.url)).generate(PROMPTS[:1], GREEDY, seed=0)
+    assert found.text == "there"
+
+
+def test_an_answer_longer_than_the_tokens_asked_for_is_cut(serve):
+    server = serve(lambda request, count: completion("long " * 100_000, reasoning="so " * 100_000))
+    (found,) = open_endpoint(EndpointSettings(model="m", base_url=server.url)).generate(PROMPTS[:1], GREEDY, seed=0)
+    assert found.finish == "length"
+    assert len(found.text) == 128 * GREEDY.max_new_tokens
+
+
+def test_a_body_that_is_too_large_is_not_read_to_its_end(serve, monkeypatch):
+    monkeypatch.setattr(http_limits, "LARGEST", 100_000)
+    server = serve(lambda request, count: completion("long " * 100_000))
+    settings = EndpointSettings(model="m", base_url=server.url, max_retries=0)
+    (failed,) = open_endpoint(settings).generate(PROMPTS[:1], GREEDY, seed=0)
+    assert "more than 100,000 bytes" in str(failed.error)
+
+
+def test_an_answer_that_trickles_in_has_a_deadline():
+    """The server sends a byte now and then, so it is never silent for long."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def trickle() -> None:
+        connection, _ = listening.accept()
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{")
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+
+    threading.Thread(target=trickle, daemon=True).start()
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+    started = time.perf_counter()
+    settings = EndpointSettings(model="m", base_url=address, max_retries=0, timeout=0.3)
+    (failed,) = open_endpoint(settings).generate(PROMPTS[:1], GREEDY, seed=0)
+    listening.close()
+    assert isinstance(failed.error, WorkFailed)
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize("echo", [KEY, KEY.upper(), base64.b64encode(KEY.encode()).decode(), KEY[:15]])
+def test_a_key_that_the_server_repeats_is_in_no_answer(echo, serve, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = serve(lambda request, count: completion(f"Your key is {echo}, keep it."))
+    (found,) = open_endpoint(EndpointSettings(model="m", base_url=server.url)).generate(PROMPTS[:1], GREEDY, seed=0)
+    assert found.text == "Your key is [key], keep it."
+
+
+def test_usage_in_floats_counts_and_senseless_usage_does_not():
+    assert usage_of({"prompt_tokens": 5.0, "completion_tokens": 2}) == Usage(5, 2)
+    for one in (5.5, -1, True, 10**400, float("nan"), "5", None):
+        assert usage_of({"prompt_tokens": one, "completion_tokens": 2}) is None
