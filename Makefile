@@ -8,7 +8,7 @@ VLLM_STAMP := $(VLLM_VENV)/.selfsteer-setup
 # A file's tests stay together: they share what it made once. Each worker holds a torch of its own.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-slow lint types bench bench-generate vllm clean
+.PHONY: setup demo test test-slow fuzz lint types bench bench-generate vllm clean
 
 # The stamp is rewritten only when the dependencies change, so every target below sets up once.
 $(STAMP): pyproject.toml constraints.txt
@@ -26,6 +26,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS) -m "(slow or not slow) and not vllm"
+
+# Damaged inputs, seeded: INPUTS=3200 SEED=0.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def show_plan(context: RunContext, steps: Sequence[PlanStep], *, measure: bool) 
     table.add_row(f"{len(todo)} to do", "", total_time(todo), size(sum(one.disk for one in todo)))
     out.print(table)
     show_disk(costs, steps, context.store.run_dir)
-    show_assumptions(costs, context)
+    show_assumptions(costs, context.models.device)
 
 
 def show_steps(steps: Sequence[PlanStep]) -> None:
@@ -77,7 +77,7 @@ def show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path) -> None:
     say(f"peak disk use {size(needed)}{checkpoints}; {size(free)} are free")
 
 
-def show_assumptions(costs: Costs, context: RunContext) -> None:
+def show_assumptions(costs: Costs, device: str) -> None:
     """Print what the figures are computed from; guesses are warnings."""
     sample, limit = costs.sample, costs.recipe.generation.max_new_tokens
     lengths = ", ".join(f"{symbol} {costs.responses[role]:.0f}" for role, symbol in _SYMBOLS.items())
@@ -87,7 +87,7 @@ def show_assumptions(costs: Costs, context: RunContext) -> None:
         f"responses of {lengths} tokens; {costs.kept(costs.sizes.train) / costs.sizes.train:.0%} of the rows kept"
     )
     if costs.rates and not costs.rates.measured:
-        warn(f"times are guesses for {machine(context.models.device)}: --calibrate measures it (one to three minutes)")
+        warn(f"times are guesses for {machine(device)}: --calibrate measures it (one to three minutes)")
     if costs.shape and not sample.rows:
         warn(f"nothing was sampled, so the figures take every response for {limit} tokens long and every row for kept")
     if costs.shape and sample.rows and not sample.kept:

@@ -19,13 +19,14 @@ from selfsteer.runs.pipeline import GENERATOR
 from selfsteer.runs.pipeline import stage as stage_of
 from selfsteer.runs.progress import size
 from selfsteer.stages.context import RunContext
+from selfsteer.stages.model_pool import ModelPool
 
 
 def show_estimate(costs: Costs, context: RunContext, devices: int) -> None:
     """Print the costs of a recipe; a backend without weights has no table of the model and none of the memory."""
     if costs.shape:
-        _show_model(costs, context)
-        _show_memory(costs, context, devices)
+        _show_model(costs, context.models)
+        _show_memory(costs, context.models, devices)
     steps = plan(context, measure=True, start=start_of(context.models))
     table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
     for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
@@ -39,14 +40,14 @@ def show_estimate(costs: Costs, context: RunContext, devices: int) -> None:
     table.add_row("all", "", "", total_time(everything), size(sum(one.disk for one in everything)))
     out.print(table)
     show_disk(costs, steps, Path())
-    show_assumptions(costs, context)
+    show_assumptions(costs, context.models.device)
 
 
-def _show_model(costs: Costs, context: RunContext) -> None:
+def _show_model(costs: Costs, models: ModelPool) -> None:
     shape, recipe, chosen = costs.shape, costs.recipe, costs.tuning
     assert shape is not None
-    generating, training = precisions(context.models)
-    table = plain_table("model", context.models.name)
+    generating, training = precisions(models)
+    table = plain_table("model", models.name)
     used, experts = shape.experts
     mixture = f"; {used} of {experts} experts a token" if experts > 1 else ""
     table.add_row("architecture", f"{shape.architecture}, {shape.layers} layers{mixture}")
@@ -77,10 +78,10 @@ def _flops(number: float) -> str:
     return f"{number / 1e12:.3g} TFLOP"
 
 
-def _show_memory(costs: Costs, context: RunContext, devices: int) -> None:
+def _show_memory(costs: Costs, models: ModelPool, devices: int) -> None:
     shape, recipe = costs.shape, costs.recipe
     assert shape is not None
-    device, (generating, precision) = context.models.device.partition(":")[0], precisions(context.models)
+    device, (generating, precision) = models.device.partition(":")[0], precisions(models)
     tokens, predicted = costs.micro_batch
     columns = ("weights", "copies", "grads", "Adam", "activ.", "logits", "total", "ckpt.")
     table = plain_table("training", *columns, right=columns)

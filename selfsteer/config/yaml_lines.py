@@ -22,7 +22,7 @@ Lines = dict[Key, str]
 COMMAND_LINE = "command line: "
 
 
-_SECRET = re.compile(r"(^|[._])(api_?key|token|secret|password|passwd|credentials?|key)\Z", re.IGNORECASE)
+_SECRET = re.compile(r"(^|\.)((api|access|auth|hf)_?)?(key|token)\Z|secret|passw|credential", re.IGNORECASE)
 _MAX_CHARS, _MAX_VALUES = 2_000_000, 100_000
 """Limits of a text and of what it stands for: a recipe may come from someone else."""
 

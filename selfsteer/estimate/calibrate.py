@@ -18,6 +18,7 @@ from selfsteer.estimate.flops import Arithmetic, Row, arithmetic
 from selfsteer.estimate.model_shape import ModelShape
 from selfsteer.estimate.throughput import Rates, Sample
 from selfsteer.files import atomic_path, sha256_file
+from selfsteer.quality.chain import FilterChain
 from selfsteer.records import ROLES, Contrast, Query, Response, is_full
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display
@@ -69,7 +70,7 @@ def _measure(context: RunContext, shape: ModelShape, rows: int, say: Callable[[s
     models, recipe = context.models, context.recipe
     policy = models.initial_policy(say)
     say("      sampling a batch of responses ...")
-    backend, chat, queries = models.backend(policy), models.chat(policy), queries_stage(context)
+    backend, chat, queries = models.backend(policy), models.chat(policy), queries_stage(context.recipe, context.store)
     first = context.store.read(queries, Query)
     principled(recipe, context.principle_set, backend, [chat] if chat else [], first[:1])  # the shared few-shot part
     principles, asking = _timed(principles_stage, context, queries, "train", 1, policy)
@@ -88,7 +89,7 @@ def _measure(context: RunContext, shape: ModelShape, rows: int, say: Callable[[s
     if not scored:
         raise DataError("no row has three responses", where="the first queries", do="check them with a small run")
     flops = sum(_flops(shape, row, ALL_CELLS, recipe.train.max_length).forward for row in scored)
-    kept = share_kept(context, scored) if limit == recipe.generation.max_new_tokens else None
+    kept = share_kept(context.chain(), scored) if limit == recipe.generation.max_new_tokens else None
     models.free()
     say("      training on some rows ...")
     training, disk = _train(context, shape, policy, scored[:_TRAINED]), _disk_speed(context.store.run_dir)
@@ -111,9 +112,8 @@ def ending_rates(found: Sequence[Response]) -> dict[str, float]:
     return {role: ended[role] / tokens[role] for role in ROLES if tokens[role]}
 
 
-def share_kept(context: RunContext, rows: Sequence[Contrast]) -> float:
-    """Return the share of rows that the recipe's filters keep."""
-    chain = context.chain()
+def share_kept(chain: FilterChain, rows: Sequence[Contrast]) -> float:
+    """Return the share of rows that the filters, not fitted yet, keep."""
     chain.fit(lambda: rows)
     return statistics.mean(chain.apply(row).kept for row in rows)
 
@@ -128,7 +128,7 @@ def _train(context: RunContext, shape: ModelShape, policy: Policy, rows: Sequenc
 
     settings = context.recipe.train
     training = Training("policy", 1, [], policy, policy)
-    trainer = open_trainer(context, training, rows, context.models.run_dir / "checkpoints")
+    trainer = open_trainer(context.recipe, context.models, training, rows, context.models.run_dir / "checkpoints")
     trainer.state.global_step = 1  # from then on the policy is not its own reference
     model = trainer.model.train()
     if settings.gradient_checkpointing:

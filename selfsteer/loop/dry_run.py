@@ -50,7 +50,7 @@ def plan(
     looking = RunContext(
         recipe, context.principle_set, store, ModelPool(recipe, store.run_dir, runs_code=context.models.runs_code)
     )
-    queries = queries_stage(looking)
+    queries = queries_stage(recipe, store)
     walk = Walk(looking, queries, measures=measure)
     policy = start or context.models.initial_policy(say)
     walk.run(policy, _NotedVerdicts(looking, store, policy) if walk.trains else None)
@@ -131,7 +131,8 @@ class DryRunStore(Store):
         done = {entry.claim for entry in self._entries}
         failures = [n for n in range(last, begin, -1) if self.steps[n - 1].todo and self.claims[n - 1] not in done]
         for end in dict.fromkeys([last, *failures]):
-            key = stage_key(VERDICT, verdict_depends(context, self.claims[:end]))
+            depends = verdict_depends(context.recipe.guards, context.direction, self.claims[:end])
+            key = stage_key(VERDICT, depends)
             own, other = self._look_up((VERDICT, number, key))
             if found := own or other:
                 if end in failures:

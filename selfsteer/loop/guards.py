@@ -36,10 +36,10 @@ def check_criterion(context: RunContext) -> None:
         raise ConfigError("nobody says which response is better: no program and no judge", where=where, do=do)
 
 
-def verdict_depends(context: RunContext, asked: Sequence[StageKey]) -> dict[str, Any]:
+def verdict_depends(guards: GuardSettings, direction: str | None, asked: Sequence[StageKey]) -> dict[str, Any]:
     """Return what the verdict on a round depends on: the guards, and all stages up to the round's end or failure."""
-    settings = context.recipe.guards.model_dump(exclude={"best"})
-    return {"settings": settings, "direction": context.direction, "stages": fingerprint(sorted(set(asked)))}
+    settings = guards.model_dump(exclude={"best"})
+    return {"settings": settings, "direction": direction, "stages": fingerprint(sorted(set(asked)))}
 
 
 def may_give_up(settings: GuardSettings) -> bool:
@@ -118,7 +118,8 @@ class Guards:
             "ended": self.ended is not None,
             "contrasts": contrasts[-1] if contrasts else None,
         }
-        store.note(VERDICT, number, verdict_depends(self._stages, store.claims), info)
+        depends = verdict_depends(self._stages.recipe.guards, self._stages.direction, store.claims)
+        store.note(VERDICT, number, depends, info)
         begins = f"round {self.policy.round}'s policy" if self.policy.round else "the start"
         then = {
             "warn": "",

@@ -157,7 +157,7 @@ class _Run:
         if any(step.todo for step in steps):
             check_models(context, models.initial_policy(self.display.say), measures=self.whole)
         self.display.plan([_expected(step.slot, Sizes(1, 1)) for step in steps])  # their number is known by now
-        queries = queries_stage(context)
+        queries = queries_stage(context.recipe, context.store)
         found = QueriesResult.of(queries)
         sizes = Sizes(found.train, found.heldout if self.whole else 0)
         warn_of_disk(context, steps, sizes)

@@ -86,7 +86,7 @@ def contrasts_stage(
     size = _CLASSIFIED if classifier else SHARD_ROWS
 
     def write(space: Workspace) -> tuple[list[Path], ContrastsResult]:
-        chain = _fitted(context, files)
+        chain = _fitted(context.chain(), files)
 
         def do(batch: Sequence[Contrast]) -> list[Contrast]:
             return [chain.apply(with_margin(row)) for row in flag_harm(batch, principle_set.harmful, classifier)]
@@ -125,15 +125,14 @@ def try_filters(context: RunContext, scores: StageRecord) -> ContrastsResult:
             raise InputError(what, where=f"round {scores.round}", do=do)
         rows = found
     files = context.store.files(rows)
-    chain = _fitted(context, files)
+    chain = _fitted(context.chain(), files)
     for row in read_rows(files, Contrast):
         chain.apply(*flag_harm([row], context.principle_set.harmful))
     chain.finish()
     return ContrastsResult.from_tally(chain.tally, chain.thresholds)
 
 
-def _fitted(context: RunContext, files: Sequence[Path]) -> FilterChain:
-    chain = context.chain()
+def _fitted(chain: FilterChain, files: Sequence[Path]) -> FilterChain:
     chain.fit(lambda: read_rows(files, Contrast))
     return chain
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from selfsteer.config import QuerySettings
 from selfsteer.principles import template_contents
 from selfsteer.records import Query, SteeredQuery, read_columns, read_rows
 from selfsteer.report.fallbacks import fallbacks_told
@@ -54,7 +55,7 @@ def principles_stage(
         reader: The model trained on them where that is another: they have to suit its template too.
     """
     recipe, principle_set = context.recipe, context.principle_set
-    asked = round_queries(context, queries, split, round)
+    asked = round_queries(context.recipe, queries, split, round)
     settings = acting_settings(recipe, principle_set)
     writer, by_model = context.models.writer, needs_model(recipe, principle_set)
     thinks = by_model and (writer.may_think if writer else context.models.may_think(policy))
@@ -88,13 +89,12 @@ def principles_stage(
         "principles", round, depends, write, split=split, units=len(asked), note=_note,
         title="" if recipe.principles.strategy == "fixed" else "write principles",
     )  # fmt: skip
-    check_queries_left(context, entry, len(asked))
+    check_queries_left(context.recipe.queries, entry, len(asked))
     return entry
 
 
-def check_queries_left(context: RunContext, record: StageRecord, rows: int) -> None:
+def check_queries_left(settings: QuerySettings, record: StageRecord, rows: int) -> None:
     """Raise where a stage of queries had to leave out more of its ``rows`` than ``queries.max_left_out`` allows."""
-    settings = context.recipe.queries
     check_dropped_share(DroppedRows.of(record), "query", settings.source, settings.max_left_out, rows)
 
 

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from selfsteer.config import QuerySettings
+from selfsteer.config import QuerySettings, Recipe
 from selfsteer.errors import DataError
 from selfsteer.queries import Checks, Dropped, load_queries, source_fingerprint, stream_queries
 from selfsteer.records import Query, write_rows
@@ -20,9 +20,9 @@ from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
 from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.shards import ShardWriter
-from selfsteer.runs.store import Workspace
+from selfsteer.runs.store import Store, Workspace
 from selfsteer.seeding import draw
-from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.context import Pass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,11 @@ class QueriesResult(DroppedRows):
 
 def run(state: Pass) -> StageRecord:
     """Do the stage for a pass."""
-    return queries_stage(state.context)
+    return queries_stage(state.context.recipe, state.context.store)
 
 
-def queries_stage(context: RunContext) -> StageRecord:
+def queries_stage(recipe: Recipe, store: Store) -> StageRecord:
     """Load and split the queries, once for all rounds."""
-    recipe = context.recipe
     # With annotated preferences none of these queries is trained on, so the checks apply to the pairs instead.
     settings = recipe.queries.unchecked if recipe.preferences.source else recipe.queries
     sources = [settings.source, *([settings.heldout] if isinstance(settings.heldout, str) else [])]
@@ -56,16 +55,16 @@ def queries_stage(context: RunContext) -> StageRecord:
         found = QueriesResult.of(record)
         return f": {found.train} to align on, {found.heldout} held out{dropped_note(record)}"
 
-    entry = context.store.get_or_compute(
+    entry = store.get_or_compute(
         "queries", 1, depends, lambda space: split_queries(space, settings, recipe.seed), units=1, note=note
     )
     check_dropped_share(QueriesResult.of(entry), "query", settings.source, settings.max_left_out)
     return entry
 
 
-def round_queries(context: RunContext, queries: StageRecord, split: Split, round: int) -> range:
+def round_queries(recipe: Recipe, queries: StageRecord, split: Split, round: int) -> range:
     """Return which queries of a split are answered: of the training split, those of the round, by their positions."""
-    found, recipe = QueriesResult.of(queries), context.recipe
+    found = QueriesResult.of(queries)
     return of_round(recipe.queries, found.train, round, recipe.rounds) if split == "train" else range(found.heldout)
 
 

@@ -98,7 +98,7 @@ def responses_stage(
         "responses", round, depends, write, split=split, units=len(roles) * rows,
         note=lambda record: dropped_note(record).replace(",", ":", 1),
     )  # fmt: skip
-    check_queries_left(context, entry, rows)
+    check_queries_left(context.recipe.queries, entry, rows)
     return entry
 
 

@@ -29,7 +29,7 @@ def round_figures(state: Pass) -> Figures:
         read, asked, principles, responses = preferences.read, preferences.pairs, None, None
     else:
         read = QueriesResult.of(records["queries"]).read
-        asked = len(round_queries(state.context, records["queries"], "train", state.number))
+        asked = len(round_queries(state.context.recipe, records["queries"], "train", state.number))
         principles = PrinciplesResult.of(records["principles"])
         responses = ResponsesResult.of(records["responses"])
     return {

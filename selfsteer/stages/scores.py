@@ -44,6 +44,7 @@ from selfsteer.version import __version__
 
 if TYPE_CHECKING:
     from selfsteer.logprobs import Cell
+    from selfsteer.stages.scorer import Scorer
 
 _SCORE_BATCH = 8  # rows with nine cells each
 
@@ -96,26 +97,25 @@ def scores_stage(
         return _read_joined(context, *sources[number], round, policy, roles)
 
     def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
-        paths, dropped = run_sharded(space, len(sources), _scoring(context, join, judge))
+        paths, dropped = run_sharded(space, len(sources), _scoring(context.models.scorer(judge), context.recipe, join))
         check_any_left(paths, dropped, dropped.left_out + sum(map(count_rows, paths)), "query")
         return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
 
     rows = ResponsesResult.of(responses).responses // len(roles)
     entry = context.store.get_or_compute("scores", round, depends, write, split=split, units=rows, note=dropped_note)
-    check_queries_left(context, entry, rows)
+    check_queries_left(context.recipe.queries, entry, rows)
     return entry
 
 
 def _scoring(
-    context: RunContext, join: Callable[[int], list[Contrast]], judge: Policy, cells: Sequence[Cell] | None = None
+    scorer: Scorer | None, recipe: Recipe, join: Callable[[int], list[Contrast]], cells: Sequence[Cell] | None = None
 ) -> ShardJob[Contrast, Contrast]:
-    """Return how shards of rows are scored: ``join`` gives the rows of a shard, ``judge`` their log-probs."""
-    scorer = context.models.scorer(judge)
+    """Return how shards of rows are scored: ``join`` gives the rows of a shard, ``scorer`` their log-probs."""
     own: dict[str, Any] = {} if cells is None else {"cells": cells}
 
     def plan(number: int) -> ShardPlan[Contrast]:
         rows = join(number)
-        fits, left_out = (rows, []) if scorer is None else fitting(rows, scorer.chat, context.recipe)
+        fits, left_out = (rows, []) if scorer is None else fitting(rows, scorer.chat, recipe)
         return ShardPlan(in_batches(fits, _SCORE_BATCH if scorer else SHARD_ROWS), left_out)
 
     def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
@@ -165,7 +165,8 @@ def scored_preferences(context: RunContext, preferences: StageRecord, policy: Po
     def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
         from selfsteer.stages.scorer import PLAIN_CELLS
 
-        job = _scoring(context, lambda number: list(read_rows([files[number]], Contrast)), policy, cells=PLAIN_CELLS)
+        scorer = context.models.scorer(policy)
+        job = _scoring(scorer, context.recipe, lambda number: list(read_rows([files[number]], Contrast)), PLAIN_CELLS)
         paths, dropped = run_sharded(space, len(files), job)
         return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
 

@@ -17,7 +17,7 @@ from selfsteer.runs.results import StageResult
 from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import RunContext
 from selfsteer.stages.contrasts import ContrastsResult
-from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.model_pool import ModelPool, Policy
 from selfsteer.stages.resumable_training import (
     MetricsLog,
     divergence_noted,
@@ -138,7 +138,7 @@ def train_stage(context: RunContext, training: Training) -> tuple[StageRecord, P
     trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
     if store.computes:
         # metrics.jsonl shows the active training, also where another run or an earlier setting has done it.
-        _log(context, training).restore(space.path("metrics.jsonl"))
+        _log(context.store.run_dir, training).restore(space.path("metrics.jsonl"))
 
     def train_again() -> None:
         store.display.say("      the generator's weights were removed after it had answered: training it again")
@@ -163,8 +163,8 @@ def kept_rows(entry: StageRecord) -> int:
     return ContrastsResult.of(entry).counts["kept"]
 
 
-def _log(context: RunContext, training: Training) -> MetricsLog:
-    return MetricsLog(context.store.run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
+def _log(run_dir: Path, training: Training) -> MetricsLog:
+    return MetricsLog(run_dir / "metrics.jsonl", {"round": training.round, "stage": training.stage})
 
 
 def _weights(space: Workspace) -> Path:
@@ -179,8 +179,8 @@ def _train(context: RunContext, training: Training, space: Workspace) -> Path:
         rows = [row for entry in training.rows for row in read_rows(store.files(entry), Contrast) if row.kept]
         started = time.monotonic()
         with divergence_noted(space.path("diverged.json"), "train.learning_rate"):
-            trainer = open_trainer(context, training, rows, checkpoints)
-            log = _log(context, training)
+            trainer = open_trainer(context.recipe, context.models, training, rows, checkpoints)
+            log = _log(context.store.run_dir, training)
             trainer.say = space.display.say
             train_with_resume(trainer, checkpoints, log, space.display)
         log.keep(space.path("metrics.jsonl"))
@@ -197,12 +197,13 @@ def _train(context: RunContext, training: Training, space: Workspace) -> Path:
     return folder
 
 
-def open_trainer(context: RunContext, training: Training, rows: Sequence[Contrast], checkpoints: Path) -> SSOTrainer:
+def open_trainer(
+    recipe: Recipe, models: ModelPool, training: Training, rows: Sequence[Contrast], checkpoints: Path
+) -> SSOTrainer:
     """Return the trainer of a training on scored rows, with a model of its own."""
     from selfsteer.policy import SSOTrainer
     from selfsteer.policy.adapters import lora_config
 
-    recipe, models = context.recipe, context.models
     chat = models.chat(training.start)
     assert chat is not None  # the configuration lets only backends with weights train
     args = sso_config(

@@ -105,14 +105,15 @@ def _refilter_rounds(context: RunContext, *, dry_run: bool = False, changed: boo
         parts.append(Refiltered(f"round {scores.round}", before, quality_figures(found)))
         if changed and recipe.trains:
             break
-    notes = _stale(context, rounds[: len(parts)], rounds[len(parts) :]) if changed and recipe.trains else []
-    return Outcome(parts, notes)
+    done = len(parts)
+    stale = _stale(recipe, ledger.run_dir, rounds[:done], rounds[done:]) if changed and recipe.trains else []
+    return Outcome(parts, stale)
 
 
-def _stale(context: RunContext, filtered: Sequence[StageRecord], later: Sequence[StageRecord]) -> list[str]:
+def _stale(recipe: Recipe, run_dir: Path, filtered: Sequence[StageRecord], later: Sequence[StageRecord]) -> list[str]:
     """Return notes on what depends on the rows that were filtered again."""
-    notes, run_dir = [], context.store.run_dir
-    if context.recipe.mode == "generator":
+    notes = []
+    if recipe.mode == "generator":
         notes.append("the generator's own data are not filtered again here; a run filters them and trains it again")
     if later:
         numbers = ", ".join(str(entry.round) for entry in later)

@@ -114,7 +114,7 @@ def _principles(context: RunContext, policy: Policy, trials: Sequence[Trial]) ->
     entry = context.store.get_or_compute(
         "probe", 0, depends, write, folder="round-00/heldout/principles", units=1, note=dropped_note
     )
-    check_queries_left(context, entry, len({query.id for _, query in trials}))
+    check_queries_left(context.recipe.queries, entry, len({query.id for _, query in trials}))
     return entry
 
 

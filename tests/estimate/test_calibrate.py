@@ -47,7 +47,7 @@ def test_the_share_of_rows_kept_is_what_the_recipes_filters_keep(tmp_path):
     rows = read_rows((tmp_path / "run/round-01/scores").glob("*.parquet"), Contrast)
     stages = open_stages(recipe, tmp_path / "other", Display(quiet=True))
     quality = summary["rounds"][0]["quality"]
-    assert share_kept(stages, list(rows)) == quality["kept"] / quality["total"] < 1
+    assert share_kept(stages.chain(), list(rows)) == quality["kept"] / quality["total"] < 1
 
 
 def _response(role: str, tokens: int, finish: str) -> SimpleNamespace:

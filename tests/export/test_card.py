@@ -199,7 +199,7 @@ def test_settings_are_shown_without_what_should_stay_on_the_machine(tmp_path):
         principles={"set": "../sets/mine.yaml"},
         judge={
             "name": "endpoint:/srv/judge-7b",
-            "base_url": "https://user:pa55@judge.corp.example:8000/v1?key=k3y",
+            "base_url": "https://judge.corp.example:8000/v1",
             "template": "~/templates/ask.jinja",
         },
         generation={
@@ -209,7 +209,7 @@ def test_settings_are_shown_without_what_should_stay_on_the_machine(tmp_path):
     )
     settings = public_settings(secret)
     text = card_of([contrast()], tmp_path / "set", run=RunFacts(settings))
-    hidden = ("someone", "customer", "Users", "pa55", "k3y", "corp.example", "s3cret", "scratch", "/a/", "srv", "~/")
+    hidden = ("someone", "customer", "Users", "corp.example", "s3cret", "scratch", "/a/", "srv", "~/")
     assert [word for word in hidden if word in text] == []
     assert settings["model"]["name"] == "tiny"
     assert (settings["queries"]["source"], settings["queries"]["heldout"]) == ("queries.jsonl", "held.csv")

@@ -403,7 +403,7 @@ def _heldout_file(tmp_path, model, queries):
     from selfsteer.stages.queries import queries_stage
 
     data = RunContext.from_recipe(small_recipe(model, queries), Store(tmp_path / "held", Display(quiet=True)))
-    return [data.store.files(queries_stage(data))[-1]]
+    return [data.store.files(queries_stage(data.recipe, data.store))[-1]]
 
 
 def test_annotated_preferences_have_no_principles_to_filter_by(tmp_path, tiny_chat_model, queries):

@@ -52,7 +52,7 @@ def stages_of(tmp_path, model, prompts, **queries):
 def test_a_refused_query_is_left_out_before_anything_is_sampled(tmp_path, alternating):
     stages = stages_of(tmp_path, alternating, ["Name a lake.", TWICE, "Name a tree."])
     policy = stages.models.initial_policy(print)
-    principles = principles_stage(stages, queries_stage(stages), "train", 1, policy)
+    principles = principles_stage(stages, queries_stage(stages.recipe, stages.store), "train", 1, policy)
     assert [drop["where"] for drop in principles.info["dropped"]] == ["q1"]
     assert "roles must alternate" in principles.info["dropped"][0]["reason"]
     responses = responses_stage(stages, principles, "train", 1, policy)
@@ -64,7 +64,9 @@ def test_a_refused_query_is_left_out_before_anything_is_sampled(tmp_path, altern
 def test_too_many_refused_queries_stop_the_run_with_the_reason(tmp_path, alternating, prompts, most):
     stages = stages_of(tmp_path, alternating, prompts, max_left_out=most)
     with pytest.raises(DataError, match="the chat template refuses a prompt with the roles user, user"):
-        principles_stage(stages, queries_stage(stages), "train", 1, stages.models.initial_policy(print))
+        principles_stage(
+            stages, queries_stage(stages.recipe, stages.store), "train", 1, stages.models.initial_policy(print)
+        )
 
 
 class Rendering(Answering):

@@ -72,7 +72,7 @@ def stage_keys(recipe: Recipe | RewardRecipe, folder: Path) -> dict[Slot, Keyed]
         return settle(store, asked)
 
     def noted_verdict(store: DryRunStore, number: int, stages: RunContext) -> Any:
-        depends = verdict_depends(stages, store.claims)
+        depends = verdict_depends(stages.recipe.guards, stages.direction, store.claims)
         found[VERDICT, number, False] = Keyed(stage_key(VERDICT, depends), repr([store.claims, depends]))
         return verdict(store, number, stages)
 

@@ -29,7 +29,7 @@ def read(tmp_path):
     def read(prompts, **settings) -> tuple[RunContext, dict, dict]:
         lines(tmp_path / "pairs.jsonl", [{"prompt": one, "chosen": "Yes, so.", "rejected": "No."} for one in prompts])
         stages = open_stages(recipe(tmp_path, **settings), tmp_path / "run", Display(quiet=True))
-        queries = queries_stage(stages)
+        queries = queries_stage(stages.recipe, stages.store)
         return stages, queries, preferences_stage(stages, queries)
 
     lines(tmp_path / "queries.jsonl", QUESTIONS)
@@ -120,7 +120,7 @@ def test_rows_that_are_no_pairs_are_left_out_named_and_told(tmp_path, read, caps
     read(QUESTIONS)
     mixed(tmp_path, 6)
     stages = open_stages(recipe(tmp_path), tmp_path / "run", Display(quiet=False))
-    entry = preferences_stage(stages, queries_stage(stages))
+    entry = preferences_stage(stages, queries_stage(stages.recipe, stages.store))
     assert (entry.info["pairs"], entry.info["unusable"], entry.info["rows"]) == (8, 6, 14)
     source = tmp_path / "pairs.jsonl"
     assert [line["where"] for line in left_out(stages, entry)] == [f"{source}:{number}" for number in range(9, 15)]
@@ -139,7 +139,11 @@ def test_the_share_acts_on_a_finished_stage_and_redoes_nothing(tmp_path, read):
         DataError, match=r"10 of 18 rows can't be used, more than the share of 0\.5 that queries\.max_left"
     ):
         preferences_stage(
-            stages := open_stages(recipe(tmp_path), tmp_path / "run", Display(quiet=True)), queries_stage(stages)
+            stages := open_stages(recipe(tmp_path), tmp_path / "run", Display(quiet=True)),
+            queries_stage(stages.recipe, stages.store),
         )
     loose = open_stages(recipe(tmp_path, max_left_out=0.6), tmp_path / "run", Display(quiet=True))
-    assert preferences_stage(loose, queries_stage(loose)).info["pairs"] == 8 and loose.store.stages[-1]["reused"]
+    assert (
+        preferences_stage(loose, queries_stage(loose.recipe, loose.store)).info["pairs"] == 8
+        and loose.store.stages[-1]["reused"]
+    )
