@@ -97,9 +97,9 @@ def write_card(path: Path, exported: Exported, name: str, licence: Licence, run:
     path.write_text(text, encoding="utf-8")
 
 
-def write_notice(path: Path, exported: Exported) -> None:
+def write_notice(path: Path, exported: Exported, *, inside: Path | None = None) -> None:
     """Write, atomically, the page beside a single file that warns of harmful targets."""
-    write_atomic(path, _rendered("notice", exported, name=path.name.removesuffix(f".{CARD}")))
+    write_atomic(path, _rendered("notice", exported, name=path.name.removesuffix(f".{CARD}")), inside=inside)
 
 
 def _rendered(template: str, exported: Exported, **values: Any) -> str:

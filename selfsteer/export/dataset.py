@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from selfsteer.errors import ConfigError, InputError
@@ -14,6 +12,7 @@ from selfsteer.export.options import Exported, ExportOptions
 from selfsteer.export.writers import WRITERS, write_shards
 from selfsteer.files import atomic_path, remove, write_json
 from selfsteer.records import Contrast
+from selfsteer.runs.store import make_way, output_folder, restore_output
 
 _OTHER_DATA = (".csv", ".tsv", ".txt", ".arrow", ".gz", ".zip", ".zst", ".yaml", ".pkl")
 
@@ -32,8 +31,13 @@ def is_file(output: Path) -> bool:
 
 
 def check_output(options: ExportOptions, output: Path, *, overwrite: bool = False) -> None:
-    """Raise :class:`ConfigError` or :class:`InputError` where an export could not be written, before any work."""
-    if is_file(output):
+    """Raise :class:`ConfigError` or :class:`InputError` where an export could not be written, before any work.
+
+    What an export to it that was killed has left is put in order first (:func:`restore_output`).
+    """
+    single = is_file(output)
+    restore_output(output if single else output.resolve())
+    if single:
         if output.suffix not in options.form.suffixes:
             what = f"the format {options.format} can't be a {output.suffix} file"
             do = f"use {' or '.join(options.form.suffixes)}, or a folder"
@@ -83,19 +87,20 @@ def export_file(
     """
     check_output(options, output, overwrite=overwrite)
     exported = Exported(options)
-    with atomic_path(output) as temporary:
-        # By the output's suffix: the temporary name has another one.
-        WRITERS[output.suffix](temporary, exported.through(contrasts), options.schema)
-        exported.selection.check(where)
-        notice, figures = notice_of(output), exported.figures
-        if options.harmful and (figures.harmful or figures.unknown):
-            write_notice(notice, exported)  # before the file itself appears
-            exported.notice = notice
-        elif is_own_card(notice):  # of an earlier export
-            remove(notice)
-    if options.format == "llama-factory":
-        info = output.parent / INFO  # other entries are kept
-        write_json(info, read_entries(info) | {output.stem: dataset_entry(output.name)})
+    with output_folder(output) as part:
+        with atomic_path(output, inside=part) as temporary:
+            # By the output's suffix: the temporary name has another one.
+            WRITERS[output.suffix](temporary, exported.through(contrasts), options.schema)
+            exported.selection.check(where)
+            notice, figures = notice_of(output), exported.figures
+            if options.harmful and (figures.harmful or figures.unknown):
+                write_notice(notice, exported, inside=part)  # before the file itself appears
+                exported.notice = notice
+            elif is_own_card(notice):  # of an earlier export
+                remove(notice)
+        if options.format == "llama-factory":
+            info = output.parent / INFO  # other entries are kept
+            write_json(info, read_entries(info) | {output.stem: dataset_entry(output.name)}, inside=part)
     exported.paths = [output]
     return exported
 
@@ -123,7 +128,7 @@ def export_folder(
     folder = folder.resolve()  # the name is the data set's, and "." has none
     check_output(options, folder, overwrite=overwrite)
     exported = Exported(options)
-    with _making_way(folder) as make_way, atomic_path(folder) as temporary:
+    with output_folder(folder) as part, atomic_path(folder, inside=part) as temporary:
         temporary.mkdir()
         rows = exported.through(contrasts)
         shards = write_shards(temporary / "data", options.form.suffixes[0], rows, options.schema)
@@ -132,24 +137,6 @@ def export_folder(
             data = f"data/{shards[0].name}" if len(shards) == 1 else "data"
             write_json(temporary / INFO, {folder.name: dataset_entry(data)})
         write_card(temporary / CARD, exported, folder.name, licence, run)
-        make_way()
+        make_way(folder, part)
     exported.paths = [folder / "data" / shard.name for shard in shards]
     return exported
-
-
-@contextmanager
-def _making_way(folder: Path) -> Iterator[Callable[[], None]]:
-    """Yield a function that moves an earlier export, or an empty folder, aside; after a failure it is moved back."""
-    aside = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.old"
-
-    def make_way() -> None:
-        if folder.exists():
-            folder.rename(aside)
-
-    try:
-        yield make_way
-    except BaseException:
-        if aside.exists():
-            aside.rename(folder)
-        raise
-    remove(aside)

@@ -276,6 +276,52 @@ def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]
         lock.release()
 
 
+_EARLIER = "earlier"
+
+
+@contextmanager
+def output_folder(output: Path) -> Iterator[Path]:
+    """Hold ``.NAME.part`` beside an output that the user named, the place of what is not finished; it goes at the end.
+
+    What a killed process left in it is removed, and an earlier output that it had moved there (:func:`make_way`) comes
+    back, as it does after a failure.
+
+    Raises:
+        WorkFailed: Another process is writing that output.
+    """
+    part = output.with_name(f".{output.name}.part")
+    with locked(part, "output", "--output"):
+        _put_back(part, output)
+        try:
+            yield part
+        except BaseException as error:
+            _put_back(part, output)
+            if isinstance(error, SelfsteerError) or not isinstance(error, Exception):  # of others it keeps the log
+                remove(part)
+            raise
+        remove(part)
+
+
+def restore_output(output: Path) -> None:
+    """Bring back the earlier output where a process was killed while it replaced it, and remove what it left."""
+    if output.with_name(f".{output.name}.part").is_dir():
+        with output_folder(output):
+            pass
+
+
+def make_way(output: Path, part: Path) -> None:
+    """Move an earlier output, if there is one, into its :func:`output_folder`."""
+    if output.exists():
+        output.rename(part / _EARLIER)
+
+
+def _put_back(part: Path, output: Path) -> None:
+    earlier = part / _EARLIER
+    if earlier.exists() and not output.exists():
+        earlier.rename(output)
+    remove(earlier)
+
+
 def _log_traceback(folder: Path, error: Exception) -> str:
     """Append the traceback of an error that nobody foresaw to the folder's log, and return where it is."""
     log = folder / "errors.log"

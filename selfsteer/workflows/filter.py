@@ -21,7 +21,7 @@ from selfsteer.report import write_report
 from selfsteer.runs.active import active_records, check_files, rerun_command
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display
-from selfsteer.runs.store import Store
+from selfsteer.runs.store import Store, output_folder, restore_output
 from selfsteer.stages.context import RunContext, harm_classifier, with_direction
 from selfsteer.stages.contrasts import ContrastsResult, contrasts_stage, try_filters, with_margin
 from selfsteer.stages.reward_margins import margins_of
@@ -206,10 +206,11 @@ def _write(rows: Iterator[Contrast], output: Path) -> None:
         raise ConfigError(
             f"can't write rows as {output.suffix}", where=f"--output {output}", do="name a .parquet file or a folder"
         )
+    restore_output(output)
     if output.exists():
         raise InputError("the output already exists", where=str(output), do="name a new file or folder")
     made = (value for row in rows for value in FORMATS["contrast"].make(row, Layout()))
-    with atomic_path(output) as temporary:
+    with output_folder(output) as part, atomic_path(output, inside=part) as temporary:
         if output.suffix:
             WRITERS[output.suffix](temporary, made, schema(Contrast))
         else:
