@@ -185,8 +185,11 @@ def schema(kind: type[Row]) -> pa.Schema:
     return pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(kind)])
 
 
-def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write one Parquet shard atomically. Text that UTF-8 can't hold raises :class:`DataError` with the row's id."""
+def write_rows(path: Path, kind: type[Row], rows: Sequence[Row], *, sync: bool = True) -> None:
+    """Write one Parquet shard atomically; ``sync`` as for :func:`atomic_path`.
+
+    Text that UTF-8 can't hold raises :class:`DataError` with the row's id.
+    """
     names = [field.name for field in dataclasses.fields(kind)]
     dicts = [{name: getattr(row, name) for name in names} for row in rows]
     for values in dicts:
@@ -198,7 +201,7 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
         row_id = next(values["id"] for values in dicts if _SURROGATE.search(json.dumps(values, ensure_ascii=False)))
         what, do = "a row holds half of a surrogate pair, which is no text", "leave that row out, or correct its text"
         raise DataError(what, where=f"row {row_id!r}", do=do) from error
-    with atomic_path(path) as temporary:
+    with atomic_path(path, sync=sync) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)  # a damaged page is an error, not other text
 
 

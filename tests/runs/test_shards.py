@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -118,6 +119,50 @@ def test_killed_between_the_blocks_file_and_its_pieces_nothing_is_done_twice(tmp
     assert [number for number, _ in again.batches] == [3, 4, 5]
     assert ids(paths) == [str(number) for number in range(12)]
     assert not list((tmp_path / "stage").glob("*.pieces"))
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros at the end", "zeros within", "a flipped byte"])
+def test_a_piece_that_a_power_cut_damaged_is_done_again(tmp_path, damage):
+    first = Asked(lambda number, before: failing("stop here", ends=True) if number == 11 else None)
+    with pytest.raises(WorkFailed):
+        run_sharded(workspace(tmp_path), *work(first, block=12))
+    piece = tmp_path / "stage/key-00000.pieces/00002.parquet"
+    data = bytearray(piece.read_bytes())
+    if damage in ("empty", "cut"):
+        del data[0 if damage == "empty" else len(data) // 2 :]
+    elif damage == "a flipped byte":
+        data[data.index(b"Hi")] ^= 1
+    else:
+        begin = len(data) // 2 if damage == "zeros at the end" else 4
+        data[begin : begin + len(data) // 2] = bytes(len(data) // 2)
+    piece.write_bytes(data)
+    again = Asked()
+    paths, _ = run_sharded(workspace(tmp_path), *work(again, block=12))
+    assert again.batches == [(2, ["4", "5"]), (-7, ["11"])], "the damaged batch by its own number, and what had failed"
+    assert ids(paths) == [str(number) for number in range(12)]
+
+
+@pytest.mark.parametrize(("seconds", "groups"), [(0.0, 0), (0.25, 2), (2.0, 11)])
+def test_pieces_are_synced_at_most_once_a_second_and_before_the_stage_ends(tmp_path, monkeypatch, seconds, groups):
+    """A batch takes ``seconds`` by a clock of our own."""
+    from selfsteer import files
+
+    now, synced = [0.0], []
+    monkeypatch.setattr(files.time, "monotonic", lambda: now[0])
+    sync = files._fsync
+    monkeypatch.setattr(files, "_fsync", lambda path: (synced.append((now[0], path)), sync(path)))
+
+    def slow(number: int, before: int) -> Failure | None:
+        now[0] += seconds / 2  # two queries a batch
+        return failing("stop here", ends=True) if number == 23 else None
+
+    with pytest.raises(WorkFailed):
+        run_sharded(workspace(tmp_path), *work(Asked(slow), 24, block=24))
+    pieces = [path for _, path in synced if path.suffix == ".parquet"]
+    assert {path.name for path in pieces} == {f"{place:05d}.parquet" for place in range(12)}, "none is left out"
+    assert len(pieces) == 12, "none is synced twice"
+    during = sorted({moment for moment, path in synced if path.suffix == ".parquet" and moment < now[0]})
+    assert len(during) == groups and all(later - earlier >= 1 for earlier, later in pairwise(during))
 
 
 def test_what_failed_is_asked_again_when_every_block_had_its_turn(tmp_path):
