@@ -22,7 +22,7 @@ def wilson(successes: float, n: float) -> Interval:
     return max(round(low, 15), 0.0), min(round(high, 15), 1.0)  # 0 of 21 gave -9e-18
 
 
-def bootstrap(values: Sequence[float]) -> Interval:
+def bootstrap(values: Sequence[float] | np.ndarray) -> Interval:
     """Return the percentile bootstrap interval of a mean. The resampling seed is fixed: same values, same interval.
 
     Of very many values it is the normal interval: there the two agree, and the resamples would fill the memory.

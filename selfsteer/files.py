@@ -179,18 +179,20 @@ def cut_torn_line(path: Path) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a file of our own that :func:`append_json` wrote; torn lines are skipped."""
-    rows = []
-    with storage_errors(path, "read"):
-        lines = _read_regular(path).split(b"\n")
-    for line in lines:
-        try:
-            row = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    """Return the lines of :func:`iter_json_lines`."""
+    return list(iter_json_lines(path))
+
+
+def iter_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the complete lines of a file of our own that :func:`append_json` wrote; torn lines are skipped."""
+    with storage_errors(path, "read"), suppress(FileNotFoundError, NotADirectoryError), open_regular(path) as stream:
+        for line in stream:
+            try:
+                row = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
 
 
 def link_atomic(link: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -216,6 +216,52 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
                     values["provenance"] = parse_json(values["provenance"])
             rows = [kind(**{name: values[name] for name in values if name in names}) for values in dicts]
         yield from rows
+
+
+_BLOCK_ROWS = 4096
+"""Rows of :class:`StoredRows` in memory at a time; so many are also sorted for a judge's batches."""
+
+
+class StoredRows(Collection[Contrast]):
+    """Contrasts of Parquet shards, read again at each pass, some thousand at a time.
+
+    Each block of them is in the order of the ids, so up to 4,096 rows come in that order.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def blocks(self) -> Iterator[list[Contrast]]:
+        """Yield all rows, a list of some thousand at a time."""
+        rows: list[Contrast] = []
+        for path in self._paths:
+            if len(rows) + count_rows(path) > _BLOCK_ROWS and rows:
+                yield sorted(rows, key=lambda row: row.id)
+                rows = []
+            rows += read_rows([path], Contrast)
+        if rows:
+            yield sorted(rows, key=lambda row: row.id)
+
+    def full_ids(self, *, kept: bool = False) -> Iterator[str]:
+        """Yield the ids of rows of which no sampled response is empty; with ``kept`` of those kept alone."""
+        columns = [f"{role}_{part}" for role in ROLES for part in ("response", "finish")]
+        for name, is_kept, *values in read_columns(self._paths, ["id", "kept", *columns]):
+            sampled = zip(values[::2], values[1::2], strict=True)
+            if (is_kept or not kept) and all(text or finish == "absent" for text, finish in sampled):
+                yield name
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all rows."""
+        return (name for (name,) in read_columns(self._paths, ["id"]))
+
+    def __iter__(self) -> Iterator[Contrast]:
+        return (row for block in self.blocks() for row in block)
+
+    def __len__(self) -> int:
+        return sum(map(count_rows, self._paths))
+
+    def __contains__(self, row: object) -> bool:
+        return any(row == own for own in self)
 
 
 def read_columns(paths: Iterable[Path], columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from selfsteer.errors import ConfigError
 if TYPE_CHECKING:
     from selfsteer.judges import Judge, Pair
     from selfsteer.judges.tables import Judged
+    from selfsteer.stages.judgements import StoredPairs
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def judge(arguments: JudgeArguments) -> None:
         person = HumanJudge(human)
         cache = AnswerCache(_folder(judging.answers) / f"{fingerprint(person.key)}.jsonl")
         judged.append(
-            Judged(person.name, collect(person, pairs, cache, ask_on_page if arguments.page else ask_in_terminal))
+            Judged(person.name, collect(person, list(pairs), cache, ask_on_page if arguments.page else ask_in_terminal))
         )
     show_judged(judged)
     if judging.json_file:
@@ -85,7 +86,7 @@ def judge(arguments: JudgeArguments) -> None:
     check_verdicts(judged)
 
 
-def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path | None) -> list[Judged]:
+def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair] | StoredPairs, answers: Path | None) -> list[Judged]:
     """Put the pairs before one judge after the other, with progress; ``judges`` is empty afterwards.
 
     Each is taken out, so that its weights are freed before the next one loads its own.
@@ -96,7 +97,7 @@ def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair], answers: Path | None
     return judged
 
 
-def _judge_by_machine(judge: Judge, pairs: Sequence[Pair], folder: Path) -> Judged:
+def _judge_by_machine(judge: Judge, pairs: Sequence[Pair] | StoredPairs, folder: Path) -> Judged:
     from selfsteer.stages.judgements import judge_with_cache
 
     with Progress(console=errors, transient=True) as bar:

@@ -15,7 +15,7 @@ FEWEST = 5
 SHARES = (0.25, 0.5, 0.75, 1.0)
 
 
-def calibrate(scores: Sequence[float], right: Sequence[bool]) -> dict[str, Any]:
+def calibrate(scores: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> dict[str, Any]:
     """Compare finite scores (B,), higher meaning more likely right, with whether each of the B > 0 pairs is right.
 
     Returns:
@@ -37,7 +37,7 @@ def calibrate(scores: Sequence[float], right: Sequence[bool]) -> dict[str, Any]:
     }
 
 
-def keep_best(scores: Sequence[float], right: Sequence[bool]) -> list[dict[str, Any]]:
+def keep_best(scores: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> list[dict[str, Any]]:
     """Return the accuracy when only the best of :data:`SHARES` are kept, rounded up; pairs tied at the end all stay."""
     values, truth = np.asarray(scores, dtype=float), np.asarray(right, dtype=bool)
     kept = []

@@ -38,6 +38,7 @@ def measure(
     scored = [row for row in full if is_scored(row)]
     directions = [direction_of(direction, row) for row in full] if direction else []
     margins = [margin for row in scored if (margin := steering_margin(row)) is not None]
+    plain_scores = [[score(row, role, "prompt") for row in scored] for role in ("positive", "negative")]
     plain = [row.original_response for row in contrasts]
     loops = [repetition(text) for text in plain]
     answered = sum(answers(row.prompt[-1]["content"], row.original_response) for row in contrasts)
@@ -46,7 +47,7 @@ def measure(
         "direction": {"program": direction, **counted(directions)} if directions else None,
         "steering_margin": _spread(margins) | {"values": margins} if margins else None,
         "mean_logps": {f"{role}_response": _mean_logps(scored, role) for role in ROLES} if scored else None,
-        "onpolicyness": onpolicyness(scored) if scored else None,
+        "onpolicyness": onpolicyness(*plain_scores) if scored else None,
         "implicit": _implicit(implicit, per_token) if implicit else None,
         "divergence": _spread(drops) | {"n": len(drops)} if drops else None,
         "length": {role: _length(contrasts, role) for role in ("original", "positive", "negative")},
@@ -122,13 +123,16 @@ def _mean_logps(rows: Sequence[Contrast], role: str) -> Measure:
     return {prompt: {"mean": fmean(values), "values": values} for prompt, values in found.items()}
 
 
-def onpolicyness(rows: Sequence[Contrast]) -> Measure:
-    """Return the mean over y+ and y- of exp(mean log-prob under the plain prompt) of scored rows (v2, figure 3)."""
-    positive, negative = ([math.exp(score(row, role, "prompt")) for row in rows] for role in ("positive", "negative"))
-    both = [(p + n) / 2 for p, n in zip(positive, negative, strict=True)]
+def onpolicyness(positive: Sequence[float], negative: Sequence[float]) -> Measure:
+    """Return the mean over y+ and y- of exp(mean log-prob under the plain prompt) of some rows (v2, figure 3).
+
+    Both are such mean log-probs (N,), nats per token, N > 0.
+    """
+    likelihoods = [list(map(math.exp, values)) for values in (positive, negative)]
+    both = [(p + n) / 2 for p, n in zip(*likelihoods, strict=True)]
     return {
-        "positive_response": fmean(positive),
-        "negative_response": fmean(negative),
+        "positive_response": fmean(likelihoods[0]),
+        "negative_response": fmean(likelihoods[1]),
         "mean": fmean(both),
         "interval": bootstrap(both),
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -10,8 +11,9 @@ from typing import get_args
 import numpy as np
 
 from selfsteer.confidence_intervals import Interval, bootstrap_statistic, wilson
-from selfsteer.files import fingerprint
 from selfsteer.judges.base import Judgement, Outcome, Pair
+
+_UNLABELLED = 2
 
 
 @dataclass(frozen=True)
@@ -65,33 +67,64 @@ class Figures:
     debiased: Verdicts
 
 
-def agreement(judgements: Sequence[Judgement], *, kappas: bool = True) -> Figures:
+class _Tally:
+    """Counts of judgements, from which figures come; of each judgement three verdicts stay."""
+
+    def __init__(self) -> None:
+        self.outcomes = Counter[str]()
+        self.why_invalid = Counter[str]()
+        self.first = self.votes = self.right = 0
+        self.labels, self.strict, self.debiased = array("b"), array("b"), array("b")
+
+    def add(self, judgement: Judgement) -> None:
+        label = judgement.pair.label
+        self.outcomes[judgement.outcome] += 1
+        for answer in (judgement.forward, judgement.backward):
+            self.votes += bool(answer.vote)
+            self.first += answer.vote == 1
+            if not answer.valid:
+                self.why_invalid[answer.why] += 1
+        self.right += sum(vote == label for vote in judgement.votes) if label else 0
+        self.labels.append(_UNLABELLED if label is None else label)
+        self.strict.append(judgement.strict)
+        self.debiased.append(judgement.debiased)
+
+    def figures(self, kappas: bool) -> Figures:
+        labels = np.array(self.labels, dtype=np.int8)
+        known = labels != _UNLABELLED
+        decided = int((known & (labels != 0)).sum())
+        strict, debiased = (
+            _verdicts(labels[known], np.array(own, dtype=np.int8)[known], kappas)
+            for own in (self.strict, self.debiased)
+        )
+        return Figures(
+            n=len(labels),
+            outcomes={outcome: self.outcomes[outcome] for outcome in get_args(Outcome)},
+            first_share=self.first / self.votes if self.votes else None,
+            first_share_interval=wilson(self.first, self.votes) if self.votes else None,
+            n_labelled=decided,
+            n_tied_labels=int((labels == 0).sum()),
+            per_order_share=self.right / (2 * decided) if decided else None,
+            why_invalid=dict(self.why_invalid),
+            strict=strict,
+            debiased=debiased,
+        )
+
+
+def agreement(judgements: Iterable[Judgement], *, kappas: bool = True) -> Figures:
     """Return the figures over all judgements of a judge; ``kappas``, which take resampling, may be left out (None)."""
-    outcomes = Counter(judgement.outcome for judgement in judgements)
-    votes = [answer.vote for j in judgements for answer in (j.forward, j.backward) if answer.vote]
-    labels = [judgement.pair.label for judgement in judgements]
-    decided = [judgement for judgement in judgements if judgement.pair.label in (1, -1)]
-    rights = [vote == judgement.pair.label for judgement in decided for vote in judgement.votes]
-    return Figures(
-        n=len(judgements),
-        outcomes={outcome: outcomes[outcome] for outcome in get_args(Outcome)},
-        first_share=votes.count(1) / len(votes) if votes else None,
-        first_share_interval=wilson(votes.count(1), len(votes)) if votes else None,
-        n_labelled=len(decided),
-        n_tied_labels=labels.count(0),
-        per_order_share=sum(rights) / len(rights) if rights else None,
-        why_invalid=dict(Counter(a.why for j in judgements for a in (j.forward, j.backward) if not a.valid)),
-        strict=_verdicts(labels, [judgement.strict for judgement in judgements], kappas),
-        debiased=_verdicts(labels, [judgement.debiased for judgement in judgements], kappas),
-    )
-
-
-def by_subset(judgements: Sequence[Judgement]) -> dict[str, Figures]:
-    """Return the figures of each subset, in the order in which the subsets come up."""
-    groups: dict[str, list[Judgement]] = {}
+    tally = _Tally()
     for judgement in judgements:
-        groups.setdefault(judgement.pair.subset, []).append(judgement)
-    return {subset: agreement(group) for subset, group in groups.items()}
+        tally.add(judgement)
+    return tally.figures(kappas)
+
+
+def by_subset(judgements: Iterable[Judgement]) -> dict[str, Figures]:
+    """Return the figures of each subset, in the order in which the subsets come up."""
+    tallies: dict[str, _Tally] = defaultdict(_Tally)
+    for judgement in judgements:
+        tallies[judgement.pair.subset].add(judgement)
+    return {subset: tally.figures(kappas=True) for subset, tally in tallies.items()}
 
 
 def distinct(pairs: Iterable[Pair]) -> list[int]:
@@ -102,17 +135,16 @@ def distinct(pairs: Iterable[Pair]) -> list[int]:
     # Counted twice, a pair would make the intervals narrower than the data allow.
     places: dict[str, int] = {}
     for place, pair in enumerate(pairs):
-        sides = sorted([(pair.first, pair.label), (pair.second, pair.label and -pair.label)], key=lambda side: side[0])
-        places.setdefault(fingerprint([pair.prompt, pair.criterion, sides]), place)
+        places.setdefault(pair.content, place)
     return list(places.values())
 
 
 def pooled(judgements: Sequence[Judgement]) -> Figures:
     """Return the figures over several sets; a pair that is in two of them counts once."""
-    return agreement([judgements[place] for place in distinct(one.pair for one in judgements)])
+    return agreement(judgements[place] for place in distinct(one.pair for one in judgements))
 
 
-def kappa(one: Sequence[int], other: Sequence[int]) -> tuple[float, Interval] | None:
+def kappa(one: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> tuple[float, Interval] | None:
     """Return Cohen's kappa of two raters with its percentile bootstrap interval (items resampled, fixed seed).
 
     None where it is undefined: without items, or where both raters gave the same single category to all, so that chance
@@ -122,9 +154,9 @@ def kappa(one: Sequence[int], other: Sequence[int]) -> tuple[float, Interval] | 
     """
     if len(one) != len(other):
         raise ValueError(f"{len(one)} ratings against {len(other)}")
-    if len({*one, *other}) < 2:
+    a, b = np.asarray(one, dtype=np.int8), np.asarray(other, dtype=np.int8)
+    if len(np.union1d(a, b)) < 2:
         return None
-    a, b = np.asarray(one), np.asarray(other)
     interval = bootstrap_statistic(lambda picks: _kappa(a[picks], b[picks]), len(a))
     return None if interval is None else (_kappa(a, b), interval)
 
@@ -137,15 +169,15 @@ def _kappa(one: np.ndarray, other: np.ndarray) -> float:
     return float((agreed - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
-def _verdicts(labels: Sequence[int | None], verdicts: Sequence[int], kappas: bool) -> Verdicts:
-    known = [(label, verdict) for label, verdict in zip(labels, verdicts, strict=True) if label is not None]
-    products = [label * verdict for label, verdict in known if label]  # 1 right, -1 wrong, 0 none
-    right, n = products.count(1), len(products)
-    agreed = kappa([label for label, _ in known], [verdict for _, verdict in known]) if kappas else None
+def _verdicts(labels: np.ndarray, verdicts: np.ndarray, kappas: bool) -> Verdicts:
+    """Return the figures of verdicts on pairs with a label, both (N,)."""
+    products = (labels * verdicts)[labels != 0]  # 1 right, -1 wrong, 0 none
+    right, wrong, n = int((products == 1).sum()), int((products == -1).sum()), len(products)
+    agreed = kappa(labels, verdicts) if kappas else None
     return Verdicts(
         right=right,
-        wrong=products.count(-1),
-        none=products.count(0),
+        wrong=wrong,
+        none=n - right - wrong,
         share=right / n if n else None,
         interval=wilson(right, n) if n else None,
         kappa=agreed[0] if agreed else None,

@@ -43,6 +43,12 @@ class Pair:
     first_finish: Finish = "stop"
     second_finish: Finish = "stop"
 
+    @property
+    def content(self) -> str:
+        """A hash of prompt, criterion, responses and label, the same whichever response is numbered first."""
+        sides = sorted([(self.first, self.label), (self.second, self.label and -self.label)], key=lambda side: side[0])
+        return fingerprint([self.prompt, self.criterion, sides])
+
 
 @dataclass(frozen=True)
 class PresentedPair:

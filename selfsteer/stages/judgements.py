@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from selfsteer.errors import PrincipleError, SelfsteerWarning
 from selfsteer.evaluation.signal_quality import pairs_of
@@ -15,6 +16,7 @@ from selfsteer.evaluation.steerability import Direction, direction_by
 from selfsteer.files import read_json, write_json
 from selfsteer.judges import AnswerCache, Judge, Judgement, Pair, judge_pairs, make_judge
 from selfsteer.judges.agreement import agreement
+from selfsteer.judges.judgements import Judgements
 from selfsteer.judges.registry import runs_code
 from selfsteer.judges.tables import Judged, invalid_warning
 from selfsteer.records import Contrast, is_full
@@ -59,13 +61,55 @@ def told_by(judge: Judge, judgements: Sequence[Judgement]) -> dict[str, tuple[st
     return {one.pair.id: (judge.name, one.debiased) for one in judgements if one.outcome != "invalid"}
 
 
+class StoredPairs(Protocol):
+    """Pairs in files, of which a block is read at a time, in any order."""
+
+    def __len__(self) -> int: ...
+
+    def blocks(self) -> Iterator[Sequence[Pair]]:
+        """Yield all pairs, some thousand at a time."""
+        ...
+
+
 def judge_with_cache(
-    judge: Judge, pairs: Sequence[Pair], answers: Path, progress: Progress = lambda name, done, total: None
+    judge: Judge,
+    pairs: Sequence[Pair] | StoredPairs,
+    answers: Path,
+    progress: Progress = lambda name, done, total: None,
 ) -> Judged:
-    """Put the pairs before one judge; what it answered before is not asked again."""
+    """Put the pairs before one judge; what it answered before is not asked again.
+
+    The judgements are in the order of ``pairs``, those of stored pairs in the order of their ids.
+    """
+    if isinstance(pairs, Sequence):
+        cache = AnswerCache(answers / f"{judge.key}.jsonl")
+        report = judge_pairs(judge, pairs, cache, progress=lambda done, total: progress(judge.name, done, total))
+        return Judged(judge.name, report)
+    found = Judgements()
+    for some in judge_blocks(judge, pairs.blocks(), len(pairs), answers, progress):
+        found.extend(some)
+    found.sort()
+    return Judged(judge.name, found)
+
+
+def judge_blocks(
+    judge: Judge,
+    blocks: Iterable[Sequence[Pair]],
+    count: int,
+    answers: Path,
+    progress: Progress = lambda name, done, total: None,
+) -> Iterator[list[Judgement]]:
+    """Yield the judgements of block after block, of ``count`` pairs; no known answer is asked again."""
     cache = AnswerCache(answers / f"{judge.key}.jsonl")
-    report = judge_pairs(judge, pairs, cache, progress=lambda done, total: progress(judge.name, done, total))
-    return Judged(judge.name, report)
+    done, total = 0, 2 * count
+    for block in blocks:
+        yield judge_pairs(judge, block, cache, progress=partial(_shifted, progress, judge.name, done, total))
+        done += 2 * len(block)
+        progress(judge.name, done, total)  # pairs of the same content are shown once
+
+
+def _shifted(progress: Progress, name: str, before: int, total: int, new: int, _: int) -> None:
+    progress(name, before + new, total)
 
 
 def run(state: Pass) -> StageRecord | None:

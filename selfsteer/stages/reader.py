@@ -9,9 +9,10 @@ from typing import NamedTuple
 from selfsteer.config import load_recipe
 from selfsteer.errors import InputError
 from selfsteer.evaluation.metrics import implicit_changes
-from selfsteer.evaluation.signal_quality import Chosen, Implicit, Part, principles_of
+from selfsteer.evaluation.row_table import principles_of
+from selfsteer.evaluation.signal_quality import Chosen, Implicit, Part
 from selfsteer.files import read_json
-from selfsteer.records import Contrast, read_columns
+from selfsteer.records import Contrast, StoredRows, read_columns
 from selfsteer.runs.active import active_records, check_files, rerun_command
 from selfsteer.runs.ledger import Slot, StageRecord
 from selfsteer.runs.progress import Display
@@ -70,7 +71,7 @@ class RunReader:
                 found.pending.append(self._pending(slots[0] if entry else slots[1]))
             if entry:
                 filtered, implicit = entry.stage == "contrasts", self._implicit(number, found.entries)
-                rows, chosen = self._rows(entry), self._chosen(number)
+                rows, chosen = self._stored(entry), self._chosen(number)
                 found.parts.append(Part(number, f"round {number}", rows, filtered, implicit=implicit, chosen=chosen))
                 found.entries.append(entry)
         return self._checked(found)
@@ -88,7 +89,7 @@ class RunReader:
             entry = self._force.get(slot)
             if entry:
                 label, implicit = f"after round {number}" if number else "before", self._implicit(number, found.entries)
-                found.parts.append(Part(number, label, self._rows(entry), False, implicit=implicit))
+                found.parts.append(Part(number, label, self._stored(entry), False, implicit=implicit))
                 found.entries.append(entry)
             else:
                 found.pending.append(self._pending(slot))
@@ -124,9 +125,13 @@ class RunReader:
             principles.update(principles_of(names, principle, writing))
         return Chosen(aspects, principles)
 
-    def _rows(self, entry: StageRecord) -> list[Contrast]:
+    def _stored(self, entry: StageRecord) -> StoredRows:
         check_files(self.stages.store.ledger, entry)
-        return sorted(self.stages.store.read(entry, Contrast), key=lambda row: row.id)
+        return StoredRows(self.stages.store.files(entry))
+
+    def _rows(self, entry: StageRecord) -> list[Contrast]:
+        """Return the rows of a held-out stage, which are few."""
+        return sorted(self._stored(entry), key=lambda row: row.id)
 
     def _pending(self, slot: Slot) -> str:
         stage, number, heldout = slot

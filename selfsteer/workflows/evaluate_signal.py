@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings, judge_settings
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.signal_quality import Part, pairs_of, sample_rows, signal_quality
+from selfsteer.evaluation.row_table import RowTable, programs_of_kept
+from selfsteer.evaluation.signal_quality import Part, pairs_of, sample_ids, sample_rows, table_figures
 from selfsteer.files import write_json
-from selfsteer.judges import Judge, make_judge
+from selfsteer.judges import Judge, Judgement, Pair, make_judge
+from selfsteer.judges.judgements import Judgements
 from selfsteer.judges.pair_datasets import check_limit
 from selfsteer.judges.registry import runs_code, set_keys
 from selfsteer.judges.tables import Judged, judge_warnings
-from selfsteer.records import is_full
+from selfsteer.records import Contrast, StoredRows, is_full
 from selfsteer.report import write_report
 from selfsteer.runs.active import dependencies_of
-from selfsteer.stages.judgements import judge_with_cache
+from selfsteer.stages.judgements import judge_blocks
 from selfsteer.stages.reader import Reading, RunReader
 
 SCHEMA_VERSION = 1
 Split = Literal["train", "heldout"]
+By = Literal["overall", "aspects"]
 Signal = dict[str, Any]
 Progress = Callable[[str, int, int], None]
 
@@ -57,16 +61,11 @@ def evaluate_signal(
     reader = RunReader(run_dir)
     settings = settings_for(reader.recipe.judge, overrides or {}, trusted=trust_recipe)
     reading = reader.train() if split == "train" else reader.heldout()
-    parts, seed = [], reader.recipe.seed
-    for part in reading.parts:
-        rows = sample_rows(part.rows, limit, seed)
-        implicit = part.implicit and replace(part.implicit, rows=sample_rows(part.implicit.rows, limit, seed))
-        parts.append(replace(part, rows=rows, implicit=implicit))
     judge = make_judge(settings) if settings.name else None
-    if judge:
-        parts = _judged(parts, judge, settings, reader, progress)
+    read = _Reader(reader, limit, judge, settings.by, progress)
+    parts = read.parts(reading.parts)
     named = judge.name if judge else ""
-    figures = [signal_quality(part, program_of=reader.stages.program, judge=named) for part in parts]
+    figures = [table_figures(one.part, one.table, one.table.in_order(), one.start, judge=named) for one in parts]
     signal = {
         "schema_version": SCHEMA_VERSION,
         "split": split,
@@ -111,33 +110,82 @@ def settings_for(recipe: JudgeSettings, overrides: Mapping[str, Any], *, trusted
     return found
 
 
-def _judged(
-    parts: Sequence[Part], judge: Judge, settings: JudgeSettings, reader: RunReader, progress: Progress
-) -> list[Part]:
-    groups = [
-        list(filter(is_full, rows))
-        for part in parts
-        for rows in (part.rows, part.implicit.rows if part.implicit else ())
-    ]
-    # All parts at once: batches are fuller, and a pair that is in two of them is shown once.
-    pairs = pairs_of(
-        [row for rows in groups for row in rows], by=settings.by, principle_set=reader.stages.principle_set
-    )
-    verdicts = iter(judge_with_cache(judge, pairs, reader.run_dir / "judgements", progress).judgements)
-    by_id = iter([{row.id: next(verdicts) for row in rows} for rows in groups])
-    judged = []
-    for part in parts:
-        own, of_start = next(by_id), next(by_id)
-        implicit = part.implicit and replace(part.implicit, judgements=of_start)
-        judged.append(replace(part, judgements=own, implicit=implicit))
-    return judged
+@dataclass(frozen=True)
+class _PartRead:
+    """A part of a run in tables: its sampled rows with their judgements, and the pairs of its implicit reward."""
+
+    part: Part
+    table: RowTable
+    judged: Judgements
+    start: RowTable | None = None
 
 
-def _warnings(parts: Sequence[Part], figures: Sequence[Mapping[str, Any]], judge: Judge, by: str) -> Iterator[str]:
+class _Reader:
+    """Reads the rows of parts, and asks the judge about those that are full, some thousand rows at a time."""
+
+    def __init__(self, reader: RunReader, limit: int | None, judge: Judge | None, by: By, progress: Progress) -> None:
+        self._reader, self._limit, self._judge, self._by, self._progress = reader, limit, judge, by, progress
+
+    def parts(self, parts: Sequence[Part]) -> list[_PartRead]:
+        """Return the parts in their tables."""
+        seed = self._reader.recipe.seed
+        # In turn the rows of a part and the pairs of its implicit reward.
+        sources: list[tuple[Iterable[Sequence[Contrast]], int]] = []
+        for part in parts:
+            assert isinstance(part.rows, StoredRows)
+            sources.append(self._sampled(part.rows, seed))
+            start = sample_rows(part.implicit.rows, self._limit, seed) if part.implicit else []
+            sources.append(([start], sum(map(is_full, start))))
+        tables = [RowTable(self._reader.stages.program) for _ in sources]
+        found = [Judgements() for _ in sources]
+        for place, block, judged in self._blocks([blocks for blocks, _ in sources], sum(n for _, n in sources)):
+            verdicts = {one.pair.id: one for one in judged}
+            found[place].extend(judged)
+            for row in block:
+                tables[place].add(row, verdicts.get(row.id))
+        for own in found:
+            own.sort()
+        return [
+            _PartRead(part, tables[2 * i], found[2 * i], tables[2 * i + 1] if part.implicit else None)
+            for i, part in enumerate(parts)
+        ]
+
+    def _sampled(self, rows: StoredRows, seed: int) -> tuple[Iterable[Sequence[Contrast]], int]:
+        """Return the blocks of the sampled rows, and how many of these are full."""
+        if self._limit is None:
+            return rows.blocks(), sum(1 for _ in rows.full_ids()) if self._judge else 0
+        wanted = sample_ids(rows.ids(), self._limit, seed)
+        blocks = ([row for row in block if row.id in wanted] for block in rows.blocks())
+        return blocks, sum(name in wanted for name in rows.full_ids())
+
+    def _blocks(
+        self, sources: Sequence[Iterable[Sequence[Contrast]]], count: int
+    ) -> Iterator[tuple[int, Sequence[Contrast], list[Judgement]]]:
+        """Yield the place of its source, a block of rows, and their judgements; ``count`` rows are judged in all."""
+        reading: deque[tuple[int, Sequence[Contrast]]] = deque()
+
+        def pairs() -> Iterator[list[Pair]]:
+            for place, blocks in enumerate(sources):
+                for block in blocks:
+                    reading.append((place, block))
+                    full = list(filter(is_full, block))
+                    yield pairs_of(full, by=self._by, principle_set=self._reader.stages.principle_set)
+
+        if self._judge is None:
+            judged: Iterator[list[Judgement]] = ([] for _ in pairs())
+        else:
+            judged = judge_blocks(
+                self._judge, pairs(), count, self._reader.run_dir / "judgements", self._progress
+            )  # one cache for all: a pair that is in two of them is shown once
+        for found in judged:
+            yield *reading.popleft(), found
+
+
+def _warnings(parts: Sequence[_PartRead], figures: Sequence[Mapping[str, Any]], judge: Judge, by: str) -> Iterator[str]:
     """Yield a sentence where the judge follows the order of a pair, lacks verdicts or contradicts the program."""
-    for part in parts:
-        for warning in judge_warnings(Judged(judge.name, list(part.judgements.values()))):
-            yield f"{part.label}: {warning}"
+    for one in parts:
+        for warning in judge_warnings(Judged(judge.name, one.judged)):
+            yield f"{one.part.label}: {warning}"
     for part_figures in figures:
         check = part_figures["judge_check"]
         # Only a judge that was asked about the aspects answered the program's question.
@@ -148,32 +196,33 @@ def _warnings(parts: Sequence[Part], figures: Sequence[Mapping[str, Any]], judge
             )
 
 
-def _notes(reading: Reading, parts: Sequence[Part], reader: RunReader, judge: Judge | None) -> Iterator[str]:
+def _notes(reading: Reading, parts: Sequence[_PartRead], reader: RunReader, judge: Judge | None) -> Iterator[str]:
     """Yield in plain words what is unknown, and why."""
     for pending in reading.pending:
         yield f"Not available yet: {pending}."
-    cut = [f"{part.label}: {len(part.rows)} of {len(full.rows)}"
-           for full, part in zip(reading.parts, parts, strict=True) if len(part.rows) < len(full.rows)]  # fmt: skip
+    cut = [f"{one.part.label}: {len(one.table)} of {count}"
+           for one in parts if len(one.table) < (count := len(one.part.rows))]  # fmt: skip
     if cut:
         yield f"A sample of the rows ({', '.join(cut)})."
-    rows = [row for part in parts for row in part.rows if is_full(row)]
-    if empty := sum(len(part.rows) for part in parts) - len(rows):
+    full = [one.table.column("full") for one in parts]
+    rows = sum(int(flags.sum()) for flags in full)
+    if empty := sum(len(one.table) for one in parts) - rows:
         yield f"Rows with an empty response are left out: {empty}."
-    without = sum(reader.stages.program(row) is None for row in rows)
-    if judge is None and rows and without == len(rows):
+    without = sum(int((one.table.column("program")[flags] < 0).sum()) for one, flags in zip(parts, full, strict=True))
+    if judge is None and rows and without == rows:
         name = reader.stages.principle_set.name
         yield f"No judge named, and no program for the set {name!r}: accuracy unknown. Name a judge with --judge."
     elif judge is None and without:
-        yield f"No judge named, and no program for {without} of {len(rows)} rows: their accuracy is unknown."
-    elif judge and without == len(rows):
+        yield f"No judge named, and no program for {without} of {rows} rows: their accuracy is unknown."
+    elif judge and without == rows:
         yield f"No program checks {judge.name} here: `selfsteer judge` does, on labelled pairs."
-    if not any(row.scores for row in rows):
+    if not any(one.table.column("any_score")[flags].any() for one, flags in zip(parts, full, strict=True)):
         generation = reader.recipe.generation
         why = f"the {generation.backend} backend gives none" if generation.weightless else "they were not scored"
         yield f"The rows have no log-probs ({why}): on-policyness and margins unknown."
     # Rows kept by the filter 'direction' under their own program are right by construction: no news about the data.
     specs = [spec["direction"] for spec in reader.stages.filters if isinstance(spec, dict) and "direction" in spec]
-    programs = {reader.stages.program(row) for part in parts if part.filtered for row in part.rows if row.kept}
+    programs = programs_of_kept(one.table for one in parts if one.part.filtered)
     if specs and programs == {specs[0]["program"]}:
         kind = specs[0]["program"]
         yield f"The filter 'direction' keeps only rows that are {kind}: kept rows are right by construction."

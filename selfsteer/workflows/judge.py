@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, WorkFailed
-from selfsteer.evaluation.signal_quality import pairs_of, sample_rows
+from selfsteer.evaluation.signal_quality import pairs_of, sample_ids
 from selfsteer.judges import Judge, Pair, make_judge
 from selfsteer.judges.agreement import agreement, by_subset, pooled
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
@@ -21,7 +21,7 @@ from selfsteer.judges.tables import Judged, common_kappa, invalid_warning
 from selfsteer.judges.text import CUT_OFF
 from selfsteer.queries import is_split
 from selfsteer.queries.tally import in_words
-from selfsteer.records import is_full
+from selfsteer.records import StoredRows
 from selfsteer.stages.reader import RunReader
 
 By = Literal["overall", "aspects"]
@@ -29,8 +29,10 @@ By = Literal["overall", "aspects"]
 
 def read_pairs(
     sources: Sequence[Path], *, limit: int | None = None, seed: int = 0, by: By = "overall", split: str | None = None
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[list[Pair] | RunPairs, list[str]]:
     """Return the pairs of all sources, and a sentence on the rows left out of each.
+
+    The pairs of a run directory that is the only source stay in its files.
 
     Args:
         sources: Files, folders and hub data sets of preference pairs, and run directories: of these the kept pairs of
@@ -39,11 +41,13 @@ def read_pairs(
         split: Of hub data sets; None is train, and another one where no source has splits is an error.
     """
     split = hub_split(sources, split)
+    if len(sources) == 1 and is_run(sources[0]):
+        return RunPairs(sources[0], limit, seed, by), []
     pairs: list[Pair] = []
     notes = []
     for source in sources:
         if is_run(source):
-            pairs += _run_pairs(source, limit, seed, by)
+            pairs += sorted(RunPairs(source, limit, seed, by), key=lambda pair: pair.id)
             continue
         found = load_pairs(source, limit=limit, seed=seed, split=split)
         pairs += found.pairs
@@ -74,13 +78,36 @@ def check_ids(pairs: Sequence[Pair], sources: Sequence[Path]) -> None:
         raise DataError(f"{twice} pairs have the id of another", where=", ".join(map(str, sources)), do=do)
 
 
-def _run_pairs(run_dir: Path, limit: int | None, seed: int, by: By) -> list[Pair]:
-    reader = RunReader(run_dir)
-    part = reader.train().parts[-1]  # the newest round
-    rows = [row for row in part.rows if row.kept and is_full(row)]  # the pairs that a training would see
-    pairs = pairs_of(sample_rows(rows, limit, seed), by=by, principle_set=reader.stages.principle_set)
-    name = f"{run_dir.resolve().name}, {part.label}"
-    return [replace(pair, id=f"{name}, {pair.id}", subset=name) for pair in pairs]
+class RunPairs(Collection[Pair]):
+    """The kept pairs of a run's newest round, those that a training would see, read again at each pass.
+
+    Attributes:
+        name: The run's and the round's; the pairs' subset, and the beginning of their ids.
+    """
+
+    def __init__(self, run_dir: Path, limit: int | None, seed: int, by: By) -> None:
+        reader = RunReader(run_dir)
+        part = reader.train().parts[-1]
+        self.name = f"{run_dir.resolve().name}, {part.label}"
+        assert isinstance(part.rows, StoredRows)
+        self._rows, self._by, self._set = part.rows, by, reader.stages.principle_set
+        self._ids = sample_ids(self._rows.full_ids(kept=True), limit, seed)
+
+    def blocks(self) -> Iterator[list[Pair]]:
+        """Yield all pairs, some thousand at a time."""
+        for block in self._rows.blocks():
+            rows = [row for row in block if row.id in self._ids]
+            pairs = pairs_of(rows, by=self._by, principle_set=self._set)
+            yield [replace(pair, id=f"{self.name}, {pair.id}", subset=self.name) for pair in pairs]
+
+    def __iter__(self) -> Iterator[Pair]:
+        return (pair for block in self.blocks() for pair in block)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, pair: object) -> bool:
+        return any(pair == own for own in self)
 
 
 _NEVER_JUDGED = {

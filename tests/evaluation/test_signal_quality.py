@@ -9,13 +9,13 @@ import pytest
 
 from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.errors import PrincipleError
+from selfsteer.evaluation.row_table import plain_likelihood
 from selfsteer.evaluation.signal_quality import (
     IMPLICIT,
     Chosen,
     Implicit,
     Part,
     pairs_of,
-    plain_likelihood,
     sample_rows,
     signal_quality,
 )

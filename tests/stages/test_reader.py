@@ -25,7 +25,7 @@ def no_reports():
 
 def rows(run_dir):
     (part,) = RunReader(run_dir).train().parts
-    return part.rows
+    return list(part.rows)
 
 
 # --- the order of the ledger

@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -420,7 +421,7 @@ def test_a_run_directory_gives_its_kept_pairs_with_the_label_that_the_data_claim
     assert {(pair.label, pair.subset, pair.criterion) for pair in pairs} == {(1, "mine, round 1", "")}
     assert all(pair.criterion for pair in read_pairs([tmp_path / "mine"], by="aspects")[0])
     few = read_pairs([tmp_path / "mine"], limit=2)[0]
-    assert len(few) == 2 and few == read_pairs([tmp_path / "mine"], limit=2)[0]
+    assert len(few) == 2 and list(few) == list(read_pairs([tmp_path / "mine"], limit=2)[0])
 
 
 def test_what_a_runs_pairs_are_judged_by_is_no_setting_for_files(judge):
@@ -461,3 +462,47 @@ def test_a_judge_that_never_came_to_a_verdict_is_said_with_what_to_set(
 def test_the_tokens_of_a_reply_are_for_what_a_judge_writes(judge):
     code, _, said = judge("pairs.json", "--judge", "endpoint:m", "--max-tokens", "20", "--base-url", "http://x/v1")
     assert code == 2 and "max_tokens" in said and "mode: text" in said
+
+
+def test_a_run_that_is_read_in_many_blocks_has_the_same_figures(tmp_path, monkeypatch, command_line):
+    """Blocks of a few rows give what one block gives, for `judge RUN` and `evaluate signal`."""
+    from selfsteer import records
+    from selfsteer.workflows.evaluate_signal import evaluate_signal
+
+    with without_reports():
+        queries = tmp_path / "queries.txt"
+        queries.write_text("\n".join(f"What is number {n} good for?" for n in range(40)), encoding="utf-8")
+        run(scripted_recipe(queries), tmp_path / "mine")
+        kept = [row.id for row in contrasts(tmp_path / "mine") if row.kept]
+        found = {}
+        for rows in (4096, 3):
+            monkeypatch.setattr(records, "_BLOCK_ROWS", rows)
+            split_shards(tmp_path / "mine", rows)
+            output = tmp_path / f"{rows}.json"
+            options = ["--judge", "program:longer", "--answers", tmp_path / f"answers-{rows}", "--json", output]
+            shown = command_line("judge", tmp_path / "mine", *options)
+            few = command_line("judge", tmp_path / "mine", *options[:-1], tmp_path / "few.json", "--limit", "7")
+            shutil.rmtree(tmp_path / "mine/judgements", ignore_errors=True)
+            signals = [
+                evaluate_signal(tmp_path / "mine", overrides={"name": "program:longer"}, limit=limit)
+                for limit in (None, 7)
+            ]
+            found[rows] = [shown, output.read_text(), few, (tmp_path / "few.json").read_text(), *signals]
+    assert found[3] == found[4096]
+    assert 9 < len(kept) < 40
+    assert [row["id"] for row in json.loads(found[3][1])["judges"][0]["pairs"]] == [
+        f"mine, round 1, {name}" for name in kept
+    ]
+
+
+def split_shards(run_dir: Path, size: int) -> None:
+    """Cut a run's shard of contrasts into several, rows in no order, and name them in its ledger."""
+    from selfsteer.files import append_json, read_json_lines
+    from selfsteer.records import Contrast, read_rows, write_rows
+
+    entry = [line for line in read_json_lines(run_dir / "ledger.jsonl") if line["stage"] == "contrasts"][-1]
+    rows = sorted(read_rows([run_dir / name for name in entry["files"]], Contrast), key=lambda row: row.id[::-1])
+    names = [f"round-01/contrasts/cut-{size}-{start}.parquet" for start in range(0, len(rows), size)]
+    for place, name in enumerate(names):
+        write_rows(run_dir / name, Contrast, rows[place * size : (place + 1) * size])
+    append_json(run_dir / "ledger.jsonl", entry | {"files": names})
