@@ -228,6 +228,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def home_expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in place of ``~``; ``~nobody``, where there is none, stays as it is."""
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def is_inside(folder: Path, name: str) -> bool:
     """Return whether ``name``, from a file, is a relative path to something inside ``folder``, links followed."""
     parts = Path(name).parts

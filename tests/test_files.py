@@ -15,6 +15,7 @@ from selfsteer.files import (
     append_json,
     atomic_path,
     fingerprint,
+    home_expanded,
     link_atomic,
     parse_json,
     read_json,
@@ -253,3 +254,9 @@ def test_each_error_of_the_system_says_what_to_do(number, tmp_path):
     with pytest.raises(StorageError) as caught, files.storage_errors(tmp_path):
         raise OSError(number, os.strerror(number), str(tmp_path))
     assert caught.value.do
+
+
+def test_a_home_folder_that_is_not_there_stays_as_it_is(monkeypatch):
+    assert home_expanded("~nouser-of-that-name/x") == Path("~nouser-of-that-name/x")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert home_expanded("~/x") == Path("/home/me/x")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfsteer.config import JudgeSettings, per_token
 from selfsteer.errors import ConfigError, ModelError, PromptRefused
-from selfsteer.files import fingerprint, read_json
+from selfsteer.files import fingerprint, home_expanded, read_json
 from selfsteer.judges.answer_cache import REFUSED, TOO_LONG, Answer, scored_answer
 from selfsteer.judges.base import PresentedPair
 from selfsteer.judges.loading import scoring_model
@@ -38,7 +38,7 @@ def open_judge(settings: JudgeSettings, name: str) -> ImplicitJudge:
 
     means = settings.per_token
     if means is None:  # as the loss that trained the policy, which its folder names; else sums
-        trained = read_json(Path(policy).expanduser() / "selfsteer.json") or {}
+        trained = read_json(home_expanded(policy) / "selfsteer.json") or {}
         means = "base_loss" in trained and per_token(trained.get("objective", ""), trained["base_loss"])
     locals_ = [(Path(name).name or name, scoring_model(settings, name)) for name in (policy, reference)]
     sides = [Side(local.model, local.chat, shown, local.fingerprint) for shown, local in locals_]
@@ -49,10 +49,10 @@ def _policy_and_reference(name: str) -> tuple[str, str]:
     """Split POLICY@REFERENCE; without a reference, the policy's folder has to name what it was trained from."""
     from selfsteer.models.resolve import recorded_base
 
-    policy, at, reference = ("", "", "") if Path(name).expanduser().exists() else name.rpartition("@")
+    policy, at, reference = ("", "", "") if home_expanded(name).exists() else name.rpartition("@")
     if at and policy and reference:
         return policy, reference
-    base = recorded_base(str(Path(name).expanduser())) if not at else None
+    base = recorded_base(str(home_expanded(name))) if not at else None
     if base is None:
         what = f"nothing records which model {(policy or name)!r} was trained from"
         do = f"name it: implicit:{policy or name}@REFERENCE"

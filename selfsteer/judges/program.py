@@ -20,7 +20,7 @@ from typing import Any
 
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, SelfsteerError, WorkFailed, did_you_mean
-from selfsteer.files import fingerprint
+from selfsteer.files import fingerprint, home_expanded
 from selfsteer.judges.answer_cache import Answer
 from selfsteer.judges.base import Pair, PresentedPair
 from selfsteer.quality.direction import compare_lengths, words
@@ -109,7 +109,7 @@ def find_program(spec: str) -> Program:
         do = f"{did_you_mean(spec, PROGRAMS)}; or give your own: {_FORMS}"
         raise ConfigError(f"unknown judge program {spec!r}", do=do)
     if source.endswith(".py"):
-        module = _run_file(Path(source).expanduser(), spec)
+        module = _run_file(home_expanded(source), spec)
     else:
         with _import_errors(spec), _importable(Path.cwd()):
             module = importlib.import_module(source)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.files import home_expanded
 
 if TYPE_CHECKING:
     from selfsteer.judges.base import Judge
@@ -100,7 +100,7 @@ def _kind(name: str) -> tuple[str, str]:
     if separator and kind in JUDGES:
         return kind, rest
     # A path may hold a colon, and so may a file's name; a single word before it looks like a misspelt kind.
-    if separator and re.fullmatch("[a-z_-]{2,}", kind) and not Path(name).expanduser().exists():
+    if separator and re.fullmatch("[a-z_-]{2,}", kind) and not home_expanded(name).exists():
         known = [one for one in JUDGES if one]
         raise ConfigError(f"unknown kind of judge {kind!r}", where=f"judge {name}", do=did_you_mean(kind, known))
     return "", name
@@ -111,7 +111,7 @@ def _has_no_revisions(name: str) -> bool:
     from selfsteer.models import CATALOGUE
     from selfsteer.models.resolve import is_adapter
 
-    path = Path(name).expanduser()
+    path = home_expanded(name)
     return name in CATALOGUE or (path.exists() and not is_adapter(str(path)))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfsteer.files import parse_json
+from selfsteer.files import home_expanded, parse_json
 
 MANIFEST = "selfsteer-model.json"
 """Written last into a converted folder: its origin, and the size of each file."""
@@ -117,9 +117,9 @@ CATALOGUE: dict[str, CatalogueEntry] = {
 def cache_folder() -> Path:
     """Return the folder of everything fetched: $SELFSTEER_CACHE, $XDG_CACHE_HOME/selfsteer or ~/.cache/selfsteer."""
     if own := os.environ.get("SELFSTEER_CACHE"):
-        return Path(own).expanduser().absolute()
+        return home_expanded(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser().absolute() if base else Path.home() / ".cache") / "selfsteer"
+    return (home_expanded(base).absolute() if base else Path.home() / ".cache") / "selfsteer"
 
 
 def model_folder(entry: CatalogueEntry) -> Path:

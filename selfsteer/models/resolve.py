@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from selfsteer.errors import ModelError, did_you_mean
-from selfsteer.files import parse_json
+from selfsteer.files import home_expanded, parse_json
 from selfsteer.models.catalogue import CATALOGUE
 from selfsteer.models.download import Progress, fetch
 
@@ -27,7 +27,7 @@ def resolve(name: str, *, progress: Progress | None = None) -> str:
     """
     if name in CATALOGUE:
         return str(fetch(name, progress=progress))
-    path = Path(name).expanduser()
+    path = home_expanded(name)
     if name and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
         return str(path.resolve())
     if _HUB_NAME.fullmatch(name) and not name.startswith(("./", "../")) and not path.exists():

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from selfsteer.config.yaml_lines import Lines, parse_yaml
 from selfsteer.errors import ConfigError, PrincipleError, did_you_mean
+from selfsteer.files import home_expanded
 from selfsteer.principles.principle_set import Aspect, Example, PrincipleSet
 
 _FOLDER = Path(__file__).parent / "sets"
@@ -29,7 +30,7 @@ def load_set(name_or_path: str | Path) -> PrincipleSet:
         PrincipleError: There is no such set or file, or it is malformed.
     """
     name = str(name_or_path)
-    path = _FOLDER / f"{name}.yaml" if name in list_sets() else Path(name_or_path).expanduser()
+    path = _FOLDER / f"{name}.yaml" if name in list_sets() else home_expanded(name_or_path)
     if not path.is_file():
         do = f"{did_you_mean(path.stem, list_sets())}, or the path of a YAML file"
         raise PrincipleError(f"no such principle set: {name!r}", do=do)

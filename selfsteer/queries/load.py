@@ -13,7 +13,7 @@ from typing import Any
 
 from selfsteer.config import MAX_LEFT_OUT
 from selfsteer.errors import ConfigError, DataError, did_you_mean
-from selfsteer.files import fingerprint, sha256_file
+from selfsteer.files import fingerprint, home_expanded, sha256_file
 from selfsteer.queries.dedup import Seen
 from selfsteer.queries.file_readers import format_of, read_file, read_hub, reading
 from selfsteer.queries.folders import data_files, has_splits
@@ -140,7 +140,7 @@ def reads_file(source: str, path: Path) -> bool:
     """Return whether a source reads this file, or would if it existed: its own file, or one under its folder."""
     if is_hub(source):
         return False
-    own, folder = path.resolve(), Path(source).expanduser()
+    own, folder = path.resolve(), home_expanded(source)
     in_folder = folder.is_dir() and folder.resolve() in own.parents
     return in_folder or own in {file.resolve() for file in _source_files(source)}
 
@@ -192,7 +192,7 @@ def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
 
 def is_split(source: str) -> bool:
     """Return whether a source may have splits: a hub data set, or a folder of one."""
-    return is_hub(source) or has_splits(Path(source).expanduser())
+    return is_hub(source) or has_splits(home_expanded(source))
 
 
 def is_hub(source: str) -> bool:
@@ -210,7 +210,7 @@ def _source_files(source: str, split: str | None = None, key: str = "dataset_spl
         return [_DATA / BUILTIN[name]]
     path = Path(source)
     with reading(path):
-        path = path.expanduser()
+        path = home_expanded(path)
         if not source.strip() or not path.exists():
             raise DataError("no such file", where=source or "(an empty name)", do=_nearby(path))
         return data_files(path, split, key) if path.is_dir() else [path]
