@@ -124,9 +124,9 @@ def within(seconds: float) -> Iterator[None]:
 def growth(read: Callable[[str], object], unit: str, tail: str, longest: int) -> str:
     """Return where the time grows faster than the length, "" where it does not up to ``longest`` characters.
 
-    Lengths grow fourfold from 16,000 on. A linear function takes four times as long each time.
+    Lengths grow fourfold from 8,000 on. A linear function takes four times as long each time.
     """
-    length, before = 16_000, 0.0
+    length, before = 8_000, 0.0
     while length <= longest:
         text = (unit * (length // len(unit) + 1))[:length] + tail
         started = time.process_time()
@@ -136,10 +136,10 @@ def growth(read: Callable[[str], object], unit: str, tail: str, longest: int) ->
         except TooSlow:
             return f"{length} characters took more than 20 s, a quarter of them {before:.3f} s"
         took = time.process_time() - started
-        if before > 0.05 and took > 9 * before:
+        if before > 0.03 and took > 9 * before:
             return f"{length} characters took {took:.2f} s, a quarter of them {before:.2f} s"
         before, length = took, length * 4
-        if took > 0.05:  # a quadratic pattern takes a second for 16,000 characters: worth a longer look
+        if took > 0.03:  # a quadratic pattern takes half a second for 8,000 characters: worth a longer look
             longest = max(longest, min(length, LONG))
     return ""
 
@@ -153,7 +153,7 @@ def slow_texts(name: str, tails: Sequence[str], longest: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", READERS)
 def test_time_grows_with_the_length(name):
-    assert not slow_texts(name, ("", "x"), 16_000)
+    assert not slow_texts(name, ("", "x"), 8_000)
 
 
 @pytest.mark.slow
