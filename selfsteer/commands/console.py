@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from selfsteer.errors import SelfsteerError, SelfsteerWarning, Terminated
@@ -38,6 +39,12 @@ def show_warning(
     """Print our own warnings as a sentence, others with file and line; replaces :func:`warnings.showwarning`."""
     place = "" if issubclass(category, SelfsteerWarning) else f" ({category.__name__}, {filename}:{lineno})"
     warn(f"{message}{place}")
+
+
+def progress_bar() -> Progress:
+    """Return a bar on stderr that goes when it is done; its description is text, not markup."""
+    text = TextColumn("{task.description}", markup=False)
+    return Progress(text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=errors, transient=True)
 
 
 def handle_signals() -> None:

@@ -19,6 +19,7 @@ from selfsteer.loop.run import check, open_stages
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display, clock, size
 from selfsteer.stages.context import RunContext
+from selfsteer.stages.model_pool import ModelPool
 
 _STYLE = {
     StepState.DONE: "green",
@@ -56,7 +57,7 @@ def show_plan(context: RunContext, steps: Sequence[PlanStep], *, measure: bool) 
     table.add_row(f"{len(todo)} to do", "", total_time(todo), size(sum(one.disk for one in todo)))
     out.print(table)
     show_disk(costs, steps, context.store.run_dir)
-    show_assumptions(costs, context.models.device)
+    show_assumptions(costs, context.models)
 
 
 def show_steps(steps: Sequence[PlanStep]) -> None:
@@ -77,7 +78,7 @@ def show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path) -> None:
     say(f"peak disk use {size(needed)}{checkpoints}; {size(free)} are free")
 
 
-def show_assumptions(costs: Costs, device: str) -> None:
+def show_assumptions(costs: Costs, models: ModelPool) -> None:
     """Print what the figures are computed from; guesses are warnings."""
     sample, limit = costs.sample, costs.recipe.generation.max_new_tokens
     lengths = ", ".join(f"{symbol} {costs.responses[role]:.0f}" for role, symbol in _SYMBOLS.items())
@@ -87,7 +88,7 @@ def show_assumptions(costs: Costs, device: str) -> None:
         f"responses of {lengths} tokens; {costs.kept(costs.sizes.train) / costs.sizes.train:.0%} of the rows kept"
     )
     if costs.rates and not costs.rates.measured:
-        warn(f"times are guesses for {machine(device)}: --calibrate measures it (one to three minutes)")
+        warn(f"times are guesses for {machine(models.device)}: --calibrate measures it (one to three minutes)")
     if costs.shape and not sample.rows:
         warn(f"nothing was sampled, so the figures take every response for {limit} tokens long and every row for kept")
     if costs.shape and sample.rows and not sample.kept:

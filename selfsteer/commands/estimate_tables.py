@@ -40,7 +40,7 @@ def show_estimate(costs: Costs, context: RunContext, devices: int) -> None:
     table.add_row("all", "", "", total_time(everything), size(sum(one.disk for one in everything)))
     out.print(table)
     show_disk(costs, steps, Path())
-    show_assumptions(costs, context.models.device)
+    show_assumptions(costs, context.models)
 
 
 def _show_model(costs: Costs, models: ModelPool) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 
-from selfsteer.commands.console import errors
+from selfsteer.commands.console import progress_bar
 from selfsteer.commands.options import MaxTokens
 from selfsteer.errors import ConfigError, did_you_mean
 
@@ -58,7 +57,7 @@ def evaluate_signal(arguments: EvaluateSignalArguments) -> Signal:
     overrides = {
         "name": arguments.judge, "mode": arguments.mode, "max_tokens": arguments.max_tokens, "by": arguments.by
     }  # fmt: skip
-    with Progress(console=errors, transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
         found = evaluate(
             arguments.run_dir,

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 
-from selfsteer.commands.console import errors, say
+from selfsteer.commands.console import errors, progress_bar, say
 from selfsteer.commands.options import JudgingArguments, judge_settings_of
 from selfsteer.errors import ConfigError
 
@@ -100,7 +99,7 @@ def ask_in_turn(judges: list[Judge], pairs: Sequence[Pair] | StoredPairs, answer
 def _judge_by_machine(judge: Judge, pairs: Sequence[Pair] | StoredPairs, folder: Path) -> Judged:
     from selfsteer.stages.judgements import judge_with_cache
 
-    with Progress(console=errors, transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(judge.name, total=None)
         return judge_with_cache(
             judge, pairs, folder, lambda name, done, total: bar.update(task, completed=done, total=total)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from selfsteer.commands.console import errors, out, say
+from selfsteer.commands.console import out, progress_bar, say
 
 
 def models_list() -> None:
@@ -24,11 +24,10 @@ def models_list() -> None:
 
 def models_fetch(name: Annotated[str, typer.Argument(help="A name from `selfsteer models list`.")]) -> None:
     """Download a model, check its sha256 and convert it once. The same command resumes an interrupted download."""
-    from rich.progress import Progress
 
     from selfsteer.models import fetch
 
-    with Progress(console=errors, transient=True) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("fetching", total=1.0)
         folder = fetch(name, progress=lambda phrase, share: bar.update(task, description=phrase, completed=share))
     say(str(folder))

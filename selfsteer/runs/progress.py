@@ -25,9 +25,10 @@ class Display:
         self._done = 0
         self._spent = self._spent_cost = 0.0
         self._units, self._advanced, self._started, self._shown = 1.0, 0.0, 0.0, 0.0
+        title, note = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("description", "fields[note]"))
         self._bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"), console=self.console, disable=not self.console.is_terminal,
+            SpinnerColumn(), title, BarColumn(bar_width=24), MofNCompleteColumn(), note, console=self.console,
+            disable=not self.console.is_terminal,
         )  # fmt: skip
         self._stage_bar: TaskID | None = None
         self._run_bar: TaskID | None = None

@@ -164,3 +164,12 @@ def test_seconds_as_people_read_them(seconds, text):
 )
 def test_bytes_as_people_read_them(number, text):
     assert size(number) == text
+
+
+def test_a_title_with_markup_is_shown_as_it_is():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    with Display(console) as display:
+        display.plan([1.0])
+        display.begin("ask [/b] [red]x", 2)
+        display.advance(1)
+    assert "ask [/b] [red]x" in console.file.getvalue()
