@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from selfsteer.errors import ConfigError, ModelError, PromptRefused, did_you_mean
+from selfsteer.models.bounded_template import apply_template
 from selfsteer.records import Message
 
 _MARK = "zq7 message mark"
@@ -114,6 +115,9 @@ class ChatTemplate:
             what = f"the tokenizer of {self.name} has no chat template"
             do = "give a chat (instruct) model, or add a chat_template to its tokenizer_config.json"
             raise ModelError(what, where=self.name, do=do) from error
+        if not isinstance(self._source, str):
+            do = "make chat_template in its tokenizer_config.json a text"
+            raise ModelError(f"the chat template of {self.name} is no text", where=self.name, do=do)
         added: dict[int, Any] = tokenizer.added_tokens_decoder
         self._added = frozenset(added)
         special = set(tokenizer.all_special_ids)
@@ -227,17 +231,7 @@ class ChatTemplate:
         return both[len(before) :] if both[: len(before)] == before else self._ids(text, foreign)
 
     def _apply(self, messages: Sequence[Message], cue: bool) -> str:
-        from jinja2 import TemplateError
-
-        options = {"tokenize": False, "add_generation_prompt": cue, **self.kwargs}
-        try:
-            text: str = self.tokenizer.apply_chat_template(list(messages), **options)
-        except (TemplateError, TypeError) as error:
-            roles = ", ".join(message["role"] for message in messages)
-            what = f"the chat template refuses a prompt with the roles {roles}: {error}"
-            do = "give prompts in the form that this model's template takes"
-            raise PromptRefused(what, where=self.name, do=do) from error
-        return text
+        return apply_template(self.tokenizer, messages, cue=cue, kwargs=self.kwargs)
 
     def _around_mark(self, *roles: str) -> tuple[str, str] | None:
         """Return the texts before and after the answer in a dialogue of marks; None where it is not written."""

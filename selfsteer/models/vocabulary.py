@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
-from selfsteer.errors import ModelError
+from selfsteer.errors import ModelError, PromptRefused
+from selfsteer.models.bounded_template import apply_template
 
-_TURN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]
+_TURN: list[dict[str, str]] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hi"}]
 _DIALOGUES: list[list[dict[str, str]]] = [_TURN, [{"role": "system", "content": "Hi"}, *_TURN]]
 
 
@@ -25,7 +25,7 @@ def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
     added = tokenizer.added_tokens_decoder
     # A special token is never made from a text, so it counts only if the template or the end of a response writes it.
     of_texts = [id for id in tokenizer.get_vocab().values() if id not in added or not added[id].special]
-    written = {id for ids in _rendered(tokenizer) for id in ids}
+    written = {id for ids in _rendered(tokenizer, source) for id in ids}
     largest = max([*of_texts, *written, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])
     if largest < rows:
         return
@@ -39,8 +39,12 @@ def fit_vocabulary(tokenizer: Any, rows: int, source: str) -> None:
     )
 
 
-def _rendered(tokenizer: Any) -> list[list[int]]:
-    """Return the ids of dialogues that the chat template takes; none where there is no template."""
+def _rendered(tokenizer: Any, source: str) -> list[list[int]]:
+    """Return the ids of dialogues that the chat template takes; none where there is no template.
+
+    Raises :class:`ModelError` where it fails rather than refuses, or is stopped by a limit: so such a template ends a
+    command before anything is computed.
+    """
     from jinja2 import TemplateError
 
     found: list[list[int]] = []
@@ -48,7 +52,12 @@ def _rendered(tokenizer: Any) -> list[list[int]]:
         return found
     for messages in _DIALOGUES:
         for cut, cue in ((len(messages) - 1, True), (len(messages), False)):
-            with contextlib.suppress(TemplateError, TypeError):
-                ids = tokenizer.apply_chat_template(messages[:cut], add_generation_prompt=cue, return_dict=False)
-                found.append(ids)
+            try:
+                text = apply_template(tokenizer, messages[:cut], cue=cue)
+            except PromptRefused as refusal:
+                if not isinstance(refusal.__cause__, (TemplateError, TypeError)):
+                    do = "take the chat template of the original model"
+                    raise ModelError(refusal.what, where=source, do=do) from refusal
+                continue
+            found.append(tokenizer.encode(text, add_special_tokens=False))
     return found
