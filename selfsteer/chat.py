@@ -88,7 +88,12 @@ class Chat:
 
         Raises as :meth:`ChatTemplate.render`.
         """
-        return self.template.render(messages, cue=True).ids
+        ids = self.template.render(messages, cue=True).ids
+        if not ids:
+            what = "the chat template writes nothing for a prompt"
+            do = "take the chat template of the original model"
+            raise PromptRefused(what, where=self.template.name, do=do)
+        return ids
 
     def encode_answers(
         self, prompt: Sequence[Message], answers: Sequence[tuple[str, bool]]

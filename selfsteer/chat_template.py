@@ -110,14 +110,14 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> None:
         self.tokenizer, self.kwargs = tokenizer, dict(kwargs or {})
         try:
-            self._source: str = tokenizer.get_chat_template()
-        except ValueError as error:
+            found = tokenizer.get_chat_template()
+        except ValueError:
+            found = None
+        if not found or not isinstance(found, str):
             what = f"the tokenizer of {self.name} has no chat template"
             do = "give a chat (instruct) model, or add a chat_template to its tokenizer_config.json"
-            raise ModelError(what, where=self.name, do=do) from error
-        if not isinstance(self._source, str):
-            do = "make chat_template in its tokenizer_config.json a text"
-            raise ModelError(f"the chat template of {self.name} is no text", where=self.name, do=do)
+            raise ModelError(what, where=self.name, do=do)
+        self._source = found
         added: dict[int, Any] = tokenizer.added_tokens_decoder
         self._added = frozenset(added)
         special = set(tokenizer.all_special_ids)

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import DynamicCache, StoppingCriteria
+from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from selfsteer.backends.base import Completion, Prompt, Sampling
 from selfsteer.backends.source import BackendSource
 from selfsteer.backends.top_p import NucleusSampler
 from selfsteer.chat import Chat
+from selfsteer.errors import ModelError
 from selfsteer.models.rope import context_of, forget_lengths
 from selfsteer.records import Finish
 
@@ -167,11 +168,29 @@ class TransformersBackend:
         config.return_dict_in_generate = True
         # Without top_p generate samples by itself; with it, NucleusSampler draws and a greedy search takes the token.
         config.do_sample = sampling.temperature > 0 and sampling.top_p == 1
+        processors: list[LogitsProcessor] = [_FiniteLogits(str(self.model.config.name_or_path))]
         if config.do_sample:
             config.temperature, config.top_k = sampling.temperature, 0
-        if sampling.temperature == 0 or config.do_sample:
-            return {"generation_config": config}
-        return {"generation_config": config, "logits_processor": [NucleusSampler(sampling.temperature, sampling.top_p)]}
+        elif sampling.temperature > 0:
+            processors.append(NucleusSampler(sampling.temperature, sampling.top_p))
+        return {"generation_config": config, "logits_processor": processors}
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Stops sampling where a row's logits are NaN or infinite: a draw would fail, a greedy search take any token."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores (B, K) as they are."""
+        if not torch.isfinite(scores.amax(-1)).all():  # NaN where any is; masked tokens are at minus infinity
+            what = f"the logits of {self._source} are NaN or infinite, so no token can be drawn"
+            do = (
+                "compute in float32 or bfloat16 (float16 overflows); else the model is damaged or its training diverged"
+            )
+            raise ModelError(what, where=self._source, do=do)
+        return scores
 
 
 class _Ended(StoppingCriteria):

@@ -24,6 +24,7 @@ from selfsteer.chat import Chat
 from selfsteer.config import VLLM_TEMPERATURES
 from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning, WorkFailed
 from selfsteer.files import parse_json
+from selfsteer.models.finite import check_finite_files
 from selfsteer.models.load import check_dtype, check_folder
 from selfsteer.models.load_errors import loading_errors
 from selfsteer.models.resolve import ADAPTER_CONFIG, base_of, gguf_file, is_adapter, resolve
@@ -146,6 +147,9 @@ class VllmBackend:
         lora = _lora_arguments(source) if is_adapter(source) else {}
         arguments = {**_DEFAULTS, **(options or {}), **lora}
         arguments |= {"dtype": dtype, "seed": seed, "revision": revision, "trust_remote_code": trust_remote_code}
+        # The engine itself samples from NaN, without an error.
+        for folder in {source, base}:
+            check_finite_files(folder)
         _free_cached_memory()
         others = set(active_children())
         with loading_errors(base), _refusals(base):
@@ -323,8 +327,8 @@ def _lora_arguments(folder: str) -> dict[str, Any]:
     config = Path(folder) / ADAPTER_CONFIG
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise ModelError(f"no adapter_model.safetensors in {folder}", where=folder, do="save the adapter again")
-    settings = parse_json(config.read_bytes())
     try:
+        settings = parse_json(config.read_bytes())
         rank = max([settings["r"], *(settings.get("rank_pattern") or {}).values()])
         room = next(size for size in (*_LORA_RANKS, rank) if size >= rank)
         limits = importlib.import_module("vllm.config").LoRAConfig(max_lora_rank=room)

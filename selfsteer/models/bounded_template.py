@@ -28,14 +28,14 @@ from selfsteer.errors import ModelError, PromptRefused
 
 _LONGEST = 200_000
 """Characters of a template. Published ones have up to some 30,000."""
-_WORK, _WORK_PER_CHARACTER = 2_000_000, 200
+_WORK, _WORK_PER_CHARACTER = 1_000_000, 200
 """Units that a rendering may use: so many, and so many more for each character of its input. A unit is a character that
-is made (also in between) or a round of a loop; a call is ten."""
+is made, also in between; a round of a loop is four and its text, a call ten."""
 _OUTPUT, _OUTPUT_PER_CHARACTER = 100_000, 10
 """Characters that a rendering may write: so many, and so many more for each character of template and input."""
 _SECONDS = 3.0
 """Processor time of a rendering; ordinary ones take some 0.0001."""
-_CALL = 10
+_ROUND, _CALL = 4, 10
 _STRIDE = 64  # loop rounds and calls between two looks at the clock
 
 _SHOWN = 300  # characters of a template's error in a message
@@ -54,12 +54,14 @@ class TooMuch(Exception):
 class BoundedTemplate:
     """A chat template, compiled as transformers does it, whose renderings are bounded.
 
-    A rendering makes at most 2,000,000 + 200 characters for each one of its input, also in between, writes at most
+    A rendering makes at most 1,000,000 + 200 characters for each one of its input, also in between, writes at most
     100,000 + 10 for each one of template and input, and takes 3 seconds of processor time, or raises
     :class:`TooMuch`. It also raises what the template raises, which may be any exception.
     """
 
     def __init__(self, source: str) -> None:
+        if not isinstance(source, str):
+            raise TypeError("it is no text")
         if len(source) > _LONGEST:
             raise TooMuch(f"it has {len(source):,} characters, more than {_LONGEST:,}")
         self._source = source
@@ -266,9 +268,9 @@ class _Charging(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.Node:  # as jinja names it
         self.generic_visit(node)
         text = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
-        node.body.insert(0, nodes.ExprStmt(_filtered(nodes.Const(1 + text), _STEP)))
+        node.body.insert(0, nodes.ExprStmt(_filtered(nodes.Const(_ROUND + text), _STEP)))
         if node.test is not None:  # it runs for each item, whether the body does or not
-            node.test = nodes.And(_filtered(nodes.Const(1), _STEP), node.test)
+            node.test = nodes.And(_filtered(nodes.Const(_ROUND), _STEP), node.test)
         return node
 
     def _made(self, node: nodes.Expr) -> nodes.Node:

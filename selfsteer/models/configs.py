@@ -15,7 +15,20 @@ from selfsteer.models.resolve import base_of, gguf_file
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig
 
-GENERATION_CONFIG = "generation_config.json"
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+_MOST_TOKENS = 2**31
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+_COUNTS = (
+    *(
+        "attention_chunk_size",
+        "head_dim",
+        "intermediate_size",
+        "n_routed_experts",
+        "num_experts",
+        "num_experts_per_tok",
+    ),
+    *("num_key_value_heads", "num_local_experts", "sliding_window"),
+)
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -36,13 +49,27 @@ def model_config(
         where, options = str(gguf.parent), {**options, "gguf_file": gguf.name}
     elif not Path(source).is_dir():
         options |= {"revision": revision or "main"}
-    with loading_errors(source):
+    with loading_errors(source, CONFIG):
         config = AutoConfig.from_pretrained(where, **options)
-    for part in (config, config.get_text_config()):
+        text = config.get_text_config()
+    _check_sizes(text, source)
+    for part in (config, text):
         rows, pad = getattr(part, "vocab_size", None), getattr(part, "pad_token_id", None)
         if isinstance(rows, int) and isinstance(pad, int) and pad >= rows:
             part.pad_token_id = None
     return config
+
+
+def _check_sizes(config: Any, source: str) -> None:
+    """Raise :class:`ModelError` for a size that is none: a class may take it, and fail only when it computes."""
+    for name in (*_SIZES, *_COUNTS):
+        value = getattr(config, name, None)
+        if value is None or isinstance(value, list):  # one number a layer
+            continue
+        least = 1 if name in _SIZES else -1  # -1 and 0 stand for "none" in some
+        if not (isinstance(value, int) and least <= value < _MOST_TOKENS):
+            what = f"{name} in the configuration of {source} is {str(value)[:40]!r}, which is no such number"
+            raise ModelError(what, where=str(Path(source) / CONFIG), do="copy the model again")
 
 
 def outline(
@@ -59,7 +86,7 @@ def outline(
     changes: dict[str, Any] = {} if outputs is None else {"num_labels": outputs}
     config = model_config(source, trust_remote_code=trust_remote_code, revision=revision, **changes)
     kind = AutoModelForCausalLM if outputs is None else AutoModelForSequenceClassification
-    with loading_errors(source), torch.device("meta"):
+    with loading_errors(source, CONFIG), torch.device("meta"):
         return kind.from_config(config, trust_remote_code=trust_remote_code)
 
 
@@ -68,7 +95,7 @@ def generation_values(source: str, revision: str | None = None) -> dict[str, Any
     from transformers import PretrainedConfig
 
     if not Path(source).exists():
-        with contextlib.suppress(OSError):  # few models of the hub have none
+        with loading_errors(source, GENERATION_CONFIG), contextlib.suppress(OSError):  # few models of the hub have none
             values: dict[str, Any]
             values, _ = PretrainedConfig.get_config_dict(
                 source, revision=revision or "main", _configuration_file=GENERATION_CONFIG
@@ -116,4 +143,4 @@ def savable(values: Mapping[str, Any]) -> GenerationConfig:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_TOKENS

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsteer.errors import ConfigError, ModelError, SelfsteerWarning, did_you_mean
-from selfsteer.models.configs import end_ids, generation_values, model_config, savable
+from selfsteer.models.configs import CONFIG, end_ids, generation_values, model_config, savable
 from selfsteer.models.device import check_bits
+from selfsteer.models.finite import check_finite, check_finite_files
 from selfsteer.models.gguf_io import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
 from selfsteer.models.load_errors import loading_errors, pickle_only
 from selfsteer.models.resolve import base_of, gguf_file, is_adapter, resolve
@@ -65,7 +67,12 @@ def load_model(
         load = _load_adapter if is_adapter(source) else _load_whole
         model = load(source, dtype, revision, options)
     # Packed weights are loaded onto their device, and may refuse to move.
-    return (model if "device_map" in options else model.to(device)).eval()
+    model = (model if "device_map" in options else model.to(device)).eval()
+    if bits is not None:  # packed, they are no floats any more
+        check_finite_files(base_of(source, revision)[0])
+    if device != "meta":
+        check_finite(model, source)
+    return model
 
 
 def load_tokenizer(
@@ -77,8 +84,9 @@ def load_tokenizer(
     embedding is resized. Tokens that the model beside it has no embedding for are a ModelError.
     """
     source = resolve(name_or_path)
-    with loading_errors(source):
+    with loading_errors(source, "tokenizer_config.json or tokenizer.json"):
         tokenizer = _read_tokenizer(source, revision, trust_remote_code)
+        tokenizer.decode(tokenizer.encode("a"))  # some settings are used only here
     base, _ = base_of(source, revision)
     # A GGUF file holds tokens and embeddings together; a folder of a tokenizer alone has no config.json.
     if not Path(base).exists() or (Path(base) / "config.json").is_file():
@@ -283,9 +291,10 @@ def end_token_ids(name_or_path: str, *, trust_remote_code: bool = False, revisio
         base, revision = base_of(source, revision)
         return end_token_ids(base, trust_remote_code=trust_remote_code, revision=revision)
     options: dict[str, Any] = {"revision": revision} if revision else {}
-    try:  # the file as it is: a configuration's class would fill a missing id in with another model's
+    values: dict[str, Any] = {}
+    # The file as it is: a configuration's class would fill a missing id in with another model's.
+    with loading_errors(source, CONFIG), contextlib.suppress(OSError):  # a folder of GGUF files
         values, _ = PretrainedConfig.get_config_dict(source, **options)
-    except OSError:  # a folder of GGUF files
-        values = {}
-    named = (generation_values(source, revision), values, values.get("text_config") or {})
+    part = values.get("text_config")
+    named = (generation_values(source, revision), values, part if isinstance(part, dict) else {})
     return list(dict.fromkeys(id for one in named for id in end_ids(one)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,9 @@ _CONVERT = (
     "loading a pickle runs the code inside it"
 )
 
-_RAISED_BY_TRANSFORMERS = (OSError, ValueError, LookupError, ImportError, RuntimeError, struct.error)
-"""struct.error: a GGUF file that was cut short."""
+_SAID_IN_WORDS = {"OSError", "ValueError", "ImportError", "RuntimeError", "StrictDataclassError", "SafetensorError"}
+"""Errors whose texts say what is wrong (bare Exceptions, of tokenizers, too); the kind of others is in the message."""
+_SHOWN = 300  # characters of an error's text
 
 _ADDRESS = re.compile(
     r"""\b[a-z][a-z0-9+.-]{0,20}://[^\s'">)]+   # an address with its scheme
@@ -35,22 +35,22 @@ def without_addresses(text: str) -> str:
 
 
 @contextlib.contextmanager
-def loading_errors(source: str) -> Iterator[None]:
-    """Turn what transformers, peft, safetensors and the hub raise for a wrong model into one of our errors.
+def loading_errors(source: str, file: str = "") -> Iterator[None]:
+    """Turn whatever transformers, peft, tokenizers, safetensors and the hub raise for a wrong model into our errors.
+
+    A damaged folder makes them raise nearly anything (AttributeError, AssertionError, a bare Exception), so no kind is
+    let through; only such calls belong inside. ``file`` is what is read of the folder, for the message.
 
     Raises:
         ModelError: The model can't be used as it is.
         FetchError: The hub can't be reached.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
     try:
         yield
     except SelfsteerError:
         raise
-    except (*_RAISED_BY_TRANSFORMERS, SafetensorError, StrictDataclassError) as error:
-        raise _explain(source, error) from error
+    except Exception as error:
+        raise _explain(source, file, error) from error
 
 
 def pickle_only(source: str) -> ModelError:
@@ -58,7 +58,7 @@ def pickle_only(source: str) -> ModelError:
     return ModelError(f"{source} has pickled weights only; safetensors or GGUF are loaded", where=source, do=_CONVERT)
 
 
-def _explain(source: str, error: BaseException) -> SelfsteerError:
+def _explain(source: str, file: str, error: BaseException) -> SelfsteerError:
     text = str(error)
     if "trust_remote_code" in text:
         what = f"{source} needs Python code of its own, which is not run unless you ask for it"
@@ -68,7 +68,8 @@ def _explain(source: str, error: BaseException) -> SelfsteerError:
         return found
     if "cannot be loaded with `safetensors`" in text:
         return pickle_only(source)
-    return ModelError(f"can't load {source}: {_first_line(error)}", where=source, do=_advice(error))
+    where = str(Path(source) / file) if file and Path(source).is_dir() else source
+    return ModelError(f"can't load {source}: {_first_line(error)}", where=where, do=_advice(error))
 
 
 def _hub_problem(source: str, error: BaseException) -> SelfsteerError | None:
@@ -103,7 +104,11 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # "Validation error for field 'x':" gives the reason only on the next line.
     reason = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
-    return without_addresses(reason) or type(error).__name__
+    shown = without_addresses(reason)[:_SHOWN]
+    kind = type(error).__name__
+    if type(error) is not Exception and _SAID_IN_WORDS.isdisjoint(base.__name__ for base in type(error).__mro__):
+        return f"{kind}: {shown}" if shown else kind
+    return shown or kind
 
 
 def _advice(error: BaseException) -> str:

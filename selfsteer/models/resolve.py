@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 
 from selfsteer.errors import ModelError, did_you_mean
@@ -13,6 +14,13 @@ from selfsteer.models.download import Progress, fetch
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+_SMALL = frozenset(
+    """adapter_config.json added_tokens.json chat_template.jinja chat_template.json config.json generation_config.json
+    preprocessor_config.json processor_config.json special_tokens_map.json tokenizer_config.json""".split()
+)
+"""Files that are small in every published model; tables of tokens and of shards may be large."""
+_LARGEST = 10_000_000
 
 
 def resolve(name: str, *, progress: Progress | None = None) -> str:
@@ -29,6 +37,8 @@ def resolve(name: str, *, progress: Progress | None = None) -> str:
         return str(fetch(name, progress=progress))
     path = home_expanded(name)
     if name and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
+        if path.is_dir():
+            _check_files(path)
         return str(path.resolve())
     if _HUB_NAME.fullmatch(name) and not name.startswith(("./", "../")) and not path.exists():
         return name
@@ -40,6 +50,22 @@ def resolve(name: str, *, progress: Progress | None = None) -> str:
         what = f"no such folder: {path.absolute()}"
         do = "check the path; a hub name has the form org/name. " + did_you_mean(name, CATALOGUE)
     raise ModelError(what, where=f"model {name!r}", do=do)
+
+
+def _check_files(folder: Path) -> None:
+    """Raise :class:`ModelError` for what no loader may open: a pipe or a device, or a huge configuration."""
+    for path in folder.iterdir():
+        try:
+            state = path.stat()
+        except OSError:  # a link to nothing counts as missing
+            continue
+        what = ""
+        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+            what = "is no regular file"
+        elif path.name in _SMALL and state.st_size > _LARGEST:
+            what = f"has {state.st_size / 1e6:,.0f} MB; up to {_LARGEST / 1e6:.0f} MB are read"
+        if what:
+            raise ModelError(f"{path.name} of the model {what}", where=str(path), do="copy the model again")
 
 
 def gguf_file(source: str) -> Path | None:

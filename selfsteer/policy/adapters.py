@@ -9,7 +9,8 @@ from typing import Any
 
 from selfsteer.config import LoraSettings
 from selfsteer.errors import ConfigError, did_you_mean
-from selfsteer.models.resolve import is_adapter
+from selfsteer.models.load_errors import loading_errors
+from selfsteer.models.resolve import ADAPTER_CONFIG, is_adapter
 
 _COMPARED = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules")
 
@@ -43,7 +44,9 @@ def check_adapter(model: Any, source: str, lora: LoraSettings | None, *, where: 
     if is_adapter(source):
         from peft import PeftConfig
 
-        check_alike(PeftConfig.from_pretrained(source), lora_config(lora, task))
+        with loading_errors(source, ADAPTER_CONFIG):
+            held = PeftConfig.from_pretrained(source)
+        check_alike(held, lora_config(lora, task))
         return
     key, asked = f"{where}.target_modules", lora.target_modules
     modules = dict(model.named_modules())

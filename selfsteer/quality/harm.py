@@ -39,7 +39,7 @@ class HarmClassifier:
 
         self.source, self.revision = resolve(source), revision
         self.threshold, self.device = threshold, device
-        with loading_errors(self.source):
+        with loading_errors(self.source, "config.json"):
             config = AutoConfig.from_pretrained(self.source, revision=revision or "main")
         labels = {name: place for place, name in config.id2label.items()}
         if label not in labels:
@@ -82,6 +82,7 @@ class HarmClassifier:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import AutoTokenizer
 
+        from selfsteer.models.finite import check_finite
         from selfsteer.models.load import missing_head, read_classifier, set_pad_token
         from selfsteer.models.load_errors import loading_errors
         from selfsteer.models.vocabulary import fit_vocabulary
@@ -92,6 +93,7 @@ class HarmClassifier:
         if missing_head(model, info):
             do = "give a text-classification model, with its head"
             raise ModelError("the model has no classification head, so it is no classifier", where=self.source, do=do)
+        check_finite(model, self.source)
         fit_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], self.source)
         set_pad_token(tokenizer, self.source)
         # The model reads its answer at the last token that is not its own padding.

@@ -8,6 +8,7 @@ from typing import Any
 from selfsteer.errors import ModelError
 from selfsteer.models import resolve
 from selfsteer.models.configs import model_config
+from selfsteer.models.finite import check_finite
 from selfsteer.models.load import check_complete, check_device, check_dtype, check_folder, missing_head, read_classifier
 from selfsteer.models.load_errors import loading_errors
 from selfsteer.models.resolve import gguf_file, is_adapter
@@ -64,7 +65,9 @@ def load_reward_model(
     check_complete(info, source)
     _check_outputs(source, model.config.num_labels)
     model.config.use_cache = False  # one pass a text needs no cache of keys and values
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    check_finite(model, source)
+    return model
 
 
 def new_reward_model(
@@ -93,6 +96,7 @@ def new_reward_model(
         raise ModelError(f"{source} has a score head of several outputs", where=source, do=do)
     check_complete(info | {"missing_keys": set(info["missing_keys"]) - head}, source)
     model.config.use_cache = False
+    check_finite(model, source)
     return model.to(device)
 
 
