@@ -144,12 +144,11 @@ class VllmBackend:
         import psutil  # type: ignore[import-untyped]  # vllm brings it
 
         _check_known(options or {}, self._vllm)
+        for folder in {source, base}:  # the engine loads them by itself, and looks at no weight
+            check_finite_files(folder)
         lora = _lora_arguments(source) if is_adapter(source) else {}
         arguments = {**_DEFAULTS, **(options or {}), **lora}
         arguments |= {"dtype": dtype, "seed": seed, "revision": revision, "trust_remote_code": trust_remote_code}
-        # The engine itself samples from NaN, without an error.
-        for folder in {source, base}:
-            check_finite_files(folder)
         _free_cached_memory()
         others = set(active_children())
         with loading_errors(base), _refusals(base):

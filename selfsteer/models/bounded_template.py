@@ -9,7 +9,6 @@ templates write is what ``apply_chat_template`` writes.
 from __future__ import annotations
 
 import functools
-import math
 import re
 import threading
 import time
@@ -73,7 +72,7 @@ class BoundedTemplate:
     def render(self, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
         """Return what the template writes for these messages and variables."""
         data = {"messages": [dict(message) for message in messages], "tools": None, "documents": None, **variables}
-        size = _size(data, math.inf)
+        size = sum(len(text) for message in messages for text in message.values())
         with self._environment.budget.limited(_WORK + _WORK_PER_CHARACTER * size):
             text = self._template.render(data)
         most = _OUTPUT + _OUTPUT_PER_CHARACTER * (size + len(self._source))
@@ -95,10 +94,8 @@ def apply_template(
         PromptRefused: The template refuses these messages, or fails with them.
         ModelError: It can't be compiled, or is stopped by a limit.
     """
-    from transformers import PreTrainedTokenizerBase
-
     name = str(getattr(tokenizer, "name_or_path", ""))
-    if type(tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
+    if _renders_itself(tokenizer.__class__):
         # Python of its own, which the user chose to trust.
         text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=cue, **kwargs)
         return text
@@ -116,6 +113,14 @@ def apply_template(
         roles = ", ".join(message["role"] for message in messages)
         what = f"the chat template refuses a prompt with the roles {roles}: {_reason(error)}"
         raise PromptRefused(what, where=name, do="give prompts in the form that this model's template takes") from error
+
+
+@functools.cache
+def _renders_itself(kind: Any) -> bool:
+    """Return whether a class of tokenizers has an ``apply_chat_template`` of its own."""
+    from transformers import PreTrainedTokenizerBase
+
+    return kind.apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template
 
 
 def _reason(error: Exception) -> str:
@@ -160,8 +165,8 @@ class _Budget(threading.local):
 
     def made(self, value: Any) -> Any:
         """Charge a value that was made, and return it."""
-        if type(value) is str:
-            self.spend(len(value))
+        if type(value) is str and len(value) < self.left:
+            self.left -= len(value)
         elif value is not None and type(value) is not bool:
             self.spend(_size(value, self.left))
         return value
@@ -212,6 +217,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute ``left operator right`` if the result is not too large."""
+        if operator == "+":
+            return self.budget.made(left + right)
         if operator == "*":
             for one, other in ((left, right), (right, left)):
                 if isinstance(one, int) and not isinstance(other, (int, float)):

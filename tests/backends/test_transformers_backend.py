@@ -8,6 +8,7 @@ import torch
 from selfsteer.backends import Sampling, shared_prefix
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.chat import Chat
+from selfsteer.errors import ModelError
 from tests.backends.tiny import tiny_llama, tiny_model
 from tests.chat_templates import tokenizer_of, user
 
@@ -54,6 +55,17 @@ def test_greedy_decoding_is_the_likeliest_token_step_by_step(backend, chat):
     expected = [greedy_by_hand(backend.model, chat.encode(prompt), 8, chat.end_ids) for prompt in PROMPTS]
     assert tokens(backend.generate(PROMPTS, GREEDY, seed=0)) == expected
     assert tokens(backend.generate(PROMPTS, GREEDY, seed=1)) == expected
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, Sampling(8, temperature=0.9, top_p=1.0)])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_end_in_one_message(chat, backend, sampling, value):
+    backend.model.config.name_or_path = "a/model"
+    with torch.no_grad():
+        backend.model.lm_head.weight[3] = value
+    with pytest.raises(ModelError, match="the logits of a/model are NaN or infinite") as caught:
+        backend.generate(PROMPTS, sampling, seed=0)
+    assert "float16" in caught.value.do
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2"])

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from selfsteer.backends import Sampling
 from selfsteer.backends.vllm import VllmBackend, acting_on_texts
@@ -91,8 +93,8 @@ def chat() -> Chat:
 def folder(tmp_path) -> str:
     model = tmp_path / "model"
     model.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (model / name).write_text("{}")
+    (model / "config.json").write_text("{}")
+    save_file({"weight": torch.zeros(4)}, model / "model.safetensors")
     return str(model)
 
 
@@ -275,6 +277,21 @@ def test_an_adapter_without_weights_is_refused_before_the_engine_starts(vllm, fo
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": folder, "r": 4}))
     with pytest.raises(ModelError, match="adapter_model"):
+        VllmBackend(str(adapter), chat, dtype="float32")
+    assert vllm.engines == []
+
+
+def test_weights_that_are_no_numbers_are_refused_before_the_engine_starts(vllm, folder, chat, tmp_path):
+    good = Path(folder, "model.safetensors").read_bytes()
+    save_file({"fine": torch.zeros(4), "weight": torch.tensor([1.0, torch.nan])}, Path(folder, "model.safetensors"))
+    with pytest.raises(ModelError, match="are NaN or infinite: in weight"):
+        VllmBackend(folder, chat, dtype="float32")
+    Path(folder, "model.safetensors").write_bytes(good)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": folder, "r": 4}))
+    save_file({"lora_A": torch.tensor([1.0, torch.inf])}, adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="adapter are NaN or infinite: in lora_A"):
         VllmBackend(str(adapter), chat, dtype="float32")
     assert vllm.engines == []
 
