@@ -120,7 +120,7 @@ def test_a_refused_prompt_names_the_roles_and_the_templates_reason():
 def test_a_broken_template_is_named_in_words():
     tokenizer = tokenizer_of("chatml")
     tokenizer.chat_template = "{% for message in %}"
-    with pytest.raises(ModelError, match="the chat template can't be compiled: Expected an expression"):
+    with pytest.raises(ModelError, match="the chat template can't be used: Expected an expression"):
         Chat(tokenizer)
 
 

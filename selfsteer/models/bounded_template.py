@@ -92,19 +92,18 @@ def apply_template(
 
     Raises:
         PromptRefused: The template refuses these messages, or fails with them.
-        ModelError: It can't be compiled, or is stopped by a limit.
+        ModelError: None is the default, it can't be compiled, or it is stopped by a limit.
     """
     name = str(getattr(tokenizer, "name_or_path", ""))
     if _renders_itself(tokenizer.__class__):
         # Python of its own, which the user chose to trust.
         text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=cue, **kwargs)
         return text
-    source = tokenizer.get_chat_template()
     do = f"fix chat_template in the tokenizer of {name} (tokenizer_config.json, chat_template.jinja), or copy it again"
     try:
-        template = _compiled(source)
+        template = _compiled(tokenizer.get_chat_template())
     except Exception as error:  # a hostile template may raise anything
-        raise ModelError(f"the chat template can't be compiled: {_reason(error)}", where=name, do=do) from error
+        raise ModelError(f"the chat template can't be used: {_reason(error)}", where=name, do=do) from error
     try:
         return template.render(messages, **{**tokenizer.special_tokens_map, "add_generation_prompt": cue, **kwargs})
     except TooMuch as error:

@@ -130,7 +130,7 @@ def test_generate_with_a_damaged_model_ends_well_or_is_an_error(change, tiny_cha
         ),
         ("config.json is larger than 10 MB", "config.json of the model has 11 MB; up to 10 MB are read"),
         ("config.json is a pipe", "config.json of the model is no regular file"),
-        ("tokenizer_config.json: chat_template=5", "the chat template can't be compiled: TypeError: it is no text"),
+        ("tokenizer_config.json: chat_template=5", "the chat template can't be used: TypeError: it is no text"),
         ("template {{ 'a' * 10**10 }}", "the chat template is stopped"),
         ("template {{ 1 / 0 }}", "the chat template refuses .*: ZeroDivisionError: division by zero"),
         ("model.safetensors: NaN", "weights of .* are NaN or infinite: in model.layers.1.mlp.up_proj.weight"),
