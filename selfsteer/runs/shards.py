@@ -164,7 +164,7 @@ def check_any_left(paths: Sequence[Path], dropped: DroppedRows, asked: int, what
         remove(path.with_suffix(_LEFT_OUT))
     first = dropped.dropped[0]
     more = f" and {asked - 1} more" if asked > 1 else ""
-    do = first.get("do", "")
+    do = first.get("do") or "change what the reason names: the model with its chat template, the server, or the rows"
     raise DataError(f"no {what} is left: {first['reason']}", where=f"{what} {first['where']}{more}", do=do)
 
 
