@@ -205,13 +205,26 @@ def test_a_foreseen_error_leaves_no_log(tmp_path):
 
 def test_a_second_signal_ends_at_once():
     code = (
-        "import signal, time; from selfsteer.commands.console import handle_signals; handle_signals()\n"
-        "while True:\n"
-        "    try: print('ready', flush=True); time.sleep(60)\n"
-        "    except KeyboardInterrupt: pass\n"
+        "import time; from selfsteer.commands.console import handle_signals, interruptible; handle_signals()\n"
+        "with interruptible():\n"
+        "    while True:\n"
+        "        try: print('ready', flush=True); time.sleep(60)\n"
+        "        except KeyboardInterrupt: pass\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     for _ in range(2):
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == -signal.SIGTERM
+
+
+def test_a_signal_while_the_arguments_are_read_ends_a_command_as_one_at_work():
+    code = (
+        "import time; from selfsteer import cli\n"
+        "cli.app = lambda: (print('ready', flush=True), time.sleep(60))\n"
+        "cli.main()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert "interrupted" in process.communicate(timeout=30)[1] and process.returncode == 143

@@ -164,3 +164,13 @@ def test_an_error_that_nobody_foresaw_is_logged_and_the_next_call_clears_up(tmp_
     assert "ZeroDivisionError" in (tmp_path / ".o.jsonl.part" / "errors.log").read_text()
     restore_output(tmp_path / "o.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_symbolic_link_in_the_place_of_that_folder_is_not_followed(tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "earlier").mkdir(parents=True)
+    (mine / ".a.tmp").write_text("mine")
+    (tmp_path / ".o.jsonl.part").symlink_to(mine)
+    to_file(tmp_path / "o.jsonl", rows())
+    assert sorted(path.name for path in mine.iterdir()) == [".a.tmp", "earlier"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "o.jsonl"]

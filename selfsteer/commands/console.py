@@ -53,19 +53,30 @@ def handle_signals() -> None:
     signal.signal(signal.SIGTERM, _end)
 
 
+_INTERRUPTED = "interrupted: finished work is kept; run the same command again to resume"
+_at_work = False
+
+
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)  # the second needs no Python, so it ends code of any library too
+    if not _at_work:  # typer, which reads the arguments, would end any KeyboardInterrupt with 130 and without a word
+        say(_INTERRUPTED, errors)
+        raise SystemExit(128 + number)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Turn Ctrl-C into exit code 130 and SIGTERM into 143; typer's own handler prints "Aborted!" and exits with 1."""
+    global _at_work
     try:
+        _at_work = True
         yield
     except KeyboardInterrupt as interrupt:
-        say("interrupted: finished work is kept; run the same command again to resume", errors)
+        say(_INTERRUPTED, errors)
         raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from interrupt
+    finally:
+        _at_work = False
 
 
 def explain_failure(error: Exception) -> int:

@@ -37,6 +37,7 @@ def evaluate_reward(arguments: EvaluateRewardArguments) -> None:
     """
     from selfsteer.commands.evaluate_reward_tables import show_accuracy
     from selfsteer.files import write_json
+    from selfsteer.runs.store import output_folder
     from selfsteer.workflows.evaluate_reward import evaluation_json, length_baseline, read_sets
     from selfsteer.workflows.judge import check_verdicts, open_judges
 
@@ -49,5 +50,6 @@ def evaluate_reward(arguments: EvaluateRewardArguments) -> None:
     judged = ask_in_turn(judges, [pair for one in sets for pair in one.pairs], judging.answers)
     show_accuracy(sets, judged)
     if judging.json_file:
-        write_json(judging.json_file, evaluation_json(sets, judged))
+        with output_folder(judging.json_file, "--json") as part:
+            write_json(judging.json_file, evaluation_json(sets, judged), inside=part)
     check_verdicts(judged)

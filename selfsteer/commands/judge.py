@@ -48,6 +48,7 @@ def judge(arguments: JudgeArguments) -> None:
     """
     from selfsteer.commands.judge_tables import show_judged
     from selfsteer.files import write_json
+    from selfsteer.runs.store import output_folder
     from selfsteer.workflows.judge import as_json, check_verdicts, is_run, open_judges, read_pairs
 
     human, judging = arguments.human, arguments.judging
@@ -81,7 +82,8 @@ def judge(arguments: JudgeArguments) -> None:
         )
     show_judged(judged)
     if judging.json_file:
-        write_json(judging.json_file, as_json(judged))
+        with output_folder(judging.json_file, "--json") as part:
+            write_json(judging.json_file, as_json(judged), inside=part)
     check_verdicts(judged)
 
 

@@ -23,6 +23,7 @@ from selfsteer.report.formatting import NOT_RECORDED, count, duration, label, ma
 from selfsteer.report.guards import guards_section, handed_out
 from selfsteer.report.read_run import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
 from selfsteer.report.signal import signal_section
+from selfsteer.runs.store import output_folder
 from selfsteer.templates import environment_of
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -41,7 +42,9 @@ def write_report(run_dir: Path) -> Path:
         StorageError: The summary is damaged, or the page can't be written.
     """
     target = run_dir / "report.html"
-    write_atomic(target, environment().get_template("report.html.jinja").render(_context(load_run(run_dir))))
+    page = environment().get_template("report.html.jinja").render(_context(load_run(run_dir)))
+    with output_folder(target, wait=60) as part:
+        write_atomic(target, page, inside=part)
     return target
 
 

@@ -249,8 +249,10 @@ class Store:
 
 
 @contextmanager
-def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]:
-    """Hold a folder; a second process gets a :class:`WorkFailed` that calls it ``what`` and names its option.
+def locked(folder: Path, what: str, option: str = "--run-dir", wait: float = 0) -> Iterator[None]:
+    """Hold a folder; a second process gets, after ``wait`` seconds, a :class:`WorkFailed`.
+
+    That error calls the folder ``what`` and names its option.
 
     Removes what a killed process was writing in it; in the folders of stages their workspaces do so.
     """
@@ -258,7 +260,7 @@ def locked(folder: Path, what: str, option: str = "--run-dir") -> Iterator[None]
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait)
         except Timeout as error:
             raise WorkFailed(
                 f"another process works in this {what}",
@@ -280,17 +282,24 @@ _EARLIER = "earlier"
 
 
 @contextmanager
-def output_folder(output: Path) -> Iterator[Path]:
-    """Hold ``.NAME.part`` beside an output that the user named, the place of what is not finished; it goes at the end.
+def output_folder(output: Path, option: str = "--output", wait: float = 0) -> Iterator[Path]:
+    """Hold ``.NAME.part`` beside an output without a lock of its own, for what is not finished; it goes at the end.
 
     What a killed process left in it is removed, and an earlier output that it had moved there (:func:`make_way`) comes
     back, as it does after a failure.
+
+    Args:
+        output: A file or folder that the user named, or a file of a run directory that is written without its lock.
+        option: How the user named it.
+        wait: Seconds to wait for another process that writes it.
 
     Raises:
         WorkFailed: Another process is writing that output.
     """
     part = output.with_name(f".{output.name}.part")
-    with locked(part, "output", "--output"):
+    if part.is_symlink():  # in a run directory from elsewhere it could lead to anything
+        part.unlink()
+    with locked(part, "output", option, wait):
         _put_back(part, output)
         try:
             yield part

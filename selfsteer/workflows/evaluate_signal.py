@@ -21,6 +21,7 @@ from selfsteer.judges.tables import Judged, judge_warnings
 from selfsteer.records import Contrast, StoredRows, is_full
 from selfsteer.report import write_report
 from selfsteer.runs.active import dependencies_of
+from selfsteer.runs.store import output_folder
 from selfsteer.stages.judgements import judge_blocks
 from selfsteer.stages.reader import Reading, RunReader
 
@@ -76,7 +77,8 @@ def evaluate_signal(
         "warnings": list(_warnings(parts, figures, judge, settings.by)) if judge else [],
         "parts": figures,
     }
-    write_json(run_dir / "signal.json", signal)
+    with output_folder(run_dir / "signal.json", wait=60) as part:
+        write_json(run_dir / "signal.json", signal, inside=part)
     if (run_dir / "summary.json").is_file():  # a run in progress has no report yet
         write_report(run_dir)
     return signal
