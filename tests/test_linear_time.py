@@ -159,4 +159,4 @@ def test_time_grows_with_the_length(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_a_million_characters(name):
-    assert not slow_texts(name, ("", "x", "\n", "x\n"), LONG)
+    assert not slow_texts(name, ("x",), LONG)
