@@ -132,7 +132,7 @@ def _read_regular(path: Path) -> bytes:
         return b""
 
 
-def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
+def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb", buffering: int = -1) -> BinaryIO:
     """Open a regular file: reading follows symbolic links, writing doesn't.
 
     A run directory may come from someone else, and a link in it must not make this user write elsewhere.
@@ -142,13 +142,18 @@ def open_regular(path: Path, mode: Literal["rb", "ab"] = "rb") -> BinaryIO:
     """
     # Without O_NONBLOCK, opening a named pipe waits for its other end.
     flags = os.O_NONBLOCK | (os.O_RDONLY if mode == "rb" else os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
-    descriptor = os.open(path, flags, 0o666)
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, whose own words are "No such device or address"
+            error.strerror = "not a regular file"
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         folder = path.is_dir()
         number = errno.EISDIR if folder else errno.ENXIO
         raise OSError(number, os.strerror(number) if folder else "not a regular file", str(path))
-    return os.fdopen(descriptor, mode if mode == "rb" else "ab+")
+    return os.fdopen(descriptor, mode if mode == "rb" else "ab+", buffering)
 
 
 def append_json(path: Path, value: Any, *, sync: bool = True) -> None:
@@ -244,9 +249,9 @@ def is_inside(folder: Path, name: str) -> bool:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hex sha256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Return the hex sha256 of a file's content; raises as :func:`open_regular`."""
+    with open_regular(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]  # a BinaryIO that reads into
 
 
 def fingerprint(value: Any) -> str:

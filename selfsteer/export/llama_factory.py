@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import DataError
-from selfsteer.files import parse_json
+from selfsteer.files import open_regular, parse_json
 
 INFO = "dataset_info.json"
 
@@ -36,8 +36,9 @@ def read_entries(info: Path) -> dict[str, Any]:
     if not info.exists():
         return {}
     try:
-        entries = parse_json(info.read_bytes())
-    except ValueError:
+        with open_regular(info) as stream:
+            entries = parse_json(stream.read())
+    except (OSError, ValueError):
         entries = None
     if not isinstance(entries, dict):
         what = "this dataset_info.json holds no JSON object, so no entry can be added to it"

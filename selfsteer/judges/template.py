@@ -12,7 +12,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from selfsteer.errors import ConfigError
-from selfsteer.files import fingerprint
+from selfsteer.files import fingerprint, open_regular
 from selfsteer.judges.base import PresentedPair
 from selfsteer.records import Message
 
@@ -36,7 +36,8 @@ class JudgeTemplate:
             autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         try:
-            source = self.path.read_text(encoding="utf-8")
+            with open_regular(self.path) as stream:
+                source = stream.read().decode().replace("\r\n", "\n")
             self._template = environment.from_string(source)
             used = find_undeclared_variables(environment.parse(source))
         except (OSError, UnicodeDecodeError) as error:

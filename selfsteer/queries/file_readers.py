@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import gzip
 import io
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfsteer.errors import DataError
-from selfsteer.files import parse_json
+from selfsteer.files import open_regular, parse_json
 
 Rows = Iterator[tuple[str, Any]]
 """Pairs of "file:line" (or "file: row N") and the row at that place."""
@@ -56,7 +58,9 @@ _ENCODINGS = {
 
 _BOM = codecs.BOM_UTF8
 _PIECE = 2**20  # bytes of a Parquet column that are read at once
-_MAX_CELL = 2**31 - 1  # the csv module's own limit, 131,072 characters, is shorter than some queries
+_MAX_LINE = 10_000_000  # bytes of a line, or characters of a cell: more is no row, and all of it would be in memory
+_MAX_LIST = 1_000_000_000  # bytes of a line of a .json file, which may be the whole list
+_MAX_RATIO, _ANY_RATIO = 100, 50_000_000  # text shrinks to a tenth; so many bytes may come of a .gz of any size
 
 
 def format_of(path: Path) -> str:
@@ -72,6 +76,8 @@ def read_file(path: Path) -> Rows:
     if not (suffix := format_of(path)):
         do = f"use one of {', '.join(READERS)} (.gz after a text format)"
         raise DataError(f"can't tell the format of {path.name!r}", where=str(path), do=do)
+    with reading(path):
+        open_regular(path).close()  # a pipe or a device would be read without end
     yield from READERS[suffix](path)
 
 
@@ -124,13 +130,13 @@ def _json_file(path: Path) -> Rows:
 
     A list is parsed as a whole, which needs several times its size of memory; millions of rows belong on lines.
     """
-    head = list(itertools.islice((line for _, line in _lines(path) if not line.isspace()), 2))
+    head = list(itertools.islice((line for _, line in _lines(path, _MAX_LIST) if not line.isspace()), 2))
     whole = [not isinstance(_json_row(line), Unreadable) for line in head]
     # One value per line, or a list or an object over several lines: the first two lines differ in that.
     if len(head) == 2 and (whole[0] or (whole[1] and all(line.lstrip().startswith("{") for line in head))):
         yield from _jsonl(path)
         return
-    text = "".join(line for _, line in _lines(path))
+    text = "".join(line for _, line in _lines(path, _MAX_LIST))
     try:
         data = parse_json(text) if text.strip() else []
     except ValueError as error:
@@ -170,28 +176,28 @@ def _numbered(source: Path | str, batches: Iterable[Any]) -> Rows:
         for column in batch.columns:
             try:
                 columns.append(column.to_pylist())
-            except _UNHELD:
+            except UNHELD:
                 columns.append(list(map(_value, column)))
         for cells in zip(*columns, strict=True):
             number += 1
             yield f"{source}: row {number}", dict(zip(batch.schema.names, cells, strict=True))
 
 
-_UNHELD = (ArithmeticError, LookupError, ValueError, TypeError, ImportError, NotImplementedError, pa.ArrowException)
+UNHELD = (ArithmeticError, LookupError, ValueError, TypeError, ImportError, NotImplementedError, pa.ArrowException)
 """Raised by pyarrow for a value that Python can't hold: a year beyond 9999, an unknown time zone, a torn text."""
 
 
 def _value(cell: Any) -> Any:
-    with suppress(*_UNHELD):
+    with suppress(*UNHELD):
         return cell.as_py()
-    with suppress(*_UNHELD):
+    with suppress(*UNHELD):
         return cell.cast(pa.string()).as_py()
     return Unreadable(f"a value of type {cell.type} that Python can't hold")
 
 
 def _delimited(delimiter: str) -> Callable[[Path], Rows]:
     def read(path: Path) -> Rows:
-        csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL))
+        csv.field_size_limit(_MAX_LINE)
         reader = csv.reader((line for _, line in _lines(path, table=True)), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         for lines, cells in _records(reader):
@@ -239,11 +245,14 @@ def _json_fault(error: Exception) -> str:
     return f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
-def _lines(path: Path, *, table: bool = False) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, longest: int = _MAX_LINE, *, table: bool = False) -> Iterator[tuple[int, str]]:
     r"""Yield numbered lines, each with its "\n": nothing else ends a line (texts hold U+2028 and the like).
 
     UTF-16 and UTF-32 are detected by their byte order mark or by the first character. "\r" ends lines too where the
     head of the file has no "\n", and in a table with a header that ends so (its cells may hold "\n").
+
+    Raises:
+        DataError: It can't be read or decoded, or a line has more than ``longest`` bytes.
     """
     with reading(path), _open(path) as stream:
         head = stream.peek(_HEAD)[:_HEAD]
@@ -252,18 +261,26 @@ def _lines(path: Path, *, table: bool = False) -> Iterator[tuple[int, str]]:
         first = text.partition("\n")[0][:-1] if table else text[:-1]
         old = "\r" in first and (table or "\n" not in text)
         if encoding == "utf-8" and not old:
-            for number, raw in enumerate(stream, 1):
+            for number, raw in enumerate(iter(lambda: stream.readline(longest + 1), b""), 1):
+                _check_length(raw, longest, path, number)
                 line = raw.removeprefix(_BOM) if number == 1 else raw
                 if line:
                     yield number, _decoded(line, f"{path}:{number}")
             return
         wide = io.TextIOWrapper(stream, encoding, newline="" if old else "\n")
         try:
-            for number, line in enumerate(wide, 1):
-                yield number, line.removeprefix("\ufeff") if number == 1 else line
+            for number, text in enumerate(iter(lambda: wide.readline(longest + 1), ""), 1):
+                _check_length(text, longest, path, number)
+                yield number, text.removeprefix("\ufeff") if number == 1 else text
         except UnicodeError as error:
             what = f"not valid {encoding.upper()}: {error}"
             raise DataError(what, where=str(path), do="save the file as UTF-8") from error
+
+
+def _check_length(line: bytes | str, longest: int, path: Path, number: int) -> None:
+    if len(line) > longest:
+        what = f"a line of more than {longest:,} bytes"
+        raise DataError(what, where=f"{path}:{number}", do="write one row a line, or leave that row out")
 
 
 def _encoding(head: bytes) -> str:
@@ -290,17 +307,45 @@ def _decoded(raw: bytes, where: str) -> str:
 
 
 def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb", buffering=_HEAD)
+    if path.name.lower().endswith(".gz"):
+        return io.BufferedReader(_Unpacked(path), _HEAD)
+    return open_regular(path, buffering=_HEAD)
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a .gz file; :class:`DataError` where it is so much larger than the file that it is no text."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._packed = path, open_regular(path)
+        self._stream, self._count = gzip.GzipFile(fileobj=self._packed), 0
+        self._most = max(_ANY_RATIO, _MAX_RATIO * os.fstat(self._packed.fileno()).st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._stream.readinto(buffer)
+        self._count += read
+        if self._count > self._most:
+            what = f"it unpacks to more than {_MAX_RATIO} times its size, and to more than {_ANY_RATIO:,} bytes"
+            raise DataError(what, where=str(self._path), do="unpack the file, check what it holds, and give that")
+        return read
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn "no permission", a torn archive and a damaged Parquet file into a :class:`DataError`."""
+    """Turn "no permission", a pipe, a torn archive and a damaged Parquet file into a :class:`DataError`."""
     try:
         yield
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str((isinstance(error, OSError) and error.strerror) or error).partition("\n")[0]
         do = "check that it is complete and that you may read it"
+        if isinstance(error, OSError) and error.errno == errno.ENXIO:
+            do = "give a file: write what a pipe or a device delivers into one first"
         raise DataError(f"can't read the file: {reason}", where=str(path), do=do) from error
 
 

@@ -133,7 +133,11 @@ def source_fingerprint(source: str) -> str:
     """Return 16 hex digits that name what a source holds: the content of its files, or the name of a hub data set."""
     if is_hub(source):
         return fingerprint(source)
-    return fingerprint([(path.name, sha256_file(path)) for path in _source_files(source)])
+    contents = []
+    for path in _source_files(source):
+        with reading(path):
+            contents.append((path.name, sha256_file(path)))
+    return fingerprint(contents)
 
 
 def reads_file(source: str, path: Path) -> bool:
@@ -208,9 +212,8 @@ def _source_files(source: str, split: str | None = None, key: str = "dataset_spl
         if name not in BUILTIN:
             raise DataError(f"no shipped query set {name!r}", where=source, do=did_you_mean(name, BUILTIN))
         return [_DATA / BUILTIN[name]]
-    path = Path(source)
+    path = home_expanded(source)
     with reading(path):
-        path = home_expanded(path)
         if not source.strip() or not path.exists():
             raise DataError("no such file", where=source or "(an empty name)", do=_nearby(path))
         return data_files(path, split, key) if path.is_dir() else [path]

@@ -148,7 +148,10 @@ class Cells:
             return float(value)
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             raise Unusable(f"{name!r} is {shown(value)}, expected a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise Unusable(f"{name!r} is {shown(value)}, which is too large") from None
 
     def messages(self, name: str) -> list[Message]:
         """Return a column's messages; a text is refused."""

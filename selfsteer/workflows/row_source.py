@@ -51,7 +51,7 @@ def open_source(source: Path, round: int | None = None) -> Source:
     )
     if source.is_dir() and shards:
         return Source((row for shard in shards for row in read_source(shard)), str(source))
-    if not source.is_file():
+    if source.is_dir() or not source.exists():
         what = "not a run directory: it has no recipe.yaml" if source.is_dir() else "no such file or folder"
         raise InputError(what, where=str(source), do="name a run directory, or a file of rows")
     return Source(read_source(source), str(source))

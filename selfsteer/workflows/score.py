@@ -18,7 +18,7 @@ from selfsteer.files import cut_torn_line, fingerprint, parse_json, remove, stor
 from selfsteer.judges.loading import scoring_model
 from selfsteer.judges.pair_datasets import is_pair, pair_of
 from selfsteer.queries import is_hub, source_fingerprint, source_rows
-from selfsteer.queries.messages import Cells, Unusable, is_missing, read_messages
+from selfsteer.queries.messages import Cells, Unusable, is_missing, is_text, read_messages
 from selfsteer.queries.prompt_forms import COLUMNS
 from selfsteer.records import Message
 from selfsteer.reward.scoring import TokenIds
@@ -44,7 +44,7 @@ def score_file(
     A row has a conversation that ends with the assistant's message, or a prompt with ``response``, ``completion`` or
     ``output``, and gets ``reward``; or a prompt and ``responses``, and gets ``rewards``; or any form of a preference
     pair that `selfsteer judge` reads, and gets ``reward_chosen`` and ``reward_rejected`` (``rewards`` where it has no
-    winner). A row that can't be scored gets ``error`` and is counted.
+    winner). A row that can't be scored, or not be written as JSON, gets ``error`` and is counted.
 
     Args:
         file: A file or a folder, as of :func:`selfsteer.queries.load_queries`.
@@ -82,7 +82,8 @@ def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]
     """Write the rows that ``lines`` lacks; those that an interrupted command wrote are counted, not scored again."""
     rows, tally = _rows(file), RowTally()
     cut_torn_line(lines)
-    with lines.open("a+", encoding="utf-8") as stream:
+    # Half of a surrogate pair, in a row that gets an error, is written as JSON's own escape.
+    with lines.open("a+", encoding="utf-8", errors="backslashreplace") as stream:
         stream.seek(0)
         for line, (where, _) in zip(stream, rows, strict=False):
             tally.add(parse_json(line).get("error", "").removeprefix(f"{where}: "), where)
@@ -96,11 +97,27 @@ def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]
             for (where, cells), own in zip(chunk, rendered, strict=True):
                 row, problem = _scored(cells, own, scores)
                 row |= {"error": f"{where}: {problem}"} if problem else {}
-                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                stream.write(_line(row) + "\n")
                 tally.add(problem, where)
             stream.flush()
             os.fsync(stream.fileno())
     return tally
+
+
+def _line(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):  # of a row too deep, or with an integer too long, the error is left
+        return json.dumps({"error": row["error"]})
+
+
+def _unwritable(cells: Any) -> str:
+    """Return why a row can't be written as JSON, "" where it can."""
+    try:
+        text = json.dumps(cells, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError) as error:
+        return f"it can't be written as JSON: {error}"
+    return "" if is_text(text) else "broken text (half of a surrogate pair)"
 
 
 class RowTally:
@@ -171,6 +188,8 @@ def _rendered(cells: Any, scorer: _Scorer) -> dict[str, list[TokenIds]] | str:
     """Return the token ids of a row's conversations by the name of their reward, or why there are none."""
     from selfsteer.reward.scoring import conversation_ids
 
+    if problem := _unwritable(cells):
+        return problem
     try:
         found = {
             name: [conversation_ids(scorer.template, one, scorer.where) for one in many]

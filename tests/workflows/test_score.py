@@ -162,3 +162,42 @@ def killed_after(monkeypatch, chunks: int) -> list[int]:
     killed: list[bool] = []
     monkeypatch.setattr(score_command._Scorer, "score", counted)
     return calls
+
+
+@pytest.mark.parametrize("broken", [{"other": "a \ud800"}, {"\ud800": 1}, {"deep": {"er": ["\udfff"]}}])
+def test_half_of_a_surrogate_pair_in_any_column_is_the_error_of_its_row_alone(model, tmp_path, broken):
+    rows = [{"prompt": "Hi", "response": "Hello."}, {"prompt": "Hi", "response": "No."} | broken]
+    for _ in range(2):  # the same command does the same again
+        result, found = scored(model, tmp_path, [*rows, rows[0]], "--overwrite")
+        assert result.exit_code == 0, result.output
+        assert [set(row) >= {"reward"} for row in found] == [True, False, True]
+        assert found[1].pop("error").endswith("rows.jsonl:2: broken text (half of a surrogate pair)")
+        assert found[1] == rows[1]
+
+
+def test_a_row_that_cant_be_written_keeps_its_error(model, tmp_path, monkeypatch):
+    def refuse(row, **options):
+        if "deep" in row:
+            raise RecursionError("maximum recursion depth exceeded")
+        return json.JSONEncoder(**options).encode(row)
+
+    monkeypatch.setattr(score_command.json, "dumps", refuse)
+    rows = [{"prompt": "Hi", "response": "Hello."}, {"prompt": "Hi", "response": "No.", "deep": []}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.JSONEncoder().encode(row) + "\n" for row in rows))
+    command = ["score", str(model), str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert CliRunner().invoke(app, [*command, "--device", "cpu"]).exit_code == 0
+    first, second = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    assert "reward" in first and list(second) == ["error"] and "can't be written as JSON" in second["error"]
+
+
+def test_cells_that_python_cant_hold_are_written_in_words(model, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    late = pa.array([253_402_300_800_000_000] * 2, pa.int64()).cast(pa.timestamp("us"))
+    table = pa.table({"prompt": ["Hi", "Hi"], "response": ["Hello.", "No."], "late": late})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    command = ["score", str(model), str(tmp_path / "rows.parquet"), "--output", str(tmp_path / "out.jsonl")]
+    result = CliRunner().invoke(app, [*command, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert all("reward" in json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())

@@ -1,0 +1,261 @@
+"""Input that would never end, fill the memory or overflow: one message, and exit code 2."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selfsteer.errors import DataError
+from selfsteer.export.readers import read_contrasts
+from selfsteer.queries.file_readers import Unreadable, read_file
+from selfsteer.records import Contrast, write_rows
+from tests.example_rows import contrast
+
+PAIRS = [
+    {"prompt": f"What is the {name} made of?", "chosen": f"{name} {name}", "rejected": name * 3}
+    for name in ("sea", "sky", "sun", "moon", "wind", "rain")
+]
+
+
+def write_jsonl(path: Path, rows: list[object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def error_of(found: tuple[int, str, str], code: int = 2) -> str:
+    """The message of a command that ended with this code, without a traceback."""
+    assert found[0] == code, found
+    assert found[2].count("error: ") == 1 and "unexpected" not in found[2] and "Traceback" not in found[2], found[2]
+    return found[2].partition("error: ")[2]
+
+
+# --- what is no file
+
+
+def special_file(path: Path, kind: str) -> Path:
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "txt", "jsonl.gz", "parquet", "arrow"])
+def test_what_is_no_file_is_refused_as_queries(tmp_path, monkeypatch, command_line, kind, suffix):
+    monkeypatch.chdir(tmp_path)  # the address of a socket has at most 108 characters
+    source = special_file(Path(f"data.{suffix}"), kind)
+    error = error_of(command_line("run", "scripted", f"queries={source}", "--run-dir", "run"))
+    assert error.startswith(f"can't read the file: not a regular file\n  where: {source}\n  do:    give a file:")
+
+
+def test_what_is_no_file_is_refused_everywhere(tmp_path, monkeypatch, command_line, tiny_chat_model):
+    monkeypatch.chdir(tmp_path)
+    lines, table = special_file(Path("a.jsonl"), "pipe"), special_file(Path("b.parquet"), "pipe")
+    (tmp_path / "rows").mkdir()
+    special_file(tmp_path / "rows/train-0.parquet", "pipe")
+    good = write_jsonl(Path("good.jsonl"), PAIRS)
+    recipe = Path("reward.yaml")
+    recipe.write_text(f"model: {tiny_chat_model}\nsets: {{a: a.jsonl}}\n")
+    of_pairs = Path("evaluated.yaml")
+    of_pairs.write_text(f"model: {tiny_chat_model}\nsets: {{a: good.jsonl}}\nevaluate: [a.jsonl]\n")
+    template = special_file(Path("judge.jinja"), "pipe")
+    commands = [
+        ("estimate", "scripted", f"queries={lines}"),
+        ("run", "scripted", "--dry-run", f"queries={lines}"),
+        ("run", "scripted", f"queries.decontaminate=[{lines}]"),
+        ("run", "scripted", f"queries.heldout={lines}"),
+        ("run", "scripted", "mode=offline", "generation.backend=transformers", f"preferences={lines}",
+         "train.objective=base", f"model={tiny_chat_model}"),
+        ("judge", lines, "--judge", "program:shorter"),
+        ("judge", good, "--judge", tiny_chat_model, "--template", template),
+        ("judge", table, "--judge", "program:shorter"),
+        ("filter", table, "--dry-run"),
+        ("filter", "rows", "--dry-run"),
+        ("export", table, "--format", "trl", "--output", "out.jsonl"),
+        ("export", lines, "--format", "trl", "--output", "out.jsonl"),
+        ("score", tiny_chat_model, lines, "--output", "scored.jsonl"),
+        ("augment", lines, "--output", "grown.jsonl"),
+        ("reward", recipe),
+        ("reward", of_pairs),
+    ]  # fmt: skip
+    for command in commands:
+        error = error_of(command_line(*command))
+        assert "not a regular file" in error or "no such file: a.jsonl" in error, (command, error)
+
+
+def test_a_pipe_among_the_files_of_a_model_is_refused(tmp_path, command_line, tiny_chat_model):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((tiny_chat_model / "config.json").read_bytes())
+    special_file(model / "model.safetensors", "pipe")
+    for command in (("estimate",), ("run", "--run-dir", tmp_path / "run")):
+        error = error_of(command_line(command[0], "quickstart", f"model={model}", *command[1:]))
+        assert error.startswith("a file of the model is a pipe, a device or a socket\n  where: ")
+        assert str(model / "model.safetensors") in error
+
+
+# --- lines and archives
+
+LOAD = """
+import resource, sys
+from selfsteer.errors import SelfsteerError
+from selfsteer.queries import load_queries
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load_queries(sys.argv[1])
+except SelfsteerError as error:
+    print(error.exit_code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error, sep="\\n")
+"""
+
+
+def refused_with(path: Path) -> tuple[int, int, str]:
+    """The exit code, the growth of the peak memory in MB, and the message."""
+    found = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    code, growth, message = found.stdout.split("\n", 2)
+    return int(code), int(growth) // 1000, message
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "words"),
+    [
+        ("long.jsonl.gz", b'{"prompt": "short"}\n', "a line of more than 10,000,000 bytes\n  where: {}:2\n"),
+        ("long.csv.gz", b"prompt\nshort\n", "a line of more than 10,000,000 bytes\n  where: {}:3\n"),
+        ("long.txt.gz", b"\xff\xfea\0\n\0", "a line of more than 10,000,000 bytes\n  where: {}:2\n"),
+        ("long.json.gz", b"[", "it unpacks to more than 100 times its size, and to more than 50,000,000 bytes\n"),
+    ],
+)
+def test_an_archive_of_one_giant_line_takes_little_memory(tmp_path, name, head, words):
+    path = tmp_path / name
+    with gzip.open(path, "wb") as stream:
+        stream.write(head)
+        for _ in range(200):
+            stream.write(b"a" * 1_000_000)
+    assert path.stat().st_size < 250_000
+    code, megabytes, message = refused_with(path)
+    assert code == 2 and message.startswith(words.format(path))
+    assert megabytes < 180, message
+
+
+def test_an_archive_of_many_short_lines_may_not_multiply_either(tmp_path):
+    path = tmp_path / "many.txt.gz"
+    with gzip.open(path, "wb") as stream:
+        for _ in range(600):
+            stream.write((b"a" * 99 + b"\n") * 1000)
+    with pytest.raises(DataError) as caught:
+        deque(read_file(path), maxlen=0)
+    assert "it unpacks to more than 100 times its size" in caught.value.what and caught.value.where == str(path)
+
+
+def test_a_cell_of_a_quote_that_is_never_closed_is_no_row(tmp_path):
+    path = tmp_path / "open.csv"
+    path.write_text('prompt\n"' + ("a" * 1000 + "\n") * 12_000)
+    _, first = next(read_file(path))
+    assert isinstance(first, Unreadable) and "field larger than field limit (10000000)" in first.reason
+
+
+def test_a_line_of_some_megabytes_is_read(tmp_path, command_line):
+    rows = [*PAIRS, {"prompt": "a " * 2_000_000, "chosen": "b", "rejected": "c"}]
+    path = write_jsonl(tmp_path / "long.jsonl", rows)
+    assert command_line("judge", path, "--judge", "program:shorter", "--answers", tmp_path / "answers")[0] == 0
+
+
+# --- folders and Parquet
+
+
+def odd_columns(rows: int) -> dict[str, pa.Array]:
+    """Columns of values that Python can't hold, and that no command reads."""
+    late = pa.array([253_402_300_800_000_000] * rows, pa.int64()).cast(pa.timestamp("us"))
+    offsets = pa.array(range(0, 2 * rows + 2, 2), pa.int32()).buffers()[1]
+    torn = pa.Array.from_buffers(pa.string(), rows, [None, offsets, pa.py_buffer(b"\xff\xfe" * rows)])
+    return {"late": late, "torn": torn, "zone": late.cast(pa.timestamp("us", "Nowhere/Here"))}
+
+
+@pytest.fixture
+def odd_pairs(tmp_path) -> Path:
+    path = tmp_path / "odd.parquet"
+    pq.write_table(pa.table(pa.Table.from_pylist(PAIRS).to_pydict() | odd_columns(len(PAIRS))), path)
+    return path
+
+
+def test_cells_that_python_cant_hold_stop_no_command(tmp_path, command_line, odd_pairs):
+    judged = command_line("judge", odd_pairs, "--judge", "program:shorter", "--answers", tmp_path / "answers")
+    assert judged[0] == 0, judged
+    ran = command_line("run", "scripted", f"queries={odd_pairs}", "queries.heldout=2", "--run-dir", tmp_path / "run")
+    assert ran[0] == 0, ran
+
+
+def test_a_contrast_file_needs_its_own_columns_alone(tmp_path, command_line):
+    rows = [contrast(id=f"row {number}") for number in range(3)]
+    path = tmp_path / "rows.parquet"
+    write_rows(path, Contrast, rows)
+    table = pq.read_table(path)
+    for name, column in odd_columns(3).items():
+        table = table.append_column(name, column)
+    pq.write_table(table, path)
+    assert list(read_contrasts(path)) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "words"),
+    [
+        ("round", odd_columns(2)["late"], "the column round is of type timestamp[us], expected int32"),
+        ("prompt", pa.array(["a", "b"]), "the column prompt is of type string, expected list"),
+        ("positive_response", odd_columns(2)["torn"], "can't read the file: 'utf-8' codec can't decode"),
+        ("negative_response", pa.array(["a", None]), "the column negative_response lacks a value in 1 rows"),
+        ("provenance", pa.array(["{", "{}"]), "can't read the file: Expecting property name"),
+    ],
+)
+def test_a_contrast_column_of_another_type_is_named(tmp_path, command_line, name, column, words):
+    path = tmp_path / "rows.parquet"
+    write_rows(path, Contrast, [contrast(id="a"), contrast(id="b")])
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), path)
+    assert error_of(command_line("filter", path, "--dry-run")).startswith(words)
+    assert error_of(command_line("export", path, "--format", "trl", "--output", tmp_path / "out.jsonl")).startswith(
+        words
+    )
+
+
+def test_a_folder_and_a_dangling_link_among_data_files_are_passed_over(tmp_path, command_line):
+    folder = tmp_path / "data"
+    (folder / "x.jsonl").mkdir(parents=True)
+    (folder / "y.jsonl").symlink_to("nowhere")
+    write_jsonl(folder / "pairs.jsonl", PAIRS)
+    found = command_line("run", "scripted", f"queries={folder}", "queries.heldout=2", "--run-dir", tmp_path / "run")
+    assert found[0] == 0, found
+
+
+def test_a_saved_data_set_that_names_a_folder_is_refused(tmp_path, command_line):
+    (tmp_path / "data/part.arrow").mkdir(parents=True)
+    (tmp_path / "data/state.json").write_text('{"_data_files": [{"filename": "part.arrow"}]}')
+    error = error_of(command_line("run", "scripted", f"queries={tmp_path / 'data'}", "--run-dir", tmp_path / "run"))
+    assert error.startswith("can't read the file: Is a directory\n  where: ")
+
+
+def test_the_home_of_nobody_is_no_such_file(tmp_path, command_line):
+    home = "~no-such-user/x"
+    for arguments in (
+        ("run", "scripted", f"queries={home}"),
+        ("run", "scripted", f"principles.set={home}"),
+        ("run", "quickstart", f"model={home}"),
+        ("judge", home, "--judge", "program:shorter"),
+        ("judge", home, "--judge", f"program:{home}.py:f"),
+        ("judge", home, "--judge", f"implicit:{home}@{home}"),
+    ):
+        options = ("--run-dir", tmp_path / "run") if arguments[0] == "run" else ()
+        assert "no such" in error_of(command_line(*arguments, *options)), arguments
