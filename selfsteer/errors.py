@@ -23,6 +23,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = {"what": 900, "where": 500, "do": 500}
+"""Characters of each part of a message: a name or a value in it may have a million."""
+
 
 class SelfsteerError(Exception):
     """Base of every error this package raises on purpose.
@@ -36,8 +39,11 @@ class SelfsteerError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
-        self.what, self.where, self.do = what, where, do
-        super().__init__("\n".join([what] + [f"  where: {where}"] * bool(where) + [f"  do:    {do}"] * bool(do)))
+        self.what, self.where, self.do = (
+            shortened(text, LONGEST[name]) for name, text in (("what", what), ("where", where), ("do", do))
+        )
+        rest = [f"  where: {self.where}"] * bool(where) + [f"  do:    {self.do}"] * bool(do)
+        super().__init__("\n".join([self.what, *rest]))
 
 
 class InputError(SelfsteerError):
@@ -102,9 +108,17 @@ class SelfsteerWarning(UserWarning):
     """Something suspicious that does not stop the work."""
 
 
+def shortened(text: str, longest: int) -> str:
+    """Return a text of at most ``longest`` characters, with its beginning and its end."""
+    left_out = f" ... ({len(text):,} characters) ... "
+    room = longest - len(left_out) - 80
+    return text if len(text) <= longest else f"{text[:room]}{left_out}{text[-80:]}"
+
+
 def did_you_mean(name: str, available: Iterable[str]) -> str:
     """Return "Did you mean 'x'? Available: ..." for an unknown ``name``."""
     names = sorted(available)
+    name = name[:200]
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     guess = f"Did you mean {close[0]!r}? " if close else ""
     return f"{guess}Available: {', '.join(names)}"

@@ -259,3 +259,96 @@ def test_the_home_of_nobody_is_no_such_file(tmp_path, command_line):
     ):
         options = ("--run-dir", tmp_path / "run") if arguments[0] == "run" else ()
         assert "no such" in error_of(command_line(*arguments, *options)), arguments
+
+
+# --- numbers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "scripted", "rounds=1000000"), "wrong value for 'rounds': Input should be less than or equal to 1000"),
+        (("run", "scripted", "rounds=1000000", "--dry-run"), "wrong value for 'rounds'"),
+        (("generate", "scripted", "rounds=1000000"), "wrong value for 'rounds'"),
+        (("estimate", "scripted", "rounds=1000000"), "wrong value for 'rounds'"),
+        (("estimate", "scripted", f"queries.limit={10**19}"), "wrong value for 'queries.limit'"),
+        (("run", "scripted", f"queries.limit={10**19}"), "wrong value for 'queries.limit'"),
+        (("run", "scripted", f"generation.batch_size={10**19}"), "wrong value for 'generation.batch_size'"),
+        (("run", "scripted", f"seed={10**30}"), "wrong value for 'seed'"),
+        (("run", "scripted", "queries.heldout=1" + "0" * 400), "wrong value for 'queries.heldout'"),
+        (("run", "scripted", f"train.micro_batch_size={10**19}", "--dry-run"), "wrong value for 'train.micro_batch_size'"),
+        (("run", "scripted", "quality.filters=[{leak: {ngram: 9.0e29}}]"), "filter 'leak'"),
+        (("run", "scripted", "quality.filters=[{leak: {ngram: 1000000000}}]"), "filter 'leak'"),
+        (("run", "scripted", "quality.filters=[{direction: x}]"), "wrong value for 'quality.filters'"),
+        (("run", "scripted", "quality.filters=[1]"), "wrong value for 'quality.filters.0'"),
+        (("run", "scripted", "quality.filters=5"), "wrong value for 'quality.filters'"),
+        (("filter", "rows.parquet", "--dry-run", "quality.filters=[{direction: x}]"), "wrong value for 'quality.filters'"),
+    ],
+)  # fmt: skip
+def test_numbers_and_filters_that_can_only_be_wrong(tmp_path, monkeypatch, command_line, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    error = error_of(command_line(*arguments))
+    assert error.startswith(words) and len(error) < 2000
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("estimate", "scripted", "--queries", 10**30),
+        ("estimate", "scripted", "--queries", "1" + "0" * 400),
+        ("estimate", "scripted", "--devices", 10**30),
+        ("augment", "builtin:quickstart", "generation.backend=scripted", "--count", 10**30),
+        ("score", "model", "rows.jsonl", "--batch-size", 10**19),
+    ],
+)
+def test_an_option_beyond_all_counts_is_refused(tmp_path, monkeypatch, command_line, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, said = command_line(*arguments, *(() if arguments[0] == "estimate" else ("--output", "out.jsonl")))
+    assert code == 2 and "less than or equal to 1000000000000" in " ".join(said.replace("│", " ").split())
+
+
+def test_a_grid_that_multiplies_is_counted_before_it_is_made(tmp_path, command_line):
+    sweep = tmp_path / "sweep.yaml"
+    values = list(range(1, 301))
+    sweep.write_text(
+        json.dumps({"recipe": "scripted", "grid": {"seed": values, "rounds": values, "queries.limit": values}})
+    )
+    for options in ((), ("--dry-run",)):
+        error = error_of(command_line("sweep", sweep, "--run-dir", tmp_path / "runs", *options))
+        assert error.startswith("the sweep has 27,000,000 variants, and at most 1,000 are planned")
+    sweep.write_text(
+        json.dumps({"recipe": "scripted", "variants": {"a": {}, "b": {"rounds": 1}}, "seeds": list(range(501))})
+    )
+    assert error_of(command_line("sweep", sweep)).startswith("the sweep has 1,002 variants")
+    reward = tmp_path / "reward.yaml"
+    reward.write_text(json.dumps({"sets": {"a": "a.jsonl"}, "seeds": list(range(1001))}))
+    assert "1,001 models to train" in error_of(command_line("reward", reward))
+
+
+def test_a_thousand_rounds_and_the_largest_number_of_queries_are_planned(tmp_path, command_line, tiny_chat_model):
+    options = ("quickstart", f"model={tiny_chat_model}", "rounds=1000")
+    code, printed, said = command_line("run", *options, "--dry-run", "--run-dir", tmp_path / "run")
+    assert code == 0 and "round 1000" in printed, said
+    code, _, said = command_line("estimate", *options, "--queries", 10**12)
+    assert code == 0, said
+
+
+def test_numbers_of_hundreds_of_digits_in_rows_spoil_their_row_alone(tmp_path, command_line):
+    huge = int("9" * 400)
+    odd = [
+        {"prompt": "a", "output_1": "b", "output_2": "c", "label": huge},
+        {"prompt": "a", "output_1": "b", "output_2": "c", "preference": huge},
+        {"prompt": "a", "chosen": "b", "rejected": "c", "steering_margin": huge, "scores": [huge]},
+    ]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*PAIRS, *odd])
+    code, printed, said = command_line("judge", path, "--judge", "program:shorter", "--answers", tmp_path / "answers")
+    assert code == 0 and "2 rows left out" in printed + said, said
+    queries = [
+        {"prompt": f"q {n}", "id": huge + n, "source": "augment:x", "provenance": {"depth": huge}} for n in range(4)
+    ]
+    path = write_jsonl(tmp_path / "queries.jsonl", queries)
+    code, _, said = command_line(
+        "run", "scripted", f"queries={path}", "queries.heldout=1", "--run-dir", tmp_path / "run"
+    )
+    assert code == 0, said

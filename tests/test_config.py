@@ -210,8 +210,12 @@ def test_a_recipe_that_is_not_utf8_is_refused(write):
     assert "not UTF-8" in error.what and error.where == str(file)
 
 
-def test_an_empty_recipe_is_the_defaults(write):
-    assert load_recipe(write("")) == load_recipe(write("# nothing\n")) == Recipe()
+def test_an_empty_recipe_is_refused_and_an_empty_mapping_is_the_defaults(write):
+    for text in ("", "# nothing\n", "---\n", "null\n"):
+        file = write(text)
+        error = refused(file, "train.beta=0.3")
+        assert (error.what, error.where) == ("the recipe is empty", str(file))
+    assert load_recipe(write("{}")) == Recipe()
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(write):
@@ -307,7 +311,7 @@ def test_override_values_are_read_as_yaml(write, override, section, key, value):
 
 @pytest.mark.parametrize("override", ["train.beta", "=1", ".beta=1", "train..beta=1", "train.=1", ""])
 def test_an_override_has_the_form_key_value(write, override):
-    error = refused(write(""), override)
+    error = refused(write("{}"), override)
     assert "key=value" in error.what and error.where == f"command line: {override}"
 
 
@@ -388,9 +392,9 @@ def test_a_role_is_sampled_as_its_own_settings_say_and_else_as_all_are(write):
     assert [generation.drawing(role) for role in ("positive", "original")] == [(0.5, 0.8), (0.0, 0.8)]
     assert generation.own_drawings == {"original": (0.0, 0.8)}
     assert load_recipe(write(dump_recipe(recipe))) == recipe
-    same = load_recipe(write(""), ["generation.roles.negative={temperature: 0.7, top_p: 0.8}"]).generation
+    same = load_recipe(write("{}"), ["generation.roles.negative={temperature: 0.7, top_p: 0.8}"]).generation
     assert same.own_drawings == {} and same.sampling == "temperature 0.7, top_p 0.8, 2048 tokens"
-    other = load_recipe(write(""), ["generation.roles.negative.top_p=1"]).generation
+    other = load_recipe(write("{}"), ["generation.roles.negative.top_p=1"]).generation
     assert other.sampling == "temperature 0.7, top_p 0.8, 2048 tokens; negative: temperature 0.7, top_p 1.0"
 
 
@@ -422,7 +426,7 @@ def test_what_does_not_act_in_a_role_is_an_error(write, settings, what, key):
 def test_a_temperature_that_vllm_does_not_sample_at_is_refused_before_anything_is_done(write, override):
     error = refused(write("generation: {backend: vllm}"), override)
     assert "vLLM can't sample at temperature" in error.what and error.where == f"command line: {override}"
-    assert load_recipe(write(""), [override]), "other backends do"
+    assert load_recipe(write("{}"), [override]), "other backends do"
     if override.startswith("principles"):
         load_recipe(write("generation: {backend: vllm}"), [override, "principles.model=endpoint:m"])
 
@@ -441,10 +445,10 @@ def test_a_temperature_that_vllm_does_not_sample_at_is_refused_before_anything_i
 )
 def test_a_writer_may_be_named_in_one_word(write, name, kind, model):
     file, override = write(f"principles:\n  model: {name}\n"), f"principles.model={name}"
-    for recipe in (load_recipe(file), load_recipe(write(""), [override])):
+    for recipe in (load_recipe(file), load_recipe(write("{}"), [override])):
         assert (recipe.principles.model.kind, recipe.principles.model.model) == (kind, model)
         assert load_recipe(write(dump_recipe(recipe))) == recipe
-    assert load_recipe(write("")).principles.model.kind == "policy"
+    assert load_recipe(write("{}")).principles.model.kind == "policy"
 
 
 @pytest.mark.parametrize(
@@ -470,7 +474,7 @@ def test_what_a_writer_does_not_go_by_is_an_error(write, settings, what):
 
 @pytest.mark.parametrize("name", ["smollm2-135m", "program:my.py:better", "endpoint:gpt-4o", "reward:org/model"])
 def test_a_judge_may_be_named_in_one_word(write, name):
-    for recipe in (load_recipe(write(f"judge: {name}")), load_recipe(write(""), [f"judge={name}"])):
+    for recipe in (load_recipe(write(f"judge: {name}")), load_recipe(write("{}"), [f"judge={name}"])):
         assert (recipe.judge.name, recipe.judge.mode, recipe.judge.by) == (name, "logprobs", "overall")
         assert load_recipe(write(dump_recipe(recipe))) == recipe
 
@@ -479,7 +483,7 @@ def test_a_judge_may_be_described(write):
     file = write("judge:\n  name: a\n  mode: text\n")
     judge = load_recipe(file, ["judge.by=aspects", "judge.template=own.jinja"]).judge
     assert (judge.name, judge.mode, judge.by, judge.template) == ("a", "text", "aspects", "own.jinja")
-    assert load_recipe(write("")).judge.name is None
+    assert load_recipe(write("{}")).judge.name is None
 
 
 @pytest.mark.parametrize(
@@ -788,7 +792,8 @@ def test_the_losses_that_compare_sums_are_those_whose_reward_grows_with_the_leng
         ("name: !!int ''", "'' is no int"),
         ("name: !!timestamp foo", "'foo' is no timestamp"),
         ("name: 1:59:59.x:9", "."),
-        ("#" + "x" * 2_000_001, "at most 2,000,000 are read"),
+        ("#" + "x" * 200_001, "at most 200,000 are read"),
+        ("a: [" + "x, " * 10_001 + "]", "at most 10,000 are read"),
     ],
 )  # fmt: skip
 def test_yaml_that_would_not_end_or_not_load_is_one_message(text, words, tmp_path):

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from selfsteer.commands.console import out, say
-from selfsteer.commands.options import Quiet
+from selfsteer.commands.options import Quiet, count_option
 
 if TYPE_CHECKING:
     from selfsteer.experimental.augment import Grown
@@ -29,7 +29,7 @@ class AugmentArguments:
             help="Settings, e.g. generation.backend=vllm augment.per_request=4 queries.near_duplicates=0.8."
         ),
     ] = field(default_factory=list)
-    count: Annotated[int, typer.Option(min=1, help="Number of new queries.")] = 100
+    count: Annotated[int, count_option(help="Number of new queries.")] = 100
     method: Annotated[str, typer.Option(help="self-instruct or evolve.")] = "self-instruct"
     model: Annotated[str, typer.Option("--model", help="The chat model that writes them.")] = "smollm2-135m"
     run_dir: Annotated[

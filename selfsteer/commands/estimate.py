@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfsteer.commands.console import errors, say
+from selfsteer.commands.options import count_option
 from selfsteer.files import write_json
 
 if TYPE_CHECKING:
@@ -26,10 +27,8 @@ class EstimateArguments:
     overrides: Annotated[list[str], typer.Argument(help="Settings, e.g. model=./my-model train.lora.r=16.")] = field(
         default_factory=list
     )
-    devices: Annotated[
-        int, typer.Option(min=1, help="Number of devices that share the training, for the memory figures.")
-    ] = 1
-    queries: Annotated[int | None, typer.Option(min=1, help="Number of queries.", show_default="counted")] = None
+    devices: Annotated[int, count_option(help="Number of devices that share the training, for the memory figures.")] = 1
+    queries: Annotated[int | None, count_option(help="Number of queries.", show_default="counted")] = None
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="First measure this machine with the recipe's model, 1 to 3 minutes.")
     ] = False

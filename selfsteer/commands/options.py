@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from selfsteer.limits import LARGEST
+
 if TYPE_CHECKING:
     from selfsteer.config import JudgeSettings
+
+
+def count_option(*, least: int = 1, **options: Any) -> Any:
+    """Return the option of a count, from ``least`` to the largest that can be computed with."""
+    return typer.Option(min=least, max=LARGEST, **options)
+
 
 RunDir = Annotated[Path | None, typer.Option(help="Directory for all files of the run.", show_default="runs/NAME")]
 DryRun = Annotated[
@@ -24,8 +32,7 @@ DryRun = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(
-        min=1,
+    count_option(
         help="Mode text: maximum tokens of a reply, thoughts included (default: 16, plus 2,048 where the model may "
         "think).",
     ),

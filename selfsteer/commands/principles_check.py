@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from selfsteer.commands.console import out, say
+from selfsteer.commands.options import count_option
 from selfsteer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class CheckArguments:
     ] = field(default_factory=list)
     model: Annotated[str, typer.Option("--model", help="The chat model to steer.")] = "smollm2-135m"
     judge: Annotated[str | None, typer.Option("--judge", help="Judge that decides which answer is better.")] = None
-    pairs: Annotated[int, typer.Option(min=1, help="About how many pairs to make.")] = 32
-    examples: Annotated[int, typer.Option(min=0, help="Number of aspects to show an example pair of.")] = 3
+    pairs: Annotated[int, count_option(help="About how many pairs to make.")] = 32
+    examples: Annotated[int, count_option(least=0, help="Number of aspects to show an example pair of.")] = 3
     run_dir: Annotated[
         Path | None, typer.Option(help="Directory for all files of the check.", show_default="in the cache folder")
     ] = None

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from selfsteer.commands.console import out, say
+from selfsteer.commands.options import count_option
 from selfsteer.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -23,17 +24,18 @@ _OWN_OPTIONS = {"model": "--model", "queries": "--queries", "principles.set": "-
 class AmountArguments:
     """How many of everything (:class:`selfsteer.experimental.principles_invent.InventOptions`)."""
 
-    sample: Annotated[int, typer.Option(min=1, help="Queries to draw.")] = 24
-    per_prompt: Annotated[int, typer.Option(min=1, help="Queries shown in one prompt.")] = 4
-    aspects: Annotated[int, typer.Option(min=1, help="Aspects that one prompt asks for.")] = 2
+    sample: Annotated[int, count_option(help="Queries to draw.")] = 24
+    per_prompt: Annotated[int, count_option(help="Queries shown in one prompt.")] = 4
+    aspects: Annotated[int, count_option(help="Aspects that one prompt asks for.")] = 2
     similarity: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Similarity from which two aspects count as the same.")
     ] = 0.5
-    support: Annotated[int, typer.Option(min=1, help="Minimum number of answers that propose an aspect.")] = 1
-    most: Annotated[int, typer.Option(min=1, help="Maximum number of new aspects to keep.")] = 8
-    each: Annotated[int, typer.Option(min=0, help="Queries to try each of them on; 0 tries none.")] = 4
+    support: Annotated[int, count_option(help="Minimum number of answers that propose an aspect.")] = 1
+    most: Annotated[int, count_option(help="Maximum number of new aspects to keep.")] = 8
+    each: Annotated[int, count_option(least=0, help="Queries to try each of them on; 0 tries none.")] = 4
     tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum tokens of an answer for each aspect, without those for thoughts.")
+        int,
+        count_option(help="Maximum tokens of an answer for each aspect, without those for thoughts."),
     ] = 200
 
 

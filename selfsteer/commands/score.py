@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from selfsteer.commands.console import errors, say
-from selfsteer.commands.options import LoadingArguments
+from selfsteer.commands.options import LoadingArguments, count_option
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ScoreArguments:
         Path, typer.Argument(help="A file or folder of conversations, prompts with responses, or pairs (docs/data.md).")
     ]
     output: Annotated[Path, typer.Option("--output", help="The .jsonl file to write the rows and their rewards to.")]
-    batch_size: Annotated[int, typer.Option(min=1, help="Conversations in one forward pass.")] = 8
+    batch_size: Annotated[int, count_option(help="Conversations in one forward pass.")] = 8
     loading: LoadingArguments = field(default_factory=LoadingArguments)
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file.")] = False
 

@@ -28,5 +28,5 @@ from selfsteer.config.loading import (
 from selfsteer.config.quality import HarmSettings, QualitySettings, RewardFilterSettings
 from selfsteer.config.queries import BenchmarkSettings, CheckSettings, QuerySettings
 from selfsteer.config.recipe import Recipe
-from selfsteer.config.sweep import SweepFile, load_sweep, shipped_sweeps
+from selfsteer.config.sweep import SweepFile, SweepSettings, load_sweep, shipped_sweeps
 from selfsteer.config.train import GeneratorSettings, LoraSettings, TrainSettings, per_token

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from selfsteer.config.base import Positive, Section, conflict
+from selfsteer.config.base import Natural, Positive, Section, Seed, conflict
 from selfsteer.config.generation import GenerationSettings, ModelSettings
 from selfsteer.config.loading import from_values
 from selfsteer.config.queries import CheckSettings, SourceSettings
@@ -30,7 +30,7 @@ class AugmentSettings(Section):
     method: Literal["self-instruct", "evolve"] = "self-instruct"
     in_context: Positive = 8
     """self-instruct: queries that a request shows."""
-    in_context_grown: Annotated[int, Field(ge=0)] = 2
+    in_context_grown: Natural = 2
     """self-instruct: how many of these are grown ones, once there are any."""
     per_request: Positive = 8
     """self-instruct: new queries that a request asks for."""
@@ -61,7 +61,7 @@ class AugmentSettings(Section):
 class Growth(Section):
     """Everything that ``selfsteer augment`` depends on, but how many queries are wanted."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     model: ModelSettings = ModelSettings()
     queries: SeedSettings = SeedSettings()
     generation: GenerationSettings = GenerationSettings()

@@ -12,8 +12,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from selfsteer.errors import did_you_mean
+from selfsteer.limits import LARGEST
 
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Natural = Annotated[int, Field(ge=0, le=LARGEST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 MAX_LEFT_OUT = 0.5
 """Share of a source's rows that can't be used and may be left out, unless a recipe says otherwise."""

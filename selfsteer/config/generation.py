@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from selfsteer.backends.registry import BACKENDS
-from selfsteer.config.base import BaseUrl, Positive, Section, TemplateKwargs, conflict, known_name
+from selfsteer.config.base import BaseUrl, Natural, Positive, Section, TemplateKwargs, conflict, known_name
 
 
 class ModelSettings(Section):
@@ -42,9 +42,9 @@ class ServerSettings(Section):
     """The environment variable that holds the key."""
     concurrency: Positive = 8
     """Requests under way at once."""
-    timeout: Annotated[float, Field(gt=0.0)] = 300.0
+    timeout: Annotated[float, Field(gt=0.0, le=1e6)] = 300.0
     """Seconds that the server may keep silent in one request."""
-    max_retries: Annotated[int, Field(ge=0)] = 5
+    max_retries: Natural = 5
     """Further tries after a timeout, a lost connection, a damaged answer, status 408, 409, 429 or 5xx."""
     failed: Literal["stop", "drop"] = "stop"
     """What a stage does with requests that still fail at its end: stop, or leave their queries out."""

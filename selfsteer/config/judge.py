@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from selfsteer.config.base import BaseUrl, Positive, Section, conflict
+from selfsteer.config.base import BaseUrl, Natural, Positive, Section, conflict
 from selfsteer.config.generation import LocalModelSettings
 
 
@@ -46,5 +46,5 @@ class EvaluationSettings(Section):
     """Program that says which way y+ must differ from y- (default: what the principle set names)."""
     per_token: bool | None = None
     """Implicit rewards are means per token, or (false) sums. Default: as ``train.base_loss`` compares them."""
-    samples: Annotated[int, Field(ge=0)] = 3
+    samples: Natural = 3
     """How many queries the report shows side by side."""

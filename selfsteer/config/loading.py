@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -93,8 +94,9 @@ def find_recipe(path: str | Path) -> Path:
 def find(path: str | Path, shipped: Mapping[str, Path], folder: Path, what: str) -> Path:
     """Return the file itself, else the shipped one of that name, which may be given with the ``folder`` it comes in."""
     file = Path(path)
-    if file.is_file():
-        return file
+    with suppress(OSError):  # a name that is too long for a file's
+        if file.is_file():
+            return file
     name = file.name.removesuffix(".yaml")
     if name in shipped and file.parent in (Path(), folder):
         return shipped[name]

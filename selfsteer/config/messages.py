@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from selfsteer.config.recipe import Recipe
-from selfsteer.config.yaml_lines import COMMAND_LINE, Key, Lines, shortened
-from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.config.yaml_lines import COMMAND_LINE, Key, Lines
+from selfsteer.errors import ConfigError, did_you_mean, shortened
 
 
 def explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type[BaseModel] = Recipe) -> ConfigError:
@@ -21,14 +21,13 @@ def explain(errors: Sequence[ErrorDetails], file: Path, lines: Lines, kind: type
     same = [other for other in errors if _blamed(other, lines) == path]
     where = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), str(file))
     more = f" ({len(errors) - len(same)} more)" if len(errors) > len(same) else ""
-    key = ".".join(path) or "recipe"
+    key = shortened(".".join(path) or "recipe", 300)
     if error["type"] == "extra_forbidden":
         do = _other_command(error) or did_you_mean(path[-1], _keys_at(kind, path[:-1]))
         return ConfigError(f"unknown key {key!r}{more}", where=where, do=do)
-    message = "; or: ".join(other["msg"] for other in same)
-    given = (
-        "" if error["type"] in ("conflict", "unknown_name", "secret") else f", got {shortened(repr(error['input']))}"
-    )
+    message = shortened("; or: ".join(dict.fromkeys(other["msg"] for other in same)), 300)
+    ours = error["type"] in ("conflict", "unknown_name", "secret")
+    given = "" if ours else f", got {shortened(repr(error['input']), 200)}"
     do = error.get("ctx", {}).get("do", "correct that value")
     return ConfigError(f"wrong value for {key!r}: {message}{given}{more}", where=where, do=do)
 

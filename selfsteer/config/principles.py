@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from selfsteer.backends.registry import BACKENDS
-from selfsteer.config.base import Positive, Section, Share, conflict
+from selfsteer.config.base import Natural, Positive, Section, Share, conflict
 from selfsteer.config.generation import LocalModelSettings, ServerSettings
 
 
@@ -90,7 +90,7 @@ class PrincipleSettings(Section):
     """Tokens of the answer that names the aspects."""
     writing_max_tokens: Positive = 240
     """Tokens of each pair of principles that is written, with the JSON around it."""
-    thinking_max_tokens: Annotated[int, Field(ge=0)] | None = None
+    thinking_max_tokens: Natural | None = None
     """Tokens that are added to these for thoughts where the model may think first, by its template or behind a server
     (default: generation.max_new_tokens)."""
     below_chance: Literal["refuse", "warn"] = "refuse"

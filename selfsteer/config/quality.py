@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from selfsteer.config.base import Section, TemplateKwargs
+from selfsteer.config.base import Section, TemplateKwargs, conflict
+from selfsteer.errors import shortened
 
 
 class HarmSettings(Section):
@@ -31,12 +32,21 @@ class RewardFilterSettings(Section):
     """Variables for its chat template."""
 
 
+def _readable(filters: list[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+    """Refuse what is neither a name nor {name: settings}; names and settings are checked where filters are known."""
+    for entry in filters:
+        if isinstance(entry, dict) and (len(entry) != 1 or not isinstance(next(iter(entry.values())), dict | None)):
+            what = f"can't read the filter {shortened(repr(entry), 200)}: write a name, or {{name: {{setting: value}}}}"
+            raise conflict(what)
+    return filters
+
+
 class QualitySettings(Section):
     """What happens to the sampled responses before they are trained on."""
 
     clean: bool = True
     """Strip leaked labels and end cut-off sentences."""
-    filters: list[str | dict[str, Any]] = [
+    filters: Annotated[list[str | dict[str, Any]], AfterValidator(_readable)] = [
         "identical",
         "leak",
         "repetition",

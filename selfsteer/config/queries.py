@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from selfsteer.config.base import MAX_LEFT_OUT, Positive, Section, Share, conflict
+from selfsteer.config.base import MAX_LEFT_OUT, Natural, Positive, Section, Share, conflict
 
 
 class BenchmarkSettings(Section):
@@ -47,7 +47,7 @@ class CheckSettings(Section):
     """Leave out what is at least this similar to an earlier query."""
     decontaminate: list[BenchmarkSettings] = []
     """Benchmarks: queries that share a run of words with one of them are left out."""
-    decontaminate_ngram: Annotated[int, Field(ge=2)] | None = None
+    decontaminate_ngram: Annotated[int, Field(ge=2, le=1000)] | None = None
     """How many words in a row (default: 13)."""
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class QuerySettings(CheckSettings, SourceSettings):
 
     languages: Annotated[list[str], Field(min_length=1)] | None = None
     """Leave out what is certainly in none of these languages, e.g. [en, de]."""
-    heldout: str | Annotated[int, Field(ge=0)] = 16
+    heldout: str | Natural = 16
     """Queries to measure on, never trained on: a source of its own, or how many to split off.
 
     No check leaves them out.

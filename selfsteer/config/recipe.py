@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from selfsteer.backends.registry import BACKENDS
-from selfsteer.config.base import NAME, Positive, Section, conflict
+from selfsteer.config.base import NAME, Section, Seed, conflict
 from selfsteer.config.generation import VLLM_TEMPERATURES, GenerationSettings, ModelSettings
 from selfsteer.config.guards import GuardSettings
 from selfsteer.config.judge import EvaluationSettings, JudgeSettings
@@ -17,6 +17,7 @@ from selfsteer.config.principles import PrincipleSettings
 from selfsteer.config.quality import QualitySettings
 from selfsteer.config.queries import PreferenceSettings, QuerySettings
 from selfsteer.config.train import GeneratorSettings, TrainSettings, per_token
+from selfsteer.limits import MAX_ROUNDS
 
 
 class Recipe(Section):
@@ -25,8 +26,8 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=NAME)] = "run"
     mode: Literal["online", "generator", "offline", "data-only"] = "online"
     """Who writes the data: the newest policy (v1); a generator trained from it (v2); any model, once; no training."""
-    rounds: Positive = 1
-    seed: Annotated[int, Field(ge=0)] = 0
+    rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = 1
+    seed: Seed = 0
     model: ModelSettings = ModelSettings()
     queries: QuerySettings = QuerySettings()
     preferences: PreferenceSettings = PreferenceSettings()

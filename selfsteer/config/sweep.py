@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from selfsteer.config.base import NAME, Section
+from selfsteer.config.base import NAME, Section, Seed
 from selfsteer.config.loading import find, shipped
 from selfsteer.config.messages import explain
 from selfsteer.config.yaml_lines import read_file
@@ -23,7 +23,7 @@ class SweepSettings(Section):
     """By name, settings as of a recipe, nested or by dotted keys; without any it is the recipe as it is."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """By dotted key, values: each variant under each combination of them."""
-    seeds: list[Annotated[int, Field(ge=0)]] = []
+    seeds: list[Seed] = []
     """Each variant under each of these seeds."""
 
 

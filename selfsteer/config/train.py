@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from selfsteer.config.base import Positive, Section, Share, whole_micro_batches
+from selfsteer.config.base import Natural, Positive, Section, Share, whole_micro_batches
 
 
 class LoraSettings(Section):
@@ -41,7 +41,7 @@ class TrainSettings(Section):
     """What a round is compared with: the policy it starts from (v1), the run's start, or an average of the weights."""
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """With ``reference: ema``: after a round the average is decay * average + (1 - decay) * new policy."""
-    older_rounds: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    older_rounds: Natural | Literal["all"] = 0
     """Of how many rounds before it a round trains on the data again."""
     base_loss: str = "ipo"
     beta: Annotated[float, Field(gt=0.0)] = 0.2
@@ -75,7 +75,7 @@ class TrainSettings(Section):
     lora: LoraSettings | None = None
     save_steps: Positive = 50
     """Optimiser steps between checkpoints that an interrupted training resumes from."""
-    show_examples: Annotated[int, Field(ge=0)] = 0
+    show_examples: Natural = 0
     """Print so many training examples before the first step, decoded, with the role of each token."""
 
     @model_validator(mode="after")

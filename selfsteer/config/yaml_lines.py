@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from selfsteer.errors import ConfigError
+from selfsteer.errors import ConfigError, shortened
 
 SHORTHAND = {"model": "name", "queries": "source", "preferences": "source", "judge": "name", "principles.model": "name"}
 """Sections that may be given as one string: it sets this key, and all others take their defaults; but an override by
@@ -23,7 +23,7 @@ COMMAND_LINE = "command line: "
 
 
 _SECRET = re.compile(r"(^|\.)((api|access|auth|hf)_?)?(key|token)\Z|secret|passw|credential", re.IGNORECASE)
-_MAX_CHARS, _MAX_VALUES = 2_000_000, 100_000
+_MAX_CHARS, _MAX_VALUES = 200_000, 10_000
 """Limits of a text and of what it stands for: a recipe may come from someone else."""
 
 
@@ -31,16 +31,11 @@ class _Loader(yaml.SafeLoader):
     """Reads ``1e-5`` as the number that people mean by it; YAML 1.1 takes it for text."""
 
 
-def shortened(text: str) -> str:
-    """Return a text that fits into a message."""
-    return text if len(text) <= 200 else f"{text[:160]}... ({len(text):,} characters)"
-
-
 def where_of(override: str) -> str:
     """Return where an override was given, without what may be a secret in it."""
     key, _, value = override.partition("=")
     secret = _SECRET.search(key) or ("://" in value and not set("@?#").isdisjoint(value))
-    return COMMAND_LINE + (f"{key}=(not shown)" if secret else shortened(override))
+    return COMMAND_LINE + (f"{key}=(not shown)" if secret else shortened(override, 200))
 
 
 class Dumper(yaml.SafeDumper):
@@ -62,11 +57,14 @@ def read_file(file: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(f"can't read the recipe: {error.strerror}", where=str(file)) from error
     lines: Lines = {}
     value = parse_yaml(text, (), lines, lambda line: f"{file}:{line}")
-    if not isinstance(value, dict | None):
+    if value is None:  # all defaults, an hour's work with another model, are nothing to begin by mistake
+        do = "write the settings into it, or {} for the default of each"
+        raise ConfigError("the recipe is empty", where=str(file), do=do)
+    if not isinstance(value, dict):
         raise ConfigError(
             "a recipe is a mapping of keys to values", where=f"{file}:1", do="see recipes/quickstart.yaml"
         )
-    return value or {}, lines
+    return value, lines
 
 
 def parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str]) -> Any:

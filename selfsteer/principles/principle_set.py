@@ -11,9 +11,10 @@ from pydantic_core import PydanticCustomError
 
 from selfsteer.errors import PrincipleError, did_you_mean
 from selfsteer.files import fingerprint
+from selfsteer.limits import LARGEST
 
 Text = Annotated[str, Field(min_length=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 Steering = Literal["full", "relative", "direct", "adjectives"]
 _NAME = re.compile(r"[^\W_]([\w &/'-]*[^\W_])?")
 

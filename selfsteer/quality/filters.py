@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.errors import ConfigError, did_you_mean, shortened
 from selfsteer.quality.base import Filter, FilterSpec
 from selfsteer.quality.drop_counts import DROPPED_BEFORE, KEPT
 from selfsteer.quality.reward import RewardMargin
@@ -126,4 +126,5 @@ def _name_and_settings(entry: object, where: str) -> tuple[str, dict[str, Any]]:
         ((name, settings),) = entry.items()
         if settings is None or isinstance(settings, Mapping):  # YAML writes "leak:" with nothing after it as None
             return str(name), dict(settings or {})
-    raise ConfigError(f"can't read the filter {entry!r}", where=where, do="write a name, or {name: {setting: value}}")
+    what = f"can't read the filter {shortened(repr(entry), 200)}"
+    raise ConfigError(what, where=where, do="write a name, or {name: {setting: value}}")

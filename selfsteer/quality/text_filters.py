@@ -58,7 +58,7 @@ class Leak(Filter):
 
     name = "leak"
     relax = "raise leak.ngram or leak.share, or ask more firmly in the steering template not to reveal the principles"
-    ngram: int = Field(default=8, ge=4)
+    ngram: int = Field(default=8, ge=4, le=1000)
     share: float = Field(default=0.6, gt=0, le=1)
     self_reference: bool = True
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from selfsteer.config import LocalModelSettings, LoraSettings, ModelSettings, load_tree
-from selfsteer.config.base import MAX_LEFT_OUT, Positive, Section, Share, conflict, whole_micro_batches
+from selfsteer.config.base import MAX_LEFT_OUT, Positive, Section, Seed, Share, conflict, whole_micro_batches
 from selfsteer.errors import did_you_mean
+from selfsteer.limits import MAX_VARIANTS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -104,7 +105,7 @@ class RewardRecipe(Section):
     sets: Annotated[dict[Name, SetSettings], Field(min_length=1)]
     variants: Annotated[dict[Name, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)] | None = None
     """Lists of sets, by name; a model is trained on each (default: one variant, "all")."""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    seeds: list[Seed] = Field([0], min_length=1)
     """Each variant is trained once a seed, which draws the head, the order and the pairs of a weight or balance."""
     options: RewardOptions = RewardOptions()
     evaluate: list[str] = Field([])
@@ -141,6 +142,10 @@ class RewardRecipe(Section):
             raise conflict(f"no variant uses the set {min(idle)!r}", "variants")
         if len(set(self.seeds)) < len(self.seeds):
             raise conflict(f"seeds {self.seeds} has a duplicate, which would train the same model", "seeds")
+        count = len(self.of_variant) * len(self.seeds)
+        if count > MAX_VARIANTS:
+            what = f"{count:,} models to train (variants x seeds), and at most {MAX_VARIANTS:,} are planned"
+            raise conflict(what, "seeds")
         if len(set(self.evaluate)) < len(self.evaluate):
             raise conflict("evaluate names a file twice", "evaluate")
         if self.evaluate_limit is not None and not self.evaluate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +73,7 @@ def _annotated(name: str, settings: SetSettings) -> Pairs:
             yield Dropped(own_id, where, str(unusable))  # a tie or no label: no fault of the row
             continue
         margin = row.get("steering_margin")  # in exports of a run's rows
-        known = isinstance(margin, int | float) and not math.isnan(margin)
+        known = isinstance(margin, int | float) and abs(margin) < 1e300  # no NaN, and no integer of 400 digits
         yield LabelledPair(own_id, where, pair.prompt, chosen, rejected, float(margin) if known else None)
     key = f"sets.{name}.max_left_out"
     check_share(tally.info, "pair", settings.source, most=settings.max_left_out, key=key)

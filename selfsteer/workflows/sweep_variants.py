@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfsteer.config import Recipe, Setting, SweepFile, find_recipe, load_recipe, load_sweep
+from selfsteer.config import Recipe, Setting, SweepFile, SweepSettings, find_recipe, load_recipe, load_sweep
 from selfsteer.errors import ConfigError, InputError
+from selfsteer.limits import MAX_VARIANTS
 
 OWN_FILES = ("sweep.json", "sweep.md", "sweep.html")
 """Files that a sweep writes beside the folders of its runs."""
@@ -59,8 +61,11 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """
     found = load_sweep(path)
     settings = found.settings
-    beside = found.file.parent / settings.recipe
-    recipe = str(beside) if beside.is_file() else settings.recipe
+    recipe = settings.recipe
+    with suppress(OSError):  # a name that is too long for a file's
+        beside = found.file.parent / recipe
+        recipe = str(beside) if beside.is_file() else recipe
+    _check_count(settings)
     seeds: list[Setting | None] = [Setting("seed", seed, _where(found, "seeds")) for seed in settings.seeds]
     drafts = [(group, seed) for group in _groups(found) for seed in seeds or [None]]
     _check_names(found, [_name(*draft) for draft in drafts])
@@ -73,6 +78,15 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
             do = "remove one, or check whether an override undoes their difference"
             raise ConfigError(what, where=_where(found, "variants", later), do=do)
     return Sweep(settings.name, recipe, variants)
+
+
+def _check_count(settings: SweepSettings) -> None:
+    """Count the variants before they are made: a grid multiplies."""
+    count = max(1, len(settings.variants)) * max(1, len(settings.seeds))
+    count *= math.prod(map(len, settings.grid.values()))
+    if count > MAX_VARIANTS:
+        what = f"the sweep has {count:,} variants, and at most {MAX_VARIANTS:,} are planned"
+        raise ConfigError(what, where="variants x grid x seeds", do="give fewer values, or several sweeps")
 
 
 def _groups(found: SweepFile) -> list[_Group]:
