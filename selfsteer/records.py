@@ -289,8 +289,10 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
-        do = "delete that file and run the command again"
-        raise StorageError(f"can't read a stored shard: {error}", where=str(path), do=do) from error
+        gone = isinstance(error, FileNotFoundError)
+        what = "a stored shard is gone" if gone else f"can't read a stored shard: {error}"
+        do = "run the command that made it again" if gone else "delete that file and run the command again"
+        raise StorageError(what, where=str(path), do=do) from error
 
 
 def score(row: Contrast, role: str, prompt: str) -> float:

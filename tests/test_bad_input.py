@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selfsteer.errors import DataError
+from selfsteer.errors import DataError, StorageError
 from selfsteer.export.readers import read_contrasts
 from selfsteer.queries.file_readers import Unreadable, read_file
-from selfsteer.records import Contrast, write_rows
+from selfsteer.records import Contrast, read_rows, write_rows
 from tests.example_rows import contrast
 
 PAIRS = [
@@ -276,13 +277,13 @@ def test_the_home_of_nobody_is_no_such_file(tmp_path, command_line):
         (("run", "scripted", f"generation.batch_size={10**19}"), "wrong value for 'generation.batch_size'"),
         (("run", "scripted", f"seed={10**30}"), "wrong value for 'seed'"),
         (("run", "scripted", "queries.heldout=1" + "0" * 400), "wrong value for 'queries.heldout'"),
-        (("run", "scripted", f"train.micro_batch_size={10**19}", "--dry-run"), "wrong value for 'train.micro_batch_size'"),
+        (("run", "scripted", f"train.batch_size={10**19}", "--dry-run"), "wrong value for 'train.batch_size'"),
         (("run", "scripted", "quality.filters=[{leak: {ngram: 9.0e29}}]"), "filter 'leak'"),
         (("run", "scripted", "quality.filters=[{leak: {ngram: 1000000000}}]"), "filter 'leak'"),
         (("run", "scripted", "quality.filters=[{direction: x}]"), "wrong value for 'quality.filters'"),
         (("run", "scripted", "quality.filters=[1]"), "wrong value for 'quality.filters.0'"),
         (("run", "scripted", "quality.filters=5"), "wrong value for 'quality.filters'"),
-        (("filter", "rows.parquet", "--dry-run", "quality.filters=[{direction: x}]"), "wrong value for 'quality.filters'"),
+        (("filter", "a.parquet", "--dry-run", "quality.filters=[{leak: 5}]"), "wrong value for 'quality.filters'"),
     ],
 )  # fmt: skip
 def test_numbers_and_filters_that_can_only_be_wrong(tmp_path, monkeypatch, command_line, arguments, words):
@@ -326,10 +327,11 @@ def test_a_grid_that_multiplies_is_counted_before_it_is_made(tmp_path, command_l
     assert "1,001 models to train" in error_of(command_line("reward", reward))
 
 
-def test_a_thousand_rounds_and_the_largest_number_of_queries_are_planned(tmp_path, command_line, tiny_chat_model):
-    options = ("quickstart", f"model={tiny_chat_model}", "rounds=1000")
+@pytest.mark.parametrize("rounds", [10, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_rounds_and_the_largest_number_of_queries_are_planned(tmp_path, command_line, tiny_chat_model, rounds):
+    options = ("quickstart", f"model={tiny_chat_model}", f"rounds={rounds}")
     code, printed, said = command_line("run", *options, "--dry-run", "--run-dir", tmp_path / "run")
-    assert code == 0 and "round 1000" in printed, said
+    assert code == 0 and f"round {rounds}" in printed, said
     code, _, said = command_line("estimate", *options, "--queries", 10**12)
     assert code == 0, said
 
@@ -352,3 +354,95 @@ def test_numbers_of_hundreds_of_digits_in_rows_spoil_their_row_alone(tmp_path, c
         "run", "scripted", f"queries={path}", "queries.heldout=1", "--run-dir", tmp_path / "run"
     )
     assert code == 0, said
+
+
+# --- folders of other commands, closed input, what can't be written
+
+
+def sweep_file(folder: Path) -> Path:
+    file = folder / "sweep.yaml"
+    file.write_text("recipe: scripted\nvariants: {a: {}, b: {seed: 1}}\n")
+    return file
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_in_the_folder_of_a_sweep_is_refused(tmp_path, command_line, finished):
+    folder = tmp_path / "folder"
+    assert command_line("sweep", sweep_file(tmp_path), "queries.limit=20", "--run-dir", folder, "--quiet")[0] == 0
+    if not finished:
+        for file in folder.glob("sweep.*"):
+            file.unlink()
+    before = sorted(folder.rglob("*"))
+    (tmp_path / "reward.yaml").write_text("sets: {a: a.jsonl}")
+    for command in (("run", "scripted"), ("run", "scripted", "--dry-run"), ("generate", "scripted"),
+                    ("reward", tmp_path / "reward.yaml")):  # fmt: skip
+        error = error_of(command_line(*command, "--run-dir", folder))
+        assert error.startswith(f"this directory holds runs of `selfsteer sweep`\n  where: {folder}\n")
+    assert sorted(folder.rglob("*")) == before
+    assert command_line("sweep", sweep_file(tmp_path), "queries.limit=20", "--run-dir", folder, "--quiet")[0] == 0
+
+
+def test_a_sweep_in_the_folder_of_a_run_is_refused(tmp_path, command_line, scripted_run):
+    before = sorted(scripted_run.rglob("*"))
+    for option in ((), ("--dry-run",)):
+        error = error_of(command_line("sweep", sweep_file(tmp_path), "--run-dir", scripted_run, *option))
+        assert error.startswith(f"this directory holds a run of `selfsteer run`\n  where: {scripted_run}\n")
+    assert sorted(scripted_run.rglob("*")) == before
+
+
+def test_a_run_beside_other_runs_is_no_run_in_a_sweep(tmp_path, command_line):
+    for folder in (tmp_path / "one", tmp_path):
+        assert command_line("run", "scripted", "queries.limit=20", "--run-dir", folder, "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["none", "closed"])
+def test_a_person_cant_answer_where_stdin_is_closed(tmp_path, monkeypatch, command_line, kind):
+    stdin = None
+    if kind == "closed":
+        stdin = (tmp_path / "empty").open("w+")
+        stdin.close()
+    monkeypatch.setattr(sys, "stdin", stdin)
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    error = error_of(command_line("judge", pairs, "--human", "me", "--answers", tmp_path / "answers"))
+    assert error.startswith("there is no input to read answers from: stdin is closed\n  where: --human\n  do:    run")
+
+
+@pytest.mark.parametrize("output", ["", ".", "/", "out.json"])
+def test_an_output_without_a_name_is_refused(tmp_path, monkeypatch, command_line, output):
+    monkeypatch.chdir(tmp_path)
+    command = ("augment", "builtin:quickstart", "generation.backend=scripted", "--output", output)
+    assert error_of(command_line(*command)).startswith("can't write '")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_recipe_file_begins_nothing(tmp_path, monkeypatch, command_line):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "empty.yaml"
+    recipe.write_text("# settings follow\n")
+    for command in (("run",), ("run", "--dry-run"), ("generate",), ("estimate",), ("sweep",), ("reward",)):
+        error = error_of(command_line(command[0], recipe, *command[1:]))
+        assert error.startswith(f"the recipe is empty\n  where: {recipe}\n  do:    write the settings into it")
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
+def test_figures_that_cant_be_written_are_shown(tmp_path, command_line, scripted_run):
+    run_dir = tmp_path / "run"
+    shutil.copytree(scripted_run, run_dir)
+    (run_dir / "signal.json").mkdir()
+    (run_dir / "signal.json/x").touch()
+    found = command_line("evaluate", "signal", run_dir)
+    assert error_of(found, 1).startswith("can't write: Is a directory\n  where: ")
+    assert "round 1" in found[1] and "written" not in found[1]
+    (run_dir / "signal.json/x").unlink()
+    (run_dir / "signal.json").rmdir()
+    code, printed, _ = command_line("evaluate", "signal", run_dir)
+    assert code == 0 and printed.startswith(found[1]) and f"written  {run_dir / 'signal.json'}" in printed
+
+
+def test_a_shard_that_is_gone_is_not_to_be_deleted(tmp_path):
+    with pytest.raises(StorageError) as caught:
+        list(read_rows([tmp_path / "gone.parquet"], Contrast))
+    assert caught.value.what == "a stored shard is gone" and "delete" not in caught.value.do
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match="delete that file"):
+        list(read_rows([tmp_path / "torn.parquet"], Contrast))

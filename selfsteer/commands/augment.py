@@ -12,6 +12,7 @@ from rich.text import Text
 
 from selfsteer.commands.console import out, say
 from selfsteer.commands.options import Quiet, count_option
+from selfsteer.errors import ConfigError
 
 if TYPE_CHECKING:
     from selfsteer.experimental.augment import Grown
@@ -48,6 +49,9 @@ def augment(arguments: AugmentArguments) -> Grown:
     from selfsteer.runs.progress import Display
 
     output = arguments.output
+    if output.suffix != ".jsonl":  # "." and "", too, which have no name to put .run behind
+        do = "name a file that ends in .jsonl"
+        raise ConfigError(f"can't write {str(arguments.output)!r}", where="--output", do=do)
     run_dir = arguments.run_dir or output.with_name(f"{output.name}.run")
     named = [
         f"queries.source={arguments.seeds}", f"augment.method={arguments.method}", f"model.name={arguments.model}"

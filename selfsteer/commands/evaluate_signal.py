@@ -48,7 +48,7 @@ class EvaluateSignalArguments:
 
 def evaluate_signal(arguments: EvaluateSignalArguments) -> Signal:
     """Check a run's data: accuracy by program and judge, on-policyness, and how well free scores predict accuracy."""
-    from selfsteer.commands.evaluate_signal_tables import show_signal
+    from selfsteer.commands.evaluate_signal_tables import show_signal, show_written
     from selfsteer.workflows.evaluate_signal import evaluate_signal as evaluate
 
     split = arguments.split
@@ -57,6 +57,11 @@ def evaluate_signal(arguments: EvaluateSignalArguments) -> Signal:
     overrides = {
         "name": arguments.judge, "mode": arguments.mode, "max_tokens": arguments.max_tokens, "by": arguments.by
     }  # fmt: skip
+
+    def show(found: Signal) -> None:
+        bar.stop()
+        show_signal(found)
+
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
         found = evaluate(
@@ -66,6 +71,7 @@ def evaluate_signal(arguments: EvaluateSignalArguments) -> Signal:
             split="train" if split == "train" else "heldout",
             limit=arguments.limit,
             progress=lambda name, done, total: bar.update(task, description=name, completed=done, total=total),
+            show=show,
         )
-    show_signal(found, arguments.run_dir)
+    show_written(arguments.run_dir)
     return found

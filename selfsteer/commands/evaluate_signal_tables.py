@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.text import Text
 
 from selfsteer.commands.console import out, say
 from selfsteer.commands.tables import as_rich
-from selfsteer.files import read_json
+from selfsteer.files import parse_json
 from selfsteer.report.formatting import label
 from selfsteer.report.read_run import clean
 from selfsteer.report.signal import signal_tables
@@ -19,9 +20,9 @@ from selfsteer.workflows.evaluate_signal import Signal
 _NAME = 44  # characters of a principle, enough to tell its aspect
 
 
-def show_signal(found: Signal, run_dir: Path) -> None:
-    """Print the tables of a signal as it was written, then what is unknown and what is wrong."""
-    shown = signal_tables(clean(read_json(run_dir / "signal.json")))
+def show_signal(found: Signal) -> None:
+    """Print the tables of a signal, then what is unknown and what is wrong."""
+    shown = signal_tables(clean(parse_json(json.dumps(found))))  # as the report reads it
     for table in (shown["accuracy"], *shown["aspects"], *shown["principles"]):
         _show(replace(table, rows=[[label(name, _NAME), *cells] for name, *cells in table.rows]))
     for table in shown["candidates"]:
@@ -30,6 +31,10 @@ def show_signal(found: Signal, run_dir: Path) -> None:
         say(text)
     for text in found["warnings"]:
         out.print(Text(text, style="yellow"), soft_wrap=True)
+
+
+def show_written(run_dir: Path) -> None:
+    """Print which files a signal was written to."""
     files = [run_dir / name for name in ("signal.json", "report.html") if (run_dir / name).is_file()]
     say(f"written  {', '.join(map(str, files))}")
 

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.panel import Panel
 from rich.text import Text
 
+from selfsteer.errors import InputError
 from selfsteer.judges.human import BACK, KEYS, AnnotationSession
 from selfsteer.sanitize import SafeConsole, escape_controls
 
@@ -33,10 +34,14 @@ def ask_in_terminal(
             and lines from anything else.
 
     Raises:
+        InputError: stdin is closed.
         KeyboardInterrupt: Ctrl-C, after a sentence on the answers kept: every answer given.
         StorageError: An answer could not be kept.
     """
     console = console or SafeConsole()
+    if read is None and (sys.stdin is None or sys.stdin.closed):
+        do = "run the command in a terminal, or add --page to answer on a local web page"
+        raise InputError("there is no input to read answers from: stdin is closed", where="--human", do=do)
     read = read or reader(sys.stdin)
     try:
         _show(session, console)

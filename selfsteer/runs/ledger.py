@@ -133,10 +133,20 @@ class Ledger:
         append_json(self.path, dataclasses.asdict(entry))
 
 
-def check_place(run_dir: Path, command: Literal["run", "reward"]) -> None:
-    """Raise :class:`ConfigError` where a run directory is the other command's, whose recipe would be replaced."""
+def check_place(run_dir: Path, command: Literal["run", "reward", "sweep"]) -> None:
+    """Raise :class:`ConfigError` where a directory is another command's, whose files would be mixed with this one's."""
     made = {entry.stage.partition(":")[0] for entry in Ledger(run_dir).entries()}
     others = {"reward" if stage in _OF_REWARD else "run" for stage in made} - {command}
+    if not made and _is_sweep(run_dir):
+        others = {"sweep"} - {command}
     if others:
-        what = f"this run directory holds a run of `selfsteer {others.pop()}`"
+        kind = "runs" if others == {"sweep"} else "a run"
+        what = f"this directory holds {kind} of `selfsteer {others.pop()}`"
         raise ConfigError(what, where=str(run_dir), do="choose another --run-dir")
+
+
+def _is_sweep(folder: Path) -> bool:
+    """Return whether a sweep works, or worked, in a folder: its table comes last, its lock and its runs before that."""
+    return (folder / "sweep.json").is_file() or (
+        (folder / ".lock").is_file() and any(path.is_file() for path in folder.glob("*/ledger.jsonl"))
+    )

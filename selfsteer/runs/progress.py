@@ -80,7 +80,8 @@ class Display:
     def stopped(self) -> None:
         """The stage can't continue; say what is left of it."""
         left = max(0.0, self._units - self._advanced)
-        self.say(f"{self._number()} stopped: {left:,.0f} of {self._units:,.0f} are left, the others are on disk")
+        said = f"{left:,.0f} of {self._units:,.0f} are left, the others are on disk"
+        self.say(f"{self._number()} stopped: {said if self._advanced else f'none of {self._units:,.0f} is done'}")
 
     def finish(self, title: str, *, reused: bool, note: str = "", taken_from: str = "") -> None:
         """A stage is done, or was found done, here or where it was taken from."""

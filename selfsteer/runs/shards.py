@@ -225,9 +225,9 @@ class _Block(Generic[Item, Row]):
             # With nothing missing, a block of one batch needs no piece.
             (only,) = plan.batches
             done = self._asked(self.number * self.work.per_block, only)
-            self.space.display.advance(len(only))
             found = {self.work.row_key(row) for row in done.rows}
             if all(self.work.item_key(item) in found for item in only):
+                self.space.display.advance(len(only))
                 self._write(plan, done.rows)
                 return True
             self._keep(0, done)
@@ -236,7 +236,9 @@ class _Block(Generic[Item, Row]):
             open_items = [item for item in batch if self.work.item_key(item) not in self._why]
             if open_items and not self._piece(place).exists():
                 self._do(place, self.number * self.work.per_block + place, open_items)
-            self.space.display.advance(len(batch))
+            elif open_items:
+                self.space.display.advance(count_rows(self._piece(place)))
+            self.space.display.advance(len(batch) - len(open_items))
         return not self._missing(plan) and self._finish(plan)
 
     def again(self) -> int:
@@ -275,6 +277,7 @@ class _Block(Generic[Item, Row]):
         if done.rows:
             write_rows(self._piece(place), self.work.kind, done.rows, sync=False)
             self._disk.add(self._piece(place))
+        self.space.display.advance(len(done.rows) + sum(failure.refused for failure in done.failures.values()))
         for key, failure in done.failures.items():
             if failure.refused:
                 line = {"key": _written(key), "reason": failure.error.what, "do": failure.error.do}
@@ -282,7 +285,6 @@ class _Block(Generic[Item, Row]):
                 self._disk.add(self._pieces / _REFUSED)
         for failure in done.failures.values():
             if failure.ends:
-                self.space.display.advance(len(done.rows))
                 raise failure.error
 
     def _remove_damaged(self) -> None:

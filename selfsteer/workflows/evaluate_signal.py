@@ -12,7 +12,7 @@ from selfsteer.config import JudgeSettings, judge_settings
 from selfsteer.errors import ConfigError
 from selfsteer.evaluation.row_table import RowTable, programs_of_kept
 from selfsteer.evaluation.signal_quality import Part, pairs_of, sample_ids, sample_rows, table_figures
-from selfsteer.files import write_json
+from selfsteer.files import storage_errors, write_json
 from selfsteer.judges import Judge, Judgement, Pair, make_judge
 from selfsteer.judges.judgements import Judgements
 from selfsteer.judges.pair_datasets import check_limit
@@ -40,6 +40,7 @@ def evaluate_signal(
     split: Split = "train",
     limit: int | None = None,
     progress: Progress = lambda name, done, total: None,
+    show: Callable[[Signal], None] = lambda signal: None,
 ) -> Signal:
     """Return the signal quality of a run's data, and write it to ``RUN/signal.json`` and into the report.
 
@@ -52,11 +53,12 @@ def evaluate_signal(
         split: The training rows of each round, or the held-out rows of each policy.
         limit: Use a random sample of so many rows a round (:func:`sample_rows`).
         progress: Is called with the judge's name, the presentations answered, and their total.
+        show: Is called with the result before it is written, which may fail.
 
     Raises:
         ConfigError: A setting is wrong.
         InputError: It is no run directory, the rows asked for aren't there yet, or the judge can't be used.
-        WorkFailed: The judge failed; its answers so far are kept.
+        WorkFailed: The judge failed, and its answers so far are kept; or the result can't be written.
     """
     check_limit(limit)
     reader = RunReader(run_dir)
@@ -77,10 +79,11 @@ def evaluate_signal(
         "warnings": list(_warnings(parts, figures, judge, settings.by)) if judge else [],
         "parts": figures,
     }
-    with output_folder(run_dir / "signal.json", wait=60) as part:
+    show(signal)
+    with storage_errors(run_dir), output_folder(run_dir / "signal.json", wait=60) as part:
         write_json(run_dir / "signal.json", signal, inside=part)
-    if (run_dir / "summary.json").is_file():  # a run in progress has no report yet
-        write_report(run_dir)
+        if (run_dir / "summary.json").is_file():  # a run in progress has no report yet
+            write_report(run_dir)
     return signal
 
 

@@ -15,7 +15,7 @@ from selfsteer.loop.run import check, open_stages
 from selfsteer.loop.run import run as run_variant
 from selfsteer.report.sweep import sweep_record, write_sweep
 from selfsteer.runs.active import active_records
-from selfsteer.runs.ledger import Ledger
+from selfsteer.runs.ledger import Ledger, check_place
 from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import StageKey, locked
@@ -89,6 +89,7 @@ def check_all(
     wanted: Sweep, folder: Path, say: Callable[[str], None] = lambda text: None, *, runs_code: bool = True
 ) -> dict[str, tuple[RunContext, list[PlanStep]]]:
     """Return each variant's plan, given the stages of those before it; InputError for one that can't be run."""
+    check_place(folder, "sweep")
     claims: dict[StageKey, str] = {}
     plans = {}
     for variant in wanted.variants:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -292,3 +293,40 @@ def test_an_item_that_lost_several_requests_is_left_out_once(tmp_path):
     ask = Asked(lambda number, before: failing("refused", refused=True) if number < 2 else None)
     work = ShardJob(Query, lambda number: plan, ask, where=lambda item: "one query")
     assert run_sharded(workspace(tmp_path), 1, work)[1].left_out == 1
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"),
+    [
+        (0, "none of 12 is done"),
+        (1, "11 of 12 are left, the others are on disk"),
+        (5, "7 of 12 are left, the others are on disk"),
+        (11, "1 of 12 are left, the others are on disk"),
+    ],
+)
+@pytest.mark.parametrize("size", [2, 6])
+def test_what_is_said_to_be_left_has_no_answer(tmp_path, answered, said, size):
+    from selfsteer.sanitize import SafeConsole
+
+    console = SafeConsole(file=io.StringIO(), width=200)
+    display = Display(console)
+    display.begin("sample", 12)
+
+    def answer(number: int, before: int) -> Failure | None:
+        return None if number < answered else failing("the key is invalid", ends=True)
+
+    with pytest.raises(WorkFailed, match="the key is invalid"):
+        run_sharded(Workspace(tmp_path, "stage", "key", display), *work(Asked(answer), size=size))
+    assert f"stopped: {said}" in console.file.getvalue()
+
+
+def test_progress_counts_what_failed_when_it_arrives(tmp_path):
+    counted: list[float] = []
+
+    class Counting(Display):
+        def advance(self, units: float = 1) -> None:
+            counted.append(units)
+
+    ask = Asked(lambda number, before: failing() if number in (3, 7) and not before else None)
+    run_sharded(Workspace(tmp_path, "stage", "key", Counting(quiet=True)), *work(ask))
+    assert sum(counted) == 12
