@@ -154,3 +154,12 @@ def test_a_run_without_rows_or_without_its_files_says_how_to_go_on(two_rounds, t
     with pytest.raises(InputError, match="no filtered rows yet") as caught:
         source_of(run_dir)
     assert "selfsteer run" in caught.value.do
+
+
+@pytest.mark.parametrize("margin", [int("9" * 400), -int("9" * 400), float("nan"), float("inf")])
+def test_a_margin_that_is_no_number_to_compute_with_is_unknown(tmp_path, margin):
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "Hi", "chosen": "Hello.", "rejected": "No.", "steering_margin": margin}
+    path.write_text(json.dumps(row) + "\n")
+    (pair,) = open_source("a", SetSettings(source=str(path))).pairs()
+    assert pair.margin is None
