@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -321,6 +322,7 @@ def _run(arguments: list[str], output: int) -> None:
         sys.stdout, sys.stderr = (os.fdopen(stream, "w", encoding="utf-8") for stream in (1, 2))  # pytest has its own
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.setsid()
+        warnings.simplefilter("default")  # pytest makes errors of some
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
         from selfsteer import cli
 

@@ -21,7 +21,7 @@ from tests.conftest import build_model, build_tokenizer
 NEEDS = "train.lora.bits=4 needs a CUDA GPU, and torch finds none on this machine"
 
 
-class Called(Exception):
+class Called(BaseException):
     pass
 
 
