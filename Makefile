@@ -44,7 +44,7 @@ bench: $(STAMP)
 # Against vLLM as well where make vllm has put it.
 bench-generate: $(STAMP)
 	$(if $(wildcard $(VLLM_STAMP)),$(VLLM_VENV)/bin,$(BIN))/python benchmarks/generate.py
-	$(BIN)/python benchmarks/generate.py --growth
+	$(BIN)/python benchmarks/growth.py
 
 # vLLM's build for machines without a GPU, which wants another transformers. It brings builds of torchvision and the like
 # that do not import beside this torch; vLLM does without them.

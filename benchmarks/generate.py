@@ -2,7 +2,6 @@
 
     python benchmarks/generate.py                       # 64 real queries, the 135M model, four ways
     python benchmarks/generate.py --ways ab             # some of the ways
-    python benchmarks/generate.py --growth              # time and memory of 1,000 to 100,000 scripted queries, alone
 
 With the python of .venv-vllm (make vllm); another one leaves out the two ways that need vLLM. All make the same
 requests: for each query the choice of its aspects, then y+, y- and yo under the prompts that these gave.
@@ -23,7 +22,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,11 +34,9 @@ from typing import Any
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, before torch allocates
 
-from memory import peak_gb
 
 from selfsteer.config import Recipe, from_values
 from selfsteer.contrast import requests
-from selfsteer.loop import generate
 from selfsteer.principles import chooser_messages, load_set
 from selfsteer.records import ROLES, Message, Query, SteeredQuery
 from selfsteer.runs.progress import Display
@@ -62,15 +58,11 @@ WARM_UP = 4
 """Queries that each way does before anything is timed."""
 ENGINE = ("max_model_len=4096", "kv_cache_memory_bytes=4294967296")
 """Room for all requests at once. Left to itself, vLLM takes nearly all memory of a machine without a GPU."""
-GROWTH = "1000,10000,100000"
 
 
 def main() -> None:
     settings = _arguments()
-    if settings.point:
-        print(json.dumps(point(settings.point)))
-        return
-    found = growth(settings.growth) if settings.growth else factory(settings)
+    found = factory(settings)
     if settings.json:
         settings.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -87,8 +79,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--ways", default="abcd")
     parser.add_argument("--engine", nargs="*", default=ENGINE, metavar="KEY=VALUE", help="arguments of vllm.LLM")
-    parser.add_argument("--growth", nargs="?", const=GROWTH, help=f"with so many scripted queries ({GROWTH}), alone")
-    parser.add_argument("--point", type=int, help="measure one number of scripted queries and print JSON")
     parser.add_argument("--json", type=Path, help="write what was measured to this file")
     return parser.parse_args()
 
@@ -385,56 +375,6 @@ def _spread(values: Sequence[float], form: str = ".2f") -> str:
     """Return "2.31 (2.25 to 2.37)"."""
     around = f" ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else ""
     return f"{_median(values):{form}}{around}"
-
-
-# --- growth
-
-
-def growth(counts: str) -> list[dict[str, float]]:
-    """Time and memory of the whole data side against the number of queries, each number in a process of its own."""
-    print("scripted backend, set brief, filters identical, leak and direction\n")
-    print("| queries | seconds | queries/s | seconds per 1,000 | peak memory |")
-    print("|---|---|---|---|---|")
-    found = []
-    for count in map(int, counts.split(",")):
-        command = [sys.executable, __file__, "--point", str(count)]
-        child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        one = json.loads(child.stdout.splitlines()[-1])
-        found.append(one)
-        cells = [
-            f"{count:,}",
-            f"{one['seconds']:.1f}",
-            f"{count / one['seconds']:,.0f}",
-            f"{one['seconds'] / count * 1000:.2f}",
-            f"{one['peak_gb'] * 1000:.0f} MB ({one['start_gb'] * 1000:.0f} MB at the start)",
-        ]
-        print(f"| {' | '.join(cells)} |", flush=True)
-    return found
-
-
-def point(queries: int) -> dict[str, float]:
-    """Seconds and peak memory of one number of scripted queries."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "queries.jsonl"
-        with source.open("w", encoding="utf-8") as file:
-            for number in range(queries):
-                file.write(json.dumps({"prompt": f"Why does river number {number} never run dry in summer?"}) + "\n")
-        recipe = from_values(
-            Recipe,
-            {
-                "mode": "data-only",
-                "queries": {"source": str(source), "heldout": 0},
-                "principles": {"set": "brief"},
-                "generation": {"backend": "scripted", "max_new_tokens": 160, "batch_size": 512},
-                "quality": {"filters": ["identical", "leak", "direction"]},
-            },
-            [],
-        )
-        before = peak_gb()
-        started = time.perf_counter()
-        generate(recipe, Path(folder) / "run")
-        seconds = time.perf_counter() - started
-    return {"queries": queries, "seconds": seconds, "start_gb": before, "peak_gb": peak_gb()}
 
 
 if __name__ == "__main__":
