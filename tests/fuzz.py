@@ -175,7 +175,8 @@ def damage_file(path: Path, chance: random.Random) -> None:
         path.unlink()
         path.symlink_to(chance.choice(["/dev/zero", "nowhere", path.name, "/etc/hostname"]))
     else:
-        path.write_bytes(DAMAGE.get(path.suffix, damaged_bytes)(path.read_bytes(), chance))
+        data = path.read_bytes()
+        path.write_bytes(DAMAGE.get(path.suffix, damaged_bytes)(data, chance) if data else damaged_bytes(data, chance))
 
 
 def one_of(pattern: str) -> Callable[[Path, random.Random], str]:
@@ -323,6 +324,8 @@ def _run(arguments: list[str], output: int) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.setsid()
         warnings.simplefilter("default")  # pytest makes errors of some
+        # A recipe that is cut off may ask for the default model: nothing is fetched, and none is at hand.
+        os.environ.update(SELFSTEER_CACHE=os.devnull, HF_HUB_OFFLINE="1", PIP_NO_INDEX="1")
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
         from selfsteer import cli
 
