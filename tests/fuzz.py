@@ -286,10 +286,10 @@ def command_of(text: str, folder: Path, damaged: str) -> list[str]:
 
 def outcome_of(arguments: list[str], seconds: float = SECONDS) -> Outcome:
     """Run a command in a forked process, and return how it ended."""
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as cache:
         child = os.fork()
         if child == 0:
-            _run(arguments, output.fileno())
+            _run(arguments, output.fileno(), cache)
         deadline = time.monotonic() + seconds
         while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
@@ -314,7 +314,7 @@ def outcome_of(arguments: list[str], seconds: float = SECONDS) -> Outcome:
     return Outcome(what, code, text)
 
 
-def _run(arguments: list[str], output: int) -> None:
+def _run(arguments: list[str], output: int, cache: str) -> None:
     """In the child: run the command line and end the process with its code."""
     code = 70
     try:
@@ -325,7 +325,7 @@ def _run(arguments: list[str], output: int) -> None:
         os.setsid()
         warnings.simplefilter("default")  # pytest makes errors of some
         # A recipe that is cut off may ask for the default model: nothing is fetched, and none is at hand.
-        os.environ.update(SELFSTEER_CACHE=os.devnull, HF_HUB_OFFLINE="1", PIP_NO_INDEX="1")
+        os.environ.update(SELFSTEER_CACHE=cache, HF_HUB_OFFLINE="1", PIP_NO_INDEX="1")
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
         from selfsteer import cli
 
