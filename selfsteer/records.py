@@ -185,6 +185,51 @@ def schema(kind: type[Row]) -> pa.Schema:
     return pa.schema([(field.name, _TYPES.get(field.name, pa.string())) for field in dataclasses.fields(kind)])
 
 
+class WrongColumn(TypeError):
+    """A column of a file holds other values than a record has."""
+
+
+def required(kind: type[Row]) -> list[str]:
+    """Return the fields that every row has."""
+    return [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+
+
+def check_types(found: pa.Schema, kind: type[Row]) -> None:
+    """Raise :class:`WrongColumn` where a column of the record's has another type."""
+    for field in schema(kind):
+        place = found.get_field_index(field.name)
+        if place >= 0 and not _holds(found.field(place).type, field.type):
+            raise WrongColumn(f"the column {field.name} is of type {found.field(place).type}, expected {field.type}")
+
+
+def check_filled(rows: pa.Table | pa.RecordBatch, fields: Iterable[str]) -> None:
+    """Raise :class:`WrongColumn` where a row lacks the value of a field."""
+    for name in fields:
+        if name in rows.schema.names and (lacking := rows.column(name).null_count):
+            raise WrongColumn(f"the column {name} lacks a value in {lacking} rows or more")
+
+
+def _holds(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Return whether values of a type are values of the expected one, as other writers of Parquet store it."""
+    kinds = pa.types
+    if kinds.is_dictionary(found):
+        found = found.value_type
+    if kinds.is_null(found) or found == expected:
+        return True
+    if kinds.is_struct(expected):
+        names = [field.name for field in expected]
+        known = kinds.is_struct(found) and {field.name: field.type for field in found}
+        return bool(known) and all(name in known and _holds(known[name], expected.field(name).type) for name in names)
+    if kinds.is_list(expected):
+        several = kinds.is_list(found) or kinds.is_large_list(found) or kinds.is_fixed_size_list(found)
+        return several and _holds(found.value_type, expected.value_type)
+    if kinds.is_string(expected):
+        return bool(kinds.is_large_string(found) or kinds.is_string_view(found))
+    if kinds.is_floating(expected):
+        return bool(kinds.is_floating(found) or kinds.is_integer(found))
+    return bool(kinds.is_integer(expected) and kinds.is_integer(found))
+
+
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row], *, sync: bool = True) -> None:
     """Write one Parquet shard atomically; ``sync`` as for :func:`atomic_path`.
 
@@ -210,7 +255,11 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
     names = {field.name for field in dataclasses.fields(kind)}
     for path in paths:
         with _reading(path):
-            dicts = pq.read_table(path, page_checksum_verification=True).to_pylist()
+            table = pq.read_table(path, page_checksum_verification=True)
+            check_types(table.schema, kind)
+            # Our own writer leaves none of these empty, also where a field has a default.
+            check_filled(table, [field.name for field in dataclasses.fields(kind) if "None" not in str(field.type)])
+            dicts = table.to_pylist()
             for values in dicts:
                 if "provenance" in values:
                     values["provenance"] = parse_json(values["provenance"])

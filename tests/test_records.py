@@ -131,6 +131,21 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
     assert caught.value.where == str(bad) and ("delete that file" in caught.value.do) is not gone
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [("positive_token_ids", 5, "of type int64"), ("kept", None, "lacks a value"), ("id", 7, "of type int64")],
+)
+def test_a_shard_with_other_types_is_named(column, value, words, tmp_path):
+    row = contrast()
+    path = tmp_path / "a.parquet"
+    write_rows(path, Contrast, [row])
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    pq.write_table(table.set_column(place, column, pa.array([value])), path)
+    with pytest.raises(StorageError, match=f"column {column} .*{words}"):
+        list(read_rows([path], Contrast))
+
+
 def test_a_flipped_byte_in_the_data_never_passes_as_other_text(tmp_path):
     path, bad = tmp_path / "a.parquet", tmp_path / "bad.parquet"
     rows = [Query(f"query number {i}", user(f"Tell me about {i} {'abc' * i}")) for i in range(8)]

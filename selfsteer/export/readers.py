@@ -6,18 +6,16 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfsteer.errors import DataError
 from selfsteer.export.authors import read_authors
 from selfsteer.files import open_regular, parse_json
 from selfsteer.queries.file_readers import UNHELD, read_file, reading
-from selfsteer.records import SCHEMA_VERSION, Contrast, schema
+from selfsteer.records import SCHEMA_VERSION, Contrast, WrongColumn, check_filled, check_types, required
 
 _BATCH = 256
 _COLUMNS = [field.name for field in dataclasses.fields(Contrast)]
-_REQUIRED = [field.name for field in dataclasses.fields(Contrast) if field.default is dataclasses.MISSING]
 
 
 def read_source(path: Path) -> Iterator[Contrast]:
@@ -45,50 +43,23 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:  # as our writer stores them
             columns = [name for name in _COLUMNS if name in file.schema_arrow.names]
-            missing = [name for name in _REQUIRED if name not in columns]
+            missing = [name for name in required(Contrast) if name not in columns]
             if missing:
                 do = "give a run directory, one of its round-*/contrasts/*.parquet, or an export --format contrast"
                 raise DataError(
                     f"these are no contrasts: the columns {', '.join(missing)} are missing", where=str(path), do=do
                 )
-            wanted = schema(Contrast)
-            for name in columns:
-                found, expected = file.schema_arrow.field(name).type, wanted.field(name).type
-                if not _holds(found, expected):
-                    what = f"the column {name} is of type {found}, expected {expected}"
-                    raise DataError(what, where=str(path), do="give contrasts as selfsteer writes them")
+            check_types(file.schema_arrow, Contrast)
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
-                for name in _REQUIRED:
-                    if batch.column(name).null_count:
-                        what = f"the column {name} lacks a value in {batch.column(name).null_count} rows or more"
-                        raise DataError(what, where=str(path), do="give contrasts as selfsteer writes them")
+                check_filled(batch, required(Contrast))
                 for values in batch.to_pylist():
                     found = values.get("schema_version", SCHEMA_VERSION)
                     if found != SCHEMA_VERSION:
                         what = f"row {values['id']!r} has schema version {found}; this selfsteer reads {SCHEMA_VERSION}"
                         raise DataError(what, where=str(path), do="use the version of selfsteer that wrote the file")
                     yield Contrast(**{**values, "provenance": parse_json(values.get("provenance") or "{}")})
+    except WrongColumn as error:
+        raise DataError(str(error), where=str(path), do="give contrasts as selfsteer writes them") from error
     except (OSError, *UNHELD) as error:
         what = f"can't read the file: {str(error).partition(chr(10))[0]}"
         raise DataError(what, where=str(path), do="check that it is complete") from error
-
-
-def _holds(found: pa.DataType, expected: pa.DataType) -> bool:
-    """Return whether values of a type are values of the expected one, as other writers of Parquet store it."""
-    kinds = pa.types
-    if kinds.is_dictionary(found):
-        found = found.value_type
-    if kinds.is_null(found) or found == expected:
-        return True
-    if kinds.is_struct(expected):
-        names = [field.name for field in expected]
-        known = kinds.is_struct(found) and {field.name: field.type for field in found}
-        return bool(known) and all(name in known and _holds(known[name], expected.field(name).type) for name in names)
-    if kinds.is_list(expected):
-        several = kinds.is_list(found) or kinds.is_large_list(found) or kinds.is_fixed_size_list(found)
-        return several and _holds(found.value_type, expected.value_type)
-    if kinds.is_string(expected):
-        return bool(kinds.is_large_string(found) or kinds.is_string_view(found))
-    if kinds.is_floating(expected):
-        return bool(kinds.is_floating(found) or kinds.is_integer(found))
-    return bool(kinds.is_integer(expected) and kinds.is_integer(found))

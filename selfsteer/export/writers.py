@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from selfsteer.errors import DataError
+
 SHARD_ROWS = 20_000
 """Rows in a file of a folder: with token ids a few hundred MB."""
 _BATCH = 256
@@ -50,7 +52,11 @@ def _parquet(path: Path, rows: Iterable[Row], schema: pa.Schema | None) -> None:
 
 def _json(row: Row) -> bytes:
     """Encode a row on one line; characters that some readers treat as line breaks are escaped."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_UNSAFE).encode()  # NaN is no JSON
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_UNSAFE).encode()
+    except ValueError as error:
+        what, do = "a figure of a row is NaN or infinite, which is no JSON", "export to .parquet, or make the row again"
+        raise DataError(what, where=f"row {row.get('id', '')!r}", do=do) from error
 
 
 def _cut(rows: Iterable[Row], size: int) -> Iterator[Iterator[Row]]:
