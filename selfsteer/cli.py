@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfsteer.commands.augment import augment
-from selfsteer.commands.console import explain_failure, handle_signals, interruptible, say, show_warning
+from selfsteer.commands.console import explain_failure, handled_signals, interruptible, say, show_warning
 from selfsteer.commands.estimate import estimate
 from selfsteer.commands.evaluate_reward import evaluate_reward
 from selfsteer.commands.evaluate_signal import evaluate_signal
@@ -101,11 +101,11 @@ def main() -> None:
     # virtual machines take longer than the arithmetic (docs/decisions.md has the figures).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     warnings.showwarning = show_warning
-    handle_signals()
-    try:
-        app()
-    except Exception as error:  # noqa: BLE001 - no traceback reaches a terminal
-        sys.exit(explain_failure(error))
+    with handled_signals():
+        try:
+            app()
+        except Exception as error:  # noqa: BLE001 - no traceback reaches a terminal
+            sys.exit(explain_failure(error))
 
 
 if __name__ == "__main__":

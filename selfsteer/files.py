@@ -28,7 +28,7 @@ STORAGE_ADVICE = {
     errno.EISDIR: "there is a folder where a file is needed: move it away or choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ELOOP: "it is a symbolic link, which is not written through: replace it by a file or folder of its own",
-    errno.ENXIO: "it is no regular file: move it away or choose another name",
+    errno.ENXIO: "it is not a regular file: move it away or choose another name",
     errno.EFBIG: "the size of a file is limited (ulimit -f): raise the limit and run the same command again",
     errno.EMFILE: "too many files are open (ulimit -n): raise the limit and run the same command again",
     errno.EBUSY: "another program uses it: choose another name",

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -194,6 +194,11 @@ def required(kind: type[Row]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
 
 
+def _never_empty(kind: type) -> list[str]:
+    """Return the fields whose type has no None."""
+    return [name for name, hint in get_type_hints(kind).items() if type(None) not in get_args(hint)]
+
+
 def check_types(found: pa.Schema, kind: type[Row]) -> None:
     """Raise :class:`WrongColumn` where a column of the record's has another type."""
     for field in schema(kind):
@@ -244,7 +249,10 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row], *, sync: bool =
         table = pa.Table.from_pylist(dicts, schema=schema(kind))
     except UnicodeEncodeError as error:
         row_id = next(values["id"] for values in dicts if _SURROGATE.search(json.dumps(values, ensure_ascii=False)))
-        what, do = "a row holds half of a surrogate pair, which is no text", "leave that row out, or correct its text"
+        what, do = (
+            "a row holds half of a surrogate pair, which is not valid text",
+            "leave that row out, or correct its text",
+        )
         raise DataError(what, where=f"row {row_id!r}", do=do) from error
     with atomic_path(path, sync=sync) as temporary:
         pq.write_table(table, temporary, write_page_checksum=True)  # a damaged page is an error, not other text
@@ -258,7 +266,7 @@ def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
             table = pq.read_table(path, page_checksum_verification=True)
             check_types(table.schema, kind)
             # Our own writer leaves none of these empty, also where a field has a default.
-            check_filled(table, [field.name for field in dataclasses.fields(kind) if "None" not in str(field.type)])
+            check_filled(table, _never_empty(kind))
             dicts = table.to_pylist()
             for values in dicts:
                 if "provenance" in values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,15 @@ _VISIBLE: dict[int, int] = {
     0x7F: 0x2421,
     **dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF], 0xFFFD),
 }
+
+
+_SECRET = re.compile(r"(^|[._])(api_?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_SPECIAL_TOKEN = re.compile(r"(bos|eos|pad|unk|sep|cls|mask)_token$")
+
+
+def names_secret(key: str) -> bool:
+    """Return whether the value of a key, which may be dotted, should not be shown, by its name: ``hf_token``."""
+    return _SECRET.search(key) is not None and _SPECIAL_TOKEN.search(key) is None
 
 
 def escape_controls(text: str) -> str:

@@ -158,8 +158,6 @@ def command_line(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     for one in (console.out, console.errors):
         monkeypatch.setattr(one, "_width", None)
 
-    monkeypatch.setattr(cli, "handle_signals", lambda: None)
-
     def call(*arguments: Any) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["selfsteer", *map(str, arguments)])
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)

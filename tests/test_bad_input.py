@@ -105,7 +105,7 @@ def test_a_pipe_among_the_files_of_a_model_is_refused(tmp_path, command_line, ti
     special_file(model / "model.safetensors", "pipe")
     for command in (("estimate",), ("run", "--run-dir", tmp_path / "run")):
         error = error_of(command_line(command[0], "quickstart", f"model={model}", *command[1:]))
-        assert "of the model is no regular file" in error
+        assert "of the model is not a regular file" in error
         assert str(model / "model.safetensors") in error
 
 

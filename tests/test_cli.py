@@ -173,12 +173,17 @@ def test_the_hash_that_rows_carry_is_shown_whole_in_a_narrow_terminal():
         assert hash_of in selfsteer(*arguments, env=os.environ | {"COLUMNS": "80"}).stdout
 
 
+def test_a_command_in_this_process_leaves_the_signals_as_they_were(command_line):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    command_line("--version")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_an_unforeseen_error_is_one_message_that_names_its_traceback(monkeypatch, capsys):
     def fail() -> None:
         raise KeyError("no\x1b[31m such key")
 
     monkeypatch.setattr(cli, "app", fail)
-    monkeypatch.setattr(cli, "handle_signals", lambda: None)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr().err
@@ -205,8 +210,8 @@ def test_a_foreseen_error_leaves_no_log(tmp_path):
 
 def test_a_second_signal_ends_at_once():
     code = (
-        "import time; from selfsteer.commands.console import handle_signals, interruptible; handle_signals()\n"
-        "with interruptible():\n"
+        "import time; from selfsteer.commands.console import handled_signals, interruptible\n"
+        "with handled_signals(), interruptible():\n"
         "    while True:\n"
         "        try: print('ready', flush=True); time.sleep(60)\n"
         "        except KeyboardInterrupt: pass\n"

@@ -195,7 +195,7 @@ def test_a_key_given_twice_is_refused_where_the_second_stands(write):
 def test_malformed_yaml_is_told_with_its_line(write, text, line):
     file = write(text)
     error = refused(file)
-    assert error.what.startswith("this is no valid YAML: ")
+    assert error.what.startswith("this is not valid YAML: ")
     assert error.where == f"{file}:{line}"
 
 
@@ -326,7 +326,7 @@ def test_an_override_has_the_form_key_value(write, override):
         ("train.adam_betas.0=1", "wrong value for 'train.adam_betas'"),
         ("model=", "wrong value for 'model'"),
         ("model.name.x=1", "wrong value for 'model.name'"),
-        ("model=[a", "this is no valid YAML"),
+        ("model=[a", "this is not valid YAML"),
         ("train.micro_batch_size=3", "wrong value for 'train.micro_batch_size'"),
         ("train.batch_size=7", "wrong value for 'train.batch_size'"),
         ("generation.backend=scripted", "wrong value for 'generation.backend'"),

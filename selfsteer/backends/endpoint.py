@@ -149,7 +149,7 @@ class EndpointBackend:
 
         Raises:
             ModelError: The key, the model or the address is wrong, the server refuses a request or gives no log-probs.
-            DataError: A prompt is no text.
+            DataError: A prompt is not valid text.
             WorkFailed: A request still failed after the last try. The first error ends the work: nothing more is sent.
         """
         options = {"temperature": 0.0, "logprobs": True, "top_logprobs": TOP_LOGPROBS, LIMIT: 1}
@@ -226,7 +226,7 @@ class EndpointBackend:
             return read_answer(body)
         except UnicodeEncodeError:
             do = "leave that prompt out, or correct its text"
-            error = DataError("a prompt holds half of a surrogate pair, which is no text", do=do)
+            error = DataError("a prompt holds half of a surrogate pair, which is not valid text", do=do)
             raise RequestError(Failure(error, refused=True, blocked="content")) from None
         except openai.APIStatusError as error:
             pause = retry_after(error.response.headers)
@@ -307,7 +307,7 @@ def _key(variable: str) -> str:
     """Return the key in an environment variable. A malformed name of one may be a key itself: it is not shown."""
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
         do = "give the name of an environment variable in capitals, e.g. OPENAI_API_KEY, never the key itself"
-        raise ConfigError("this is no name of an environment variable for the key", where="api_key_env", do=do)
+        raise ConfigError("this is not the name of an environment variable for the key", where="api_key_env", do=do)
     key = os.environ.get(variable, "").strip() or _NO_KEY
     if not re.fullmatch(r"[!-~]+", key):
         do = "set it to the key alone: letters, digits and signs, no blanks"
@@ -324,7 +324,7 @@ def _without_secrets(address: str) -> str:
         host = port = None
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not host:
-        what = "base_url is no address" if address else "no base_url: the server is not named"
+        what = "base_url is not an address" if address else "no base_url: the server is not named"
         do = "give one such as http://localhost:8000/v1 or https://api.openai.com/v1, or set OPENAI_BASE_URL"
         raise ModelError(what, where="base_url", do=do)
     name = f"[{host}]" if ":" in host else host

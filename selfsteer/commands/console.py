@@ -47,10 +47,15 @@ def progress_bar() -> Progress:
     return Progress(text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), console=errors, transient=True)
 
 
-def handle_signals() -> None:
-    """Let SIGTERM end a command as Ctrl-C does, and a second signal end it at once."""
-    signal.signal(signal.SIGINT, _end)
-    signal.signal(signal.SIGTERM, _end)
+@contextmanager
+def handled_signals() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, and a second signal end it at once; the earlier handlers come back."""
+    before = {number: signal.signal(number, _end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _INTERRUPTED = "interrupted: finished work is kept; run the same command again to resume"
@@ -91,10 +96,10 @@ def explain_failure(error: Exception) -> int:
 
 
 def _unexpected(error: Exception) -> SelfsteerError:
-    logged = next(iter(getattr(error, "__notes__", ())), "") or _log_traceback(error)
-    if isinstance(error, OSError) and error.strerror:
-        advice = STORAGE_ADVICE.get(error.errno or 0, logged)
-        return SelfsteerError(error.strerror, where=str(error.filename or ""), do=advice)
+    if isinstance(error, OSError) and (advice := STORAGE_ADVICE.get(error.errno or 0)):
+        return SelfsteerError(str(error.strerror), where=str(error.filename or ""), do=advice)
+    # A run directory's lock has noted where the traceback is.
+    logged = next(reversed(getattr(error, "__notes__", ())), "") or _log_traceback(error)
     told = " ".join(str(error).split())
     what = f"unexpected {type(error).__name__}: {told[:300]}"
     return SelfsteerError(what, where=logged, do="finished work is kept; please report this with that file")

@@ -70,7 +70,7 @@ class Growth(Section):
     @model_validator(mode="after")
     def _thoughts_apart(self) -> Growth:
         if self.generation.thinking != "apart":
-            raise conflict("thoughts are no part of a query: leave generation.thinking out", "generation.thinking")
+            raise conflict("thoughts are not part of a query: leave generation.thinking out", "generation.thinking")
         if self.generation.own_drawings:
             what = "queries have no roles: set generation.temperature and generation.top_p"
             raise conflict(what, "generation.roles")

@@ -33,7 +33,7 @@ class Section(BaseModel):
 
 
 def whole_micro_batches(batch_size: int, micro_batch_size: int) -> None:
-    """Raise where an optimiser step is no whole number of micro-batches."""
+    """Raise where an optimiser step is not a whole number of micro-batches."""
     if batch_size % min(micro_batch_size, batch_size):
         what = f"micro_batch_size {micro_batch_size} must divide batch_size {batch_size}"
         raise conflict(what, "micro_batch_size", "batch_size")
@@ -79,7 +79,7 @@ def known_name(what: str, registry: Collection[str]) -> AfterValidator:
 def _base_url(address: str) -> str:
     """Refuse what would be written into files of the run with the address, or would be joined to a path wrongly."""
     secret = False
-    with suppress(ValueError):  # that it is no address is said where it is used
+    with suppress(ValueError):  # an invalid address is reported where it is used
         parts = urlsplit(address)
         secret = bool(parts.username or parts.password or parts.query or parts.fragment)
     if secret:

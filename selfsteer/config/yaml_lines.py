@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from selfsteer.errors import ConfigError, shortened
+from selfsteer.sanitize import names_secret
 
 SHORTHAND = {"model": "name", "queries": "source", "preferences": "source", "judge": "name", "principles.model": "name"}
 """Sections that may be given as one string: it sets this key, and all others take their defaults; but an override by
@@ -22,7 +23,6 @@ Lines = dict[Key, str]
 COMMAND_LINE = "command line: "
 
 
-_SECRET = re.compile(r"(^|\.)((api|access|auth|hf)_?)?(key|token)\Z|secret|passw|credential", re.IGNORECASE)
 _MAX_CHARS, _MAX_VALUES = 200_000, 10_000
 """Limits of a text and of what it stands for: a recipe may come from someone else."""
 
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
 def where_of(override: str) -> str:
     """Return where an override was given, without what may be a secret in it."""
     key, _, value = override.partition("=")
-    secret = _SECRET.search(key) or ("://" in value and not set("@?#").isdisjoint(value))
+    secret = names_secret(key) or ("://" in value and not set("@?#").isdisjoint(value))
     return COMMAND_LINE + (f"{key}=(not shown)" if secret else shortened(override, 200))
 
 
@@ -88,7 +88,7 @@ def parse_yaml(text: str, path: Key, lines: Lines, where: Callable[[int], str]) 
     except RecursionError:
         what, line = "it is nested too deep, or contains itself", 1
     do = "correct that line; text with special characters needs quotes"
-    raise ConfigError(f"this is no valid YAML: {what}", where=where(line), do=do)
+    raise ConfigError(f"this is not valid YAML: {what}", where=where(line), do=do)
 
 
 def _check_size(root: yaml.Node) -> None:

@@ -159,7 +159,7 @@ def _form_fault(texts: dict[str, str]) -> str:
         if words < _LEAST_WORDS.get(key, 1):
             return f"{key} is too short"
         if key in ("positive", "negative") and not _ADJECTIVE.fullmatch(text):
-            return f"{key} is no adjective"
+            return f"{key} is not an adjective"
     for good, bad in (("positive", "negative"), ("positive_principle", "negative_principle")):
         if _bare(texts[good]) == _bare(texts[bad]):
             return f"{good} and {bad} are the same"

@@ -76,7 +76,7 @@ def _contrast(row: Any) -> Contrast:
     values = _fields(row)
     flag = row.get(FLAG, HARM_UNKNOWN)
     if not isinstance(flag, str):
-        raise _wrong(f"{FLAG!r} of this row is no text but {kind(flag)}")
+        raise _wrong(f"{FLAG!r} of this row is not text but {kind(flag)}")
     user: Message = {"role": "user", "content": values["instruction"]}
 
     def under(system: str) -> list[Message]:
@@ -114,12 +114,12 @@ def _fields(row: Any) -> dict[str, str]:
     values = {name: value for name, value in found.items() if isinstance(value, str)}
     strange = [name for name in found if name not in values]
     if strange:
-        raise _wrong(f"{strange[0]!r} of this row is no text but {kind(found[strange[0]])}")
+        raise _wrong(f"{strange[0]!r} of this row is not text but {kind(found[strange[0]])}")
     empty = [name for name in _NEVER_EMPTY if not values[name].strip()]
     if empty:
         raise _wrong(f"{empty[0]!r} of this row is empty")
     if not all(map(is_text, values.values())):  # Parquet and UTF-8 files could not hold it
-        raise _wrong("this row holds half of a surrogate pair, which is no text")
+        raise _wrong("this row holds half of a surrogate pair, which is not valid text")
     return values
 
 

@@ -56,7 +56,7 @@ def check_output(options: ExportOptions, output: Path, *, overwrite: bool = Fals
         raise InputError("a file of that name exists", where=str(output), do="name another folder")
     elif output.exists() and any(output.iterdir()):
         if not is_own_card(output / CARD):
-            what = "the folder is not empty and is no earlier export, so it is not replaced"
+            what = "the folder is not empty and is not an earlier export, so it is not replaced"
             raise InputError(what, where=str(output), do="name a new folder")
         if not overwrite:
             do = "name a new folder, or add --overwrite"

@@ -41,6 +41,6 @@ def read_entries(info: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         entries = None
     if not isinstance(entries, dict):
-        what = "this dataset_info.json holds no JSON object, so no entry can be added to it"
+        what = "this dataset_info.json does not hold a JSON object, so no entry can be added to it"
         raise DataError(what, where=str(info), do="fix or remove it, or choose another folder for the output")
     return entries

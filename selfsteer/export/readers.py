@@ -47,7 +47,7 @@ def read_contrasts(path: Path) -> Iterator[Contrast]:
             if missing:
                 do = "give a run directory, one of its round-*/contrasts/*.parquet, or an export --format contrast"
                 raise DataError(
-                    f"these are no contrasts: the columns {', '.join(missing)} are missing", where=str(path), do=do
+                    f"these are not contrasts: the columns {', '.join(missing)} are missing", where=str(path), do=do
                 )
             check_types(file.schema_arrow, Contrast)
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):

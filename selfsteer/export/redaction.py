@@ -8,12 +8,12 @@ from typing import Any
 
 from selfsteer.config import Recipe
 from selfsteer.records import Contrast
+from selfsteer.sanitize import names_secret
 
 LEFT_OUT = "(left out)"
 
 # Leading folders of a path that is absolute, of a home folder or relative with dots; a hub name (org/name) stays.
 _FOLDERS = re.compile(r"(?<![\w.\-/\\])(?:~\w*|[A-Za-z]:|\.{1,2})?[\\/]+(?=\S)(?:[^\\/:\n]+[\\/]+)*")
-_SECRET = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|key)$", re.IGNORECASE)
 _ADDRESSES = ("base_url",)
 _FILES = re.compile(r"\.(jsonl|json|parquet|csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 
@@ -48,4 +48,4 @@ def _public(value: Any, key: str) -> Any:
         return [_public(item, key) for item in value]
     if not isinstance(value, str):
         return value
-    return LEFT_OUT if key in _ADDRESSES or _SECRET.search(key) else public_text(value)  # by the key's name
+    return LEFT_OUT if key in _ADDRESSES or names_secret(key) else public_text(value)  # by the key's name

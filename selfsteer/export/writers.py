@@ -55,7 +55,10 @@ def _json(row: Row) -> bytes:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False).translate(_UNSAFE).encode()
     except ValueError as error:
-        what, do = "a figure of a row is NaN or infinite, which is no JSON", "export to .parquet, or make the row again"
+        what, do = (
+            "a figure of a row is NaN or infinite, which JSON can't hold",
+            "export to .parquet, or make the row again",
+        )
         raise DataError(what, where=f"row {row.get('id', '')!r}", do=do) from error
 
 

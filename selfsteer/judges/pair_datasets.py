@@ -129,7 +129,7 @@ def _content(cells: Cells) -> tuple[list[Message], str, str, int | None]:
     for (first, second), meanings in _ANSWERS.items():
         if {first, second} <= cells.cells.keys() and not {"label", "preference"}.isdisjoint(cells.cells):
             return *_two_answers(cells, first, second), _label(cells, meanings)
-    what = f"a row has the keys {cells.names}, which is no known form of a preference pair"
+    what = f"a row has the keys {cells.names}, which is not a known form of a preference pair"
     raise Unusable(what, f"give rows with {FORMS}")
 
 
@@ -148,7 +148,7 @@ def _two_answers(cells: Cells, first: str, second: str) -> tuple[list[Message], 
         return max([cells.with_system(shared), *longer], key=len), one, other
     prompts = _prompts(cells)
     if not prompts:
-        what = f"no prompt beside {first!r} and {second!r}, which are no whole dialogues; the row has the keys"
+        what = f"no prompt beside {first!r} and {second!r}, which are not whole dialogues; the row has the keys"
         raise Unusable(f"{what} {cells.names}", f"give rows with {FORMS}")
     prompt = max(prompts, key=len)
     one, other = (_last(answer, prompt, name) for answer, name in zip(answers, (first, second), strict=True))

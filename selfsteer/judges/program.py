@@ -86,7 +86,7 @@ class ProgramJudge:
             raise WorkFailed(what, where=where, do="correct it; for a pair that it can't judge it returns 0") from error
         if not math.isfinite(value):
             do = "return a positive number (first is better), a negative one (second) or 0 (a tie)"
-            raise WorkFailed(f"the program returned {value}, which is no comparison", where=where, do=do)
+            raise WorkFailed(f"the program returned {value}, which is not a comparison", where=where, do=do)
         return Answer((value > 0) - (value < 0), log_odds=value)
 
 
@@ -117,7 +117,7 @@ def find_program(spec: str) -> Program:
     if callable(found):
         return found
     own = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-    what = f"no function {function!r} in {source}" if found is None else f"{function!r} is no function"
+    what = f"no function {function!r} in {source}" if found is None else f"{function!r} is not a function"
     raise ConfigError(what, where=f"program {spec!r}", do=did_you_mean(function, own))
 
 

@@ -13,7 +13,8 @@ import re
 import threading
 import time
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -60,7 +61,7 @@ class BoundedTemplate:
 
     def __init__(self, source: str) -> None:
         if not isinstance(source, str):
-            raise TypeError("it is no text")
+            raise TypeError("it is not text")
         if len(source) > _LONGEST:
             raise TooMuch(f"it has {len(source):,} characters, more than {_LONGEST:,}")
         self._source = source
@@ -143,8 +144,14 @@ class _Budget(threading.local):
     until: float = 0
     ticks: int = 0
 
-    def limited(self, work: float) -> _Limited:
-        return _Limited(self, work)
+    @contextmanager
+    def limited(self, work: float) -> Iterator[None]:
+        """Allow this thread so much work and :data:`_SECONDS` of processor time."""
+        self.left, self.until = work, time.thread_time() + _SECONDS
+        try:
+            yield
+        finally:
+            self.left = 0
 
     def spend(self, units: float) -> None:
         self.left -= units
@@ -171,19 +178,6 @@ class _Budget(threading.local):
         return value
 
 
-class _Limited:
-    """Sets a thread's budget for a rendering; a rendering inside another (there is none) would end with its own."""
-
-    def __init__(self, budget: _Budget, work: float) -> None:
-        self._budget, self._work = budget, work
-
-    def __enter__(self) -> None:
-        self._budget.left, self._budget.until = self._work, time.thread_time() + _SECONDS
-
-    def __exit__(self, *_: object) -> None:
-        self._budget.left = 0
-
-
 class _Bounded(ImmutableSandboxedEnvironment):
     """The environment that transformers compiles a chat template in, in which values and calls are charged."""
 
@@ -198,8 +192,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
             trim_blocks=theirs.trim_blocks, lstrip_blocks=theirs.lstrip_blocks,
             extensions=[type(extension) for extension in theirs.extensions.values()], finalize=self.budget.made,
         )  # fmt: skip
-        self.globals.update({name: value for name, value in theirs.globals.items() if name != "lipsum"})
-        self.globals.pop("lipsum", None)
+        self.globals.update(theirs.globals)
+        del self.globals["lipsum"]  # writes text of any length
         self.filters = {
             name: self._charged(name, function) for name, function in theirs.filters.items() if name not in _DROPPED
         }

@@ -68,7 +68,7 @@ def _check_sizes(config: Any, source: str) -> None:
             continue
         least = 1 if name in _SIZES else -1  # -1 and 0 stand for "none" in some
         if not (isinstance(value, int) and least <= value < _MOST_TOKENS):
-            what = f"{name} in the configuration of {source} is {str(value)[:40]!r}, which is no such number"
+            what = f"{name} in the configuration of {source} is {str(value)[:40]!r}, which is not a valid value"
             raise ModelError(what, where=str(Path(source) / CONFIG), do="copy the model again")
 
 
@@ -91,7 +91,7 @@ def outline(
 
 
 def generation_values(source: str, revision: str | None = None) -> dict[str, Any]:
-    """Return the content of generation_config.json, {} without one; :class:`ModelError` where it is no JSON object."""
+    """Return the content of generation_config.json, {} without one; :class:`ModelError` for other JSON."""
     from transformers import PretrainedConfig
 
     if not Path(source).exists():

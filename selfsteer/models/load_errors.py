@@ -61,8 +61,9 @@ def pickle_only(source: str) -> ModelError:
 def _explain(source: str, file: str, error: BaseException) -> SelfsteerError:
     text = str(error)
     if "trust_remote_code" in text:
-        what = f"{source} needs Python code of its own, which is not run unless you ask for it"
-        do = "read that code; if you trust it, set model.trust_remote_code=true (it then runs with your rights)"
+        what = f"{source} needs Python code of its own, which was not run"
+        do = "read that code; if you trust it, set model.trust_remote_code=true: it then runs with your rights, though "
+        do += "never for an estimate or a dry run"
         return ModelError(what, where=source, do=do)
     if not Path(source).exists() and (found := _hub_problem(source, error)):
         return found

@@ -61,7 +61,7 @@ def _check_files(folder: Path) -> None:
             continue
         what = ""
         if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
-            what = "is no regular file"
+            what = "is not a regular file"
         elif path.name in _SMALL and state.st_size > _LARGEST:
             what = f"has {state.st_size / 1e6:,.0f} MB; up to {_LARGEST / 1e6:.0f} MB are read"
         if what:

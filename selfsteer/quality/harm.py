@@ -26,7 +26,7 @@ class HarmClassifier:
         threshold: Least probability of the label at which a text is flagged.
 
     Raises:
-        ConfigError, ModelError, FetchError: The model has no such label, is no classifier, or can't be fetched.
+        ConfigError, ModelError, FetchError: The model has no such label, is not a classifier, or can't be fetched.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class HarmClassifier:
             model, info = read_classifier(self.source, "float32", self.revision)
         if missing_head(model, info):
             do = "give a text-classification model, with its head"
-            raise ModelError("the model has no classification head, so it is no classifier", where=self.source, do=do)
+            raise ModelError(
+                "the model has no classification head, so it is not a classifier", where=self.source, do=do
+            )
         check_finite(model, self.source)
         fit_vocabulary(tokenizer, model.get_input_embeddings().weight.shape[0], self.source)
         set_pad_token(tokenizer, self.source)

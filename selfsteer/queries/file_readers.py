@@ -313,7 +313,7 @@ def _open(path: Path) -> Any:
 
 
 class _Unpacked(io.RawIOBase):
-    """The content of a .gz file; :class:`DataError` where it is so much larger than the file that it is no text."""
+    """The content of a .gz file; :class:`DataError` where it is so much larger than the file that it is not text."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._packed = path, open_regular(path)

@@ -190,7 +190,7 @@ def _query_of(row: Any, where: str, origin: str, split: Any, field: str | None, 
 def check_dataset_split(source: str, dataset_split: str, key: str) -> None:
     """Raise :class:`ConfigError`, naming the recipe's ``key``, where it names a split and the source has none."""
     if dataset_split != "train" and not is_split(source):
-        what = f"dataset_split is {dataset_split!r}, but {source!r} is no hub data set and has no splits"
+        what = f"dataset_split is {dataset_split!r}, but {source!r} is not a hub data set and has no splits"
         raise ConfigError(what, where=key, do="leave it out, or give a hub data set (org/name)")
 
 

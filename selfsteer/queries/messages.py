@@ -104,7 +104,7 @@ class Cells:
         expected: The right form of a row, for the reason.
 
     Raises:
-        Unusable: The row could not be read, is no object, or holds more than text: tools, images, audio or video.
+        Unusable: The row could not be read, is not an object, or holds more than text: tools, images, audio or video.
     """
 
     def __init__(self, row: Any, expected: str = "an object") -> None:

@@ -118,7 +118,7 @@ def _read_summary(path: Path) -> Json:
     summary = read_json(path)
     if not isinstance(summary, dict):
         do = "run the same `selfsteer run` command again; finished stages are kept"
-        raise StorageError("the run's summary is damaged: it is no JSON object", where=str(path), do=do)
+        raise StorageError("the run's summary is damaged: it is not a JSON object", where=str(path), do=do)
     if summary.get("schema_version") != SUMMARY_VERSION:
         raise InputError(
             f"this summary has schema version {summary.get('schema_version')!r}; this report reads {SUMMARY_VERSION}",

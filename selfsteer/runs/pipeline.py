@@ -72,7 +72,7 @@ PIPELINE = (
     Stage("policy", 3, "train", seconds=2.1, splits=("train",), folder=""),
     # The moving average is taken when the next round begins, after this round's held-out rows.
     Stage("average", 1, "average the weights", folder=""),
-    # What follows is no part of a run: `principles check` and `invent`, the guards' verdicts, `selfsteer reward`.
+    # What follows is not part of a run: `principles check` and `invent`, the guards' verdicts, `selfsteer reward`.
     Stage("sample", 2, "draw queries", numbered=False),
     Stage("proposals", 2, "ask for aspects", numbered=False),
     Stage("probe", 2, "write principles", numbered=False),
@@ -97,7 +97,7 @@ def lines(split: Split) -> list[Stage]:
 
 
 def order(name: str, *, heldout: bool) -> tuple[bool, int, int] | None:
-    """Return where a ledger's stage comes within its round; None for what is no part of a run.
+    """Return where a ledger's stage comes within its round; None for what is not part of a run.
 
     A generator's pass comes before the generator, held-out rows after training, the average last.
     """

@@ -332,7 +332,7 @@ def _put_back(part: Path, output: Path) -> None:
 
 
 def _log_traceback(folder: Path, error: Exception) -> str:
-    """Append the traceback of an error that nobody foresaw to the folder's log, and return where it is."""
+    """Append the traceback of an unexpected error to the folder's log, and return where it is."""
     log = folder / "errors.log"
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
     text = f"{stamp}\n{''.join(traceback.format_exception(error))}\n"

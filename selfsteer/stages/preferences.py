@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfsteer.config import QuerySettings
+from selfsteer.config.queries import PreferenceSettings
 from selfsteer.errors import DataError
 from selfsteer.judges.base import Pair
 from selfsteer.judges.pair_datasets import pair_of
@@ -60,46 +62,57 @@ def preferences_stage(context: RunContext, queries: StageRecord) -> StageRecord:
     held = query_files(context.store.files(queries), "heldout", QueriesResult.of(queries).heldout)
     heldout = list(read_rows(held, Query))
 
-    def write(space: Workspace) -> tuple[list[Path], PreferencesResult]:
-        checks, shards = Checks(checked, checked.languages), ShardWriter(space, Contrast)
-        for query in heldout:  # nothing that is near to one of them is trained on
-            checks.remember(query.id, query.prompt)
-        prompts = [query.prompt for query in heldout]
-        with dropping(space) as left_out:
-            for own_id, where, row, origin in numbered(source, settings.dataset_split):
-                if shards.count == settings.limit:
-                    break
-                left_out.tally.rows += 1
-                try:
-                    pair = pair_of(row, own_id, origin)
-                except Unusable as unusable:
-                    left_out.unusable(where, str(unusable), unusable.do)
-                    continue
-                try:
-                    found = _as_row(pair)
-                except Unusable as unusable:
-                    left_out.drop(where, str(unusable))
-                    continue
-                if found.prompt in prompts:
-                    left_out.drop(where, "is a held-out query too")
-                elif fault := checks.fault(found.id, found.prompt):
-                    left_out.fault(where, fault)
-                else:
-                    shards.add(found)
-            shards.flush()
-            dropped = left_out.rows
-            if not shards.count:
-                check_share(dropped.info, "pair", source, most=None)
-                what = f"no pair is left of {dropped.rows} rows: {left_out.first[0]['reason']}"
-                raise DataError(what, where=source, do="give other preference pairs")
-        return shards.paths, PreferencesResult.from_info(dropped.info, read=dropped.rows, pairs=shards.count)
-
     def note(record: StageRecord) -> str:
         return f": {PreferencesResult.of(record).pairs} pairs to train on{dropped_note(record)}"
 
-    entry = context.store.get_or_compute("preferences", 1, depends, write, units=1, note=note)
+    entry = context.store.get_or_compute(
+        "preferences", 1, depends, lambda space: write_pairs(space, settings, checked, heldout), units=1, note=note
+    )
     check_dropped_share(PreferencesResult.of(entry), "pair", source, checked.max_left_out)
     return entry
+
+
+def write_pairs(
+    space: Workspace, settings: PreferenceSettings, checked: QuerySettings, heldout: Sequence[Query]
+) -> tuple[list[Path], PreferencesResult]:
+    """Write the pairs of a source that pass the checks; what gives none goes, with its reason, into a file of its own.
+
+    Raises:
+        DataError: The source can't be read, or no pair is left.
+    """
+    source = str(settings.source)
+    checks, shards = Checks(checked, checked.languages), ShardWriter(space, Contrast)
+    for query in heldout:  # nothing that is near to one of them is trained on
+        checks.remember(query.id, query.prompt)
+    prompts = [query.prompt for query in heldout]
+    with dropping(space) as left_out:
+        for own_id, where, row, origin in numbered(source, settings.dataset_split):
+            if shards.count == settings.limit:
+                break
+            left_out.tally.rows += 1
+            try:
+                pair = pair_of(row, own_id, origin)
+            except Unusable as unusable:
+                left_out.unusable(where, str(unusable), unusable.do)
+                continue
+            try:
+                found = _as_row(pair)
+            except Unusable as unusable:
+                left_out.drop(where, str(unusable))
+                continue
+            if found.prompt in prompts:
+                left_out.drop(where, "is a held-out query too")
+            elif fault := checks.fault(found.id, found.prompt):
+                left_out.fault(where, fault)
+            else:
+                shards.add(found)
+        shards.flush()
+        dropped = left_out.rows
+        if not shards.count:
+            check_share(dropped.info, "pair", source, most=None)
+            what = f"no pair is left of {dropped.rows} rows: {left_out.first[0]['reason']}"
+            raise DataError(what, where=source, do="give other preference pairs")
+    return shards.paths, PreferencesResult.from_info(dropped.info, read=dropped.rows, pairs=shards.count)
 
 
 def numbered(source: str, split: str) -> Iterator[tuple[str, str, Any, str]]:

@@ -41,14 +41,16 @@ class RunReader:
     Nothing is written and no lock is needed, so the run may be going on.
 
     Raises:
-        InputError: It is no run directory, its recipe or its principle set can't be read.
+        InputError: It is not a run directory, its recipe or its principle set can't be read.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         file = run_dir / "recipe.yaml"
         if not file.is_file():
-            what = "this is no run directory: it has no recipe.yaml" if run_dir.is_dir() else "there is no such folder"
+            what = (
+                "this is not a run directory: it has no recipe.yaml" if run_dir.is_dir() else "there is no such folder"
+            )
             do = "name the folder that `selfsteer run` was given as --run-dir"
             raise InputError(what, where=str(run_dir), do=do)
         self.recipe = load_recipe(file)

@@ -92,7 +92,7 @@ def margins_of(
 
     Raises:
         ConfigError: A filter needs a reward model and none is named, or one is named and no filter uses it.
-        ModelError, FetchError: It is no reward model, or can't be fetched.
+        ModelError, FetchError: It is not a reward model, or can't be fetched.
     """
     needed = any(isinstance(step, RewardMargin) for step in parse_filters(filters))
     if needed and settings is None:

@@ -57,7 +57,7 @@ def evaluate_signal(
 
     Raises:
         ConfigError: A setting is wrong.
-        InputError: It is no run directory, the rows asked for aren't there yet, or the judge can't be used.
+        InputError: It is not a run directory, the rows asked for aren't there yet, or the judge can't be used.
         WorkFailed: The judge failed, and its answers so far are kept; or the result can't be written.
     """
     check_limit(limit)

@@ -216,7 +216,7 @@ class RewardStages:
     # --- training
 
     def train_stage(self, one: Trained, data: StageRecord) -> StageRecord:
-        """Train a model on drawn examples; what of the recipe does not change weights is no part of its key."""
+        """Train a model on drawn examples; what of the recipe does not change weights is not part of its key."""
         from selfsteer.models import model_fingerprint
 
         options = self.recipe.options

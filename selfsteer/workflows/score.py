@@ -228,7 +228,7 @@ def _conversations(cells: Cells) -> dict[str, list[list[Message]]]:
         return {"reward_chosen": [chosen], "reward_rejected": [rejected]}
     name = cells.first(COLUMNS)
     if name is None:
-        raise Unusable(f"a row has the keys {cells.names}, which is no known form of a conversation or a pair")
+        raise Unusable(f"a row has the keys {cells.names}, which is not a known form of a conversation or a pair")
     conversation = read_messages(cells.conversation(name), name)
     response = cells.first(_RESPONSES)
     if response is not None:

@@ -487,7 +487,7 @@ def test_a_server_grows_queries_and_its_cap_holds(tmp_path, seeds, monkeypatch):
         ("augment.method=breed", "wrong value for 'augment.method'"),
         ("augment.operations=[constrain]", "operations is about evolve, and method is self-instruct"),
         ("augment.in_context_grown=8", "leaves no room for seeds"),
-        ("generation.thinking=response", "thoughts are no part of a query"),
+        ("generation.thinking=response", "thoughts are not part of a query"),
         ("generation.roles.original.temperature=0", "queries have no roles"),
         ("queries.heldout=3", "unknown key 'queries.heldout'"),
         ("queries.min_chars=3000", "min_chars 3000 is more than max_chars 2000"),

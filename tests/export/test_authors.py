@@ -79,10 +79,10 @@ def test_rows_without_an_idx_are_named_by_their_content(tmp_path):
     [
         ({"instruction": "x"}, "lacks p_system, n_system, chosen, rejected, raw"),
         ({key: ROW[key] for key in ROW if key != "raw"}, "lacks raw"),
-        (ROW | {"chosen": ["a"]}, "'chosen' of this row is no text but a list"),
+        (ROW | {"chosen": ["a"]}, "'chosen' of this row is not text but a list"),
         (ROW | {"p_system": " "}, "'p_system' of this row is empty"),
         (ROW | {"instruction": ""}, "'instruction' of this row is empty"),
-        (ROW | {"negative_harmful": True}, "'negative_harmful' of this row is no text but true or false"),
+        (ROW | {"negative_harmful": True}, "'negative_harmful' of this row is not text but true or false"),
         (ROW | {"raw": "half \ud83d"}, "half of a surrogate pair"),
         (["a"], "a row is a list, expected an object"),
     ],

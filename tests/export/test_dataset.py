@@ -183,7 +183,7 @@ def test_an_entry_of_that_name_is_replaced_on_request_only(tmp_path):
 def test_an_info_file_that_can_not_take_an_entry_is_named_before_any_work(tmp_path, content):
     (tmp_path / "dataset_info.json").write_text(content)
     path = tmp_path / "pairs.jsonl"
-    assert "holds no JSON object" in refused(DataError, lambda: to_file(rows(), path, format="llama-factory"))
+    assert "does not hold a JSON object" in refused(DataError, lambda: to_file(rows(), path, format="llama-factory"))
     assert not path.exists() and (tmp_path / "dataset_info.json").read_text() == content
 
 

@@ -208,7 +208,7 @@ def test_equal_dialogues_give_two_equal_answers(load):
 
 PARTED = "the two dialogues are not one conversation with two last answers"
 NO_PROMPT = (
-    "no prompt beside 'chosen' and 'rejected', which are no whole dialogues; the row has the keys chosen, rejected"
+    "no prompt beside 'chosen' and 'rejected', which are not whole dialogues; the row has the keys chosen, rejected"
 )
 NOT_ASKING = "the conversation does not end with a user message before the answers"
 

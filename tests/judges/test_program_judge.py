@@ -225,7 +225,7 @@ def test_what_is_no_program_is_refused_with_a_guess(spec, message):
         ("def judge(pair:\n", r"SyntaxError: .*\(mine\.py, line 1\)$"),
         ("x = 1\ny = undefined\n", r"NameError: name 'undefined' is not defined \(mine\.py, line 2\)$"),
         ("import sys\nsys.exit(3)\n", r"SystemExit: 3 \(mine\.py, line 2\)$"),
-        ("judge = 5\n", "'judge' is no function"),
+        ("judge = 5\n", "'judge' is not a function"),
         ("def jugde(pair): return 0\n", r"no function 'judge'(.|\n)*Did you mean 'jugde'"),
     ],
 )

@@ -117,12 +117,12 @@ def test_file_that_is_not_text(tmp_path):
 
 # What is replaced by what in GOOD, then the error's message, its line and a part of its advice.
 WRONG = {
-    "not yaml": ("fallback: [Calm]", "fallback: [Calm", "this is no valid YAML: expected ',' or ']'", 5, "correct"),
-    "tab": ("    meaning: keeps", "\tmeaning: keeps", "this is no valid YAML: found character '\\t'", 9, "correct"),
+    "not yaml": ("fallback: [Calm]", "fallback: [Calm", "this is not valid YAML: expected ',' or ']'", 5, "correct"),
+    "tab": ("    meaning: keeps", "\tmeaning: keeps", "this is not valid YAML: found character '\\t'", 9, "correct"),
     "control": (
         "Rush.",
         "Ru\0sh.",
-        "this is no valid YAML: character",
+        "this is not valid YAML: character",
         11,
         "correct",
     ),
@@ -131,7 +131,7 @@ WRONG = {
     "alias": (
         "fallback: [Calm]",
         "fallback: &x [*x]",
-        "this is no valid YAML: it is nested too deep",
+        "this is not valid YAML: it is nested too deep",
         1,
         "correct",
     ),

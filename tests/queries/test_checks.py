@@ -103,7 +103,7 @@ def test_a_benchmark_that_is_not_there_or_holds_nothing(tmp_path):
         checks(decontaminate=[bench(tmp_path, {"frage": "was?"})])
     with pytest.raises(DataError, match="no column 'q' here"):
         checks(decontaminate=[{"source": bench(tmp_path, {"frage": "was?"}), "field": "q"}])
-    with pytest.raises(ConfigError, match="is no hub data set and has no splits") as caught:
+    with pytest.raises(ConfigError, match="is not a hub data set and has no splits") as caught:
         checks(decontaminate=[{"source": bench(tmp_path, "was?"), "dataset_split": "test"}])
     assert caught.value.where == "queries.decontaminate"
 

@@ -126,7 +126,7 @@ def test_rows_that_are_no_pairs_are_left_out_named_and_told(tmp_path, read, caps
     assert [line["where"] for line in left_out(stages, entry)] == [f"{source}:{number}" for number in range(9, 15)]
     said = capsys.readouterr().err.replace("\n", " ")
     assert (
-        "8 pairs to train on, 6 left out (a row has the keys prompt, which is no known form of a preference pair"
+        "8 pairs to train on, 6 left out (a row has the keys prompt, which is not a known form of a preference pair"
         in said
     )
     assert f"(3 rows, first at {source}:9); see round-01/preferences/{entry.key}-left-out.jsonl)" in said

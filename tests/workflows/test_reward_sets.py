@@ -131,7 +131,7 @@ def test_a_hub_data_set_gives_the_pairs_of_the_split_that_is_named(hub):
 
 def test_a_split_is_refused_of_what_has_none(tmp_path, scripted_run):
     for path in (write_pairs(tmp_path / "pairs.jsonl", 2), scripted_run):
-        with pytest.raises(ConfigError, match="is no hub data set and has no splits") as caught:
+        with pytest.raises(ConfigError, match="is not a hub data set and has no splits") as caught:
             source_of(path, dataset_split="test")
         assert caught.value.where == "sets.s.dataset_split"
 
