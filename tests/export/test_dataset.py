@@ -135,7 +135,7 @@ def test_an_earlier_export_is_replaced_whole_on_request_only(tmp_path, monkeypat
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path, overwrite):
     (tmp_path / "README.md").write_text("# My thesis")
     options = {"where": "a test", "licence": LICENCE, "overwrite": overwrite}
-    assert "no earlier export" in refused(
+    assert "not an earlier export" in refused(
         InputError, lambda: export_folder(rows(), ExportOptions("trl"), tmp_path, **options)
     )
     assert names(tmp_path) == ["README.md"]
@@ -258,7 +258,7 @@ def test_a_large_file_of_contrasts_is_read_some_rows_at_a_time(tmp_path):
 def test_a_parquet_file_of_something_else_is_refused(tmp_path):
     path = to_file(rows(), tmp_path / "a.parquet", format="trl")
     message = refused(DataError, lambda: list(read_source(path)))
-    assert "no contrasts" in message and "positive_prompt" in message and "--format contrast" in message
+    assert "not contrasts" in message and "positive_prompt" in message and "--format contrast" in message
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):

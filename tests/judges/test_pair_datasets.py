@@ -294,8 +294,8 @@ def test_a_limit_hides_no_dropped_row(load):
         ({**HHH, "prompt": ["Q"]}, "'prompt' holds text in place of a message with role and content"),
         ({**HHH, "prompt": [{"role": "user"}]}, "'prompt' has a message with the keys role"),
         ({**HHH, "prompt": [{"role": "user", "content": None}]}, "a message of role 'user' that holds no text"),
-        ({"prompt": "Q", "answer": "A"}, "a row has the keys prompt, answer, which is no known form"),
-        ({}, "a row has the keys (none), which is no known form"),
+        ({"prompt": "Q", "answer": "A"}, "a row has the keys prompt, answer, which is not a known form"),
+        ({}, "a row has the keys (none), which is not a known form"),
         ([1], "a row is a list, expected an object"),
     ],
 )

@@ -418,7 +418,7 @@ def test_a_file_of_annotated_preferences_has_no_splits(tmp_path, tiny_chat_model
     recipe = small_recipe(
         tiny_chat_model, queries, **changes, preferences={"source": str(queries), "dataset_split": "test"}
     )
-    with pytest.raises(ConfigError, match="no hub data set"):
+    with pytest.raises(ConfigError, match="is not a hub data set"):
         run(recipe, tmp_path / "run")
 
 

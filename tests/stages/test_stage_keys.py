@@ -197,7 +197,6 @@ IN_KEY_ONLY: dict[str, tuple[str, str]] = {
     "queries.per_round": ("principles", _PASSED_ON),
     "principles.per_round": ("principles", "makes the seed that is drawn with"),
     "queries.round_size": ("principles", _PASSED_ON),
-    "preferences.source": ("preferences", _OPENED),
     "principles.model.name": ("principles", "a writer in place of the policy"),
     "principles.extra_rate": ("principles", "a query for which no guideline could be written falls back on aspects"),
     "generator.queries": ("responses", _PASSED_ON),

@@ -82,7 +82,7 @@ def test_subsets_sets_and_all_of_them_have_figures_and_a_folder_tells_what_it_le
     assert [row[0] for row in cells(shown, "longer")] == [
         "50 % (15-85)", "100 % (34-100)", "100 % (34-100)", "100 % (51-100)", "75 % (41-93)",
     ]  # fmt: skip
-    assert "queries: 2 rows left out" in shown and "a row has the keys query, which is no known form" in shown
+    assert "queries: 2 rows left out" in shown and "a row has the keys query, which is not a known form" in shown
 
 
 def test_a_sample_says_so_and_is_the_sample_of_judge(evaluate, folder):
