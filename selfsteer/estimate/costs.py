@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from selfsteer.backends import BACKENDS
@@ -61,9 +61,16 @@ class Costs:
     sample: Sample
     sizes: Sizes
     prompts: Prompts
+    _known: dict[tuple[str, bool], Cost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, stage: str, *, heldout: bool) -> Cost:
         """Return the cost of one stage, by its name in the ledger; the time of a stage not known here is None."""
+        # It is the same in every round, and a plan of many rounds asks for each several times.
+        if (stage, heldout) not in self._known:
+            self._known[stage, heldout] = self._cost(stage, heldout=heldout)
+        return self._known[stage, heldout]
+
+    def _cost(self, stage: str, *, heldout: bool) -> Cost:
         kind, rows = stage.removeprefix("generator-"), self.sizes.heldout if heldout else self.sizes.train
         if stage.startswith("generator"):
             rows = min(self.recipe.generator.queries, rows)

@@ -111,7 +111,7 @@ class DryRunStore(Store):
     def __init__(self, store: Store, claims: Mapping[StageKey, str] = MappingProxyType({})) -> None:
         super().__init__(store.run_dir, Display(quiet=True), sweep_dir=store.sweep_dir)
         self.steps: list[PlanStep] = []
-        self._entries = self.ledger.entries()
+        self._done = {entry.claim for entry in self.ledger.entries()}
         self._others = claims
         self._waits: str | None = None
         """Why later stages can't be looked up, None where they can."""
@@ -128,9 +128,12 @@ class DryRunStore(Store):
         """
         begin, waits = self._round
         last = len(self.steps)
-        done = {entry.claim for entry in self._entries}
-        failures = [n for n in range(last, begin, -1) if self.steps[n - 1].todo and self.claims[n - 1] not in done]
-        for end in dict.fromkeys([last, *failures]):
+        failures = [
+            n for n in range(last, begin, -1) if self.steps[n - 1].todo and self.claims[n - 1] not in self._done
+        ]
+        # A verdict's key is made of all stages before it, so it is not computed for a round that has none.
+        judged = any(one.newest((VERDICT, number, False)) for one in (self.ledger, *self.sibling_ledgers()))
+        for end in dict.fromkeys([last, *failures]) if judged else ():
             depends = verdict_depends(context.recipe.guards, context.direction, self.claims[:end])
             key = stage_key(VERDICT, depends)
             own, other = self._look_up((VERDICT, number, key))
@@ -177,7 +180,7 @@ class DryRunStore(Store):
             return PlanStep(slot, asked.title, StepState.DONE, entry=entry, key=asked.key)
         folder, key = self.run_dir / asked.folder, asked.key
         begun = folder.is_dir() and any(folder.glob(f"*{key}*"))
-        before = next((entry for entry in reversed(self._entries) if entry.slot == slot), None)
+        before = self.ledger.newest(slot)
         gone = self.ledger.gone(before) if before and before.key == key else []
         if before is None or (begun and not gone):
             return PlanStep(

@@ -68,7 +68,8 @@ class Walk:
         for number in range(1, recipe.rounds + 1):
             judge.run_round(number, partial(self._round, number))
             # Rows of a rejected round are not trained on again.
-            self.made = [one for one in self.made if one.contrasts.round in judge.good]
+            good = set(judge.good)
+            self.made = [one for one in self.made if one.contrasts.round in good]
             if judge.ended:
                 break
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -75,13 +76,16 @@ class Ledger:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.path = run_dir / "ledger.jsonl"
+        self._stamp: tuple[int, int, int] | None = None
+        self._entries: list[StageRecord] = []
+        self._by_claim: dict[tuple[str, int, str], list[StageRecord]] = {}
+        self._by_slot: dict[Slot, list[StageRecord]] = {}
 
     def find(self, stage: str, round: int, key: str) -> StageRecord | None:
         """Return the newest entry of that stage with that key whose files are all there."""
-        for entry in reversed(self.entries()):
-            if entry.claim == (stage, round, key) and not self.gone(entry):
-                return entry
-        return None
+        self._read()
+        found = reversed(self._by_claim.get((stage, round, key), []))
+        return next((entry for entry in found if not self.gone(entry)), None)
 
     def entries(self) -> list[StageRecord]:
         """Return all entries, the oldest first, whether their files are there or not.
@@ -89,8 +93,24 @@ class Ledger:
         Warns:
             SelfsteerWarning: A line does not validate; it is ignored.
         """
+        self._read()
+        return list(self._entries)
+
+    def _read(self) -> None:
+        """Read the file if it has changed: a walk asks for each stage, and of many rounds there are thousands."""
+        try:
+            state = self.path.stat()
+            stamp = state.st_ino, state.st_size, state.st_mtime_ns
+        except OSError:
+            stamp = None
+        if stamp is not None and stamp == self._stamp:
+            return
         rows = [values for values in read_json_lines(self.path) if values.keys() >= _NEEDED]
-        return [entry for entry in map(self._validated, rows) if entry]
+        self._stamp, self._entries = stamp, [entry for entry in map(self._validated, rows) if entry]
+        self._by_claim, self._by_slot = defaultdict(list), defaultdict(list)
+        for entry in self._entries:
+            self._by_claim[entry.claim].append(entry)
+            self._by_slot[entry.slot].append(entry)
 
     def _validated(self, values: dict[str, Any]) -> StageRecord | None:
         """Return a line's entry, None (and a warning) where a value has another type or a file lies outside."""
@@ -116,7 +136,9 @@ class Ledger:
 
     def newest(self, slot: Slot) -> StageRecord | None:
         """Return the entry that was written last for a slot, whether its files are there or not."""
-        return next((found for found in reversed(self.entries()) if found.slot == slot), None)
+        self._read()
+        found = self._by_slot.get(slot)
+        return found[-1] if found else None
 
     def is_newest(self, entry: StageRecord) -> bool:
         """Return whether no other entry of the same slot was written after this one."""

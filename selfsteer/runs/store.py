@@ -111,6 +111,7 @@ class Store:
     ) -> None:
         self.run_dir, self.display, self.sweep_dir, self._callbacks = run_dir, display, sweep_dir, tuple(callbacks)
         self.ledger = Ledger(run_dir)
+        self._siblings: dict[Path, Ledger] = {}
         self.stages: list[dict[str, Any]] = []
         self.claims: list[StageKey] = []
         """The stages that were asked for, one that failed included."""
@@ -185,12 +186,16 @@ class Store:
 
     def sibling(self, claim: StageKey) -> tuple[Path, StageRecord] | None:
         """Return a run of the same sweep that has done a stage, and its ledger's entry."""
-        others = sorted(path.parent for path in self.sweep_dir.glob("*/ledger.jsonl")) if self.sweep_dir else []
-        for other in others:
-            entry = None if other == self.run_dir else Ledger(other).find(*claim)
-            if entry:
+        for ledger in self.sibling_ledgers():
+            if entry := ledger.find(*claim):
+                other = ledger.run_dir
                 return other, dataclasses.replace(entry, taken_from=entry.taken_from or other.name)
         return None
+
+    def sibling_ledgers(self) -> list[Ledger]:
+        """Return the ledgers of the other runs of the same sweep."""
+        folders = sorted(path.parent for path in self.sweep_dir.glob("*/ledger.jsonl")) if self.sweep_dir else []
+        return [self._siblings.setdefault(other, Ledger(other)) for other in folders if other != self.run_dir]
 
     def _take(self, asked: StageSpec) -> StageRecord | None:
         """Take a stage from a sibling, as a whole and in place of what was begun here; None where none has it."""

@@ -230,6 +230,16 @@ def test_what_waits_for_a_policy_is_after_that(tiny_chat_model, queries, tmp_pat
     assert "sample responses, round 2" in waiting and "train, round 2" in waiting
 
 
+def test_a_plan_of_many_rounds_hashes_no_verdict_that_no_ledger_can_have(
+    tiny_chat_model, queries, tmp_path, monkeypatch
+):
+    """The key of a round's verdict is made of all stages before it: tried for each round, this takes minutes."""
+    asked: list[int] = []
+    monkeypatch.setattr("selfsteer.loop.dry_run.verdict_depends", lambda *of: asked.append(len(of[2])) or {})
+    steps = _plan(small_recipe(tiny_chat_model, queries, rounds=20), tmp_path / "none")
+    assert sum(step.slot[0] == "policy" for step in steps) == 20 and asked == []
+
+
 def test_lines_of_a_change_name_each_redone_stage(queries, scripted_run):
     generation = {"backend": "scripted", "max_new_tokens": 12}
     lines = list(changed(_plan(scripted_recipe(queries, generation=generation), scripted_run)))

@@ -172,3 +172,18 @@ def test_a_run_removes_nothing_that_a_ledger_line_names_beside_a_missing_file(tm
 def run_scripted(run_dir: Path) -> list:
     recipe = load_recipe("scripted", ["queries.limit=6", "queries.heldout=2"])
     return run(recipe, run_dir)["rounds"]
+
+
+def test_the_file_is_read_again_only_when_it_has_changed(ledger, monkeypatch):
+    reads: list[Path] = []
+    monkeypatch.setattr(
+        "selfsteer.runs.ledger.read_json_lines", lambda path: reads.append(path) or read_json_lines(path)
+    )
+    for number in range(3):
+        ledger.add(entry(f"k{number}"))
+    for number in range(3):
+        assert ledger.find("responses", 1, f"k{number}").key == f"k{number}"
+    assert [one.key for one in ledger.entries()] == ["k0", "k1", "k2"] and len(reads) == 1
+
+    Ledger(ledger.run_dir).add(entry("by another process"))
+    assert ledger.newest(("responses", 1, False)).key == "by another process" and len(reads) == 2
