@@ -103,8 +103,10 @@ def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tupl
     finally:
         disk.sync()
     if still:
+        arrived = sum(block.arrived() for block in blocks)
+        rest = f"answers on disk: {arrived:,}" if arrived else "no answer has arrived"
         raise WorkFailed(
-            f"{still} requests still fail; everything else is there",
+            f"{still:,} requests still fail; {rest}",
             where=str(failures_file(space)),
             do="run the same command again to ask for these alone, or set generation.endpoint.failed=drop to leave "
             "their queries out (principles.model.failed for a writer of its own)",
@@ -211,6 +213,10 @@ class _Block(Generic[Item, Row]):
         if not self._left_out.exists():
             return []
         return [Dropped(**one) for one in parse_json(self._left_out.read_bytes())]
+
+    def arrived(self) -> int:
+        """Return how many rows of the block are on disk."""
+        return count_rows(self.path) if self.path.exists() else sum(map(count_rows, self._pieces.glob("*.parquet")))
 
     def go(self) -> bool:
         """Do the batches that have no piece yet; return whether the block is whole then."""

@@ -180,13 +180,25 @@ def test_what_failed_is_asked_again_when_every_block_had_its_turn(tmp_path):
 
 def test_what_fails_to_the_last_stops_the_stage_and_loses_nothing(tmp_path):
     ask = Asked(lambda number, before: failing() if number in (1, 8) else None)
-    with pytest.raises(WorkFailed, match="2 requests still fail") as error:
+    with pytest.raises(WorkFailed, match=r"^2 requests still fail; answers on disk: 10\n") as error:
         run_sharded(workspace(tmp_path), *work(ask))
     assert "generation.endpoint.failed=drop" in error.value.do
     again = Asked()
     paths, _ = run_sharded(workspace(tmp_path), *work(again))
     assert [names for _, names in again.batches] == [["1"], ["8"]], "only these are asked for"
     assert ids(paths) == [str(number) for number in range(12)]
+
+
+@pytest.mark.parametrize("block", [6, 2])
+def test_where_nothing_arrived_nothing_is_said_to_be_on_disk(tmp_path, block):
+    with pytest.raises(WorkFailed, match=r"^12 requests still fail; no answer has arrived"):
+        run_sharded(workspace(tmp_path), *work(Asked(lambda number, before: failing()), block=block))
+    with pytest.raises(WorkFailed, match=r"^11 requests still fail; answers on disk: 1\n"):
+        run_sharded(
+            workspace(tmp_path), *work(Asked(lambda number, before: failing() if number else None), block=block)
+        )
+    with pytest.raises(WorkFailed, match=r"^11 requests still fail; answers on disk: 1\n"):
+        run_sharded(workspace(tmp_path), *work(Asked(lambda number, before: failing()), block=block))
 
 
 def test_a_whole_batch_that_failed_is_asked_again_at_the_end(tmp_path):
