@@ -144,8 +144,8 @@ class VllmBackend:
         import psutil  # type: ignore[import-untyped]  # vllm brings it
 
         _check_known(options or {}, self._vllm)
-        for folder in {source, base}:  # the engine loads them by itself, and looks at no weight
-            check_finite_files(folder)
+        for one in {source, base}:  # the engine loads them by itself, and looks at no weight
+            check_finite_files(one, revision=revision, cache=(options or {}).get("download_dir"))
         lora = _lora_arguments(source) if is_adapter(source) else {}
         arguments = {**_DEFAULTS, **(options or {}), **lora}
         arguments |= {"dtype": dtype, "seed": seed, "revision": revision, "trust_remote_code": trust_remote_code}
@@ -159,6 +159,7 @@ class VllmBackend:
         guard = [sys.executable, "-c", _GUARD, *(str(process.pid) for process in self._processes)]
         # In a session of its own an interruption from the keyboard does not reach it.
         self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
+        self._base, self._answered = base, False
         self._context = int(self._llm.model_config.max_model_len)
         self._seeds_requests = not importlib.import_module("vllm.platforms").current_platform.is_cpu()
         self._lora = self._add_lora(source) if is_adapter(source) else None
@@ -181,6 +182,7 @@ class VllmBackend:
 
         Raises:
             ConfigError, DataError: The temperature is out of vLLM's range; a prompt leaves no room for an answer.
+            ModelError: The engine failed before it has answered anything.
             WorkFailed: The engine failed, or is shut down.
         """
         if not prompts:
@@ -255,8 +257,15 @@ class VllmBackend:
                 outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora)
             except Exception as error:
                 do = f"{_SEE}; where memory ran out, lower generation.vllm.max_num_seqs"
-                raise WorkFailed(f"vLLM failed: {_first_line(error)}", where=_WHERE, do=do) from error
+                if self._answered:
+                    raise WorkFailed(f"vLLM failed: {_first_line(error)}", where=_WHERE, do=do) from error
+                # Some models start and fail at their first batch: the same command would fail there again.
+                what = f"vLLM can't sample from {self._base}: {_first_line(error)}"
+                raise ModelError(
+                    what, where=self._base, do=f"{do}; else set generation.backend=transformers"
+                ) from error
             unless_done.pop_all()
+        self._answered = True
         return outputs
 
     def _add_lora(self, folder: str) -> Any:

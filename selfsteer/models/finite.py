@@ -22,13 +22,36 @@ def check_finite(model: Any, source: str) -> None:
     _check(((name, weight.detach()) for name, weight in model.named_parameters()), source)
 
 
-def check_finite_files(folder: str) -> None:
-    """As :func:`check_finite`, for the safetensors of a folder that something else loads; one tensor at a time."""
+def check_finite_files(source: str, *, revision: str | None = None, cache: str | None = None) -> None:
+    """As :func:`check_finite`, for the safetensors of a model that something else loads; one tensor at a time.
+
+    Args:
+        source: A folder, or a hub name: its weights are fetched if the hub's cache does not have them.
+        revision: Of a hub name.
+        cache: Folder of the hub's files, in place of the default one.
+
+    Raises:
+        ModelError: A weight is NaN or infinite, or a file can't be read.
+        FetchError: The hub can't be reached.
+    """
     from safetensors import safe_open
 
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with loading_errors(folder, path.name), safe_open(path, framework="pt") as stored:
-            _check(((name, stored.get_tensor(name)) for name in stored.keys()), folder)  # noqa: SIM118  # not a dict
+    folder = Path(source)
+    if not folder.exists():
+        from huggingface_hub import snapshot_download
+
+        with loading_errors(source):  # the files that vLLM reads as well; "original" has the weights a second time
+            found = snapshot_download(
+                source,
+                revision=revision,
+                cache_dir=cache,
+                allow_patterns="*.safetensors",
+                ignore_patterns="original/**",
+            )
+        folder = Path(found)
+    for path in sorted(folder.glob("*.safetensors")):
+        with loading_errors(source, path.name), safe_open(path, framework="pt") as stored:
+            _check(((name, stored.get_tensor(name)) for name in stored.keys()), source)  # noqa: SIM118  # not a dict
 
 
 def _check(weights: Iterable[tuple[str, Tensor]], source: str) -> None:

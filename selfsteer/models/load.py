@@ -69,7 +69,8 @@ def load_model(
     # Packed weights are loaded onto their device, and may refuse to move.
     model = (model if "device_map" in options else model.to(device)).eval()
     if bits is not None:  # packed, they are no floats any more
-        check_finite_files(base_of(source, revision)[0])
+        base, base_revision = base_of(source, revision)
+        check_finite_files(base, revision=base_revision)
     if device != "meta":
         check_finite(model, source)
     return model

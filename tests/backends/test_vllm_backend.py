@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from selfsteer.backends import Sampling
 from selfsteer.backends.vllm import VllmBackend, acting_on_texts
 from selfsteer.chat import Chat
-from selfsteer.errors import ConfigError, DataError, ModelError, WorkFailed
+from selfsteer.errors import ConfigError, DataError, FetchError, ModelError, WorkFailed
 from tests.backends.vllm_engines import SMALL, copy_with_defaults
 from tests.chat_templates import tokenizer_of, user
 
@@ -191,6 +192,7 @@ def test_a_temperature_that_vllm_would_change_or_refuse_is_an_error(backend, tem
 
 @pytest.mark.parametrize("error", [RuntimeError("the engine died"), KeyboardInterrupt()])
 def test_whatever_breaks_a_batch_ends_the_engine_so_that_no_later_batch_gets_its_answers(vllm, backend, error):
+    backend.generate(PROMPTS, SAMPLED, seed=0)
     vllm.error = error
     with pytest.raises((WorkFailed, KeyboardInterrupt)) as caught:
         backend.generate(PROMPTS, SAMPLED, seed=0)
@@ -199,6 +201,13 @@ def test_whatever_breaks_a_batch_ends_the_engine_so_that_no_later_batch_gets_its
     vllm.error = None
     with pytest.raises(WorkFailed, match="shut down"):
         backend.generate(PROMPTS, SAMPLED, seed=0)
+
+
+def test_a_model_that_fails_at_its_first_batch_is_at_fault(vllm, backend, folder):
+    vllm.error = RuntimeError("no kernel for this head size\nand more")
+    with pytest.raises(ModelError, match=r"can't sample from .*: no kernel for this head size") as caught:
+        backend.generate(PROMPTS, SAMPLED, seed=0)
+    assert caught.value.where == folder and "generation.backend=transformers" in caught.value.do and vllm.open == 0
 
 
 def test_a_request_that_the_engine_gave_up_is_no_completion(vllm, backend):
@@ -293,6 +302,37 @@ def test_weights_that_are_no_numbers_are_refused_before_the_engine_starts(vllm, 
     save_file({"lora_A": torch.tensor([1.0, torch.inf])}, adapter / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="adapter are NaN or infinite: in lora_A"):
         VllmBackend(str(adapter), chat, dtype="float32")
+    assert vllm.engines == []
+
+
+@pytest.mark.parametrize("place", ["default", "download_dir"])
+def test_weights_of_a_hub_name_are_read_in_the_hubs_cache(vllm, chat, folder, tmp_path, monkeypatch, place):
+    from huggingface_hub import constants
+
+    vllm.EngineArgs = make_dataclass("EngineArgs", ["download_dir"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    options = {"download_dir": str(tmp_path / "hub")} if place == "download_dir" else {}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none" if options else tmp_path / "hub"))
+    repository = tmp_path / "hub/models--org--name"
+    (repository / "refs").mkdir(parents=True)
+    for branch, commit, weight in (("main", "a" * 40, torch.nan), ("before", "b" * 40, 1.0)):
+        (repository / "refs" / branch).write_text(commit)
+        snapshot = Path(shutil.copytree(folder, repository / "snapshots" / commit))
+        save_file({"weight": torch.tensor([1.0, weight])}, snapshot / "model.safetensors")
+    with pytest.raises(ModelError, match=r"^weights of org/name are NaN or infinite: in weight"):
+        VllmBackend("org/name", chat, dtype="float32", options=options)
+    assert vllm.engines == []
+    VllmBackend("org/name", chat, dtype="float32", options=options, revision="before").close()
+    assert vllm.engines[0]["model"] == "org/name" and vllm.engines[0]["revision"] == "before"
+
+
+def test_a_hub_name_that_is_nowhere_is_refused_before_the_engine_starts(vllm, chat, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FetchError, match="can't reach the hub, and org/name is not in its local cache"):
+        VllmBackend("org/name", chat, dtype="float32")
     assert vllm.engines == []
 
 
