@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -117,9 +118,19 @@ class Store:
         """The stages that were asked for, one that failed included."""
         self._written = False
 
-    def locked(self) -> AbstractContextManager[None]:
-        """Hold the run directory; a second process gets a :class:`WorkFailed`."""
-        return locked(self.run_dir, "run directory")
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run directory; a second process gets a :class:`WorkFailed`.
+
+        Removes what killed processes were writing in the folders of stages, whatever the key.
+        """
+        with locked(self.run_dir, "run directory"):
+            for path in list(self.run_dir.rglob(".*.tmp")):
+                folders = path.relative_to(self.run_dir).parts[:-1]
+                # A report is written in its own .part folder, without this lock; above it, locked() has removed them.
+                if folders and not folders[0].endswith(".part"):
+                    remove(path)
+            yield
 
     def get_or_compute(
         self,
@@ -290,8 +301,8 @@ _EARLIER = "earlier"
 def output_folder(output: Path, option: str = "--output", wait: float = 0) -> Iterator[Path]:
     """Hold ``.NAME.part`` beside an output without a lock of its own, for what is not finished; it goes at the end.
 
-    What a killed process left in it is removed, and an earlier output that it had moved there (:func:`make_way`) comes
-    back, as it does after a failure.
+    What a killed process left in it, or beside it by an earlier version, is removed, and an earlier output that it had
+    moved there (:func:`make_way`) comes back, as it does after a failure.
 
     Args:
         output: A file or folder that the user named, or a file of a run directory that is written without its lock.
@@ -306,6 +317,8 @@ def output_folder(output: Path, option: str = "--output", wait: float = 0) -> It
         part.unlink()
     with locked(part, "output", option, wait):
         _put_back(part, output)
+        for left in output.parent.glob(f".{glob.escape(output.name)}.????????.tmp"):
+            remove(left)
         try:
             yield part
         except BaseException as error:
