@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,7 +18,11 @@ from selfsteer.backends.scripted import ScriptedBackend
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes over the wire: JSON, or bytes as they are, after ``delay`` seconds."""
+    """What goes over the wire after ``delay`` seconds: JSON, or bytes as they are.
+
+    A function as the body is given the connection and sends everything itself, the head included; the connection is
+    closed behind it.
+    """
 
     body: Any
     status: int = 200
@@ -131,8 +135,11 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
             self._send(reply if self.path == "/v1/chat/completions" else failure(404, "Not Found"))
 
         def _send(self, reply: Reply) -> None:
-            if reply is HANG_UP:
+            if reply is HANG_UP or callable(reply.body):
                 self.close_connection = True
+                if callable(reply.body):
+                    with suppress(OSError):  # the client has given up waiting
+                        reply.body(self.connection)
                 return
             data = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             try:
