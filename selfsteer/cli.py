@@ -28,6 +28,7 @@ from selfsteer.commands.reward import train_rewards
 from selfsteer.commands.run import generate, run
 from selfsteer.commands.score import score
 from selfsteer.commands.sweep import sweep
+from selfsteer.commands.train import train
 from selfsteer.version import __version__
 
 STORY: dict[str, Callable[..., Any]] = {
@@ -35,6 +36,7 @@ STORY: dict[str, Callable[..., Any]] = {
     "augment": augment,
     "generate": generate,
     "sweep": sweep,
+    "train": train,
     "estimate": estimate,
     "filter": filter_rows,
     "reward": train_rewards,

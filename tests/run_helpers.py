@@ -42,6 +42,7 @@ def small_recipe(model: Path, queries: Path, **changes) -> Recipe:
             "precision": "float32",
             "save_steps": 1,
             "epochs": 2,
+            "processes": 0,  # a process of its own would take longer than the training
         },
     }
     for key, value in changes.items():

@@ -23,6 +23,7 @@ queries chat_template views
 chat
 backends principles contrast
 quality runs
+jobs
 logprobs
 losses
 policy

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from selfsteer.config.base import Natural, Positive, Section, Share, whole_micro_batches
+from selfsteer.config.launch import LaunchSettings
 
 
 class LoraSettings(Section):
@@ -29,7 +30,7 @@ def per_token(objective: str, base_loss: str | None) -> bool:
     return objective == "sft" or base_loss not in SUMMED_LOSSES
 
 
-class TrainSettings(Section):
+class TrainSettings(LaunchSettings):
     """What is minimised, against which reference, on which rounds' data (v1 defaults), and the optimiser.
 
     ``mode: generator`` has v2's defaults: objective base, base_loss dpo, beta 0.1, batch_size 256.
@@ -67,6 +68,8 @@ class TrainSettings(Section):
     """Share of the steps, rounded up, in which the learning rate rises; the last of these has all of it. Then it falls
     along a cosine. No step has rate 0 (docs/training.md)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    optimizer: str = "adamw"
+    """adamw, adamw_8bit (bitsandbytes), adafactor, or any name of transformers' ``optim``."""
     adam_betas: tuple[Share, Share] = (0.9, 0.95)
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -127,7 +127,7 @@ def _train(context: RunContext, shape: ModelShape, policy: Policy, rows: Sequenc
     from selfsteer.stages.training import Training, open_trainer
 
     settings = context.recipe.train
-    training = Training("policy", 1, [], policy, policy)
+    training = Training("policy", 1, [], 0, policy, policy)
     trainer = open_trainer(context.recipe, context.models, training, rows, context.models.run_dir / "checkpoints")
     trainer.state.global_step = 1  # from then on the policy is not its own reference
     model = trainer.model.train()

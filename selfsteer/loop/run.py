@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.config import Recipe
-from selfsteer.errors import ConfigError
+from selfsteer.errors import ConfigError, did_you_mean
 from selfsteer.estimate.costs import Sizes
 from selfsteer.estimate.forecast import warn_of_disk
 from selfsteer.evaluation import verdict
 from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
+from selfsteer.jobs.launch import Launch, launch_of
 from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.rounds import Walk
@@ -133,11 +135,28 @@ def check(context: RunContext) -> None:
         from selfsteer.policy.objective import objective_of
 
         train = context.recipe.train
+        context.launch = launch_of_recipe(context)
         if not objective_of(train).compares and train.reference != "round-start":
             what = f"{train.base_loss} compares with no reference, so train.reference has no effect"
             raise ConfigError(what, where="train.reference", do="leave it out, or take another base_loss")
         if context.recipe.mode == "generator":
             objective_of(context.recipe.generator)
+
+
+def launch_of_recipe(context: RunContext) -> Launch:
+    """Return how the recipe's trainings are started; raises as :func:`selfsteer.jobs.launch.launch_of`."""
+    recipe = context.recipe
+    if recipe.train.optimizer != "adamw":
+        from transformers.training_args import OptimizerNames
+
+        known = {"adamw", *(one.value for one in OptimizerNames)}
+        if recipe.train.optimizer not in known:
+            what = f"unknown optimizer {recipe.train.optimizer!r}"
+            raise ConfigError(what, where="train.optimizer", do=did_you_mean(recipe.train.optimizer, known))
+    share = recipe.train.batch_size
+    if recipe.mode == "generator":
+        share = math.gcd(share, recipe.generator.batch_size)
+    return launch_of(recipe.train, context.models.device, share)
 
 
 class _Run:

@@ -54,14 +54,15 @@ class ManifestCallback(TrainerCallback):
 class InterruptCallback(TrainerCallback):
     """As a context: a first Ctrl-C or SIGTERM finishes the step, saves a checkpoint and stops; a second stops at once.
 
-    Stopping inside a step would leave weights that are half old and half new.
+    Stopping inside a step would leave weights that are half old and half new. ``stop_asked`` says whether the process
+    that started this one got the signal.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], stop_asked: Callable[[], bool] = lambda: False) -> None:
         self.asked = False
         self.error: type[KeyboardInterrupt] = KeyboardInterrupt
         """What to raise once training has stopped."""
-        self._say = say
+        self._say, self._stop_asked = say, stop_asked
         self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __enter__(self) -> None:
@@ -76,8 +77,8 @@ class InterruptCallback(TrainerCallback):
                 signal.signal(number, handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save and stop where Ctrl-C was pressed during the step, in any of the processes."""
-        self.asked = anywhere(self.asked)
+        """Save and stop where Ctrl-C was pressed during the step, in any of the processes, or outside of them."""
+        self.asked = anywhere(self.asked or self._stop_asked())
         if self.asked:
             control.should_save = control.should_training_stop = True
 

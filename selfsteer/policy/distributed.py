@@ -32,6 +32,15 @@ def anywhere(flag: bool) -> bool:
     return bool(gathered(torch.tensor([float(flag)])).any())
 
 
+def from_main(value: str) -> str:
+    """Return the text that the first process gives; the others' is not used."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    return str(broadcast_object_list([value])[0])
+
+
 def summed(figures: Mapping[str, float]) -> dict[str, float]:
     """Return each figure summed over the processes, which all hold the same names in the same order."""
     if not figures:

@@ -77,6 +77,14 @@ class Display:
             left, to_go = clock(self._stage_left()), clock(self._run_left())
             self.say(f"{self._number()}   {share:.0%}, {left} left; run: {to_go} to go")
 
+    def alive(self, done: int = 1) -> None:
+        """A training goes on, with so many more micro-batches; a job's display passes that on."""
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether a training is asked from outside its process to save a checkpoint and end."""
+        return False
+
     def stopped(self) -> None:
         """The stage can't continue; say what is left of it."""
         left = max(0.0, self._units - self._advanced)

@@ -11,6 +11,7 @@ from selfsteer.config import HarmSettings, Recipe, dump_recipe
 from selfsteer.errors import ConfigError, did_you_mean
 from selfsteer.evaluation.steerability import VerdictFn
 from selfsteer.files import write_atomic
+from selfsteer.jobs.launch import IN_PROCESS, Launch
 from selfsteer.principles import PrincipleSet, load_set
 from selfsteer.principles.yaml_writer import dump_set
 from selfsteer.quality import DIRECTIONS, FilterChain, HarmClassifier, direction_of, parse_filters
@@ -33,6 +34,8 @@ class RunContext:
     principle_set: PrincipleSet
     store: Store
     models: ModelPool
+    launch: Launch = IN_PROCESS
+    """How trainings are started."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, store: Store, *, runs_code: bool = True) -> RunContext:

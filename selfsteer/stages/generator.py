@@ -5,7 +5,7 @@ from __future__ import annotations
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import GENERATOR
 from selfsteer.stages.context import Pass
-from selfsteer.stages.training import Training, train_stage
+from selfsteer.stages.training import train_stage
 
 
 def run(state: Pass) -> StageRecord | None:
@@ -14,6 +14,6 @@ def run(state: Pass) -> StageRecord | None:
     if rows is None:
         return None
     record, state.writer = train_stage(
-        state.context, Training("generator", state.number, [rows], state.policy, state.policy)
+        state.context, "generator", state.number, [rows], start=state.policy, reference=state.policy
     )
     return record

@@ -60,6 +60,11 @@ class Policy:
         return replace(found, options={}, start=self.start or self)
 
 
+def policy_of(fields: Mapping[str, Any]) -> Policy:
+    """Return the policy that ``dataclasses.asdict`` told of."""
+    return Policy(**{**fields, "start": policy_of(fields["start"]) if fields["start"] else None})
+
+
 class ModelPool:
     """Holds at most one model in memory: for generation in fast precision, or for scoring in float32.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.stages.context import Pass
 from selfsteer.stages.reference import trained_on
-from selfsteer.stages.training import Training, train_stage
+from selfsteer.stages.training import train_stage
 
 
 def run(state: Pass) -> StageRecord | None:
@@ -16,6 +16,6 @@ def run(state: Pass) -> StageRecord | None:
     scored = state.records.get("reference")
     rows = [scored] if scored else [one.contrasts for one in trained_on(state.context.recipe, state.made)]
     record, state.policy = train_stage(
-        state.context, Training("policy", state.number, rows, state.policy, state.reference)
+        state.context, "policy", state.number, rows, start=state.policy, reference=state.reference
     )
     return record

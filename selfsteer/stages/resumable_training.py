@@ -6,18 +6,22 @@ import json
 import resource
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import StorageError, TrainingDiverged
-from selfsteer.files import append_json, read_json, read_json_lines, write_atomic, write_json
+from selfsteer.files import append_json, atomic_path, read_json, read_json_lines, remove, write_atomic, write_json
+from selfsteer.jobs.ranks import is_main
 from selfsteer.runs.progress import Display
 
 
 def train_with_resume(trainer: Any, checkpoints: Path, log: MetricsLog, display: Display) -> None:
-    """Train from the newest checkpoint that verifies; Ctrl-C leaves one behind and raises KeyboardInterrupt."""
+    """Train from the newest checkpoint that verifies; Ctrl-C leaves one behind and raises KeyboardInterrupt.
+
+    Of several processes the first writes the log.
+    """
     from safetensors import SafetensorError
     from transformers import PrinterCallback
 
@@ -25,9 +29,10 @@ def train_with_resume(trainer: Any, checkpoints: Path, log: MetricsLog, display:
 
     resume = last_checkpoint(checkpoints)
     steps = int(resume.name.rpartition("-")[2]) if resume else 0
-    log.cut(steps)
-    display.advance(steps * trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps)
-    interrupt = InterruptCallback(display.say)
+    if is_main():
+        log.cut(steps)
+    display.advance(steps * _examples(trainer.args) * trainer.args.gradient_accumulation_steps)
+    interrupt = InterruptCallback(display.say, lambda: display.stop_asked)
     trainer.remove_callback(PrinterCallback)
     for callback in (ManifestCallback(), interrupt, _progress(log, display)):
         trainer.add_callback(callback)
@@ -86,18 +91,29 @@ def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomic(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 
+def _examples(args: Any) -> int:
+    """Return how many examples all processes together have in a micro-batch."""
+    return int(args.per_device_train_batch_size * args.world_size)
+
+
 def _progress(log: MetricsLog, display: Display) -> Any:
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            log.add(state.global_step, logs)
+            if state.is_world_process_zero:
+                log.add(state.global_step, logs)
 
         def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            display.advance(args.per_device_train_batch_size)
+            display.advance(_examples(args))
+            display.alive()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            display.advance(args.per_device_train_batch_size)
+            display.advance(_examples(args))
+            display.alive()
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            display.alive(0)
 
     return Progress()
 
@@ -112,8 +128,27 @@ def divergence_noted(note: Path, key: str) -> Iterator[None]:
         yield
     except TrainingDiverged as error:
         do = f"lower {key}; or remove {note} to continue from the last checkpoint as before"
-        write_json(note, {"what": error.what, "where": error.where, "do": do})
+        if is_main():  # all processes end with it
+            write_json(note, {"what": error.what, "where": error.where, "do": do})
         raise
+
+
+def save_trained(trainer: Any, folder: Path, describe: Callable[[Path], None]) -> None:
+    """Write the trained model into a folder that appears whole; sharded weights are gathered by all processes.
+
+    ``describe`` adds files to it, in the first process alone.
+    """
+    from selfsteer.policy.distributed import from_main
+
+    if not is_main():
+        trainer.save_model(from_main(""))
+        return
+    with atomic_path(folder) as temporary:
+        with unsaved_told(temporary):
+            trainer.save_model(from_main(str(temporary)))
+        # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
+        remove(temporary / "training_args.bin")
+        describe(temporary)
 
 
 @contextmanager

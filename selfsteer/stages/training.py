@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
-from selfsteer.files import atomic_path, read_json, remove, write_atomic, write_json
+from selfsteer.config.launch import LAUNCH_KEYS
+from selfsteer.files import read_json, remove, write_atomic, write_json
+from selfsteer.jobs.launch import run_job
+from selfsteer.jobs.ranks import is_main, world_size
+from selfsteer.jobs.spec import JobSpec
 from selfsteer.records import Contrast, read_rows
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import stage
@@ -17,13 +21,13 @@ from selfsteer.runs.results import StageResult
 from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import RunContext
 from selfsteer.stages.contrasts import ContrastsResult
-from selfsteer.stages.model_pool import ModelPool, Policy
+from selfsteer.stages.model_pool import ModelPool, Policy, policy_of
 from selfsteer.stages.resumable_training import (
     MetricsLog,
     divergence_noted,
     peak_memory_gb,
+    save_trained,
     train_with_resume,
-    unsaved_told,
 )
 from selfsteer.version import __version__
 from selfsteer.views import harmful_target
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 _INFO = "selfsteer.json"
 _SAME_NAMES = "max_length weight_decay max_grad_norm show_examples".split()
-_CHANGES_NO_WEIGHT = {"save_steps", "show_examples"}
+_CHANGES_NO_WEIGHT = {"save_steps", "show_examples"} | LAUNCH_KEYS
 _SAID_BY_DATA = {"reference", "ema_decay", "older_rounds"}
 """They act through the rows and their scores, which the stages before name."""
 _SHARED = (
@@ -49,13 +53,15 @@ class Training:
 
     Attributes:
         kind: "policy", or "generator" for v2's data generator.
-        rows: The stages whose kept rows are trained on.
+        files: The rows, of which the kept ones are trained on.
+        total: How many rows there were before the filters.
         reference: The weights that gave the rows' scores.
     """
 
     kind: Literal["policy", "generator"]
     round: int
-    rows: Sequence[StageRecord]
+    files: Sequence[Path]
+    total: int
     start: Policy
     reference: Policy
 
@@ -70,9 +76,12 @@ class Training:
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """Return all settings that its weights depend on."""
+        # Older run directories have no optimizer in their keys.
+        named = {"optimizer": recipe.train.optimizer} if recipe.train.optimizer != "adamw" else {}
         if self.kind == "policy":
-            return recipe.train.model_dump(exclude=_CHANGES_NO_WEIGHT | _SAID_BY_DATA)
-        return recipe.train.model_dump(include=set(_SHARED)) | recipe.generator.model_dump(exclude={"queries", "keep"})
+            return recipe.train.model_dump(exclude=_CHANGES_NO_WEIGHT | _SAID_BY_DATA | {"optimizer"}) | named
+        own = recipe.generator.model_dump(exclude={"queries", "keep"})
+        return recipe.train.model_dump(include=set(_SHARED)) | named | own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +92,7 @@ class TrainingResult(StageResult):
         examples: Rows trained on; ``harmful_left_out``: rows whose target is, or may be, harmful.
         steps, epochs: Optimiser steps, and how often each example was seen.
         reference: Name of the weights that gave the rows' scores.
+        peak_memory_gb: Of the first process.
     """
 
     examples: int
@@ -96,6 +106,7 @@ class TrainingResult(StageResult):
     precision: str
     seconds: float
     peak_memory_gb: float
+    processes: int = 1
 
     @property
     def info(self) -> dict[str, Any]:
@@ -103,39 +114,47 @@ class TrainingResult(StageResult):
         return dataclasses.asdict(self)
 
 
-def train_stage(context: RunContext, training: Training) -> tuple[StageRecord, Policy]:
-    """Train a policy or a generator on the kept rows; return the ledger entry and what was trained.
+def train_stage(
+    context: RunContext,
+    kind: Literal["policy", "generator"],
+    round: int,
+    rows: Sequence[StageRecord],
+    start: Policy,
+    reference: Policy,
+) -> tuple[StageRecord, Policy]:
+    """Train a policy or a generator on the kept rows of stages; return the ledger entry and what was trained.
 
     A generator's weights may be removed when it has answered: its entry is about the record of its training, and where
     the weights are asked for and gone, they are trained again.
     """
-    recipe, store, round = context.recipe, context.store, training.round
+    recipe, store = context.recipe, context.store
+    files = [file for entry in rows for file in store.files(entry)]
+    total = sum(int(entry.info.get("total", kept_rows(entry))) for entry in rows)
+    training = Training(kind, round, files, total, start, reference)
     depends = {
-        "contrasts": [entry.key for entry in training.rows],
+        "contrasts": [entry.key for entry in rows],
         "settings": training.settings(recipe),
         "seed": recipe.seed,
         "round": round,
-    } | context.scoring(training.start)
-    if training.reference != training.start:
-        depends |= {"reference": training.reference.fingerprint}
-    examples = sum(kept_rows(entry) for entry in training.rows)
+    } | context.scoring(start)
+    if reference != start:
+        depends |= {"reference": reference.fingerprint}
 
     def write(space: Workspace) -> tuple[list[Path], TrainingResult]:
         folder = _train(context, training, space)
         info = TrainingResult.from_info(read_json(folder / _INFO))
-        if training.kind == "policy":
+        if kind == "policy":
             return [folder], info
         record = space.path("training.json")
         write_json(record, info.info)
         return [record], info
 
-    entry = store.get_or_compute(
-        training.kind, round, depends, write, units=examples * training.loss(recipe).epochs, note=_note
-    )
-    space = store.workspace(stage(training.kind).place("train", training.round), entry.key)
+    units = sum(map(kept_rows, rows)) * training.loss(recipe).epochs
+    entry = store.get_or_compute(kind, round, depends, write, units=units, note=_note)
+    space = store.workspace(stage(kind).place("train", round), entry.key)
     # Not by the run's name: the runs of a sweep share what they make of the same policy.
-    name = f"{recipe.model.name}, {'' if training.kind == 'policy' else 'generator of '}round {round}"
-    trained = training.start.trained(round, str(_weights(space)), f"{training.kind}:{entry.key}", name)
+    name = f"{recipe.model.name}, {'' if kind == 'policy' else 'generator of '}round {round}"
+    trained = start.trained(round, str(_weights(space)), f"{kind}:{entry.key}", name)
     if store.computes:
         # metrics.jsonl shows the active training, also where another run or an earlier setting has done it.
         _log(context.store.run_dir, training).restore(space.path("metrics.jsonl"))
@@ -144,7 +163,7 @@ def train_stage(context: RunContext, training: Training) -> tuple[StageRecord, P
         store.display.say("      the generator's weights were removed after it had answered: training it again")
         _train(context, training, space)
 
-    if training.kind == "generator":
+    if kind == "generator":
         context.models.when_gone(trained, train_again)
     return entry, trained
 
@@ -172,29 +191,62 @@ def _weights(space: Workspace) -> Path:
 
 
 def _train(context: RunContext, training: Training, space: Workspace) -> Path:
-    """Return the folder with the trained weights; resumes an interrupted training."""
-    folder, checkpoints = _weights(space), space.folder / f"checkpoints-{space.key}"
+    """Return the folder with the trained weights, made here or by a job; resumes an interrupted training."""
+    if context.launch.processes == 0:
+        return do_training(context.recipe, context.models, training, space)
+    if not _weights(space).exists():
+        context.models.make(training.start)
+        context.models.free()  # the job loads it for itself
+        spec = JobSpec(training.kind, space, context.recipe.model_dump(mode="json"), _told(training)).write()
+        run_job(spec, space.key, context.launch, space.display)
+    remove(_checkpoints(space))
+    return _weights(space)
+
+
+def run_training(spec: JobSpec) -> None:
+    """Do the training of a job's specification; each of its processes calls this."""
+    recipe = Recipe.model_validate(spec.recipe)
+    do_training(recipe, ModelPool(recipe, spec.space.run_dir), _training(spec.work), spec.space)
+
+
+def _told(training: Training) -> dict[str, Any]:
+    """Return a training for its specification."""
+    return dataclasses.asdict(training) | {"files": list(map(str, training.files))}
+
+
+def _training(told: dict[str, Any]) -> Training:
+    policies = {name: policy_of(told[name]) for name in ("start", "reference")}
+    return Training(**(told | policies | {"files": list(map(Path, told["files"]))}))
+
+
+def do_training(recipe: Recipe, models: ModelPool, training: Training, space: Workspace) -> Path:
+    """Train in this process, or in this one of several, and return the folder with the weights."""
+    folder, checkpoints = _weights(space), _checkpoints(space)
     if not folder.exists():
-        store = context.store
-        rows = [row for entry in training.rows for row in read_rows(store.files(entry), Contrast) if row.kept]
+        rows = [row for row in read_rows(training.files, Contrast) if row.kept]
         started = time.monotonic()
         with divergence_noted(space.path("diverged.json"), "train.learning_rate"):
-            trainer = open_trainer(context.recipe, context.models, training, rows, checkpoints)
-            log = _log(context.store.run_dir, training)
+            trainer = open_trainer(recipe, models, training, rows, checkpoints)
+            log = _log(space.run_dir, training)
             trainer.say = space.display.say
             train_with_resume(trainer, checkpoints, log, space.display)
-        log.keep(space.path("metrics.jsonl"))
-        info = _info(context.recipe, training, trainer, rows, time.monotonic() - started)
-        with atomic_path(folder) as temporary:
-            with unsaved_told(temporary):
-                trainer.save_model(str(temporary))
-            # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
-            remove(temporary / "training_args.bin")
-            write_atomic(temporary / "README.md", _card(context.recipe, training, rows, info, log.rows))
+        info = _info(recipe, training, trainer, rows, time.monotonic() - started)
+
+        def describe(temporary: Path) -> None:
+            write_atomic(temporary / "README.md", _card(recipe, training, rows, info, log.rows))
             write_json(temporary / _INFO, info.info)
+
+        if is_main():
+            log.keep(space.path("metrics.jsonl"))
+        save_trained(trainer, folder, describe)
     # The folder appears whole, so a run that was killed between here and the ledger does not train again.
-    remove(checkpoints)
+    if is_main():
+        remove(checkpoints)
     return folder
+
+
+def _checkpoints(space: Workspace) -> Path:
+    return space.folder / f"checkpoints-{space.key}"
 
 
 def open_trainer(
@@ -244,11 +296,14 @@ def sso_config(
     options[checkpointing_argument()] = settings.gradient_checkpointing
     # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
     options["check_start"] = settings.lora is None or settings.lora.dropout == 0
-    micro = min(settings.micro_batch_size, own.batch_size)
+    share = own.batch_size // world_size()
+    micro = next(size for size in range(min(settings.micro_batch_size, share), 0, -1) if share % size == 0)
+    if settings.optimizer != "adamw":
+        options["optim"] = settings.optimizer
     return SSOConfig(
         output_dir=str(folder), reference="stored" if stored else "start", chat_template_kwargs=template_kwargs or None,
         learning_rate=own.learning_rate, num_train_epochs=own.epochs, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=own.batch_size // micro, warmup_ratio=settings.warmup_ratio,
+        gradient_accumulation_steps=share // micro, warmup_ratio=settings.warmup_ratio,
         adam_beta1=settings.adam_betas[0], adam_beta2=settings.adam_betas[1], save_strategy="steps",
         save_steps=settings.save_steps, save_total_limit=2, bf16=precision == "bfloat16", use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu", seed=seed, report_to="none", disable_tqdm=True, **options,
@@ -268,7 +323,7 @@ def _info(
         objective=loss.objective, base_loss=None if loss.objective == "sft" else loss.base_loss,
         reference=training.reference.name, learning_rate=loss.learning_rate,
         precision=f"{precision}, base in {bits} bits" if bits else precision, seconds=round(seconds, 1),
-        peak_memory_gb=peak_memory_gb(),
+        peak_memory_gb=peak_memory_gb(), processes=world_size(),
     )  # fmt: skip
 
 
@@ -283,8 +338,7 @@ def _card(
 
     provenance = rows[0].provenance
     annotated = recipe.preferences.source
-    total = sum(int(entry.info.get("total", kept_rows(entry))) for entry in training.rows)
-    data = {"rows": f"{info.examples} kept of {total}"}
+    data = {"rows": f"{info.examples} kept of {training.total}"}
     if annotated:
         data = {"annotated preferences": annotated} | data
     else:

@@ -1,0 +1,25 @@
+"""Which of a training's processes this is, as torchrun and accelerate's launcher set it in the environment."""
+
+from __future__ import annotations
+
+import os
+
+
+def rank() -> int:
+    """Return the number of this process among all of the training; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Return the number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """Return how many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and shows progress for all."""
+    return rank() == 0
