@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.config.launch import LAUNCH_KEYS
@@ -56,6 +56,7 @@ class Training:
         files: The rows, of which the kept ones are trained on.
         total: How many rows there were before the filters.
         reference: The weights that gave the rows' scores.
+        strategy: How its processes share the work (:func:`selfsteer.policy.strategies.strategy_arguments`).
     """
 
     kind: Literal["policy", "generator"]
@@ -64,6 +65,7 @@ class Training:
     total: int
     start: Policy
     reference: Policy
+    strategy: str = "single"
 
     @property
     def stage(self) -> str:
@@ -130,7 +132,7 @@ def train_stage(
     recipe, store = context.recipe, context.store
     files = [file for entry in rows for file in store.files(entry)]
     total = sum(int(entry.info.get("total", kept_rows(entry))) for entry in rows)
-    training = Training(kind, round, files, total, start, reference)
+    training = Training(kind, round, files, total, start, reference, context.launch.strategy)
     depends = {
         "contrasts": [entry.key for entry in rows],
         "settings": training.settings(recipe),
@@ -258,10 +260,10 @@ def open_trainer(
 
     chat = models.chat(training.start)
     assert chat is not None  # the configuration lets only backends with weights train
+    place = Place(models.precision(recipe.train.precision), models.device, training.strategy)
     args = sso_config(
-        recipe.train, checkpoints, seed=recipe.seed, precision=models.precision(recipe.train.precision),
-        device=models.device, loss=training.loss(recipe), stored=training.reference != training.start,
-        template_kwargs=recipe.model.chat_template_kwargs,
+        recipe.train, checkpoints, seed=recipe.seed, place=place, loss=training.loss(recipe),
+        stored=training.reference != training.start, template_kwargs=recipe.model.chat_template_kwargs,
     )  # fmt: skip
     return SSOTrainer(
         model=models.trainable(training.start), args=args, train_dataset=rows, processing_class=chat.tokenizer,
@@ -269,13 +271,20 @@ def open_trainer(
     )  # fmt: skip
 
 
+class Place(NamedTuple):
+    """Where and how a training computes: "bfloat16" or "float32", the device, and how its processes share the work."""
+
+    precision: str
+    device: str
+    strategy: str = "single"
+
+
 def sso_config(
     settings: TrainSettings,
     folder: Path,
     *,
     seed: int,
-    precision: str,
-    device: str,
+    place: Place,
     loss: TrainSettings | GeneratorSettings | None = None,
     stored: bool = False,
     template_kwargs: dict[str, Any] | None = None,
@@ -287,13 +296,13 @@ def sso_config(
         stored: Whether the reference is that of the rows' scores and not the start.
     """
     from selfsteer.policy import SSOConfig
-    from selfsteer.policy.config import checkpointing_argument
     from selfsteer.policy.objective import loss_fields
+    from selfsteer.policy.strategies import strategy_arguments
 
     own = loss or settings
     options: dict[str, Any] = loss_fields(own) | {name: getattr(settings, name) for name in _SAME_NAMES}
     options["allow_harmful_targets"] = isinstance(own, GeneratorSettings) and own.allow_harmful_targets
-    options[checkpointing_argument()] = settings.gradient_checkpointing
+    options |= strategy_arguments(place.strategy, gradient_checkpointing=settings.gradient_checkpointing)
     # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
     options["check_start"] = settings.lora is None or settings.lora.dropout == 0
     share = own.batch_size // world_size()
@@ -305,8 +314,8 @@ def sso_config(
         learning_rate=own.learning_rate, num_train_epochs=own.epochs, per_device_train_batch_size=micro,
         gradient_accumulation_steps=share // micro, warmup_ratio=settings.warmup_ratio,
         adam_beta1=settings.adam_betas[0], adam_beta2=settings.adam_betas[1], save_strategy="steps",
-        save_steps=settings.save_steps, save_total_limit=2, bf16=precision == "bfloat16", use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu", seed=seed, report_to="none", disable_tqdm=True, **options,
+        save_steps=settings.save_steps, save_total_limit=2, bf16=place.precision == "bfloat16",
+        use_cpu=place.device == "cpu", dataloader_pin_memory=place.device != "cpu", seed=seed, report_to="none", disable_tqdm=True, **options,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from selfsteer.config import TrainSettings
 from selfsteer.loop import run
 from selfsteer.runs.progress import Display
-from selfsteer.stages.training import sso_config
+from selfsteer.stages.training import Place, sso_config
 from tests.run_helpers import small_recipe, write_queries
 
 
@@ -38,5 +38,5 @@ def test_gradient_checkpointing_is_asked_for_by_its_present_name(tmp_path, on):
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         settings = TrainSettings(gradient_checkpointing=on)
-        config = sso_config(settings, tmp_path, seed=0, precision="float32", device="cpu")
+        config = sso_config(settings, tmp_path, seed=0, place=Place("float32", "cpu"))
     assert config.gradient_checkpointing is on
