@@ -315,7 +315,8 @@ def sso_config(
         gradient_accumulation_steps=share // micro, warmup_ratio=settings.warmup_ratio,
         adam_beta1=settings.adam_betas[0], adam_beta2=settings.adam_betas[1], save_strategy="steps",
         save_steps=settings.save_steps, save_total_limit=2, bf16=place.precision == "bfloat16",
-        use_cpu=place.device == "cpu", dataloader_pin_memory=place.device != "cpu", seed=seed, report_to="none", disable_tqdm=True, **options,
+        use_cpu=place.device == "cpu", dataloader_pin_memory=place.device != "cpu", seed=seed, report_to="none",
+        disable_tqdm=True, **options,
     )  # fmt: skip
 
 

@@ -95,6 +95,7 @@ ALTERNATES: dict[str, Sequence[Any]] = {
     "generator.terms": [["positive"]],
     "generator.base_loss": ["ipo"],
     "train.base_loss": ["dpo", "hinge"],
+    "train.optimizer": ["adafactor"],
     "train.adam_betas": [[0.8, 0.9]],
     "train.lora": [{"r": 4}],
     "train.lora.target_modules": ["q_proj"],
