@@ -22,7 +22,7 @@ def write_pairs(path: Path, count: int, *, start: int = 0, **cells: Any) -> Path
 def reward_values(model: Path, source: Path, *evaluate: Path, **changes: Any) -> dict[str, Any]:
     """The values of a recipe; ``changes`` replace whole keys."""
     options = {"learning_rate": 3e-3, "batch_size": 4, "micro_batch_size": 2, "max_length": 200,
-               "precision": "float32", "save_steps": 1}  # fmt: skip
+               "precision": "float32", "save_steps": 1, "processes": 0}  # fmt: skip
     return {
         "name": "toy",
         "model": {"name": str(model), "device": "cpu"},

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from selfsteer.config import LocalModelSettings, LoraSettings, ModelSettings, load_tree
 from selfsteer.config.base import MAX_LEFT_OUT, Positive, Section, Seed, Share, conflict, whole_micro_batches
+from selfsteer.config.launch import LaunchSettings
 from selfsteer.errors import did_you_mean
 from selfsteer.limits import MAX_VARIANTS
 
@@ -46,7 +47,7 @@ class SetSettings(Section):
         return {"source": value} if isinstance(value, str) else value
 
 
-class RewardOptions(Section):
+class RewardOptions(LaunchSettings):
     """Training options of a reward model."""
 
     margin: Literal["none", "steering"] = "none"

@@ -14,9 +14,10 @@ from transformers import set_seed
 from trl import RewardConfig, RewardTrainer
 
 from selfsteer.errors import ModelError
+from selfsteer.jobs.ranks import world_size
 from selfsteer.policy.adapters import lora_config, with_adapter
 from selfsteer.policy.config import checkpointing_argument
-from selfsteer.policy.distributed import gathered
+from selfsteer.policy.distributed import first_time, gathered
 from selfsteer.policy.nan_guard import NanGuard
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupRatio, WarmupTrainer
@@ -43,7 +44,10 @@ class PairTrainer(WarmupTrainer, RewardTrainer):
     ) -> tuple[list[Any], Tensor]:
         """Return the micro-batches of one optimiser step and their number of pairs over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, gathered(torch.tensor([sum(map(_pairs, batches))])).sum().to(device)
+        self._counted = [_pairs(batch) for batch in batches]
+        if batches:  # accelerate repeats pairs, so that all processes get equally many
+            self._counted[-1] = first_time(self.accelerator, self._counted[-1])
+        return batches, gathered(torch.tensor([sum(self._counted)])).sum().to(device)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -55,9 +59,20 @@ class PairTrainer(WarmupTrainer, RewardTrainer):
             values = self._metrics[split][name]
             values += values[-1:] * (pairs - 1)  # a micro-batch counts once a pair
         if num_items_in_batch is not None:
+            counted = self._counted.pop(0)
+            if counted < pairs:
+                loss = self._mean_loss(outputs.logits, inputs.get("margin"), counted)
             # Gradients are averaged over processes, while the normaliser counts the pairs of all of them.
-            loss = loss * pairs * self.accelerator.num_processes / num_items_in_batch
+            loss = loss * counted * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
+
+    def _mean_loss(self, rewards: Tensor, margin: Tensor | None, count: int) -> Tensor:
+        """Return TRL's loss over the first ``count`` pairs of (2N, 1) rewards, chosen ones first; 0 without any."""
+        chosen, rejected = rewards.squeeze(-1).chunk(2)
+        losses = -torch.nn.functional.logsigmoid(chosen - rejected - (0 if margin is None else margin))
+        if self.args.center_rewards_coefficient is not None:
+            losses = losses + self.args.center_rewards_coefficient * (chosen + rejected) ** 2
+        return losses[:count].sum() / max(count, 1)
 
 
 def _pairs(batch: dict[str, Any]) -> int:
@@ -108,13 +123,14 @@ def reward_trainer(
 
 def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: str, on_cpu: bool) -> PairConfig:
     checkpointing: dict[str, Any] = {checkpointing_argument(): options.gradient_checkpointing}
-    micro = min(options.micro_batch_size, options.batch_size)
+    share = options.batch_size // world_size()
+    micro = next(size for size in range(min(options.micro_batch_size, share), 0, -1) if share % size == 0)
     return PairConfig(
         output_dir=str(folder),
         learning_rate=options.learning_rate,
         num_train_epochs=options.epochs,
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=options.batch_size // micro,
+        gradient_accumulation_steps=share // micro,
         warmup_ratio=options.warmup_ratio,
         max_length=None,  # pairs that are too long were left out before, and counted
         center_rewards_coefficient=options.center_rewards,
@@ -153,6 +169,8 @@ def set_pad_token(tokenizer: Any, ends: set[int], rows: int) -> None:
 
 def save_reward_model(trainer: RewardTrainer, folder: Path) -> None:
     """Write a plain sequence-classification model (an adapter is merged) and its tokenizer."""
+    if not trainer.is_world_process_zero():
+        return
     model = trainer.model
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()

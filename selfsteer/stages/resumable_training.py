@@ -133,19 +133,21 @@ def divergence_noted(note: Path, key: str) -> Iterator[None]:
         raise
 
 
-def save_trained(trainer: Any, folder: Path, describe: Callable[[Path], None]) -> None:
-    """Write the trained model into a folder that appears whole; sharded weights are gathered by all processes.
+def save_folder(folder: Path, save: Callable[[str], None], describe: Callable[[Path], None]) -> None:
+    """Write a trained model into a folder that appears whole.
 
-    ``describe`` adds files to it, in the first process alone.
+    Args:
+        save: Writes the model; all processes call it with the same folder, as sharded weights are gathered by all.
+        describe: Adds files, in the first process alone.
     """
     from selfsteer.policy.distributed import from_main
 
     if not is_main():
-        trainer.save_model(from_main(""))
+        save(from_main(""))
         return
     with atomic_path(folder) as temporary:
         with unsaved_told(temporary):
-            trainer.save_model(from_main(str(temporary)))
+            save(from_main(str(temporary)))
         # A pickle of the arguments: of no use to a reader, and nothing here loads pickles.
         remove(temporary / "training_args.bin")
         describe(temporary)

@@ -26,7 +26,7 @@ from selfsteer.stages.resumable_training import (
     MetricsLog,
     divergence_noted,
     peak_memory_gb,
-    save_trained,
+    save_folder,
     train_with_resume,
 )
 from selfsteer.version import __version__
@@ -240,7 +240,7 @@ def do_training(recipe: Recipe, models: ModelPool, training: Training, space: Wo
 
         if is_main():
             log.keep(space.path("metrics.jsonl"))
-        save_trained(trainer, folder, describe)
+        save_folder(folder, trainer.save_model, describe)
     # The folder appears whole, so a run that was killed between here and the ledger does not train again.
     if is_main():
         remove(checkpoints)

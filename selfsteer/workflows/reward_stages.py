@@ -5,15 +5,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from selfsteer.chat import tokenizer_fingerprint
+from selfsteer.config.launch import LAUNCH_KEYS
 from selfsteer.errors import ConfigError, NothingSurvived
-from selfsteer.files import atomic_path, fingerprint, read_json, remove, sha256_file, write_atomic, write_json
+from selfsteer.files import fingerprint, sha256_file, write_atomic
+from selfsteer.jobs.launch import launch_of
 from selfsteer.judges import Judge
 from selfsteer.judges.loading import local_model
 from selfsteer.judges.pair_datasets import PairSet, load_pairs
@@ -26,7 +27,6 @@ from selfsteer.reward.data import (
     longer_chosen,
     mixed,
     prompt_key,
-    read_examples,
     with_margins,
     write_examples,
 )
@@ -35,23 +35,15 @@ from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.results import StageResult
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.stages.judgements import judge_with_cache
-from selfsteer.stages.resumable_training import (
-    MetricsLog,
-    divergence_noted,
-    peak_memory_gb,
-    train_with_resume,
-    unsaved_told,
-)
+from selfsteer.stages.resumable_training import MetricsLog
 from selfsteer.workflows.reward_results import accuracy
 from selfsteer.workflows.reward_sets import open_source
+from selfsteer.workflows.reward_training import RewardResult, RewardTraining, metrics_log, result_of, trained_folder
 
-_INFO = "selfsteer.json"
 MODELS = "models"
-_CHANGES_NO_WEIGHT = {"save_steps"}
+_CHANGES_NO_WEIGHT = {"save_steps"} | LAUNCH_KEYS
 _SAID_BY_DATA = {"margin", "margin_scale", "length_balance", "max_length"}
 """They act through the examples."""
-_OF_THE_PROCESS = ("num_tokens",)
-"""Figures of TRL's that begin again where an interrupted training resumes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,18 +59,6 @@ class PairsResult(StageResult):
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     longer_chosen: float | None = None
     with_margin: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RewardResult(StageResult):
-    """One training: optimiser steps, precision, the log of its first and last step, what it took."""
-
-    steps: int
-    precision: str
-    first: dict[str, Any]
-    last: dict[str, Any]
-    seconds: float
-    peak_memory_gb: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +116,11 @@ class RewardStages:
         local = self.local
         local.device  # noqa: B018  # raises where there is no such device
         local.chat  # noqa: B018  # its tokens are held against the embeddings
+        options = self.recipe.options
+        launch_of(options, local.device, options.batch_size, "options")
+        if options.strategy not in ("auto", "single", "ddp"):
+            what = f"a reward model is trained by one process or by ddp, not by {options.strategy}"
+            raise ConfigError(what, where="options.strategy", do="leave it out")
         check_form(local.source)
         if self.recipe.options.lora:
             model = outline(local.source, outputs=1, **local.options)
@@ -237,41 +222,19 @@ class RewardStages:
 
     def _train(self, one: Trained, data: StageRecord, space: Workspace) -> tuple[list[Path], RewardResult]:
         """Return the folder with the model; resumes an interrupted training."""
-        from selfsteer.models import load_tokenizer
-        from selfsteer.reward.loading import new_reward_model
-        from selfsteer.reward.training import reward_trainer, save_reward_model
-
-        folder, checkpoints = space.folder / f"{one}-{space.key}", space.folder / f"checkpoints-{space.key}"
-        if not folder.exists():
-            started, local, log = time.monotonic(), self.local, self.log(one)
-            with divergence_noted(space.path("diverged.json"), "options.learning_rate"):
-                trainer = reward_trainer(
-                    new_reward_model(local.source, seed=one.seed, device=local.device, **local.options),
-                    load_tokenizer(local.source, **local.options), read_examples(self.store.files(data)[0]),
-                    self.recipe.options, checkpoints, seed=one.seed, precision=local.dtype,
-                )  # fmt: skip
-                train_with_resume(trainer, checkpoints, log, space.display)
-            log.keep(log_file(space))
-            steps = [row for row in trainer.state.log_history if "loss" in row]
-            info = RewardResult(
-                steps=trainer.state.global_step,
-                precision="bfloat16 autocast" if trainer.args.bf16 else "float32",
-                first=steps[0],
-                last=steps[-1],
-                seconds=round(time.monotonic() - started, 1),
-                peak_memory_gb=peak_memory_gb(),
-            ).info
-            with atomic_path(folder) as temporary, unsaved_told(temporary):
-                save_reward_model(trainer, temporary)
-                write_atomic(temporary / "README.md", self.card(one, data.info, info, {}))
-                write_json(temporary / _INFO, info)
-        # The folder appears whole, so a process that was killed between here and the ledger does not train again.
-        remove(checkpoints)
-        return [folder], RewardResult.from_info(read_json(folder / _INFO))
+        local, options = self.local, self.recipe.options
+        training = RewardTraining(
+            str(one), local.source, local.options, local.device, local.dtype, options.model_dump(mode="json"), one.seed,
+            str(self.store.files(data)[0]),
+        )  # fmt: skip
+        folder = trained_folder(training, space, launch_of(options, local.device, options.batch_size, "options"))
+        result = result_of(folder)
+        write_atomic(folder / "README.md", self.card(one, data.info, result.info, {}))
+        return [folder], result
 
     def log(self, one: Trained) -> MetricsLog:
         """Return the log of a training in metrics.jsonl."""
-        return MetricsLog(self.store.run_dir / "metrics.jsonl", {"stage": f"reward:{one}"}, _OF_THE_PROCESS)
+        return metrics_log(self.store.run_dir, str(one))
 
     def card(self, one: Trained, data: Any, training: Any, scores: Any) -> str:
         """Return the model card of a training."""

@@ -20,6 +20,7 @@ from selfsteer.jobs.spec import SUFFIX, JobSpec
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import locked
 from selfsteer.stages.training import run_training
+from selfsteer.workflows.reward_training import run_reward_training
 
 
 def train(target: Path, display: Display) -> Path:
@@ -75,13 +76,14 @@ def _done(spec: Path) -> bool:
 
 
 def _do(spec: JobSpec) -> None:
-    if spec.kind not in ("policy", "generator"):
-        raise DataError(f"unknown kind of training {spec.kind!r}", where="kind", do="policy or generator")
+    trainings = {"policy": run_training, "generator": run_training, "reward": run_reward_training}
+    if spec.kind not in trainings:
+        raise DataError(f"unknown kind of training {spec.kind!r}", where="kind", do=f"known: {', '.join(trainings)}")
     import torch
 
     if world_size() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-    run_training(spec)
+    trainings[spec.kind](spec)
     if torch.distributed.is_initialized():  # its threads would abort a process that ends before it
         torch.distributed.destroy_process_group()
 

@@ -147,7 +147,11 @@ ACTS_NOWHERE: dict[str, str] = {
     "generator.keep": "decides whether the weights stay, which can be trained again",
     "train.save_steps": "a training resumed from any checkpoint ends with the same weights",
     "train.show_examples": "prints",
-    **{f"train.{key}": "changes speed and memory" for key in LaunchSettings.model_fields},
+    **{
+        f"{own}.{key}": "changes speed and memory"
+        for own in ("train", "options")
+        for key in LaunchSettings.model_fields
+    },
     "evaluation.per_token": "is the unit of implicit rewards in figures, which are computed from rows that are there",
     "evaluation.samples": "is how many rows the report shows",
     "judge.api_key_env": _SERVER,

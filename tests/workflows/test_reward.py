@@ -9,13 +9,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from selfsteer.cli import app
 from selfsteer.commands.reward import RewardArguments, train_rewards
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, DataError, NothingSurvived, TrainingDiverged, WorkFailed
-from selfsteer.files import sha256_file
+from selfsteer.files import read_json_lines, sha256_file
 from selfsteer.judges import PresentedPair, make_judge
 from selfsteer.judges.pair_datasets import load_pairs
 from selfsteer.loop import run
@@ -323,3 +324,17 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, tiny_chat_model, f
     told = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "killed")]
     steps = [[json.loads(line) for line in lines] for lines in told]
     assert [row["loss"] for row in steps[0]] == [row["loss"] for row in steps[1]] and len(steps[0]) == 12
+
+
+def test_two_processes_train_the_model_of_one(tmp_path, tiny_chat_model, monkeypatch):
+    """23 pairs: the last step has fewer than a batch, and one process repeats a pair that must not count twice."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    source = write_pairs(tmp_path / "train.jsonl", 23)
+    for count in (0, 2):
+        options = {"processes": count, "lora": {"r": 4}, "center_rewards": 0.01}
+        reward(reward_recipe(tiny_chat_model, source, options=options), tmp_path / str(count))
+    weights = [load_file(tmp_path / count / "models/all-seed-0/model.safetensors") for count in ("0", "2")]
+    assert weights[0].keys() == weights[1].keys()
+    assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-5
+    logged = [read_json_lines(tmp_path / count / "metrics.jsonl") for count in ("0", "2")]
+    assert [row["loss"] for row in logged[1]] == pytest.approx([row["loss"] for row in logged[0]], rel=1e-3)
