@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import NamedTuple
 from selfsteer.backends import BACKENDS
 from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
 from selfsteer.estimate.flops import Arithmetic, Row, arithmetic, rows_for
-from selfsteer.estimate.memory import Tuning, tuning
+from selfsteer.estimate.memory import STATES, Tuning, tuning
 from selfsteer.estimate.model_shape import ModelShape
 from selfsteer.estimate.throughput import Rates, Sample
 from selfsteer.records import PROMPTS, ROLES
@@ -173,7 +174,8 @@ class Costs:
         """The weights that are trained."""
         assert self.shape is not None
         lora = self.recipe.train.lora
-        return tuning(self.shape, lora, lora.bits if lora else None)
+        found = tuning(self.shape, lora, lora.bits if lora else None)
+        return dataclasses.replace(found, states=STATES.get(self.recipe.train.optimizer, found.states))
 
     @property
     def micro_batch(self) -> tuple[float, float]:
@@ -206,7 +208,7 @@ class Costs:
     @property
     def checkpoint_bytes(self) -> float:
         """A checkpoint: the weights and AdamW's two states."""
-        return self.policy_bytes + 8.0 * self.tuning.trainable if self.shape else 0.0
+        return self.policy_bytes + self.tuning.states * self.tuning.trainable if self.shape else 0.0
 
     def _passing(self, loss: Loss, rows: int) -> float:
         return self.checkpoint_bytes * min(_CHECKPOINTS, self.checkpoints(loss, rows))

@@ -27,18 +27,24 @@ _QUANTISED = {8: 1.0, 4: 0.5 + 0.127 / 8}
 class Tuning:
     """The weights that are trained: all, or an adapter of rank ``r`` on a base in float32, 8 or 4 bits.
 
-    ``frozen`` are the bytes of all others.
+    ``frozen`` are the bytes of all others, ``states`` those of the optimiser for each trained weight.
     """
 
     name: str
     trainable: int
     frozen: float
     r: int = 0
+    states: float = 8.0
 
     @property
     def full(self) -> bool:
         """Whether all weights are trained."""
         return self.r == 0
+
+
+STATES = {"adamw_8bit": 2.0, "adamw_bnb_8bit": 2.0, "paged_adamw_8bit": 2.0, "adafactor": 0.0, "sgd": 0.0}
+"""Bytes of the optimiser's states for each weight, where they are not AdamW's two in float32; Adafactor's, a row and a
+column of each matrix, are not counted."""
 
 
 def tuning(shape: ModelShape, lora: LoraSettings | None, bits: int | None = None) -> Tuning:
@@ -87,9 +93,10 @@ def training_memory(
 ) -> Memory:
     """Return the memory of one of ``devices``, each with a micro-batch of its own, in a training step.
 
-    Weights, gradients and AdamW's two states are float32 (4 + 4 + 8 bytes a trained weight). ZeRO-1 divides the states
-    by the number of devices, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights as well (arXiv 1910.02054, table 1,
-    with float32 weights under autocast in place of half-precision weights with float32 masters).
+    Weights, gradients and AdamW's two states are float32 (4 + 4 + 8 bytes a trained weight; :data:`STATES` of other
+    optimisers). ZeRO-1 divides the states by the number of devices, ZeRO-2 the gradients too, ZeRO-3 and FSDP the
+    weights as well (arXiv 1910.02054, table 1, with float32 weights under autocast in place of half-precision weights
+    with float32 masters).
 
     Args:
         strategy: One of :data:`STRATEGIES`.
@@ -107,7 +114,7 @@ def training_memory(
     held = (4 * shape.hidden * shape.layers + layer) if checkpointing else layer * shape.layers
     return Memory(
         weights=weights / by_weights, copies=copies, gradients=4.0 * of.trainable / by_gradients,
-        optimiser=8.0 * of.trainable / by_states, activations=tokens * (held + 12 * shape.hidden),
+        optimiser=of.states * of.trainable / by_states, activations=tokens * (held + 12 * shape.hidden),
         logits=3 * 4.0 * min(HEAD_CHUNK[device], predicted * shape.vocabulary),
     )  # fmt: skip
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from selfsteer.config import Recipe
-from selfsteer.errors import ConfigError, did_you_mean
+from selfsteer.errors import ConfigError, ModelError, did_you_mean
 from selfsteer.estimate.costs import Sizes
-from selfsteer.estimate.forecast import warn_of_disk
+from selfsteer.estimate.fit import fitted
+from selfsteer.estimate.forecast import costs_of, warn_of_disk
 from selfsteer.evaluation import verdict
 from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
 from selfsteer.jobs.launch import Launch, launch_of
@@ -180,12 +182,25 @@ class _Run:
         found = QueriesResult.of(queries)
         sizes = Sizes(found.train, found.heldout if self.whole else 0)
         warn_of_disk(context, steps, sizes)
+        if context.launch.processes and models.device.startswith("cuda") and any(step.todo for step in steps):
+            self._fit(sizes)
         self.display.plan([_expected(step.slot, sizes) for step in steps])
         start = models.initial_policy(self.display.say)
         walk = Walk(context, queries, measures=self.whole, on_record=self._note)
         guards = Guards(context, start, self.rounds, self.heldout) if walk.trains else None
         walk.run(start, guards)
         return self._summary(command, guards)
+
+    def _fit(self, sizes: Sizes) -> None:
+        """Choose the trainings' strategy by the memory of a GPU, and say so; raises as :func:`fitted`."""
+        import torch
+
+        with suppress(ModelError):  # a model that can't be estimated may still run
+            costs = costs_of(self.context, sizes)
+            capacity = torch.cuda.get_device_properties(0).total_memory
+            precision = self.context.models.precision(self.recipe.train.precision)
+            self.context.launch, told = fitted(costs, self.context.launch, precision, capacity)
+            self.display.say(told)
 
     def _note(self, state: Pass, name: str, record: StageRecord) -> None:
         """Keep what a stage leaves for the summary; hand out or discard weights."""

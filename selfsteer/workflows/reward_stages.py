@@ -224,7 +224,7 @@ class RewardStages:
         """Return the folder with the model; resumes an interrupted training."""
         local, options = self.local, self.recipe.options
         training = RewardTraining(
-            str(one), local.source, local.options, local.device, local.dtype, options.model_dump(mode="json"), one.seed,
+            str(one), local.source, local.options, local.device, local.dtype, options, one.seed,
             str(self.store.files(data)[0]),
         )  # fmt: skip
         folder = trained_folder(training, space, launch_of(options, local.device, options.batch_size, "options"))

@@ -50,7 +50,7 @@ class RewardTraining:
     Attributes:
         name: Of its model's folder.
         source: The base: a folder or a hub name, loaded with ``loading`` on ``device``.
-        options: The recipe's options as values.
+        options: The recipe's.
         examples: The file of drawn pairs.
     """
 
@@ -59,7 +59,7 @@ class RewardTraining:
     loading: Mapping[str, Any]
     device: str
     precision: str
-    options: Mapping[str, Any]
+    options: RewardOptions
     seed: int
     examples: str
 
@@ -79,7 +79,8 @@ def trained_folder(training: RewardTraining, space: Workspace, launch: Launch) -
         return do_training(training, space)
     folder = space.folder / f"{training.name}-{space.key}"
     if not folder.exists():
-        spec = JobSpec("reward", space, dict(training.options), dataclasses.asdict(training)).write()
+        options = training.options.model_dump(mode="json")
+        spec = JobSpec("reward", space, options, dataclasses.asdict(training) | {"options": options}).write()
         run_job(spec, space.key, launch, space.display)
     remove(_checkpoints(space))
     return folder
@@ -87,7 +88,7 @@ def trained_folder(training: RewardTraining, space: Workspace, launch: Launch) -
 
 def run_reward_training(spec: JobSpec) -> None:
     """Do the training of a job's specification; each of its processes calls this."""
-    do_training(RewardTraining(**spec.work), spec.space)
+    do_training(RewardTraining(**spec.work | {"options": RewardOptions.model_validate(spec.recipe)}), spec.space)
 
 
 def do_training(training: RewardTraining, space: Workspace) -> Path:
@@ -103,7 +104,7 @@ def do_training(training: RewardTraining, space: Workspace) -> Path:
             trainer = reward_trainer(
                 new_reward_model(training.source, seed=training.seed, device=training.device, **training.loading),
                 load_tokenizer(training.source, **training.loading), read_examples(Path(training.examples)),
-                RewardOptions.model_validate(training.options), checkpoints, seed=training.seed,
+                training.options, checkpoints, seed=training.seed,
                 precision=training.precision,
             )  # fmt: skip
             train_with_resume(trainer, checkpoints, log, space.display)
