@@ -40,6 +40,7 @@ def _run_recipe(action: Literal["run", "generate"], arguments: RunArguments) -> 
     from selfsteer.commands.dry_run import dry_run
     from selfsteer.commands.run_summary import show, show_data
     from selfsteer.config import load_recipe
+    from selfsteer.jobs.ranks import node_rank
     from selfsteer.loop.guards import stopped
     from selfsteer.runs.progress import Display
 
@@ -51,7 +52,7 @@ def _run_recipe(action: Literal["run", "generate"], arguments: RunArguments) -> 
     command = shlex.join(["selfsteer", action, arguments.recipe, *arguments.overrides, "--run-dir", str(run_dir)])
     do = loop.run if action == "run" else loop.generate
     summary = do(recipe, run_dir, display=Display(quiet=arguments.quiet), command=command)
-    if not arguments.quiet:
+    if not arguments.quiet and not (recipe.train.nodes > 1 and node_rank()):  # node 0 shows it
         (show if action == "run" else show_data)(summary, run_dir)
     if error := stopped(summary, run_dir):
         raise error

@@ -1,27 +1,32 @@
-"""Starts a job's processes by torch's elastic launcher: ``python -m selfsteer.jobs.elastic FOLDER``.
+"""Starts a job's processes on this node by torch's elastic launcher: ``python -m selfsteer.jobs.elastic FOLDER``.
 
 A process of its own, as the launcher takes over signals and waits; when a process dies it ends the others.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from selfsteer.files import read_json, write_json
+from selfsteer.jobs.ranks import node_rank
 
 
 def main(folder: Path) -> int:
-    """Start what FOLDER/launch.json says; return the exit code. Who died is written to FOLDER/died.json."""
-    asked = read_json(folder / "launch.json")
+    """Start what FOLDER/launch.json says; return the exit code. Who died is written to FOLDER/died-NODE.json."""
+    asked, node = read_json(folder / "launch.json"), node_rank()
+    os.environ.update(asked["environment"])
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=asked["processes"], run_id=folder.name, rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
+        min_nodes=asked["nodes"], max_nodes=asked["nodes"], nproc_per_node=asked["processes"], run_id=folder.name,
+        rdzv_backend="c10d", rdzv_endpoint=f"{asked['host']}:{asked['port']}", max_restarts=0, monitor_interval=0.2,
+        rdzv_configs={"is_host": node == 0, "join_timeout": asked["timeout"], "read_timeout": asked["timeout"]},
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs" / f"node-{node}"), redirects=Std.ALL),
     )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)(*asked["arguments"])
@@ -31,7 +36,10 @@ def main(folder: Path) -> int:
              "time": one.timestamp}
             for rank, one in error.failures.items()
         ]  # fmt: skip
-        write_json(folder / "died.json", died)
+        write_json(folder / f"died-{node}.json", died)
+        return 1
+    except RendezvousError as error:
+        write_json(folder / f"alone-{node}.json", {"reason": str(error)})
         return 1
     return 0
 

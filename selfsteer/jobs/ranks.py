@@ -23,3 +23,11 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this process writes files and shows progress for all."""
     return rank() == 0
+
+
+_NODE = ("SELFSTEER_NODE", "SLURM_NODEID", "JOB_COMPLETION_INDEX", "NODE_RANK")
+
+
+def node_rank() -> int:
+    """Return the number of this machine among those that train together: Slurm's, a Kubernetes Job's, or NODE_RANK."""
+    return int(next((os.environ[name] for name in _NODE if os.environ.get(name)), "0"))

@@ -18,7 +18,7 @@ from typing import Any
 from selfsteer import errors
 from selfsteer.errors import SelfsteerError, SelfsteerWarning, WorkFailed
 from selfsteer.files import append_json, atomic_path, read_json, write_json
-from selfsteer.jobs.ranks import is_main, rank
+from selfsteer.jobs.ranks import is_main, local_rank, node_rank, rank
 from selfsteer.runs.progress import Display
 
 _STOP, _EVENTS = "stop", "events.jsonl"
@@ -26,11 +26,12 @@ _STOP, _EVENTS = "stop", "events.jsonl"
 
 @dataclass(frozen=True)
 class SignOfLife:
-    """What one process last said of itself: micro-batches done, its process id, and when."""
+    """What one process last said of itself: micro-batches done, its process id, whether it runs here, and when."""
 
     rank: int
     done: int
     pid: int
+    here: bool
     seconds_ago: float
 
 
@@ -57,8 +58,9 @@ class JobDisplay(Display):
     def alive(self, done: int = 1) -> None:
         """Note that this process goes on: ``done`` more micro-batches."""
         self._alive += done
+        said = {"done": self._alive, "pid": os.getpid(), "node": node_rank(), "local": local_rank()}
         with atomic_path(self._folder / f"rank-{rank()}.json", sync=False) as path:
-            path.write_text(json.dumps({"done": self._alive, "pid": os.getpid()}), encoding="utf-8")
+            path.write_text(json.dumps(said), encoding="utf-8")
 
     @property
     def stop_asked(self) -> bool:
@@ -118,7 +120,8 @@ class Scratch:
             said = read_json(path)
             if said:
                 own = int(path.stem.removeprefix("rank-"))
-                found.append(SignOfLife(own, said["done"], said["pid"], time.time() - path.stat().st_mtime))
+                age = time.time() - path.stat().st_mtime
+                found.append(SignOfLife(own, said["done"], said["pid"], said["node"] == node_rank(), age))
         return sorted(found, key=lambda sign: sign.rank)
 
     def failures(self) -> Iterator[tuple[bool, SelfsteerError]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from selfsteer.estimate.forecast import costs_of, warn_of_disk
 from selfsteer.evaluation import verdict
 from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
 from selfsteer.jobs.launch import Launch, launch_of
+from selfsteer.jobs.nodes import Leader, follow
+from selfsteer.jobs.ranks import node_rank
 from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import Guards, check_criterion
 from selfsteer.loop.rounds import Walk
@@ -55,6 +58,9 @@ def run(
     call says the same: ``selfsteer.loop.guards.stopped`` makes an error of its summary.
 
     With ``sweep_dir``, the folder of a sweep, stages that another run in it has done are taken from there.
+
+    With ``train.nodes`` above 1, a node that is not the first gives its processes to the trainings of the first, and
+    returns that one's summary.
 
     Raises:
         InputError: The recipe, the queries, the principle set or the model can't be used.
@@ -95,7 +101,15 @@ def open_stages(
 def _work(context: RunContext, command: str, *, whole: bool = True) -> Summary:
     run_dir = context.store.run_dir
     check(context)
-    with context.store.display, storage_errors(run_dir), context.store.locked():
+    nodes, recipe = context.launch.meeting.nodes, context.recipe.model_dump(mode="json")
+    if nodes > 1 and node_rank():
+        follow(run_dir, recipe, context.launch.meeting.timeout)
+        return dict(read_json(run_dir / "summary.json"))
+    with context.store.display, storage_errors(run_dir), context.store.locked(), ExitStack() as stack:
+        if nodes > 1:
+            leader = Leader(run_dir, nodes, recipe)
+            stack.enter_context(leader.leading())
+            context.launch = dataclasses.replace(context.launch, leader=leader)
         context.keep_settings()
         try:
             summary = _Run(context, whole).go(command)

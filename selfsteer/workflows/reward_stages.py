@@ -14,7 +14,7 @@ from selfsteer.chat import tokenizer_fingerprint
 from selfsteer.config.launch import LAUNCH_KEYS
 from selfsteer.errors import ConfigError, NothingSurvived
 from selfsteer.files import fingerprint, sha256_file, write_atomic
-from selfsteer.jobs.launch import launch_of
+from selfsteer.jobs.launch import Launch, launch_of
 from selfsteer.judges import Judge
 from selfsteer.judges.loading import local_model
 from selfsteer.judges.pair_datasets import PairSet, load_pairs
@@ -87,6 +87,15 @@ class RewardStages:
         """The base on this machine."""
         return local_model(self.recipe.hardware, self.recipe.model.name, "model.device")
 
+    @cached_property
+    def launch(self) -> Launch:
+        """How trainings are started."""
+        options = self.recipe.options
+        if options.nodes > 1:
+            what = "reward models are trained on one node"
+            raise ConfigError(what, where="options.nodes", do="leave it out, or `selfsteer train` a job under torchrun")
+        return launch_of(options, self.local.device, options.batch_size, "options")
+
     @property
     def _template_kwargs(self) -> dict[str, Any]:
         """The variables of the chat template, as a part of keys and cards; nothing where there are none."""
@@ -117,7 +126,7 @@ class RewardStages:
         local.device  # noqa: B018  # raises where there is no such device
         local.chat  # noqa: B018  # its tokens are held against the embeddings
         options = self.recipe.options
-        launch_of(options, local.device, options.batch_size, "options")
+        self.launch  # noqa: B018  # raises where processes and batch don't go together
         if options.strategy not in ("auto", "single", "ddp"):
             what = f"a reward model is trained by one process or by ddp, not by {options.strategy}"
             raise ConfigError(what, where="options.strategy", do="leave it out")
@@ -227,7 +236,7 @@ class RewardStages:
             str(one), local.source, local.options, local.device, local.dtype, options, one.seed,
             str(self.store.files(data)[0]),
         )  # fmt: skip
-        folder = trained_folder(training, space, launch_of(options, local.device, options.batch_size, "options"))
+        folder = trained_folder(training, space, self.launch)
         result = result_of(folder)
         write_atomic(folder / "README.md", self.card(one, data.info, result.info, {}))
         return [folder], result
