@@ -143,7 +143,7 @@ def train_stage(
         depends |= {"reference": reference.fingerprint}
 
     def write(space: Workspace) -> tuple[list[Path], TrainingResult]:
-        folder = _train(context, training, space)
+        folder = train_in(context, training, space)
         info = TrainingResult.from_info(read_json(folder / _INFO))
         if kind == "policy":
             return [folder], info
@@ -163,7 +163,7 @@ def train_stage(
 
     def train_again() -> None:
         store.display.say("      the generator's weights were removed after it had answered: training it again")
-        _train(context, training, space)
+        train_in(context, training, space)
 
     if kind == "generator":
         context.models.when_gone(trained, train_again)
@@ -192,7 +192,7 @@ def _weights(space: Workspace) -> Path:
     return space.folder / f"policy-{space.key}"
 
 
-def _train(context: RunContext, training: Training, space: Workspace) -> Path:
+def train_in(context: RunContext, training: Training, space: Workspace) -> Path:
     """Return the folder with the trained weights, made here or by a job; resumes an interrupted training."""
     if context.launch.processes == 0:
         return do_training(context.recipe, context.models, training, space)
