@@ -63,6 +63,11 @@ def rows_of(contrast: Contrast, cells: Sequence[Cell], max_length: int | None = 
     return rows
 
 
+def row_tokens(contrast: Contrast, cells: Sequence[Cell], max_length: int | None = None) -> int:
+    """Return the tokens that a contrast's cells take in a forward pass: each prompt once, each response once a cell."""
+    return sum(len(row.prompt) + sum(map(len, row.responses)) for row in rows_of(contrast, cells, max_length))
+
+
 def cell_positions(cells: Sequence[Cell]) -> list[int]:
     """Return the position of each cell's score in the concatenated scores of :func:`rows_of`'s rows."""
     order = [Cell(role, prompt) for prompt, roles in _by_prompt(cells).items() for role in roles]

@@ -118,7 +118,8 @@ def token_logps(
     """
     vocabulary = int(getattr(head, "out_features", 0) or head.weight.shape[0])
     size = max(1, CHUNK_LOGITS.get(hidden.device.type, CHUNK_LOGITS["cuda"]) // max(1, vocabulary))
-    if type(head) is torch.nn.Linear:
+    # Not its type: FSDP2 makes a sharded layer's class one of its own.
+    if isinstance(head, torch.nn.Linear) and type(head).forward is torch.nn.Linear.forward:
         logps: Tensor = _LinearLogps.apply(hidden, head.weight, head.bias, targets, (transform, size, wide))
         return logps
 

@@ -16,6 +16,7 @@ from selfsteer.logprobs.chunked_head import gather_logps, head_in_chunks
 from selfsteer.logprobs.packing import pack
 from selfsteer.logprobs.pairs import PairLogps
 from selfsteer.logprobs.row_attention import attends_rows, recomputes, row_attention_on, shares_prompts, unwrapped
+from selfsteer.logprobs.sharded import is_sharded, most_anywhere
 from selfsteer.models.rope import forget_lengths
 from selfsteer.records import Contrast
 from selfsteer.views import PAIRINGS, SSO_VIEWS, View
@@ -33,6 +34,8 @@ def score_responses(
     With ``wide_head`` the head of a model in half precision is computed in float32: half precision rounds logits to an
     eighth or so, which matters where two tokens at one place are compared.
 
+    Where the model's weights are sharded, all processes have to call it together, each with as many rows as the others.
+
     Raises:
         ValueError: A prompt or a response is empty.
         RuntimeError: Gradient checkpointing is on outside :func:`selfsteer.logprobs.row_attention_on`.
@@ -49,8 +52,21 @@ def score_responses(
     # The backward pass attends again: outside the context it would do so by the model's own attention.
     if torch.is_grad_enabled() and recomputes(model) and not attends_rows(model):
         raise RuntimeError("with gradient checkpointing, hold row_attention_on(model) until after backward()")
+    groups = list(_groups(rows, token_budget))
+    if is_sharded(model):
+        groups = _cut_into(groups, most_anywhere(len(groups), next(model.parameters()).device))
     with row_attention_on(model):
-        return [scores for group in _groups(rows, token_budget) for scores in _score_packed(model, group, wide_head)]
+        return [scores for group in groups for scores in _score_packed(model, group, wide_head)]
+
+
+def prepare_scoring(model: Any) -> None:
+    """Find out now how this model attends and what its head does; later calls only look it up.
+
+    It runs the model a few times. Once weights are sharded, a process that had to ask would wait for those that know.
+    """
+    shares_prompts(model)
+    with head_in_chunks(model):
+        pass
 
 
 def _groups(rows: Sequence[PromptRow], token_budget: int) -> Iterator[list[PromptRow]]:
@@ -66,6 +82,19 @@ def _groups(rows: Sequence[PromptRow], token_budget: int) -> Iterator[list[Promp
         used += size
     if group:
         yield group
+
+
+def _cut_into(groups: list[list[PromptRow]], count: int) -> list[list[PromptRow]]:
+    """Cut groups of rows further, the one with the most rows first, until there are ``count``; the order stays.
+
+    Each forward pass of a sharded model gathers weights from all processes, so all of them have to do equally many.
+    """
+    groups = list(groups)
+    while len(groups) < count:
+        place = max(range(len(groups)), key=lambda index: len(groups[index]))
+        whole = groups[place]
+        groups[place : place + 1] = [whole[: len(whole) // 2], whole[len(whole) // 2 :]]
+    return groups
 
 
 def score_cells(

@@ -49,6 +49,31 @@ def summed(figures: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(figures, sums.tolist(), strict=True))
 
 
+def shared_out(count: int) -> range:
+    """Return which of ``count`` pieces of work this process does: every P-th."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return range(count)
+    return range(torch.distributed.get_rank(), count, torch.distributed.get_world_size())
+
+
+def joined(values: Tensor) -> Tensor:
+    """Return the sum of the processes' ``values``, of which all but one process' are 0 at each place."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    from accelerate import PartialState
+
+    whole = values.to(PartialState().device)
+    torch.distributed.all_reduce(whole)
+    return whole.cpu()
+
+
+def own_part(tensor: Any) -> Tensor:
+    """Return this process's part of a tensor that may be sharded."""
+    with torch.no_grad():
+        part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
 def check_even(accelerator: Any) -> None:
     """Raise :class:`ConfigError` where some processes would get more micro-batches than others and wait for them."""
     if accelerator.num_processes > 1 and not accelerator.even_batches:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
 from selfsteer.errors import TrainingDiverged
-from selfsteer.policy.distributed import anywhere
+from selfsteer.policy.distributed import anywhere, own_part
 
 
 class NanGuard(TrainerCallback):
@@ -33,6 +33,6 @@ class NanGuard(TrainerCallback):
 
 
 def _check(tensors: Sequence[Tensor], state: TrainerState, what: str, do: str) -> None:
-    finite = [torch.isfinite(tensor).all() for tensor in tensors]
+    finite = [torch.isfinite(own_part(tensor)).all() for tensor in tensors]
     if anywhere(bool(finite) and not torch.stack(finite).all()):  # sharded, it may be in one process alone
         raise TrainingDiverged(what, where=f"step {state.global_step}", do=do)

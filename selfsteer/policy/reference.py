@@ -26,12 +26,16 @@ class ReferenceKey:
         cells: The C cells of the reference.
         stored: Use the rows' scores as the reference whatever weights gave them, if these are the same in all rows;
             nothing is scored here then.
+
+    Attributes:
+        dtype: Of reference log-probs: float32, or float64 where the weights are.
     """
 
     def __init__(self, model: Any, cells: Sequence[Cell], max_length: int | None, *, stored: bool = False) -> None:
         self._cells, self._max_length, self._takes_stored = cells, max_length, stored
         self._dtype, self._weights = weights_dtype(model), ""
         self.mixed_precision = "no"
+        self.dtype = torch.float64 if self._dtype == "float64" else torch.float32
 
     def read_weights(self, model: Any, rows: Sequence[Contrast]) -> None:
         """Compute the weights' key, once, where a row needs it: one that brings scores with a key."""
@@ -96,10 +100,9 @@ class ReferenceKey:
     def _sums(self, row: Contrast) -> Tensor:
         """Return (C,) summed log-probs, nats, in float32, or in float64 where the weights are."""
         # Rows store means per token, which filters compare; the losses take sums.
-        cells, dtype = self._cells, torch.float64 if self._dtype == "float64" else torch.float32
-        means = [score(row, cell.role, cell.prompt) for cell in cells]
-        lengths = [row.scored_tokens(cell.role, self._max_length) for cell in cells]
-        return torch.tensor([mean * length for mean, length in zip(means, lengths, strict=True)], dtype=dtype)
+        means = [score(row, cell.role, cell.prompt) for cell in self._cells]
+        lengths = [row.scored_tokens(cell.role, self._max_length) for cell in self._cells]
+        return torch.tensor([mean * length for mean, length in zip(means, lengths, strict=True)], dtype=self.dtype)
 
 
 def _differences(stored: ScoreKey, own: ScoreKey, wanted: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import Trainer
 
+from selfsteer.policy.config import checkpointing_argument
+
 _SWITCH = "ACCELERATE_USE_FSDP"
 
 
@@ -27,11 +29,46 @@ class ShardingTrainer(Trainer):
             os.environ.pop(_SWITCH, None)  # accelerate leaves it set: the process's next training would be sharded too
         if plugin is None or plugin.fsdp_version != 2:
             return
+        if plugin.activation_checkpointing:
+            # accelerate's wrappers change the names of modules, and peft then saves an adapter without its weights.
+            # transformers' own checkpointing gathers no more than they do under FSDP2.
+            plugin.activation_checkpointing = False
+            setattr(self.args, checkpointing_argument(), True)
         if self.accelerator.mixed_precision == "bf16":
             from torch.distributed.fsdp import MixedPrecisionPolicy
 
             # accelerate's own policy would round gradients before they are summed, and the log-probs themselves.
             plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; before the first training with the model as it is, neither wrapped nor sharded.
+
+        accelerate can't shard a model without an optimiser; and one that it has prepared for an evaluation it never
+        wraps in DDP afterwards, so that each process would train a model of its own.
+        """
+        unprepared = not self.accelerator._models and not self.is_deepspeed_enabled
+        if unprepared:
+            self.accelerator._models.append(self.model)
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            if unprepared:
+                self.accelerator._models.clear()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as one folder of safetensors, written by process zero; every process has to call it."""
+        if not self.is_fsdp_enabled or _internal_call:
+            super().save_model(output_dir, _internal_call)
+            return
+        # transformers writes no weights at all where checkpoints are sharded.
+        self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write gathered weights, tied ones once: gathered one by one they are no longer one tensor."""
+        for name, source in (getattr(self.model, "all_tied_weights_keys", None) or {}).items():
+            if state_dict and source in state_dict:
+                state_dict.pop(name, None)
+        super()._save(output_dir, state_dict)
 
     def _ignored_plugin(self) -> Any:
         """Return the plugin that accelerate ignored because the processes are on CPUs, put in force; else None."""

@@ -37,7 +37,7 @@ def strategy_arguments(strategy: str, *, gradient_checkpointing: bool = False, o
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "reshard_after_forward": True,
             "state_dict_type": "SHARDED_STATE_DICT",
-            # Not transformers' own: its recomputation would gather a layer's weights once more.
+            # transformers refuses its own argument beside FSDP's; ShardingTrainer has both mean the same.
             "activation_checkpointing": gradient_checkpointing,
             "cpu_offload": offload,
         }

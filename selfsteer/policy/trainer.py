@@ -8,22 +8,34 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.data_loader import SeedableRandomSampler
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
 
 from selfsteer.chat import Chat
 from selfsteer.errors import DataError, TrainingDiverged, WorkFailed
-from selfsteer.logprobs import PairLogps, pair_views, row_attention_on, score_cells, shares_prompts, view_cells
+from selfsteer.logprobs import (
+    PairLogps,
+    pair_views,
+    prepare_scoring,
+    row_attention_on,
+    row_tokens,
+    score_cells,
+    shares_prompts,
+    view_cells,
+)
 from selfsteer.losses import SSOLoss
 from selfsteer.models import load_model
 from selfsteer.policy.adapters import check_trainable, with_adapter
+from selfsteer.policy.balance import BalancedSampler
 from selfsteer.policy.config import SSOConfig
 from selfsteer.policy.dataset import ContrastDataset, collate, kept_contrasts, trainable, without_over_long
-from selfsteer.policy.distributed import anywhere, check_even, first_time, gathered, summed
+from selfsteer.policy.distributed import anywhere, check_even, first_time, gathered, joined, shared_out, summed
 from selfsteer.policy.nan_guard import NanGuard
 from selfsteer.policy.objective import objective_of
 from selfsteer.policy.preview import preview
 from selfsteer.policy.reference import ReferenceKey
+from selfsteer.policy.sharding import ShardingTrainer
 from selfsteer.policy.step_zero import start_gaps, start_line, start_tolerance
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupTrainer
@@ -31,7 +43,7 @@ from selfsteer.records import Contrast
 from selfsteer.views import View
 
 
-class SSOTrainer(WarmupTrainer):
+class SSOTrainer(ShardingTrainer, WarmupTrainer):
     """Train a policy on contrasts (arXiv 2410.17131): with SSO's three views, or another ``objective`` of its settings.
 
     Args:
@@ -101,6 +113,8 @@ class SSOTrainer(WarmupTrainer):
             **trainer_kwargs,
         )
         check_even(self.accelerator)
+        if self.accelerator.num_processes > 1:
+            prepare_scoring(self.model)
         self.add_callback(NanGuard)
         self.add_callback(Unchanged)
         self.add_callback(_AtStart(self))
@@ -133,7 +147,7 @@ class SSOTrainer(WarmupTrainer):
         if lacking and self._has_moved:
             raise self._start.too_late(lacking)
         self._start.warn_of_rescoring(lacking)
-        scored = iter(self._score(lacking))
+        scored = iter(self._score(lacking) if lacking else [])
         return ContrastDataset(rows, torch.stack([next(scored) if sums is None else sums for sums in reference]))
 
     @property
@@ -143,11 +157,17 @@ class SSOTrainer(WarmupTrainer):
 
     @torch.no_grad()
     def _score(self, contrasts: Sequence[Contrast]) -> list[Tensor]:
-        """Return (C,) summed log-probs of each row under the policy as it is, in the training's precision."""
+        """Return (C,) summed log-probs of each row under the policy as it is, in the training's precision.
+
+        Each process scores its share: the weights are whole in all of them until training starts.
+        """
         self.model.eval()
+        found = torch.zeros(len(contrasts), len(self.cells), dtype=self._start.dtype)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
-            scores = [score_cells(self.model, [row], self.cells, max_length=self.args.max_length) for row in contrasts]
-        return [sums[0].cpu() for sums, _ in scores]
+            for place in shared_out(len(contrasts)):
+                sums, _ = score_cells(self.model, [contrasts[place]], self.cells, max_length=self.args.max_length)
+                found[place] = sums[0].cpu()
+        return list(joined(found))
 
     @property
     def examples(self) -> int:
@@ -167,6 +187,16 @@ class SSOTrainer(WarmupTrainer):
         # other does, so that callbacks may generate with it.
         with row_attention_on(model) if shares_prompts(model) else nullcontext():
             return super().training_step(model, inputs, num_items_in_batch)
+
+    def get_train_dataloader(self) -> Any:
+        """Return the batches of the training; with several processes, all of them get about as many tokens."""
+        loader = super().get_train_dataloader()
+        order, own = loader.get_sampler(), self.accelerator.dataloader_config
+        if self.accelerator.num_processes > 1 and isinstance(order, SeedableRandomSampler) and not own.split_batches:
+            tokens = [row_tokens(row, self.cells, self.args.max_length) for row in self.train_dataset.contrasts]
+            micro, accumulate = self.args.train_batch_size, self.args.gradient_accumulation_steps
+            loader.set_sampler(BalancedSampler(order, tokens, self.accelerator.num_processes, micro, accumulate))
+        return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Return the batches of an evaluation; rows that are given here get their reference first."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import xxhash
-from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from selfsteer.errors import WorkFailed
 from selfsteer.logprobs.score_keys import add_bytes
-from selfsteer.policy.distributed import anywhere
+from selfsteer.policy.distributed import anywhere, own_part
 
 _NOTHING_YET = {"changed": False, "gradient": False, "rate": 0.0}
 
@@ -53,7 +51,7 @@ class Unchanged(TrainerCallback, ExportableState):
         if not self.changed:
             gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
             # DeepSpeed holds the gradients itself.
-            self.gradient = self.gradient or not gradients or any(bool(_own(one).any()) for one in gradients)
+            self.gradient = self.gradient or not gradients or any(bool(own_part(one).any()) for one in gradients)
             self.rate = max(self.rate, *(float(group["lr"]) for group in optimizer.param_groups))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, *, model: Any = None, **_: Any) -> None:
@@ -88,12 +86,5 @@ def _digests(model: Any) -> Iterator[bytes]:
     for parameter in model.parameters():
         if parameter.requires_grad:
             digest = xxhash.xxh3_128()
-            add_bytes(digest, _own(getattr(parameter, "ds_tensor", parameter)))  # ds_tensor: DeepSpeed's ZeRO-3
+            add_bytes(digest, own_part(getattr(parameter, "ds_tensor", parameter)))  # ds_tensor: DeepSpeed's ZeRO-3
             yield digest.digest()
-
-
-def _own(tensor: Any) -> Tensor:
-    """Return this process's part of a tensor."""
-    with torch.no_grad():
-        part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return part

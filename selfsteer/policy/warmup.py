@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
 
 from selfsteer.errors import ConfigError
-from selfsteer.policy.sharding import ShardingTrainer
 
 
 @dataclass
@@ -41,7 +41,7 @@ class WarmupRatio:
         return int(super().get_warmup_steps(num_training_steps))  # type: ignore[misc]
 
 
-class WarmupTrainer(ShardingTrainer):
+class WarmupTrainer(Trainer):
     """A Trainer whose warm-up ends at the full rate and loses no step.
 
     Of w warm-up steps, step k (from 1 on) has k/w of the learning rate; transformers gives it (k-1)/w, so that the

@@ -19,6 +19,7 @@ from selfsteer.policy.adapters import lora_config, with_adapter
 from selfsteer.policy.config import checkpointing_argument
 from selfsteer.policy.distributed import first_time, gathered
 from selfsteer.policy.nan_guard import NanGuard
+from selfsteer.policy.sharding import ShardingTrainer
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupRatio, WarmupTrainer
 from selfsteer.reward.data import Example
@@ -33,7 +34,7 @@ class PairConfig(WarmupRatio, RewardConfig):
     """TRL's settings, with ``warmup_ratio``."""
 
 
-class PairTrainer(WarmupTrainer, RewardTrainer):
+class PairTrainer(ShardingTrainer, WarmupTrainer, RewardTrainer):
     """TRL's trainer with equal weights for all pairs of an optimiser step, whatever its micro-batches."""
 
     # TRL averages the micro-batches' means, so that the pairs of a smaller last one weigh more.

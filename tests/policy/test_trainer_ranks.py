@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,36 +14,15 @@ from selfsteer.errors import ConfigError
 from selfsteer.policy import SSOConfig
 from selfsteer.policy.distributed import check_even, first_time
 from tests.policy.helpers import largest_change, weights
+from tests.policy.processes import start
 from tests.policy.ranks import CASES, PROCESSES, finished, made
-
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return own.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each process found; all cases in one start, because that is what takes long."""
     folder = tmp_path_factory.mktemp("ranks")
-    own = os.environ | {"WORLD_SIZE": str(PROCESSES), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-m", "tests.policy.ranks", str(folder)]
-    processes = [
-        subprocess.Popen(
-            command, cwd=ROOT, env=own | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(PROCESSES)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * PROCESSES, "\n".join(outputs)
+    start("tests.policy.ranks", PROCESSES, folder)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(PROCESSES)]
 
 
