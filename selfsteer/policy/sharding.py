@@ -71,7 +71,7 @@ class ShardingTrainer(Trainer):
         super()._save(output_dir, state_dict)
 
     def _ignored_plugin(self) -> Any:
-        """Return the plugin that accelerate ignored because the processes are on CPUs, put in force; else None."""
+        """Return the plugin that accelerate ignored because the processes are on CPUs, switched on; else None."""
         from accelerate.state import DistributedType, PartialState
         from accelerate.utils import FullyShardedDataParallelPlugin
 

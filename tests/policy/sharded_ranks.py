@@ -75,7 +75,7 @@ def made(name: str, folder: Path, processes: int) -> Any:
     """Return the trainer of a case: with the same global batches of 4 rows however many processes there are."""
     case = dict(CASES[name])
     kind, lora, save = case.pop("model"), case.pop("lora", False), case.pop("save", False)
-    micro, strategy = case.pop("micro", 1), case.pop("strategy", "fsdp")
+    micro, strategy = min(case.pop("micro", 1), 4 // processes), case.pop("strategy", "fsdp")
     checkpointed = case.pop("gradient_checkpointing", False)
     trainer_module.score_cells = functools.partial(_score_cells, token_budget=case.pop("token_budget", 4096))
     tokenizer = build_tokenizer()
@@ -83,7 +83,7 @@ def made(name: str, folder: Path, processes: int) -> Any:
     run = trainer(
         folder, tokenizer, rows(), build(kind, tokenizer), optim="adamw_torch", learning_rate=3e-4, max_steps=STEPS,
         weight_decay=0.1, max_grad_norm=1.0, per_device_train_batch_size=micro, logging_steps=1,
-        gradient_accumulation_steps=max(1, 4 // (micro * processes)), save_strategy="steps" if save else "no",
+        gradient_accumulation_steps=4 // (micro * processes), save_strategy="steps" if save else "no",
         save_steps=SAVED, save_total_limit=2, callbacks=[ManifestCallback(), seen],
         eval_dataset=rows()[:3], per_device_eval_batch_size=1,
         peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear") if lora else None,
