@@ -60,7 +60,6 @@ def measured(processes: int, tiny: bool) -> dict[str, Any]:
 
 def _measured(processes: int, tiny: bool, folder: Path) -> dict[str, Any]:
     from examples import made_examples
-
     from selfsteer.chat import Chat
     from selfsteer.config import Recipe
     from selfsteer.files import read_json, read_json_lines

@@ -20,6 +20,9 @@ class TrainArguments:
     job_folder: Annotated[
         Path | None, typer.Option(hidden=True, help="Where `selfsteer run`, which started this, looks.")
     ] = None
+    trust_recipe: Annotated[
+        bool, typer.Option("--trust-recipe", help="Run Python code that comes with a model where the job says so.")
+    ] = False
     quiet: Quiet = False
 
 
@@ -32,6 +35,6 @@ def train(arguments: TrainArguments) -> None:
     if arguments.job_folder is not None:
         train_for(arguments.job, arguments.job_folder)
         return
-    folder = train(arguments.job, Display(quiet=arguments.quiet or not is_main()))
+    folder = train(arguments.job, Display(quiet=arguments.quiet or not is_main()), trusted=arguments.trust_recipe)
     if is_main() and not arguments.quiet:
         say(f"trained: {folder}; `selfsteer run` continues with it")

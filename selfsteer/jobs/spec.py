@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ class JobSpec:
     recipe: dict[str, Any]
     work: dict[str, Any]
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether a model's own Python would be run."""
+        start = self.work.get("start") or {}
+        options = [self.recipe.get("model") or {}, start.get("options") or {}, self.work.get("loading") or {}]
+        return any(one.get("trust_remote_code") for one in options)
+
     def write(self) -> Path:
         """Write the specification into the workspace and return its file."""
         path = self.space.path(SUFFIX)
@@ -50,6 +58,9 @@ class JobSpec:
         names = {"selfsteer", "kind", "folder", "key", "recipe", "work"}
         if not isinstance(said, dict) or said.keys() != names:
             raise DataError("this is not the specification of a training", where=str(path), do=f"name a *-{SUFFIX}")
+        if not all(re.fullmatch(r"[\w.-]+", str(name)) for name in (said["key"], said["work"].get("name", "model"))):
+            do = "a job's files are named by its key; let `selfsteer run` write the job"
+            raise DataError("the job's names can't be those of files", where=str(path), do=do)
         if said["selfsteer"] != __version__:
             what = f"the job was written by selfsteer {said['selfsteer']}, and this is {__version__}"
             raise DataError(what, where=str(path), do="use the same version on all machines")

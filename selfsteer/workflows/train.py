@@ -23,14 +23,18 @@ from selfsteer.stages.training import run_training
 from selfsteer.workflows.reward_training import run_reward_training
 
 
-def train(target: Path, display: Display) -> Path:
+def train(target: Path, display: Display, *, trusted: bool = False) -> Path:
     """Do a job by hand, also as one of several processes that a launcher started; return the folder of its results.
 
     Raises:
-        InputError: There is no such job, or it can't be done as it is.
+        InputError: There is no such job, it can't be done as it is, or a model's own code would be run and it is not
+            ``trusted``.
         WorkFailed: The training failed, or another process works in the run directory.
     """
     spec = JobSpec.read(unfinished_job(target), display)
+    if spec.runs_code and not trusted:
+        do = "read the job and the model's code, then add --trust-recipe"
+        raise InputError("this job would run Python code that comes with a model", where=str(target), do=do)
     run_dir = spec.space.run_dir
     with display, storage_errors(run_dir), locked(run_dir, "run directory", "job") if is_main() else nullcontext():
         _do(spec)
@@ -81,6 +85,9 @@ def _do(spec: JobSpec) -> None:
         raise DataError(f"unknown kind of training {spec.kind!r}", where="kind", do=f"known: {', '.join(trainings)}")
     import torch
 
+    from selfsteer.models import silence_transformers
+
+    silence_transformers()
     if world_size() > 1 and torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     trainings[spec.kind](spec)

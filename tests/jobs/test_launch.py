@@ -177,10 +177,21 @@ def test_a_specification_from_elsewhere_is_refused(tmp_path):
         ({"selfsteer": __version__, "folder": "../elsewhere"}, "not where it says"),
         ({"selfsteer": __version__, "folder": "round-02"}, "not where it says"),
         ({"selfsteer": __version__, "more": 1}, "not the specification"),
+        ({"selfsteer": __version__, "key": "../../k"}, "can't be those of files"),
+        ({"selfsteer": __version__, "work": {"name": "../k"}}, "can't be those of files"),
     ):
         path.write_text(json.dumps(said | change))
         with pytest.raises(DataError, match=message):
             JobSpec.read(path, Display(quiet=True))
+
+
+def test_a_jobs_own_code_runs_only_when_it_is_trusted(tmp_path):
+    path = tmp_path / "round-01" / "k-job.json"
+    path.parent.mkdir()
+    said = {"selfsteer": __version__, "kind": "policy", "folder": "round-01", "key": "k"}
+    path.write_text(json.dumps(said | {"recipe": {"model": {"trust_remote_code": True}}, "work": {}}))
+    with pytest.raises(InputError, match="would run Python code that comes with a model"):
+        train(path, Display(quiet=True))
 
 
 def settings(**values) -> TrainSettings:
