@@ -123,6 +123,13 @@ def test_a_process_that_is_killed_is_named_and_the_same_command_resumes(alone, d
 
 
 @pytest.mark.slow
+def test_sharded_weights_end_in_the_same_policy(alone, data):
+    recipe, reference = alone
+    trained(recipe, data, processes=2, strategy="fsdp")
+    assert difference(data, reference) < 1e-5
+
+
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_with_its_stack(alone, data):
     recipe, _ = alone
     when(process_of(data, 1, 2), lambda pid: os.kill(pid, signal.SIGSTOP))
