@@ -3,7 +3,7 @@
     python benchmarks/scaling.py                  # 60 thousand, 1 million, 100 million queries on 1, 8, 64 GPUs
     python benchmarks/scaling.py --check FILE     # the local executor's growth as benchmarks/growth.py measured it
 
-Needs simpy (`pip install simpy`). A worker takes a batch, computes it, and hands it to the one process that writes. Both
+Needs simpy (`pip install simpy`). A worker takes a batch, computes it, and hands it to the process that writes. Both
 take the time that `selfsteer estimate` counts with; the writing is measured by benchmarks/growth.py. Workers and nodes
 fail at random and start again: a failed worker's batch is repeated, a failed training resumes from its checkpoint. The
 model has the shape of Llama 3.1 8B, the rates are those of `estimate` for a GPU that was not measured (an A100's).
