@@ -10,20 +10,22 @@ from typing import Any, Self
 from selfsteer.errors import StorageError
 
 _CACHE_KIB = 64 * 1024  # pages kept in memory; up to some 700,000 short rows nothing is read from disk
+APPENDED_KIB = 4 * 1024
+"""Enough for a table that is written and read in its own order."""
 
 
 class TempDatabase:
     """An SQLite database without a name: what its cache can't hold is in a temporary file.
 
     No other process sees that file, and a killed one leaves nothing of it. ``tables`` are the statements that create
-    its tables; ``what`` is its content, for messages, e.g. "track of the queries".
+    its tables; ``what`` is its content, for messages, e.g. "track of the queries"; ``cache_kib`` is kept in memory.
     """
 
-    def __init__(self, tables: Iterable[str], what: str) -> None:
+    def __init__(self, tables: Iterable[str], what: str, *, cache_kib: int = _CACHE_KIB) -> None:
         self._what = what
         # A generator that holds it may be closed by another thread than the one that created it.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        for pragma in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+        for pragma in (f"cache_size = -{cache_kib}", "journal_mode = OFF", "synchronous = OFF"):
             self._db.execute(f"PRAGMA {pragma}")
         for statement in (*tables, "BEGIN"):
             self._db.execute(statement)

@@ -41,8 +41,9 @@ def show_accuracy(sets: Sequence[LabelledSet], judged: Sequence[Judged]) -> None
         sections = sections_of(benchmark, judged[0])
         missing = [name for section in sections if section.found for name in section.missing]
         say(benchmark.averaging + (f" Not run: {', '.join(missing)}." if missing else ""))
-    for warning in (warning for judge in judged for warning in judge_warnings(judge)):
-        say(warning)
+    for judge in judged:
+        for warning in judge_warnings(judge.name, agreement(judge.judgements, kappas=False)):
+            say(warning)
 
 
 def _accuracy_table(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -> Table:

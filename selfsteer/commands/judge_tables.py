@@ -9,6 +9,7 @@ from rich.text import Text
 
 from selfsteer.commands.console import out, say
 from selfsteer.commands.tables import plain_table
+from selfsteer.judges.agreement import agreement
 from selfsteer.judges.tables import ALL_SETS, Judged, figures_rows, judge_warnings, kappa_rows
 
 
@@ -21,8 +22,9 @@ def show_judged(all_judged: Sequence[Judged]) -> None:
         "Shares of pairs judged as labelled, with 95 % intervals; a verdict for neither response counts as wrong. "
         f"The kappa is that of the debiased verdicts with the labels.{pooled}"
     )
-    for warning in (warning for one in all_judged for warning in judge_warnings(one)):
-        say(warning)
+    for one in all_judged:
+        for warning in judge_warnings(one.name, agreement(one.judgements, kappas=False)):
+            say(warning)
     if len(all_judged) > 1:
         out.print(kappa_table(all_judged))
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from selfsteer.confidence_intervals import bootstrap, wilson
 from selfsteer.evaluation.relevance import LOOP, answers, repetition
 from selfsteer.quality import direction_of, steering_margin
@@ -102,13 +104,13 @@ def answer_drops(start: Sequence[Contrast], trained: Sequence[Contrast]) -> list
     return [score(before[row.id], "original", "prompt") - score(row, "original", "prompt") for row in trained]
 
 
-def counted(verdicts: Sequence[int]) -> Measure:
+def counted(verdicts: Sequence[int] | np.ndarray) -> Measure:
     """Return how many of one or more verdicts are 1 (right), 0 (tied), -1 (wrong), and the share right: no tie is."""
-    right = verdicts.count(1)
+    right, tied, wrong = (int(np.count_nonzero(np.asarray(verdicts) == value)) for value in (1, 0, -1))
     return {
         "right": right,
-        "tied": verdicts.count(0),
-        "wrong": verdicts.count(-1),
+        "tied": tied,
+        "wrong": wrong,
         "share": right / len(verdicts),
         "interval": wilson(right, len(verdicts)),
     }
@@ -123,17 +125,18 @@ def _mean_logps(rows: Sequence[Contrast], role: str) -> Measure:
     return {prompt: {"mean": fmean(values), "values": values} for prompt, values in found.items()}
 
 
-def onpolicyness(positive: Sequence[float], negative: Sequence[float]) -> Measure:
+def onpolicyness(positive: Sequence[float] | np.ndarray, negative: Sequence[float] | np.ndarray) -> Measure:
     """Return the mean over y+ and y- of exp(mean log-prob under the plain prompt) of some rows (v2, figure 3).
 
     Both are such mean log-probs (N,), nats per token, N > 0.
     """
-    likelihoods = [list(map(math.exp, values)) for values in (positive, negative)]
-    both = [(p + n) / 2 for p, n in zip(*likelihoods, strict=True)]
+    # As arrays, eight bytes a value; math.exp and fmean, as NumPy's own differ from them in the last digits.
+    chosen, rejected = (np.fromiter(map(math.exp, values), float, len(values)) for values in (positive, negative))
+    both = (chosen + rejected) / 2
     return {
-        "positive_response": fmean(likelihoods[0]),
-        "negative_response": fmean(likelihoods[1]),
-        "mean": fmean(both),
+        "positive_response": fmean(chosen.data),
+        "negative_response": fmean(rejected.data),
+        "mean": fmean(both.data),
         "interval": bootstrap(both),
     }
 

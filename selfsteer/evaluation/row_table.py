@@ -1,14 +1,16 @@
-"""The numbers of many rows, some 200 bytes each, in place of rows with their texts and token ids."""
+"""The numbers of many rows, some 200 bytes each on disk, in place of rows with their texts and token ids."""
 
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from selfsteer.evaluation.columns import Columns
 from selfsteer.judges.base import Judgement, Outcome
 from selfsteer.quality import contrastive_likelihood, direction_of, steering_margin
 from selfsteer.records import PROMPTS, ROLES, Contrast, has_score, is_full, is_scored, score
@@ -71,6 +73,23 @@ class Texts(list[str]):
         return self._places[text]
 
 
+def _score_column(role: str, prompt: str) -> str:
+    return f"{role} under {prompt}"
+
+
+_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        **dict.fromkeys(["full", "kept", "scored", "any_score", "has_margin", *ROLES], pa.bool_()),
+        **dict.fromkeys(CANDIDATES, pa.float64()),
+        **{_score_column(role, prompt): pa.float64() for role in ROLES for prompt in PROMPTS},
+        "program": pa.int32(),
+        **dict.fromkeys(["by_program", "by_judge", "outcome", "strict", "debiased"], pa.int8()),
+        **dict.fromkeys(GROUPINGS, pa.list_(pa.int32())),
+    }
+)
+
+
 class RowTable:
     """Columns of N rows. Rows are added one by one; :meth:`column` and the rest are for when all are there.
 
@@ -78,17 +97,15 @@ class RowTable:
     ``any_score``, one for each name of :data:`CANDIDATES` (NaN without a value), ``has_margin``; ``program`` (its place
     in ``programs``, -1 without one), ``by_program`` and ``by_judge`` (verdicts, :data:`UNKNOWN` also where the judge's
     answer could not be read), ``outcome`` (its place in :data:`OUTCOMES`, -1 where the pair was not judged), ``strict``
-    and ``debiased``. Programs and judges are asked about full rows only.
+    and ``debiased``. Programs and judges are asked about full rows only. Many rows are on disk, so that each call
+    reads a column anew.
     """
 
     def __init__(self, program_of: ProgramOf) -> None:
         self._program_of = program_of
-        self.ids: list[str] = []
         self.programs = Texts()
-        self._columns: dict[str, array[Any]] = {}
-        self._scores = {(role, prompt): array("d") for role in ROLES for prompt in PROMPTS}
-        # The rows' groups one after the other, and where those of each row begin.
-        self._groups = {name: (Texts(), array("i"), array("q", [0])) for name in GROUPINGS}
+        self._columns = Columns(_SCHEMA)
+        self._groups = {name: Texts() for name in GROUPINGS}
 
     @classmethod
     def of(cls, rows: Iterable[Contrast], program_of: ProgramOf, judgements: Mapping[str, Judgement]) -> RowTable:
@@ -99,75 +116,66 @@ class RowTable:
         return table
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._columns)
 
     def add(self, row: Contrast, judgement: Judgement | None) -> None:
         """Take a row, and what a judge found on it."""
-        self.ids.append(row.id)
         full = is_full(row)
         program = self._program_of(row)
         judged = judgement if full else None
-        flags = {"full": full, "kept": row.kept, "scored": is_scored(row), "any_score": bool(row.scores)}
-        flags |= {role: role in row.roles for role in ROLES}
         values = {name: find(row) for name, find in CANDIDATES.items()}
-        self._append("B", flags | {"has_margin": values["steering margin"] is not None})
-        self._append("d", {name: math.nan if value is None else value for name, value in values.items()})
-        self._append("i", {"program": _NONE if program is None else self.programs.place(program)})
-        verdicts = {
-            "by_program": direction_of(program, row) if program and full else UNKNOWN,
-            "by_judge": UNKNOWN if judged is None or judged.outcome == "invalid" else judged.debiased,
-            "outcome": _NONE if judged is None else OUTCOMES.index(judged.outcome),
-            "strict": judged.strict if judged else 0,
-            "debiased": judged.debiased if judged else 0,
-        }
-        self._append("b", verdicts)
-        for (role, prompt), column in self._scores.items():
-            column.append(score(row, role, prompt) if has_score(row, role, prompt) else math.nan)
-        for name, names_of in GROUPINGS.items():
-            texts, places, ends = self._groups[name]
-            places.extend(map(texts.place, names_of(row)))
-            ends.append(len(places))
-
-    def _append(self, kind: str, values: Mapping[str, Any]) -> None:
-        for name, value in values.items():
-            self._columns.setdefault(name, array(kind)).append(value)
+        self._columns.add(
+            {
+                "id": row.id, "full": full, "kept": row.kept, "scored": is_scored(row), "any_score": bool(row.scores),
+                **{role: role in row.roles for role in ROLES},
+                **{name: math.nan if value is None else value for name, value in values.items()},
+                "has_margin": values["steering margin"] is not None,
+                "program": _NONE if program is None else self.programs.place(program),
+                "by_program": direction_of(program, row) if program and full else UNKNOWN,
+                "by_judge": UNKNOWN if judged is None or judged.outcome == "invalid" else judged.debiased,
+                "outcome": _NONE if judged is None else OUTCOMES.index(judged.outcome),
+                "strict": judged.strict if judged else 0,
+                "debiased": judged.debiased if judged else 0,
+                **{
+                    _score_column(role, prompt): score(row, role, prompt) if has_score(row, role, prompt) else math.nan
+                    for role in ROLES for prompt in PROMPTS
+                },
+                **{name: list(map(self._groups[name].place, find(row))) for name, find in GROUPINGS.items()},
+            }
+        )  # fmt: skip
 
     def in_order(self) -> np.ndarray:
         """Return the places of all rows in the order of their ids."""
-        return np.array(sorted(range(len(self)), key=self.ids.__getitem__), dtype=np.int64)
+        return pc.sort_indices(self._columns.column("id")).to_numpy().astype(np.int32)
 
     def column(self, name: str) -> np.ndarray:
-        """Return a column (N,); flags as bool."""
-        column = self._columns.get(name, array("B"))  # without rows there are no columns
-        return np.array(column, dtype=bool) if column.typecode == "B" else np.array(column)
+        """Return a column (N,)."""
+        return self._columns.column(name).to_numpy()
 
     def scores(self, role: str, prompt: str) -> np.ndarray:
         """Return the mean log-probs of a response under a prompt (N,), nats per token, NaN without one."""
-        return np.array(self._scores[role, prompt])
+        return self.column(_score_column(role, prompt))
 
     def values(self, by_id: Mapping[str, float]) -> np.ndarray:
         """Return a number for each row (N,) by its id, NaN where there is none."""
-        return np.array([by_id.get(name, math.nan) for name in self.ids])
+        ids = self._columns.column("id")
+        return np.fromiter((by_id.get(name.as_py(), math.nan) for name in ids), float, len(ids))
 
     def named_programs(self, rows: np.ndarray) -> list[str]:
         """Return the programs of the rows at some places, in the order in which they come up."""
-        places = dict.fromkeys(self.column("program")[rows].tolist())
-        return [self.programs[place] for place in places if place != _NONE]
+        places, first = np.unique(self.column("program")[rows], return_index=True)
+        return [self.programs[place] for place in places[np.argsort(first)].tolist() if place != _NONE]
 
     def groups(self, name: str, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return the members of each group of :data:`GROUPINGS` among the rows at some places, in their order.
 
         A row that names a group twice is in it twice.
         """
-        texts, groups, ends = self._groups[name]
-        starts = np.array(ends)
-        counts = np.diff(starts)[rows]
-        members = np.repeat(rows, counts)
-        # Of each member its place in `groups`: where its row begins, and one more for each further group of that row.
-        within = np.arange(len(members)) - np.repeat(np.cumsum(counts) - counts, counts)
-        own = np.array(groups)[starts[members] + within] if len(members) else np.zeros(0, dtype=int)
+        texts = self._groups[name]
+        lists = self._columns.column(name).combine_chunks().take(pa.array(rows))
+        own, members = lists.flatten().to_numpy(), np.repeat(rows, lists.value_lengths().to_numpy())
         by_group = np.argsort(own, kind="stable")
-        bounds = np.searchsorted(own[by_group], np.arange(len(texts) + 1))
+        bounds = np.searchsorted(own, np.arange(len(texts) + 1), sorter=by_group)
         found = {text: members[by_group[bounds[i] : bounds[i + 1]]] for i, text in enumerate(texts)}
         return {text: places for text, places in found.items() if len(places)}
 
@@ -176,6 +184,6 @@ def programs_of_kept(tables: Iterable[RowTable]) -> set[str | None]:
     """Return the programs of the rows that the filters kept, None for a row without one."""
     found: set[str | None] = set()
     for table in tables:
-        places = np.unique(table.column("program")[table.column("kept").astype(bool)]).tolist()
+        places = np.unique(table.column("program")[table.column("kept")]).tolist()
         found |= {None if place == _NONE else table.programs[place] for place in places}
     return found

@@ -10,6 +10,7 @@ import hashlib
 import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any, Literal
 
@@ -147,14 +148,14 @@ def table_figures(
     # How often the judge agrees with the program. Where the program finds a tie, there is nothing to agree with.
     by_program, by_judge = table.column("by_program"), table.column("by_judge")
     both = checked[np.isin(by_program[checked], (1, -1)) & (by_judge[checked] != UNKNOWN)]
-    agreed = (by_program[both] * by_judge[both]).tolist()
+    agreed = by_program[both] * by_judge[both]
     programs = table.named_programs(checked)
     return {
         "round": part.round,
         "label": part.label,
         "empty": len(rows) - len(checked),
         **_before_and_kept(table, checked, part.filtered),
-        "judge_check": {"n": len(agreed), "program": ", ".join(programs), **counted(agreed)} if agreed else None,
+        "judge_check": {"n": len(agreed), "program": ", ".join(programs), **counted(agreed)} if len(agreed) else None,
         "aspects": _groups(part, table, rows, "aspects", aspects),
         "principles": _groups(part, table, rows, "principles", principles),
         "candidates": _candidates(part.implicit, table, checked, start, judge),
@@ -197,7 +198,7 @@ def _groups(
 def _figures(table: RowTable, checked: np.ndarray) -> Figures:
     scored = checked[table.column("scored")[checked]]
     verdicts = table.column("by_program")[checked]
-    verdicts = verdicts[verdicts != UNKNOWN].tolist()
+    verdicts = verdicts[verdicts != UNKNOWN]
     # Of each response under each prompt; a row may lack some of the roles.
     logps = {
         f"{role}_response": {
@@ -206,11 +207,11 @@ def _figures(table: RowTable, checked: np.ndarray) -> Figures:
         for role in ROLES
     }
     programs = ", ".join(table.named_programs(checked))
-    own = [table.scores(role, "prompt")[scored].tolist() for role in ("positive", "negative")]
+    own = [table.scores(role, "prompt")[scored] for role in ("positive", "negative")]
     margins = table.column("steering margin")[scored[table.column("has_margin")[scored]]]
     return {
         "n": len(checked),
-        "program": {"program": programs, "n": len(verdicts), **counted(verdicts)} if verdicts else None,
+        "program": {"program": programs, "n": len(verdicts), **counted(verdicts)} if len(verdicts) else None,
         "judge": _by_judge(table, checked),
         "onpolicyness": onpolicyness(*own) if len(scored) else None,
         "steering_margin": _distribution(margins),
@@ -226,8 +227,8 @@ def _by_judge(table: RowTable, checked: np.ndarray) -> Figures | None:
         return None
     return {
         "n": len(judged),
-        "strict": counted(table.column("strict")[judged].tolist()),
-        "debiased": counted(table.column("debiased")[judged].tolist()),
+        "strict": counted(table.column("strict")[judged]),
+        "debiased": counted(table.column("debiased")[judged]),
         "outcomes": {outcome: int((outcomes[judged] == place).sum()) for place, outcome in enumerate(OUTCOMES)},
     }
 
@@ -238,7 +239,7 @@ def _distribution(values: np.ndarray) -> Figures | None:
     quantiles = np.percentile(values, QUANTILES).tolist()
     return {
         "n": len(values),
-        "mean": fmean(values.tolist()),
+        "mean": fmean(values.data),
         "interval": bootstrap(values),
         "quantiles": {str(name): value for name, value in zip(QUANTILES, quantiles, strict=True)},
     }
@@ -253,9 +254,9 @@ def _candidates(
     implicit: Implicit | None, table: RowTable, checked: np.ndarray, start: RowTable | None, judge: str
 ) -> list[Figures]:
     """Return the worth of each score against the program's verdicts, then against the judge's."""
-    scores = [(name, table.column(name), table, checked) for name in CANDIDATES]
+    scores = [(name, partial(table.column, name), table, checked) for name in CANDIDATES]
     if implicit and start is not None:
-        values = start.values(implicit.rewards)
+        values = partial(start.values, implicit.rewards)
         scores.append((f"{IMPLICIT}, {implicit.scale}", values, start, np.flatnonzero(start.column("full"))))
     found = []
     for truth in ("program", "judge"):
@@ -266,7 +267,7 @@ def _candidates(
                 programs = ", ".join(source.named_programs(known))
                 said = f"{judge}, debiased" if truth == "judge" else f"program {programs}"
                 decided = known[verdicts[known] != 0]
-                worths = _worth(values[decided], verdicts[decided] == 1, len(own), len(known))
+                worths = _worth(values()[decided], verdicts[decided] == 1, len(own), len(known))
                 found.append({"score": name, "truth": said, **worths})
     return found
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from selfsteer.confidence_intervals import Interval, bootstrap_statistic, wilson
 from selfsteer.judges.base import Judgement, Outcome, Pair
+from selfsteer.temp_db import TempDatabase
 
 _UNLABELLED = 2
 
@@ -67,8 +69,8 @@ class Figures:
     debiased: Verdicts
 
 
-class _Tally:
-    """Counts of judgements, from which figures come; of each judgement three verdicts stay."""
+class AgreementTally:
+    """Counts of judgements, from which figures come; of each judgement three verdicts of a byte stay."""
 
     def __init__(self) -> None:
         self.outcomes = Counter[str]()
@@ -77,6 +79,7 @@ class _Tally:
         self.labels, self.strict, self.debiased = array("b"), array("b"), array("b")
 
     def add(self, judgement: Judgement) -> None:
+        """Count a judgement."""
         label = judgement.pair.label
         self.outcomes[judgement.outcome] += 1
         for answer in (judgement.forward, judgement.backward):
@@ -89,7 +92,8 @@ class _Tally:
         self.strict.append(judgement.strict)
         self.debiased.append(judgement.debiased)
 
-    def figures(self, kappas: bool) -> Figures:
+    def figures(self, *, kappas: bool = True) -> Figures:
+        """Return the figures; ``kappas``, which take resampling, may be left out (None)."""
         labels = np.array(self.labels, dtype=np.int8)
         known = labels != _UNLABELLED
         decided = int((known & (labels != 0)).sum())
@@ -112,19 +116,19 @@ class _Tally:
 
 
 def agreement(judgements: Iterable[Judgement], *, kappas: bool = True) -> Figures:
-    """Return the figures over all judgements of a judge; ``kappas``, which take resampling, may be left out (None)."""
-    tally = _Tally()
+    """Return the figures over all judgements of a judge; ``kappas`` as of :meth:`AgreementTally.figures`."""
+    tally = AgreementTally()
     for judgement in judgements:
         tally.add(judgement)
-    return tally.figures(kappas)
+    return tally.figures(kappas=kappas)
 
 
 def by_subset(judgements: Iterable[Judgement]) -> dict[str, Figures]:
     """Return the figures of each subset, in the order in which the subsets come up."""
-    tallies: dict[str, _Tally] = defaultdict(_Tally)
+    tallies: dict[str, AgreementTally] = defaultdict(AgreementTally)
     for judgement in judgements:
         tallies[judgement.pair.subset].add(judgement)
-    return {subset: tally.figures(kappas=True) for subset, tally in tallies.items()}
+    return {subset: tally.figures() for subset, tally in tallies.items()}
 
 
 def distinct(pairs: Iterable[Pair]) -> list[int]:
@@ -133,15 +137,19 @@ def distinct(pairs: Iterable[Pair]) -> list[int]:
     Pairs with the same prompt, criterion, responses and label are one pair, whichever response is numbered first.
     """
     # Counted twice, a pair would make the intervals narrower than the data allow.
-    places: dict[str, int] = {}
-    for place, pair in enumerate(pairs):
-        places.setdefault(pair.content, place)
-    return list(places.values())
+    return [place for place, new in enumerate(_differ(pairs)) if new]
+
+
+def _differ(pairs: Iterable[Pair]) -> Iterator[bool]:
+    """Yield for each pair whether it differs from all before it; memory does not grow with them."""
+    with TempDatabase(["CREATE TABLE seen (content TEXT PRIMARY KEY) WITHOUT ROWID"], "track of the pairs") as seen:
+        for pair in pairs:
+            yield seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (pair.content,)).rowcount == 1
 
 
 def pooled(judgements: Sequence[Judgement]) -> Figures:
     """Return the figures over several sets; a pair that is in two of them counts once."""
-    return agreement(judgements[place] for place in distinct(one.pair for one in judgements))
+    return agreement(itertools.compress(judgements, _differ(one.pair for one in judgements)))
 
 
 def kappa(one: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> tuple[float, Interval] | None:

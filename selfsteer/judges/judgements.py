@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 from selfsteer.judges.answer_cache import Answer
 from selfsteer.judges.base import Judgement, Pair
-
-_UNLABELLED = 2
+from selfsteer.temp_db import APPENDED_KIB, TempDatabase
 
 
 @dataclass(frozen=True)
@@ -27,37 +24,37 @@ class JudgedPair(Pair):
 
 
 class Judgements(Sequence[Judgement]):
-    """Judgements as columns, some 60 bytes a pair besides its id: all of them but the texts of pairs and answers."""
+    """Judgements but for the texts of pairs and answers, some 100 bytes a pair in a temporary database."""
 
     def __init__(self, judgements: Iterable[Judgement] = ()) -> None:
-        self._ids: list[str] = []
-        self._words: dict[str, int] = {}  # subsets, and reasons for which answers are invalid
-        # Of a pair: its label, subset and content; of each answer: vote, log-odds, whether it is valid and why not.
-        self._labels, self._subsets, self._contents = array("b"), array("i"), array("Q")
-        self._votes, self._odds, self._valid, self._why = array("b"), array("d"), array("B"), array("i")
-        self._order: Sequence[int] | None = None
+        # Texts as bytes: a file's name may hold half of a surrogate pair, which SQLite refuses.
+        answers = ", ".join(f"vote{i} INTEGER, odds{i} REAL, valid{i} INTEGER, why{i} BLOB" for i in (1, 2))
+        table = f"CREATE TABLE judged (id BLOB, label INTEGER, subset BLOB, content TEXT, {answers})"
+        self._db = TempDatabase([table], "the verdicts", cache_kib=APPENDED_KIB)
+        self._table, self._count = "judged", 0
         self.extend(judgements)
 
     def extend(self, judgements: Iterable[Judgement]) -> None:
-        """Add judgements at the end."""
-        assert self._order is None
+        """Add judgements at the end; not after :meth:`sort`."""
         for one in judgements:
-            self._ids.append(one.pair.id)
-            self._labels.append(_UNLABELLED if one.pair.label is None else one.pair.label)
-            self._subsets.append(self._word(one.pair.subset))
-            self._contents.append(int(one.pair.content, 16))
+            pair = one.pair
+            values: list[Any] = [_bytes(pair.id), pair.label, _bytes(pair.subset), pair.content]
             for answer in (one.forward, one.backward):
-                self._votes.append(answer.vote)
-                self._odds.append(math.nan if answer.log_odds is None else answer.log_odds)
-                self._valid.append(answer.valid)
-                self._why.append(self._word(answer.why))
+                values += [answer.vote, answer.log_odds, answer.valid, _bytes(answer.why)]
+            self._db.execute("INSERT INTO judged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            self._count += 1
 
     def sort(self) -> None:
-        """Put them in the order of the pairs' ids."""
-        self._order = array("q", sorted(range(len(self)), key=self._ids.__getitem__))
+        """Put them in the order of the pairs' ids, once."""
+        self._db.execute("CREATE TABLE sorted AS SELECT * FROM judged ORDER BY id, rowid")
+        self._db.execute("DROP TABLE judged")
+        self._table = "sorted"
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._count
+
+    def __iter__(self) -> Iterator[Judgement]:
+        return map(_judgement, self._db.execute(f"SELECT * FROM {self._table} ORDER BY rowid"))
 
     @overload
     def __getitem__(self, place: int) -> Judgement: ...
@@ -66,24 +63,23 @@ class Judgements(Sequence[Judgement]):
     def __getitem__(self, place: int | slice) -> Judgement | list[Judgement]:
         if isinstance(place, slice):
             return [self[at] for at in range(*place.indices(len(self)))]
-        at = range(len(self))[place] if self._order is None else self._order[place]
-        words = list(self._words)
-        label = self._labels[at]
-        pair = JudgedPair(
-            self._ids[at], [], "", "",
-            label=None if label == _UNLABELLED else label,
-            subset=words[self._subsets[at]], hashed=f"{self._contents[at]:016x}",
-        )  # fmt: skip
-        answers = [
-            Answer(
-                self._votes[both],
-                log_odds=None if math.isnan(self._odds[both]) else self._odds[both],
-                valid=bool(self._valid[both]),
-                why=words[self._why[both]],
-            )
-            for both in (2 * at, 2 * at + 1)
-        ]
-        return Judgement(pair, *answers)
+        number = range(1, len(self) + 1)[place]
+        return _judgement(self._db.execute(f"SELECT * FROM {self._table} WHERE rowid = ?", [number]).fetchone())
 
-    def _word(self, text: str) -> int:
-        return self._words.setdefault(text, len(self._words))
+
+def _judgement(row: Sequence[Any]) -> Judgement:
+    own_id, label, subset, content, *answers = row
+    pair = JudgedPair(_text(own_id), [], "", "", label, _text(subset), hashed=content)
+    forward, backward = (
+        Answer(vote, log_odds=odds, valid=bool(valid), why=_text(why))
+        for vote, odds, valid, why in (answers[:4], answers[4:])
+    )
+    return Judgement(pair, forward, backward)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
+
+
+def _text(written: bytes) -> str:
+    return written.decode(errors="surrogatepass")

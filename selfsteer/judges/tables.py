@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from selfsteer.confidence_intervals import Interval, share_text, value_text
-from selfsteer.judges.agreement import Figures, agreement, by_subset, kappa, pooled
+from selfsteer.judges.agreement import Figures, by_subset, kappa, pooled
 from selfsteer.judges.base import Judgement
+from selfsteer.temp_db import TempDatabase
 
 ALL_SETS = "all sets"
 ORDER_BOUND = 0.9
@@ -59,25 +61,36 @@ def kappa_rows(all_judged: Sequence[Judged]) -> list[tuple[str, str, str]]:
 
 def common_kappa(one: Judged, other: Judged) -> tuple[float, Interval] | None:
     """Return Cohen's kappa of two judges' debiased verdicts on the pairs that both judged (a person may stop early)."""
-    first, second = ({judgement.pair.id: judgement.debiased for judgement in each.judgements} for each in (one, other))
-    shared = [pair for pair in first if pair in second]
-    return kappa([first[pair] for pair in shared], [second[pair] for pair in shared])
+    table = "CREATE TABLE verdicts (id BLOB PRIMARY KEY, verdict INTEGER) WITHOUT ROWID"
+    first, second = array("b"), array("b")
+    with TempDatabase([table], "the verdicts") as others:  # memory does not grow with the pairs
+        for pair, verdict in _verdicts(other):
+            others.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (pair, verdict))
+        for pair, verdict in _verdicts(one):
+            found = others.execute("SELECT verdict FROM verdicts WHERE id = ?", (pair,)).fetchone()
+            if found:
+                first.append(verdict)
+                second.append(found[0])
+    return kappa(first, second)
 
 
-def judge_warnings(judged: Judged) -> list[str]:
-    """Return warnings about a judge's figures: a sentence on position bias, one on missing verdicts."""
-    found = agreement(judged.judgements, kappas=False)
-    return list(filter(None, (order_warning(judged, found), invalid_warning(judged.name, asdict(found)))))
+def _verdicts(judged: Judged) -> Iterator[tuple[bytes, int]]:
+    return ((one.pair.id.encode(errors="surrogatepass"), one.debiased) for one in judged.judgements)
 
 
-def order_warning(judged: Judged, found: Figures) -> str:
+def judge_warnings(name: str, found: Figures) -> list[str]:
+    """Return warnings about the figures of a judge: a sentence on position bias, one on missing verdicts."""
+    return list(filter(None, (order_warning(name, found), invalid_warning(name, asdict(found)))))
+
+
+def order_warning(name: str, found: Figures) -> str:
     """Return a sentence on a judge with position bias, "" for any other."""
     share, ends = found.first_share, found.first_share_interval
     if share is None or ends is None or max(share, 1 - share) < ORDER_BOUND or max(ends[0], 1 - ends[1]) < _SURE:
         return ""
     place, often = ("first", share) if share > 0.5 else ("second", 1 - share)
     return (
-        f"{judged.name} votes for the {place} response shown in {often:.0%} of its answers: its strict verdicts mean "
+        f"{name} votes for the {place} response shown in {often:.0%} of its answers: its strict verdicts mean "
         "nothing, its debiased ones only what is left when that cancels"
     )
 

@@ -14,10 +14,10 @@ from selfsteer.evaluation.row_table import RowTable, programs_of_kept
 from selfsteer.evaluation.signal_quality import Part, pairs_of, sample_ids, sample_rows, table_figures
 from selfsteer.files import storage_errors, write_json
 from selfsteer.judges import Judge, Judgement, Pair, make_judge
-from selfsteer.judges.judgements import Judgements
+from selfsteer.judges.agreement import AgreementTally
 from selfsteer.judges.pair_datasets import check_limit
 from selfsteer.judges.registry import runs_code, set_keys
-from selfsteer.judges.tables import Judged, judge_warnings
+from selfsteer.judges.tables import judge_warnings
 from selfsteer.records import Contrast, StoredRows, is_full
 from selfsteer.report import write_report
 from selfsteer.runs.active import dependencies_of
@@ -117,11 +117,11 @@ def settings_for(recipe: JudgeSettings, overrides: Mapping[str, Any], *, trusted
 
 @dataclass(frozen=True)
 class _PartRead:
-    """A part of a run in tables: its sampled rows with their judgements, and the pairs of its implicit reward."""
+    """A part of a run in tables: its sampled rows, what the judge said, and the pairs of its implicit reward."""
 
     part: Part
     table: RowTable
-    judged: Judgements
+    judged: AgreementTally
     start: RowTable | None = None
 
 
@@ -142,16 +142,15 @@ class _Reader:
             start = sample_rows(part.implicit.rows, self._limit, seed) if part.implicit else []
             sources.append(([start], sum(map(is_full, start))))
         tables = [RowTable(self._reader.stages.program) for _ in sources]
-        found = [Judgements() for _ in sources]
+        tallies = [AgreementTally() for _ in sources]
         for place, block, judged in self._blocks([blocks for blocks, _ in sources], sum(n for _, n in sources)):
             verdicts = {one.pair.id: one for one in judged}
-            found[place].extend(judged)
+            for one in judged:
+                tallies[place].add(one)
             for row in block:
                 tables[place].add(row, verdicts.get(row.id))
-        for own in found:
-            own.sort()
         return [
-            _PartRead(part, tables[2 * i], found[2 * i], tables[2 * i + 1] if part.implicit else None)
+            _PartRead(part, tables[2 * i], tallies[2 * i], tables[2 * i + 1] if part.implicit else None)
             for i, part in enumerate(parts)
         ]
 
@@ -189,7 +188,7 @@ class _Reader:
 def _warnings(parts: Sequence[_PartRead], figures: Sequence[Mapping[str, Any]], judge: Judge, by: str) -> Iterator[str]:
     """Yield a sentence where the judge follows the order of a pair, lacks verdicts or contradicts the program."""
     for one in parts:
-        for warning in judge_warnings(Judged(judge.name, one.judged)):
+        for warning in judge_warnings(judge.name, one.judged.figures(kappas=False)):
             yield f"{one.part.label}: {warning}"
     for part_figures in figures:
         check = part_figures["judge_check"]

@@ -21,7 +21,7 @@ from selfsteer.judges.tables import Judged, common_kappa, invalid_warning
 from selfsteer.judges.text import CUT_OFF
 from selfsteer.queries import is_split
 from selfsteer.queries.tally import in_words
-from selfsteer.records import StoredRows
+from selfsteer.records import StoredRows, is_full
 from selfsteer.stages.reader import RunReader
 
 By = Literal["overall", "aspects"]
@@ -91,12 +91,15 @@ class RunPairs(Collection[Pair]):
         self.name = f"{run_dir.resolve().name}, {part.label}"
         assert isinstance(part.rows, StoredRows)
         self._rows, self._by, self._set = part.rows, by, reader.stages.principle_set
-        self._ids = sample_ids(self._rows.full_ids(kept=True), limit, seed)
+        # None is all, which are counted alone: the ids of many rows would fill the memory.
+        self._ids = None if limit is None else sample_ids(self._rows.full_ids(kept=True), limit, seed)
+        self._count = sum(1 for _ in self._rows.full_ids(kept=True)) if self._ids is None else len(self._ids)
 
     def blocks(self) -> Iterator[list[Pair]]:
         """Yield all pairs, some thousand at a time."""
         for block in self._rows.blocks():
-            rows = [row for row in block if row.id in self._ids]
+            kept = (row for row in block if row.kept and is_full(row))
+            rows = [row for row in kept if self._ids is None or row.id in self._ids]
             pairs = pairs_of(rows, by=self._by, principle_set=self._set)
             yield [replace(pair, id=f"{self.name}, {pair.id}", subset=self.name) for pair in pairs]
 
@@ -104,7 +107,7 @@ class RunPairs(Collection[Pair]):
         return (pair for block in self.blocks() for pair in block)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._count
 
     def __contains__(self, pair: object) -> bool:
         return any(pair == own for own in self)

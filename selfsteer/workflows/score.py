@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any
 
 from selfsteer.config import LocalModelSettings
 from selfsteer.errors import ConfigError, DataError, PromptRefused
-from selfsteer.files import cut_torn_line, fingerprint, parse_json, remove, storage_errors
+from selfsteer.files import GroupSync, cut_torn_line, fingerprint, parse_json, remove, storage_errors
 from selfsteer.judges.loading import scoring_model
 from selfsteer.judges.pair_datasets import is_pair, pair_of
 from selfsteer.queries import is_hub, source_fingerprint, source_rows
@@ -26,7 +25,7 @@ from selfsteer.runs.store import locked
 from selfsteer.stages.preferences import better_and_worse
 
 _AT_ONCE = 256
-"""Rows in memory, and the most that an interrupted command repeats."""
+"""Rows in memory, and the most that an interrupted command repeats; a power cut costs those of a second more."""
 
 
 def score_file(
@@ -80,7 +79,7 @@ def score_file(
 
 def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]) -> RowTally:
     """Write the rows that ``lines`` lacks; those that an interrupted command wrote are counted, not scored again."""
-    rows, tally = _rows(file), RowTally()
+    rows, tally, disk = _rows(file), RowTally(), GroupSync()
     cut_torn_line(lines)
     # Half of a surrogate pair, in a row that gets an error, is written as JSON's own escape.
     with lines.open("a+", encoding="utf-8", errors="backslashreplace") as stream:
@@ -100,7 +99,8 @@ def _write(lines: Path, file: Path, scorer: _Scorer, note: Callable[[str], None]
                 stream.write(_line(row) + "\n")
                 tally.add(problem, where)
             stream.flush()
-            os.fsync(stream.fileno())
+            disk.add(lines)
+    disk.sync()
     return tally
 
 

@@ -130,17 +130,17 @@ def test_judges_are_compared_on_the_pairs_that_both_judged():
 )
 def test_a_judge_that_goes_by_the_place_is_called_so(firsts, place):
     rows = [judged(number, 1, *([1, 1] if number < firsts else [-1, -1])) for number in range(10)]
-    found = order_warning(Judged("me", rows), agreement(rows))
+    found = order_warning("me", agreement(rows))
     assert bool(found) == bool(place)
     assert not place or f"me votes for the {place} response shown in {max(firsts, 10 - firsts)}0% of" in found
 
 
 def test_a_few_votes_for_one_place_are_no_habit():
     rows = [judged(number, 1, *FIRST[1:]) for number in range(3)]
-    assert order_warning(Judged("me", rows[:2]), agreement(rows[:2])) == ""
-    assert order_warning(Judged("me", [*rows, *rows]), agreement([*rows, *rows]))
+    assert order_warning("me", agreement(rows[:2])) == ""
+    assert order_warning("me", agreement([*rows, *rows]))
 
 
 def test_a_judge_without_a_vote_is_not_called_order_bound():
     rows = [judged(1, 1, 0, 0)]
-    assert order_warning(Judged("me", rows), agreement(rows)) == ""
+    assert order_warning("me", agreement(rows)) == ""
