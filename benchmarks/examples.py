@@ -1,15 +1,17 @@
-"""Examples for timing: from a file in the authors' format, or made up with given lengths."""
+"""Examples for timing: from a file in the authors' format, made up with given lengths, or drawn token by token."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 from selfsteer.chat import Chat
 from selfsteer.contrast import with_token_ids
 from selfsteer.queries import load_queries
-from selfsteer.records import Contrast, Message
+from selfsteer.records import PROMPTS, Contrast, Message
 
 _WORDS = "Verify numbers and names before you write them down, and say why they matter to the reader. "
 
@@ -33,6 +35,27 @@ def made_examples(chat: Chat, count: int, prompt_tokens: int, response_tokens: i
         own = {f"{role}_token_ids": ids[i : i + response_tokens] for i, role in enumerate(_ROLES)}
         rows.append(dataclasses.replace(_contrast(query.id, columns, chat), **own))
     return rows
+
+
+def drawn_examples(count: int, prompt_tokens: int, response_tokens: int, vocabulary: int) -> list[Contrast]:
+    """Rows of random token ids, for random weights; the lengths vary by up to an eighth, as real ones do."""
+    draw = random.Random(0)
+
+    def ids(length: int) -> list[int]:
+        return [draw.randrange(vocabulary) for _ in range(draw.randint(length - length // 8, length))]
+
+    names = [*PROMPTS, *_ROLES]
+    lengths = [prompt_tokens] * len(PROMPTS) + [response_tokens] * len(_ROLES)
+    texts = dict.fromkeys(("positive_principle", "negative_principle"), "")
+    texts |= {f"{role}_response": "drawn" for role in _ROLES}
+    options: dict[str, Any] = texts | {f"{role}_finish": "stop" for role in _ROLES} | {name: [] for name in PROMPTS}
+    return [
+        Contrast(
+            id=str(number), split="train", aspects=[], **options,
+            **{f"{name}_token_ids": ids(length) for name, length in zip(names, lengths, strict=True)},
+        )
+        for number in range(count)
+    ]  # fmt: skip
 
 
 _ROLES = ("positive", "negative", "original")

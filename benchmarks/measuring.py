@@ -16,16 +16,24 @@ from selfsteer.logprobs.cells import rows_of
 from selfsteer.records import Contrast
 from selfsteer.views import SSO_VIEWS
 
-__all__ = ["Arithmetic", "matmul_rate", "needed", "peak_gb"]
+__all__ = ["Arithmetic", "matmul_rate", "needed", "peak_gb", "synchronize"]
 
 
-def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> float:
+def synchronize(device: str) -> None:
+    """Wait for a GPU's kernels, which a call only starts."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5, device: str = "cpu") -> float:
     """FLOP/s of a square matrix product, the median of ``repeats`` after two that warm up."""
-    a, b = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     seconds = []
     for _ in range(repeats + 2):
+        synchronize(device)
         started = time.perf_counter()
         a @ b
+        synchronize(device)
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / statistics.median(seconds[2:])
 

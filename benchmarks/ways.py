@@ -25,8 +25,8 @@ BETA = 0.1
 _QUIET: dict[str, Any] = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False}
 
 
-def autocast(bf16: bool) -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
+def autocast(bf16: bool, device: str = "cpu") -> AbstractContextManager[Any]:
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16)
 
 
 class Plain:
@@ -46,24 +46,27 @@ class Plain:
     def step(self, index: int) -> Tensor:
         """Forward, loss, backward."""
         row = self.rows[index]
-        with autocast(self.bf16):
-            ours = self._pairs(self.policy, row)
+        with autocast(self.bf16, next(self.policy.parameters()).device.type):
+            ours = self.pairs(self.policy, row)
             with torch.no_grad():
-                theirs = self._pairs(self.reference, row)
+                theirs = self.pairs(self.reference, row)
         loss = sso_loss(ours, theirs, base="dpo", beta=BETA).loss.mean()
         loss.backward()
         return loss.detach()
 
-    def _pairs(self, model: Any, row: Contrast) -> dict[View, PairLogps]:
+    def pairs(self, model: Any, row: Contrast) -> dict[View, PairLogps]:
+        """Return each view's log-probs of one example, (1,) each, from the logits of all six sequences at once."""
+        device = next(model.parameters()).device
         named = [(PAIRINGS[v].prompt, role) for v in SSO_VIEWS for role in (PAIRINGS[v].chosen, PAIRINGS[v].rejected)]
         pairs = [(row.prompt_ids(prompt), row.response_ids(role)) for prompt, role in named]
         width = max(len(prompt) + len(response) for prompt, response in pairs)
-        ids = torch.tensor([[*p, *r, *[self.pad] * (width - len(p) - len(r))] for p, r in pairs])
-        mask = torch.tensor([[1] * (len(p) + len(r)) + [0] * (width - len(p) - len(r)) for p, r in pairs])
+        ids = torch.tensor([[*p, *r, *[self.pad] * (width - len(p) - len(r))] for p, r in pairs], device=device)
+        lengths = torch.tensor([len(p) + len(r) for p, r in pairs], device=device)
+        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
         logps = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), dim=-1)
         logps = logps[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
         sums = [logps[i, len(p) - 1 : len(p) + len(r) - 1].sum()[None] for i, (p, r) in enumerate(pairs)]
-        counts = [torch.tensor([len(response)]) for _, response in pairs]
+        counts = [torch.tensor([len(response)], device=device) for _, response in pairs]
         ends = zip(sums[::2], sums[1::2], counts[::2], counts[1::2], strict=True)
         return {view: PairLogps(*own) for view, own in zip(SSO_VIEWS, ends, strict=True)}
 
