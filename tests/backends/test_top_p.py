@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -33,6 +33,8 @@ def probabilities(scores: torch.Tensor, temperature: float, top_p: float) -> tor
 @settings(max_examples=60, deadline=None)
 def test_it_is_the_nucleus_of_transformers(seed, width, spread, temperature, top_p):
     scores = spread * torch.randn(4, width, generator=torch.Generator().manual_seed(seed))
+    reached = (scores.double() / temperature).softmax(-1).sort(-1, descending=True).values.cumsum(-1)
+    assume((reached - top_p).abs().min() > 1e-6)  # closer, float32 decides: transformers adds from the other end
     expected = reference(scores, temperature, top_p)
     torch.testing.assert_close(probabilities(scores, temperature, top_p), expected, atol=1e-5, rtol=1e-4)
 
