@@ -29,8 +29,9 @@ from selfsteer.queries import Checks, Fault, load_queries, reads_file, source_fi
 from selfsteer.queries.load import GROWN, content_hash, made_id
 from selfsteer.queries.words import changed_words
 from selfsteer.records import Response, read_rows
+from selfsteer.runs.executor import BatchResult
 from selfsteer.runs.progress import Display
-from selfsteer.runs.shards import BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.shards import Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace
 from selfsteer.seeding import batch_seed
 from selfsteer.stages.model_pool import ModelPool, Policy

@@ -23,10 +23,11 @@ from selfsteer.quality import think_apart
 from selfsteer.queries import source_fingerprint
 from selfsteer.records import Message, Query, Response, write_rows
 from selfsteer.runs.dropped import dropped_note
+from selfsteer.runs.executor import BatchResult
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.progress import Display
 from selfsteer.runs.results import DroppedRows, StageResult
-from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.shards import SHARD_ROWS, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Store, Workspace, in_batches
 from selfsteer.seeding import batch_seed
 from selfsteer.stages.context import RunContext

@@ -1,10 +1,10 @@
 """A stage over any number of rows: blocks of rows, in each a plan of batches, one file a block when it is whole.
 
-A block is what is in memory at a time. A batch is the unit of seeding and of resuming: its rows are in a file, a piece
-beside the block, before the next one is begun. When all pieces are there they become the block's file. What failed in
-a batch is asked for again when every block had its turn.
+A block is planned at a time, and one more while the executor's last workers finish another. A batch is the unit of
+seeding and of resuming: when it is done its rows are put into a file, a piece beside the block. When all pieces are
+there they become the block's file. What failed in a batch is asked for again when every block had its turn.
 
-A killed process loses the batch in progress. Pieces are synced to disk in groups, as a wait for the disk after each
+A killed process loses the batches in progress. Pieces are synced to disk in groups, as a wait for the disk after each
 batch would take longer than many a batch: a power cut costs at most a second of finished work more, and a piece that it
 damaged is removed and done again.
 """
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from selfsteer.errors import DataError, SelfsteerError, StorageError, WorkFailed
 from selfsteer.files import GroupSync, append_json, parse_json, read_json_lines, remove, write_json
 from selfsteer.queries.tally import Tally
 from selfsteer.records import Contrast, count_rows, read_rows, write_rows
+from selfsteer.runs.executor import BatchFunction, BatchResult, BatchTask, Executor, InProcess, PlannedBatch
 from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.store import Item, Row, Workspace, in_batches
 
@@ -57,19 +59,12 @@ class ShardPlan(Generic[Item]):
 
 
 @dataclass(frozen=True)
-class BatchResult(Generic[Row]):
-    """What came of a batch: its rows, and by the key of an item why it gave none."""
-
-    rows: Sequence[Row]
-    failures: Mapping[Key, Failure] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class ShardJob(Generic[Item, Row]):
     """How a stage does its blocks.
 
     Attributes:
-        do: Does a batch, given the batch's number in the whole stage (what its seed depends on) and its items.
+        do: Does a batch, given the batch's number in the whole stage (what its seed depends on) and its items: a
+            function, or a task that may be done in other processes.
         item_key, row_key: Equal for an item and for the row that came of it.
         per_block: Batches that a block has at most.
         failed: What becomes of items that fail to the last: the stage stops, or leaves them out.
@@ -77,7 +72,7 @@ class ShardJob(Generic[Item, Row]):
 
     kind: type[Row]
     plan: Callable[[int], ShardPlan[Item]]
-    do: Callable[[int, Sequence[Item]], BatchResult[Row]]
+    do: BatchFunction[Item, Row] | BatchTask[Item, Row]
     item_key: Callable[[Item], Key] = lambda item: item.id  # type: ignore[attr-defined]
     row_key: Callable[[Row], Key] = lambda row: row.id
     where: Callable[[Item], str] = lambda item: str(item.id)  # type: ignore[attr-defined]
@@ -85,8 +80,13 @@ class ShardJob(Generic[Item, Row]):
     failed: Literal["stop", "drop"] = "stop"
 
 
-def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tuple[list[Path], DroppedRows]:
+def run_sharded(
+    space: Workspace, count: int, work: ShardJob[Item, Row], executor: Executor | None = None
+) -> tuple[list[Path], DroppedRows]:
     """Do the blocks 0 to ``count`` - 1 that are not done yet. Returns their files and what was left out.
+
+    Args:
+        executor: Does the batches (default: this process, one after the other). The files do not depend on it.
 
     Raises:
         SelfsteerError: What a failure that ends the stage said; all rows that did arrive are on disk.
@@ -94,9 +94,14 @@ def run_sharded(space: Workspace, count: int, work: ShardJob[Item, Row]) -> tupl
     """
     disk = GroupSync()
     blocks = [_Block(space, number, work, disk) for number in range(count)]
+    executor = executor or InProcess()
     try:
-        waiting = [block for block in blocks if not block.done and not block.go()]
-        still = sum(block.again() for block in waiting)
+        for each in (_Block.begin, _Block.again):
+            planned = (batch for block in blocks if block.waits for batch in each(block))
+            with closing(executor.run(work.do, planned)) as results:  # type: ignore[type-var]
+                for batch, done in results:
+                    blocks[batch.block].take(batch, done)
+        still = sum(block.missing for block in blocks)
     except SelfsteerError:
         space.display.stopped()
         raise
@@ -143,7 +148,7 @@ class ShardWriter(Generic[Row]):
 def contrasts_job(
     files: Sequence[Path],
     size: int,
-    do: Callable[[Sequence[Contrast]], Sequence[Contrast]],
+    do: Callable[[Sequence[Contrast]], Sequence[Contrast]] | BatchTask[Contrast, Contrast],
     only: Callable[[Contrast], bool] = lambda row: True,
 ) -> ShardJob[Contrast, Contrast]:
     """Return the job that does the rows of each file that ``only`` is true of, ``size`` at a time."""
@@ -151,6 +156,8 @@ def contrasts_job(
     def plan(number: int) -> ShardPlan[Contrast]:
         return ShardPlan(in_batches(list(filter(only, read_rows([files[number]], Contrast))), size))
 
+    if isinstance(do, BatchTask):
+        return ShardJob(Contrast, plan, do)
     return ShardJob(Contrast, plan, lambda _, batch: BatchResult(do(batch)))
 
 
@@ -188,7 +195,12 @@ def summed(left_out: Iterable[Sequence[Dropped]], listed: str | None = None) -> 
 
 
 class _Block(Generic[Item, Row]):
-    """One block of a stage: its file, its pieces, and what is still missing."""
+    """One block of a stage: its file, its pieces, and what is still missing.
+
+    Attributes:
+        waits: Whether the block's file is not there.
+        missing: Items that failed to the last, where that stops the stage.
+    """
 
     def __init__(self, space: Workspace, number: int, work: ShardJob[Item, Row], disk: GroupSync) -> None:
         self.space, self.number, self._disk = space, number, disk
@@ -197,15 +209,9 @@ class _Block(Generic[Item, Row]):
         self._pieces = space.path(f"{number:05d}.pieces")
         self._left_out = space.path(f"{number:05d}{_LEFT_OUT}")
         self._why: dict[Key, Failure] = {}
-
-    @property
-    def done(self) -> bool:
-        """Whether the block's file is there; then its rows count as progress."""
-        if not self.path.exists():
-            return False
-        remove(self._pieces)
-        self.space.display.advance(count_rows(self.path))
-        return True
+        self._plan: ShardPlan[Item] | None = None
+        self._under_way, self._last_try = 0, False
+        self.waits, self.missing = True, 0
 
     @property
     def left_out(self) -> list[Dropped]:
@@ -218,8 +224,13 @@ class _Block(Generic[Item, Row]):
         """Return how many rows of the block are on disk."""
         return count_rows(self.path) if self.path.exists() else sum(map(count_rows, self._pieces.glob("*.parquet")))
 
-    def go(self) -> bool:
-        """Do the batches that have no piece yet; return whether the block is whole then."""
+    def begin(self) -> Iterator[PlannedBatch]:
+        """Plan the block, unless it is done, and yield the batches that have no piece yet."""
+        if self.path.exists():
+            remove(self._pieces)
+            self.space.display.advance(count_rows(self.path))
+            self.waits = False
+            return
         plan = self.work.plan(self.number)
         self._remove_damaged()
         # What was refused before this process began is not asked for again.
@@ -227,47 +238,61 @@ class _Block(Generic[Item, Row]):
         for line in read_json_lines(self._pieces / _REFUSED):
             if (key := keys.get(line["key"])) is not None:
                 self._why[key] = Failure(DataError(line["reason"], do=line["do"]), refused=True)
-        if len(plan.batches) == 1 and not self._pieces.exists():
-            # With nothing missing, a block of one batch needs no piece.
-            (only,) = plan.batches
-            done = self._asked(self.number * self.work.per_block, only)
-            found = {self.work.row_key(row) for row in done.rows}
-            if all(self.work.item_key(item) in found for item in only):
-                self.space.display.advance(len(only))
-                self._write(plan, done.rows)
-                return True
-            self._keep(0, done)
-            return not self._missing(plan) and self._finish(plan)
+        todo = []
         for place, batch in enumerate(plan.batches):
             open_items = [item for item in batch if self.work.item_key(item) not in self._why]
             if open_items and not self._piece(place).exists():
-                self._do(place, self.number * self.work.per_block + place, open_items)
+                todo.append(PlannedBatch(self.number, place, self.number * self.work.per_block + place, open_items))
             elif open_items:
                 self.space.display.advance(count_rows(self._piece(place)))
             self.space.display.advance(len(batch) - len(open_items))
-        return not self._missing(plan) and self._finish(plan)
+        yield from self._asked(plan, todo)
 
-    def again(self) -> int:
-        """Ask once more for what failed; return how much is still missing."""
+    def again(self) -> Iterator[PlannedBatch]:
+        """Yield what failed, to be asked for once more."""
         plan = self.work.plan(self.number)
         missing = self._missing(plan)
         size = max(map(len, plan.batches))
         # Behind all planned batches, so that no number, and no seed, serves twice.
         first = max([len(plan.batches), *(int(path.stem) + 1 for path in self._pieces.glob("*.parquet"))])
-        for place, batch in enumerate(in_batches(missing, size), start=first):
-            self._do(place, -1 - self.number * self.work.per_block - place, batch)
-        missing = self._missing(plan)
-        if missing and self.work.failed == "stop":
-            return len(missing)
-        return 0 if self._finish(plan) else len(missing)
+        base, self._last_try = -1 - self.number * self.work.per_block, True
+        places = enumerate(in_batches(missing, size), start=first)
+        yield from self._asked(plan, [PlannedBatch(self.number, place, base - place, items) for place, items in places])
 
-    def _do(self, place: int, number: int, batch: Sequence[Item]) -> None:
-        self._keep(place, self._asked(number, batch))
+    def take(self, batch: PlannedBatch, done: BatchResult[Row]) -> None:
+        """Write what came of a batch, and the block when it was the last one; a failure that ends the stage raises."""
+        plan = self._plan
+        assert plan is not None
+        self._note(batch.items, done)
+        self._under_way -= 1
+        found = {self.work.row_key(row) for row in done.rows}
+        whole = len(plan.batches) == 1 and all(self.work.item_key(item) in found for item in plan.batches[0])
+        if whole and not self._pieces.exists():  # then it needs no piece
+            self.space.display.advance(len(batch.items))
+            self._write(plan, done.rows)
+            return
+        self._keep(batch.place, done)
+        if not self._under_way:
+            self._settle(plan)
 
-    def _asked(self, number: int, batch: Sequence[Item]) -> BatchResult[Row]:
-        """Do one batch and note what failed."""
-        done = self.work.do(number, batch)
-        for item in batch:
+    def _asked(self, plan: ShardPlan[Item], batches: Sequence[PlannedBatch]) -> Iterator[PlannedBatch]:
+        self._plan, self._under_way = plan, len(batches)
+        if not batches:
+            self._settle(plan)
+        yield from batches
+
+    def _settle(self, plan: ShardPlan[Item]) -> None:
+        """Write the block if every item has a row or won't get one; else it is asked for again, or ends the stage."""
+        self._plan = None
+        missing = len(self._missing(plan))
+        if not missing or (self._last_try and self.work.failed == "drop"):
+            self._write(plan, list(self._rows()))
+        elif self._last_try:
+            self.missing = missing
+
+    def _note(self, items: Sequence[Item], done: BatchResult[Row]) -> None:
+        """Note what failed."""
+        for item in items:
             failure = done.failures.get(self.work.item_key(item))
             if failure is None:
                 continue
@@ -276,7 +301,6 @@ class _Block(Generic[Item, Row]):
                 line = {"where": self.work.where(item), "reason": failure.error.what, "refused": failure.refused}
                 append_json(failures_file(self.space), line, sync=False)
                 self._disk.add(failures_file(self.space))
-        return done
 
     def _keep(self, place: int, done: BatchResult[Row]) -> None:
         """Write a batch's rows and what was refused; then a failure that ends the stage is raised."""
@@ -308,10 +332,6 @@ class _Block(Generic[Item, Row]):
         refused = {key for key, failure in self._why.items() if failure.refused}
         return [item for item in items if self.work.item_key(item) not in found | refused]
 
-    def _finish(self, plan: ShardPlan[Item]) -> bool:
-        self._write(plan, list(self._rows()))
-        return True
-
     def _write(self, plan: ShardPlan[Item], rows: Sequence[Row]) -> None:
         """Write what was left out, then the block in the plan's order; its pieces are of no use any more."""
         by_key = {self.work.row_key(row): row for row in rows}
@@ -328,6 +348,7 @@ class _Block(Generic[Item, Row]):
             write_json(self._left_out, [_told(one) for one in left_out.values()])
         write_rows(self.path, self.work.kind, kept)
         remove(self._pieces)
+        self.waits, self._plan = False, None
 
     def _rows(self) -> Iterator[Row]:
         return read_rows(sorted(self._pieces.glob("*.parquet")), self.work.kind)

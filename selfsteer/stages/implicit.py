@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from selfsteer.records import count_rows
@@ -12,8 +11,7 @@ from selfsteer.runs.shards import contrasts_job, run_sharded
 from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.model_pool import Policy
-
-_BATCH = 8
+from selfsteer.stages.scoring_task import SCORE_BATCH, ScoringTask
 
 
 def run(state: Pass) -> StageRecord | None:
@@ -29,12 +27,8 @@ def implicit_stage(context: RunContext, start: StageRecord, policy: Policy) -> S
     def write(space: Workspace) -> tuple[list[Path], StageResult]:
         from selfsteer.stages.scorer import PLAIN_CELLS
 
-        scorer = context.models.scorer(policy)
-        assert scorer is not None  # rows have scores only where the backend has weights
-
-        score = partial(scorer.score, cells=PLAIN_CELLS)
-        job = contrasts_job(files, _BATCH, score, lambda row: row.scores is not None)
-        return run_sharded(space, len(files), job)[0], StageResult()
+        job = contrasts_job(files, SCORE_BATCH, ScoringTask(policy, PLAIN_CELLS), lambda row: row.scores is not None)
+        return run_sharded(space, len(files), job, context.models.executor())[0], StageResult()
 
     units = sum(map(count_rows, files))
     return context.store.get_or_compute("implicit", policy.round, depends, write, split="heldout", units=units)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from selfsteer.backends import BACKENDS, Backend, may_think
+from selfsteer.backends import BACKENDS, Backend, Prompt, may_think
 from selfsteer.backends.source import BackendSource, Weights, open_backend
 from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.models.single_slot import OneHeld
+from selfsteer.runs.executor import Executor, InProcess
 from selfsteer.stages.principle_model import PrincipleModel
 
 if TYPE_CHECKING:
@@ -63,6 +64,32 @@ class Policy:
 def policy_of(fields: Mapping[str, Any]) -> Policy:
     """Return the policy that ``dataclasses.asdict`` told of."""
     return Policy(**{**fields, "start": policy_of(fields["start"]) if fields["start"] else None})
+
+
+class Lengths(Protocol):
+    """What planning needs of a backend: :class:`selfsteer.backends.Backend` has it."""
+
+    @property
+    def chat(self) -> Chat | None:
+        """The template that renders prompts; None where there are no tokens."""
+
+    @property
+    def context(self) -> int | None:
+        """Prompt + response tokens that fit, None where there is no limit."""
+
+    def length(self, prompt: Prompt) -> int:
+        """Return the length of a prompt."""
+
+
+@dataclass(frozen=True)
+class _TokenLengths:
+    """Lengths in the tokens of a local model, which may be loaded in another process."""
+
+    chat: Chat
+    context: int | None
+
+    def length(self, prompt: Prompt) -> int:
+        return len(self.chat.encode(prompt))
 
 
 class ModelPool:
@@ -196,6 +223,26 @@ class ModelPool:
             return self.backend(policy)
         writer = self.writer
         return self._held.hold(("writer",), lambda: writer.open(self.run_dir / USAGE))
+
+    def lengths(self, policy: Policy, context: int | None = None) -> Lengths:
+        """Return the lengths of prompts as the policy's backend has them; a local model need not be loaded for it.
+
+        Args:
+            context: Tokens that fit, as far as planning has to know.
+        """
+        chat = self.chat(policy)
+        return self.backend(policy) if chat is None else _TokenLengths(chat, context)
+
+    def writing_lengths(self, policy: Policy) -> Lengths:
+        """Return the lengths of prompts for :meth:`writing_backend`."""
+        if self.writer is None:
+            return self.lengths(policy)
+        chat = self.writer.chat
+        return self.writing_backend(policy) if chat is None else _TokenLengths(chat, None)
+
+    def executor(self, backend: str = "transformers") -> Executor:
+        """Return what does the planned batches of a stage, for models that run in that backend."""
+        return InProcess(self)
 
     def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
         """Say how a policy's weights are made again, should they be needed when they are not there any more."""

@@ -14,6 +14,7 @@ from selfsteer.files import fingerprint
 
 if TYPE_CHECKING:
     from selfsteer.backends.local_model import LocalModel
+    from selfsteer.chat import Chat
 
 _KEY = "principles.model"
 
@@ -53,7 +54,12 @@ class PrincipleModel:
     @property
     def may_think(self) -> bool:
         """Whether it may think before it answers."""
-        return may_think(self.backend, self._local.chat if self.settings.kind == "local" else None)
+        return may_think(self.backend, self.chat)
+
+    @property
+    def chat(self) -> Chat | None:
+        """Its chat template; None for a server, which renders the prompts by itself."""
+        return self._local.chat if self.settings.kind == "local" else None
 
     @property
     def batch(self) -> int:

@@ -20,7 +20,7 @@ from selfsteer.principles.principle_set import PrincipleSet
 from selfsteer.principles.steer import fold_system, steer
 from selfsteer.quality import answer_of
 from selfsteer.records import Query, SteeredQuery
-from selfsteer.runs.shards import BatchResult
+from selfsteer.runs.executor import BatchResult
 from selfsteer.seeding import batch_seed
 
 _LONGEST_SOURCE = 200  # characters

@@ -8,20 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from selfsteer.chat import Chat
 from selfsteer.config import QuerySettings
-from selfsteer.principles import template_contents
+from selfsteer.principles import PrincipleSet, template_contents
 from selfsteer.records import Query, SteeredQuery, read_columns, read_rows
 from selfsteer.report.fallbacks import fallbacks_told
 from selfsteer.runs.dropped import check_dropped_share, dropped_note
+from selfsteer.runs.executor import OpenTask
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
 from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.row_ranges import RowRange, row_ranges
-from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.shards import SHARD_ROWS, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
 from selfsteer.seeding import batch_seed
 from selfsteer.stages.context import Pass, RunContext
-from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.model_pool import ModelPool, Policy
 from selfsteer.stages.principle_strategies import acting_settings, needs_model, principled, refusal, templates_of
 from selfsteer.stages.queries import QueriesResult, query_files, round_queries
 
@@ -81,7 +83,10 @@ def principles_stage(
     parts = row_ranges(query_files(context.store.files(queries), split, QueriesResult.of(queries).heldout), asked)
 
     def write(space: Workspace) -> tuple[list[Path], PrinciplesResult]:
-        paths, dropped = run_sharded(space, len(parts), _writing(context, parts, policy, readers, seed))
+        models = context.models
+        task = WritingTask(context.principle_set, policy, tuple(readers), seed)
+        executor = models.executor(models.writer.backend if models.writer else policy.backend)
+        paths, dropped = run_sharded(space, len(parts), _writing(context, parts, task), executor)
         check_any_left(paths, dropped, len(asked), "query")
         return paths, PrinciplesResult.from_info(dropped.info, **_chosen(paths))
 
@@ -108,15 +113,40 @@ def _note(record: StageRecord) -> str:
     return f": {whole}{notes}" if notes else ""
 
 
-def _writing(
-    context: RunContext, parts: Sequence[RowRange], policy: Policy, readers: Sequence[Policy], seed: int
-) -> ShardJob[Query, SteeredQuery]:
+@dataclasses.dataclass(frozen=True)
+class WritingTask:
+    """Aspects, principles and prompts of queries.
+
+    Attributes:
+        policy: Writes them, unless the recipe names another model.
+        readers: The policies whose chat templates have to take the prompts.
+    """
+
+    principle_set: PrincipleSet
+    policy: Policy
+    readers: Sequence[Policy]
+    seed: int
+
+    def open(self, models: ModelPool) -> OpenTask[Query, SteeredQuery]:
+        """Open the backend that writes."""
+        chats, backend = chats_of(models, self.readers), models.writing_backend(self.policy)
+        return OpenTask(
+            lambda _, batch: principled(models.recipe, self.principle_set, backend, chats, batch, self.seed),
+            backend.context,
+        )
+
+
+def chats_of(models: ModelPool, policies: Sequence[Policy]) -> list[Chat]:
+    """Return the chat templates of those policies that have one."""
+    return [chat for chat in map(models.chat, policies) if chat]
+
+
+def _writing(context: RunContext, parts: Sequence[RowRange], task: WritingTask) -> ShardJob[Query, SteeredQuery]:
     """Return how the aspects and principles of a shard of queries are planned and computed."""
-    recipe, principle_set, models = context.recipe, context.principle_set, context.models
-    chats = [chat for chat in map(models.chat, readers) if chat]
-    backend, writer = models.writing_backend(policy), models.writer
-    asked = writer.batch if writer else recipe.generation.batch_of(policy.backend)
-    size = asked if needs_model(recipe, principle_set) else SHARD_ROWS
+    recipe, models = context.recipe, context.models
+    chats, lengths, writer = chats_of(models, task.readers), models.writing_lengths(task.policy), models.writer
+    asked = writer.batch if writer else recipe.generation.batch_of(task.policy.backend)
+    size = asked if needs_model(recipe, task.principle_set) else SHARD_ROWS
 
     def plan(number: int) -> ShardPlan[Query]:
         rows = list(read_rows([parts[number].path], Query))[parts[number].rows]
@@ -124,14 +154,11 @@ def _writing(
         context.store.display.advance(len(refused))
         ordered = sorted(
             (query for query in rows if query.id not in refused),
-            key=lambda query: (backend.length([{"role": "user", "content": query.prompt[-1]["content"]}]), query.id),
+            key=lambda query: (lengths.length([{"role": "user", "content": query.prompt[-1]["content"]}]), query.id),
         )
         return ShardPlan(in_batches(ordered, size), [Dropped(*reason) for reason in refused.items()])
 
-    def do(_: int, batch: Sequence[Query]) -> BatchResult[SteeredQuery]:
-        return principled(recipe, principle_set, backend, chats, batch, seed)
-
-    return ShardJob(SteeredQuery, plan, do, failed=writer.failed if writer else recipe.generation.endpoint.failed)
+    return ShardJob(SteeredQuery, plan, task, failed=writer.failed if writer else recipe.generation.endpoint.failed)
 
 
 def written_by(context: RunContext, policy: Policy) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from selfsteer.config import Recipe
@@ -15,9 +16,8 @@ from selfsteer.runs.shards import contrasts_job, run_sharded
 from selfsteer.runs.store import Workspace
 from selfsteer.stages.context import Pass, RoundData, RunContext
 from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.scoring_task import SCORE_BATCH, ScoringTask
 from selfsteer.stages.training import kept_rows
-
-_BATCH = 8
 
 
 def run(state: Pass) -> StageRecord | None:
@@ -113,15 +113,16 @@ def training_rows(context: RunContext, number: int, made: Sequence[RoundData], r
     def write(space: Workspace) -> tuple[list[Path], ReferenceResult]:
         from selfsteer.logprobs import view_cells
 
-        scorer = context.models.scorer(reference)
-        assert scorer is not None  # a reference has weights
-        cells = view_cells(objective.views)
-
-        def do(batch: Sequence[Contrast]) -> Sequence[Contrast]:
-            return batch if scorers[batch[0].round] == reference else scorer.score(batch, cells)
-
-        paths, _ = run_sharded(space, len(files), contrasts_job(files, _BATCH, do, lambda row: row.kept))
+        # Of rows that the reference itself has scored, nothing is computed.
+        others = frozenset(number for number, scorer in scorers.items() if scorer != reference)
+        task = ScoringTask(reference, view_cells(objective.views), partial(_of_rounds, others))
+        job = contrasts_job(files, SCORE_BATCH, task, lambda row: row.kept)
+        paths, _ = run_sharded(space, len(files), job, context.models.executor())
         return paths, ReferenceResult(rows=sum(map(count_rows, paths)))
 
     units = sum(kept_rows(one.contrasts) for one in made)
     return [context.store.get_or_compute("reference", number, depends, write, units=units)]
+
+
+def _of_rounds(rounds: frozenset[int], row: Contrast) -> bool:
+    return row.round in rounds

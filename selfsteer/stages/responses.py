@@ -13,15 +13,16 @@ from selfsteer.contrast import PROMPT_OF_ROLE, Request, requests
 from selfsteer.errors import PromptRefused
 from selfsteer.records import ROLES, Response, Role, SteeredQuery, count_rows, read_columns, read_rows
 from selfsteer.runs.dropped import dropped_note
+from selfsteer.runs.executor import BatchResult, OpenTask
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
 from selfsteer.runs.results import DroppedRows
 from selfsteer.runs.row_ranges import RowRange, row_ranges
-from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.shards import SHARD_ROWS, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
 from selfsteer.seeding import batch_seed
 from selfsteer.stages.context import Pass, RunContext
-from selfsteer.stages.model_pool import Policy
+from selfsteer.stages.model_pool import Lengths, ModelPool, Policy
 from selfsteer.stages.principles import check_queries_left
 
 NO_ROOM = "prompt of {} tokens leaves no room for a response within train.max_length"
@@ -84,8 +85,12 @@ def responses_stage(
     rows = sum(part.size for part in parts)
 
     def write(space: Workspace) -> tuple[list[Path], ResponsesResult]:
-        job = _sampling(context, parts, policy, roles, split, round)
-        paths, dropped = run_sharded(space, len(parts), job)
+        task, models = SamplingTask(policy, split, round), context.models
+        executor = models.executor(policy.backend)
+        size = settings.batch_of(policy.backend)
+        room = executor.open(task, -(-len(roles) * rows // size))
+        job = _sampling(context, parts, models.lengths(policy, room), task, roles, size)
+        paths, dropped = run_sharded(space, len(parts), job, executor)
         check_any_left(paths, dropped, rows, "query")
         responses = cut = tokens = 0
         for finish, ids in read_columns(paths, ["finish", "token_ids"]):
@@ -102,24 +107,43 @@ def responses_stage(
     return entry
 
 
+@dataclasses.dataclass(frozen=True)
+class SamplingTask:
+    """Responses of a policy to the requests of a split, in a round."""
+
+    policy: Policy
+    split: Split
+    round: int
+
+    def open(self, models: ModelPool) -> OpenTask[Request, Response]:
+        """Open the policy's backend."""
+        recipe, backend = models.recipe, models.backend(self.policy)
+
+        def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
+            return sample(recipe, backend, batch, batch_seed(recipe.seed, "responses", self.split, self.round, number))
+
+        return OpenTask(do, backend.context)
+
+
 def _sampling(
-    context: RunContext, parts: Sequence[RowRange], policy: Policy, roles: Sequence[str], split: Split, round: int
+    context: RunContext,
+    parts: Sequence[RowRange],
+    lengths: Lengths,
+    task: SamplingTask,
+    roles: Sequence[str],
+    size: int,
 ) -> ShardJob[Request, Response]:
     """Return how the requests of a shard of rows are planned and answered."""
-    recipe, backend = context.recipe, context.models.backend(policy)
-    size = recipe.generation.batch_of(policy.backend)
+    recipe = context.recipe
 
     def plan(number: int) -> ShardPlan[Request]:
         rows = list(read_rows([parts[number].path], SteeredQuery))[parts[number].rows]
-        items, reasons = planned(rows, backend, recipe, roles)
+        items, reasons = planned(rows, lengths, recipe, roles)
         context.store.display.advance(len(roles) * len(reasons))
         return ShardPlan(in_batches(items, size), [Dropped(*reason, SHORTER) for reason in reasons.items()])
 
-    def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
-        return sample(recipe, backend, batch, batch_seed(recipe.seed, "responses", split, round, number))
-
     return ShardJob(
-        Response, plan, do, item_key=key_of, row_key=key_of, per_block=-(-len(roles) * SHARD_ROWS // size),
+        Response, plan, task, item_key=key_of, row_key=key_of, per_block=-(-len(roles) * SHARD_ROWS // size),
         failed=recipe.generation.endpoint.failed,
     )  # fmt: skip
 
@@ -130,7 +154,7 @@ def key_of(one: Request | Response) -> tuple[str, str]:
 
 
 def planned(
-    rows: Sequence[SteeredQuery], backend: Backend, recipe: Recipe, roles: Sequence[str] = ROLES
+    rows: Sequence[SteeredQuery], backend: Lengths, recipe: Recipe, roles: Sequence[str] = ROLES
 ) -> tuple[list[Request], dict[str, str]]:
     """Return the requests of the rows that fit, one for each of ``roles``, and by id why the others don't.
 

@@ -25,28 +25,26 @@ from selfsteer.records import (
     SteeredQuery,
     count_rows,
     has_score,
-    is_full,
     read_rows,
     score,
 )
 from selfsteer.runs.dropped import check_dropped_share, dropped_note
+from selfsteer.runs.executor import BatchResult
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split
 from selfsteer.runs.results import DroppedRows
-from selfsteer.runs.shards import SHARD_ROWS, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.shards import SHARD_ROWS, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
 from selfsteer.stages.context import Pass, RunContext
 from selfsteer.stages.model_pool import Policy
 from selfsteer.stages.principle_strategies import templates_of
 from selfsteer.stages.principles import check_queries_left
 from selfsteer.stages.responses import NO_ROOM, SHORTER, ResponsesResult
+from selfsteer.stages.scoring_task import SCORE_BATCH, ScoringTask
 from selfsteer.version import __version__
 
 if TYPE_CHECKING:
     from selfsteer.logprobs import Cell
-    from selfsteer.stages.scorer import Scorer
-
-_SCORE_BATCH = 8  # rows with nine cells each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +95,8 @@ def scores_stage(
         return _read_joined(context, *sources[number], round, policy, roles)
 
     def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
-        paths, dropped = run_sharded(space, len(sources), _scoring(context.models.scorer(judge), context.recipe, join))
+        job = _scoring(context, judge, join)
+        paths, dropped = run_sharded(space, len(sources), job, None if judge.weightless else context.models.executor())
         check_any_left(paths, dropped, dropped.left_out + sum(map(count_rows, paths)), "query")
         return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
 
@@ -108,21 +107,19 @@ def scores_stage(
 
 
 def _scoring(
-    scorer: Scorer | None, recipe: Recipe, join: Callable[[int], list[Contrast]], cells: Sequence[Cell] | None = None
+    context: RunContext, judge: Policy, join: Callable[[int], list[Contrast]], cells: Sequence[Cell] | None = None
 ) -> ShardJob[Contrast, Contrast]:
-    """Return how shards of rows are scored: ``join`` gives the rows of a shard, ``scorer`` their log-probs."""
-    own: dict[str, Any] = {} if cells is None else {"cells": cells}
+    """Return how shards of rows are scored: ``join`` gives the rows of a shard, ``judge`` their log-probs."""
+    recipe, chat = context.recipe, context.models.chat(judge)
 
     def plan(number: int) -> ShardPlan[Contrast]:
         rows = join(number)
-        fits, left_out = (rows, []) if scorer is None else fitting(rows, scorer.chat, recipe)
-        return ShardPlan(in_batches(fits, _SCORE_BATCH if scorer else SHARD_ROWS), left_out)
+        fits, left_out = (rows, []) if chat is None else fitting(rows, chat, recipe)
+        return ShardPlan(in_batches(fits, SHARD_ROWS if chat is None else SCORE_BATCH), left_out)
 
-    def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
-        scored = {row.id: row for row in scorer.score(list(filter(is_full, batch)), **own)} if scorer else {}
-        return BatchResult([scored.get(row.id, row) for row in batch])
-
-    return ShardJob(Contrast, plan, do)
+    if chat is None:
+        return ShardJob(Contrast, plan, lambda _, batch: BatchResult(batch))
+    return ShardJob(Contrast, plan, ScoringTask(judge, cells))
 
 
 def _read_joined(
@@ -165,9 +162,8 @@ def scored_preferences(context: RunContext, preferences: StageRecord, policy: Po
     def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
         from selfsteer.stages.scorer import PLAIN_CELLS
 
-        scorer = context.models.scorer(policy)
-        job = _scoring(scorer, context.recipe, lambda number: list(read_rows([files[number]], Contrast)), PLAIN_CELLS)
-        paths, dropped = run_sharded(space, len(files), job)
+        job = _scoring(context, policy, lambda number: list(read_rows([files[number]], Contrast)), PLAIN_CELLS)
+        paths, dropped = run_sharded(space, len(files), job, context.models.executor())
         return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
 
     rows = sum(map(count_rows, files))

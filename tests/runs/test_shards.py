@@ -12,9 +12,10 @@ import pytest
 from selfsteer.backends import Failure
 from selfsteer.errors import DataError, ModelError, WorkFailed
 from selfsteer.records import Query, read_rows
+from selfsteer.runs.executor import BatchResult
 from selfsteer.runs.progress import Display
 from selfsteer.runs.results import DroppedRows
-from selfsteer.runs.shards import NAMED, BatchResult, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
+from selfsteer.runs.shards import NAMED, Dropped, ShardJob, ShardPlan, check_any_left, run_sharded
 from selfsteer.runs.store import Workspace, in_batches
 
 
