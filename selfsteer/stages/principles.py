@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.chat import Chat
-from selfsteer.config import QuerySettings
+from selfsteer.config import QuerySettings, Recipe
 from selfsteer.principles import PrincipleSet, template_contents
 from selfsteer.records import Query, SteeredQuery, read_columns, read_rows
 from selfsteer.report.fallbacks import fallbacks_told
@@ -84,7 +84,7 @@ def principles_stage(
 
     def write(space: Workspace) -> tuple[list[Path], PrinciplesResult]:
         models = context.models
-        task = WritingTask(context.principle_set, policy, tuple(readers), seed)
+        task = WritingTask(recipe, context.principle_set, policy, tuple(readers), seed)
         executor = models.executor(models.writer.backend if models.writer else policy.backend)
         paths, dropped = run_sharded(space, len(parts), _writing(context, parts, task), executor)
         check_any_left(paths, dropped, len(asked), "query")
@@ -122,6 +122,7 @@ class WritingTask:
         readers: The policies whose chat templates have to take the prompts.
     """
 
+    recipe: Recipe
     principle_set: PrincipleSet
     policy: Policy
     readers: Sequence[Policy]
@@ -131,7 +132,7 @@ class WritingTask:
         """Open the backend that writes."""
         chats, backend = chats_of(models, self.readers), models.writing_backend(self.policy)
         return OpenTask(
-            lambda _, batch: principled(models.recipe, self.principle_set, backend, chats, batch, self.seed),
+            lambda _, batch: principled(self.recipe, self.principle_set, backend, chats, batch, self.seed),
             backend.context,
         )
 

@@ -85,7 +85,7 @@ def responses_stage(
     rows = sum(part.size for part in parts)
 
     def write(space: Workspace) -> tuple[list[Path], ResponsesResult]:
-        task, models = SamplingTask(policy, split, round), context.models
+        task, models = SamplingTask(recipe, policy, split, round), context.models
         executor = models.executor(policy.backend)
         size = settings.batch_of(policy.backend)
         room = executor.open(task, -(-len(roles) * rows // size))
@@ -111,13 +111,14 @@ def responses_stage(
 class SamplingTask:
     """Responses of a policy to the requests of a split, in a round."""
 
+    recipe: Recipe
     policy: Policy
     split: Split
     round: int
 
     def open(self, models: ModelPool) -> OpenTask[Request, Response]:
         """Open the policy's backend."""
-        recipe, backend = models.recipe, models.backend(self.policy)
+        recipe, backend = self.recipe, models.backend(self.policy)
 
         def do(number: int, batch: Sequence[Request]) -> BatchResult[Response]:
             return sample(recipe, backend, batch, batch_seed(recipe.seed, "responses", self.split, self.round, number))
