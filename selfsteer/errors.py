@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST = {"what": 900, "where": 500, "do": 500}
 """Characters of each part of a message: a name or a value in it may have a million."""
@@ -44,6 +45,14 @@ class SelfsteerError(Exception):
         )
         rest = [f"  where: {self.where}"] * bool(where) + [f"  do:    {self.do}"] * bool(do)
         super().__init__("\n".join([self.what, *rest]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of, not its joined message: workers hand their errors on."""
+        return _made_again, (type(self), self.what, self.where, self.do), self.__dict__
+
+
+def _made_again(kind: type[SelfsteerError], what: str, where: str, do: str) -> SelfsteerError:
+    return kind(what, where=where, do=do)
 
 
 class InputError(SelfsteerError):

@@ -71,6 +71,8 @@ class Growth(Section):
     def _thoughts_apart(self) -> Growth:
         if self.generation.thinking != "apart":
             raise conflict("thoughts are not part of a query: leave generation.thinking out", "generation.thinking")
+        if self.generation.engines != "auto":
+            raise conflict("new queries are sampled in one process: leave generation.engines out", "generation.engines")
         if self.generation.own_drawings:
             what = "queries have no roles: set generation.temperature and generation.top_p"
             raise conflict(what, "generation.roles")

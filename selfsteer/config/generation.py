@@ -105,6 +105,8 @@ class GenerationSettings(Section):
     max_new_tokens: Positive = 2048
     batch_size: Positive | None = None
     """Requests sampled together: the unit of seeding and of resuming (default: vllm 512, endpoint 128, others 16)."""
+    engines: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """Processes that sample and score, each with a model or an engine of its own (auto: as many as fit on the GPUs)."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     thinking: Literal["apart", "response"] = "apart"
     """A reasoning model's thoughts: kept apart from the answer, or scored and trained on as part of the response."""

@@ -56,7 +56,8 @@ def calibrate(
         # One round of so many queries.
         few = {"limit": batch, "heldout": 0, "heldout_limit": None, "per_round": "all", "round_size": None}
         queries = context.recipe.queries.unchecked.model_copy(update=few)
-        recipe = context.recipe.model_copy(update={"rounds": 1, "queries": queries})
+        one = context.recipe.generation.model_copy(update={"engines": 1})  # the rates are those of one
+        recipe = context.recipe.model_copy(update={"rounds": 1, "queries": queries, "generation": one})
         own = RunContext.from_recipe(recipe, Store(Path(folder), Display(quiet=True)))
         try:
             return _measure(own, shape, max(1, batch // len(ROLES)), say)

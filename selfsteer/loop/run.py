@@ -32,6 +32,7 @@ from selfsteer.runs.pipeline import stage
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import Store
 from selfsteer.stages.context import Pass, RunContext
+from selfsteer.stages.engines import check_engines
 from selfsteer.stages.heldout import heldout_measures, samples
 from selfsteer.stages.model_checks import check_models
 from selfsteer.stages.principle_strategies import check_draws
@@ -137,8 +138,8 @@ def check(context: RunContext) -> None:
             make_judge(context.recipe.judge)
     if context.models.writer:
         context.models.writer.check()
-    if not context.models.weightless:
-        context.models.device  # noqa: B018  # raises where there is no such device
+    # Asking for the device raises where there is no such one.
+    check_engines(context.recipe, "" if context.models.weightless else context.models.device)
     if "vllm" in (context.recipe.generation.backend, context.models.writer and context.models.writer.backend):
         from selfsteer.backends.vllm import check_installed
 

@@ -28,7 +28,7 @@ def implicit_stage(context: RunContext, start: StageRecord, policy: Policy) -> S
         from selfsteer.stages.scorer import PLAIN_CELLS
 
         job = contrasts_job(files, SCORE_BATCH, ScoringTask(policy, PLAIN_CELLS), lambda row: row.scores is not None)
-        return run_sharded(space, len(files), job, context.models.executor())[0], StageResult()
+        return run_sharded(space, len(files), job, context.models.scoring_executor(policy))[0], StageResult()
 
     units = sum(map(count_rows, files))
     return context.store.get_or_compute("implicit", policy.round, depends, write, split="heldout", units=units)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +15,8 @@ from selfsteer.chat import Chat
 from selfsteer.config import Recipe
 from selfsteer.models.single_slot import OneHeld
 from selfsteer.runs.executor import Executor, InProcess
+from selfsteer.runs.worker_pool import WorkerPool
+from selfsteer.stages.engines import engine_count, environments, gpus_each
 from selfsteer.stages.principle_model import PrincipleModel
 
 if TYPE_CHECKING:
@@ -240,9 +242,37 @@ class ModelPool:
         chat = self.writer.chat
         return self.writing_backend(policy) if chat is None else _TokenLengths(chat, None)
 
-    def executor(self, backend: str = "transformers") -> Executor:
-        """Return what does the planned batches of a stage, for models that run in that backend."""
-        return InProcess(self)
+    def sampling_executor(self, policy: Policy) -> Executor:
+        """Return what does the planned batches of a stage that samples from the policy.
+
+        That is this process, or as many others as ``generation.engines`` says. These are held as a model is: they stay
+        until another model is needed here, or until :meth:`free`, so none holds memory while something is trained.
+        """
+        return self._executor(policy.backend, policy)
+
+    def scoring_executor(self, policy: Policy) -> Executor:
+        """Return what does the batches of a stage that scores under the policy; as :meth:`sampling_executor`."""
+        return self._executor("transformers", policy)
+
+    def writing_executor(self, policy: Policy) -> Executor:
+        """Return what does the batches of a stage that uses :meth:`writing_backend`; as :meth:`sampling_executor`."""
+        return self._executor(self.writer.backend, None) if self.writer else self._executor(policy.backend, policy)
+
+    def _executor(self, backend: str, policy: Policy | None) -> Executor:
+        device = "" if self.weightless else self.device
+        count = engine_count(self.recipe, backend, device)
+        if count == 1:
+            return InProcess(self)
+        if policy is not None:
+            self.make(policy)  # the others don't know how
+        each = gpus_each(self.recipe, backend)
+
+        def start() -> WorkerPool:
+            own = partial(ModelPool, self.recipe, self.run_dir)
+            return WorkerPool(own, count, environments=environments(count, each, device))
+
+        pool: WorkerPool = self._held.hold(("engines", count, each), start)
+        return pool
 
     def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
         """Say how a policy's weights are made again, should they be needed when they are not there any more."""

@@ -85,7 +85,7 @@ def principles_stage(
     def write(space: Workspace) -> tuple[list[Path], PrinciplesResult]:
         models = context.models
         task = WritingTask(recipe, context.principle_set, policy, tuple(readers), seed)
-        executor = models.executor(models.writer.backend if models.writer else policy.backend)
+        executor = models.writing_executor(policy)
         paths, dropped = run_sharded(space, len(parts), _writing(context, parts, task), executor)
         check_any_left(paths, dropped, len(asked), "query")
         return paths, PrinciplesResult.from_info(dropped.info, **_chosen(paths))

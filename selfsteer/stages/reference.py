@@ -117,7 +117,7 @@ def training_rows(context: RunContext, number: int, made: Sequence[RoundData], r
         others = frozenset(number for number, scorer in scorers.items() if scorer != reference)
         task = ScoringTask(reference, view_cells(objective.views), partial(_of_rounds, others))
         job = contrasts_job(files, SCORE_BATCH, task, lambda row: row.kept)
-        paths, _ = run_sharded(space, len(files), job, context.models.executor())
+        paths, _ = run_sharded(space, len(files), job, context.models.scoring_executor(reference))
         return paths, ReferenceResult(rows=sum(map(count_rows, paths)))
 
     units = sum(kept_rows(one.contrasts) for one in made)

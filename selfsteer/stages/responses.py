@@ -86,7 +86,7 @@ def responses_stage(
 
     def write(space: Workspace) -> tuple[list[Path], ResponsesResult]:
         task, models = SamplingTask(recipe, policy, split, round), context.models
-        executor = models.executor(policy.backend)
+        executor = models.sampling_executor(policy)
         size = settings.batch_of(policy.backend)
         room = executor.open(task, -(-len(roles) * rows // size))
         job = _sampling(context, parts, models.lengths(policy, room), task, roles, size)

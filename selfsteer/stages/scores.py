@@ -96,7 +96,8 @@ def scores_stage(
 
     def write(space: Workspace) -> tuple[list[Path], ScoresResult]:
         job = _scoring(context, judge, join)
-        paths, dropped = run_sharded(space, len(sources), job, None if judge.weightless else context.models.executor())
+        executor = None if judge.weightless else context.models.scoring_executor(judge)
+        paths, dropped = run_sharded(space, len(sources), job, executor)
         check_any_left(paths, dropped, dropped.left_out + sum(map(count_rows, paths)), "query")
         return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
 
@@ -163,7 +164,7 @@ def scored_preferences(context: RunContext, preferences: StageRecord, policy: Po
         from selfsteer.stages.scorer import PLAIN_CELLS
 
         job = _scoring(context, policy, lambda number: list(read_rows([files[number]], Contrast)), PLAIN_CELLS)
-        paths, dropped = run_sharded(space, len(files), job, context.models.executor())
+        paths, dropped = run_sharded(space, len(files), job, context.models.scoring_executor(policy))
         return paths, ScoresResult.from_info(dropped.info, figures=data_figures(read_rows(paths, Contrast)))
 
     rows = sum(map(count_rows, files))
