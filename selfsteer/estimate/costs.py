@@ -54,7 +54,10 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of a recipe's stages; ``shape`` and ``rates`` are None where the backend has no weights."""
+    """The costs of a recipe's stages; ``shape`` and ``rates`` are None where the backend has no weights.
+
+    ``sampling`` and ``scoring`` GPUs work side by side, each at the rates of one.
+    """
 
     recipe: Recipe
     shape: ModelShape | None
@@ -62,6 +65,8 @@ class Costs:
     sample: Sample
     sizes: Sizes
     prompts: Prompts
+    sampling: int = 1
+    scoring: int = 1
     _known: dict[tuple[str, bool], Cost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, stage: str, *, heldout: bool) -> Cost:
@@ -108,7 +113,7 @@ class Costs:
                     return None if self._remote and self.shape is None else 0.0
                 if self.recipe.principles.strategy != "fixed" or self.recipe.principles.model.name:
                     return None  # writing principles is not measured
-                return self._loading + rows * self.rates.asking
+                return self._loading + rows * self.rates.asking / self.sampling
             case "responses":
                 generation = self.recipe.generation
                 if not heldout and (generation.model or (self.shape and generation.weightless)):
@@ -117,7 +122,7 @@ class Costs:
                     return None if self._remote else 0.0
                 longest = [self.sample.longest(role, generation.max_new_tokens, generation.batch) for role in roles]
                 batches = math.ceil(len(roles) * rows / generation.batch)
-                return self._loading + batches * self.rates.step * sum(longest) / len(roles)
+                return self._loading + math.ceil(batches / self.sampling) * self.rates.step * sum(longest) / len(roles)
             case "scores":
                 return self._loading + self._scoring(rows, roles, prompts)
             case "implicit":  # the model that has just scored is still loaded
@@ -224,7 +229,7 @@ class Costs:
         return self._forward(rows, self._row([(role, prompt) for role in roles for prompt in prompts]))
 
     def _forward(self, rows: int, one: Arithmetic) -> float:
-        return rows * one.forward / self.rates.scoring if self.rates else 0.0
+        return rows * one.forward / self.rates.scoring / self.scoring if self.rates else 0.0
 
     @property
     def _loading(self) -> float:

@@ -17,6 +17,7 @@ from selfsteer.files import read_json
 from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import size
 from selfsteer.stages.context import RunContext
+from selfsteer.stages.engines import engine_count
 from selfsteer.stages.model_pool import ModelPool, Policy
 
 
@@ -45,17 +46,21 @@ def costs_of(context: RunContext, sizes: Sizes) -> Costs:
     """
     recipe, models, principle_set = context.recipe, context.models, context.principle_set
     shape = rates = None
+    engines = {"sampling": 1, "scoring": 1}
     if not models.weightless:
         shape, device, kinds = read_shape(recipe.model), models.device, precisions(models)
         measured = read_json(rates_file(shape, recipe, device, kinds))
         guessed = guessed_rates(shape, recipe, device.partition(":")[0], kinds[1])
         rates = Rates(**measured["rates"]) if measured else guessed
+        if device.startswith("cuda"):  # engines on a CPU share its cores, at whose speed the rates are
+            kinds_of = {"sampling": recipe.generation.backend, "scoring": "transformers"}
+            engines = {name: engine_count(recipe, backend, device) for name, backend in kinds_of.items()}
     sampled = read_json(sample_file(recipe, principle_set.fingerprint))
     return Costs(
         recipe=recipe, shape=shape, rates=rates,
         sample=Sample(**sampled) if sampled else NOT_SAMPLED,
         sizes=sizes._replace(train=rows_of(recipe, sizes)),
-        prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))),
+        prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))), **engines,
     )  # fmt: skip
 
 

@@ -44,6 +44,14 @@ def test_scoring_is_nine_cells_a_row():
     assert _costs().of("scores", heldout=False).seconds == pytest.approx(1 + 8 * forward / 2e6)
 
 
+def test_engines_share_batches_and_rows():
+    """4 batches of responses for 3 engines: the longest time is that of 2. Rows are shared by 5."""
+    one, many = _costs(), dataclasses.replace(_costs(), sampling=3, scoring=5)
+    assert many.of("responses", heldout=False).seconds == pytest.approx(1 + 2 * 4 * 0.5)
+    scoring = [costs.of("scores", heldout=False).seconds for costs in (one, many)]
+    assert scoring[1] - 1 == pytest.approx((scoring[0] - 1) / 5)
+
+
 def test_implicit_rewards_score_the_plain_row():
     """A prompt of 3 with three responses: 12 tokens, 12 predictions, 6 + 3 * (9 + 6) pairs; the scorer is there."""
     forward = 2 * 960 * 12 + 4 * 8 * 51 * 2 + 2 * 80 * 12

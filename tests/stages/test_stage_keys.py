@@ -200,7 +200,6 @@ _OPENED = "is read before the stage works"
 _PASSED_ON = "decides which queries are passed on"
 
 IN_KEY_ONLY: dict[str, tuple[str, str]] = {
-    "mode": ("principles responses", "decides who takes part"),
     "rounds": ("principles", _PASSED_ON),
     "queries.per_round": ("principles", _PASSED_ON),
     "principles.per_round": ("principles", "makes the seed that is drawn with"),
