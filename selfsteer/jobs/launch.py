@@ -120,12 +120,13 @@ def run_job(spec: Path, key: str, launch: Launch, display: Display) -> None:
         WorkFailed: A process died or hung; the message has its rank and its last lines.
     """
     scratch = Scratch(spec.with_name(f".{key}-{uuid.uuid4().hex[:8]}-job.tmp"))
-    arguments = ["-m", "selfsteer.cli", "train", str(spec), "--job-folder", str(scratch.folder)]
+    # -P: a file called random.py in the current folder must not replace a module.
+    arguments = ["-P", "-m", "selfsteer.cli", "train", str(spec), "--job-folder", str(scratch.folder)]
     environment = _environment(launch)
     if launch.total > 1:
         asked = {"processes": launch.processes, "arguments": arguments, "environment": environment}
         write_json(scratch.folder / "launch.json", dataclasses.asdict(launch.meeting) | asked)
-        arguments = ["-m", "selfsteer.jobs.elastic", str(scratch.folder)]
+        arguments = ["-P", "-m", "selfsteer.jobs.elastic", str(scratch.folder)]
     with (scratch.folder / "output.log").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,

@@ -162,4 +162,4 @@ def _present(path: Path, said: Mapping[str, Any], recipe: str) -> None:
 
 def _join(scratch: Path) -> None:
     """Start this node's processes of a job and wait for them; node 0 finds out what they failed with."""
-    subprocess.run([sys.executable, "-m", "selfsteer.jobs.elastic", str(scratch)], check=False)
+    subprocess.run([sys.executable, "-P", "-m", "selfsteer.jobs.elastic", str(scratch)], check=False)
