@@ -15,13 +15,14 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from selfsteer.files import read_json, write_json
-from selfsteer.jobs.ranks import node_rank
+from selfsteer.jobs.ranks import end_with_parent, node_rank
 
 
 def main(folder: Path) -> int:
     """Start what FOLDER/launch.json says; return the exit code. Who died is written to FOLDER/died-NODE.json."""
     asked, node = read_json(folder / "launch.json"), node_rank()
     os.environ.update(asked["environment"])
+    end_with_parent()  # and with it the processes, which watch this one
     config = LaunchConfig(
         min_nodes=asked["nodes"], max_nodes=asked["nodes"], nproc_per_node=asked["processes"], run_id=folder.name,
         rdzv_backend="c10d", rdzv_endpoint=f"{asked['host']}:{asked['port']}", max_restarts=0, monitor_interval=0.2,

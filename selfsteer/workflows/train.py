@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
-import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +11,7 @@ from pathlib import Path
 
 from selfsteer.errors import DataError, InputError
 from selfsteer.files import storage_errors
-from selfsteer.jobs.ranks import is_main, local_rank, world_size
+from selfsteer.jobs.ranks import end_with_parent, is_main, local_rank, world_size
 from selfsteer.jobs.scratch import JobDisplay
 from selfsteer.jobs.spec import SUFFIX, JobSpec
 from selfsteer.runs.progress import Display
@@ -99,14 +96,7 @@ def _do(spec: JobSpec) -> None:
 def _followed(display: JobDisplay) -> Iterator[None]:
     """Pass warnings on, print the stack at SIGUSR1, and end this process when the one that started it is gone."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: display.warn(str(message))
         yield
-
-
-def _end_with(parent: int) -> None:
-    """End when the parent process has: the run directory is free from then on, and another may work in it."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from selfsteer.config import Recipe, TrainSettings
+from selfsteer.config import Recipe, TrainSettings, dump_recipe
 from selfsteer.errors import ConfigError, DataError, InputError, WorkFailed
 from selfsteer.files import read_json_lines
 from selfsteer.jobs import launch
@@ -135,6 +137,23 @@ def test_a_process_that_hangs_is_named_with_its_stack(alone, data):
     when(process_of(data, 1, 2), lambda pid: os.kill(pid, signal.SIGSTOP))
     with pytest.raises(WorkFailed, match=r"no process made progress for 5 s; rank .*1 came least far"):
         trained(recipe, data, processes=2, hang_timeout=5)
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_takes_its_job_along(alone, data):
+    recipe = alone[0].model_copy(update={"train": alone[0].train.model_copy(update={"processes": 2, "epochs": 400})})
+    (data.parent / "recipe.yaml").write_text(dump_recipe(recipe))
+    command = [sys.executable, "-m", "selfsteer.cli", "run", str(data.parent / "recipe.yaml"), "--run-dir", str(data)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ranks: list[int] = []
+    when(process_of(data, 1, 1), ranks.append).join()
+    when(process_of(data, 0, 1), ranks.append).join()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(ranks) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in ranks)
 
 
 @pytest.mark.slow
