@@ -135,17 +135,17 @@ class EndpointBackend:
                 return found
             return replace(found, text=found.text[:longest], thinking=found.thinking[:longest], finish="length")
 
-        def harmless(prompt: Prompt) -> Prompt:
-            return [{**message, "content": "Hi"} for message in prompt]
+        return list(self._scheduler.each(prompts, ask, trial=_harmless))
 
-        return list(self._scheduler.each(prompts, ask, trial=harmless))
-
-    def label_logprobs(self, prompts: Sequence[Prompt], labels: Sequence[str]) -> list[list[float | None] | Failure]:
+    def label_logprobs(
+        self, prompts: Sequence[Prompt], labels: Sequence[str], *, keep_failures: bool = False
+    ) -> list[list[float | None] | Failure]:
         """Return the log-probs (nats) of each label as the first token of the reply, per prompt in the labels' order.
 
         The forms of a label with and without a leading blank count together. None: the label is not among the
         :data:`TOP_LOGPROBS` likeliest tokens (fewer where the server takes no such number). A prompt that the server
-        blocks has a failure in its place.
+        blocks has a failure in its place; with ``keep_failures`` every other failure too, as in :meth:`generate`, and
+        nothing is raised.
 
         Raises:
             ModelError: The key, the model or the address is wrong, the server refuses a request or gives no log-probs.
@@ -161,9 +161,9 @@ class EndpointBackend:
                 raise RequestError(Failure(error, ends=True))
             return [label_logprob(label, top) for label in labels]
 
-        found = self._scheduler.each(prompts, ask)
+        found = self._scheduler.each(prompts, ask, trial=_harmless if keep_failures else None)
         for one in found:
-            if isinstance(one, Failure) and not one.blocked:
+            if isinstance(one, Failure) and not one.blocked and not keep_failures:
                 raise one.error
         return found
 
@@ -301,6 +301,10 @@ class EndpointBackend:
             body = next((body[name] for name in ("message", "error", "detail") if body.get(name)), body)
         text = self._without_key(" ".join(str(body).split()))
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _harmless(prompt: Prompt) -> Prompt:
+    return [{**message, "content": "Hi"} for message in prompt]
 
 
 def _key(variable: str) -> str:

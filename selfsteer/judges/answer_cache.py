@@ -1,19 +1,16 @@
-"""A cache of judges' answers by content: a second run asks nothing, and a killed one loses at most a batch."""
+"""Answers of judges to pairs, and their cache."""
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfsteer.backends import Failure
 from selfsteer.errors import WorkFailed
-from selfsteer.files import GroupSync, append_json, iter_json_lines
-from selfsteer.temp_db import TempDatabase
+from selfsteer.judges.content_cache import ContentCache
 
 
 @dataclass(frozen=True)
@@ -61,58 +58,12 @@ def scored_answer(scores: Sequence[float], what: str, where: str) -> Answer:
     return Answer((odds > 0) - (odds < 0), log_odds=odds)
 
 
-class AnswerCache:
-    """Answers by :func:`answer_key`, kept in a JSON-lines file; without a path for as long as this object lives.
-
-    Those of millions of pairs need no more memory than those of some hundred thousand: they are in a temporary
-    database too.
-    """
+class AnswerCache(ContentCache[Answer]):
+    """Answers by :func:`selfsteer.judges.base.answer_key`."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
-        tables = ["CREATE TABLE answers (key TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID"]
-        self._answers = TempDatabase(tables, "the answers of judges")
-        self._synced = time.monotonic()
-        for row in iter_json_lines(path) if path else ():
-            answers = row.get("answers")
-            for key, values in answers.items() if isinstance(answers, dict) else ():
-                if (answer := _read(values)) is not None:
-                    self._put(key, answer)
-
-    def __contains__(self, key: str) -> bool:
-        return self._get(key) is not None
-
-    def __getitem__(self, key: str) -> Answer:
-        found = self._get(key)
-        if found is None:
-            raise KeyError(key)
-        return Answer(*json.loads(found))
-
-    def __len__(self) -> int:
-        [(count,)] = self._answers.execute("SELECT COUNT(*) FROM answers")
-        return int(count)
-
-    def add(self, answers: Mapping[str, Answer], judge: str) -> None:
-        """Keep answers under their keys; the name ``judge`` is written beside them for people who read the file.
-
-        A killed process loses none of them, a power cut those of the last second.
-        """
-        for key, answer in answers.items():
-            self._put(key, answer)
         # An answer that did not fit is asked again next time: the judge may have a longer context then.
-        lasting = {key: asdict(answer) for key, answer in answers.items() if answer != TOO_LONG}
-        if self.path and lasting:
-            due = time.monotonic() - self._synced >= GroupSync.INTERVAL
-            append_json(self.path, {"judge": judge, "answers": lasting}, sync=due)  # a line a batch
-            self._synced = time.monotonic() if due else self._synced
-
-    def _put(self, key: str, answer: Answer) -> None:
-        # As JSON in ASCII: a text of a server may hold half of a surrogate pair, which SQLite refuses.
-        self._answers.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(astuple(answer))))
-
-    def _get(self, key: str) -> str | None:
-        found = self._answers.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-        return found[0] if found else None
+        super().__init__(path, _read, lambda answer: answer != TOO_LONG)
 
 
 def _read(values: Any) -> Answer | None:

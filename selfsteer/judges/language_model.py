@@ -15,6 +15,7 @@ from selfsteer.judges.template import JudgeTemplate
 from selfsteer.judges.text import REPLY_TOKENS, THINKING_TOKENS, TextJudge
 
 if TYPE_CHECKING:
+    from selfsteer.backends.endpoint import EndpointBackend
     from selfsteer.chat import Chat
 
 
@@ -30,6 +31,16 @@ def open_local(settings: JudgeSettings, name: str) -> Judge:
 
 def open_endpoint(settings: JudgeSettings, name: str) -> Judge:
     """Return a model behind a server as a judge; nothing is asked yet."""
+    backend, source = endpoint_of(settings, name)
+    template = _template(settings)
+    if settings.mode == "text":
+        tokens = _reply_tokens(settings, None)
+        return TextJudge(lambda: backend, name=name, source=source, template=template, max_tokens=tokens, batch_size=64)
+    return EndpointLogprobJudge(backend, name=name, source=source, template=template)
+
+
+def endpoint_of(settings: JudgeSettings, name: str) -> tuple[EndpointBackend, str]:
+    """Return the backend of a model behind a server, and what identifies the two."""
     from selfsteer.backends.endpoint import EndpointBackend
 
     try:
@@ -38,13 +49,10 @@ def open_endpoint(settings: JudgeSettings, name: str) -> Judge:
     except ConfigError as error:
         where = "judge.api_key_env (--api-key-env)" if error.where == "api_key_env" else error.where
         raise ConfigError(error.what, where=where, do=error.do) from error
-    template, source = _template(settings), f"{backend.base_url} {name}"
+    source = f"{backend.base_url} {name}"
     if settings.chat_template_kwargs:
         source += f" {fingerprint(settings.chat_template_kwargs)}"
-    if settings.mode == "text":
-        tokens = _reply_tokens(settings, None)
-        return TextJudge(lambda: backend, name=name, source=source, template=template, max_tokens=tokens, batch_size=64)
-    return EndpointLogprobJudge(backend, name=name, source=source, template=template)
+    return backend, source
 
 
 def _template(settings: JudgeSettings) -> JudgeTemplate:

@@ -13,6 +13,7 @@ from selfsteer.judges.answer_cache import TOO_LONG, Answer, blocked_answer, scor
 from selfsteer.judges.base import PresentedPair
 from selfsteer.judges.template import JudgeTemplate
 from selfsteer.models.rope import context_of
+from selfsteer.records import Message
 
 if TYPE_CHECKING:
     from selfsteer.backends.endpoint import EndpointBackend
@@ -50,24 +51,32 @@ class LogprobJudge:
 
     def answer(self, shown: Sequence[PresentedPair]) -> list[Answer]:
         """Return each presentation's log-odds, invalid where it does not fit the context. They must be finite."""
-        import torch
-
-        from selfsteer.logprobs import PromptRow, score_responses
-
-        messages = [self.template.messages(one, "logprobs") for one in shown]
-        prompts = [self.chat.without_thought(self.chat.encode(one)) for one in messages]
-        room = (context_of(self._model.config) or math.inf) - max(map(len, self._labels))
-        rows = [PromptRow(ids, self._labels) for ids in prompts if len(ids) <= room]
-        with torch.inference_mode():  # the head in float32: in bfloat16 the two labels would often be equal
-            scores = iter(score_responses(self._model, rows, wide_head=True))
-        return [
-            scored_answer(next(scores).tolist(), _SCORES, self.name) if len(ids) <= room else TOO_LONG
-            for ids in prompts
-        ]
+        prompts = [self.template.messages(one, "logprobs") for one in shown]
+        scores = label_scores(self._model, self.chat, prompts, self._labels)
+        return [TOO_LONG if one is None else scored_answer(one, _SCORES, self.name) for one in scores]
 
     @cached_property
     def _model(self) -> Any:
         return self._load()
+
+
+def label_scores(
+    model: Any, chat: Chat, prompts: Sequence[Sequence[Message]], labels: Sequence[Sequence[int]]
+) -> list[list[float] | None]:
+    """Return the log-probs (nats) of each label's tokens as the reply to each prompt; None where they don't fit.
+
+    A thought that the chat template opens is closed first. Raises :class:`PromptRefused` as :meth:`Chat.encode`.
+    """
+    import torch
+
+    from selfsteer.logprobs import PromptRow, score_responses
+
+    ids = [chat.without_thought(chat.encode(one)) for one in prompts]
+    room = (context_of(model.config) or math.inf) - max(map(len, labels))
+    rows = [PromptRow(one, labels) for one in ids if len(one) <= room]
+    with torch.inference_mode():  # the head in float32: in bfloat16 two labels would often be equal
+        scores = iter(score_responses(model, rows, wide_head=True))
+    return [next(scores).tolist() if len(one) <= room else None for one in ids]
 
 
 class EndpointLogprobJudge:

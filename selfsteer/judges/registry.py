@@ -60,6 +60,17 @@ def make_judge(settings: JudgeSettings) -> Judge:
         ModelError: The model can't be used as it is.
         FetchError: It can't be fetched.
     """
+    kind, rest = checked_kind(settings)
+    module, _, function = JUDGES[kind].opener.partition(":")
+    judge: Judge = getattr(import_module(module), function)(settings, rest)
+    return judge
+
+
+def checked_kind(settings: JudgeSettings) -> tuple[str, str]:
+    """Return the kind that settings name, a key of :data:`JUDGES`, and the rest of the name.
+
+    Raises :class:`ConfigError` for no name, an unknown kind, a setting without effect.
+    """
     if not settings.name:
         raise ConfigError("no judge is named", where="judge", do=f"name a chat model, or {_forms()}")
     kind, rest = _kind(settings.name)
@@ -69,9 +80,7 @@ def make_judge(settings: JudgeSettings) -> Judge:
     if idle:
         what = f"the judge {settings.name!r} has no setting {', '.join(idle)}"
         raise ConfigError(what, where=", ".join(f"judge.{key}" for key in idle), do="leave it out")
-    module, _, function = JUDGES[kind].opener.partition(":")
-    judge: Judge = getattr(import_module(module), function)(settings, rest)
-    return judge
+    return kind, rest
 
 
 def runs_code(settings: JudgeSettings) -> bool:

@@ -152,6 +152,7 @@ class EvaluationContext:
             each reply in nats; None where the backend has no scores.
         judge: The language model that judges, None where none is named or the judge only compares pairs.
         pair_judge: A judge that only compares pairs (a reward model, a program), None where it is a language model.
+        judgements: The folder of judges' answers, for the cache of ``pair_judge``; None keeps them in memory.
     """
 
     files: Mapping[str, Path]
@@ -161,6 +162,7 @@ class EvaluationContext:
     label_logprobs: Callable[[Sequence[tuple[Sequence[Message], Sequence[str]]]], list[list[float]]] | None
     judge: TextJudgeModel | None = None
     pair_judge: Judge | None = None
+    judgements: Path | None = None
 
 
 class ModelBenchmark(Protocol):
