@@ -36,9 +36,8 @@ from selfsteer.evaluation.benchmarks.model_benchmark import (
 from selfsteer.judges.bracket_verdicts import RATING, VERSION, read_rating
 from selfsteer.records import Message
 
-QUESTIONS, PROMPTS = "mt_bench/question.jsonl", "mt_bench/judge_prompts.jsonl"
-REFERENCES, RECORDED = "mt_bench/reference_answer/gpt-4.jsonl", "mt_bench/model_answer/gpt-4.jsonl"
-"""Files of the data folder; the recorded answers of GPT-4 are only for control rows."""
+QUESTIONS, PROMPTS, REFERENCES, RECORDED = "questions", "judge_prompts", "references", "recorded"
+"""Data files in the table of benchmarks; the recorded answers of GPT-4 are only for control rows."""
 
 WITH_REFERENCE = ("math", "reasoning", "coding")
 _TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
@@ -244,3 +243,6 @@ def _controls(
         mean = sum(ratings) / len(ratings) if ratings else None
         controls.append({"answers": name, "rating": mean, "rated": len(ratings), "n": len(asked)})
     return controls
+
+
+MT_BENCH = MTBench()
