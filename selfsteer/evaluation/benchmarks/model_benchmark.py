@@ -64,6 +64,8 @@ class ItemScore:
         finish: "length" where the answer was cut off.
         answer: The key of the answer in the store, "" where there is none.
         flags: What is worth knowing of it, e.g. "speaks to the judge".
+        weight: How much the item counts in the metric's mean. Arena-Hard's questions differ in it: a verdict of "much
+            better" counts as three games.
     """
 
     item: str
@@ -76,6 +78,7 @@ class ItemScore:
     finish: Finish = "stop"
     answer: str = ""
     flags: tuple[str, ...] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
