@@ -76,10 +76,13 @@ def usable_device(device: str, key: str) -> str:
     import torch
 
     from selfsteer.models import pick_device
+    from selfsteer.models.gpus import assumed_gpus
     from selfsteer.models.load import check_device
 
     if device == "auto":
         return pick_device()
+    if assumed_gpus() and device.partition(":")[0] == "cuda":
+        return device
     try:
         check_device(device)
         torch.zeros(1, device=device).item()  # a device may exist and yet fail at the first kernel

@@ -16,6 +16,7 @@ from selfsteer.estimate.prompt_lengths import sizes_of
 from selfsteer.estimate.throughput import machine
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.run import check, open_stages
+from selfsteer.models.gpus import assumed_gpus
 from selfsteer.runs.plan_step import PlanStep, StepState
 from selfsteer.runs.progress import Display, clock, size
 from selfsteer.stages.context import RunContext
@@ -75,7 +76,8 @@ def show_disk(costs: Costs, steps: Sequence[PlanStep], folder: Path) -> None:
     needed, free = disk_needed(costs, steps), free_disk(folder)
     passing = max((costs.of(step.slot[0], heldout=step.slot[2]).passing for step in steps), default=0.0)
     checkpoints = f" with the checkpoints ({size(passing)}, removed after each round)" if passing else ""
-    say(f"peak disk use {size(needed)}{checkpoints}; {size(free)} are free")
+    there = "" if assumed_gpus() else f"; {size(free)} are free"
+    say(f"peak disk use {size(needed)}{checkpoints}{there}")
 
 
 def show_assumptions(costs: Costs, models: ModelPool) -> None:
@@ -88,9 +90,13 @@ def show_assumptions(costs: Costs, models: ModelPool) -> None:
         f"responses of {lengths} tokens; {costs.kept(costs.sizes.train) / costs.sizes.train:.0%} of the rows kept"
     )
     if costs.rates and not costs.rates.measured:
-        warn(f"times are guesses for {machine(models.device)}: --calibrate measures it (one to three minutes)")
-    if costs.shape and not sample.rows:
-        warn(f"nothing was sampled, so the figures take every response for {limit} tokens long and every row for kept")
+        what = f"times are guesses for {machine(models.device)}"
+        how = "from its published figures" if assumed_gpus() else "--calibrate measures it (one to three minutes)"
+        warn(f"{what}: {how}")
+    if costs.shape and not sample.rows and (not sample.ends or sample.kept == 1):
+        length = "" if sample.ends else f"every response for {limit} tokens long"
+        kept = "every row for kept" if sample.kept == 1 else ""
+        warn(f"nothing was sampled, so the figures take {' and '.join(filter(None, (length, kept)))}")
     if costs.shape and sample.rows and not sample.kept:
         what = f"none of the {sample.rows} rows sampled was kept"
         if sample.kept is None:

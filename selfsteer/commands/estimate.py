@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 
 from selfsteer.commands.console import errors, say
 from selfsteer.commands.options import count_option
+from selfsteer.errors import ConfigError
 from selfsteer.files import write_json
 
 if TYPE_CHECKING:
@@ -29,26 +31,53 @@ class EstimateArguments:
     )
     devices: Annotated[int, count_option(help="Number of devices that share the training, for the memory figures.")] = 1
     queries: Annotated[int | None, count_option(help="Number of queries.", show_default="counted")] = None
+    gpu: Annotated[
+        str | None, typer.Option(help="A GPU to estimate for, whatever this machine has: l4, rtx4090, a100, h100, ...")
+    ] = None
+    count: Annotated[int, count_option(help="GPUs of that kind on each node.")] = 1
+    response_tokens: Annotated[
+        int | None, count_option(help="Mean tokens of a response.", show_default="measured, or the limit")
+    ] = None
+    kept: Annotated[
+        float | None,
+        typer.Option(min=1e-6, max=1, help="Share of the rows that filters keep.", show_default="measured, or 1"),
+    ] = None
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="First measure this machine with the recipe's model, 1 to 3 minutes.")
     ] = False
 
 
 def estimate(arguments: EstimateArguments) -> Costs:
-    """Estimate what a recipe costs: parameters, FLOPs, memory, time and disk. Loads no weights."""
+    """Estimate what a recipe costs: parameters, FLOPs, memory, time and disk. Loads no weights.
+
+    Raises:
+        ConfigError: A setting is wrong, or nothing is known of the GPU.
+    """
     from selfsteer.commands.estimate_tables import show_estimate
     from selfsteer.config import load_recipe
     from selfsteer.estimate.forecast import costs_of
     from selfsteer.estimate.prompt_lengths import sizes_of
+    from selfsteer.estimate.throughput import assumed_sample
     from selfsteer.loop.run import open_stages
+    from selfsteer.models.gpus import gpu_of, planning_for
     from selfsteer.runs.progress import Display
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     stages = open_stages(recipe, Path(os.devnull), Display(quiet=True), runs_code=False)
-    if arguments.calibrate:
-        _calibrate(stages)
-    costs = costs_of(stages, sizes_of(recipe.queries, arguments.queries))
-    show_estimate(costs, stages, arguments.devices)
+    with ExitStack() as stack:
+        devices = arguments.devices
+        if arguments.gpu is not None:
+            if arguments.calibrate:
+                do = "leave one of the two out"
+                raise ConfigError("--calibrate measures this machine, --gpu stands for another", where="--gpu", do=do)
+            stack.enter_context(planning_for(gpu_of(arguments.gpu), arguments.count))
+            devices = arguments.count * recipe.train.nodes
+        if arguments.calibrate:
+            _calibrate(stages)
+        given = arguments.response_tokens, arguments.kept
+        sample = None if given == (None, None) else assumed_sample(*given)
+        costs = costs_of(stages, sizes_of(recipe.queries, arguments.queries), sample)
+        show_estimate(costs, stages, devices)
     return costs
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from rich.text import Text
+
 from selfsteer.commands.console import out, say
 from selfsteer.commands.dry_run import show_assumptions, show_disk, time_text, total_time
 from selfsteer.commands.tables import plain_table
 from selfsteer.config import LoraSettings
 from selfsteer.estimate import memory
 from selfsteer.estimate.costs import Costs
+from selfsteer.estimate.fit import launch_of_recipe, needs
 from selfsteer.estimate.flops import Arithmetic
 from selfsteer.estimate.forecast import precisions, start_of
 from selfsteer.estimate.model_shape import source_of, stored_weights
 from selfsteer.loop.dry_run import plan
+from selfsteer.models.gpus import Gpu, assumed_gpus
 from selfsteer.runs.pipeline import GENERATOR
 from selfsteer.runs.pipeline import stage as stage_of
 from selfsteer.runs.progress import size
@@ -27,6 +31,8 @@ def show_estimate(costs: Costs, context: RunContext, devices: int) -> None:
     if costs.shape:
         _show_model(costs, context.models)
         _show_memory(costs, context.models, devices)
+        if assumed := assumed_gpus():
+            _show_fit(costs, context.models, *assumed)
     steps = plan(context, measure=True, start=start_of(context.models))
     table = plain_table("stage", "times", "each", "time", "disk", right=("times", "each", "time", "disk"))
     for (stage, heldout), times in Counter((step.slot[0], step.slot[2]) for step in steps).items():
@@ -41,6 +47,17 @@ def show_estimate(costs: Costs, context: RunContext, devices: int) -> None:
     out.print(table)
     show_disk(costs, steps, Path())
     show_assumptions(costs, context.models)
+
+
+def _show_fit(costs: Costs, models: ModelPool, gpu: Gpu, count: int) -> None:
+    """Print what each part of a run needs on these GPUs, and what to set where it does not fit."""
+    nodes = costs.recipe.train.nodes
+    machines = f"{nodes} nodes of " if nodes > 1 else ""
+    table = plain_table(f"{machines}{count} x {gpu.title}", "GPUs", "each needs", "", right=("GPUs", "each needs"))
+    for need in needs(costs, launch_of_recipe(costs.recipe, models.device), precisions(models), gpu):
+        verdict = f"does not fit: {need.do}" if need.do else "fits"
+        table.add_row(need.what, str(need.gpus), size(need.bytes), Text(verdict))
+    out.print(table)
 
 
 def _show_model(costs: Costs, models: ModelPool) -> None:
@@ -86,7 +103,8 @@ def _show_memory(costs: Costs, models: ModelPool, devices: int) -> None:
     columns = ("weights", "copies", "grads", "Adam", "activ.", "logits", "total", "ckpt.")
     table = plain_table("training", *columns, right=columns)
     lora = recipe.train.lora or LoraSettings()
-    for one in (memory.tuning(shape, None), *(memory.tuning(shape, lora, bits) for bits in (None, 8, 4))):
+    ways = [memory.tuning(shape, None), *(memory.tuning(shape, lora, bits) for bits in (None, 8, 4))]
+    for one in [costs.tuning] if assumed_gpus() else ways:
         for strategy in memory.STRATEGIES if devices > 1 else memory.STRATEGIES[:1]:
             plainly, checkpointed = (
                 memory.training_memory(
@@ -95,14 +113,17 @@ def _show_memory(costs: Costs, models: ModelPool, devices: int) -> None:
                 )
                 for checkpointing in (False, True)
             )  # fmt: skip
-            name = one.name if devices == 1 else f"{one.name}, {strategy}"
-            name += " *" if one == costs.tuning else ""
+            if assumed_gpus():
+                name = strategy if devices > 1 else "single"
+            else:
+                name = one.name if devices == 1 else f"{one.name}, {strategy}"
+                name += " *" if one == costs.tuning else ""
             table.add_row(name, *map(size, (*plainly, plainly.total, checkpointed.total)))
     out.print(table)
     share = f"each of {devices} devices" if devices > 1 else "one device"
     say(
-        f"bytes on {share} with {tokens:,.0f} tokens in a micro-batch; ckpt.: the total with activation checkpointing; "
-        "*: this recipe"
+        f"bytes on {share} with {tokens:,.0f} tokens in a micro-batch; ckpt.: the total with activation checkpointing"
+        f"{'' if assumed_gpus() else '; *: this recipe'}"
     )
     weights = costs.tuning.frozen if costs.tuning.name.startswith("QLoRA") else None
     sampling = memory.generation_memory(

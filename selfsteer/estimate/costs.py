@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 class Costs:
     """The costs of a recipe's stages; ``shape`` and ``rates`` are None where the backend has no weights.
 
-    ``sampling`` and ``scoring`` GPUs work side by side, each at the rates of one.
+    ``sampling``, ``scoring`` and ``training`` GPUs work side by side, each at the rates of one.
     """
 
     recipe: Recipe
@@ -67,6 +67,7 @@ class Costs:
     prompts: Prompts
     sampling: int = 1
     scoring: int = 1
+    training: int = 1
     _known: dict[tuple[str, bool], Cost] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, stage: str, *, heldout: bool) -> Cost:
@@ -137,7 +138,7 @@ class Costs:
                     return 0.0
                 flops = self.kept(rows) * loss.epochs * self.training_flops(loss)
                 written = self.checkpoints(loss, rows) * self.checkpoint_bytes + self.policy_bytes
-                return self._loading + flops / self.rates.training + written / self.rates.disk
+                return self._loading + flops / self.rates.training / self.training + written / self.rates.disk
         return None
 
     # One row.

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from selfsteer.config import LoraSettings
+from selfsteer.backends import BACKENDS
+from selfsteer.config import LoraSettings, Recipe
 from selfsteer.errors import ConfigError
 from selfsteer.estimate.costs import Costs
-from selfsteer.estimate.memory import PROCESS, training_memory
-from selfsteer.jobs.launch import Launch
+from selfsteer.estimate.memory import BYTES, PROCESS, cache_bytes, generation_memory, scoring_memory, training_memory
+from selfsteer.jobs.launch import Launch, launch_of
+from selfsteer.models.gpus import Gpu
 from selfsteer.runs.progress import size
+from selfsteer.stages.engines import gpus_each
 
 _NAMES = {
     "single": "ddp", "ddp": "ddp", "fsdp": "fsdp", "deepspeed-zero2": "zero-2", "deepspeed-zero3": "zero-3",
 }  # fmt: skip
 _TOLERANCE = 1.1
 """A training is refused from so many times the memory on: the estimate is off by some percent (docs/estimate.md)."""
+
+
+def launch_of_recipe(recipe: Recipe, device: str) -> Launch:
+    """Return how a recipe's trainings are started; raises as :func:`selfsteer.jobs.launch.launch_of`."""
+    share = recipe.train.batch_size
+    if recipe.mode == "generator":
+        share = math.gcd(share, recipe.generator.batch_size)
+    return launch_of(recipe.train, device, share)
 
 
 def needed(costs: Costs, strategy: str, devices: int, precision: str) -> float:
@@ -28,6 +41,50 @@ def needed(costs: Costs, strategy: str, devices: int, precision: str) -> float:
         checkpointing=costs.recipe.train.gradient_checkpointing, device="cuda",
     )  # fmt: skip
     return found.total + PROCESS["cuda"]
+
+
+class Need(NamedTuple):
+    """What a part of a run needs on each GPU, in bytes, and what to set where it does not fit ("" where it does)."""
+
+    what: str
+    gpus: int
+    bytes: float
+    do: str
+
+
+def needs(costs: Costs, launch: Launch, precisions: tuple[str, str], gpu: Gpu) -> list[Need]:
+    """Return what sampling, scoring and training need on GPUs of this kind.
+
+    Args:
+        precisions: Of generation and of training.
+    """
+    shape, generation = costs.shape, costs.recipe.generation
+    assert shape is not None
+    engine, each = BACKENDS[generation.backend].runs == "engine", gpus_each(costs.recipe, generation.backend)
+    weights = costs.tuning.frozen if costs.tuning.name.startswith("QLoRA") else None
+    longest = max(costs.prompts[:3]) + generation.max_new_tokens
+    if engine:  # it takes all memory there is, and has to hold one sequence
+        sampling = BYTES[precisions[0]] * shape.parameters + cache_bytes(shape, longest, precisions[0])
+    else:
+        sampling = generation_memory(
+            shape, weights=weights, batch=generation.batch, tokens=longest, precision=precisions[0]
+        )
+    sampling = sampling / each + PROCESS["cuda"]
+    scoring = scoring_memory(shape, weights=weights, precision=precisions[1], device="cuda") + PROCESS["cuda"]
+    smaller = f"set generation.vllm.tensor_parallel_size={2 * each}" if engine else "lower generation.batch_size"
+    found = [
+        Need("sampling", costs.sampling * each, sampling, smaller if sampling > gpu.memory else ""),
+        Need("scoring", costs.scoring, scoring, "take larger GPUs" if scoring > gpu.memory else ""),
+    ]
+    if costs.recipe.trains:
+        do = ""
+        try:
+            launch, _ = fitted(costs, launch, precisions[1], gpu.memory)
+        except ConfigError as error:
+            do = error.do.partition(";")[0]
+        training = needed(costs, launch.strategy, costs.training, precisions[1])
+        found.append(Need(f"training, {launch.strategy}", costs.training, training, do))
+    return found
 
 
 def fitted(costs: Costs, launch: Launch, precision: str, capacity: float) -> tuple[Launch, str]:

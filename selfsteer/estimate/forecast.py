@@ -8,11 +8,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from selfsteer.errors import ModelError, SelfsteerWarning
+from selfsteer.chat import Chat
+from selfsteer.errors import FetchError, ModelError, SelfsteerWarning
 from selfsteer.estimate.costs import Costs, Sizes
+from selfsteer.estimate.fit import launch_of_recipe
+from selfsteer.estimate.known_models import known_config
 from selfsteer.estimate.model_shape import read_shape, source_of
 from selfsteer.estimate.prompt_lengths import prompt_lengths, rows_of
-from selfsteer.estimate.throughput import NOT_SAMPLED, Rates, Sample, guessed_rates, rates_file, sample_file
+from selfsteer.estimate.throughput import Rates, Sample, assumed_sample, guessed_rates, rates_file, sample_file
 from selfsteer.files import read_json
 from selfsteer.runs.plan_step import PlanStep
 from selfsteer.runs.progress import size
@@ -39,14 +42,16 @@ def start_of(models: ModelPool) -> Policy:
     return Policy(0, source_of(models.name), "", backend, models.name, {"revision": settings.revision})
 
 
-def costs_of(context: RunContext, sizes: Sizes) -> Costs:
+def costs_of(context: RunContext, sizes: Sizes, sample: Sample | None = None) -> Costs:
     """Return the costs of a recipe's stages, with the rates of this machine: measured before, or guessed.
+
+    ``sample`` are the statistics of its responses, None takes those that were measured.
 
     Raises as :func:`read_shape`, and :class:`DataError` where there are too few queries for the rounds.
     """
     recipe, models, principle_set = context.recipe, context.models, context.principle_set
     shape = rates = None
-    engines = {"sampling": 1, "scoring": 1}
+    gpus: dict[str, int] = {}
     if not models.weightless:
         shape, device, kinds = read_shape(recipe.model), models.device, precisions(models)
         measured = read_json(rates_file(shape, recipe, device, kinds))
@@ -54,14 +59,25 @@ def costs_of(context: RunContext, sizes: Sizes) -> Costs:
         rates = Rates(**measured["rates"]) if measured else guessed
         if device.startswith("cuda"):  # engines on a CPU share its cores, at whose speed the rates are
             kinds_of = {"sampling": recipe.generation.backend, "scoring": "transformers"}
-            engines = {name: engine_count(recipe, backend, device) for name, backend in kinds_of.items()}
+            gpus = {name: engine_count(recipe, backend, device) for name, backend in kinds_of.items()}
+            gpus["training"] = max(launch_of_recipe(recipe, device).total, 1) if recipe.trains else 1
     sampled = read_json(sample_file(recipe, principle_set.fingerprint))
     return Costs(
         recipe=recipe, shape=shape, rates=rates,
-        sample=Sample(**sampled) if sampled else NOT_SAMPLED,
+        sample=sample or (Sample(**sampled) if sampled else assumed_sample(None, None)),
         sizes=sizes._replace(train=rows_of(recipe, sizes)),
-        prompts=prompt_lengths(recipe, principle_set, models.chat(start_of(models))), **engines,
+        prompts=prompt_lengths(recipe, principle_set, _chat(models)), **gpus,
     )  # fmt: skip
+
+
+def _chat(models: ModelPool) -> Chat | None:
+    """Return the template of the recipe's model; None for a known model whose tokenizer can't be fetched."""
+    try:
+        return models.chat(start_of(models))
+    except FetchError:
+        if not known_config(models.name):
+            raise
+        return None
 
 
 def knowing(costs: Costs, steps: Iterable[PlanStep]) -> Costs:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from selfsteer.config import LoraSettings, ModelSettings
 from selfsteer.errors import ModelError
+from selfsteer.estimate.known_models import known_config
 from selfsteer.models import CATALOGUE, is_fetched, resolve
 from selfsteer.models.configs import outline
 
@@ -156,12 +157,13 @@ def source_of(name: str) -> str:
 def read_shape(settings: ModelSettings) -> ModelShape:
     """Return the shape of a recipe's model from its configuration; weights are neither read nor allocated.
 
-    An estimate runs no code that a recipe names, so a model that comes with code of its own is refused.
+    An estimate runs no code that a recipe names, so a model that comes with code of its own is refused. Nothing is
+    asked of the hub for a model of :mod:`selfsteer.estimate.known_models`.
 
     Raises as :func:`source_of` and :func:`shape_of`.
     """
     source = source_of(settings.name)
-    return shape_of(outline(source, revision=settings.revision))
+    return shape_of(outline(source, revision=settings.revision, known=known_config(source)))
 
 
 def stored_weights(source: str) -> Stored | None:

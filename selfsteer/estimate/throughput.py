@@ -13,6 +13,7 @@ from selfsteer.config import Recipe
 from selfsteer.estimate.model_shape import ModelShape
 from selfsteer.files import fingerprint
 from selfsteer.models import cache_folder
+from selfsteer.models.gpus import GPUS, assumed_gpus
 from selfsteer.records import ROLES
 
 _FORMAT = 2
@@ -67,17 +68,24 @@ class Sample:
         return sum(1 - (1 - (1 - ends) ** t) ** batch for t in range(limit))
 
 
-NOT_SAMPLED = Sample({}, 1.0, 0)
-"""Every response as long as the limit, and every row kept: the most that a recipe can cost."""
+def assumed_sample(tokens: float | None, kept: float | None) -> Sample:
+    """Return statistics that a user gives: mean tokens of a response, share of the rows that are kept.
+
+    Without them every response is as long as the limit and every row is kept: the most that a recipe can cost.
+    """
+    return Sample({} if tokens is None else dict.fromkeys(ROLES, 1 / tokens), 1.0 if kept is None else kept, 0)
 
 
 def guessed_rates(shape: ModelShape, recipe: Recipe, device: str, precision: str) -> Rates:
-    """Return guesses for a machine that was not measured: from the number of cores, or those of an A100 on "cuda".
+    """Return guesses for a machine that was not measured: from the number of cores, or a GPU's published figures.
 
-    A decoding step reads all weights once or computes, whichever takes longer; choosing aspects takes 24 steps.
+    Where the GPU is not assumed but there, it counts as an A100. A decoding step reads all weights once or computes,
+    whichever takes longer; choosing aspects takes 24 steps.
     """
     if device == "cuda":
-        flops, memory, disk = 1.2e14, 1.0e12, 2.5e8
+        gpu, _ = assumed_gpus() or (GPUS["a100"], 1)
+        # Shares that implementations reach: half the bandwidth, and (halved again below) a fifth of the FLOP/s.
+        flops, memory, disk = 0.385 * gpu.flops, 0.49 * gpu.bandwidth, 2.5e8
     else:
         cores = os.cpu_count() or 1
         flops, memory, disk = cores * (8e10 if precision == "bfloat16" else 4e10), 8e9 * cores**0.5, 1.5e8
@@ -88,6 +96,8 @@ def guessed_rates(shape: ModelShape, recipe: Recipe, device: str, precision: str
 
 def machine(device: str) -> str:
     """Return a name for this machine and its device."""
+    if assumed := assumed_gpus():
+        return f"{assumed[1]} x {assumed[0].title}"
     parts = [platform.node(), platform.machine(), f"{os.cpu_count()} cores", device]
     if device.startswith("cuda"):
         import torch

@@ -19,6 +19,7 @@ from selfsteer.errors import ConfigError, SelfsteerError, WorkFailed
 from selfsteer.files import parse_json, read_json, remove, write_json
 from selfsteer.jobs.nodes import Leader, Meeting, meeting_of
 from selfsteer.jobs.scratch import Scratch, SignOfLife
+from selfsteer.models.device import visible_gpus
 from selfsteer.runs.progress import Display
 
 _POLL = 0.1
@@ -102,9 +103,7 @@ def _visible_gpus(device: str) -> int | None:
     """Return how many GPUs a training on ``device`` may use; None on a CPU."""
     if device != "cuda":
         return None if device in ("cpu", "mps") else 1  # one that is named, cuda:1
-    import torch
-
-    return torch.cuda.device_count()
+    return len(visible_gpus())
 
 
 def run_job(spec: Path, key: str, launch: Launch, display: Display) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -11,14 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selfsteer.config import Recipe
+from selfsteer.config import Recipe, TrainSettings
 from selfsteer.errors import ConfigError, ModelError, did_you_mean
 from selfsteer.estimate.costs import Sizes
-from selfsteer.estimate.fit import fitted
+from selfsteer.estimate.fit import fitted, launch_of_recipe
 from selfsteer.estimate.forecast import costs_of, warn_of_disk
 from selfsteer.evaluation import verdict
 from selfsteer.files import link_atomic, read_json, remove, storage_errors, write_json
-from selfsteer.jobs.launch import Launch, launch_of
 from selfsteer.jobs.nodes import Leader, follow
 from selfsteer.jobs.ranks import node_rank
 from selfsteer.loop.dry_run import changed, plan
@@ -152,7 +150,8 @@ def check(context: RunContext) -> None:
         from selfsteer.policy.objective import objective_of
 
         train = context.recipe.train
-        context.launch = launch_of_recipe(context)
+        check_optimizer(train)
+        context.launch = launch_of_recipe(context.recipe, context.models.device)
         if not objective_of(train).compares and train.reference != "round-start":
             what = f"{train.base_loss} compares with no reference, so train.reference has no effect"
             raise ConfigError(what, where="train.reference", do="leave it out, or take another base_loss")
@@ -160,20 +159,15 @@ def check(context: RunContext) -> None:
             objective_of(context.recipe.generator)
 
 
-def launch_of_recipe(context: RunContext) -> Launch:
-    """Return how the recipe's trainings are started; raises as :func:`selfsteer.jobs.launch.launch_of`."""
-    recipe = context.recipe
-    if recipe.train.optimizer != "adamw":
+def check_optimizer(train: TrainSettings) -> None:
+    """Raise :class:`ConfigError` for an optimizer that transformers has not."""
+    if train.optimizer != "adamw":
         from transformers.training_args import OptimizerNames
 
         known = {"adamw", *(one.value for one in OptimizerNames)}
-        if recipe.train.optimizer not in known:
-            what = f"unknown optimizer {recipe.train.optimizer!r}"
-            raise ConfigError(what, where="train.optimizer", do=did_you_mean(recipe.train.optimizer, known))
-    share = recipe.train.batch_size
-    if recipe.mode == "generator":
-        share = math.gcd(share, recipe.generator.batch_size)
-    return launch_of(recipe.train, context.models.device, share)
+        if train.optimizer not in known:
+            what = f"unknown optimizer {train.optimizer!r}"
+            raise ConfigError(what, where="train.optimizer", do=did_you_mean(train.optimizer, known))
 
 
 class _Run:

@@ -73,18 +73,27 @@ def _check_sizes(config: Any, source: str) -> None:
 
 
 def outline(
-    source: str, *, trust_remote_code: bool = False, revision: str | None = None, outputs: int | None = None
+    source: str,
+    *,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    outputs: int | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return a model on the meta device: its modules and shapes, without a weight read or allocated.
 
-    ``outputs`` are those of the head of a sequence-classification model; None makes a causal language model. The rest,
-    and the errors, are as of :func:`model_config`.
+    ``outputs`` are those of the head of a sequence-classification model; None makes a causal language model. ``known``
+    are the values of its configuration, which is then not read. The rest, and the errors, are as of
+    :func:`model_config`.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     changes: dict[str, Any] = {} if outputs is None else {"num_labels": outputs}
-    config = model_config(source, trust_remote_code=trust_remote_code, revision=revision, **changes)
+    if known:
+        config = AutoConfig.for_model(**known, **changes)
+    else:
+        config = model_config(source, trust_remote_code=trust_remote_code, revision=revision, **changes)
     kind = AutoModelForCausalLM if outputs is None else AutoModelForSequenceClassification
     with loading_errors(source, CONFIG), torch.device("meta"):
         return kind.from_config(config, trust_remote_code=trust_remote_code)

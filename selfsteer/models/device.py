@@ -6,19 +6,22 @@ import os
 from importlib.util import find_spec
 
 from selfsteer.errors import ConfigError
+from selfsteer.models.gpus import assumed_gpus
 
 
 def pick_device() -> str:
     """Return "cuda" where torch finds a GPU, else "cpu" (Apple's "mps" is used only if it is named)."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if assumed_gpus() or torch.cuda.is_available() else "cpu"
 
 
 def visible_gpus() -> list[str]:
     """Return the CUDA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
+    if assumed := assumed_gpus():
+        return [str(number) for number in range(assumed[1])]
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
@@ -31,7 +34,9 @@ def pick_dtype(precision: str, device: str) -> str:
     if precision != "auto":
         return precision
     kind, fast = device.partition(":")[0], False
-    if kind == "cuda" and torch.cuda.is_available():
+    if kind == "cuda" and assumed_gpus():
+        fast = True  # all that are known are
+    elif kind == "cuda" and torch.cuda.is_available():
         # Emulated bfloat16 (GPUs before Ampere) is slower than float32.
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif kind == "cpu":

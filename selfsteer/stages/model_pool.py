@@ -193,7 +193,7 @@ class ModelPool:
     def may_think(self, policy: Policy) -> bool:
         """Whether the policy may think before it answers."""
         # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
-        return may_think(policy.backend, self.chat(policy) if policy.fingerprint else None)
+        return may_think(policy.backend, self.chat(policy) if (policy.start or policy).fingerprint else None)
 
     def backend(self, policy: Policy) -> Backend:
         """Return a backend that samples from the policy, or that answers in its place."""

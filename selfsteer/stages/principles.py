@@ -166,7 +166,7 @@ def written_by(context: RunContext, policy: Policy) -> dict[str, Any]:
     """What principles depend on besides the queries: the model that writes them, and the form of its prompts."""
     writer = context.models.writer
     # A plan may be made for a model that is not on this machine; it has no fingerprint, and no template to read.
-    chat = context.models.chat(policy) if policy.fingerprint else None
+    chat = context.models.chat(policy) if (policy.start or policy).fingerprint else None
     if writer is None:
         return context.sampling(policy)
     role = chat.system_role if chat else "native"

@@ -9,7 +9,7 @@ import pytest
 from selfsteer.config import Recipe
 from selfsteer.estimate.costs import Costs, Prompts, Sizes
 from selfsteer.estimate.prompt_lengths import rows_of
-from selfsteer.estimate.throughput import NOT_SAMPLED, Rates, Sample
+from selfsteer.estimate.throughput import Rates, Sample, assumed_sample
 from tests.estimate.shapes import paper_shape
 
 RATES = Rates(asking=0.3, step=0.5, scoring=2e6, training=1e6, disk=4320.0)
@@ -25,7 +25,7 @@ def _costs(**changes) -> Costs:
     for section, settings in changes.items():
         values[section] = values.get(section, {}) | settings if isinstance(settings, dict) else settings
     recipe = Recipe.model_validate(values)
-    return Costs(recipe, paper_shape(), RATES, NOT_SAMPLED, Sizes(8, 2), Prompts(3, 5, 7))
+    return Costs(recipe, paper_shape(), RATES, assumed_sample(None, None), Sizes(8, 2), Prompts(3, 5, 7))
 
 
 def test_sampling_is_batches_and_a_step_for_each_token():
@@ -139,7 +139,7 @@ def test_the_time_of_a_server_is_unknown_and_a_script_takes_none():
     endpoint = {"backend": "endpoint", "endpoint": {"model": "m"}}
     for generation, seconds in ((endpoint, None), ({"backend": "scripted"}, 0.0)):
         recipe = Recipe.model_validate({"mode": "data-only", "generation": generation})
-        found = Costs(recipe, None, None, NOT_SAMPLED, Sizes(8, 2), Prompts(3, 5, 7))
+        found = Costs(recipe, None, None, assumed_sample(None, None), Sizes(8, 2), Prompts(3, 5, 7))
         assert found.of("responses", heldout=False).seconds == seconds
         assert found.of("responses", heldout=False).disk > 8 * 500
 

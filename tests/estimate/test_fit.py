@@ -9,7 +9,7 @@ from selfsteer.errors import ConfigError
 from selfsteer.estimate import fit
 from selfsteer.estimate.costs import Costs, Prompts, Sizes
 from selfsteer.estimate.fit import fitted, needed
-from selfsteer.estimate.throughput import NOT_SAMPLED
+from selfsteer.estimate.throughput import assumed_sample
 from selfsteer.jobs.launch import Launch
 from tests.estimate.shapes import paper_shape
 from tests.estimate.test_costs import RATES
@@ -23,7 +23,7 @@ def no_libraries(monkeypatch):
 
 def costs(**train) -> Costs:
     recipe = Recipe.model_validate({"train": {"batch_size": 4, "micro_batch_size": 2, "max_length": 1000} | train})
-    return Costs(recipe, paper_shape(), RATES, NOT_SAMPLED, Sizes(8, 2), Prompts(3, 5, 7))
+    return Costs(recipe, paper_shape(), RATES, assumed_sample(None, None), Sizes(8, 2), Prompts(3, 5, 7))
 
 
 def test_ddp_is_taken_where_it_fits_and_fsdp_where_it_does_not():
