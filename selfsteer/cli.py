@@ -13,6 +13,7 @@ import typer
 from selfsteer.commands.augment import augment
 from selfsteer.commands.console import explain_failure, handled_signals, interruptible, say, show_warning
 from selfsteer.commands.estimate import estimate
+from selfsteer.commands.evaluate_data import evaluate_data
 from selfsteer.commands.evaluate_reward import evaluate_reward
 from selfsteer.commands.evaluate_signal import evaluate_signal
 from selfsteer.commands.export import export
@@ -46,6 +47,7 @@ STORY: dict[str, Callable[..., Any]] = {
     "export": export,
     "evaluate signal": evaluate_signal,
     "evaluate reward": evaluate_reward,
+    "evaluate data": evaluate_data,
     "models list": models_list,
     "models fetch": models_fetch,
     "principles list": principles_list,
@@ -56,7 +58,7 @@ STORY: dict[str, Callable[..., Any]] = {
 """The commands by name, in the order of `selfsteer --help`. A new one is its file in commands/ and a line here."""
 
 GROUPS = {
-    "evaluate": "Measure the results of a run.",
+    "evaluate": "Measure models and the results of a run.",
     "models": "The model catalogue.",
     "principles": "Principle sets.",
 }
