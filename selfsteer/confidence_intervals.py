@@ -42,13 +42,22 @@ def bootstrap_statistic(statistic: Callable[[np.ndarray], float], n: int) -> Int
     ``statistic`` takes the (n,) indices of the resampled items and returns the value, NaN where it is undefined; such
     resamples are left out. None where it is in none.
     """
-    rng = np.random.default_rng(0)
-    values = np.array([statistic(rng.integers(n, size=n)) for _ in range(_RESAMPLES)])
+    values = resampled_statistic(statistic, n)
     defined = values[~np.isnan(values)]
     if not len(defined):
         return None
     low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)
+
+
+def resampled_statistic(statistic: Callable[[np.ndarray], float], n: int, resamples: int = _RESAMPLES) -> np.ndarray:
+    """Return the (resamples,) values of a statistic on resamples of n items, drawn with a fixed seed.
+
+    Two statistics of the same n items are thus computed on the same resamples: the values of their difference are the
+    differences of their values. ``statistic`` is that of :func:`bootstrap_statistic`.
+    """
+    rng = np.random.default_rng(0)
+    return np.array([statistic(rng.integers(n, size=n)) for _ in range(resamples)])
 
 
 def share_text(share: float | None, interval: Interval | None) -> str:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from selfsteer.confidence_intervals import bootstrap, bootstrap_statistic, wilson
+from selfsteer.confidence_intervals import bootstrap, bootstrap_statistic, resampled_statistic, wilson
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,10 @@ def test_resamples_in_which_a_statistic_is_undefined_are_left_out():
 
     assert bootstrap_statistic(share_of_two, 2) == (0.5, 0.5)
     assert bootstrap_statistic(lambda picks: math.nan, 3) is None
+
+
+def test_two_statistics_of_the_same_items_are_computed_on_the_same_resamples():
+    first, second = np.random.default_rng(1).normal(size=(2, 50))
+    difference = resampled_statistic(lambda picks: (first - second)[picks].mean(), 50, 100)
+    parts = [resampled_statistic(lambda picks, own=own: own[picks].mean(), 50, 100) for own in (first, second)]
+    assert difference == pytest.approx(parts[0] - parts[1]) and len(difference) == 100

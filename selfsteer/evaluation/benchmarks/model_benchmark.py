@@ -108,7 +108,10 @@ class BenchmarkScores:
         expected: Items that should have a score by the official metric.
         versions: Versions of what decides the score: task, prompt template, checker.
         notes: What a reader of the figures must know, one sentence each.
-        details: Further figures by name: per category, the judge's calibration, control rows.
+        details: Further figures by name: per category, the judge's calibration, control rows. ``resampled`` holds, for
+            each metric that is fitted to the items and is no mean of their scores, its values on resamples of the items
+            in their order (:func:`selfsteer.confidence_intervals.resampled_statistic`), rounded to 4 decimals:
+            `selfsteer compare` takes the interval of a difference between two models from them.
     """
 
     items: Sequence[ItemScore]
