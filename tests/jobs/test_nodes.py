@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -61,6 +62,26 @@ def test_two_nodes_train_the_policy_of_one_process(recipe, tmp_path):
 def test_a_node_that_never_comes_is_named(recipe, tmp_path):
     code, said = ended(start(recipe, tmp_path / "run", 0, "train.rendezvous_timeout=5"))
     assert code == 1 and "the 2 nodes did not meet within 5 s; node 1 is missing" in said
+
+
+@pytest.mark.slow
+def test_node_0_dies_and_the_same_commands_finish_the_run(recipe, tmp_path):
+    """Killed in the first training: node 1 says so after two minutes of silence, and nothing has to be removed."""
+    port = meeting_of(2, None, 60).port
+    settings = [f"train.rendezvous=localhost:{port}", "train.epochs=30"]
+    both = [start(recipe, tmp_path / "run", node, *settings) for node in (0, 1)]
+    until = time.monotonic() + 120
+    while not list((tmp_path / "run").glob("round-01/*-job.json")) and time.monotonic() < until:
+        time.sleep(0.05)
+    both[0].kill()
+    (killed, _), (code, said) = map(ended, both)
+    assert killed == -signal.SIGKILL
+    assert code == 1 and "node 0" in said, said
+    again = [start(recipe, tmp_path / "run", node, *settings) for node in (0, 1)]
+    assert [code for code, _ in map(ended, again)] == [0, 0]
+    with without_reports():
+        run(load_recipe(recipe, ["train.epochs=30"]), tmp_path / "alone")
+    assert difference(tmp_path / "run", tmp_path / "alone") < 1e-5
 
 
 def test_a_node_that_waits_in_vain_says_what_to_check(tmp_path, monkeypatch):
