@@ -7,7 +7,9 @@ from selfsteer.backends.base import (
     Outcome,
     Prompt,
     Sampling,
+    cut_at_stop,
     may_think,
     shared_prefix,
+    stop_place,
 )
 from selfsteer.backends.registry import BACKENDS, BackendKind

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal, Protocol
 
@@ -25,12 +26,14 @@ class Sampling:
         top_p: Share of the probability that is drawn from.
         json_schema: The form of a completion, for backends that can decode by it: vllm, scripted, and servers that take
             it. The others leave it to the prompt, so the caller must be ready for any text.
+        stop: Strings that end a completion before them, see :func:`stop_place`.
     """
 
     max_new_tokens: int
     temperature: float
     top_p: float
     json_schema: Mapping[str, Any] | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Completion:
     ``token_ids`` are the sampled ids, with the end token if and only if ``finish`` is "stop"; None where the backend
     has no tokens. ``text`` is their decoding without special tokens. ``thinking`` is a reasoning part that a server
     returns apart from the answer; elsewhere it is still in ``text``.
+
+    A completion that a stop string ended has ``finish`` "stop" and the text before that string; its ids end with the
+    token that completed the string.
     """
 
     text: str
@@ -67,6 +73,33 @@ class Failure:
 
 
 Outcome = Completion | Failure
+
+
+def stop_place(text: str, stop: Sequence[str]) -> int | None:
+    """Return where a text is cut: at the stop string that is complete first; None where there is none.
+
+    So the place depends only on the text up to there: a text that was generated further is cut at the same place.
+    """
+    found = [(place + len(one), place) for one in stop if (place := text.find(one)) >= 0]
+    return min(found)[1] if found else None
+
+
+def cut_at_stop(completion: Completion, stop: Sequence[str]) -> Completion:
+    """Return a completion without tokens, cut at the first stop string."""
+    place = stop_place(completion.text, stop)
+    return completion if place is None else replace(completion, text=completion.text[:place], finish="stop")
+
+
+def cut_tokens_at_stop(completion: Completion, stop: Sequence[str], decode: Callable[[list[int]], str]) -> Completion:
+    """Return a completion cut at the first stop string, its ids after the token that completes the string."""
+    cut = cut_at_stop(completion, stop)
+    ids = completion.token_ids
+    if cut is completion or ids is None:
+        return cut
+    whole = bisect.bisect_left(
+        range(len(ids) + 1), True, key=lambda count: stop_place(decode(ids[:count]), stop) is not None
+    )
+    return replace(cut, token_ids=ids[:whole])
 
 
 class Backend(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling
+from selfsteer.backends.base import Completion, Failure, Outcome, Prompt, Sampling, cut_at_stop
 from selfsteer.backends.budget import Budget, worst_prompt
 from selfsteer.backends.http_limits import OtherServer, limiting_hooks
 from selfsteer.backends.openai_response import Answer, completion_of, label_logprob, read_answer, top_logprobs
@@ -127,9 +127,12 @@ class EndpointBackend:
         if sampling.json_schema is not None:
             schema = {"name": "answer", "schema": dict(sampling.json_schema), "strict": True}
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if sampling.stop:
+            options["stop"] = list(sampling.stop)
 
         def ask(prompt: Prompt, ready: Callable[[], None]) -> Completion:
             found = completion_of(self._ask(prompt, ready, options | {LIMIT: sampling.max_new_tokens}))
+            found = cut_at_stop(found, sampling.stop)  # some servers leave the string there, some refuse `stop`
             longest = _CHARACTERS * sampling.max_new_tokens
             if max(len(found.text), len(found.thinking)) <= longest:
                 return found

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.base import Completion, Prompt, Sampling, cut_at_stop
 from selfsteer.backends.source import BackendSource
 from selfsteer.records import Message
 from selfsteer.seeding import draw
@@ -55,7 +55,7 @@ class ScriptedBackend:
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, shared_prefix: Sequence[int] = ()
     ) -> list[Completion]:
         """Return one completion a prompt; ``max_new_tokens`` counts words."""
-        return [self._complete(prompt, sampling, seed) for prompt in prompts]
+        return [cut_at_stop(self._complete(prompt, sampling, seed), sampling.stop) for prompt in prompts]
 
     def length(self, prompt: Prompt) -> int:
         """Return the number of words of the prompt."""

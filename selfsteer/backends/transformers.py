@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, LogitsProcessor, StoppingCriteria
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.base import Completion, Prompt, Sampling, cut_tokens_at_stop, stop_place
 from selfsteer.backends.source import BackendSource
 from selfsteer.backends.top_p import NucleusSampler
 from selfsteer.chat import Chat
@@ -21,6 +21,8 @@ from selfsteer.records import Finish
 
 _COMPACT = 4
 """Compact the batch once 1/N of its rows have finished: each time the others' cache is copied once."""
+_SPARE = 8
+"""Tokens that are looked at for a stop string beyond those that hold it: special ones, half characters."""
 
 
 def open_backend(source: BackendSource) -> TransformersBackend:
@@ -80,7 +82,8 @@ class TransformersBackend:
             end = next((i for i, token in enumerate(new) if token in self.chat.end_ids), None)
             kept = new if end is None else new[: end + 1]
             finish: Finish = "length" if end is None else "stop"
-            completions.append(Completion(self.chat.decode(kept), finish, kept, prompt_ids))
+            found = Completion(self.chat.decode(kept), finish, kept, prompt_ids)
+            completions.append(cut_tokens_at_stop(found, sampling.stop, self.chat.decode))
         return completions
 
     def _sample(self, ids: torch.Tensor, mask: torch.Tensor, cache: Any, sampling: Sampling) -> list[list[int]]:
@@ -92,9 +95,10 @@ class TransformersBackend:
         """
         thins = _selectable(cache)
         sampled: list[list[int]] = [[] for _ in ids]
-        rows, left = list(range(len(ids))), sampling.max_new_tokens
+        rows, left, width = list(range(len(ids))), sampling.max_new_tokens, ids.shape[1]
+        stopped = _Stopped(sampling.stop, self.chat.decode, width) if sampling.stop else None
         while rows and left:
-            ended = _Ended(self.chat.end_ids, len(rows) / _COMPACT if thins else len(rows), ids)
+            ended = _Ended(self.chat.end_ids, len(rows) / _COMPACT if thins else len(rows), ids, stopped)
             inputs = {"input_ids": ids, "attention_mask": mask} | (
                 {"past_key_values": cache} if cache is not None else {}
             )
@@ -193,17 +197,48 @@ class _FiniteLogits(LogitsProcessor):
         return scores
 
 
-class _Ended(StoppingCriteria):
-    """Stops ``generate`` when ``enough`` rows have ended by one of ``end_ids``; ``rows`` (B,) says which have."""
+class _Stopped:
+    """Tells which completions hold a stop string, from their last tokens.
 
-    def __init__(self, end_ids: Sequence[int], enough: float, ids: torch.Tensor) -> None:
-        self.enough = enough
+    Args:
+        start: Tokens of the prompts, padding included.
+    """
+
+    def __init__(self, stop: Sequence[str], decode: Callable[[list[int]], str], start: int) -> None:
+        self._stop, self._decode, self._start = stop, decode, start
+        # A token holds a byte or more, but for special ones, which are not in the text.
+        self._tail = max(len(one.encode()) for one in stop) + _SPARE
+
+    def rows(self, input_ids: torch.Tensor, ended: Sequence[bool]) -> list[bool]:
+        """Return, for every row of (B, T), whether it has ended now."""
+        tails = input_ids[:, max(self._start, input_ids.shape[1] - self._tail) :].tolist()
+        return [
+            done
+            or (
+                stop_place(self._decode(tail), self._stop) is not None
+                # The text of the last tokens by themselves may be another one, as at a leading blank.
+                and stop_place(self._decode(input_ids[row, self._start :].tolist()), self._stop) is not None
+            )
+            for row, (done, tail) in enumerate(zip(ended, tails, strict=True))
+        ]
+
+
+class _Ended(StoppingCriteria):
+    """Stops ``generate`` when ``enough`` rows have ended by one of ``end_ids`` or a stop string.
+
+    ``rows`` (B,) says which have.
+    """
+
+    def __init__(self, end_ids: Sequence[int], enough: float, ids: torch.Tensor, stopped: _Stopped | None) -> None:
+        self.enough, self._stopped = enough, stopped
         self.rows = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         self._ends = torch.tensor(end_ids, device=ids.device)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """Return, for every row (B,), whether to stop."""
         self.rows |= torch.isin(input_ids[:, -1], self._ends)
+        if self._stopped is not None:
+            self.rows |= torch.tensor(self._stopped.rows(input_ids, self.rows.tolist()), device=self.rows.device)
         return torch.full_like(self.rows, int(self.rows.sum()) >= self.enough)
 
 

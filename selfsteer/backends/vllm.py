@@ -18,7 +18,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-from selfsteer.backends.base import Completion, Prompt, Sampling
+from selfsteer.backends.base import Completion, Prompt, Sampling, cut_tokens_at_stop
 from selfsteer.backends.source import BackendSource
 from selfsteer.chat import Chat
 from selfsteer.config import VLLM_TEMPERATURES
@@ -202,7 +202,8 @@ class VllmBackend:
             if answer.finish_reason not in ("stop", "length"):
                 raise WorkFailed(f"vLLM stopped a request: {answer.finish_reason}", where=_WHERE)
             ids, prompt_ids = list(answer.token_ids), list(output.prompt_token_ids)
-            completions.append(Completion(self.chat.decode(ids), answer.finish_reason, ids, prompt_ids))
+            found = Completion(self.chat.decode(ids), answer.finish_reason, ids, prompt_ids)
+            completions.append(cut_tokens_at_stop(found, sampling.stop, self.chat.decode))
         return completions
 
     def close(self) -> None:
@@ -224,7 +225,7 @@ class VllmBackend:
 
     def _params(self, sampling: Sampling, seeds: Sequence[int | None]) -> list[Any]:
         """Return how to sample: temperature and top_p alone, up to one of the chat's end tokens."""
-        constraint: dict[str, Any] = {}
+        constraint: dict[str, Any] = {"stop": list(sampling.stop)} if sampling.stop else {}
         if sampling.json_schema is not None:
             kinds = importlib.import_module("vllm.sampling_params")
             constraint["structured_outputs"] = kinds.StructuredOutputsParams(json=dict(sampling.json_schema))
@@ -241,7 +242,7 @@ class VllmBackend:
                 # The engine's own end tokens are the tokenizer's and the generation configuration's.
                 ignore_eos=True,
                 stop_token_ids=list(self.chat.end_ids),
-                detokenize=False,
+                detokenize=bool(sampling.stop),
                 **constraint,
             )
             for seed in seeds

@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -169,6 +170,17 @@ def test_token_ids_and_text_go_together(backend):
         else:
             assert backend.chat.decode(completion.token_ids) == completion.text
             assert backend.chat.encode(prompt) == completion.prompt_token_ids
+
+
+def test_a_stop_string_ends_a_completion_before_it(backend, kind):
+    free = backend.generate(PROMPTS, GREEDY, seed=0)
+    stop = max((one.text for one in free), key=len)[4:6]
+    found = backend.generate(PROMPTS, replace(GREEDY, stop=(stop,)), seed=0)
+    cut = [one.text.partition(stop)[0] for one in free]
+    assert [one[:4] for one in cut] == [one.text[:4] for one in found]
+    assert kind in ENGINES or [one.text for one in found] == cut != [one.text for one in free]
+    assert not any(stop in one.text for one in found)
+    assert all(one.finish == "stop" for one, whole in zip(found, free, strict=True) if stop in whole.text)
 
 
 def test_a_shared_prefix_changes_nothing(backend, kind):

@@ -46,6 +46,7 @@ class Params:
     stop_token_ids: list[int]
     detokenize: bool
     structured_outputs: object = None
+    stop: list[str] | None = None
 
 
 class StandIn(ModuleType):
@@ -61,6 +62,7 @@ class StandIn(ModuleType):
         self.open = 0
         self.error: BaseException | None = None
         self.finish = "stop"
+        self.answer: tuple[int, ...] = ()
 
     def LLM(self, model: str, **arguments):
         if self.error is not None:
@@ -81,7 +83,7 @@ class StandIn(ModuleType):
             raise self.error
         self.calls.append(params)
         ids = [prompt["prompt_token_ids"] for prompt in prompts]
-        answers = [SimpleNamespace(token_ids=(one[0], 2), finish_reason=self.finish) for one in ids]
+        answers = [SimpleNamespace(token_ids=self.answer or (one[0], 2), finish_reason=self.finish) for one in ids]
         return [SimpleNamespace(prompt_token_ids=a, outputs=[b]) for a, b in zip(ids, answers, strict=True)]
 
 
@@ -124,6 +126,14 @@ def test_a_schema_binds_the_requests_that_have_one(vllm, backend):
     backend.generate(PROMPTS[:2], Sampling(5, 0.0, 1.0, json_schema=schema), seed=0)
     backend.generate(PROMPTS[:1], GREEDY, seed=0)
     assert [[one.structured_outputs for one in call] for call in vllm.calls] == [[{"json": schema}] * 2, [None]]
+
+
+def test_stop_strings_go_to_the_engine_and_its_answer_ends_before_them(vllm, backend, chat):
+    vllm.answer = tuple(chat.encode_response("one two", False))
+    backend.generate(PROMPTS[:1], GREEDY, seed=0)
+    [found] = backend.generate(PROMPTS[:1], Sampling(5, 0.0, 1.0, stop=(" two",)), seed=0)
+    assert [(one.stop, one.detokenize) for call in vllm.calls for one in call] == [(None, False), ([" two"], True)]
+    assert (found.text, found.finish) == ("one", "stop")
 
 
 def test_the_engine_gets_the_model_its_precision_and_none_of_the_models_own_defaults(vllm, folder, chat):
