@@ -17,7 +17,7 @@ LARGEST_FOLDER = 0.13
 
 FLOORS = """
 errors sanitize language_id limits seeding confidence_intervals version
-config files temp_db
+config files temp_db significance
 models records templates
 queries chat_template views
 chat
