@@ -52,7 +52,7 @@ def similarities(ones: Sequence[Aspect], others: Sequence[Aspect]) -> ndarray:
     that "Correctness" is "Accuracy". Meanings and principles are not compared: all of them share words.
     """
     import numpy as np
-    from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
+    from sklearn.feature_extraction.text import HashingVectorizer
 
     # Hashing needs no vocabulary, so the similarity of two aspects does not depend on the others.
     vectors = HashingVectorizer(analyzer="char_wb", ngram_range=_GRAMS, norm="l2", alternate_sign=False)
