@@ -13,6 +13,7 @@ import numpy as np
 from selfsteer.confidence_intervals import bootstrap_statistic
 from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.benchmarks.model_benchmark import EvaluationContext, Metric, ModelAnswer, TextJudgeModel
+from selfsteer.judges import AnswerCache, Judgement, Pair, judge_pairs
 from selfsteer.queries.file_readers import read_file
 
 CUT_OFF = "the judge's reply was cut off before its verdict"
@@ -52,6 +53,14 @@ def language_judge(context: EvaluationContext, title: str) -> TextJudgeModel:
         raise ConfigError(f"{title} needs a judge", where="--judge", do=do)
     what = f"{title} needs a judge that replies in words, and {context.pair_judge.name} only compares two answers"
     raise ConfigError(what, where="--judge", do=f"{do}; or leave {title} out")
+
+
+def judge_pairs_of(context: EvaluationContext, pairs: Sequence[Pair]) -> list[Judgement]:
+    """Return the judgements of a judge that only compares, in both orders, from the context's folder where they are."""
+    assert context.pair_judge is not None
+    folder = context.judgements
+    path = folder / f"{context.pair_judge.key}.jsonl" if folder and context.pair_judge.key else None
+    return judge_pairs(context.pair_judge, pairs, AnswerCache(path))
 
 
 def verdict_of(reply: ModelAnswer, read: Callable[[str], Verdict | str]) -> Verdict | str:

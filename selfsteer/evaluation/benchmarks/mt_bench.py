@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.backends import Sampling
-from selfsteer.errors import DataError
 from selfsteer.evaluation.benchmarks.judged import (
     CONSTANT,
     CONTROL_ITEMS,
@@ -43,7 +42,7 @@ WITH_REFERENCE = ("math", "reasoning", "coding")
 _TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 ANSWER_TOKENS, JUDGE_TOKENS = 1024, 2048
 METRIC = "rating"
-NO_FIRST = "no answer to the first turn"
+NO_FIRST, NO_REFERENCE = "no answer to the first turn", "no reference answer"
 RETIRED = "MT-Bench's own judge (gpt-4-0613) is retired: ratings of another judge are not on the published scale."
 
 Turns = tuple[str, str]
@@ -51,12 +50,17 @@ Turns = tuple[str, str]
 
 @dataclass(frozen=True)
 class TwoTurns:
-    """A question of MT-Bench; ``references`` are GPT-4's answers, None in categories that are judged without."""
+    """A question of MT-Bench; ``references`` are GPT-4's answers, None where it has none."""
 
     id: str
     category: str
     turns: Turns
     references: Turns | None
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether the judge of its category sees reference answers."""
+        return self.category in WITH_REFERENCE
 
     @property
     def sampling(self) -> Sampling:
@@ -79,12 +83,12 @@ class JudgePrompts:
             kind: "single" or "pair": the first part of the prompt's name.
             answers: By their fields' names: {"answer": ...} or {"answer_a": ..., "answer_b": ...}.
         """
-        version = "math-v1" if question.references else "v2" if kind == "pair" else "v1"
+        version = "math-v1" if question.needs_references else "v2" if kind == "pair" else "v1"
         name = f"{kind}-{version}" + ("-multi-turn" if turn == 2 else "")
         values = {"question": question.turns[0], "question_1": question.turns[0], "question_2": question.turns[1]}
         for field, (first, second) in answers.items():
             values |= {field: first, f"{field}_1": first, f"{field}_2": second}
-        if question.references:
+        if question.references is not None:
             values |= {"ref_answer_1": question.references[0], "ref_answer_2": question.references[1]}
         return [
             {"role": "system", "content": self._system[name]},
@@ -97,18 +101,16 @@ class JudgePrompts:
 
 
 def read_questions(files: Mapping[str, Path]) -> list[TwoTurns]:
-    """Return the questions in the order of their file; a missing reference answer is a :class:`DataError`.
+    """Return the questions in the order of their file.
 
     References are those of GPT-4's file alone: the questions' own ``reference`` field is another text in 11 of them.
     """
     references = read_answers(files[REFERENCES])
     questions = []
     for row in read_rows(files[QUESTIONS], ["question_id", "category", "turns"]):
-        name, needed = str(row["question_id"]), row["category"] in WITH_REFERENCE
-        if needed and name not in references:
-            raise DataError(f"no reference answer to question {name}", where=str(files[REFERENCES]))
+        name = str(row["question_id"])
         first, second = row["turns"]
-        questions.append(TwoTurns(name, row["category"], (first, second), references[name] if needed else None))
+        questions.append(TwoTurns(name, row["category"], (first, second), references.get(name)))
     return questions
 
 
@@ -141,9 +143,13 @@ def rate(
     judge: TextJudgeModel, prompts: JudgePrompts, asked: Sequence[tuple[TwoTurns, Turns, int]]
 ) -> list[float | str]:
     """Return the rating of each (question, both answers, turn), or why there is none."""
-    shown = [prompts.messages("single", question, turn, {"answer": answers}) for question, answers, turn in asked]
-    replies = judge.replies(shown, Sampling(JUDGE_TOKENS, temperature=0.0, top_p=1.0))
-    return [verdict_of(reply, read_rating) for reply in replies]
+    judged = [one for one in asked if one[0].references or not one[0].needs_references]
+    shown = [prompts.messages("single", question, turn, {"answer": answers}) for question, answers, turn in judged]
+    replies = iter(judge.replies(shown, Sampling(JUDGE_TOKENS, temperature=0.0, top_p=1.0)))
+    return [
+        verdict_of(next(replies), read_rating) if question.references or not question.needs_references else NO_REFERENCE
+        for question, _, _ in asked
+    ]
 
 
 class MTBench:
@@ -154,7 +160,7 @@ class MTBench:
 
         Raises:
             ConfigError: No judge, or one that only compares two answers.
-            DataError: A data file lacks a field or a reference answer.
+            DataError: A data file lacks a field.
         """
         judge = language_judge(context, "MT-Bench")
         prompts, questions = JudgePrompts(context.files[PROMPTS]), read_questions(context.files)

@@ -140,7 +140,7 @@ def test_the_judge_is_asked_greedily_with_references_where_the_category_has_them
     assert sum("Reference" in prompt[1]["content"] for prompt in judge.prompts[:160]) == 60
     reference = read_answers(FILES[mt_bench.REFERENCES])["101"]
     question = next(one for one in read_questions(FILES) if one.id == "101")
-    assert question.references == reference
+    assert question.references == reference and question.needs_references
     assert sum(reference[1] in prompt[1]["content"] for prompt in judge.prompts[:160]) == 1
 
 
@@ -246,12 +246,17 @@ def test_judges_that_only_compare_are_refused_before_anything_is_asked():
         MT_BENCH.evaluate(context(None, answer))
 
 
-def test_files_that_are_not_mt_benchs(tmp_path):
-    files = {name: tmp_path / f"{name}.jsonl" for name in FILES}
-    files[mt_bench.QUESTIONS].write_text('{"question_id": 1, "category": "math", "turns": ["a", "b"]}\n')
-    files[mt_bench.REFERENCES].write_text('{"question_id": 2, "choices": [{"turns": ["a", "b"]}]}\n')
-    with pytest.raises(DataError, match="no reference answer to question 1"):
-        read_questions(files)
+@needs_data
+def test_data_files_that_lack_something(tmp_path):
+    """A question without the reference that its judge needs is counted; a row without a field is an error."""
+    files = FILES | {name: tmp_path / f"{name}.jsonl" for name in (mt_bench.QUESTIONS, mt_bench.REFERENCES)}
+    rows = [{"question_id": n, "category": "math", "turns": ["one", "two"]} for n in (1, 2)]
+    files[mt_bench.QUESTIONS].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files[mt_bench.REFERENCES].write_text('{"question_id": 2, "choices": [{"turns": ["r1", "r2"]}]}\n')
+    files.pop(mt_bench.RECORDED)
+    found = MT_BENCH.evaluate(context(Judge(lambda prompt: "[[6]]"), files=files))
+    assert [one.why for one in found.items] == ["no reference answer"] * 2 + [""] * 2
+    assert found.expected == 4 and found.metrics["rating"].value == 6
     files[mt_bench.QUESTIONS].write_text('{"question_id": 1, "turns": ["a", "b"]}\n')
     with pytest.raises(DataError, match="a row without category"):
         read_questions(files)
