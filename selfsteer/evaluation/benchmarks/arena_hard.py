@@ -18,7 +18,7 @@ import yaml
 
 from selfsteer import judges
 from selfsteer.backends import Sampling
-from selfsteer.confidence_intervals import bootstrap_statistic
+from selfsteer.confidence_intervals import resampled_statistic
 from selfsteer.evaluation.benchmarks.judged import (
     CONSTANT,
     JudgeMarks,
@@ -131,11 +131,12 @@ class ArenaHard:
         ]
         judged = self._play(duels, context)
         subsets = [row.get("subcategory") or row.get("cluster") or "" for row in rows]
-        items, metrics, style = _scores(duels, judged, subsets)
+        metrics, style = _metrics(duels, judged)
+        resampled = style.pop("resampled", None)
         order = [CONTROLLED, SCORE] if self._style_control else [SCORE, CONTROLLED]
         first = first_place(judged)
         return BenchmarkScores(
-            items=items,
+            items=_items(duels, judged, subsets),
             metrics={name: metrics[name] for name in order if name in metrics},
             expected=len(rows),
             versions={"protocol": f"arena-hard-auto@196f6b8, {self._category}", "verdict reader": VERSION},
@@ -144,6 +145,7 @@ class ArenaHard:
                 "baseline": self._baseline,
                 "first_place": first,
                 "style": style,
+                "resampled": {CONTROLLED: resampled} if resampled else {},
                 "controls": self._controls(duels, context),
             },
         )
@@ -221,60 +223,63 @@ def first_place(judged: Sequence[Games]) -> float | None:
     return sum(decided) / len(decided) if decided else None
 
 
-def _scores(
-    duels: Sequence[Duel], judged: Sequence[Games], subsets: Sequence[str]
-) -> tuple[list[ItemScore], dict[str, Metric], dict[str, Any] | None]:
-    """Return the items of both metrics, the metrics, and details of the style control."""
+def _metrics(duels: Sequence[Duel], judged: Sequence[Games]) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Return score and style-controlled score, and details of the latter; nothing without a judged duel."""
     valid = [place for place, games in enumerate(judged) if not games.why]
-    weights = np.array([judged[place].games for place in valid], dtype=float)
-    wins = np.array([judged[place].wins for place in valid])
-    scores: dict[str, dict[int, float]] = {SCORE: {}, CONTROLLED: {}}
-    metrics, style = {}, None
-    if valid:
-        scores[SCORE] = dict(zip(valid, 100 * wins / weights, strict=True))
-        mean = clustered_mean(list(scores[SCORE].values()), list(weights), [duels[place].id for place in valid])
-        assert mean is not None
-        metrics[SCORE] = mean
-        differences = style_differences(
-            [style_of(duels[place].model.text) for place in valid],
-            [style_of(duels[place].baseline.text) for place in valid],
-        )
-        fit = fit_style(differences, wins, weights)
-        # What a question's games say beyond what its style lets expect: the mean of these is the controlled win rate,
-        # so that items of two models can be compared like those of any mean.
-        scores[CONTROLLED] = dict(zip(valid, 100 * (fit.win_rate + wins / weights - fit.expected), strict=True))
-        interval = bootstrap_statistic(
-            lambda picks: 100 * fit_style(differences[picks], wins[picks], weights[picks]).win_rate, len(valid)
-        )
-        method = f"percentile bootstrap over {len(valid)} questions, with a new regression each time"
-        metrics[CONTROLLED] = Metric(100 * fit.win_rate, interval, None, method)
-        style = {
-            "coefficients": fit.coefficients,
-            "score_at_own_mean": 100 * fit.centred,
-            "determined": not fit.separated,
-        }
+    mean = clustered_mean(
+        [100 * judged[place].wins / judged[place].games for place in valid],
+        [judged[place].games for place in valid],
+        [duels[place].id for place in valid],
+    )
+    if mean is None:
+        return {}, {}
+    wins, games = np.zeros(len(duels)), np.zeros(len(duels))
+    wins[valid] = [judged[place].wins for place in valid]
+    games[valid] = [judged[place].games for place in valid]
+    differences = style_differences(
+        [style_of(duel.model.text) for duel in duels], [style_of(duel.baseline.text) for duel in duels]
+    )
+    fit = fit_style(differences, wins, games)
+    # Duels without a verdict are drawn too, so that the resamples are the same ones for every model.
+    values = 100 * resampled_statistic(
+        lambda picks: fit_style(differences[picks], wins[picks], games[picks]).win_rate, len(duels)
+    )
+    defined = values[~np.isnan(values)]
+    low, high = np.percentile(defined, [2.5, 97.5])
+    method = f"percentile bootstrap over {len(valid)} questions, a new regression each time"
+    controlled = Metric(100 * fit.win_rate, (float(low), float(high)), float(defined.std(ddof=1)), method)
+    details = {
+        "coefficients": fit.coefficients,
+        "score_at_own_mean": 100 * fit.centred,
+        "determined": not fit.separated,
+        "resampled": [round(value, 4) for value in values.tolist()],
+    }
+    return {SCORE: mean, CONTROLLED: controlled}, details
+
+
+def _items(duels: Sequence[Duel], judged: Sequence[Games], subsets: Sequence[str]) -> list[ItemScore]:
+    """Return the items of both metrics: both are made of the same games."""
     marks = JudgeMarks([_prompts()["user"]], _SPOKEN)
-    items = [
+    return [
         ItemScore(
             item=duel.id,
             cluster=duel.id,
             subset=subset,
             metric=metric,
-            score=found.get(place),
-            why=judged[place].why,
+            score=None if games.why else 100 * games.wins / games.games,
+            why=games.why,
             length=len(duel.model.text),
             finish=duel.model.finish,
             answer=duel.model.key,
             flags=marks.flags(duel.model.text),
-            weight=judged[place].games or 1,
+            weight=games.games or 1,
         )
-        for metric, found in scores.items()
-        for place, (duel, subset) in enumerate(zip(duels, subsets, strict=True))
+        for metric in (SCORE, CONTROLLED)
+        for duel, games, subset in zip(duels, judged, subsets, strict=True)
     ]
-    return items, metrics, style
 
 
-def _notes(first: float | None, style: Mapping[str, Any] | None) -> list[str]:
+def _notes(first: float | None, style: Mapping[str, Any]) -> list[str]:
     notes = ["The published scores are those of other judges: only scores by one judge can be compared."]
     if first is not None and first >= ONE_SIDED:
         notes.append(f"The judge chose the answer shown first in {100 * first:.0f} % of the decided games.")

@@ -6,6 +6,7 @@ lists and bold (Li et al., "Does style matter?", lmsys.org/blog/2024-08-28-style
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,14 +39,12 @@ class StyleFit:
 
     Attributes:
         win_rate: At equal style, in [0, 1].
-        expected: (n,) win rate of each question at its own difference in style, in [0, 1].
         centred: Win rate at the mean difference in style: what arena-hard-auto prints for this model alone.
         coefficients: Change of the log-odds with one standard deviation of each difference, by name; 0 where the
             difference is the same everywhere.
     """
 
     win_rate: float
-    expected: np.ndarray
     centred: float
     coefficients: dict[str, float]
 
@@ -88,11 +87,11 @@ def fit_style(differences: np.ndarray, wins: np.ndarray, games: np.ndarray) -> S
     Args:
         differences: (n, 4).
         wins: (n,) games that a question's verdicts count as won, ties as half.
-        games: (n,) games that they count as.
+        games: (n,) games that they count as, 0 for a question without a verdict. Without any the win rate is NaN.
     """
-    share = wins.sum() / games.sum()
-    if share in (0, 1):  # the likelihood has no maximum, its limit is this win rate in every style
-        return StyleFit(share, np.full(len(games), share), share, dict.fromkeys(FEATURES, 0.0))
+    share = float(wins.sum() / games.sum()) if games.any() else math.nan
+    if share in (0, 1) or math.isnan(share):  # the likelihood has no maximum, its limit is this win rate in every style
+        return StyleFit(share, share, dict.fromkeys(FEATURES, 0.0))
     mean = np.average(differences, axis=0, weights=games)
     # As if each game were a row: torch.std of arena-hard-auto divides by their number less one.
     spread = np.sqrt(games @ (differences - mean) ** 2 / max(games.sum() - 1, 1))
@@ -100,9 +99,7 @@ def fit_style(differences: np.ndarray, wins: np.ndarray, games: np.ndarray) -> S
     constant, *slopes = _maximum(np.column_stack([np.ones(len(games)), scaled]), wins, games)
     centre = constant + slopes @ np.average(scaled, axis=0, weights=games)
     coefficients = {name: float(slope) for name, slope in zip(FEATURES, slopes, strict=True)}
-    return StyleFit(
-        float(_sigmoid(constant)), _sigmoid(constant + scaled @ slopes), float(_sigmoid(centre)), coefficients
-    )
+    return StyleFit(float(_sigmoid(constant)), float(_sigmoid(centre)), coefficients)
 
 
 def _densities(style: Style) -> list[float]:

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selfsteer.config import JudgeSettings
@@ -105,9 +106,10 @@ def test_the_score_is_the_share_of_games_where_much_better_counts_three_times(fi
     assert score.interval[0] < score.value < score.interval[1]
     # The answer shown first won 5 of the 8 games, and two were ties.
     assert found.details["first_place"] == pytest.approx(4 / 6)
-    controlled = [one for one in found.items if one.metric == "style_controlled"]
-    mean = sum(one.score * one.weight for one in controlled) / sum(one.weight for one in controlled)
-    assert mean == pytest.approx(found.metrics["style_controlled"].value, abs=1e-4)
+    controlled, values = found.metrics["style_controlled"], found.details["resampled"]["style_controlled"]
+    assert len(values) == 2000 and controlled.error == pytest.approx(np.std(values, ddof=1), abs=1e-3)
+    assert controlled.interval == pytest.approx(np.percentile(values, [2.5, 97.5]), abs=1e-3)
+    assert [one.score for one in found.items if one.metric == "style_controlled"] == [one.score for one in items]
 
 
 def test_the_judge_is_asked_as_arena_hard_does(files):
@@ -227,7 +229,7 @@ def test_without_a_judge_nothing_is_asked(files):
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
 def test_the_published_files_fit_the_protocol(monkeypatch):
-    monkeypatch.setattr(arena_hard, "bootstrap_statistic", lambda statistic, n: (0.0, 100.0))  # seconds, tested above
+    monkeypatch.setattr(arena_hard, "resampled_statistic", lambda statistic, n: np.zeros(2))  # seconds, tested above
     judge = Judge(lambda question, first, second: "[[B>A]]" if question == first else "[[A>B]]")
     v01 = {"questions": DATA / "v0.1/question.jsonl", "baseline": DATA / "v0.1/gpt-4-0314.jsonl.gz"}
     found = ARENA_HARD_V01.evaluate(context(v01, judge, lambda prompt: prompt))
