@@ -174,8 +174,11 @@ def test_suites_and_names_are_read_each_once():
 def test_the_shared_data_are_those_of_the_table(tmp_path, monkeypatch):
     _, shown, _ = printed(lambda out: evaluate_data(SHARED, out), tmp_path / "d.json")
     files = json.loads((tmp_path / "d.json").read_text())["files"]
-    assert {one["file"] for one in files if one["state"] == "missing"} == {"questions", "baseline"}
-    assert {one["benchmark"] for one in files if one["state"] == "missing"} == {"gpqa_diamond", "gpqa_main"}
+    assert {(one["benchmark"], one["file"]) for one in files if one["state"] == "missing"} == {
+        ("gpqa_diamond", "questions"),
+        ("gpqa_main", "questions"),
+        ("arena_hard_v2_creative", "baseline"),
+    }
     assert {one["state"] for one in files} == {"verified", "missing"}
     assert all(one["n"] == one["expected"] or not one["expected"] for one in files if one["state"] == "verified")
     assert "gpqa/gpqa_main.csv (GPQA main): get it from" in shown
