@@ -20,6 +20,7 @@ from selfsteer.policy.config import checkpointing_argument
 from selfsteer.policy.distributed import first_time, gathered
 from selfsteer.policy.nan_guard import NanGuard
 from selfsteer.policy.sharding import ShardingTrainer
+from selfsteer.policy.strategies import strategy_arguments
 from selfsteer.policy.unchanged import Unchanged
 from selfsteer.policy.warmup import WarmupRatio, WarmupTrainer
 from selfsteer.reward.data import Example
@@ -123,7 +124,10 @@ def reward_trainer(
 
 
 def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: str, on_cpu: bool) -> PairConfig:
-    checkpointing: dict[str, Any] = {checkpointing_argument(): options.gradient_checkpointing}
+    chosen = ("ddp" if world_size() > 1 else "single") if options.strategy == "auto" else options.strategy
+    # TRL's own default is True, which FSDP does not take beside its own.
+    strategy = {checkpointing_argument(): False}
+    strategy |= strategy_arguments(chosen, gradient_checkpointing=options.gradient_checkpointing)
     share = options.batch_size // world_size()
     micro = next(size for size in range(min(options.micro_batch_size, share), 0, -1) if share % size == 0)
     return PairConfig(
@@ -146,7 +150,7 @@ def _arguments(options: RewardOptions, folder: Path, *, seed: int, precision: st
         data_seed=seed,
         report_to="none",
         disable_tqdm=True,
-        **checkpointing,
+        **strategy,
     )
 
 
@@ -169,7 +173,10 @@ def set_pad_token(tokenizer: Any, ends: set[int], rows: int) -> None:
 
 
 def save_reward_model(trainer: RewardTrainer, folder: Path) -> None:
-    """Write a plain sequence-classification model (an adapter is merged) and its tokenizer."""
+    """Write a plain sequence-classification model (an adapter is merged) and its tokenizer; all processes call it."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:  # gathered by all processes
+        trainer.save_model(str(folder))
+        return
     if not trainer.is_world_process_zero():
         return
     model = trainer.model

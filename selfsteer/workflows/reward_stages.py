@@ -127,9 +127,10 @@ class RewardStages:
         local.chat  # noqa: B018  # its tokens are held against the embeddings
         options = self.recipe.options
         self.launch  # noqa: B018  # raises where processes and batch don't go together
-        if options.strategy not in ("auto", "single", "ddp"):
-            what = f"a reward model is trained by one process or by ddp, not by {options.strategy}"
-            raise ConfigError(what, where="options.strategy", do="leave it out")
+        if options.lora and options.strategy not in ("auto", "single", "ddp"):
+            what = f"an adapter is merged into the reward model, and {options.strategy} shards both"
+            do = "leave options.strategy out, or train all weights (options.lora=null)"
+            raise ConfigError(what, where="options.strategy", do=do)
         check_form(local.source)
         if self.recipe.options.lora:
             model = outline(local.source, outputs=1, **local.options)

@@ -326,13 +326,30 @@ def test_killed_anywhere_it_ends_with_the_same_bits(tmp_path, tiny_chat_model, f
     assert [row["loss"] for row in steps[0]] == [row["loss"] for row in steps[1]] and len(steps[0]) == 12
 
 
+@pytest.mark.slow
+def test_sharded_weights_train_the_model_of_one(tmp_path, tiny_chat_model, monkeypatch):
+    """Saved by both processes as one folder, which scores as usual."""
+    _train_by_one_and_two(tmp_path, tiny_chat_model, monkeypatch, {"strategy": "fsdp"})
+
+
+def test_an_adapter_is_not_sharded(tmp_path, tiny_chat_model):
+    source = write_pairs(tmp_path / "train.jsonl", 4)
+    options = {"processes": 2, "strategy": "fsdp", "lora": {"r": 4}}
+    with pytest.raises(ConfigError, match="an adapter is merged into the reward model, and fsdp shards both"):
+        reward(reward_recipe(tiny_chat_model, source, options=options), tmp_path / "run")
+
+
 def test_two_processes_train_the_model_of_one(tmp_path, tiny_chat_model, monkeypatch):
     """23 pairs: the last step has fewer than a batch, and one process repeats a pair that must not count twice."""
+    _train_by_one_and_two(tmp_path, tiny_chat_model, monkeypatch, {"lora": {"r": 4}})
+
+
+def _train_by_one_and_two(tmp_path, model, monkeypatch, by_two):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     source = write_pairs(tmp_path / "train.jsonl", 23)
     for count in (0, 2):
-        options = {"processes": count, "lora": {"r": 4}, "center_rewards": 0.01}
-        reward(reward_recipe(tiny_chat_model, source, options=options), tmp_path / str(count))
+        options = {"processes": count, "center_rewards": 0.01} | (by_two if count else {"lora": by_two.get("lora")})
+        reward(reward_recipe(model, source, options=options), tmp_path / str(count))
     weights = [load_file(tmp_path / count / "models/all-seed-0/model.safetensors") for count in ("0", "2")]
     assert weights[0].keys() == weights[1].keys()
     assert max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0]) < 1e-5
