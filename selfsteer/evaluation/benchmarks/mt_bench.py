@@ -40,7 +40,8 @@ QUESTIONS, PROMPTS, REFERENCES, RECORDED = "questions", "judge_prompts", "refere
 
 WITH_REFERENCE = ("math", "reasoning", "coding")
 _TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
-ANSWER_TOKENS, JUDGE_TOKENS = 1024, 2048
+ANSWER_TOKENS = 1024
+JUDGING = Sampling(2048, temperature=0.0, top_p=1.0)
 METRIC = "rating"
 NO_FIRST, NO_REFERENCE = "no answer to the first turn", "no reference answer"
 RETIRED = "MT-Bench's own judge (gpt-4-0613) is retired: ratings of another judge are not on the published scale."
@@ -63,9 +64,18 @@ class TwoTurns:
         return self.category in WITH_REFERENCE
 
     @property
+    def judgeable(self) -> bool:
+        """Whether the references that its judge needs are there."""
+        return self.references is not None or not self.needs_references
+
+    @property
     def sampling(self) -> Sampling:
         """How it is answered: by its category's temperature."""
         return Sampling(ANSWER_TOKENS, temperature=_TEMPERATURES.get(self.category, 0.0), top_p=1.0)
+
+
+Asked = tuple[TwoTurns, Turns, int]
+"""What a judge is asked about: a question, the answers to both turns, and the turn, 1 or 2."""
 
 
 class JudgePrompts:
@@ -114,6 +124,12 @@ def read_questions(files: Mapping[str, Path]) -> list[TwoTurns]:
     return questions
 
 
+def picked_questions(context: EvaluationContext) -> list[TwoTurns]:
+    """Return the questions to ask."""
+    questions = read_questions(context.files)
+    return questions if context.sample is None else [questions[place] for place in context.sample]
+
+
 def read_answers(path: Path) -> dict[str, Turns]:
     """Return recorded answers by the id of their question."""
     rows = read_rows(path, ["question_id", "choices"])
@@ -139,17 +155,10 @@ def _exchange(answer: str, question: str) -> list[Message]:
     return [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
 
 
-def rate(
-    judge: TextJudgeModel, prompts: JudgePrompts, asked: Sequence[tuple[TwoTurns, Turns, int]]
-) -> list[float | str]:
-    """Return the rating of each (question, both answers, turn), or why there is none."""
-    judged = [one for one in asked if one[0].references or not one[0].needs_references]
-    shown = [prompts.messages("single", question, turn, {"answer": answers}) for question, answers, turn in judged]
-    replies = iter(judge.replies(shown, Sampling(JUDGE_TOKENS, temperature=0.0, top_p=1.0)))
-    return [
-        verdict_of(next(replies), read_rating) if question.references or not question.needs_references else NO_REFERENCE
-        for question, _, _ in asked
-    ]
+def rate(judge: TextJudgeModel, prompts: JudgePrompts, asked: Sequence[Asked]) -> list[float | str]:
+    """Return the rating of each turn, or why there is none."""
+    shown = [prompts.messages("single", question, turn, {"answer": answers}) for question, answers, turn in asked]
+    return [verdict_of(reply, read_rating) for reply in judge.replies(shown, JUDGING)]
 
 
 class MTBench:
@@ -163,80 +172,85 @@ class MTBench:
             DataError: A data file lacks a field.
         """
         judge = language_judge(context, "MT-Bench")
-        prompts, questions = JudgePrompts(context.files[PROMPTS]), read_questions(context.files)
-        if context.sample is not None:
-            questions = [questions[place] for place in context.sample]
-        items = _items(questions, ask_two_turns(questions, context.answer), judge, prompts)
-        rated = [item for item in items if item.score is not None]
-        metrics = {METRIC: rating_of(rated)}
-        metrics |= {
-            f"turn_{turn}": rating_of([one for one in rated if one.item.endswith(f":{turn}")]) for turn in (1, 2)
-        }
+        prompts, questions = JudgePrompts(context.files[PROMPTS]), picked_questions(context)
+        answers = ask_two_turns(questions, context.answer)
+        items = turn_items(
+            questions, answers, lambda asked: rate(judge, prompts, asked), METRIC, prompts.marks("single", RATING)
+        )
         return BenchmarkScores(
             items=items,
-            metrics={name: metric for name, metric in metrics.items() if metric is not None},
+            metrics=means_of(items, METRIC),
             expected=2 * len(questions),
             versions={"protocol": "FastChat 0.2.36, single-answer mode", "rating reader": VERSION},
             notes=[RETIRED],
             details={
-                "categories": _categories(rated),
+                "categories": means_by_category(items),
                 "controls": _controls(questions, judge, prompts, context.files),
             },
         )
 
 
-def rating_of(rated: Sequence[ItemScore]) -> Metric | None:
-    """Return the mean rating, with an interval over questions; None without a rating."""
-    scores = [one.score for one in rated if one.score is not None]
-    return clustered_mean(scores, [1.0] * len(scores), [one.cluster for one in rated])
+def means_of(items: Sequence[ItemScore], name: str) -> dict[str, Metric]:
+    """Return the mean score over both turns under a name, and over each turn, with intervals over questions."""
+    parts = {name: "", "turn_1": ":1", "turn_2": ":2"}
+    scored = {
+        part: [one for one in items if one.score is not None and one.item.endswith(end)] for part, end in parts.items()
+    }
+    return {
+        part: metric
+        for part, own in scored.items()
+        if (metric := clustered_mean([one.score for one in own], [1.0] * len(own), [one.cluster for one in own]))  # type: ignore[misc]
+    }
 
 
-def _items(
+def turn_items(
     questions: Sequence[TwoTurns],
     answers: Sequence[tuple[ModelAnswer, ModelAnswer]],
-    judge: TextJudgeModel,
-    prompts: JudgePrompts,
+    score: Callable[[Sequence[Asked]], Sequence[float | str]],
+    metric: str,
+    marks: JudgeMarks,
 ) -> list[ItemScore]:
-    asked = []
-    for question, both in zip(questions, answers, strict=True):
-        texts = both[0].text.strip(), both[1].text.strip()
-        asked += [(question, texts, turn) for turn in (1, 2) if not both[turn - 1].error]
-    ratings = iter(rate(judge, prompts, asked))
-    marks = prompts.marks("single", RATING)
-    items = []
-    for question, both in zip(questions, answers, strict=True):
-        for turn, answer in enumerate(both, 1):
-            rating = answer.error or next(ratings)
-            items.append(
-                ItemScore(
-                    item=f"{question.id}:{turn}",
-                    cluster=question.id,
-                    subset=question.category,
-                    metric=METRIC,
-                    score=None if isinstance(rating, str) else rating,
-                    why=rating if isinstance(rating, str) else "",
-                    length=len(answer.text),
-                    finish=answer.finish,
-                    answer=answer.key,
-                    flags=marks.flags(answer.text),
-                )
-            )
-    return items
+    """Return an item for each turn; ``score`` judges the turns that were answered, and says why where it can't."""
+    turns = [(question, both, turn) for question, both in zip(questions, answers, strict=True) for turn in (1, 2)]
+    reasons = [both[turn - 1].error or ("" if question.judgeable else NO_REFERENCE) for question, both, turn in turns]
+    asked: list[Asked] = [
+        (question, (both[0].text.strip(), both[1].text.strip()), turn)
+        for (question, both, turn), why in zip(turns, reasons, strict=True)
+        if not why
+    ]
+    scores = iter(score(asked))
+    found = [why or next(scores) for why in reasons]
+    return [
+        ItemScore(
+            item=f"{question.id}:{turn}",
+            cluster=question.id,
+            subset=question.category,
+            metric=metric,
+            score=None if isinstance(one, str) else one,
+            why=one if isinstance(one, str) else "",
+            length=len(both[turn - 1].text),
+            finish=both[turn - 1].finish,
+            answer=both[turn - 1].key,
+            flags=marks.flags(both[turn - 1].text),
+        )
+        for (question, both, turn), one in zip(turns, found, strict=True)
+    ]
 
 
-def _categories(rated: Sequence[ItemScore]) -> dict[str, Any]:
-    """Return mean rating and number of ratings by category."""
+def means_by_category(items: Sequence[ItemScore]) -> dict[str, Any]:
+    """Return mean and number of the scores by category."""
     found: dict[str, list[float]] = {}
-    for one in rated:
-        found.setdefault(one.subset, []).append(one.score or 0.0)
-    return {name: {"rating": sum(scores) / len(scores), "n": len(scores)} for name, scores in found.items()}
+    for one in items:
+        if one.score is not None:
+            found.setdefault(one.subset, []).append(one.score)
+    return {name: {"mean": sum(scores) / len(scores), "n": len(scores)} for name, scores in found.items()}
 
 
 def _controls(
     questions: Sequence[TwoTurns], judge: TextJudgeModel, prompts: JudgePrompts, files: Mapping[str, Path]
 ) -> list[dict[str, Any]]:
     """Return what the judge rates answers that are known to be bad, good, and cut in half."""
-    some = spread(questions, CONTROL_ITEMS // 2)
+    some = spread([question for question in questions if question.judgeable], CONTROL_ITEMS // 2)
     recorded = read_answers(files[RECORDED]) if RECORDED in files else {}
     rows = {"constant answer": {question.id: (CONSTANT, CONSTANT) for question in some}}
     if recorded:

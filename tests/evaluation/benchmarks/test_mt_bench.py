@@ -12,7 +12,7 @@ from selfsteer.errors import ConfigError, DataError
 from selfsteer.evaluation.benchmarks import mt_bench
 from selfsteer.evaluation.benchmarks.judged import CONSTANT, SPEAKS
 from selfsteer.evaluation.benchmarks.model_benchmark import EvaluationContext, ItemScore, ModelAnswer
-from selfsteer.evaluation.benchmarks.mt_bench import MT_BENCH, JudgePrompts, rating_of, read_answers, read_questions
+from selfsteer.evaluation.benchmarks.mt_bench import MT_BENCH, JudgePrompts, means_of, read_answers, read_questions
 from selfsteer.judges.bracket_verdicts import read_rating
 from selfsteer.judges.program import open_judge as open_program
 
@@ -97,7 +97,7 @@ def test_all_recorded_ratings_and_the_published_means():
             for row, one in own
             if not isinstance(one, str)
         ]
-        return rating_of(items).value, len(own) - len(items)
+        return means_of(items, "rating")["rating"].value, len(own) - len(items)
 
     models = {row["model"].rpartition("/")[2]: row["model"] for row in rows}
     martian, unify, llama = (
@@ -128,7 +128,7 @@ def test_questions_are_answered_as_the_protocol_says():
     assert second.messages[1] == {"role": "assistant", "content": f"answer to: {first.messages[0]['content']}"}
     assert [message["role"] for message in second.messages] == ["user", "assistant", "user"]
     assert found.metrics["rating"].value == found.metrics["turn_2"].value == 5
-    assert found.details["categories"]["math"] == {"rating": 5, "n": 20}
+    assert found.details["categories"]["math"] == {"mean": 5, "n": 20}
     assert found.items[0].answer.startswith("key answer to") and found.items[0].length > 10
 
 
@@ -157,7 +157,7 @@ def test_means_over_turns_and_the_interval_over_questions():
     assert found.metrics["rating"].method == "percentile bootstrap over 2 questions"
     # Linearised: deviations 12 - 2 * 22/3 and 10 - 22/3, both 8/3 in size; sqrt(2 / 1 * 2 * (8/3)^2) / 3 ratings
     assert found.metrics["rating"].error == pytest.approx(2 * 8 / 3 / 3)
-    assert found.details["categories"] == {"writing": {"rating": 6, "n": 2}, "math": {"rating": 10, "n": 1}}
+    assert found.details["categories"] == {"writing": {"mean": 6, "n": 2}, "math": {"mean": 10, "n": 1}}
     unrated = found.items[3]
     assert (unrated.item, unrated.cluster, unrated.score, unrated.why) == (
         "111:2",
