@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfsteer.commands.augment import augment
+from selfsteer.commands.compare import compare
 from selfsteer.commands.console import explain_failure, handled_signals, interruptible, say, show_warning
 from selfsteer.commands.estimate import estimate
 from selfsteer.commands.evaluate_data import evaluate_data
@@ -48,6 +49,7 @@ STORY: dict[str, Callable[..., Any]] = {
     "evaluate signal": evaluate_signal,
     "evaluate reward": evaluate_reward,
     "evaluate data": evaluate_data,
+    "compare": compare,
     "models list": models_list,
     "models fetch": models_fetch,
     "principles list": principles_list,
