@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from selfsteer.backends import Backend, Completion, Failure, Outcome, Sampling, may_think
+from selfsteer.chat import SystemRole
 from selfsteer.config import JudgeSettings
 from selfsteer.errors import ConfigError, PromptRefused, SelfsteerWarning
 from selfsteer.evaluation.benchmarks.model_benchmark import ModelAnswer, TextJudgeModel
@@ -23,6 +24,7 @@ from selfsteer.judges.loading import local_model
 from selfsteer.judges.logprob import label_scores
 from selfsteer.judges.registry import checked_kind
 from selfsteer.judges.text import REPLY_TOKENS, THINKING_TOKENS
+from selfsteer.principles.steer import fold_system
 from selfsteer.quality import answer_of
 from selfsteer.records import Message
 
@@ -62,6 +64,9 @@ class _Model(Protocol):
     @property
     def backend(self) -> Backend: ...
 
+    @property
+    def system_role(self) -> SystemRole: ...
+
     def labels(
         self, prompts: Sequence[Sequence[Message]], labels: Sequence[str]
     ) -> list[Sequence[float | None] | str | Failure]:
@@ -72,8 +77,9 @@ class _Model(Protocol):
 class JudgeModel:
     """A chat model that replies to prompts and gives probabilities of labels; each batch is cached at once.
 
-    What concerns one prompt (too long, refused, blocked, a request that failed) is that answer's ``error``, one of a
-    few texts that can be counted. Failed and too long ones are asked again by the next run, the others are kept.
+    Where the chat template takes no system message, it goes in front of the user's. What concerns one prompt (too long,
+    refused, blocked, a request that failed) is that answer's ``error``, one of a few texts that can be counted. Failed
+    and too long ones are asked again by the next run, the others are kept.
 
     Args:
         settings: ``mode="text"`` reads labels off greedy replies in place of log-probs: the label that a reply consists
@@ -144,7 +150,7 @@ class JudgeModel:
         messages: list[str] = []
         for start in range(0, len(wanted), self._model.batch_size):
             batch = wanted[start : start + self._model.batch_size]
-            outcomes = ask(batch, [asked[key] for key in batch])
+            outcomes = ask(batch, [fold_system(asked[key], self._model.system_role) for key in batch])
             answers = {
                 key: failed(_why(one)) if isinstance(one, Failure) else one
                 for key, one in zip(batch, outcomes, strict=True)
@@ -191,6 +197,10 @@ class _LocalModel:
         self._local = local_model(settings, name)
         self.name, self.source = Path(name).name or name, self._local.fingerprint
 
+    @property
+    def system_role(self) -> SystemRole:
+        return self._local.chat.system_role
+
     @cached_property
     def backend(self) -> TransformersBackend:
         return self._local.backend()  # type: ignore[return-value]
@@ -209,6 +219,7 @@ class _EndpointModel:
     """A chat model behind a server."""
 
     batch_size = 64
+    system_role: SystemRole = "native"
 
     def __init__(self, settings: JudgeSettings, name: str) -> None:
         self.backend: EndpointBackend

@@ -18,7 +18,8 @@ from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.program import ProgramJudge
 from tests.backends.chat_server import ChatServer, completion, failure, with_logprobs
 from tests.backends.conftest import environment, serve  # noqa: F401
-from tests.chat_templates import user
+from tests.chat_templates import tokenizer_of, user
+from tests.conftest import build_model
 
 PROMPTS = [user(f"Question {number}?", system="You judge.") for number in range(5)]
 LONG = user("word " * 600)
@@ -176,3 +177,24 @@ def test_settings_without_effect_are_refused(settings):
 def test_what_is_no_answer_is_asked_again(values):
     assert _read(values) is None
     assert _read({"probabilities": [0.5, None], "error": ""}) == LabelAnswer((0.5, None))
+
+
+@pytest.mark.parametrize("family", ["gemma", "qwen3", "llama3"])
+def test_templates_without_a_system_role_with_thoughts_and_with_bos(tmp_path, family):
+    """Gemma refuses a system message, Qwen3 thinks first, Llama 3 writes a BOS: each gives labels and replies."""
+    tokenizer = tokenizer_of(family)
+    tokenizer.save_pretrained(tmp_path)
+    build_model(tokenizer, max_position_embeddings=4096).save_pretrained(tmp_path)
+    model = model_of(str(tmp_path), **LOCAL)
+    for shares in model.label_probabilities(PROMPTS[:2], ["m", "M"]):
+        assert not isinstance(shares, str) and all(0 < share < 1 for share in shares)
+    backend = model._model.backend
+    asked = []
+    real = backend.generate
+    backend.generate = lambda prompts, *rest, **more: asked.extend(prompts) or real(prompts, *rest, **more)
+    short = model_of(str(tmp_path), mode="text", max_tokens=3, **LOCAL)
+    short._model = model._model
+    assert [one.error for one in short.replies(PROMPTS[:2], SHORT)] == ["", ""]
+    folded = family == "gemma"
+    assert [one["role"] for one in asked[0]] == ["user"] if folded else ["system", "user"]
+    assert ("You judge.\n\nQuestion" in asked[0][-1]["content"]) == folded
