@@ -130,7 +130,7 @@ class ArenaHard:
             for row, answer in zip(rows, answers, strict=True)
         ]
         judged = self._play(duels, context)
-        subsets = [row.get("subcategory") or row.get("cluster") or "" for row in rows]
+        subsets = [row.get("subcategory", "") for row in rows]
         metrics, style = _metrics(duels, judged)
         resampled = style.pop("resampled", None)
         order = [CONTROLLED, SCORE] if self._style_control else [SCORE, CONTROLLED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from selfsteer.evaluation.benchmarks import arena_hard
 from selfsteer.evaluation.benchmarks.arena_hard import ARENA_HARD_V01, ARENA_HARD_V2, ARENA_HARD_V2_CREATIVE
 from selfsteer.evaluation.benchmarks.judged import CONSTANT, SPEAKS
 from selfsteer.evaluation.benchmarks.model_benchmark import EvaluationContext, ModelAnswer
+from selfsteer.evaluation.benchmarks.table import model_benchmarks
 from selfsteer.judges import make_judge
 
 DATA = Path(__file__).parents[4] / "shared/data/arena_hard"
@@ -161,7 +163,7 @@ def test_a_question_needs_a_verdict_in_both_games(files):
     assert found.metrics["score"].value == 100
 
 
-def test_garbage_of_five_percent_is_counted_and_all_garbage_leaves_no_score(files):
+def test_a_judge_of_no_use_leaves_no_score_and_a_missing_answer_of_the_baseline_is_counted(files):
     found = ARENA_HARD_V2.evaluate(context(files, Judge(lambda *texts: "I like both.")))
     assert not found.metrics and Counter(one.why for one in found.items) == {"no verdict in the reply": 8}
     assert found.details["first_place"] is None and found.details["controls"][0]["score"] is None
@@ -234,6 +236,18 @@ def test_the_published_files_fit_the_protocol(monkeypatch):
     v01 = {"questions": DATA / "v0.1/question.jsonl", "baseline": DATA / "v0.1/gpt-4-0314.jsonl.gz"}
     found = ARENA_HARD_V01.evaluate(context(v01, judge, lambda prompt: prompt))
     assert (found.expected, len(found.items), found.metrics["score"].value) == (500, 1000, 0)
+    # A judge that answers garbage to 5 % of its prompts: one game of each tenth question.
+    numbers = itertools.count()
+    judge = Judge(lambda *texts: "[[A=B]]" if next(numbers) % 20 else "As an AI, I like both.")
+    found = ARENA_HARD_V01.evaluate(context(v01, judge))
+    assert Counter(one.why for one in found.items if one.metric == "score") == {"": 450, "no verdict in the reply": 50}
+    assert found.metrics["score"].value == 50
     v2 = {"questions": DATA / "v2.0/question.jsonl", "baseline": DATA / "v2.0/o3-mini-2025-01-31.jsonl.gz"}
-    found = ARENA_HARD_V2.evaluate(context(v2, judge, lambda prompt: prompt))
+    found = ARENA_HARD_V2.evaluate(context(v2, judge))
     assert found.expected == 500 and Counter(one.subset for one in found.items) == {"coding": 506, "math": 494}
+
+
+def test_the_table_has_the_sampling_of_the_protocol():
+    table = model_benchmarks()
+    names = [name for name in table if name.startswith("arena_hard")]
+    assert len(names) == 3 and {table[name].sampling for name in names} == {arena_hard.ANSWERING}

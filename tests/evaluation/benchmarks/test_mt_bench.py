@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -165,6 +166,15 @@ def test_means_over_turns_and_the_interval_over_questions():
         None,
         "no rating in the reply",
     )
+
+
+@needs_data
+def test_a_judge_that_answers_garbage_to_five_percent():
+    numbers = itertools.count()
+    judge = Judge(lambda prompt: "[[4]]" if next(numbers) % 20 else "As an AI, I rate it highly.")
+    found = MT_BENCH.evaluate(context(judge))
+    assert Counter(one.why for one in found.items) == {"": 152, "no rating in the reply": 8}
+    assert found.expected == 160 and found.metrics["rating"].value == 4
 
 
 @needs_data
