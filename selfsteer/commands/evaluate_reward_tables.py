@@ -28,12 +28,14 @@ def show_accuracy(sets: Sequence[LabelledSet], judged: Sequence[Judged]) -> None
     say(_LEGEND)
     for one in sets:
         reasons = [f"{count} rows left out: {why}" for why, count in one.left_out.items()]
-        if len(one.pairs) < one.labelled:
-            reasons.insert(0, f"a sample of {len(one.pairs)} of {one.labelled} labelled pairs")
+        labelled = sum(bool(pair.label) for pair in one.pairs)
+        if labelled < one.labelled:
+            reasons.insert(0, f"a sample of {labelled} of {one.labelled} labelled pairs")
         if reasons:
             say(f"{one.name}: {'; '.join(reasons)}")
     together = groups(sets).get("")
-    if together and (repeated := sum(len(one.pairs) for one in sets) - len(together)):
+    labelled = sum(bool(pair.label) for one in sets for pair in one.pairs)
+    if together and (repeated := labelled - len(together)):
         say(f"{ALL_SETS}: {repeated} pairs that came before, in this set or another, count once")
     for benchmark in benchmarks_of(judged[0]).values():
         out.print()

@@ -31,6 +31,7 @@ class Pair:
         subset: The part of a set that has figures of its own.
         criterion: The criterion to judge by, one sentence; "" is overall quality.
         first_finish, second_finish: "length" where a response was cut off.
+        group: The row that it comes from, where that gives several pairs: "set/id of the row".
     """
 
     id: str
@@ -42,6 +43,7 @@ class Pair:
     criterion: str = ""
     first_finish: Finish = "stop"
     second_finish: Finish = "stop"
+    group: str = ""
 
     @property
     def content(self) -> str:

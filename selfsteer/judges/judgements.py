@@ -29,7 +29,7 @@ class Judgements(Sequence[Judgement]):
     def __init__(self, judgements: Iterable[Judgement] = ()) -> None:
         # Texts as bytes: a file's name may hold half of a surrogate pair, which SQLite refuses.
         answers = ", ".join(f"vote{i} INTEGER, odds{i} REAL, valid{i} INTEGER, why{i} BLOB" for i in (1, 2))
-        table = f"CREATE TABLE judged (id BLOB, label INTEGER, subset BLOB, content TEXT, {answers})"
+        table = f"CREATE TABLE judged (id BLOB, label INTEGER, subset BLOB, origin BLOB, content TEXT, {answers})"
         self._db = TempDatabase([table], "the verdicts", cache_kib=APPENDED_KIB)
         self._table, self._count = "judged", 0
         self.extend(judgements)
@@ -38,10 +38,10 @@ class Judgements(Sequence[Judgement]):
         """Add judgements at the end; not after :meth:`sort`."""
         for one in judgements:
             pair = one.pair
-            values: list[Any] = [_bytes(pair.id), pair.label, _bytes(pair.subset), pair.content]
+            values: list[Any] = [_bytes(pair.id), pair.label, _bytes(pair.subset), _bytes(pair.group), pair.content]
             for answer in (one.forward, one.backward):
                 values += [answer.vote, answer.log_odds, answer.valid, _bytes(answer.why)]
-            self._db.execute("INSERT INTO judged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+            self._db.execute("INSERT INTO judged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
             self._count += 1
 
     def sort(self) -> None:
@@ -68,8 +68,8 @@ class Judgements(Sequence[Judgement]):
 
 
 def _judgement(row: Sequence[Any]) -> Judgement:
-    own_id, label, subset, content, *answers = row
-    pair = JudgedPair(_text(own_id), [], "", "", label, _text(subset), hashed=content)
+    own_id, label, subset, group, content, *answers = row
+    pair = JudgedPair(_text(own_id), [], "", "", label, _text(subset), group=_text(group), hashed=content)
     forward, backward = (
         Answer(vote, log_odds=odds, valid=bool(valid), why=_text(why))
         for vote, odds, valid, why in (answers[:4], answers[4:])

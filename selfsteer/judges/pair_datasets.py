@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,14 @@ def load_pairs(
 ) -> PairSet:
     """Load preference pairs from a file, a folder or a hub data set, in any form that :func:`pair_of` reads.
 
-    A pair's id is the set's name and the number of its row, from 1; the set's name is the file's without its suffixes,
+    A pair's id is the set's name and the number of its row, from 1, with a number of its own where the row gives
+    several pairs; the set's name is the file's without its suffixes,
     the folder's, or all of the hub data set's. A row's own "subset" is kept; a row without one belongs to a subset of
     the set's name.
 
     Args:
-        limit: Take a random sample of so many pairs, in the order of the file; None takes all. All rows of the source
-            that are not two answers to one conversation are returned as dropped, whatever the limit.
+        limit: Take a random sample of the pairs of so many rows, in the order of the file; None takes all. All rows of
+            the source that are not two answers to one conversation are returned as dropped, whatever the limit.
         name: The set's name, in place of the file's.
         split: The split of a hub data set, or of a folder that has splits.
 
@@ -61,7 +64,7 @@ def load_pairs(
     for tally.rows, (where, row, _) in enumerate(source_rows(str(source), split, "--split"), 1):
         own_id = f"{name}-{tally.rows}"
         try:
-            pairs.append(pair_of(row, own_id, name))
+            pairs += pairs_of(row, own_id, name)
         except Unusable as unusable:
             dropped.append(Dropped(own_id, where, str(unusable), unusable.do, unusable=True))
             tally.add(where, str(unusable), unusable.do)
@@ -70,11 +73,13 @@ def load_pairs(
 
 
 def sample_pairs(pairs: list[Pair], limit: int | None, seed: int) -> list[Pair]:
-    """Return a random sample of so many pairs, in their order; all where ``limit`` is None. Checks the limit."""
+    """Return the pairs of a random sample of so many rows, in order; all where ``limit`` is None. Checks the limit."""
     check_limit(limit)
-    if limit is None or limit >= len(pairs):
+    rows = list(dict.fromkeys(pair.group or pair.id for pair in pairs))
+    if limit is None or limit >= len(rows):
         return pairs
-    return [pairs[index] for index in sorted(random.Random(seed).sample(range(len(pairs)), limit))]
+    drawn = {rows[index] for index in random.Random(seed).sample(range(len(rows)), limit)}
+    return [pair for pair in pairs if (pair.group or pair.id) in drawn]
 
 
 def check_limit(limit: int | None) -> None:
@@ -86,11 +91,16 @@ def check_limit(limit: int | None) -> None:
 _PROMPTS = ("prompt", "instruction", "query", "question", "messages", "conversations", "input")
 """Columns that may hold the prompt. Of several the one with the most turns counts, then the first."""
 
-_ANSWERS: Mapping[tuple[str, str], Mapping[float, int]] = {
+_ANSWERS: Mapping[tuple[str, str], Mapping[float | str, int]] = {
     ("output_1", "output_2"): {1: 1, 2: -1},
     ("response 1", "response 2"): {0: 1, 1: -1, 2: 0},
+    ("response_A", "response_B"): {"A>B": 1, "B>A": -1, "A=B": 0},
 }
-"""Two answers, and the meaning of their "label": LLMBar's (and AlpacaEval's, which has a "preference"); Auto-J's."""
+"""Two answers, and the meaning of their "label": LLMBar's (and AlpacaEval's, which has a "preference"); Auto-J's;
+JudgeBench's."""
+
+_STYLES = 3
+"""RM-Bench writes each answer in so many styles: concise, detailed, detailed with markdown."""
 
 _PREFERRED = (("chosen", "rejected"), ("positive_response", "negative_response"))
 """The better and the worse answer: of preference data; of selfsteer's own rows."""
@@ -98,7 +108,7 @@ _PREFERRED = (("chosen", "rejected"), ("positive_response", "negative_response")
 FORMS = """\
 chosen and rejected as answers beside a prompt (prompt, instruction and input, query, question, messages or
 conversations; system and history), chosen and rejected as whole dialogues, or output_1 and output_2 (response 1 and
-response 2) beside a prompt and a label or preference; docs/data.md lists them"""
+response 2, response_A and response_B) beside a prompt and a label or preference; docs/data.md lists them"""
 
 
 def pair_of(row: Any, own_id: str, name: str) -> Pair:
@@ -108,8 +118,58 @@ def pair_of(row: Any, own_id: str, name: str) -> Pair:
     known form, with a wrong cell, or without two answers to one conversation.
     """
     cells = Cells(row)
-    subset = name if is_missing(cells.cells.get("subset")) else str(cells.cells["subset"])
-    return Pair(own_id, *_content(cells), subset=subset)
+    return Pair(own_id, *_content(cells), subset=_subset(cells, name))
+
+
+def pairs_of(row: Any, own_id: str, name: str) -> list[Pair]:
+    """Return the pairs of a row: one as of :func:`pair_of`, or each better answer with each worse one.
+
+    The latter where ``chosen`` or ``rejected`` is a list of texts, as in RewardBench 2 (where two equally good answers
+    are a pair too, a tie by its label) and RM-Bench: its three styles of each answer give nine pairs, whose subset is
+    the domain and "hard" (the worse answer has the richer style), "normal" or "easy".
+    """
+    cells = Cells(row)
+    lists = {key: _texts(cells, key) for key in _PREFERRED[0]}
+    if not any(lists.values()):
+        return [pair_of(row, own_id, name)]
+    chosen, rejected = (lists[key] or [cells.text(key)] for key in _PREFERRED[0])
+    prompts = _prompts(cells)
+    if not prompts:
+        raise Unusable("no prompt beside the lists 'chosen' and 'rejected'", f"give rows with {FORMS}")
+    styled = cells.filled("domain") and len(chosen) == len(rejected) == _STYLES
+    row_id = str(cells.cells["id"]) if cells.filled("id") else own_id
+    make = partial(_shuffled, prompt=max(prompts, key=len), group=f"{name}/{row_id}")
+    found: list[Pair] = []
+    for better, worse in itertools.product(range(len(chosen)), range(len(rejected))):
+        subset = _subset(cells, name)
+        if styled:
+            level = "hard" if better < worse else "normal" if better == worse else "easy"
+            subset = f"{cells.text('domain')}, {level}"
+        found.append(make(f"{own_id}:{len(found) + 1}", chosen[better], rejected[worse], subset=subset))
+    for one, other in itertools.combinations(() if styled else chosen, 2):
+        found.append(replace(make(f"{own_id}:{len(found) + 1}", one, other, subset=_subset(cells, name)), label=0))
+    return found
+
+
+def _shuffled(own_id: str, better: str, worse: str, *, prompt: list[Message], subset: str, group: str) -> Pair:
+    """Return a labelled pair, its better answer first or second by a hash of the content."""
+    # A judge that always says "the first" must not be right by construction.
+    if int(fingerprint([prompt, better, worse]), 16) % 2:
+        return Pair(own_id, prompt, worse, better, -1, subset, group=group)
+    return Pair(own_id, prompt, better, worse, 1, subset, group=group)
+
+
+def _texts(cells: Cells, name: str) -> list[str] | None:
+    """Return a column's list of texts, None where it is something else."""
+    value = cells.cells.get(name)
+    return value if isinstance(value, list) and value and all(isinstance(one, str) for one in value) else None
+
+
+def _subset(cells: Cells, name: str) -> str:
+    """Return a row's own subset, JudgeBench's source, or else the set's name."""
+    columns = ("subset", "source") if "response_A" in cells.cells else ("subset",)
+    own = cells.first(columns)
+    return name if own is None else str(cells.cells[own])
 
 
 def is_pair(cells: Cells) -> bool:
@@ -122,10 +182,8 @@ def _content(cells: Cells) -> tuple[list[Message], str, str, int | None]:
     for better, worse in _PREFERRED:
         if {better, worse} <= cells.cells.keys():
             prompt, chosen, rejected = _two_answers(cells, better, worse)
-            # By a hash of the content: a judge that always says "the first" must not be right by construction.
-            if int(fingerprint([prompt, chosen, rejected]), 16) % 2:
-                return prompt, rejected, chosen, -1
-            return prompt, chosen, rejected, 1
+            one = _shuffled("", chosen, rejected, prompt=prompt, subset="", group="")
+            return prompt, one.first, one.second, one.label
     for (first, second), meanings in _ANSWERS.items():
         if {first, second} <= cells.cells.keys() and not {"label", "preference"}.isdisjoint(cells.cells):
             return *_two_answers(cells, first, second), _label(cells, meanings)
@@ -220,7 +278,7 @@ def _turns(text: str) -> list[Message]:
     return turns
 
 
-def _label(cells: Cells, meanings: Mapping[float, int]) -> int | None:
+def _label(cells: Cells, meanings: Mapping[float | str, int]) -> int | None:
     """Return the label of two answers: 1 for the first, -1 for the second, 0 for a draw; None where it is unknown."""
     if "preference" in cells.cells:  # AlpacaEval's: from 1 (the first) to 2 (the second), 0 or 1.5 for a draw
         value = cells.number("preference")
@@ -228,7 +286,9 @@ def _label(cells: Cells, meanings: Mapping[float, int]) -> int | None:
             expected = "expected a number from 1 to 2, or 0 for a draw"
             raise Unusable(f"'preference' is {shown(cells.cells['preference'])}, {expected}")
         return None if value is None else 0 if value in (0, 1.5) else 1 if value < 1.5 else -1
-    value = cells.number("label")
-    if value is not None and value not in meanings:
-        raise Unusable(f"'label' is {shown(cells.cells['label'])}, expected one of {', '.join(map(str, meanings))}")
-    return None if value is None else meanings[value]
+    written = cells.cells["label"]
+    in_words = isinstance(written, str) and "A>B" in meanings
+    key: float | str | None = str(written).strip() or None if in_words else cells.number("label")
+    if key is not None and key not in meanings:
+        raise Unusable(f"'label' is {shown(written)}, expected one of {', '.join(map(str, meanings))}")
+    return None if key is None else meanings[key]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import DataError
-from selfsteer.evaluation.benchmarks import BENCHMARKS, Benchmark, Right, Section
-from selfsteer.judges import Judge, Judgement, Pair
+from selfsteer.evaluation.benchmarks import BENCHMARKS, Benchmark, Section, own_subset
+from selfsteer.judges import Judge, Pair
 from selfsteer.judges.agreement import agreement, distinct
 from selfsteer.judges.pair_datasets import PairSet, load_pairs, sample_pairs
 from selfsteer.judges.program import PROGRAMS, ProgramJudge
@@ -26,7 +26,7 @@ class LabelledSet:
     Attributes:
         name: Of the file or the hub data set; in a folder, its path there.
         pairs: The sample; the subset of a pair that has its own is "set/subset".
-        labelled: Number of labelled pairs in the file, in the sample or not.
+        labelled: Number of pairs in the file with a better response, in the sample or not.
         left_out: Number of its other rows, by reason.
     """
 
@@ -97,12 +97,15 @@ def _count(path: Path) -> int:
 
 def _labelled(found: PairSet, limit: int | None, seed: int) -> LabelledSet:
     left_out = Counter(dropped.reason for dropped in found.dropped)
-    left_out.update("a tie by its label" if pair.label == 0 else "no label" for pair in found.pairs if not pair.label)
-    labelled = [
-        pair if pair.subset == found.name else replace(pair, subset=f"{found.name}/{pair.subset}")
-        for pair in found.pairs if pair.label
-    ]  # fmt: skip
-    return LabelledSet(found.name, sample_pairs(labelled, limit, seed), len(labelled), dict(left_out))
+    # Two equally good answers of a row with several are judged for the benchmark's figures, which ask for their margin.
+    used = [pair for pair in found.pairs if pair.label or (pair.label == 0 and pair.group)]
+    unused = [pair for pair in found.pairs if not pair.label and not (pair.label == 0 and pair.group)]
+    left_out.update("a tie by its label" if pair.label == 0 else "no label" for pair in unused)
+    named = [
+        pair if pair.subset == found.name else replace(pair, subset=f"{found.name}/{pair.subset}") for pair in used
+    ]
+    drawn = sample_pairs(named, limit, seed)
+    return LabelledSet(found.name, drawn, sum(bool(pair.label) for pair in named), dict(left_out))
 
 
 def length_baseline() -> Judge:
@@ -119,36 +122,26 @@ def groups(sets: Sequence[LabelledSet]) -> dict[str, Sequence[int]]:
     pairs = [pair for one in sets for pair in one.pairs]
     start = 0
     for one in sets:
-        places = range(start, start + len(one.pairs))
+        places = [start + place for place, pair in enumerate(one.pairs) if pair.label]
         subsets: dict[str, list[int]] = {}
         for place in places:
             subsets.setdefault(pairs[place].subset, []).append(place)
-        found |= subsets | ({one.name: places} if one.pairs else {})
-        start = places.stop
+        found |= subsets | ({one.name: places} if places else {})
+        start += len(one.pairs)
     if sum(bool(one.pairs) for one in sets) > 1:
-        found[""] = distinct(pairs)
+        found[""] = [place for place in distinct(pairs) if pairs[place].label]
     return found
 
 
 def benchmarks_of(judged: Judged) -> dict[str, Benchmark]:
     """Return the benchmarks that some of the pairs belong to by the name of their subset, by key."""
-    subsets = {_own_subset(judgement) for judgement in judged.judgements}
+    subsets = {own_subset(judgement) for judgement in judged.judgements}
     return {key: found for key, found in BENCHMARKS.items() if any(map(found.is_subset, subsets))}
 
 
 def sections_of(benchmark: Benchmark, judged: Judged) -> list[Section]:
     """Return a benchmark's sections over the subsets that have its names, whichever files they came from."""
-    right, total = Counter[str](), Counter[str]()
-    for judgement in judged.judgements:
-        subset = _own_subset(judgement)
-        total[subset] += 1
-        right[subset] += judgement.debiased == judgement.pair.label
-    return benchmark.sections({name: Right(right[name], n) for name, n in total.items()})
-
-
-def _own_subset(judgement: Judgement) -> str:
-    """Return the name of a pair's subset without that of its set."""
-    return judgement.pair.subset.rpartition("/")[2]
+    return benchmark.sections(judged.judgements)
 
 
 def evaluation_json(sets: Sequence[LabelledSet], all_judged: Sequence[Judged]) -> dict[str, Any]:

@@ -7,15 +7,14 @@ every section is whole.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import yaml
 
 from selfsteer.confidence_intervals import wilson
-from selfsteer.evaluation.benchmarks.base import Benchmark, Right, Section
+from selfsteer.evaluation.benchmarks.base import Benchmark, Right, Section, mean_score, right_by_subset
 
 _TABLE = Path(__file__).with_name("rewardbench.yaml")
 
@@ -23,12 +22,6 @@ _TABLE = Path(__file__).with_name("rewardbench.yaml")
 def sections(subsets: Mapping[str, Right]) -> list[Section]:
     """Return all sections, those without a pair too; subsets with other names than RewardBench's take no part."""
     return [_section(name, weights, subsets) for name, weights in _table()["sections"].items()]
-
-
-def score(found: Sequence[Section]) -> float | None:
-    """Return the mean of the sections, None where one is not whole."""
-    shares = [section.share for section in found if section.whole and section.share is not None]
-    return fmean(shares) if len(shares) == len(found) else None
 
 
 def is_subset(name: str) -> bool:
@@ -64,6 +57,6 @@ REWARDBENCH = Benchmark(
     "RewardBench",
     "A section is the mean of its subsets by RewardBench's weights, the score the mean of whole sections.",
     is_subset,
-    sections,
-    score,
+    lambda judgements: sections(right_by_subset(judgements)),
+    mean_score,
 )

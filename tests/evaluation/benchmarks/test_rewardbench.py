@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from selfsteer.evaluation.benchmarks import Right, rewardbench
-from selfsteer.evaluation.benchmarks.rewardbench import is_subset, score, sections
+from selfsteer.evaluation.benchmarks.base import mean_score as score
+from selfsteer.evaluation.benchmarks.rewardbench import is_subset, sections
 
 DATA = Path(__file__).parents[4] / "shared/data/preferences/rewardbench_partial"
 TABLE = yaml.safe_load(Path(rewardbench.__file__).with_name("rewardbench.yaml").read_text())
