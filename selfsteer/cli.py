@@ -20,7 +20,7 @@ from selfsteer.commands.evaluate_signal import evaluate_signal
 from selfsteer.commands.export import export
 from selfsteer.commands.filter import filter_rows
 from selfsteer.commands.judge import judge
-from selfsteer.commands.models import models_fetch, models_list
+from selfsteer.commands.models import models_fetch, models_list, models_merge
 from selfsteer.commands.options import from_options
 from selfsteer.commands.principles import principles_list, principles_show
 from selfsteer.commands.principles_check import principles_check
@@ -52,6 +52,7 @@ STORY: dict[str, Callable[..., Any]] = {
     "compare": compare,
     "models list": models_list,
     "models fetch": models_fetch,
+    "models merge": models_merge,
     "principles list": principles_list,
     "principles show": principles_show,
     "principles check": principles_check,
@@ -61,7 +62,7 @@ STORY: dict[str, Callable[..., Any]] = {
 
 GROUPS = {
     "evaluate": "Measure models and the results of a run.",
-    "models": "The model catalogue.",
+    "models": "The model catalogue, and merging adapters.",
     "principles": "Principle sets.",
 }
 

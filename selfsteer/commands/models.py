@@ -1,7 +1,9 @@
-"""`selfsteer models list` and `selfsteer models fetch`."""
+"""`selfsteer models list`, `models fetch` and `models merge`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,3 +33,27 @@ def models_fetch(name: Annotated[str, typer.Argument(help="A name from `selfstee
         task = bar.add_task("fetching", total=1.0)
         folder = fetch(name, progress=lambda phrase, share: bar.update(task, description=phrase, completed=share))
     say(str(folder))
+
+
+@dataclass(frozen=True)
+class MergeArguments:
+    """The options of `selfsteer models merge`."""
+
+    policy: Annotated[str, typer.Argument(help="A policy trained with train.lora: a folder with an adapter.")]
+    output: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")]
+    dtype: Annotated[
+        str, typer.Option(help="Type of the weights: auto (the base's), float32, bfloat16 or float16.")
+    ] = "auto"
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with a model.")
+    ] = False
+
+
+def models_merge(arguments: MergeArguments) -> None:
+    """Merge a LoRA policy into its base: a folder of safetensors, as vLLM and converters load it."""
+    from selfsteer.models import silence_transformers
+    from selfsteer.models.merge import merge
+
+    silence_transformers()
+    code = arguments.trust_remote_code
+    say(str(merge(arguments.policy, arguments.output, dtype=arguments.dtype, trust_remote_code=code)))

@@ -6,10 +6,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selfsteer.errors import FetchError, StorageError
+from selfsteer.errors import FetchError
 from selfsteer.files import atomic_path, remove, write_json
 from selfsteer.models.catalogue import MANIFEST, CatalogueEntry, file_sizes, manifest
-from selfsteer.models.gguf_io import load_gguf_model, load_gguf_tokenizer, progress_bars_hidden
+from selfsteer.models.gguf_io import load_gguf_model, load_gguf_tokenizer
+from selfsteer.models.save import save_weights
 
 _GARBAGE = -6.0
 """Mean log-prob in nats per token below which the weights can't be right: chance is -10.8 or less,
@@ -34,25 +35,10 @@ def convert(entry: CatalogueEntry, gguf: Path, folder: Path) -> None:
     )
     remove(folder)  # one of an older conversion, or with a file missing
     with atomic_path(folder) as temporary:
-        _save(model, tokenizer, temporary)
+        save_weights(model, temporary)
+        tokenizer.save_pretrained(temporary)
         _check(entry, model, temporary)
         write_json(temporary / MANIFEST, {**manifest(entry), "files": file_sizes(temporary)})
-
-
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    from safetensors import SafetensorError
-
-    folder.mkdir()
-    try:
-        with progress_bars_hidden():
-            model.save_pretrained(folder)
-    except SafetensorError as error:
-        do = "free some space and run the same command again"
-        raise StorageError(f"can't write the weights: {error}", where=str(folder.parent), do=do) from error
-    tokenizer.save_pretrained(folder)
-    for weights in folder.glob("*.safetensors"):
-        # safetensors writes for the owner alone; a cache may be shared.
-        weights.chmod((folder / "config.json").stat().st_mode)
 
 
 def _check(entry: CatalogueEntry, model: Any, folder: Path) -> None:

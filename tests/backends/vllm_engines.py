@@ -38,7 +38,7 @@ def _link(source: str, target: str) -> None:
 
 
 @contextmanager
-def served(folder: str, log: Path, *, name: str) -> Iterator[str]:
+def served(folder: str, log: Path, *, name: str, max_model_len: int = SMALL["max_model_len"]) -> Iterator[str]:
     """Run ``vllm serve`` on a folder, in float32; yields what a client takes as its base_url."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -47,7 +47,7 @@ def served(folder: str, log: Path, *, name: str) -> Iterator[str]:
         f"--host 127.0.0.1 --port {port} --served-model-name {name} --dtype float32 --generation-config vllm "
         f"--enforce-eager --kv-cache-memory-bytes {SMALL['kv_cache_memory_bytes']} "
         # A CPU engine fails where a prompt whose request carries a seed is read in parts.
-        f"--max-model-len {SMALL['max_model_len']} --no-enable-chunked-prefill"
+        f"--max-model-len {max_model_len} --no-enable-chunked-prefill"
     )
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
     with log.open("wb") as out:
