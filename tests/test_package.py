@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,8 @@ def call(*command, **options):
 def test_the_wheel_runs_the_scripted_recipe_without_torch(tmp_path):
     call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT)
     (wheel,) = (tmp_path / "dist").glob("selfsteer-*.whl")
+    recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("**/*.*")}
+    assert {f"selfsteer/{path}" for path in recipes} <= set(zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "env", with_pip=True)
     python, command = tmp_path / "env/bin/python", tmp_path / "env/bin/selfsteer"
     call(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)
