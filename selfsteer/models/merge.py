@@ -67,4 +67,17 @@ def _merged(source: str, dtype: str, trust_remote_code: bool) -> Any:
         kind = model.active_peft_config.peft_type.value
         do = "serve it with peft: prompts that it learnt are no weights"
         raise ModelError(f"an adapter of the kind {kind} can't be merged", where=source, do=do)
+    _untie(model.get_base_model())
     return model.merge_and_unload().to(getattr(torch, dtype))
+
+
+def _untie(model: Any) -> None:
+    """Give the head weights of its own where an adapter changes it or the embedding, whose weights it may share."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch.nn import Parameter
+
+    head = model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer) or isinstance(model.get_input_embeddings(), BaseTunerLayer):
+        layer = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+        layer.weight = Parameter(layer.weight.detach().clone())
+        model.config.tie_word_embeddings = False

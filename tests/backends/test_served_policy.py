@@ -1,4 +1,4 @@
-"""What a run leaves, served: a LoRA policy of selfsteer's, merged, and the policy with its base in a vLLM server."""
+"""What a run leaves, served by vLLM: a LoRA policy, merged into its base, and a whole one as it is."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from tests.run_helpers import small_recipe, without_reports, write_queries
 QUESTION = [{"role": "user", "content": "How do plants make food?"}]
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> Path:
-    """A LoRA policy that a run has trained until it answers otherwise than its base."""
-    folder = tmp_path_factory.mktemp("served")
+def train(folder: Path, lora: dict[str, int] | None) -> Path:
+    """Return the policy of a run that has trained it until it answers otherwise than its base."""
     tokenizer = build_tokenizer()
     # vLLM's attention on CPUs takes heads of 32 and more.
     build_model(tokenizer, hidden_size=128, intermediate_size=192).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    settings = {"train__lora": {"r": 8}, "train__learning_rate": 0.05, "queries__heldout": 0}
+    settings = {"train__lora": lora, "train__learning_rate": 0.05, "queries__heldout": 0}
     with without_reports():
         run(small_recipe(folder / "base", write_queries(folder), **settings), folder / "run")
     return folder / "run" / "policy"
@@ -45,13 +43,15 @@ def answer(folder: Path) -> str:
 
 @pytest.mark.vllm
 @pytest.mark.skipif(not find_spec("vllm"), reason="vLLM is not installed")
-def test_a_merged_policy_answers_in_a_vllm_server(policy, tmp_path):
-    merged = merge(str(policy), tmp_path / "merged")
-    expected = answer(merged)
-    assert expected == answer(policy) != answer(policy.parents[1] / "base")
+@pytest.mark.parametrize("lora", [{"r": 8}, None], ids=["merged", "whole"])
+def test_a_policy_answers_in_a_vllm_server(lora, tmp_path):
+    policy = train(tmp_path, lora)
+    folder = merge(str(policy), tmp_path / "merged") if lora else policy
+    expected = answer(folder)
+    assert expected == answer(policy) != answer(tmp_path / "base")
     request = {"model": "policy", "messages": QUESTION, "temperature": 0, "max_tokens": 12}
     # The tiny model has 512 positions.
-    with served(str(merged), tmp_path / "log", name="policy", max_model_len=512) as address:
+    with served(str(folder), tmp_path / "log", name="policy", max_model_len=512) as address:
         body = urllib.request.Request(
             f"{address}/chat/completions", json.dumps(request).encode(), {"Content-Type": "application/json"}
         )

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from selfsteer.models import load_model, load_tokenizer
+from selfsteer.models.merge import merge
+from tests.conftest import build_model, build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,25 @@ def test_the_merged_model_is_base_and_adapter(adapter, tiny_chat_model, tmp_path
     assert not [*(tmp_path / "merged").glob("adapter*")]
     assert (tmp_path / "merged" / "README.md").read_text() == (adapter / "README.md").read_text()
     assert load_tokenizer(str(tmp_path / "merged")).chat_template == load_tokenizer(str(adapter)).chat_template
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+@pytest.mark.filterwarnings("ignore:.*save_embedding_layers", "ignore:.*tie_word_embeddings")
+def test_a_tied_head_gets_weights_of_its_own(target, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    tokenizer, base = build_tokenizer(), tmp_path / "base"
+    build_model(tokenizer, tie_word_embeddings=True).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    model = get_peft_model(load_model(str(base)), LoraConfig(target_modules=[target]))
+    for name, weights in model.named_parameters():
+        if "lora_" in name:
+            weights.data.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    merged = logits(load_model(str(merge(str(tmp_path / "policy"), tmp_path / "merged"))))
+    torch.testing.assert_close(merged, logits(load_model(str(tmp_path / "policy"))), rtol=1e-5, atol=1e-5)
+    assert (merged - logits(load_model(str(base)))).abs().max() > 0.01
 
 
 def test_the_type_is_that_of_the_base_or_the_one_asked_for(adapter, tiny_chat_model, tmp_path, command_line):
