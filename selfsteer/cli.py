@@ -15,6 +15,7 @@ from selfsteer.commands.compare import compare
 from selfsteer.commands.console import explain_failure, handled_signals, interruptible, say, show_warning
 from selfsteer.commands.estimate import estimate
 from selfsteer.commands.evaluate_data import evaluate_data
+from selfsteer.commands.evaluate_judge import evaluate_judge
 from selfsteer.commands.evaluate_reward import evaluate_reward
 from selfsteer.commands.evaluate_signal import evaluate_signal
 from selfsteer.commands.export import export
@@ -48,6 +49,7 @@ STORY: dict[str, Callable[..., Any]] = {
     "export": export,
     "evaluate signal": evaluate_signal,
     "evaluate reward": evaluate_reward,
+    "evaluate judge": evaluate_judge,
     "evaluate data": evaluate_data,
     "compare": compare,
     "models list": models_list,
