@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from selfsteer.evaluation.benchmarks.judge_calibration import (
     calibrate_judge,
 )
 from selfsteer.evaluation.benchmarks.judge_model import open_benchmark_judge
-from selfsteer.evaluation.benchmarks.model_benchmark import EvaluationContext
+from selfsteer.evaluation.benchmarks.model_benchmark import EvaluationContext, TextJudgeModel
 from selfsteer.evaluation.benchmarks.table import model_benchmarks
-from selfsteer.judges import Pair
+from selfsteer.judges import Judge, Pair
 from selfsteer.judges.pair_datasets import load_pairs
 
+CALIBRATED = 100
+"""Recorded preferences of the calibration beside other figures: 200 short questions to the judge."""
 LLMBAR = Path("preferences") / "llmbar"
 """Where LLMBar's sets lie in a data folder; each has its name from its file."""
 _LLMBAR_SETS = ("Natural", "Adversarial_Neighbor", "Adversarial_GPTInst", "Adversarial_GPTOut", "Adversarial_Manual")
@@ -50,11 +52,10 @@ class JudgeReport:
     def as_json(self) -> dict[str, Any]:
         """Return all figures as JSON."""
         files = {one.version.path: {"sha256": one.sha256, "state": one.state} for one in self.files}
-        calibration = {"line": self.calibration.line(), **asdict(self.calibration)}
         return {
             "schema_version": 1,
             "judge": {"name": self.calibration.judge, "key": self.key},
-            "calibration": calibration,
+            "calibration": self.calibration.as_json(),
             "human_labels": self.people,
             "published_models": self.models,
             "data": files,
@@ -90,16 +91,7 @@ def evaluate_judge(
         raise ConfigError("a sample has at least one row", where="--limit", do="give a positive number")
     found = _files(data_dir, unverified)
     judge, pair_judge = open_benchmark_judge(settings, answers, progress)
-    context = EvaluationContext(
-        files={one.name: one.path for one in found if one.path},
-        sample=None,
-        seed=0,
-        answer=lambda questions: [],
-        label_logprobs=None,
-        judge=judge,
-        pair_judge=pair_judge,
-        judgements=answers,
-    )
+    context = _context({one.name: one.path for one in found if one.path}, judge, pair_judge, answers)
     calibration, compared, preferred = calibrate_judge(context, limit)
     people = against_people(_human_pairs(data_dir), context, limit)
     models = beside_published(context, limit, (compared, preferred))
@@ -109,6 +101,35 @@ def evaluate_judge(
         notes.append(f"No human labels: LLMBar's files are not in {LLMBAR} of the data folder.")
     chosen = judge or pair_judge
     return JudgeReport(chosen.key if chosen else "", calibration, people, models, found, notes)
+
+
+def calibration_beside(
+    judge: TextJudgeModel | None, pair_judge: Judge | None, data_dir: Path | None, answers: Path
+) -> dict[str, Any]:
+    """Return a judge's calibration on :data:`CALIBRATED` rows, to be shown beside its figures of other benchmarks.
+
+    Where the recorded preferences are not in the data folder, its ``line`` alone says so; nothing is downloaded. What
+    was asked before is in the folder ``answers``.
+    """
+    facts = model_benchmarks().get("alpaca_eval")
+    found = find_data(facts, data_dir) if facts else []
+    files = {one.name: one.path for one in found if one.path and one.state == "verified"}
+    context = _context(files, judge, pair_judge, answers)
+    if files.keys() >= {RECORDED, PROMPT}:
+        return calibrate_judge(context, CALIBRATED)[0].as_json()
+    chosen = judge or pair_judge
+    name = chosen.name if chosen else ""
+    return {"line": f"{name} is not calibrated: AlpacaEval's recorded preferences are not in the data folder"}
+
+
+def _context(
+    files: Mapping[str, Path], judge: TextJudgeModel | None, pair_judge: Judge | None, answers: Path | None
+) -> EvaluationContext:
+    """Return what a judge is asked with; there is no model under test."""
+    return EvaluationContext(
+        files=files, sample=None, seed=0, answer=lambda questions: [], label_logprobs=None, judge=judge,
+        pair_judge=pair_judge, judgements=answers,
+    )  # fmt: skip
 
 
 def _files(data_dir: Path | None, unverified: bool) -> list[FoundFile]:

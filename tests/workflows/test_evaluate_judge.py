@@ -93,3 +93,16 @@ def test_data_of_unknown_content_end_it_unless_they_are_accepted(command_line, t
 def test_wrong_settings_end_it(command_line, arguments, message):
     code, _, errors = command_line("evaluate", "judge", *arguments, "--data-dir", SHARED)
     assert code == 2 and message in errors
+
+
+@needs_data
+def test_the_calibration_beside_other_figures_is_that_of_the_same_rows(tmp_path):
+    from selfsteer.config import JudgeSettings
+    from selfsteer.evaluation.benchmarks.judge_model import open_benchmark_judge
+    from selfsteer.workflows.evaluate_judge import calibration_beside
+
+    judge, pair_judge = open_benchmark_judge(JudgeSettings(name="program:longer"), tmp_path)
+    found = calibration_beside(judge, pair_judge, SHARED, tmp_path)
+    assert found["expected"] == found["both"]["n"] == 100 and found["line"].startswith("longer on 100 recorded")
+    nothing = calibration_beside(judge, pair_judge, tmp_path, tmp_path)
+    assert list(nothing) == ["line"] and nothing["line"].startswith("longer is not calibrated")

@@ -76,8 +76,9 @@ class AlpacaEval:
                 "protocol": "alpaca_eval 0.6.6, weighted_alpaca_eval_gpt4_turbo",
                 "regression": "length_controlled_v1",
                 "prompt": prompt.fingerprint,
+                "regularisation rows": "reconstructed" if gamed.reconstructed else "official",
             },
-            notes=list(_notes(details["first_place"], len(places), len(rows), gamed)),
+            notes=_notes(details["first_place"], len(places), len(rows)),
             details=details,
         )
 
@@ -190,12 +191,10 @@ def _items(
     ]
 
 
-def _notes(first: float | None, sampled: int, count: int, gamed: GamedRows) -> list[str]:
+def _notes(first: float | None, sampled: int, count: int) -> list[str]:
     notes = [RETIRED]
     if sampled < count:
         notes.append(f"Length control is fitted to {sampled} of {count} instructions.")
-    if gamed.reconstructed:
-        notes.append("The regularisation rows of length control are reconstructed: it may be off by up to 0.15.")
     if first is not None and max(first, 1 - first) >= ONE_SIDED:
         place = "first" if first > 0.5 else "second"
         share = f"{100 * max(first, 1 - first):.0f} %"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,10 @@ class Calibration:
             )
         of = f"{own.n}" if own.n == self.expected else f"{own.n} of {self.expected}"
         return f"{self.judge} on {of} recorded preferences of GPT-4 turbo, both orders: {', '.join(parts)}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures, and the line."""
+        return {"line": self.line(), **asdict(self)}
 
 
 def calibrate_judge(

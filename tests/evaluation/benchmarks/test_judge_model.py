@@ -16,7 +16,7 @@ from selfsteer.evaluation.benchmarks.judge_model import FAILED, JudgeModel, Labe
 from selfsteer.evaluation.benchmarks.model_benchmark import ModelAnswer
 from selfsteer.judges.answer_cache import BLOCKED, TOO_LONG
 from selfsteer.judges.program import ProgramJudge
-from tests.backends.chat_server import ChatServer, completion, failure, with_logprobs
+from tests.backends.chat_server import HANG_UP, ChatServer, completion, failure, with_logprobs
 from tests.backends.conftest import environment, serve  # noqa: F401
 from tests.chat_templates import tokenizer_of, user
 from tests.conftest import build_model
@@ -198,3 +198,18 @@ def test_templates_without_a_system_role_with_thoughts_and_with_bos(tmp_path, fa
     folded = family == "gemma"
     assert [one["role"] for one in asked[0]] == ["user"] if folded else ["system", "user"]
     assert ("You judge.\n\nQuestion" in asked[0][-1]["content"]) == folded
+
+
+def test_a_server_that_fails_in_a_third_of_the_requests_gives_the_same_answers(serve, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("selfsteer.backends.request_scheduler.FIRST_PAUSE", 0.01)
+    prompts = [user(f"Question {number}?") for number in range(40)]
+    faults = [failure(503, "busy"), HANG_UP, failure(500, "broken")]
+
+    def answer(body: Any, count: int) -> Any:
+        number = int(body["messages"][-1]["content"].split()[1].rstrip("?"))
+        return faults[count % 9 // 3] if count % 3 == 0 else with_logprobs({"m": -0.01 * number, "M": -5.0})
+
+    server = serve(answer)
+    found = served(server).label_probabilities(prompts, ["m", "M"])
+    assert [one[0] for one in found] == [pytest.approx(math.exp(-0.01 * number)) for number in range(40)]
+    assert len(server.requests) > 55, "a third was asked again"
