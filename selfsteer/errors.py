@@ -3,6 +3,7 @@
 SelfsteerError
 ├── InputError            the input or the configuration is wrong          exit 2
 │   ├── ConfigError       a recipe key, its value, or an override
+│   │   └── MissingParts  several things that are needed are not there
 │   ├── DataError         a file of queries or of preference rows
 │   ├── PrincipleError    a principle set
 │   └── ModelError        a model folder, its tokenizer or its chat template
@@ -21,8 +22,8 @@ SelfsteerWarning          one actionable warning; the work continues
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 LONGEST = {"what": 900, "where": 500, "do": 500}
 """Characters of each part of a message: a name or a value in it may have a million."""
@@ -38,10 +39,11 @@ class SelfsteerError(Exception):
     """
 
     exit_code = 1
+    longest: ClassVar[Mapping[str, int]] = LONGEST
 
     def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
         self.what, self.where, self.do = (
-            shortened(text, LONGEST[name]) for name, text in (("what", what), ("where", where), ("do", do))
+            shortened(text, self.longest[name]) for name, text in (("what", what), ("where", where), ("do", do))
         )
         rest = [f"  where: {self.where}"] * bool(where) + [f"  do:    {self.do}"] * bool(do)
         super().__init__("\n".join([self.what, *rest]))
@@ -63,6 +65,12 @@ class InputError(SelfsteerError):
 
 class ConfigError(InputError):
     """A recipe key, its value or an override is wrong."""
+
+
+class MissingParts(ConfigError):
+    """What is asked for needs several things that are not there; the message lists all of them."""
+
+    longest: ClassVar[Mapping[str, int]] = LONGEST | {"what": 12_000}
 
 
 class DataError(InputError):

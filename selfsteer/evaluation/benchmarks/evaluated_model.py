@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -76,10 +76,13 @@ class EvaluatedModel:
         if self._local is None:
             self.name = _short(name)
             self._source = BackendSource(self._server(name), 0, options.settings.chat_template_kwargs)
-            self.identity = {"model": name, "template": fingerprint(options.settings.chat_template_kwargs)}
-            self.identity |= {"precision": "", "engine": options.backend}
-            if self._kind.remote:
-                self.identity["engine"] += f" {self.backend.base_url}"  # type: ignore[attr-defined]
+            where = f" {self.backend.base_url}" if self._kind.remote else ""  # type: ignore[attr-defined]
+            self.identity: Mapping[str, str] = {
+                "model": name,
+                "template": fingerprint(options.settings.chat_template_kwargs),
+                "precision": "",
+                "engine": options.backend + where,
+            }
             self.about: dict[str, Any] = {"name": self.name, "fingerprint": name, "engine": self.identity["engine"]}
             self.about |= {"revision": None, "dtype": None, "template": None, "adapter": None}
         else:

@@ -52,7 +52,7 @@ class BenchmarkFacts:
         official: Name of the official metric.
         unit: "%" or "1-10".
         chance: The figure that guessing reaches, None where that means nothing.
-        judge: "language" where a language model judges it, "" where a program does.
+        judge: "" where a program scores it, "language" where a language model has to, "any" where every judge can.
         extra: The optional dependencies it needs, "" for none.
         licence: Of its data.
         sampling: How answers are drawn where the protocol does not say otherwise by question.
@@ -72,7 +72,7 @@ class BenchmarkFacts:
     items_each: int = 1
     unit: Literal["%", "1-10"] = "%"
     chance: float | None = None
-    judge: Literal["", "language"] = ""
+    judge: Literal["", "language", "any"] = ""
     extra: str = ""
     anchors: Mapping[str, float] = field(default_factory=dict)
 
