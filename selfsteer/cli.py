@@ -15,11 +15,8 @@ from selfsteer.commands.compare import compare
 from selfsteer.commands.console import explain_failure, handled_signals, interruptible, say, show_warning
 from selfsteer.commands.estimate import estimate
 from selfsteer.commands.evaluate_data import evaluate_data
-<<<<<<< HEAD
 from selfsteer.commands.evaluate_judge import evaluate_judge
-=======
 from selfsteer.commands.evaluate_model import evaluate_model
->>>>>>> 547de51 (evaluate model: chat models on suites of benchmarks, answers kept, nothing shrinks silently)
 from selfsteer.commands.evaluate_reward import evaluate_reward
 from selfsteer.commands.evaluate_signal import evaluate_signal
 from selfsteer.commands.export import export
@@ -53,11 +50,8 @@ STORY: dict[str, Callable[..., Any]] = {
     "export": export,
     "evaluate signal": evaluate_signal,
     "evaluate reward": evaluate_reward,
-<<<<<<< HEAD
     "evaluate judge": evaluate_judge,
-=======
     "evaluate model": evaluate_model,
->>>>>>> 547de51 (evaluate model: chat models on suites of benchmarks, answers kept, nothing shrinks silently)
     "evaluate data": evaluate_data,
     "compare": compare,
     "models list": models_list,
