@@ -9,7 +9,7 @@ from selfsteer.commands.console import out, say
 from selfsteer.commands.tables import plain_table
 from selfsteer.evaluation.benchmarks.results import smallest_shown
 
-_RIGHT = ("value", "95 %", "n", "characters", "cut off", "shows")
+_RIGHT = ("value", "95 %", "n", "characters", "cut off", "can show")
 
 
 def show_result(result: Mapping[str, Any], *, keep: bool) -> None:
@@ -61,7 +61,7 @@ def _notes(one: Mapping[str, Any]) -> list[str]:
     if one["sample"]:
         found.append(f"a sample of {one['sample']['limit']:,} questions, seed {one['sample']['seed']}.")
     if one["judge"]:
-        found.append(f"judged by {one['judge']['name']}.")
+        found.append(f"judged by {one['judge']['name']}. {one['judge']['calibration']['line']}.")
     if one["thinking"]:
         found.append(f"{one['thinking']:,} answers had a thinking part, which was taken off.")
     found += [f"{n:,} items: {flag}." for flag, n in one["flags"].items()]

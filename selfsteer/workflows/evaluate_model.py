@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from selfsteer.evaluation.benchmarks.model_benchmark import EvaluationContext, I
 from selfsteer.evaluation.benchmarks.results import AskedAnswers, benchmark_result, suite_result, write_result
 from selfsteer.evaluation.benchmarks.table import BenchmarkFacts, benchmarks_of_suite
 from selfsteer.judges import Judge
+from selfsteer.workflows.evaluate_judge import calibration_beside
 
 Progress = Callable[[str, int, int], None]
 """Is called with what is done (model and benchmark), and how much of how much."""
@@ -124,12 +125,17 @@ def evaluate_model(
     store = AnswerStore(
         model, options.out / "answers", seed=options.seed, progress=lambda done, total: progress(title[0], done, total)
     )
-    results: dict[str, Mapping[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     items: dict[str, Sequence[ItemScore]] = {}
     for one in suite.benchmarks:
         title[0] = f"{model.name}, {one.facts.title}"
         progress(title[0], 0, 0)
         results[one.facts.name], items[one.facts.name] = _evaluated(one, model, store, suite)
+    if judged := [one.facts.name for one in suite.benchmarks if one.facts.judge]:
+        title[0] = f"calibration of {options.judge.name}" if options.judge else ""
+        calibration = calibration_beside(suite.judge, suite.pair_judge, options.data_dir, options.out / "judgements")
+        for name in judged:
+            results[name]["judge"]["calibration"] = calibration
     result = suite_result(model.about, options.suite, options.seed, results)
     path = result_path(options, model.name)
     write_result(path, result, items)

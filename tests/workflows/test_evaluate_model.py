@@ -131,7 +131,7 @@ def test_a_row_that_is_missing_from_the_data_never_shrinks_the_benchmark_silentl
     assert code == 2 and "11 rows in place of 12" in errors
     code, said, errors = evaluate("--unverified-data")
     assert code == 1 and "Toy (11 of 12 scored: the benchmark has no score for it 1)" in errors
-    assert "Toy points incomplete - 11 of 12" in said and "The data are not verified: toy.jsonl" in said
+    assert "Toy points incomplete - 11 of 12" in said and "The data are not verified: the content of toy.jsonl" in said
     code, said, _ = evaluate("--unverified-data", "--allow-incomplete")
     value = result_of(tmp_path / "out", "tiny-toy.json")["benchmarks"]["toy"]["metrics"]["points"]["value"]
     assert code == 0 and f"Toy points {value:.2f}" in said and "of 12: 11" in said

@@ -104,10 +104,8 @@ def benchmark_result(
     invalid = Counter(one.why or "no reason given" for one in official if one.score is None)
     if missing := expected - len(official):
         invalid[NOT_REPORTED] += max(missing, 0)
-    notes = [*scores.notes, *(one.version.note for one in files if one.version.note)]
     unknown = [one.version.path for one in files if one.state != "verified"]
-    if unknown:
-        notes.append(f"The data are not verified: {', '.join(unknown)} has a content that is not known.")
+    unverified = [f"The data are not verified: the content of {', '.join(unknown)} is not known."] * bool(unknown)
     return {
         "title": facts.title,
         "unit": facts.unit,
@@ -116,7 +114,7 @@ def benchmark_result(
         "versions": dict(scores.versions),
         "data": {one.name: one.sha256 for one in files},
         "unverified": bool(unknown),
-        "judge": None if judge is None else _judge(*judge, scores.details),
+        "judge": None if judge is None else {"name": judge[0], "key": judge[1], "calibration": None},
         "sampling": asdict(facts.sampling),
         "expected": expected,
         "scored": scored,
@@ -126,7 +124,7 @@ def benchmark_result(
         "metrics": {name: _metric(metric) for name, metric in scores.metrics.items()},
         **asked.figures(),
         "flags": dict(Counter(flag for one in official for flag in one.flags)),
-        "notes": notes,
+        "notes": [*scores.notes, *unverified],
         "details": dict(scores.details),
     }
 
@@ -183,10 +181,6 @@ def incomplete_names(results: Iterable[Mapping[str, Any]]) -> list[str]:
         for one in result["benchmarks"].values()
         if one["incomplete"]
     ]
-
-
-def _judge(name: str, key: str, details: Mapping[str, object]) -> dict[str, Any]:
-    return {"name": name, "key": key, "calibration": details.get("calibration")}
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
