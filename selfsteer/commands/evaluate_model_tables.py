@@ -9,7 +9,7 @@ from selfsteer.commands.console import out, say
 from selfsteer.commands.tables import plain_table
 from selfsteer.evaluation.benchmarks.results import smallest_shown
 
-_RIGHT = ("value", "95 %", "n", "characters", "cut off", "can show")
+_RIGHT = ("value", "95 %", "n", "length", "cut off", "can show")
 
 
 def show_result(result: Mapping[str, Any], *, keep: bool) -> None:

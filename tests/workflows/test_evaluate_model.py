@@ -26,6 +26,7 @@ TIMES = {"seconds"}
 def toys(monkeypatch, tmp_path):
     monkeypatch.setattr(table, "_table", toy.toy_table)
     monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
     model_benchmarks.cache_clear()
     yield
     model_benchmarks.cache_clear()
