@@ -78,7 +78,7 @@ class AlpacaEval:
                 "prompt": prompt.fingerprint,
                 "regularisation rows": "reconstructed" if gamed.reconstructed else "official",
             },
-            notes=_notes(details["first_place"], len(places), len(rows)),
+            notes=_notes(details["first_place"], len(places), len(rows), gamed.reconstructed),
             details=details,
         )
 
@@ -191,10 +191,12 @@ def _items(
     ]
 
 
-def _notes(first: float | None, sampled: int, count: int) -> list[str]:
+def _notes(first: float | None, sampled: int, count: int, reconstructed: bool) -> list[str]:
     notes = [RETIRED]
     if sampled < count:
         notes.append(f"Length control is fitted to {sampled} of {count} instructions.")
+    if reconstructed:
+        notes.append("The regularisation rows of length control are reconstructed: it may be off by up to 0.15.")
     if first is not None and max(first, 1 - first) >= ONE_SIDED:
         place = "first" if first > 0.5 else "second"
         share = f"{100 * max(first, 1 - first):.0f} %"
