@@ -3,6 +3,7 @@
     python benchmarks/train_step.py                        # made-up examples: prompts and responses of 200 tokens
     python benchmarks/train_step.py --examples FILE.jsonl  # instruction, p_system, n_system, chosen, rejected, raw
     python benchmarks/train_step.py --growth               # time and memory against response and prompt length
+    python benchmarks/train_step.py --profile --ways c --precisions bfloat16   # which operators take the time of a step
 
 (a) works as the authors' trainer does: six padded sequences, full float32 logits, a reference forward pass each step.
 (b) is TRL's DPOTrainer on the same three pairs an example, its reference log-probs precomputed (pip install trl).
@@ -35,6 +36,13 @@ from selfsteer.chat import Chat
 from selfsteer.models import load_model, load_tokenizer, resolve, silence_transformers
 from selfsteer.records import Contrast
 
+KINDS = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
+    "attention": ("flash_attention",),
+    "copies, casts": ("aten::copy_",),
+    "zeros": ("aten::fill_", "aten::zero_"),
+}
+"""Kinds of operators in a profile, by a part of their names; every other is a kind of its own."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GROWTH = [(128, n) for n in (128, 256, 512, 1024, 2048)] + [(n, 256) for n in (32, 512, 1024)]
 PLAIN_LIMIT = 768
@@ -48,6 +56,8 @@ def main() -> None:
         print(json.dumps(point(settings)))
     elif settings.growth:
         growth(settings)
+    elif settings.profile:
+        profile(settings)
     else:
         if not settings.memory:
             table(settings)
@@ -65,13 +75,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", default=list(DTYPES), choices=list(DTYPES))
     parser.add_argument("--memory", action="store_true", help="peak memory alone")
     parser.add_argument("--growth", action="store_true", help="against the length of responses and prompts, alone")
+    parser.add_argument(
+        "--profile", action="store_true", help="the operators of a step of --ways in --precisions, alone"
+    )
     parser.add_argument("--point", action="store_true", help="measure --ways once in --precisions and print JSON")
     parser.add_argument("--checkpointing", action="store_true", help="with --point: activation checkpointing")
     return parser.parse_args()
 
 
-def _load(settings: argparse.Namespace, count: int) -> tuple[Any, Any, Any, list[Contrast]]:
-    """The policy, its reference, the tokenizer and the examples."""
+def load_pair(settings: argparse.Namespace, count: int) -> tuple[Any, Any, Any, list[Contrast]]:
+    """The policy (of ``--policy`` where there is that option), its reference, the tokenizer and the examples."""
     folder = resolve(settings.model)
     tokenizer = load_tokenizer(folder)
     chat = Chat(tokenizer)
@@ -80,7 +93,10 @@ def _load(settings: argparse.Namespace, count: int) -> tuple[Any, Any, Any, list
         if settings.examples
         else made_examples(chat, count, settings.prompt, settings.response)
     )
-    policy, reference = load_model(folder).train(), load_model(folder)
+    trained = getattr(settings, "policy", None)
+    policy, reference = load_model(trained or folder).train(), load_model(folder)
+    if trained:
+        return policy, reference, tokenizer, rows
     torch.manual_seed(0)
     with torch.no_grad():  # some steps away from its reference, so that the losses tell something
         for parameter in policy.parameters():
@@ -90,7 +106,7 @@ def _load(settings: argparse.Namespace, count: int) -> tuple[Any, Any, Any, list
 
 def table(settings: argparse.Namespace) -> None:
     """Print time, share of the matrix-product rate, memory and agreement, as ratios."""
-    policy, reference, tokenizer, rows = _load(settings, settings.count)
+    policy, reference, tokenizer, rows = load_pair(settings, settings.count)
     print(f"{len(rows) - 1} examples after one that warms up, {torch.get_num_threads()} threads")
     for precision in settings.precisions:
         bf16 = precision == "bfloat16"
@@ -186,6 +202,31 @@ def growth(settings: argparse.Namespace) -> None:
             print(f"  principle {prompt:4d}, responses {response:4d}: {'   '.join(cells)}", flush=True)
 
 
+def profile(settings: argparse.Namespace) -> None:
+    """Print the share of each kind of operator, and of the largest others, in the time of a step."""
+    policy, reference, tokenizer, rows = load_pair(settings, 3)
+    for precision in settings.precisions:
+        for name in settings.ways:
+            way = WAYS[name](policy, reference, rows, tokenizer, precision == "bfloat16")
+            way.prepare()
+            for index in range(2):
+                policy.zero_grad()
+                way.step(index)
+            policy.zero_grad()
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+                way.step(2)
+            events = found.key_averages()
+            total = sum(event.self_cpu_time_total for event in events)
+            print(f"\n{precision} ({name}): {total / 1e6:.2f} s")
+            kinds: dict[str, list[float]] = {}
+            for event in events:
+                kind = next((kind for kind, words in KINDS.items() if any(w in event.key for w in words)), event.key)
+                share, calls = kinds.get(kind, (0.0, 0))
+                kinds[kind] = [share + event.self_cpu_time_total / total, calls + event.count]
+            for kind, (share, calls) in sorted(kinds.items(), key=lambda item: -item[1][0])[:16]:
+                print(f"  {kind:40s}{share:6.1%} in {calls:5.0f} calls")
+
+
 def _point(settings: argparse.Namespace, way: str, precision: str, *more: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--point", "--ways", way, "--precisions", precision, "--model", settings.model]
     if settings.examples:
@@ -197,7 +238,7 @@ def _point(settings: argparse.Namespace, way: str, precision: str, *more: str) -
 
 def point(settings: argparse.Namespace) -> dict[str, float]:
     """Seconds of the second of two steps on one example, and the peak memory of the process."""
-    policy, reference, tokenizer, rows = _load(settings, 1)
+    policy, reference, tokenizer, rows = load_pair(settings, 1)
     way = WAYS[settings.ways](policy, reference, rows, tokenizer, settings.precisions[0] == "bfloat16")
     way.prepare()
     if not isinstance(way, Plain):  # (a) alone keeps its reference model
