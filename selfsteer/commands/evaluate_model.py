@@ -49,6 +49,10 @@ class JudgeArguments:
         typer.Option(help="A chat model or endpoint:MODEL; where two answers are compared, any of `selfsteer judge`."),
     ] = None
     judge_mode: Annotated[str, typer.Option(help="How it gives labels: logprobs or text.")] = "logprobs"
+    judge_max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of a reply, thoughts included.", show_default="what the benchmark says"),
+    ] = None
     judge_base_url: Annotated[
         str | None, typer.Option(help="URL of the judge's endpoint.", show_default="what OPENAI_BASE_URL holds")
     ] = None
@@ -177,7 +181,9 @@ def _judge_settings(given: JudgeArguments, loading: LoadingArguments) -> Any:
     # Device and precision are the models' too; revision and variables of templates are theirs alone.
     own = LoadingArguments(loading.device, loading.precision, trust_remote_code=loading.trust_remote_code)
     whole = _settings(own, mode=given.judge_mode, base_url=given.judge_base_url, api_key_env=given.judge_api_key_env)
-    return JudgeSettings(name=given.judge, **{key: getattr(whole, key) for key in settings_of(given.judge)})
+    named = JudgeSettings(name=given.judge, **{key: getattr(whole, key) for key in settings_of(given.judge)})
+    # Set afterwards: a judge of pairs has a limit in mode text alone, benchmarks ask for replies in both modes.
+    return named.model_copy(update={"max_tokens": given.judge_max_tokens} if given.judge_max_tokens else {})
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfsteer.commands.console import out, say
 from selfsteer.commands.tables import plain_table
 from selfsteer.evaluation.benchmarks.results import smallest_shown
 
+_CONTROL_FIGURES = ("rating", "score", "win_rate")
 _RIGHT = ("value", "95 %", "n", "length", "cut off", "can show")
 
 
@@ -64,6 +65,16 @@ def _notes(one: Mapping[str, Any]) -> list[str]:
         found.append(f"judged by {one['judge']['name']}. {one['judge']['calibration']['line']}.")
     if one["thinking"]:
         found.append(f"{one['thinking']:,} answers had a thinking part, which was taken off.")
+    found += _controls(one["details"].get("controls", []))
     found += [f"{n:,} items: {flag}." for flag, n in one["flags"].items()]
     found += [f"without a score: {why} ({n:,})." for why, n in one["invalid"].items()]
     return [*found, *one["notes"]]
+
+
+def _controls(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the line on answers by which a judge shows whether it reads."""
+    figures = [
+        (row["answers"], next(row[name] for name in _CONTROL_FIGURES if name in row)) for row in rows if row["n"]
+    ]
+    texts = [f"{name} {'no verdict' if value is None else f'{value:.2f}'}" for name, value in figures]
+    return [f"the judge's figures for control answers: {', '.join(texts)}."] if texts else []
