@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.config import JudgeSettings
-from selfsteer.errors import ConfigError, DataError
+from selfsteer.errors import ConfigError, DataError, SelfsteerError
 from selfsteer.evaluation.benchmarks.alpaca import BASELINE, GAMED, PROMPT
 from selfsteer.evaluation.benchmarks.data import FoundFile, data_problems, find_data
 from selfsteer.evaluation.benchmarks.judge_calibration import (
@@ -108,18 +108,21 @@ def calibration_beside(
 ) -> dict[str, Any]:
     """Return a judge's calibration on :data:`CALIBRATED` rows, to be shown beside its figures of other benchmarks.
 
-    Where the recorded preferences are not in the data folder, its ``line`` alone says so; nothing is downloaded. What
-    was asked before is in the folder ``answers``.
+    Where the recorded preferences are not in the data folder, or the judge can't be asked for them (a server without
+    log-probs), its ``line`` alone says so; nothing is downloaded. What was asked before is in the folder ``answers``.
     """
     facts = model_benchmarks().get("alpaca_eval")
     found = find_data(facts, data_dir) if facts else []
     files = {one.name: one.path for one in found if one.path and one.state == "verified"}
     context = _context(files, judge, pair_judge, answers)
+    why = "AlpacaEval's recorded preferences are not in the data folder"
     if files.keys() >= {RECORDED, PROMPT}:
-        return calibrate_judge(context, CALIBRATED)[0].as_json()
+        try:
+            return calibrate_judge(context, CALIBRATED)[0].as_json()
+        except SelfsteerError as error:  # the figures beside it are there, and don't depend on it
+            why = error.what
     chosen = judge or pair_judge
-    name = chosen.name if chosen else ""
-    return {"line": f"{name} is not calibrated: AlpacaEval's recorded preferences are not in the data folder"}
+    return {"line": f"{chosen.name if chosen else ''} is not calibrated: {why}"}
 
 
 def _context(

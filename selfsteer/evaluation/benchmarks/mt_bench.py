@@ -113,7 +113,8 @@ class JudgePrompts:
 def read_questions(files: Mapping[str, Path]) -> list[TwoTurns]:
     """Return the questions in the order of their file.
 
-    References are those of GPT-4's file alone: the questions' own ``reference`` field is another text in 11 of them.
+    References are those of GPT-4's file alone: 11 questions have a ``reference`` of their own where it has none, or the
+    other way round.
     """
     references = read_answers(files[REFERENCES])
     questions = []
