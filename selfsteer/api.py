@@ -9,12 +9,12 @@ from typing import Any
 
 from selfsteer.config import Recipe, load_recipe, read_recipe
 from selfsteer.errors import ConfigError
-from selfsteer.loop.run import run as run_stages
 from selfsteer.records import Contrast, read_rows
 from selfsteer.runs.active import active_rounds, check_files
 from selfsteer.runs.events import Callback
 from selfsteer.runs.ledger import Ledger
 from selfsteer.runs.progress import Display
+from selfsteer.workflows.benchmarked_run import run as run_recipe
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,5 @@ def run(
     """
     settings = read_recipe(recipe, overrides)
     folder = Path(run_dir) if run_dir is not None else Path("runs") / settings.name
-    summary = run_stages(settings, folder, display=Display(quiet=quiet), callbacks=callbacks)
+    summary = run_recipe(settings, folder, display=Display(quiet=quiet), callbacks=callbacks)
     return RunResult(folder, summary)

@@ -33,7 +33,8 @@ evaluation report
 stages
 estimate
 loop
-workflows api
+workflows
+api
 experimental
 commands
 cli

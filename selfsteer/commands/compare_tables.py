@@ -10,6 +10,7 @@ from rich.text import Text
 from selfsteer.commands.console import out, say
 from selfsteer.commands.tables import plain_table
 from selfsteer.evaluation.benchmarks.compare import Change, ComparedBenchmark, Comparison, Figure, Standing
+from selfsteer.report.formatting import p_text
 
 _NAMED = 10
 """Items that are named in the terminal."""
@@ -96,7 +97,7 @@ def _differences(comparison: Comparison) -> Table:
             group = one.name, metric
             table.add_row(Text(f"{one.title}: {_words(metric)}", style="bold"))
         digits = _digits(one)
-        p_values = map(_p_text, (change.p, change.mcnemar, change.holm))
+        p_values = map(p_text, (change.p, change.mcnemar, change.holm))
         smallest = "-" if change.smallest is None else f"{change.smallest:.{digits}f}"
         cells = (f"  {model}", _change_text(change, digits), *p_values, _n_text(change), smallest)
         table.add_row(*map(Text, cells))
@@ -108,10 +109,6 @@ def _change_text(change: Change, digits: int) -> str:
         return "-"
     ends = "" if change.low is None else f"\n({change.low:+.{digits}f} to {change.high:+.{digits}f})"
     return f"{change.value:+.{digits}f}{ends}"
-
-
-def _p_text(p: float | None) -> str:
-    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _n_text(change: Change) -> str:

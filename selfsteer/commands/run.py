@@ -43,6 +43,7 @@ def _run_recipe(action: Literal["run", "generate"], arguments: RunArguments) -> 
     from selfsteer.jobs.ranks import node_rank
     from selfsteer.loop.guards import stopped
     from selfsteer.runs.progress import Display
+    from selfsteer.workflows import benchmarked_run
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     run_dir = arguments.run_dir or Path("runs") / recipe.name
@@ -50,7 +51,7 @@ def _run_recipe(action: Literal["run", "generate"], arguments: RunArguments) -> 
         dry_run(recipe, run_dir, measure=action == "run")
         return
     command = shlex.join(["selfsteer", action, arguments.recipe, *arguments.overrides, "--run-dir", str(run_dir)])
-    do = loop.run if action == "run" else loop.generate
+    do = benchmarked_run.run if action == "run" else loop.generate
     summary = do(recipe, run_dir, display=Display(quiet=arguments.quiet), command=command)
     if not arguments.quiet and not (recipe.train.nodes > 1 and node_rank()):  # node 0 shows it
         (show if action == "run" else show_data)(summary, run_dir)

@@ -40,7 +40,7 @@ class JudgeSettings(LocalModelSettings):
 
 
 class EvaluationSettings(Section):
-    """What is measured on the held-out queries, before and after."""
+    """What is measured before and after: on the held-out queries, and on benchmarks."""
 
     direction: str | None = None
     """Program that says which way y+ must differ from y- (default: what the principle set names)."""
@@ -48,3 +48,16 @@ class EvaluationSettings(Section):
     """Implicit rewards are means per token, or (false) sums. Default: as ``train.base_loss`` compares them."""
     samples: Natural = 3
     """How many queries the report shows side by side."""
+    suites: list[str] = []
+    """Suites and benchmarks of `selfsteer evaluate model`, for the first and the last policy; ``judge`` judges them."""
+    data_dir: str | None = None
+    """Folder of the benchmarks' data (default: the downloaded ones)."""
+    limit: Positive | None = None
+    """Size of a random sample of each benchmark's questions (default: all)."""
+
+    @model_validator(mode="after")
+    def _of_benchmarks(self) -> EvaluationSettings:
+        for key in ("data_dir", "limit"):
+            if getattr(self, key) is not None and not self.suites:
+                raise conflict(f"{key} is about benchmarks, and none is named: set suites", key, "suites")
+        return self

@@ -112,6 +112,8 @@ def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
             "(quality.harm), or set generator.allow_harmful_targets: true"
         )
         yield what, "generator.negative", "principles.strategy", "quality.harm"
+    if mode == "data-only" and recipe.evaluation.suites:
+        yield "data-only trains no policy to compare on benchmarks", "evaluation.suites", "mode"
     size = recipe.generator.batch_size
     if mode == "generator" and size % min(recipe.train.micro_batch_size, size):
         what = f"train.micro_batch_size {recipe.train.micro_batch_size} must divide the generator's batch_size"

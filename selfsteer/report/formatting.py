@@ -85,6 +85,11 @@ def plain(value: float) -> str:
     return number(value) if float(value).is_integer() else f"{value:.4g}".replace("-", MINUS)
 
 
+def p_text(p: float | None) -> str:
+    """Return a p-value with three decimals, "<0.001" or "-"."""
+    return "-" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def count(value: float | None, one: str, many: str = "") -> str:
     """Return "1 query", "3 queries", or "an unknown number of queries"."""
     many = many or f"{one}s"

@@ -13,6 +13,7 @@ from selfsteer.files import write_atomic
 from selfsteer.judges.tables import invalid_warning
 from selfsteer.quality.direction import words
 from selfsteer.report import tables
+from selfsteer.report.benchmarks import benchmarks_section
 from selfsteer.report.comparison import compare
 from selfsteer.report.fallbacks import fallbacks_told
 from selfsteer.report.figures.answers import length_figure, logps_figure
@@ -34,8 +35,8 @@ _SAMPLES_OPEN = 3
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` of a run directory and return its path.
 
-    Reads ``summary.json`` and, where they exist, ``metrics.jsonl``, ``recipe.yaml`` and ``signal.json``. The page is
-    self-contained: no script, no network. The same input gives the same bytes.
+    Reads ``summary.json`` and, where they exist, ``metrics.jsonl``, ``recipe.yaml``, ``signal.json`` and
+    ``benchmarks.json``. The page is self-contained: no script, no network. The same input gives the same bytes.
 
     Raises:
         InputError: There is no summary, or one of another schema version.
@@ -108,8 +109,16 @@ def _context(run: Run) -> Json:
         "side_labels": {"before": "Before", "after": after[:1].upper() + after[1:]},
         "guards": guards_section(summary),
         "recipe": run.recipe,
+        "sources": _sources(run),
         "signal": signal_section(run.signal) if run.signal is not None else None,
+        "benchmarks": benchmarks_section(run.benchmarks) if run.benchmarks is not None else None,
     }
+
+
+def _sources(run: Run) -> str:
+    files = ["summary.json", "metrics.jsonl", "recipe.yaml"]
+    files += ["signal.json"] * (run.signal is not None) + ["benchmarks.json"] * (run.benchmarks is not None)
+    return f"{', '.join(files[:-1])} and {files[-1]}"
 
 
 def _lead(summary: Json) -> str:

@@ -25,16 +25,21 @@ class Run:
     metrics: list[Json] | None
     recipe: str | None
     signal: Json | None = None
+    benchmarks: Json | None = None
 
 
 def load_run(run_dir: Path) -> Run:
-    """Read ``summary.json``, ``metrics.jsonl``, ``recipe.yaml`` and ``signal.json`` of a run directory."""
+    """Read the files of a run directory that a report is made of."""
     metrics, recipe = run_dir / "metrics.jsonl", run_dir / "recipe.yaml"
+    summary, benchmarks = _read_summary(run_dir / "summary.json"), read_json(run_dir / "benchmarks.json")
+    # After a change of the run, until its policy is evaluated again, the file is about an earlier policy.
+    current = isinstance(benchmarks, dict) and benchmarks.get("run") == summary.get("created")
     return Run(
-        summary=clean(_read_summary(run_dir / "summary.json")),
+        summary=clean(summary),
         metrics=clean(read_json_lines(metrics)) if metrics.exists() else None,
         recipe=clean(recipe.read_text(encoding="utf-8", errors="replace")) if recipe.exists() else None,
         signal=clean(_read_signal(run_dir)),
+        benchmarks=clean(benchmarks) if current else None,
     )
 
 

@@ -12,7 +12,6 @@ from selfsteer.files import storage_errors
 from selfsteer.loop.dry_run import plan
 from selfsteer.loop.guards import stopped
 from selfsteer.loop.run import check, open_stages
-from selfsteer.loop.run import run as run_variant
 from selfsteer.report.sweep import sweep_record, write_sweep
 from selfsteer.runs.active import active_records
 from selfsteer.runs.ledger import Ledger, check_place
@@ -21,6 +20,7 @@ from selfsteer.runs.progress import Display
 from selfsteer.runs.store import StageKey, locked
 from selfsteer.stages.context import RunContext
 from selfsteer.version import __version__
+from selfsteer.workflows.benchmarked_run import run as run_variant
 from selfsteer.workflows.sweep_variants import Sweep, Variant, naming
 
 

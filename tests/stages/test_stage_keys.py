@@ -101,6 +101,8 @@ ALTERNATES: dict[str, Sequence[Any]] = {
     "train.lora.target_modules": ["q_proj"],
     "evaluation.direction": ["longer"],
     "evaluation.per_token": [True],
+    "evaluation.suites": [["gsm8k"]],
+    "evaluation.data_dir": ["{bench}"],
     "judge.name": ["{thinking}"],
     "judge.per_token": [True, False],
     "judge.template": ["{template}"],
@@ -155,6 +157,10 @@ ACTS_NOWHERE: dict[str, str] = {
     },
     "evaluation.per_token": "is the unit of implicit rewards in figures, which are computed from rows that are there",
     "evaluation.samples": "is how many rows the report shows",
+    **{
+        f"evaluation.{key}": "is about benchmarks, which are no stage and keep each answer by what it depends on"
+        for key in ("suites", "data_dir", "limit")
+    },
     "judge.api_key_env": _SERVER,
     "judge.device": _PLACE,
     "judge.revision": _COMMIT,
