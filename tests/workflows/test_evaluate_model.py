@@ -117,9 +117,11 @@ def test_all_that_is_missing_is_said_at_once_before_any_model_is_asked(evaluate,
     assert "run the others alone: --suite toy,toy_labels" in errors
 
 
-def test_wrong_settings_are_said(evaluate, tmp_path, tiny_chat_model):
+def test_wrong_settings_are_said(evaluate, tmp_path, tiny_chat_model, monkeypatch):
+    monkeypatch.setattr("selfsteer.backends.vllm.importlib.util.find_spec", lambda name: None)
     assert "Did you mean 'toy'" in evaluate(suite="toyy")[2]
     assert "unknown backend 'vlm'" in evaluate("--backend", "vlm")[2]
+    assert "needs vLLM, which is not installed" in evaluate("--backend", "vllm")[2]
     copy = tmp_path / "tiny"
     shutil.copytree(tiny_chat_model, copy)
     code, _, errors = evaluate(copy)

@@ -135,8 +135,8 @@ class AnswerStore:
         """Return what is kept of an answer; KeyError for one that was not asked for."""
         return self._answers[key]
 
-    def label_logprobs(self, asked: Sequence[tuple[Sequence[Message], Sequence[str]]]) -> list[list[float]]:
-        """Return the log-prob (nats) of each reply to each prompt, NaN where they don't fit into the context."""
+    def label_logprobs(self, asked: Sequence[tuple[Sequence[Message], Sequence[str]]]) -> list[list[float] | str]:
+        """Return the log-prob (nats) of each reply to each prompt, or why there are none."""
         keys = [fingerprint([[dict(message) for message in prompt], list(labels)]) for prompt, labels in asked]
         wanted = {key: one for key, one in zip(keys, asked, strict=True) if key not in self._scores}
         alike: dict[tuple[str, ...], list[str]] = {}
@@ -154,8 +154,7 @@ class AnswerStore:
                 self._scores.add(scores, self._model.name)
                 done += len(batch)
                 self._progress(done, len(keys))
-        known = [self._scores[key].logprobs for key in keys]
-        return [list(one) or [math.nan] * len(labels) for one, (_, labels) in zip(known, asked, strict=True)]
+        return [list(self._scores[key].logprobs) or TOO_LONG for key in keys]
 
     def _prompt(self, messages: Sequence[Message]) -> list[Message]:
         chat, system = self._model.chat, messages[0]["role"] == "system"

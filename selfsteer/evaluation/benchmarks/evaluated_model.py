@@ -99,7 +99,10 @@ class EvaluatedModel:
         from selfsteer.models import model_fingerprint
 
         assert self.chat is not None
-        engine = self._options.backend
+        if (engine := self._options.backend) == "vllm":
+            from selfsteer.backends.vllm import check_installed
+
+            check_installed()
         identity = {
             "model": model_fingerprint(local.source, **local.options),
             "template": self.chat.fingerprint,

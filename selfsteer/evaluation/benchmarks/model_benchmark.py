@@ -155,7 +155,7 @@ class EvaluationContext:
         seed: Seeds what a protocol draws at random.
         answer: Asks the model under test; one answer a question, in order, from the store where it is known.
         label_logprobs: Scores fixed replies under the model under test: for each (messages, replies) the log-prob of
-            each reply in nats; None where the backend has no scores.
+            each reply in nats, or why there are none; None where the backend has no scores.
         judge: The language model that judges, None where none is named or the judge only compares pairs.
         pair_judge: A judge that only compares pairs (a reward model, a program), None where it is a language model.
         judgements: The folder of judges' answers, for the cache of ``pair_judge``; None keeps them in memory.
@@ -165,7 +165,7 @@ class EvaluationContext:
     sample: Sequence[int] | None
     seed: int
     answer: Callable[[Sequence[Question]], list[ModelAnswer]]
-    label_logprobs: Callable[[Sequence[tuple[Sequence[Message], Sequence[str]]]], list[list[float]]] | None
+    label_logprobs: Callable[[Sequence[tuple[Sequence[Message], Sequence[str]]]], list[list[float] | str]] | None
     judge: TextJudgeModel | None = None
     pair_judge: Judge | None = None
     judgements: Path | None = None

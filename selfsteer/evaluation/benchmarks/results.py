@@ -48,10 +48,10 @@ class AskedAnswers:
         self.answers += [self.store.stored(one.key) for one in found]
         return found
 
-    def label_logprobs(self, asked: Sequence[tuple[Sequence[Message], Sequence[str]]]) -> list[list[float]]:
+    def label_logprobs(self, asked: Sequence[tuple[Sequence[Message], Sequence[str]]]) -> list[list[float] | str]:
         """Ask as :meth:`AnswerStore.label_logprobs`."""
         found = self.store.label_logprobs(asked)
-        known = sum(not any(map(math.isnan, one)) for one in found)
+        known = sum(not isinstance(one, str) for one in found)
         self.scored = self.scored[0] + known, self.scored[1] + len(found)
         return found
 
