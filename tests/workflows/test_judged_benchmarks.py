@@ -18,14 +18,16 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no {DATA}")
 
 def replies(body: dict, count: int):
     """The model repeats the end of its last message. The judge rates a constant answer 1 and all others 5, and of two
-    answers calls Arena-Hard's longer one much better and MT-Bench's equal."""
+    answers calls Arena-Hard's longer one better (much better if it is three times as long), MT-Bench's equal."""
     text = body["messages"][-1]["content"]
-    if body["model"] == "model":
-        return completion(text[-200:])
+    if body["model"] in ("model", "other"):
+        return completion(text[-200:] if body["model"] == "model" else "Long. " * 999)
     if "Assistant A's Answer|>" in text:
         first, second = text.split("<|The Start of Assistant B's Answer|>")
         _, first = first.split("<|The Start of Assistant A's Answer|>")
-        return completion("[[A>>B]]" if len(first) > len(second) else "[[B>>A]]")
+        longer, shorter = max(len(first), len(second)), min(len(first), len(second))
+        sign = ">>" if longer > 3 * shorter else ">"
+        return completion(f"[[A{sign}B]]" if len(first) > len(second) else f"[[B{sign}A]]")
     if "[[C]]" in body["messages"][0]["content"]:
         return completion("My verdict: [[C]]")
     return completion(f"Rating: [[{1 if CONSTANT in text else 5}]]")
@@ -40,11 +42,11 @@ def server():
 
 @pytest.fixture
 def evaluate(command_line, tmp_path, server):
-    def call(suite, *arguments, limit=6):
+    def call(suite, *arguments, limit=6, model="model"):
         options = ["--suite", suite, "--data-dir", DATA, "--out", tmp_path, "--limit", limit]
         options += ["--backend", "endpoint", "--base-url", server.url, "--judge-base-url", server.url]
-        code, said, errors = command_line("evaluate", "model", "model", *options, *arguments)
-        path = tmp_path / "results" / f"model-{suite.replace(',', '+')}-limit{limit}-seed0.json"
+        code, said, errors = command_line("evaluate", "model", model, *options, *arguments)
+        path = tmp_path / "results" / f"{model}-{suite.replace(',', '+')}-limit{limit}-seed0.json"
         result = json.loads(path.read_text())["benchmarks"] if path.is_file() else {}
         return code, " ".join(said.split()), " ".join(errors.split()), result
 
@@ -90,6 +92,23 @@ def test_a_judge_that_only_compares_plays_arena_hard_and_is_refused_by_mt_bench(
     assert code == 0, errors
     assert found["arena_hard_v0.1"]["judge"]["name"] == "shorter"
     assert found["arena_hard_v0.1"]["details"]["controls"][2]["score"] == 100  # half an answer is shorter
+
+
+def test_two_models_are_compared_question_by_question(evaluate, command_line, tmp_path):
+    """Questions count by their verdicts, which differ between the models."""
+    figures = {}
+    for model in ("model", "other"):
+        code, _, errors, found = evaluate("arena_hard_v2", "--judge", "endpoint:judge", model=model, limit=12)
+        assert code == 0, errors
+        figures[model] = {name: one["value"] for name, one in found["arena_hard_v2"]["metrics"].items()}
+    paths = [tmp_path / "results" / f"{model}-arena_hard_v2-limit12-seed0.json" for model in figures]
+    code, _, errors = command_line("compare", *paths, "--json", tmp_path / "compared.json")
+    assert code == 0, errors
+    [compared] = json.loads((tmp_path / "compared.json").read_text())["benchmarks"]
+    for name in ("style_controlled", "score"):
+        change = compared["metrics"][name][1]["change"]
+        assert change["value"] == pytest.approx(figures["other"][name] - figures["model"][name], abs=0.01)
+        assert change["n"] == 12 and change["low"] <= change["value"] <= change["high"]
 
 
 def test_the_judges_limit_is_that_of_the_command(evaluate, server):
