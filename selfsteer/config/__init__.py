@@ -29,4 +29,11 @@ from selfsteer.config.quality import HarmSettings, QualitySettings, RewardFilter
 from selfsteer.config.queries import BenchmarkSettings, CheckSettings, QuerySettings
 from selfsteer.config.recipe import Recipe
 from selfsteer.config.sweep import SweepFile, SweepSettings, load_sweep, shipped_sweeps
-from selfsteer.config.train import GeneratorSettings, LoraSettings, TrainSettings, per_token
+from selfsteer.config.train import (
+    DISTILLATION,
+    WITHOUT_PREFERENCES,
+    GeneratorSettings,
+    LoraSettings,
+    TrainSettings,
+    per_token,
+)

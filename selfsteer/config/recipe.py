@@ -16,7 +16,7 @@ from selfsteer.config.judge import EvaluationSettings, JudgeSettings
 from selfsteer.config.principles import PrincipleSettings
 from selfsteer.config.quality import QualitySettings
 from selfsteer.config.queries import PreferenceSettings, QuerySettings
-from selfsteer.config.train import GeneratorSettings, TrainSettings, per_token
+from selfsteer.config.train import DISTILLATION, WITHOUT_PREFERENCES, GeneratorSettings, TrainSettings, per_token
 from selfsteer.limits import MAX_ROUNDS
 
 
@@ -72,8 +72,8 @@ class Recipe(Section):
         given = values.get("train", {})
         if not isinstance(given, dict):
             return values
-        sft = given.get("objective") == "sft"
-        return {**values, "train": _V2_POLICY | ({} if sft else _V2_PREFERENCE) | given}
+        pairs = {} if given.get("objective") in WITHOUT_PREFERENCES else _V2_PREFERENCE
+        return {**values, "train": _V2_POLICY | pairs | given}
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -118,7 +118,7 @@ def _of_the_mode(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     if mode == "generator" and size % min(recipe.train.micro_batch_size, size):
         what = f"train.micro_batch_size {recipe.train.micro_batch_size} must divide the generator's batch_size"
         yield what, "generator.batch_size", "train.micro_batch_size"
-    if mode == "generator" and recipe.train.objective == "sso":
+    if mode == "generator" and recipe.train.objective not in ("base", "sft"):
         what = "mode generator trains the policy on the base view (v2): set train.objective to base or sft"
         yield what, "train.objective", "mode"
     yield from _of_preferences(recipe)
@@ -133,7 +133,7 @@ def _of_preferences(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         return
     if recipe.mode != "offline":
         yield f"annotated preferences are trained on in mode offline, not in {recipe.mode}", "preferences", "mode"
-    if recipe.train.objective == "sso":
+    if recipe.train.objective not in ("base", "sft"):
         what = "annotated preferences have no principles to steer by: set train.objective to base or sft"
         yield what, "train.objective", "preferences"
     if recipe.generation.model is not None or recipe.generation.weightless:
@@ -155,8 +155,14 @@ def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
             yield f"{key} makes a difference from the second round on, and rounds is 1", key, "rounds"
     if train.reference != "ema" and train.ema_decay != TrainSettings().ema_decay:
         yield "ema_decay goes with train.reference: ema", "train.ema_decay", "train.reference"
-    if train.reference != "round-start" and train.objective == "sft":
-        yield "sft compares with no reference", "train.reference", "train.objective"
+    if train.reference != "round-start" and train.objective in WITHOUT_PREFERENCES:
+        yield f"{train.objective} compares with no reference", "train.reference", "train.objective"
+    if train.objective == DISTILLATION and train.strategy not in ("auto", "single", "ddp"):
+        what = f"self-distillation samples while it trains, in whole copies of the model: not by {train.strategy}"
+        yield what, "train.strategy", "train.objective"
+    if train.objective == DISTILLATION and recipe.generation.temperature == 0:
+        what = "self-distillation samples answers while it trains: set generation.temperature above 0"
+        yield what, "generation.temperature", "train.objective"
     if train.reference == "ema" and train.lora is not None:
         what = (
             "an average of adapters is not the adapter of the average: train whole weights, or take another reference"

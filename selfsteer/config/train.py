@@ -21,13 +21,16 @@ class LoraSettings(Section):
     """QLoRA: hold the base's weights in 4 bits (NF4) or 8 (int8). Needs a CUDA GPU and the extra ``qlora``."""
 
 
+DISTILLATION = "self-distillation"
+WITHOUT_PREFERENCES = ("sft", DISTILLATION)
+"""The objectives that compare no pairs: no base loss acts in them, and no reference."""
 SUMMED_LOSSES = ("dpo", "hinge")
 """The base losses that compare sums of log-probs; the others compare means per token."""
 
 
 def per_token(objective: str, base_loss: str | None) -> bool:
     """Return whether a loss compares means per token: its implicit reward is then such a mean, else a sum."""
-    return objective == "sft" or base_loss not in SUMMED_LOSSES
+    return objective in WITHOUT_PREFERENCES or base_loss not in SUMMED_LOSSES
 
 
 class TrainSettings(LaunchSettings):
@@ -36,8 +39,9 @@ class TrainSettings(LaunchSettings):
     ``mode: generator`` has v2's defaults: objective base, base_loss dpo, beta 0.1, batch_size 256.
     """
 
-    objective: Literal["sso", "base", "sft"] = "sso"
-    """SSO's loss; the base view's preference loss alone (PBAA); or fine-tuning on y+, without preferences."""
+    objective: Literal["sso", "base", "sft", "self-distillation"] = "sso"
+    """SSO's loss; the base view's preference loss alone (PBAA); fine-tuning on y+, without preferences; or on-policy
+    distillation of the model under x+ into the model under x (SDFT, by TRL)."""
     reference: Literal["round-start", "first", "ema"] = "round-start"
     """What a round is compared with: the policy it starts from (v1), the run's start, or an average of the weights."""
     ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5

@@ -125,11 +125,14 @@ def _train(context: RunContext, shape: ModelShape, policy: Policy, rows: Sequenc
 
     from selfsteer.logprobs import row_attention_on
     from selfsteer.policy.dataset import collate
-    from selfsteer.stages.training import Training, open_trainer
+    from selfsteer.stages.trainers import open_trainer
+    from selfsteer.stages.training import Training
 
     settings = context.recipe.train
     training = Training("policy", 1, [], 0, policy, policy)
-    trainer = open_trainer(context.recipe, context.models, training, rows, context.models.run_dir / "checkpoints")
+    trainer = open_trainer(
+        context.recipe, context.models, training.task(context.recipe), rows, context.models.run_dir / "checkpoints"
+    )
     trainer.state.global_step = 1  # from then on the policy is not its own reference
     model = trainer.model.train()
     if settings.gradient_checkpointing:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from selfsteer.backends import BACKENDS
-from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
+from selfsteer.config import DISTILLATION, GeneratorSettings, Recipe, TrainSettings
 from selfsteer.estimate.flops import Arithmetic, Row, arithmetic, rows_for
 from selfsteer.estimate.memory import STATES, Tuning, tuning
 from selfsteer.estimate.model_shape import ModelShape
@@ -136,6 +136,10 @@ class Costs:
                 loss = recipe.train if kind == "policy" else recipe.generator
                 if self.rates is None:
                     return 0.0
+                if loss.objective == DISTILLATION:
+                    return None  # it samples while it trains, which is not measured
+                if loss.objective == DISTILLATION:
+                    return None  # it samples while it trains, which is not measured
                 flops = self.kept(rows) * loss.epochs * self.training_flops(loss)
                 written = self.checkpoints(loss, rows) * self.checkpoint_bytes + self.policy_bytes
                 return self._loading + flops / self.rates.training / self.training + written / self.rates.disk

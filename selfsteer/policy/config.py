@@ -73,7 +73,10 @@ class SSOConfig(WarmupRatio, TrainingArguments):
         super().__post_init__()
         # Else accelerate takes the seed that torch was given last.
         self.data_seed = self.seed if self.data_seed is None else self.data_seed
-        objective_of(self)
+        if objective_of(self).loss is None:
+            what = f"SSOTrainer has no objective {self.objective!r}"
+            do = "use selfsteer.policy.self_distillation.SelfDistillationTrainer"
+            raise ConfigError(what, where="SSOConfig", do=do)
         if self.reference not in ("start", "stored"):
             raise ConfigError(f"reference is {self.reference!r}", where="SSOConfig", do="give 'start' or 'stored'")
         if self.use_liger_kernel:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from selfsteer.config import DISTILLATION
 from selfsteer.errors import ConfigError, did_you_mean
 from selfsteer.logprobs import PairLogps
 from selfsteer.losses import SSOLoss, base_view_loss, generator_loss, sso_loss, supervised_loss
@@ -30,10 +31,13 @@ _WHERE = "the settings of the loss (sections train and generator of a recipe)"
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss ready to be called; ``views`` are those that it reads, ``compares`` is whether it reads the reference."""
+    """A loss ready to be called; ``views`` are those that it reads, ``compares`` is whether it reads the reference.
+
+    There is no ``loss`` where a trainer of its own has it: ``views`` then stand for its costs.
+    """
 
     views: tuple[View, ...]
-    loss: Callable[..., SSOLoss]
+    loss: Callable[..., SSOLoss] | None
     compares: bool
 
 
@@ -43,9 +47,12 @@ def objective_of(settings: Any) -> Objective:
     Raises :class:`ConfigError` for an unknown one, settings that its loss refuses, or one that does not act in it.
     """
     name = settings.objective
-    if name not in OBJECTIVES:
-        raise ConfigError(f"unknown objective {name!r}", where=_WHERE, do=did_you_mean(str(name), OBJECTIVES))
+    if name not in (*OBJECTIVES, DISTILLATION):
+        known = [*OBJECTIVES, DISTILLATION]
+        raise ConfigError(f"unknown objective {name!r}", where=_WHERE, do=did_you_mean(str(name), known))
     _check_idle(settings)
+    if name == DISTILLATION:
+        return Objective((View.BASE,), None, compares=False)  # student and teacher: two sequences, as in that view
     loss = partial(OBJECTIVES[name], **{key: _value(settings, key) for key in _keywords(OBJECTIVES[name])})
     try:
         if name == "generator":
@@ -75,7 +82,7 @@ def _check_idle(settings: Any) -> None:
 
     A keyword of a loss acts in it, any other one has to be at its default: so a new loss brings its own check.
     """
-    acting = _keywords(OBJECTIVES[settings.objective])
+    acting = _keywords(OBJECTIVES[settings.objective]) if settings.objective in OBJECTIVES else {}
     for key, default in _DEFAULTS.items():
         if key not in acting and _value(settings, key) != default:
             users = [name for name, loss in OBJECTIVES.items() if key in _keywords(loss)]

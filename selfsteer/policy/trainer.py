@@ -232,6 +232,7 @@ class SSOTrainer(ShardingTrainer, WarmupTrainer):
         reference = pair_views(inputs["reference"].to(sums), counts, self.cells, self.views)
         if self._starts:
             self._check_start(policy, reference)
+        assert self._objective.loss is not None  # SSOConfig refuses such an objective
         bundle = self._objective.loss(policy, reference)
         finite = torch.isfinite(bundle.loss.detach()).tolist()
         bad = [row.id for row, good in zip(contrasts, finite, strict=True) if not good]

@@ -6,9 +6,9 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from selfsteer.config import GeneratorSettings, Recipe, TrainSettings
+from selfsteer.config import WITHOUT_PREFERENCES, GeneratorSettings, Recipe, TrainSettings
 from selfsteer.config.launch import LAUNCH_KEYS
 from selfsteer.files import read_json, remove, write_atomic, write_json
 from selfsteer.jobs.launch import run_job
@@ -29,14 +29,15 @@ from selfsteer.stages.resumable_training import (
     save_folder,
     train_with_resume,
 )
+from selfsteer.stages.trainers import Task, open_trainer
 from selfsteer.version import __version__
 from selfsteer.views import harmful_target
 
 if TYPE_CHECKING:
-    from selfsteer.policy import SSOConfig, SSOTrainer
+    from selfsteer.policy import SSOTrainer
+    from selfsteer.policy.self_distillation import SelfDistillationTrainer
 
 _INFO = "selfsteer.json"
-_SAME_NAMES = "max_length weight_decay max_grad_norm show_examples".split()
 _CHANGES_NO_WEIGHT = {"save_steps", "show_examples"} | LAUNCH_KEYS
 _SAID_BY_DATA = {"reference", "ema_decay", "older_rounds"}
 """They act through the rows and their scores, which the stages before name."""
@@ -75,6 +76,10 @@ class Training:
     def loss(self, recipe: Recipe) -> TrainSettings | GeneratorSettings:
         """Return the section of the recipe with its loss, learning rate, epochs and batch size."""
         return recipe.train if self.kind == "policy" else recipe.generator
+
+    def task(self, recipe: Recipe) -> Task:
+        """Return what its trainer has to know of it."""
+        return Task(self.start, self.loss(recipe), self.reference != self.start, self.strategy)
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """Return all settings that its weights depend on."""
@@ -228,7 +233,7 @@ def do_training(recipe: Recipe, models: ModelPool, training: Training, space: Wo
         rows = [row for row in read_rows(training.files, Contrast) if row.kept]
         started = time.monotonic()
         with divergence_noted(space.path("diverged.json"), "train.learning_rate"):
-            trainer = open_trainer(recipe, models, training, rows, checkpoints)
+            trainer = open_trainer(recipe, models, training.task(recipe), rows, checkpoints)
             log = _log(space.run_dir, training)
             trainer.say = space.display.say
             train_with_resume(trainer, checkpoints, log, space.display)
@@ -251,86 +256,21 @@ def _checkpoints(space: Workspace) -> Path:
     return space.folder / f"checkpoints-{space.key}"
 
 
-def open_trainer(
-    recipe: Recipe, models: ModelPool, training: Training, rows: Sequence[Contrast], checkpoints: Path
-) -> SSOTrainer:
-    """Return the trainer of a training on scored rows, with a model of its own."""
-    from selfsteer.policy import SSOTrainer
-    from selfsteer.policy.adapters import lora_config
-
-    chat = models.chat(training.start)
-    assert chat is not None  # the configuration lets only backends with weights train
-    place = Place(models.precision(recipe.train.precision), models.device, training.strategy)
-    args = sso_config(
-        recipe.train, checkpoints, seed=recipe.seed, place=place, loss=training.loss(recipe),
-        stored=training.reference != training.start, template_kwargs=recipe.model.chat_template_kwargs,
-    )  # fmt: skip
-    return SSOTrainer(
-        model=models.trainable(training.start), args=args, train_dataset=rows, processing_class=chat.tokenizer,
-        peft_config=recipe.train.lora and lora_config(recipe.train.lora),
-    )  # fmt: skip
-
-
-class Place(NamedTuple):
-    """Where and how a training computes: "bfloat16" or "float32", the device, and how its processes share the work."""
-
-    precision: str
-    device: str
-    strategy: str = "single"
-
-
-def sso_config(
-    settings: TrainSettings,
-    folder: Path,
-    *,
-    seed: int,
-    place: Place,
-    loss: TrainSettings | GeneratorSettings | None = None,
-    stored: bool = False,
-    template_kwargs: dict[str, Any] | None = None,
-) -> SSOConfig:
-    """Return the trainer's configuration for a recipe's train section.
-
-    Args:
-        loss: The section with the loss, learning rate, epochs and batch size (default: ``settings``).
-        stored: Whether the reference is that of the rows' scores and not the start.
-    """
-    from selfsteer.policy import SSOConfig
-    from selfsteer.policy.objective import loss_fields
-    from selfsteer.policy.strategies import strategy_arguments
-
-    own = loss or settings
-    options: dict[str, Any] = loss_fields(own) | {name: getattr(settings, name) for name in _SAME_NAMES}
-    options["allow_harmful_targets"] = isinstance(own, GeneratorSettings) and own.allow_harmful_targets
-    options |= strategy_arguments(place.strategy, gradient_checkpointing=settings.gradient_checkpointing)
-    # Dropout acts in the policy's first forward pass and not in its reference, so the two differ before any step.
-    options["check_start"] = settings.lora is None or settings.lora.dropout == 0
-    share = own.batch_size // world_size()
-    micro = next(size for size in range(min(settings.micro_batch_size, share), 0, -1) if share % size == 0)
-    if settings.optimizer != "adamw":
-        options["optim"] = settings.optimizer
-    return SSOConfig(
-        output_dir=str(folder), reference="stored" if stored else "start", chat_template_kwargs=template_kwargs or None,
-        learning_rate=own.learning_rate, num_train_epochs=own.epochs, per_device_train_batch_size=micro,
-        gradient_accumulation_steps=share // micro, warmup_ratio=settings.warmup_ratio,
-        adam_beta1=settings.adam_betas[0], adam_beta2=settings.adam_betas[1], save_strategy="steps",
-        save_steps=settings.save_steps, save_total_limit=2, bf16=place.precision == "bfloat16",
-        use_cpu=place.device == "cpu", dataloader_pin_memory=place.device != "cpu", seed=seed, report_to="none",
-        disable_tqdm=True, **options,
-    )  # fmt: skip
-
-
 def _info(
-    recipe: Recipe, training: Training, trainer: SSOTrainer, rows: Sequence[Contrast], seconds: float
+    recipe: Recipe,
+    training: Training,
+    trainer: SSOTrainer | SelfDistillationTrainer,
+    rows: Sequence[Contrast],
+    seconds: float,
 ) -> TrainingResult:
     loss = training.loss(recipe)
-    views = () if trainer.args.allow_harmful_targets else trainer.views
+    views = () if getattr(trainer.args, "allow_harmful_targets", False) else trainer.views
     harmful = sum(any(harmful_target(row, view) for view in views) for row in rows)
     bits = recipe.train.lora.bits if recipe.train.lora else None
     precision = "bfloat16 autocast" if trainer.args.bf16 else "float32"
     return TrainingResult(
         examples=trainer.examples, harmful_left_out=harmful, steps=trainer.state.global_step, epochs=loss.epochs,
-        objective=loss.objective, base_loss=None if loss.objective == "sft" else loss.base_loss,
+        objective=loss.objective, base_loss=None if loss.objective in WITHOUT_PREFERENCES else loss.base_loss,
         reference=training.reference.name, learning_rate=loss.learning_rate,
         precision=f"{precision}, base in {bits} bits" if bits else precision, seconds=round(seconds, 1),
         peak_memory_gb=peak_memory_gb(), processes=world_size(),

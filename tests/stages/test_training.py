@@ -11,7 +11,7 @@ from rich.console import Console
 from selfsteer.config import TrainSettings
 from selfsteer.loop import run
 from selfsteer.runs.progress import Display
-from selfsteer.stages.training import Place, sso_config
+from selfsteer.stages.trainers import Place, sso_config
 from tests.run_helpers import small_recipe, write_queries
 
 
