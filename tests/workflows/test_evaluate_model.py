@@ -13,10 +13,12 @@ import pytest
 
 from selfsteer.backends import request_scheduler
 from selfsteer.backends.transformers import TransformersBackend
+from selfsteer.errors import ModelError
 from selfsteer.evaluation.benchmarks import table
 from selfsteer.evaluation.benchmarks.evaluated_model import EvaluatedModel, ModelOptions
 from selfsteer.evaluation.benchmarks.table import model_benchmarks
 from tests.backends.chat_server import ChatServer, completion, failure
+from tests.conftest import build_tokenizer
 from tests.evaluation.benchmarks import toy
 
 TIMES = {"seconds"}
@@ -203,6 +205,24 @@ def test_a_base_model_gets_the_texts_as_they_are(evaluate, tmp_path, tiny_chat_m
     ]
     text = model.chat.tokenizer.decode(model.chat.encode(examples))
     assert text == "Sums.\n\nQ: 1+1\nA: 2\n\nQ: 2+2\nA:"
+
+
+def test_a_base_model_needs_no_chat_template_and_gets_one_bos_where_its_tokenizer_adds_one(tmp_path, tiny_chat_model):
+    from tokenizers.processors import TemplateProcessing
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny_chat_model, base)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.bos_token = "<|im_start|>"
+    start = ("<|im_start|>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<|im_start|> $A", special_tokens=[start])
+    (base / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(base)
+    chat = EvaluatedModel(str(base), ModelOptions(chat_template=False)).chat
+    assert chat.tokenizer.decode(chat.encode([{"role": "user", "content": "Q:"}])) == "<|im_start|>Q:"
+    with pytest.raises(ModelError, match="chat template"):
+        EvaluatedModel(str(base), ModelOptions())
 
 
 def test_a_run_directory_stands_for_its_policy(evaluate, tmp_path, tiny_chat_model):
