@@ -27,6 +27,7 @@ from selfsteer.evaluation.benchmarks.judged import (
     half,
     judge_pairs_of,
     language_judge,
+    picked,
     read_rows,
     spread,
     verdict_of,
@@ -119,8 +120,7 @@ class ArenaHard:
         if context.pair_judge is None:
             language_judge(context, "Arena-Hard")
         rows = read_rows(context.files[QUESTIONS], ["uid", "category", "prompt"])
-        rows = [row for row in rows if row["category"] == self._category]
-        rows = rows if context.sample is None else [rows[place] for place in context.sample]
+        rows = picked([row for row in rows if row["category"] == self._category], context.sample)
         baseline = _answers_of_baseline(context.files[BASELINE])
         asked = [[Message(role="user", content=row["prompt"])] for row in rows]
         answers = context.answer([Question(messages, ANSWERING) for messages in asked])

@@ -24,7 +24,7 @@ CONTROL_ITEMS = 16
 """Items of a control row at most: rows of controls are to show that a judge reads, not to measure to the last digit."""
 
 _FIELD = re.compile(r"\{(\w+)\}")
-Verdict = TypeVar("Verdict")
+T = TypeVar("T")
 
 
 def read_rows(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:
@@ -37,6 +37,11 @@ def read_rows(path: Path, fields: Iterable[str]) -> list[dict[str, Any]]:
             raise DataError(f"a row without {', '.join(lacking)}", where=where, do=do)
         rows.append(row)
     return rows
+
+
+def picked(rows: Sequence[T], sample: Sequence[int] | None) -> list[T]:
+    """Return the rows at the positions of a sample; those that a shorter file lacks are missing in the counts."""
+    return list(rows) if sample is None else [rows[place] for place in sample if place < len(rows)]
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -63,7 +68,7 @@ def judge_pairs_of(context: EvaluationContext, pairs: Sequence[Pair]) -> list[Ju
     return judge_pairs(context.pair_judge, pairs, AnswerCache(path))
 
 
-def verdict_of(reply: ModelAnswer, read: Callable[[str], Verdict | str]) -> Verdict | str:
+def verdict_of(reply: ModelAnswer, read: Callable[[str], T | str]) -> T | str:
     """Return the verdict in a judge's reply, or why there is none."""
     if reply.error:
         return f"judge: {reply.error}"
@@ -92,7 +97,7 @@ class JudgeMarks:
         return (SPEAKS,) if found else ()
 
 
-def spread(items: Sequence[Verdict], most: int = CONTROL_ITEMS) -> list[Verdict]:
+def spread(items: Sequence[T], most: int = CONTROL_ITEMS) -> list[T]:
     """Return at most so many items, evenly spread over the sequence."""
     if len(items) <= most:
         return list(items)

@@ -19,6 +19,7 @@ from selfsteer.evaluation.benchmarks.judged import (
     fill,
     half,
     language_judge,
+    picked,
     read_rows,
     spread,
     verdict_of,
@@ -125,12 +126,6 @@ def read_questions(files: Mapping[str, Path]) -> list[TwoTurns]:
     return questions
 
 
-def picked_questions(context: EvaluationContext) -> list[TwoTurns]:
-    """Return the questions to ask."""
-    questions = read_questions(context.files)
-    return questions if context.sample is None else [questions[place] for place in context.sample]
-
-
 def read_answers(path: Path) -> dict[str, Turns]:
     """Return recorded answers by the id of their question."""
     rows = read_rows(path, ["question_id", "choices"])
@@ -173,7 +168,7 @@ class MTBench:
             DataError: A data file lacks a field.
         """
         judge = language_judge(context, "MT-Bench")
-        prompts, questions = JudgePrompts(context.files[PROMPTS]), picked_questions(context)
+        prompts, questions = JudgePrompts(context.files[PROMPTS]), picked(read_questions(context.files), context.sample)
         answers = ask_two_turns(questions, context.answer)
         items = turn_items(
             questions, answers, lambda asked: rate(judge, prompts, asked), METRIC, prompts.marks("single", RATING)

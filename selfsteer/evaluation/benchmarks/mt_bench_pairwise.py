@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from selfsteer.evaluation.benchmarks.judged import language_judge, verdict_of
+from selfsteer.evaluation.benchmarks.judged import language_judge, picked, verdict_of
 from selfsteer.evaluation.benchmarks.model_benchmark import BenchmarkScores, EvaluationContext, TextJudgeModel
 from selfsteer.evaluation.benchmarks.mt_bench import (
     JUDGING,
@@ -20,8 +20,8 @@ from selfsteer.evaluation.benchmarks.mt_bench import (
     ask_two_turns,
     means_by_category,
     means_of,
-    picked_questions,
     read_answers,
+    read_questions,
     turn_items,
 )
 from selfsteer.judges.bracket_verdicts import VERSION, WINNER, read_winner
@@ -42,7 +42,7 @@ class MTBenchPairwise:
             DataError: A data file lacks a field.
         """
         judge = language_judge(context, "MT-Bench (pairwise)")
-        prompts, questions = JudgePrompts(context.files[PROMPTS]), picked_questions(context)
+        prompts, questions = JudgePrompts(context.files[PROMPTS]), picked(read_questions(context.files), context.sample)
         baseline = read_answers(context.files[BASELINE])
         answers = ask_two_turns(questions, context.answer)
         items = turn_items(

@@ -167,6 +167,8 @@ def test_a_judge_of_no_use_leaves_no_score_and_a_missing_answer_of_the_baseline_
     found = ARENA_HARD_V2.evaluate(context(files, Judge(lambda *texts: "I like both.")))
     assert not found.metrics and Counter(one.why for one in found.items) == {"no verdict in the reply": 8}
     assert found.details["first_place"] is None and found.details["controls"][0]["score"] is None
+    found = ARENA_HARD_V2.evaluate(context(files, Judge(lambda *texts: "[[A=B]]"), sample=[0, 3, 4]))
+    assert found.expected == 2  # a file of unknown content may lack rows
     rows = files["baseline"].read_text().splitlines()
     files["baseline"].write_text("\n".join(line for line in rows if "hard_prompt-2" not in line) + "\n")
     found = ARENA_HARD_V2.evaluate(context(files, Judge(lambda *texts: "[[A=B]]")))
