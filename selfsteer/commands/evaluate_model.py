@@ -72,6 +72,9 @@ class ModelArguments:
     batch_size: Annotated[
         int | None, count_option(help="Questions asked together.", show_default="vllm 512, endpoint 128, else 16")
     ] = None
+    system_prompt: Annotated[
+        str, typer.Option(help="Ask every question with this system message.", show_default="none")
+    ] = ""
     loading: LoadingArguments = field(default_factory=LoadingArguments)
     base_url: Annotated[
         str | None, typer.Option(help="URL of the models' endpoint.", show_default="what OPENAI_BASE_URL holds")
@@ -154,7 +157,7 @@ def _model_options(given: ModelArguments) -> Any:
         raise ConfigError(what, where="--no-chat-template", do="leave it out, or use another backend")
     return ModelOptions(
         given.backend, _settings(given.loading), given.base_url, given.api_key_env,
-        not given.no_chat_template, given.batch_size,
+        not given.no_chat_template, given.batch_size, given.system_prompt,
     )  # fmt: skip
 
 

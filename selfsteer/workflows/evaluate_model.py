@@ -145,7 +145,7 @@ def evaluate_model(
 def _evaluated(
     one: ReadyBenchmark, model: EvaluatedModel, store: AnswerStore, suite: ReadySuite
 ) -> tuple[dict[str, Any], Sequence[ItemScore]]:
-    options, asked = suite.options, AskedAnswers(store)
+    options, asked = suite.options, AskedAnswers(store, model.system_prompt)
     sample = one.sample(options.limit, options.seed)
     context = EvaluationContext(
         files={found.name: found.path for found in one.files if found.path},

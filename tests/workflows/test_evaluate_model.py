@@ -192,6 +192,26 @@ def test_a_backend_without_scores_offers_none(evaluate):
     server.close()
 
 
+def test_a_system_prompt_goes_before_every_question_and_is_kept_in_the_result(evaluate, tmp_path, monkeypatch):
+    asked, generate = [], TransformersBackend.generate
+
+    def listening(self, prompts, *arguments, **options):
+        asked.extend(prompts)
+        return generate(self, prompts, *arguments, **options)
+
+    monkeypatch.setattr(TransformersBackend, "generate", listening)
+    assert evaluate()[0] == evaluate("--system-prompt", "Answer in one word.")[0] == 0
+    plain, steered = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+    assert len(steered) == toy.N, "other prompts are other answers"
+    key = [{"role": "system", "content": "Answer in one word."}]
+    assert sorted(map(str, steered)) == sorted(str(key + prompt) for prompt in plain)
+    other, own = sorted(
+        (json.loads(path.read_text())["model"] for path in (tmp_path / "out/results").glob("*.json")), key=len
+    )
+    assert "system_prompt" not in other and own["system_prompt"] == "Answer in one word."
+    assert own["name"].startswith(f"{other['name']}-system-")
+
+
 def test_a_base_model_gets_the_texts_as_they_are(evaluate, tmp_path, tiny_chat_model):
     assert evaluate("--no-chat-template")[0] == 0
     result = result_of(tmp_path / "out", "tiny-toy.json")

@@ -41,6 +41,7 @@ class ModelOptions:
         base_url, api_key_env: Of a server.
         chat_template: False gives the text alone to the model, see :data:`PLAIN_TEMPLATE`.
         batch_size: Questions asked together; None is the backend's own number.
+        system_prompt: Is put before every question; a model with one has its own name in tables and files.
     """
 
     backend: str = "transformers"
@@ -49,6 +50,7 @@ class ModelOptions:
     api_key_env: str = "OPENAI_API_KEY"
     chat_template: bool = True
     batch_size: int | None = None
+    system_prompt: str = ""
 
 
 class EvaluatedModel:
@@ -62,6 +64,7 @@ class EvaluatedModel:
         name: Short, for tables and files.
         identity: What its answers depend on besides the questions: weights, chat template, precision, engine.
         about: What a result says of it.
+        system_prompt: What every question is asked with; "" for none.
 
     Raises:
         ConfigError, ModelError, FetchError: A setting is wrong; the model can't be used as it is, or not be fetched.
@@ -88,6 +91,10 @@ class EvaluatedModel:
         else:
             self.name = _short(name if "/" not in name or not Path(name).is_dir() else str(Path(name).absolute()))
             self.identity, self.about = self._known(self._local)
+        self.system_prompt = options.system_prompt
+        if self.system_prompt:
+            self.name = f"{self.name}-system-{fingerprint(self.system_prompt)[:8]}"
+            self.about |= {"name": self.name, "system_prompt": self.system_prompt}
 
     def _server(self, name: str) -> GenerationSettings:
         if not self._kind.remote:

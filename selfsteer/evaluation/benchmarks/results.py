@@ -6,7 +6,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean, median
@@ -21,6 +21,7 @@ from selfsteer.evaluation.benchmarks.model_benchmark import BenchmarkScores, Ite
 from selfsteer.evaluation.benchmarks.read_results import SCHEMA_VERSION
 from selfsteer.evaluation.benchmarks.table import BenchmarkFacts
 from selfsteer.files import atomic_path, write_json
+from selfsteer.principles import steer
 from selfsteer.records import Message
 from selfsteer.significance import smallest_difference
 
@@ -34,26 +35,32 @@ class AskedAnswers:
     """Asks the store for a benchmark, and keeps count of what the benchmark asked.
 
     Attributes:
+        system_prompt: Is added to every question's system message, or is it where there is none.
         answers: What is kept of each answer, in the order in which they were asked for.
         scored: Prompts whose replies have log-probs, of how many.
     """
 
     store: AnswerStore
+    system_prompt: str = ""
     answers: list[StoredAnswer] = field(default_factory=list)
     scored: tuple[int, int] = (0, 0)
 
     def answer(self, questions: Sequence[Question]) -> list[ModelAnswer]:
         """Ask as :meth:`AnswerStore.answer`."""
-        found = self.store.answer(questions)
+        found = self.store.answer([replace(one, messages=self._prompted(one.messages)) for one in questions])
         self.answers += [self.store.stored(one.key) for one in found]
         return found
 
     def label_logprobs(self, asked: Sequence[tuple[Sequence[Message], Sequence[str]]]) -> list[list[float] | str]:
         """Ask as :meth:`AnswerStore.label_logprobs`."""
-        found = self.store.label_logprobs(asked)
+        found = self.store.label_logprobs([(self._prompted(prompt), labels) for prompt, labels in asked])
         known = sum(not isinstance(one, str) for one in found)
         self.scored = self.scored[0] + known, self.scored[1] + len(found)
         return found
+
+    def _prompted(self, messages: Sequence[Message]) -> Sequence[Message]:
+        # The store turns it into a part of the user turn where the template has no system role.
+        return steer(messages, self.system_prompt, "native") if self.system_prompt else messages
 
     @property
     def answered(self) -> int:
