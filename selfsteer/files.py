@@ -10,7 +10,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -77,6 +77,22 @@ def atomic_path(path: Path, *, inside: Path | None = None, sync: bool = True) ->
                 _fsync(path.parent)  # else a crash may lose the new name, though the content is on disk
         except BaseException:
             remove(temporary)
+            raise
+
+
+def fill_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill`` write into an empty folder that gets the name ``path`` when it is whole, unless it is there already.
+
+    Two processes may do it at the same time: the folder of the first stays.
+    """
+    if path.is_dir():
+        return
+    try:
+        with atomic_path(path) as folder:
+            folder.mkdir()
+            fill(folder)
+    except (OSError, StorageError):
+        if not path.is_dir():
             raise
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PLACES = (ROOT, ROOT / "selfsteer")
 LONGEST_FILE = 400
 LARGEST_FOLDER = 0.13
-"""Share of the package's lines."""
+"""Share of the package's lines. A folder inside another one counts by itself."""
 
 FLOORS = """
 errors sanitize language_id limits seeding confidence_intervals version
@@ -113,7 +113,7 @@ def test_no_file_is_long_and_no_folder_is_large():
     assert not {str(path): count for path, count in lines.items() if count > LONGEST_FILE}
     folders: dict[str, int] = {}
     for path, count in lines.items():
-        name = path.relative_to(ROOT / "selfsteer").parts[0]
+        name = str(path.relative_to(ROOT / "selfsteer").parent)
         folders[name] = folders.get(name, 0) + count
     assert not {name: count for name, count in folders.items() if count > LARGEST_FOLDER * sum(lines.values())}
 
