@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from selfsteer.config import LocalModelSettings, Recipe
+from selfsteer.errors import StorageError
 from selfsteer.evaluation.benchmarks.compare import compare
 from selfsteer.evaluation.benchmarks.evaluated_model import EvaluatedModel, ModelOptions
 from selfsteer.evaluation.benchmarks.read_results import read_results
-from selfsteer.files import write_json
+from selfsteer.files import is_inside, write_json
 from selfsteer.jobs.ranks import node_rank
 from selfsteer.loop.run import check, open_stages
 from selfsteer.loop.run import run as run_stages
@@ -41,6 +42,7 @@ def run(
 
     Raises:
         ConfigError, DataError: As :func:`prepare_suite`, before anything is computed.
+        StorageError: The folder of benchmarks leads out of the run directory.
     """
     shown = display or Display(quiet=True)
     go = partial(run_stages, recipe, run_dir, display=shown, command=command, callbacks=callbacks, sweep_dir=sweep_dir)
@@ -49,6 +51,10 @@ def run(
         return go()
     check(open_stages(recipe, run_dir, Display(quiet=True), sweep_dir=sweep_dir))
     folder = run_dir / "benchmarks"
+    for name in ("answers", "judgements", "results"):
+        if not is_inside(run_dir, f"benchmarks/{name}"):  # a run directory may come from someone else
+            do = "replace the symbolic link by a folder of its own"
+            raise StorageError("this folder is outside of the run directory", where=str(folder / name), do=do)
     with locked(folder, "folder of benchmarks"):
         judge = recipe.judge if recipe.judge.name else None
         suite = prepare_suite(

@@ -9,7 +9,7 @@ import pytest
 
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.config import Recipe
-from selfsteer.errors import ConfigError, InputError
+from selfsteer.errors import ConfigError, InputError, StorageError
 from selfsteer.evaluation.benchmarks import table
 from selfsteer.evaluation.benchmarks.table import model_benchmarks
 from selfsteer.files import remove
@@ -161,6 +161,16 @@ def test_what_is_missing_is_said_before_the_run(recipe, tmp_path):
     with pytest.raises(ConfigError, match="no benchmark or suite is named 'toi'"):
         run(recipe.model_copy(update={"evaluation": unknown}), tmp_path / "run")
     assert not keys(tmp_path / "run")
+
+
+@pytest.mark.parametrize("link", ["benchmarks", "benchmarks/answers"])
+def test_nothing_is_written_where_a_link_leads(recipe, tmp_path, link):
+    (tmp_path / "run" / link).parent.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run" / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="outside of the run directory"):
+        run(recipe, tmp_path / "run")
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize(
