@@ -18,6 +18,7 @@ from selfsteer.jobs.ranks import node_rank
 from selfsteer.loop.run import check, open_stages
 from selfsteer.loop.run import run as run_stages
 from selfsteer.report import write_report
+from selfsteer.report.figures.benchmarks import change_text, digits_of, official
 from selfsteer.runs.events import Callback
 from selfsteer.runs.progress import Display
 from selfsteer.runs.store import locked
@@ -77,6 +78,13 @@ def run(
         ]
         comparison = {"run": summary["created"], **comparison_json(compare(found))}
         write_json(run_dir / "benchmarks.json", comparison)
+        for one in comparison["benchmarks"]:
+            metric, (old, new) = official(one)
+            digits = digits_of(one)
+            if old and new:
+                values = f"{old['value']:.{digits}f} -> {new['value']:.{digits}f}"
+                change = change_text(new["change"], digits)
+                shown.say(f"benchmarks: {one['title']}, {metric}: {values}, difference {change}")
         write_report(run_dir)
     return summary
 

@@ -114,7 +114,9 @@ def read_results(sources: Sequence[Path]) -> list[ModelResult]:
         DataError: A source is missing, holds no result, or is damaged.
     """
     found: list[ModelResult] = []
-    for file in (file for source in sources for file in _files(source)):
+    given = set(sources)  # a shell's `results/*` names the item scores too, which are read beside their result
+    named = [one for one in sources if one.suffix != ".parquet" or one.with_suffix(".json") not in given]
+    for file in (file for source in named for file in _files(source)):
         read = _read(file)
         for place, one in enumerate(found):
             same = (one.label, one.fingerprint) == (read.label, read.fingerprint)

@@ -214,6 +214,9 @@ def test_folders_and_several_files_of_a_model(tmp_path):
     again = write_result(tmp_path / "again.json", "a", {"gsm8k": gsm8k(scores)})
     models = compare_results([results / "a-gsm8k.json", again]).models
     assert models == [f"a ({results / 'a-gsm8k.json'})", f"a ({again})"], "the same benchmark twice: two results"
+    assert compare_results(sorted(results.iterdir())) == comparison, (
+        "a shell's results/* has the item scores among them"
+    )
     assert [one.name for one in compare_results([results], "mmlu").benchmarks] == ["mmlu"]
     with pytest.raises(DataError, match="no result has math500"):
         compare_results([results], "math500")
