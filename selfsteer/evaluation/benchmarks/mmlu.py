@@ -17,7 +17,7 @@ from selfsteer.errors import DataError
 from selfsteer.evaluation.benchmarks.harness import HarnessBenchmark, HarnessData, HarnessTask, Item, Samples
 
 _GENERATED = "The letter is read from a written answer (mmlu_generative): the model gives no log-probs."
-_FIVE = {"num_fewshot": 5}  # lm-eval's default is none
+_EXAMPLES = {"num_fewshot": 5}  # lm-eval's default is none
 
 
 def _read(files: Mapping[str, Path], scores: bool) -> HarnessData:
@@ -30,7 +30,7 @@ def _read(files: Mapping[str, Path], scores: bool) -> HarnessData:
                 rows = csv.reader(io.StringIO(archive.read(name).decode("utf-8")))
                 splits.setdefault(subject, {})[split] = [_row(row, subject, name) for row in rows]
     kind, folder = ("", "default") if scores else ("_generative", "generative")
-    tasks = [HarnessTask(f"mmlu_{name}{kind}", f"mmlu/{folder}/mmlu_{name}.yaml", _FIVE) for name in splits]
+    tasks = [HarnessTask(f"mmlu_{name}{kind}", f"mmlu/{folder}/mmlu_{name}.yaml", _EXAMPLES) for name in splits]
     items = [
         Item(f"{subject}/{place}", f"mmlu_{subject}{kind}", place, subject)
         for subject, own in splits.items()
