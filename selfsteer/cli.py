@@ -28,6 +28,7 @@ from selfsteer.commands.principles import principles_list, principles_show
 from selfsteer.commands.principles_check import principles_check
 from selfsteer.commands.principles_invent import principles_invent
 from selfsteer.commands.report import report
+from selfsteer.commands.reproduce import reproduce
 from selfsteer.commands.reward import train_rewards
 from selfsteer.commands.run import generate, run
 from selfsteer.commands.score import score
@@ -40,6 +41,7 @@ STORY: dict[str, Callable[..., Any]] = {
     "augment": augment,
     "generate": generate,
     "sweep": sweep,
+    "reproduce": reproduce,
     "train": train,
     "estimate": estimate,
     "filter": filter_rows,

@@ -118,7 +118,7 @@ def evaluate_model(arguments: EvaluateModelArguments) -> None:
     from selfsteer.workflows import evaluate_model as workflow
 
     options, given = _model_options(arguments.opening), arguments.suite
-    judge = _judge_settings(arguments.judging, arguments.opening.loading)
+    judge = benchmark_judge(arguments.judging, arguments.opening.loading)
     suite_options = workflow.SuiteOptions(
         given.suite, given.data_dir, judge, given.limit, given.seed, arguments.out, given.unverified_data
     )
@@ -174,7 +174,8 @@ def _settings(given: LoadingArguments, **more: Any) -> Any:
     return judge_settings(known | more)
 
 
-def _judge_settings(given: JudgeArguments, loading: LoadingArguments) -> Any:
+def benchmark_judge(given: JudgeArguments, loading: LoadingArguments) -> Any:
+    """Return the settings of the judge that benchmarks ask, None where nobody is named; raises ConfigError."""
     from selfsteer.config import JudgeSettings
 
     if given.judge is None:

@@ -65,12 +65,12 @@ def run(
                 judge, recipe.evaluation.limit, recipe.seed, folder,
             )
         )  # fmt: skip
-        before = _evaluated("before", recipe.model.name, recipe.model.revision, recipe, suite, shown)
+        before = evaluate_policy("before", recipe.model.name, recipe.model.revision, recipe, suite, shown)
         summary = go()
         best = (summary["guards"] or {}).get("best")
         if not best:
             return summary
-        after = _evaluated("after", str(run_dir / "policy"), None, recipe, suite, shown)
+        after = evaluate_policy("after", str(run_dir / "policy"), None, recipe, suite, shown)
         labels = {"before": before, f"after round {best}": after}
         found = [
             replace(read_results([path])[0], label=name, source=str(path.relative_to(run_dir)))  # a run can be moved
@@ -89,7 +89,15 @@ def run(
     return summary
 
 
-def _evaluated(what: str, name: str, revision: str | None, recipe: Recipe, suite: ReadySuite, display: Display) -> Path:
+def evaluate_policy(
+    what: str,
+    name: str,
+    revision: str | None,
+    recipe: Recipe,
+    suite: ReadySuite,
+    display: Display,
+    system_prompt: str = "",
+) -> Path:
     """Evaluate a policy and return its result file, called by ``what``: a run may have the name of its model."""
     settings, generation = recipe.model, recipe.generation
     loading = LocalModelSettings(
@@ -97,8 +105,9 @@ def _evaluated(what: str, name: str, revision: str | None, recipe: Recipe, suite
         trust_remote_code=settings.trust_remote_code, chat_template_kwargs=settings.chat_template_kwargs,
     )  # fmt: skip
     backend = "vllm" if generation.backend == "vllm" else "transformers"
-    model = EvaluatedModel(name, ModelOptions(backend, loading, batch_size=generation.batch_size))
-    model.name = what
+    options = ModelOptions(backend, loading, batch_size=generation.batch_size, system_prompt=system_prompt)
+    model = EvaluatedModel(name, options)
+    model.name = model.about["name"] = what
     said: set[str] = set()
 
     def progress(title: str, done: int, total: int) -> None:
