@@ -146,3 +146,41 @@ def test_killed_while_it_trains_or_evaluates_it_ends_with_the_same_table(mini, t
     assert go("scoring", 2) == -9
     assert go("", 0) == 0
     assert rows_of(tmp_path / "out")[0] == wanted
+
+
+def test_reward_models_are_trained_on_the_runs_and_scored_on_labelled_pairs(mini, tmp_path, command_line):
+    values = yaml.safe_load(mini.read_text())
+    pairs = [
+        {"prompt": f"Say {n}", "chosen": f"It is {n}, yes.", "rejected": "no " * (n + 1), "subset": "alpacaeval-easy"}
+        for n in range(12)
+    ]
+    train, labelled = tmp_path / "train.jsonl", tmp_path / "labelled.jsonl"
+    train.write_text("".join(json.dumps(pair) + "\n" for pair in pairs[:8]))
+    labelled.write_text("".join(json.dumps(pair) + "\n" for pair in pairs[8:]))
+    reward = {
+        "model": "tiny",
+        "evaluate": ["nowhere/no-data-set"],
+        "recipe": {
+            "sets": {
+                "pairs": {"source": "nowhere/none"},
+                "sso": {"source": "run:sso"},
+                "passed": {"source": "run:pairs"},
+            },
+            "variants": {"pairs": ["pairs"], "pairs-sso": ["pairs", "sso"], "both": ["sso", "passed"]},
+            "options": {"batch_size": 4, "micro_batch_size": 2, "max_length": 400, "processes": 0},
+        },
+    }
+    runs = {name: values["runs"][name] for name in ("sso", "pairs")}
+    columns = {"All": "reward.accuracy", "Chat": "reward.Chat"}
+    own = {"runs": runs, "columns": columns, "reward": reward, "paper": {"tiny": {"pairs-sso": {"All": 91.7}}}}
+    del values["models"]["other"]
+    mini.write_text(yaml.safe_dump(values | own))
+    given = ["--labelled", labelled, "--preferences", train]
+    code, said, errors = command_line("reproduce", mini, *given, *options(tmp_path))
+    assert code == 0, errors
+    rows, _ = rows_of(tmp_path / "out")
+    assert rows["tiny_pairs-sso"]["paper"] == {"All": 91.7} and "91.7" in said
+    for name in ("tiny_pairs", "tiny_pairs-sso", "tiny_both"):
+        assert rows[name]["ours"]["All"]["n"] == 4 and not rows[name]["why"], rows[name]
+        assert 0 <= rows[name]["ours"]["Chat"]["value"] <= 100
+    assert (tmp_path / "out/reward/pairs-sso/models/pairs-sso-seed-0").exists()
