@@ -107,6 +107,11 @@ def test_a_model_that_is_not_published_has_to_be_named():
     assert {variant.recipe.model.name for variant in plan.variants} == {"me/mine"}
 
 
+def test_an_estimate_counts_the_runs_of_two_models_of_one_size():
+    plan = plan_table(load_paper("v2-table1"), sizes=True)
+    assert {variant.name.partition("_")[0] for variant in plan.variants} == set(plan.paper.table.models)
+
+
 def test_an_unknown_table_has_a_suggestion():
     with pytest.raises(ConfigError, match="v1-table1"):
         load_paper("v1-tabel1")

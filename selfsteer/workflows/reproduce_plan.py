@@ -88,7 +88,7 @@ def plan_table(
                 continue
             bare = recipe.model_copy(update={"name": ""})
             same = (one for one in variants if one.recipe.model_copy(update={"name": ""}) == bare)
-            done_by = next(same, None)
+            done_by = None if sizes else next(same, None)  # one model may stand for the sizes of two
             if done_by is None:
                 values = {setting.key: setting.value for setting in settings}
                 done_by = Variant(row.name, row.name, values, recipe)
