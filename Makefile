@@ -4,11 +4,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.selfsteer-setup
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.selfsteer-setup
+RAY_VENV := .venv-ray
+RAY_STAMP := $(RAY_VENV)/.selfsteer-setup
 
 # A file's tests stay together: they share what it made once. Each worker holds a torch of its own.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-slow fuzz lint types bench bench-generate vllm clean
+.PHONY: setup demo test test-slow fuzz lint types bench bench-generate vllm ray clean
 
 # The stamp is rewritten only when the dependencies change, so every target below sets up once.
 $(STAMP): pyproject.toml constraints.txt
@@ -25,7 +27,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest $(WORKERS) -m "(slow or not slow) and not vllm"
+	$(BIN)/python -m pytest $(WORKERS) -m "(slow or not slow) and not vllm and not ray"
 
 # Damaged inputs, seeded: INPUTS=3200 SEED=0.
 fuzz: $(STAMP)
@@ -56,6 +58,15 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
 
 vllm: $(VLLM_STAMP)
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/backends
+
+$(RAY_STAMP): pyproject.toml constraints.txt
+	test -x $(RAY_VENV)/bin/python || $(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,ray]"
+	touch $(RAY_STAMP)
+
+# Local clusters of Ray, actors and nodes killed.
+ray: $(RAY_STAMP)
+	$(RAY_VENV)/bin/python -m pytest -m ray tests/ray
 
 clean:
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,7 +11,11 @@ from regexploit.redos import find
 import selfsteer
 
 # Of vLLM and its like only what is installed can be imported; those modules have no patterns of their own.
-MODULES = [importlib.import_module(found.name) for found in pkgutil.walk_packages(selfsteer.__path__, "selfsteer.")]
+MODULES = [
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(selfsteer.__path__, "selfsteer.")
+    if not found.name.endswith(".ray_pipeline")  # it needs Ray, and has no pattern
+]
 PATTERNS = {
     f"{module.__name__}.{name}": value
     for module in MODULES

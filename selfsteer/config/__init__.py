@@ -8,6 +8,7 @@ from selfsteer.config.generation import (
     GenerationSettings,
     LocalModelSettings,
     ModelSettings,
+    RaySettings,
     RolesSettings,
     ServerSettings,
 )

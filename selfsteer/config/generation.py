@@ -75,6 +75,14 @@ class EndpointSettings(ServerSettings):
     """The model's name on the server."""
 
 
+class RaySettings(Section):
+    """The Ray cluster of ``executor: ray``."""
+
+    address: str | None = None
+    """HOST:PORT of the cluster's head; local: a new one on this machine. Default: RAY_ADDRESS, else the cluster that
+    this machine belongs to, else a new one."""
+
+
 class RoleSampling(Section):
     """How one of a row's responses is sampled; what is not set is as in ``generation``."""
 
@@ -106,7 +114,8 @@ class GenerationSettings(Section):
     batch_size: Positive | None = None
     """Requests sampled together: the unit of seeding and of resuming (default: vllm 512, endpoint 128, others 16)."""
     engines: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
-    """Processes that sample and score, each with a model or an engine of its own (auto: as many as fit on the GPUs)."""
+    """Processes (with executor ray: actors) that sample and score, each with a model or an engine of its own. auto: as
+    many as fit on the GPUs; without GPUs one, with executor ray one on each node."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     thinking: Literal["apart", "response"] = "apart"
     """A reasoning model's thoughts: kept apart from the answer, or scored and trained on as part of the response."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from selfsteer.backends.registry import BACKENDS
 from selfsteer.config.base import NAME, Section, Seed, conflict
-from selfsteer.config.generation import VLLM_TEMPERATURES, GenerationSettings, ModelSettings
+from selfsteer.config.generation import VLLM_TEMPERATURES, GenerationSettings, ModelSettings, RaySettings
 from selfsteer.config.guards import GuardSettings
 from selfsteer.config.judge import EvaluationSettings, JudgeSettings
 from selfsteer.config.principles import PrincipleSettings
@@ -28,6 +28,9 @@ class Recipe(Section):
     """Who writes the data: the newest policy (v1); a generator trained from it (v2); any model, once; no training."""
     rounds: Annotated[int, Field(ge=1, le=MAX_ROUNDS)] = 1
     seed: Seed = 0
+    executor: Literal["local", "ray"] = "local"
+    """Where models sample and score, and filters run: on this machine, or in a Ray cluster. Rows don't depend on it."""
+    ray: RaySettings = RaySettings()
     model: ModelSettings = ModelSettings()
     queries: QuerySettings = QuerySettings()
     preferences: PreferenceSettings = PreferenceSettings()
@@ -175,6 +178,15 @@ def _of_the_rounds(recipe: Recipe) -> Iterator[tuple[str, ...]]:
 
 def _of_the_backend(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     backend = recipe.generation.backend
+    if recipe.executor == "local" and recipe.ray != RaySettings():
+        yield "these settings are about executor: ray, and executor is local", "ray", "executor"
+    asks = BACKENDS[backend].remote and recipe.principles.model.kind != "local"
+    if recipe.executor == "ray" and asks and not recipe.trains:
+        what = (
+            "a server's answers are asked for by this process (generation.endpoint.concurrency at once), so no "
+            "model is left for Ray to run: set executor: local"
+        )
+        yield what, "executor", "generation.backend"
     if recipe.model.chat_template_kwargs and BACKENDS[backend].runs == "script" and not recipe.trains:
         what = f"the {backend} backend has no chat template to set variables of"
         yield what, "model.chat_template_kwargs", "generation.backend"

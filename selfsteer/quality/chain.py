@@ -7,6 +7,7 @@ that depend on the set, rows are read several times, but each filter judges a ro
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -87,6 +88,17 @@ class FilterChain:
                 # killed, give the same result.
                 left = (row for row in rows() if row.kept and not self._verdict(row, place))
                 self._contexts[place] = step.fit(left, self._context({}))
+
+    def portable(self) -> FilterChain | None:
+        """Return a fitted chain that can be pickled and gives the same verdicts; None where it needs an index of rows.
+
+        So set averages take two passes: :meth:`fit` reads the rows here, and any process applies what it found.
+        """
+        if any(context is not None and context.repeats for context in self._contexts):
+            return None
+        found = copy.copy(self)
+        found._verdicts = None
+        return found
 
     def apply(self, row: Contrast) -> Contrast:
         """Return ``row``, dropped with its reason where a filter drops it, and count it. A dropped one stays as it is.

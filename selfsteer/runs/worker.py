@@ -57,7 +57,7 @@ def _serve(connection: Connection) -> None:
                     answer = ("done", opened.do(*given))
             except Exception as error:  # noqa: BLE001  # whatever it is, the parent raises it
                 opened = None
-                answer = ("failed", _picklable(error), traceback.format_exc())
+                answer = ("failed", picklable(error), traceback.format_exc())
                 if models is not None:
                     models.free()  # an engine that failed may not answer again
             connection.send(answer)
@@ -66,7 +66,8 @@ def _serve(connection: Connection) -> None:
             models.free()
 
 
-def _picklable(error: Exception) -> Exception:
+def picklable(error: Exception) -> Exception:
+    """Return an exception that another process can load: itself, or one that says the same."""
     try:
         if type(pickle.loads(pickle.dumps(error))) is type(error):
             return error

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfsteer.errors import InputError, NothingSurvived
-from selfsteer.quality import DropCounts, FilterChain, advice, few_kept, flag_harm, parse_filters, steering_margin
+from selfsteer.quality import (
+    DropCounts,
+    FilterChain,
+    HarmClassifier,
+    advice,
+    few_kept,
+    flag_harm,
+    parse_filters,
+    steering_margin,
+)
 from selfsteer.records import Contrast, count_rows, read_columns, read_rows
+from selfsteer.runs.executor import BatchResult, OpenTask
 from selfsteer.runs.ledger import StageRecord
 from selfsteer.runs.pipeline import Split, stage
 from selfsteer.runs.results import StageResult
@@ -55,6 +65,24 @@ class ContrastsResult(StageResult):
         return f"{self.counts['kept']} kept" + (f"; dropped: {drops}" if drops else "")
 
 
+@dataclasses.dataclass(frozen=True)
+class FilterTask:
+    """Flags and filters rows by a fitted chain."""
+
+    chain: FilterChain
+    harmful: Collection[str]
+    classifier: HarmClassifier | None
+
+    def open(self, models: Any) -> OpenTask[Contrast, Contrast]:
+        """The classifier loads itself when it is used."""
+
+        def do(_: int, batch: Sequence[Contrast]) -> BatchResult[Contrast]:
+            flagged = flag_harm(batch, self.harmful, self.classifier)
+            return BatchResult([self.chain.apply(with_margin(row)) for row in flagged])
+
+        return OpenTask(do)
+
+
 def run(state: Pass) -> StageRecord:
     """Do the stage for a pass."""
     return contrasts_stage(state.context, state.records["scores"], state.number, state.split, rows=state.rows)
@@ -87,11 +115,11 @@ def contrasts_stage(
 
     def write(space: Workspace) -> tuple[list[Path], ContrastsResult]:
         chain = _fitted(context.chain(), files)
-
-        def do(batch: Sequence[Contrast]) -> list[Contrast]:
-            return [chain.apply(with_margin(row)) for row in flag_harm(batch, principle_set.harmful, classifier)]
-
-        paths, _ = run_sharded(space, len(files), contrasts_job(files, size, do))
+        task, executor = FilterTask(chain, principle_set.harmful, classifier), None
+        if context.recipe.executor == "ray" and (portable := chain.portable()):
+            task = dataclasses.replace(task, chain=portable)
+            executor = context.models.filtering_executor(classifies=classifier is not None)
+        paths, _ = run_sharded(space, len(files), contrasts_job(files, size, task), executor)
         chain.count(read_columns(paths, TALLIED))  # on disk: a resumed stage has not seen all rows
         chain.finish()
         found = ContrastsResult.from_tally(chain.tally, chain.thresholds)

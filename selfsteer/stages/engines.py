@@ -9,6 +9,8 @@ from selfsteer.backends import BACKENDS
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError
 from selfsteer.models.device import visible_gpus
+from selfsteer.runs.ray_executor import WHERE as RAY
+from selfsteer.runs.ray_executor import Node, Share, connect
 
 WHERE = "generation.engines"
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
@@ -39,7 +41,7 @@ def engine_count(recipe: Recipe, backend: str, device: str) -> int:
     if kind.remote:
         return 1  # one process keeps the budget; `check` refuses a number
     each, gpus = gpus_each(recipe, backend), len(visible_gpus()) if device.startswith("cuda") else None
-    if gpus is None or kind.weightless:
+    if gpus is None or kind.weightless or recipe.executor == "ray":  # whose GPUs are elsewhere
         return 1 if asked == "auto" else asked
     if asked == "auto":
         return max(1, gpus // each)
@@ -66,9 +68,48 @@ def check_engines(recipe: Recipe, device: str) -> None:
         raise ConfigError(
             what, where=WHERE, do="leave it out; generation.endpoint.concurrency is about requests at once"
         )
+    if recipe.executor == "ray":
+        nodes = connect(recipe.ray.address)
+        for name in {backend, "transformers"} if device else {backend}:
+            if not BACKENDS[name].remote:
+                share = ray_share(recipe, name, device, nodes)
+                if recipe.generation.engines not in ("auto", share.actors):
+                    what = f"{recipe.generation.engines} actors with {share.gpus} GPUs each don't fit in the cluster"
+                    raise ConfigError(what, where=WHERE, do=f"set generation.engines=auto or at most {share.actors}")
+        return
     engine_count(recipe, backend, device)
     if device:
         engine_count(recipe, "transformers", device)  # scoring
+
+
+def ray_share(recipe: Recipe, backend: str, device: str, nodes: Sequence[Node]) -> Share:
+    """Return how many actors run models of this backend in a Ray cluster, and what each takes.
+
+    Without ``generation.engines`` there are as many as fit on the GPUs, or without GPUs one on each node. They share
+    the CPUs of a node where there are no GPUs.
+
+    Raises:
+        ConfigError: No node has room for one, or this process computes on another kind of device.
+    """
+    asked, each, cuda = recipe.generation.engines, gpus_each(recipe, backend), device.startswith("cuda")
+    gpus = [node.gpus // each for node in nodes]
+    if device and cuda != any(node.gpus for node in nodes):
+        what = "this machine has no GPU, and the Ray cluster has some" if not cuda else "the Ray cluster has no GPU"
+        do = "run this command on a node like the others (its device decides the precision), or set model.device=cpu"
+        if not (recipe.model.device == "cpu" and not cuda):
+            raise ConfigError(what, where="model.device", do=do)
+    if cuda and not BACKENDS[backend].weightless:
+        if not sum(gpus):
+            what = f"no node of the Ray cluster has the {each} GPUs of an engine"
+            raise ConfigError(what, where=RAY, do="lower tensor_parallel_size, or add such a node")
+        # Fewer than the recipe says after nodes were lost.
+        return Share(sum(gpus) if asked == "auto" else min(asked, sum(gpus)), 1, each)
+    computing = [node for node in nodes if node.cpus]
+    if not computing:
+        raise ConfigError("the Ray cluster has no CPUs to give", where=RAY, do="start its nodes with --num-cpus")
+    count = len(computing) if asked == "auto" else asked
+    on_a_node = -(-count // len(computing))
+    return Share(count, max(1, min(node.cpus for node in computing) // on_a_node), 0)
 
 
 def environments(count: int, each: int, device: str) -> Sequence[Mapping[str, str]]:

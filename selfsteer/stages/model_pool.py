@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from selfsteer.backends import BACKENDS, Backend, Prompt, may_think
 from selfsteer.backends.source import BackendSource, Weights, open_backend
 from selfsteer.chat import Chat
-from selfsteer.config import Recipe
+from selfsteer.config import RaySettings, Recipe
 from selfsteer.models.single_slot import OneHeld
 from selfsteer.runs.executor import Executor, InProcess
+from selfsteer.runs.ray_executor import RayExecutor, connect
 from selfsteer.runs.worker_pool import WorkerPool
-from selfsteer.stages.engines import engine_count, environments, gpus_each
+from selfsteer.stages.engines import engine_count, environments, gpus_each, ray_share
 from selfsteer.stages.principle_model import PrincipleModel
 
 if TYPE_CHECKING:
@@ -260,6 +261,8 @@ class ModelPool:
 
     def _executor(self, backend: str, policy: Policy | None) -> Executor:
         device = "" if self.weightless else self.device
+        if self.recipe.executor == "ray" and not BACKENDS[backend].remote:
+            return self._ray_executor(backend, policy)
         count = engine_count(self.recipe, backend, device)
         if count == 1:
             return InProcess(self)
@@ -273,6 +276,26 @@ class ModelPool:
 
         pool: WorkerPool = self._held.hold(("engines", count, each), start)
         return pool
+
+    def filtering_executor(self, *, classifies: bool) -> Executor:
+        """Return the actors of a stage that needs no model of the run's own; ``classifies``: it has a classifier."""
+        return self._ray_executor("transformers" if classifies else "scripted", None)
+
+    def _ray_executor(self, backend: str, policy: Policy | None) -> Executor:
+        """Return actors of the Ray cluster; they end with each stage, the connection stays."""
+        device = "" if self.weightless else self.device
+        if policy is not None:
+            self.make(policy)  # they don't know how
+        connect(self.recipe.ray.address)
+
+        def start() -> RayExecutor:
+            # They load models; what they do themselves is local.
+            own = self.recipe.model_copy(update={"executor": "local", "ray": RaySettings()})
+            share = partial(ray_share, self.recipe, backend, device)
+            return RayExecutor(partial(ModelPool, own, self.run_dir), share)
+
+        executor: RayExecutor = self._held.hold(("ray", backend), start)
+        return executor
 
     def when_gone(self, policy: Policy, make: Callable[[], None]) -> None:
         """Say how a policy's weights are made again, should they be needed when they are not there any more."""

@@ -285,7 +285,7 @@ def _dumped(values: Mapping[str, Any], place: str) -> Iterator[str]:
 
 def _import_all() -> None:
     for module in pkgutil.walk_packages(selfsteer.__path__, "selfsteer."):
-        if not module.name.endswith("__main__"):
+        if not module.name.endswith(("__main__", ".ray_pipeline")):  # the latter needs Ray, and reads no setting
             importlib.import_module(module.name)
 
 

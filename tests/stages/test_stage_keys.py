@@ -147,6 +147,8 @@ ACTS_NOWHERE: dict[str, str] = {
     "quality.harm.revision": _COMMIT,
     "quality.reward.revision": _COMMIT,
     "generation.engines": "says how many processes share the batches, each of which has its own seed",
+    "executor": "says where batches are done, each of which has its own seed",
+    "ray.address": "is where they are done",
     "generator.keep": "decides whether the weights stay, which can be trained again",
     "train.save_steps": "a training resumed from any checkpoint ends with the same weights",
     "train.show_examples": "prints",
