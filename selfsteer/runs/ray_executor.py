@@ -15,13 +15,14 @@ import logging
 import pickle
 import queue
 import socket
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from selfsteer.errors import ConfigError, SelfsteerError, WorkFailed
+from selfsteer.errors import ConfigError, SelfsteerError, SelfsteerWarning, WorkFailed
 from selfsteer.runs.executor import BatchFunction, BatchResult, BatchTask, InProcess, PlannedBatch
 from selfsteer.runs.store import Item, Row
 
@@ -33,6 +34,9 @@ _EXECUTOR = "executor"
 _REACHED_SECONDS = 10.0
 _POLL_SECONDS = 2.0
 _CLOSE_SECONDS = 90.0
+_SAID_SECONDS = 30.0
+_ROOM_SECONDS = 900.0
+"""How long the first actor may wait for room in the cluster, and when this is said. Nodes may have to be started."""
 _UNDELIVERED_SECONDS = 5.0
 """Ray 2.60 may lose the result of a batch that it repeated on an actor that it had started again."""
 _ENDS = 2
@@ -133,7 +137,9 @@ class RayExecutor:
         self._make, self._share = make, share
         self._pipeline: Pipeline | None = None
         self._task: Any = None
-        self._count, self._nodes = 0, frozenset[str]()
+        self._count, self._cpus, self._gpus, self._nodes = 0, 0, 0, frozenset[str]()
+        self._waits_since: float | None = None  # for room; None once an actor has started
+        self._said = False
         self._ticket = self._pushed = 0
         self._ends: Counter[tuple[int, int]] = Counter()
         self._warned: set[tuple[str, type[Warning]]] = set()
@@ -142,7 +148,8 @@ class RayExecutor:
         """Start actors, at most one for each of ``batches``; return the context of the first that loaded its model.
 
         Raises:
-            WorkFailed: Ray could not start one. Also whatever loading the model raises.
+            WorkFailed: Ray could not start one, or the cluster had no room for one for too long. Also whatever loading
+                the model raises.
         """
         import ray
 
@@ -154,6 +161,7 @@ class RayExecutor:
                 with suppress(queue.Empty):
                     if isinstance(ended := self._pipeline.results.get_nowait(), BaseException):
                         raise _failed(ended) from ended
+                self._check_room()
             context, error = ray.get(first)
             if error:
                 raise _error_of(error)
@@ -241,6 +249,7 @@ class RayExecutor:
         if isinstance(found, tuple):
             return found
         if found is None:
+            self._check_room()
             self._repeat_undelivered(waiting)
         if isinstance(found, BaseException):
             self._ends.update((batch.block, batch.place) for batch in waiting.values())
@@ -254,6 +263,30 @@ class RayExecutor:
             for batch in lost:
                 self._put(task, batch, waiting)
         return None
+
+    def _check_room(self) -> None:
+        """Say once, then raise, where others leave no room for any actor: Ray itself would wait without an end."""
+        import ray
+
+        assert self._pipeline is not None
+        if self._waits_since is None or ray.get(self._pipeline.feed.actors.remote()):
+            self._waits_since = None
+            return
+        waited = time.monotonic() - self._waits_since
+        if waited <= _SAID_SECONDS:
+            return
+        free = ray.available_resources()
+        what = (
+            f"no actor has started on the Ray cluster: each takes {self._cpus} CPUs and {self._gpus} GPUs of a node "
+            f"({free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs of the cluster are free)"
+        )
+        do = "end other jobs of the cluster (ray status shows what is taken) or add nodes"
+        if waited > _ROOM_SECONDS:
+            do += "; then run the same command again: finished batches are on disk"
+            raise WorkFailed(f"{what} after {waited:.0f} s", where=_EXECUTOR, do=do)
+        if not self._said:
+            self._said = True
+            warnings.warn(f"{what}; waiting up to {_ROOM_SECONDS:.0f} s: {do}", SelfsteerWarning, stacklevel=2)
 
     def _repeat_undelivered(self, waiting: dict[int, PlannedBatch]) -> None:
         """Hand in again what an actor has done and Ray did not deliver, which happens where an actor died."""
@@ -271,11 +304,12 @@ class RayExecutor:
 
         self._stop()
         there = nodes()
-        count, cpus, gpus = self._share(there)
+        count, self._cpus, self._gpus = self._share(there)
         self._count = max(1, min(count, batches or count))
         self._nodes, self._task = frozenset(node.id for node in there), task
         self._ticket = self._pushed = 0
-        self._pipeline = Pipeline(self._make, task, self._count, cpus=cpus, gpus=gpus)
+        self._waits_since = time.monotonic()
+        self._pipeline = Pipeline(self._make, task, self._count, cpus=self._cpus, gpus=self._gpus)
 
     def _warn(self, answer: Answer) -> None:
         """Warn once of what each actor warns of."""

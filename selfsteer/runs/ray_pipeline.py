@@ -100,8 +100,10 @@ class _Feed:
             await self._changed.wait_for(lambda: ticket < self._next or self._closed)
             return self._batches.get(ticket, b"") if ticket < self._next else None
 
-    async def opened(self, actor: Any, context: int | None, error: bytes) -> None:
+    async def started(self, actor: Any) -> None:
         self._actors.append(actor)
+
+    async def opened(self, context: int | None, error: bytes) -> None:
         await self._opened.put((context, error))
 
     async def first(self) -> tuple[int | None, bytes]:
@@ -109,6 +111,7 @@ class _Feed:
         return await self._opened.get()
 
     async def actors(self) -> list[Any]:
+        """Return the actors that the cluster had room for; they may still load their models."""
         return self._actors
 
 
@@ -142,6 +145,7 @@ class _Engine:
     def __init__(self, work: bytes, feed: Any) -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
         self._feed = feed
+        ray.get(feed.started.remote(ray.get_runtime_context().current_actor))
         make, self._task = pickle.loads(work)
         self._models, self._opened, context = make(), None, None
         error = b""
@@ -150,7 +154,7 @@ class _Engine:
             context = self._opened.context
         except Exception as problem:  # noqa: BLE001  # the driver raises it
             error = _told(problem)
-        ray.get(feed.opened.remote(ray.get_runtime_context().current_actor, context, error))
+        ray.get(feed.opened.remote(context, error))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = [self._do(row["ticket"], row["batch"]) for row in batch.to_pylist()]
@@ -217,8 +221,8 @@ class Pipeline:
                 )  # fmt: skip
         finally:
             context.target_max_block_size, context.enable_progress_bars = before
-        self.results: queue.SimpleQueue[Answer | BaseException | None] = queue.SimpleQueue()
-        """What came, an error that ended the pipeline, None at its end. Never longer than what was put."""
+        self.results: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+        """What came, then the error that ended the pipeline, EOFError if none did. Never longer than what was put."""
         self._thread = threading.Thread(target=self._consume, daemon=True)
         self._thread.start()
 
@@ -227,7 +231,7 @@ class Pipeline:
             for block in self._rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
                 for row in block.to_pylist():
                     self.results.put(Answer(**row))
-            self.results.put(None)
+            self.results.put(EOFError("it has no more results"))
         except BaseException as error:  # noqa: BLE001  # it is raised where the results are read
             self.results.put(error)
 

@@ -74,7 +74,8 @@ def check_engines(recipe: Recipe, device: str) -> None:
             if not BACKENDS[name].remote:
                 share = ray_share(recipe, name, device, nodes)
                 if recipe.generation.engines not in ("auto", share.actors):
-                    what = f"{recipe.generation.engines} actors with {share.gpus} GPUs each don't fit in the cluster"
+                    each = f"{share.gpus} GPUs" if share.gpus else f"{share.cpus} CPUs"
+                    what = f"{recipe.generation.engines} actors with {each} each don't fit in the cluster"
                     raise ConfigError(what, where=WHERE, do=f"set generation.engines=auto or at most {share.actors}")
         return
     engine_count(recipe, backend, device)
@@ -107,7 +108,7 @@ def ray_share(recipe: Recipe, backend: str, device: str, nodes: Sequence[Node]) 
     computing = [node for node in nodes if node.cpus]
     if not computing:
         raise ConfigError("the Ray cluster has no CPUs to give", where=RAY, do="start its nodes with --num-cpus")
-    count = len(computing) if asked == "auto" else asked
+    count = len(computing) if asked == "auto" else min(asked, sum(node.cpus for node in computing))
     on_a_node = -(-count // len(computing))
     return Share(count, max(1, min(node.cpus for node in computing) // on_a_node), 0)
 

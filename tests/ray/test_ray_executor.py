@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ import pytest
 
 from selfsteer.errors import PromptRefused, SelfsteerWarning, WorkFailed
 from selfsteer.records import Query, read_rows
+from selfsteer.runs import ray_executor
 from selfsteer.runs.progress import Display
 from selfsteer.runs.ray_executor import RayExecutor, Share, connect
 from selfsteer.runs.shards import run_sharded
@@ -107,8 +107,54 @@ def test_memory_does_not_hold_the_plan(two_cpus, tmp_path):
     assert len(planned) == 40 and max(3 * number - there for number, there in planned) <= 2 * 2 + 4 + 3
 
 
-def test_a_node_is_removed_from_a_cluster_of_three(tmp_path):
+@pytest.mark.parametrize("ends", [1, 2])
+def test_a_pipeline_that_ends_with_batches_missing_is_started_once_more(two_cpus, tmp_path, monkeypatch, ends):
+    """With one executor for two stages, whose batches have the same numbers."""
+    from selfsteer.runs.ray_pipeline import Pipeline
+
+    put, left = Pipeline.put, []
+
+    def end_or_put(self: Pipeline, ticket: int, batch: bytes) -> None:
+        if ticket == 0 and left:
+            self.feed.close.remote()
+            left.pop()
+        else:
+            put(self, ticket, batch)
+
+    monkeypatch.setattr(Pipeline, "put", end_or_put)
+    with closing(RayExecutor(partial(Models, tmp_path), lambda nodes: Share(1, 1, 0))) as executor:
+        for stage in ("first", "second"):
+            left[:] = [None] * ends
+            space = Workspace(tmp_path, stage, "key", Display(quiet=True))
+            if ends == 1:
+                assert ids(run_sharded(space, *job(tmp_path, ["say"] * 3), executor)[0]) == expected(3)
+            else:
+                with pytest.raises(WorkFailed, match="no more results"):
+                    run_sharded(space, *job(tmp_path, ["say"] * 3), executor)
+            assert not left
+
+
+def test_a_cluster_without_room_is_said_once_then_ends_the_stage(two_cpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "_SAID_SECONDS", 1.0)
+    monkeypatch.setattr(ray_executor, "_ROOM_SECONDS", 8.0)
+    group = two_cpus.util.placement_group([{"CPU": 2}])  # another job's
+    two_cpus.get(group.ready())
+    try:
+        with pytest.warns(SelfsteerWarning) as said, pytest.raises(WorkFailed, match="no actor has started") as caught:
+            do(tmp_path, ["say"] * 3)
+    finally:
+        two_cpus.util.remove_placement_group(group)
+        monkeypatch.undo()
+    own = [str(one.message) for one in said if one.category is SelfsteerWarning]
+    assert len(own) == 1 and "waiting up to 8 s" in own[0]
+    assert "takes 1 CPUs and 0 GPUs of a node (0 CPUs" in str(caught.value) and "ray status" in caught.value.do
+    assert ids(do(tmp_path, ["say"] * 3)) == expected(3), "the stage resumes once there is room"
+
+
+def test_a_node_is_removed_from_a_cluster_of_three(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "")  # Cluster sets it; both lines have it restored
+    monkeypatch.delenv("RAY_ADDRESS")
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
@@ -116,23 +162,25 @@ def test_a_node_is_removed_from_a_cluster_of_three(tmp_path):
     try:
         lost = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)][0]
         assert len(connect(cluster.address)) == 3
-        removed: list[float] = []
+        removed: list[tuple[float, int]] = []
 
         def remove() -> None:
             while len(list(tmp_path.glob("opened-*"))) < 3:
                 time.sleep(0.05)
             time.sleep(0.3)
             cluster.remove_node(lost, allow_graceful=False)
-            removed.append(time.monotonic())
+            removed.append((time.monotonic(), len(on_disk(tmp_path))))
 
         thread = threading.Thread(target=remove)
         thread.start()
         paths = do(tmp_path, ["meet 3"] * 3 + ["wait 0.4"] * 30, 0)
+        ended = time.monotonic()
         thread.join()
-        assert removed and ids(paths) == expected(33)
+        (at, done) = removed[0]
+        assert at < ended and done < 33, "the node went during the work"
+        assert ids(paths) == expected(33)
         assert numbers(paths) == {str(number): str(number) for number in range(33)}
         assert not list(tmp_path.rglob("*.pieces"))
     finally:
         ray.shutdown()
         cluster.shutdown()
-        os.environ.pop("RAY_ADDRESS", None)

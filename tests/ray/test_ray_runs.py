@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from selfsteer import cli
 from selfsteer.config import Recipe
 from selfsteer.errors import ConfigError
 from selfsteer.loop import generate
@@ -107,6 +108,25 @@ def test_a_cluster_that_does_not_exist_is_refused(tmp_path, queries, address, wh
     assert caught.value.where == "ray.address" and caught.value.do
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("address, what", [(None, "not installed"), ("127.0.0.1:1", "no Ray cluster answers")])
+def test_the_command_exits_with_2(tmp_path, queries, monkeypatch, capsys, address, what):
+    if address is None:
+        found = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else found(name, *rest)
+        )
+    else:
+        monkeypatch.setattr(pytest.importorskip("ray"), "is_initialized", lambda: False)
+    recipe = tmp_path / "recipe.yaml"
+    executor = {"executor": "ray", "ray": {"address": address}}
+    recipe.write_text(scripted_recipe(queries, **executor).model_dump_json(exclude_unset=True))
+    monkeypatch.setattr("sys.argv", ["selfsteer", "generate", str(recipe), "--run-dir", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    assert exited.value.code == 2 and what in " ".join(capsys.readouterr().err.split())
+
+
 def test_what_does_not_go_together_is_refused(queries):
     with pytest.raises(ValueError, match="executor is local"):
         scripted_recipe(queries, ray={"address": "h:1"})
@@ -145,3 +165,7 @@ def test_more_actors_than_fit_are_refused_at_the_start_and_fewer_do_after_a_node
         engines.check_engines(recipe, "cuda")
     assert "at most 7" in caught.value.do
     assert ray_share(recipe, "transformers", "cuda", nodes[:1]) == Share(3, 1, 1)
+    nodes[:] = [Node("a", 4, 0), Node("b", 3, 0)]
+    with pytest.raises(ConfigError, match="8 actors with 1 CPUs each don't fit") as caught:
+        engines.check_engines(recipe, "cpu")
+    assert "at most 7" in caught.value.do
