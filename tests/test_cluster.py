@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
+from selfsteer.cli import STORY
 from selfsteer.config import dump_recipe, load_recipe
 from selfsteer.jobs.nodes import meeting_of
 from selfsteer.loop import run
@@ -28,9 +31,24 @@ def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((CLUSTER / name).read_text(encoding="utf-8")))
 
 
+def check_pods(template: dict[str, Any]) -> None:
+    pods = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pods"}, "template": template}
+    kubernetes_validate.validate(pods, VERSION, strict=True)
+
+
+def check_ray(job: dict[str, Any]) -> None:
+    schema = yaml.safe_load((Path(__file__).parent / "rayjob.schema.yaml").read_text(encoding="utf-8"))
+    jsonschema.validate(job, schema)
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        check_pods(group["template"])
+    check_pods(job["spec"]["submitterPodTemplate"])
+
+
 def recipe_of(command: list[str]) -> Any:
-    """Load the recipe that a command names, with its overrides: a key that is gone is refused."""
-    recipe, *rest = command[2:]
+    """Load the recipe that a command names, with its overrides: a command or a key that is gone is refused."""
+    program, name, recipe, *rest = command
+    assert program == "selfsteer" and name in STORY
     return load_recipe(recipe, [word for word in rest if "=" in word])
 
 
@@ -57,6 +75,20 @@ def test_the_nodes_of_the_kubernetes_job_find_each_other():
     claims = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume]
     assert claims == [claim["metadata"]["name"]] and claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert "/dev/shm" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
+def test_kuberay_takes_the_job():
+    (job,) = documents("ray-job.yaml")
+    check_ray(job)
+    recipe_of(shlex.split(job["spec"]["entrypoint"]))
+    for damage in (
+        lambda spec: spec.update(entrypiont="x"),
+        lambda spec: spec["rayClusterSpec"]["workerGroupSpecs"][0]["rayStartParams"].update({"num-gpus": 8}),
+    ):
+        wrong = copy.deepcopy(job)
+        damage(wrong["spec"])
+        with pytest.raises(jsonschema.ValidationError):
+            check_ray(wrong)
 
 
 def test_the_slurm_script_is_sound():
