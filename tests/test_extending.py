@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
@@ -14,10 +14,11 @@ from selfsteer.backends.scripted import ScriptedBackend
 from selfsteer.commands.export import ExportArguments, export
 from selfsteer.config import Guard, GuardSettings, per_token
 from selfsteer.errors import ConfigError
-from selfsteer.evaluation.benchmarks import BENCHMARKS, Benchmark, Right, Section
+from selfsteer.evaluation.benchmarks import BENCHMARKS, Benchmark, Section
+from selfsteer.evaluation.benchmarks.base import right_by_subset
 from selfsteer.evaluation.guards import GUARDS, Check, Compared, check_round, rejects
 from selfsteer.export import FORMATS, Format
-from selfsteer.judges import Answer
+from selfsteer.judges import Answer, Judgement
 from selfsteer.judges.registry import JUDGES, JudgeKind
 from selfsteer.loop import run
 from selfsteer.losses import BASE_LOSSES, PairLogps, base_loss, sso_loss
@@ -181,7 +182,8 @@ def test_a_kind_of_judge(monkeypatch, command_line, pairs, tmp_path):
 # --- a benchmark
 
 
-def toy_sections(subsets: Mapping[str, Right]) -> list[Section]:
+def toy_sections(judgements: Sequence[Judgement]) -> list[Section]:
+    subsets = right_by_subset(judgements)
     return [
         Section(name, (name,), (), own.n, own.n, own.right / own.n, (0.0, 1.0))
         for name in ("easy", "hard")

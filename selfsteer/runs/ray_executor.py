@@ -281,12 +281,12 @@ class RayExecutor:
             f"({free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs of the cluster are free)"
         )
         do = "end other jobs of the cluster (ray status shows what is taken) or add nodes"
-        if waited > _ROOM_SECONDS:
-            do += "; then run the same command again: finished batches are on disk"
-            raise WorkFailed(f"{what} after {waited:.0f} s", where=_EXECUTOR, do=do)
         if not self._said:
             self._said = True
             warnings.warn(f"{what}; waiting up to {_ROOM_SECONDS:.0f} s: {do}", SelfsteerWarning, stacklevel=2)
+        elif waited > _ROOM_SECONDS:
+            do += "; then run the same command again: finished batches are on disk"
+            raise WorkFailed(f"{what} after {waited:.0f} s", where=_EXECUTOR, do=do)
 
     def _repeat_undelivered(self, waiting: dict[int, PlannedBatch]) -> None:
         """Hand in again what an actor has done and Ray did not deliver, which happens where an actor died."""

@@ -316,7 +316,7 @@ def test_a_criterion_that_nothing_will_measure_is_refused(tmp_path, tiny_chat_mo
 def test_the_command_line_shows_the_outcome_and_ends_with_1(again, capsys, monkeypatch):
     with pytest.warns(SelfsteerWarning):
         summary = again({2: EXPLODED})
-    monkeypatch.setattr("selfsteer.loop.run", lambda *_, **__: summary)
+    monkeypatch.setattr("selfsteer.workflows.benchmarked_run.run", lambda *_, **__: summary)
     monkeypatch.setattr("sys.argv", ["selfsteer", "run", "quickstart", "--run-dir", str(again.run_dir)])
     with pytest.raises(SystemExit) as end:
         cli.main()
