@@ -16,6 +16,7 @@ from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.errors import ModelError
 from selfsteer.evaluation.benchmarks import table
 from selfsteer.evaluation.benchmarks.evaluated_model import EvaluatedModel, ModelOptions
+from selfsteer.evaluation.benchmarks.results import smallest_shown
 from selfsteer.evaluation.benchmarks.table import model_benchmarks
 from tests.backends.chat_server import ChatServer, completion, failure
 from tests.conftest import build_tokenizer
@@ -76,6 +77,14 @@ def test_a_result_says_what_was_measured_on_what(evaluate, tmp_path):
     # sqrt(2) * (1.96 + 0.84) for a standard error of 1
     shown = f"Toy points {found['metrics']['points']['value']:.2f}"
     assert shown in said and "3.96" in said and "Toy: Toys measure nothing." in said
+
+
+def test_what_n_can_show_is_not_nothing_where_all_answers_are_wrong():
+    whole = {"error": 2.0, "low": 40.0, "high": 48.0}
+    assert smallest_shown(whole) == pytest.approx(2.0 * 2**0.5 * 2.8016, abs=1e-3)
+    none_of_four = {"error": 0.0, "low": 0.0, "high": 48.99}
+    assert smallest_shown(none_of_four) == pytest.approx(49.5, abs=0.1)
+    assert smallest_shown({"error": None, "low": None, "high": None}) is None
 
 
 def test_a_second_run_asks_nothing_and_says_the_same(evaluate, tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ from selfsteer.significance import smallest_difference
 NOT_REPORTED = "the benchmark has no score for it"
 _PACKAGES = ("selfsteer", "torch", "transformers", "lm-eval", "math-verify", "if-verifiable", "scikit-learn")
 """Whose versions decide answers or scores."""
+_Z = 1.96
+"""Standard errors on each side of a 95 % interval."""
 
 
 @dataclass
@@ -176,7 +178,10 @@ def smallest_shown(metric: Mapping[str, Any]) -> float | None:
 
     Two-sided at 5 % with a power of 80 %. Answers to the same items show smaller ones: `selfsteer compare` pairs them.
     """
-    return None if metric["error"] is None else smallest_difference(math.sqrt(2) * metric["error"])
+    error = metric["error"]
+    if error == 0 and metric["low"] is not None:  # all right or all wrong: few such items show no small difference
+        error = (metric["high"] - metric["low"]) / (2 * _Z)
+    return None if error is None else smallest_difference(math.sqrt(2) * error)
 
 
 def incomplete_names(results: Iterable[Mapping[str, Any]]) -> list[str]:
