@@ -75,9 +75,11 @@ def _benchmark_table(benchmark: Benchmark, all_judged: Sequence[Judged]) -> Tabl
             table.add_row(Text(f"  {name}"), share_text(found[place].share, found[place].interval))
         table.add_section()
     scores = [(name, benchmark.score(found)) for name, found in by_judge]
-    whole = scores[0][1] is not None  # all judges saw the same pairs
+    whole = all(section.whole for section in by_judge[0][1])  # all judges saw the same pairs
     table.add_row(Text("score", style="bold"), "", "" if whole else "not run: not all sections are whole")
     for name, score in scores:
         if score is not None:
             table.add_row(Text(f"  {name}"), f"{100 * score:.1f} %")
+        elif whole:
+            table.add_row(Text(f"  {name}"), "-", "needs a judge that gives scores")
     return table

@@ -67,12 +67,18 @@ def _lead(judgement: Judgement) -> float:
 def _ties(groups: Mapping[str, Sequence[Judgement]]) -> tuple[float | None, tuple[float, float] | None]:
     """Return the score of Ties: 60 % accuracy, 40 % margins, and one hundredth for how wide they are.
 
-    A prompt is "ref:N", with one right answer, or "tied:N", the same with several; resampled are the N.
+    A prompt is "ref:N", with one right answer, or "tied:N", the same with several; resampled are the N. A prompt with
+    an invalid answer of the judge has no margin. None for a judge without log-odds.
     """
     found: dict[str, dict[str, _Margins]] = {"ref": {}, "tied": {}}
     for group, own in groups.items():
         kind, _, number = group.rpartition("/")[2].partition(":")
-        if kind not in found or any(one.log_odds is None for one in own):
+        if kind not in found:
+            continue
+        if not all(map(_valid, own)):
+            found[kind][number] = _Margins(-math.inf, 0.0)
+            continue
+        if any(one.log_odds is None for one in own):
             return None, None
         labelled = [_lead(one) for one in own if one.pair.label]
         spread = max((abs(one.log_odds or 0.0) for one in own if not one.pair.label), default=0.0)
@@ -85,18 +91,17 @@ def _ties(groups: Mapping[str, Sequence[Judgement]]) -> tuple[float | None, tupl
     def score(places: np.ndarray) -> float:
         return _ties_score(ref[places, 0], tied[places, 0], tied[places, 1])
 
-    share = score(np.arange(len(numbers)))
-    return (None, None) if math.isnan(share) else (share, bootstrap_statistic(score, len(numbers)))
+    return score(np.arange(len(numbers))), bootstrap_statistic(score, len(numbers))
 
 
 def _ties_score(ref: np.ndarray, tied: np.ndarray, spread: np.ndarray) -> float:
     """Return the score from the leads of both kinds of prompt and the spread of the right answers, each (N,)."""
     smaller = np.minimum(ref, tied)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        wide = np.tanh(smaller / spread - 1)
+    # Equal scores all over are a margin of 0, which the reference's formula divides by 0.
+    ratio = np.divide(smaller, spread, out=np.copysign(np.inf, smaller), where=spread > 0)
+    wide = np.tanh(np.where((smaller == 0) & (spread == 0), 0.0, ratio) - 1)
     parts = (0.30, tied > 0), (0.30, ref > 0), (0.20, tied > spread), (0.20, smaller > spread), (0.01, wide)
-    total = sum(weight * float(np.mean(values)) for weight, values in parts)
-    return total if math.isfinite(total) else math.nan
+    return sum(weight * float(np.mean(values)) for weight, values in parts)
 
 
 REWARDBENCH2 = Benchmark(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,9 @@ from selfsteer.judges import judge_pairs
 from selfsteer.judges.answer_cache import Answer, scored_answer
 from selfsteer.judges.pair_datasets import load_pairs
 from selfsteer.workflows.evaluate_reward import groups, read_sets
+
+KINDS = {"ref": 1, "tied": 2}
+"""Right answers of Ties' two kinds of prompt."""
 
 
 class Scores:
@@ -81,6 +85,18 @@ def test_ties_of_rewardbench_2_by_accuracy_and_margins(tmp_path):
     assert found.share == pytest.approx(wanted, abs=1e-9) and found.n == 4
     _, by_votes = judged(tmp_path, rows, votes=True)
     assert sections_of("rewardbench2", by_votes)["Ties"].share is None, "votes have no margins"
+
+
+def test_ties_of_equal_scores_and_of_invalid_answers_have_no_margin(tmp_path):
+    """0: all scores equal. 1: the judge fails on one pair of "tied:1". Neither leaves Ties without a score."""
+    rows = [prompt_row(f"{kind}:{i}", "Ties", [0.5, 0.5][:n], [0.5]) for i in (0, 1) for kind, n in KINDS.items()]
+    _, judgements = judged(tmp_path, rows)
+    flat = sections_of("rewardbench2", judgements)["Ties"].share
+    assert flat == pytest.approx(0.01 * math.tanh(-1))
+    place = next(i for i, one in enumerate(judgements) if one.pair.group.endswith("tied:1"))
+    judgements[place] = replace(judgements[place], forward=Answer(0, valid=False, why="too long"))
+    broken = sections_of("rewardbench2", judgements)["Ties"].share
+    assert broken == pytest.approx(0.01 * (math.tanh(-1) - 1) / 2)
 
 
 def test_a_whole_rewardbench_2_has_a_score(tmp_path):
