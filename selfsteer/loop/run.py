@@ -36,6 +36,7 @@ from selfsteer.stages.model_checks import check_models
 from selfsteer.stages.principle_strategies import check_draws
 from selfsteer.stages.queries import QueriesResult, queries_stage
 from selfsteer.stages.round_stats import round_figures
+from selfsteer.stages.trainers import check_trainer
 from selfsteer.version import __version__
 
 Summary = dict[str, Any]
@@ -151,6 +152,7 @@ def check(context: RunContext) -> None:
 
         train = context.recipe.train
         check_optimizer(train)
+        check_trainer(train.objective)
         context.launch = launch_of_recipe(context.recipe, context.models.device)
         if not objective_of(train).compares and train.reference != "round-start":
             what = f"{train.base_loss} compares with no reference, so train.reference has no effect"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selfsteer.config import DISTILLATION, GeneratorSettings, Recipe, TrainSettings
+from selfsteer.errors import ConfigError
 from selfsteer.jobs.ranks import world_size
 from selfsteer.records import Contrast
 from selfsteer.stages.model_pool import ModelPool, Policy
@@ -34,6 +36,16 @@ class Task(NamedTuple):
     loss: TrainSettings | GeneratorSettings
     stored: bool
     strategy: str
+
+
+def check_trainer(objective: str) -> None:
+    """Raise :class:`ConfigError` where an objective's trainer is TRL's, and the installed version lacks it."""
+    if objective == DISTILLATION:
+        try:
+            import_module("selfsteer.policy.self_distillation")
+        except ImportError as error:  # experimental there: a later version may move it
+            what = f"the objective {objective} needs TRL's SDFT trainer, which can't be imported: {error}"
+            raise ConfigError(what, where="train.objective", do="pip install 'trl==1.16.*'") from error
 
 
 def open_trainer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -138,6 +139,15 @@ def test_what_does_not_go_with_it_is_said_before_any_work(recipe, tmp_path, sett
     with pytest.raises(ConfigError, match=why):
         run(load_recipe(file, settings), tmp_path / "run")
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("round-*"))
+
+
+def test_a_trl_without_the_trainer_is_said_before_any_work(recipe, tmp_path, monkeypatch):
+    for name in ("selfsteer.policy.self_distillation", "trl.experimental.sdft"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "trl.experimental.sdft", None)
+    with pytest.raises(ConfigError, match="needs TRL's SDFT trainer") as caught:
+        run(recipe, tmp_path / "run")
+    assert "trl==1.16" in caught.value.do and not list(tmp_path.glob("run/round-*"))
 
 
 def test_the_trainer_of_pairs_refuses_it(tmp_path):
