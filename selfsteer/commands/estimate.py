@@ -29,12 +29,15 @@ class EstimateArguments:
     overrides: Annotated[list[str], typer.Argument(help="Settings, e.g. model=./my-model train.lora.r=16.")] = field(
         default_factory=list
     )
-    devices: Annotated[int, count_option(help="Number of devices that share the training, for the memory figures.")] = 1
+    devices: Annotated[
+        int | None,
+        count_option(help="Number of devices that share the training, for the memory figures.", show_default="1"),
+    ] = None
     queries: Annotated[int | None, count_option(help="Number of queries.", show_default="counted")] = None
     gpu: Annotated[
         str | None, typer.Option(help="A GPU to estimate for, whatever this machine has: l4, rtx4090, a100, h100, ...")
     ] = None
-    count: Annotated[int, count_option(help="GPUs of that kind on each node.")] = 1
+    count: Annotated[int | None, count_option(help="GPUs of that kind on each node.", show_default="1")] = None
     response_tokens: Annotated[
         int | None, count_option(help="Mean tokens of a response.", show_default="measured, or the limit")
     ] = None
@@ -62,16 +65,21 @@ def estimate(arguments: EstimateArguments) -> Costs:
     from selfsteer.models.gpus import gpu_of, planning_for
     from selfsteer.runs.progress import Display
 
+    if arguments.gpu is None and arguments.count is not None:
+        raise ConfigError("--count is a number of GPUs of one kind", where="--count", do="add --gpu, e.g. --gpu h100")
+    if arguments.gpu is not None and arguments.devices is not None:
+        do = "leave --devices out"
+        raise ConfigError("the training is shared by the --count GPUs of each node", where="--devices", do=do)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     stages = open_stages(recipe, Path(os.devnull), Display(quiet=True), runs_code=False)
     with ExitStack() as stack:
-        devices = arguments.devices
+        devices, count = arguments.devices or 1, arguments.count or 1
         if arguments.gpu is not None:
             if arguments.calibrate:
                 do = "leave one of the two out"
                 raise ConfigError("--calibrate measures this machine, --gpu stands for another", where="--gpu", do=do)
-            stack.enter_context(planning_for(gpu_of(arguments.gpu), arguments.count))
-            devices = arguments.count * recipe.train.nodes
+            stack.enter_context(planning_for(gpu_of(arguments.gpu), count))
+            devices = count * recipe.train.nodes
         if arguments.calibrate:
             _calibrate(stages)
         given = arguments.response_tokens, arguments.kept

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from selfsteer.commands.console import out, progress_bar, say
-from selfsteer.commands.options import LoadingArguments, MaxTokens, judge_settings_of
+from selfsteer.commands.options import EndpointArguments, LoadingArguments, MaxTokens, judge_settings_of
 from selfsteer.errors import WorkFailed
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ class EvaluateJudgeArguments:
         typer.Option("--per-token/--summed", help="implicit: compare means per token, or sums."),
     ] = None
     loading: LoadingArguments = field(default_factory=LoadingArguments)
-    base_url: Annotated[
-        str | None, typer.Option(help="URL of the endpoint.", show_default="what OPENAI_BASE_URL holds")
-    ] = None
-    api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = (
-        "OPENAI_API_KEY"
-    )
+    endpoint: EndpointArguments = field(default_factory=EndpointArguments)
     answers: Annotated[
         Path | None, typer.Option(help="Folder that keeps the answers.", show_default="the cache folder")
     ] = None

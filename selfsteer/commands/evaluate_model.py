@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfsteer.commands.console import progress_bar, say
-from selfsteer.commands.options import LoadingArguments, count_option
+from selfsteer.commands.options import EndpointArguments, LoadingArguments, count_option
 from selfsteer.errors import ConfigError, WorkFailed, did_you_mean
 
 _BACKENDS = ("transformers", "vllm", "endpoint")
@@ -76,12 +76,7 @@ class ModelArguments:
         str, typer.Option(help="Ask every question with this system message.", show_default="none")
     ] = ""
     loading: LoadingArguments = field(default_factory=LoadingArguments)
-    base_url: Annotated[
-        str | None, typer.Option(help="URL of the models' endpoint.", show_default="what OPENAI_BASE_URL holds")
-    ] = None
-    api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the models' key.")] = (
-        "OPENAI_API_KEY"
-    )
+    endpoint: EndpointArguments = field(default_factory=EndpointArguments)
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,7 @@ def _model_options(given: ModelArguments) -> Any:
         what = "a server of chats writes the prompts by its own template"
         raise ConfigError(what, where="--no-chat-template", do="leave it out, or use another backend")
     return ModelOptions(
-        given.backend, _settings(given.loading), given.base_url, given.api_key_env,
+        given.backend, _settings(given.loading), given.endpoint.base_url, given.endpoint.api_key_env,
         not given.no_chat_template, given.batch_size, given.system_prompt,
     )  # fmt: skip
 
@@ -175,10 +170,12 @@ def _settings(given: LoadingArguments, **more: Any) -> Any:
 
 
 def benchmark_judge(given: JudgeArguments, loading: LoadingArguments) -> Any:
-    """Return the settings of the judge that benchmarks ask, None where nobody is named; raises ConfigError."""
+    """Return the settings of the judge that benchmarks ask, None if none is given; raises ConfigError."""
     from selfsteer.config import JudgeSettings
 
     if given.judge is None:
+        if given != JudgeArguments():
+            raise ConfigError("options of a judge, and no judge", where="--judge-...", do="name it with --judge")
         return None
     from selfsteer.judges.registry import settings_of
 

@@ -60,6 +60,18 @@ class LoadingArguments:
 
 
 @dataclass(frozen=True)
+class EndpointArguments:
+    """How a server of models is reached."""
+
+    base_url: Annotated[
+        str | None, typer.Option(help="URL of the endpoint.", show_default="what OPENAI_BASE_URL holds")
+    ] = None
+    api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = (
+        "OPENAI_API_KEY"
+    )
+
+
+@dataclass(frozen=True)
 class JudgingArguments:
     """The judges, the pairs they see, how they are reached, and where answers and figures go."""
 
@@ -87,12 +99,7 @@ class JudgingArguments:
         str | None, typer.Option(help="Split of hub data sets and of folders of one.", show_default="train")
     ] = None
     loading: LoadingArguments = field(default_factory=LoadingArguments)
-    base_url: Annotated[
-        str | None, typer.Option(help="URL of the endpoint.", show_default="what OPENAI_BASE_URL holds")
-    ] = None
-    api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the endpoint's key.")] = (
-        "OPENAI_API_KEY"
-    )
+    endpoint: EndpointArguments = field(default_factory=EndpointArguments)
     answers: Annotated[
         Path | None, typer.Option(help="Folder that keeps the answers.", show_default="the cache folder")
     ] = None

@@ -72,9 +72,13 @@ class PlanningArguments:
     gpu: Annotated[
         str | None, typer.Option(help="With --dry-run: estimate for such GPUs, whatever this machine has.")
     ] = None
-    count: Annotated[int, count_option(help="GPUs of that kind.")] = 1
-    queries: Annotated[int, count_option(help="Number of queries for that estimate.")] = 60_000
-    response_tokens: Annotated[int, count_option(help="Mean tokens of a response for that estimate.")] = 400
+    count: Annotated[int | None, count_option(help="GPUs of that kind.", show_default="1")] = None
+    queries: Annotated[int | None, count_option(help="Number of queries for that estimate.", show_default="60,000")] = (
+        None
+    )
+    response_tokens: Annotated[
+        int | None, count_option(help="Mean tokens of a response for that estimate.", show_default="400")
+    ] = None
     kept: Annotated[
         float | None,
         typer.Option(
@@ -126,7 +130,15 @@ def reproduce(arguments: ReproduceArguments) -> None:
     given, planning = arguments.data, arguments.planning
     if planning.gpu and not planning.dry_run:
         raise ConfigError("--gpu plans for other machines", where="--gpu", do="add --dry-run")
+    if not planning.gpu and planning != PlanningArguments(planning.dry_run):
+        what = "--count, --queries, --response-tokens and --kept are about an estimate for other GPUs"
+        raise ConfigError(what, where="reproduce", do="add --dry-run --gpu, e.g. --gpu h100")
     paper = load_paper(arguments.table, arguments.scale)  # type: ignore[arg-type]
+    if given.preferences is not None and not paper.table.takes_annotated_pairs:
+        what = "no run of this table is trained on annotated pairs"
+        raise ConfigError(what, where="--preferences", do="leave it out")
+    if given.labelled and paper.table.reward is None:
+        raise ConfigError("this table trains no reward models", where="--labelled", do="leave it out")
     models = dict(_named(one, paper.table.models) for one in given.models)
     folder = arguments.run_dir or Path("runs") / "paper" / f"{paper.name}-{arguments.scale}"
     sizes = planning.gpu is not None
@@ -195,8 +207,7 @@ def _show_plan(plan: TablePlan, folder: Path, planning: PlanningArguments) -> No
 
     say(f"{plan.paper.table.title} ({plan.paper.scale.about})")
     if planning.gpu:
-        kept = planning.kept or (0.95 if plan.paper.table.recipe == "sso-v2" else 0.05)
-        show_costs(plan, planning, kept)
+        show_costs(plan, planning)
     else:
         show_states(plan, folder / "runs")
     for row in plan.rows:

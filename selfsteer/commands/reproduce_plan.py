@@ -43,7 +43,7 @@ def show_states(plan: TablePlan, runs: Path) -> None:
             say(f"not run: {row.model}, {row.label}: {row.why}")
 
 
-def show_costs(plan: TablePlan, planning: PlanningArguments, kept: float) -> None:
+def show_costs(plan: TablePlan, planning: PlanningArguments) -> None:
     """Print time, disk and fit of each run on other GPUs; nothing is asked of a hub."""
     from selfsteer.config.loading import read_recipe
     from selfsteer.errors import SelfsteerError
@@ -55,10 +55,12 @@ def show_costs(plan: TablePlan, planning: PlanningArguments, kept: float) -> Non
     from selfsteer.loop.run import open_stages
     from selfsteer.models.gpus import gpu_of, planning_for
 
-    gpu = gpu_of(str(planning.gpu))
+    gpu, count = gpu_of(str(planning.gpu)), planning.count or 1
+    queries, tokens = planning.queries or 60_000, planning.response_tokens or 400
+    kept = planning.kept or (0.95 if plan.paper.table.recipe == "sso-v2" else 0.05)
     table = plain_table("model", "run", "time", "peak disk", "largest need of a GPU", right=("time", "peak disk"))
     times, disks = [], 0.0
-    with planning_for(gpu, planning.count):
+    with planning_for(gpu, count):
         for variant in plan.variants:
             row = next(row for row in plan.rows if row.name == variant.name)
             # The real source has to be fetched to be counted; the shipped queries have prompts of like length.
@@ -72,8 +74,8 @@ def show_costs(plan: TablePlan, planning: PlanningArguments, kept: float) -> Non
                 continue
             try:
                 stages = open_stages(recipe, Path("/dev/null"), Display(quiet=True), runs_code=False)
-                sample = assumed_sample(planning.response_tokens, kept)
-                costs = costs_of(stages, Sizes(planning.queries - heldout, heldout), sample)
+                sample = assumed_sample(tokens, kept)
+                costs = costs_of(stages, Sizes(queries - heldout, heldout), sample)
                 steps = plan_of(stages, measure=True, start=start_of(stages.models))
                 every = [costs.of(step.slot[0], heldout=step.slot[2]) for step in steps]
                 launch = launch_of_recipe(recipe, stages.models.device)
@@ -92,7 +94,7 @@ def show_costs(plan: TablePlan, planning: PlanningArguments, kept: float) -> Non
     table.add_row("all", "", total_time(times), size(disks), "")
     out.print(table)
     say(
-        f"{planning.count} x {gpu.title}, {planning.queries:,} queries, responses of {planning.response_tokens} "
+        f"{count} x {gpu.title}, {queries:,} queries, responses of {tokens} "
         f"tokens, {kept:.0%} of the rows kept; times are guesses from the GPU's published figures, stages that runs "
         "share count in each, and benchmarks and reward models are not included"
     )

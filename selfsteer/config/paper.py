@@ -84,6 +84,14 @@ class PaperTable(Section):
         names = (source.partition(".")[0] for source in self.columns.values())
         return [name for name in dict.fromkeys(names) if name not in ("signal", "reward")]
 
+    @property
+    def takes_annotated_pairs(self) -> bool:
+        """Whether a run or a reward model is trained on pairs that this table's runs did not make."""
+        sets = self.reward.recipe.get("sets", {}).values() if self.reward else ()
+        return any(key.split(".")[0] == "preferences" for run in self.runs.values() for key in run.settings) or any(
+            not one["source"].startswith("run:") for one in sets
+        )
+
     @model_validator(mode="after")
     def _named(self) -> Self:
         rows = self.reward.recipe.get("variants", {}) if self.reward else self.runs

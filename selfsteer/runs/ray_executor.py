@@ -182,7 +182,7 @@ class RayExecutor:
         except BaseException:
             self._stop()
             raise
-        self.close()  # the actors hold models, which nobody needs before the next stage
+        self.close()  # no model is needed before the next stage
 
     def _run(self, task: Any, batches: Iterator[PlannedBatch]) -> Iterator[tuple[PlannedBatch, Any]]:
         waiting: dict[int, PlannedBatch] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,42 +51,55 @@ def run(
     if not recipe.evaluation.suites or (recipe.train.nodes > 1 and node_rank()):
         return go()
     check(open_stages(recipe, run_dir, Display(quiet=True), sweep_dir=sweep_dir))
-    folder = run_dir / "benchmarks"
-    for name in ("answers", "judgements", "results"):
-        if not is_inside(run_dir, f"benchmarks/{name}"):  # a run directory may come from someone else
-            do = "replace the symbolic link by a folder of its own"
-            raise StorageError("this folder is outside of the run directory", where=str(folder / name), do=do)
+    folder = _own_folder(run_dir)
     with locked(folder, "folder of benchmarks"):
-        judge = recipe.judge if recipe.judge.name else None
-        suite = prepare_suite(
-            SuiteOptions(
-                ",".join(recipe.evaluation.suites),
-                Path(recipe.evaluation.data_dir) if recipe.evaluation.data_dir else None,
-                judge, recipe.evaluation.limit, recipe.seed, folder,
-            )
-        )  # fmt: skip
+        suite = prepare_suite(_suite_options(recipe, folder))
         before = evaluate_policy("before", recipe.model.name, recipe.model.revision, recipe, suite, shown)
         summary = go()
         best = (summary["guards"] or {}).get("best")
         if not best:
             return summary
         after = evaluate_policy("after", str(run_dir / "policy"), None, recipe, suite, shown)
-        labels = {"before": before, f"after round {best}": after}
-        found = [
-            replace(read_results([path])[0], label=name, source=str(path.relative_to(run_dir)))  # a run can be moved
-            for name, path in labels.items()
-        ]
-        comparison = {"run": summary["created"], **comparison_json(compare(found))}
-        write_json(run_dir / "benchmarks.json", comparison)
-        for one in comparison["benchmarks"]:
-            metric, (old, new) = official(one)
-            digits = digits_of(one)
-            if old and new:
-                values = f"{old['value']:.{digits}f} -> {new['value']:.{digits}f}"
-                change = change_text(new["change"], digits)
-                shown.say(f"benchmarks: {one['title']}, {metric}: {values}, difference {change}")
+        comparison = _compared(run_dir, {"before": before, f"after round {best}": after})
+        write_json(run_dir / "benchmarks.json", {"run": summary["created"], **comparison})
+        for line in _changes(comparison):
+            shown.say(f"benchmarks: {line}")
         write_report(run_dir)
     return summary
+
+
+def _own_folder(run_dir: Path) -> Path:
+    folder = run_dir / "benchmarks"
+    for name in ("answers", "judgements", "results"):
+        if not is_inside(run_dir, f"benchmarks/{name}"):  # a run directory may come from someone else
+            do = "replace the symbolic link by a folder of its own"
+            raise StorageError("this folder is outside of the run directory", where=str(folder / name), do=do)
+    return folder
+
+
+def _suite_options(recipe: Recipe, folder: Path) -> SuiteOptions:
+    settings = recipe.evaluation
+    data = Path(settings.data_dir) if settings.data_dir else None
+    judge = recipe.judge if recipe.judge.name else None
+    return SuiteOptions(",".join(settings.suites), data, judge, settings.limit, recipe.seed, folder)
+
+
+def _compared(run_dir: Path, results: Mapping[str, Path]) -> dict[str, Any]:
+    found = [
+        replace(read_results([path])[0], label=name, source=str(path.relative_to(run_dir)))  # a run can be moved
+        for name, path in results.items()
+    ]
+    return comparison_json(compare(found))
+
+
+def _changes(comparison: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what has changed in each benchmark's official figure."""
+    for one in comparison["benchmarks"]:
+        metric, (old, new) = official(one)
+        digits = digits_of(one)
+        if old and new:
+            values = f"{old['value']:.{digits}f} -> {new['value']:.{digits}f}"
+            yield f"{one['title']}, {metric}: {values}, difference {change_text(new['change'], digits)}"
 
 
 def evaluate_policy(

@@ -31,7 +31,7 @@ class SuiteOptions:
     Attributes:
         suite: Names of suites and benchmarks, separated by commas.
         data_dir: Folder of data files; None looks among the downloaded ones alone, and downloads.
-        judge: Who judges the benchmarks that need it; None where nobody is named.
+        judge: The judge of the benchmarks that need one; None if none is given.
         limit, seed: Size and seed of a random sample of each benchmark's questions; None takes all.
         out: Folder of answers, judgements and results.
         unverified: Data of unknown content are accepted, and marked.

@@ -32,7 +32,7 @@ class ReproduceOptions:
 
     Attributes:
         folder: Of its runs, evaluations and results.
-        judge: Of the benchmarks and signals that need one; None where nobody is named.
+        judge: Of the benchmarks and signals that need one; None if none is given.
         data_dir: Folder of the benchmarks' data; None takes the downloaded ones.
         limit: Size of a sample of each benchmark in place of the scale's; None for the scale's.
         seed: Of that sample.

@@ -18,7 +18,7 @@ from selfsteer.cli import app
 from selfsteer.commands.dry_run import dry_run, total_time
 from selfsteer.commands.estimate import EstimateArguments, estimate
 from selfsteer.config import dump_recipe
-from selfsteer.errors import DataError, ModelError, SelfsteerWarning
+from selfsteer.errors import ConfigError, DataError, ModelError, SelfsteerWarning
 from selfsteer.estimate import forecast as foretelling
 from selfsteer.estimate.costs import Cost, Sizes
 from selfsteer.estimate.model_shape import read_shape
@@ -96,6 +96,15 @@ def test_several_devices_are_a_line_each_way_of_sharing(tiny_chat_model, queries
     ways = ["ddp", "zero-1", "zero-2", "zero-3", "fsdp"]
     assert all(out.count(f", {way} ") == 4 for way in ways)
     assert "bytes on each of 4 devices" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [({"count": 8}, "--count is a number of GPUs"), ({"gpu": "h100", "devices": 8}, "--count GPUs")],
+)
+def test_options_without_effect_are_refused(tiny_chat_model, queries, options, text):
+    with pytest.raises(ConfigError, match=text):
+        _estimate(small_recipe(tiny_chat_model, queries), **options)
 
 
 def test_a_number_of_queries_may_be_given(tiny_chat_model, queries):

@@ -15,7 +15,6 @@ from selfsteer.backends import request_scheduler
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.backends.vllm import installed_version
 from selfsteer.errors import ModelError
-from selfsteer.evaluation.benchmarks import table
 from selfsteer.evaluation.benchmarks.evaluated_model import EvaluatedModel, ModelOptions
 from selfsteer.evaluation.benchmarks.results import smallest_shown
 from selfsteer.evaluation.benchmarks.table import model_benchmarks
@@ -26,14 +25,7 @@ from tests.evaluation.benchmarks import toy
 TIMES = {"seconds"}
 
 
-@pytest.fixture(autouse=True)
-def toys(monkeypatch, tmp_path):
-    monkeypatch.setattr(table, "_table", toy.toy_table)
-    monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-    model_benchmarks.cache_clear()
-    yield
-    model_benchmarks.cache_clear()
+pytestmark = pytest.mark.usefixtures("toy_benchmarks")
 
 
 @pytest.fixture
@@ -133,6 +125,7 @@ def test_wrong_settings_are_said(evaluate, tmp_path, tiny_chat_model, monkeypatc
     monkeypatch.setattr("selfsteer.backends.vllm.importlib.util.find_spec", lambda name: None)
     assert "Did you mean 'toy'" in evaluate(suite="toyy")[2]
     assert "unknown backend 'vlm'" in evaluate("--backend", "vlm")[2]
+    assert "options of a judge, and no judge" in evaluate("--judge-mode", "text")[2]
     assert "needs vLLM, which is not installed" in evaluate("--backend", "vllm")[2]
     monkeypatch.undo()
     # vLLM's builds for CPUs are packages of other names: any installed one stands for them.

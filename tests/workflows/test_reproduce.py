@@ -11,20 +11,10 @@ import yaml
 
 from selfsteer.backends.transformers import TransformersBackend
 from selfsteer.config import dump_recipe
-from selfsteer.evaluation.benchmarks import table
-from selfsteer.evaluation.benchmarks.table import model_benchmarks
 from tests.evaluation.benchmarks import toy
 from tests.run_helpers import small_recipe, write_queries
 
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch, tmp_path):
-    monkeypatch.setattr(table, "_table", toy.toy_table)
-    monkeypatch.setenv("SELFSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-    model_benchmarks.cache_clear()
-    yield
-    model_benchmarks.cache_clear()
+pytestmark = pytest.mark.usefixtures("toy_benchmarks")
 
 
 @pytest.fixture
@@ -109,10 +99,14 @@ def test_what_is_wrong_on_the_command_line_is_said(mini, tmp_path, command_line)
         (["--model", "tinny=x"], "did you mean"),
         (["--model", "tiny"], "NAME=MODEL"),
         (["--gpu", "h100"], "--dry-run"),
+        (["--dry-run", "--count", "8"], "--gpu"),
+        (["--labelled", "pairs.jsonl"], "this table trains no reward models"),
         (["train.bta=1"], "train.bta"),
     ):
         code, _, errors = command_line("reproduce", mini, *extra, *options(tmp_path))
         assert code == 2 and text.lower() in errors.lower(), (extra, errors)
+    code, _, errors = command_line("reproduce", "v1-table5", "--preferences", "pairs.jsonl")
+    assert code == 2 and "no run of this table is trained on annotated pairs" in errors
     code, said, _ = command_line("reproduce", "list")
     assert code == 0 and "v1-table1" in said
 

@@ -224,8 +224,8 @@ class Chats(LM):
         return [(logp, False) for logp in logps]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
-        """No task here needs the log-prob of a whole text."""
-        raise NotImplementedError
+        """Raise NotImplementedError: no task of the benchmarks asks for the log-prob of a whole text."""
+        raise NotImplementedError("selfsteer's benchmarks have no task with rolling log-probs (perplexity)")
 
 
 def check_math() -> None:

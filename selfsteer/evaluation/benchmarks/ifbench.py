@@ -28,7 +28,7 @@ NO_NLTK_DATA = "NLTK's data are missing: python -m nltk.downloader stopwords ave
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer follows an instruction: as it is, or in its most favourable form; None where nobody can say."""
+    """Whether an answer follows an instruction: as it is, or in its most favourable form; None if unknown."""
 
     strict: bool | None
     loose: bool | None

@@ -156,7 +156,7 @@ def _read(file: Path) -> ModelResult:
         raise DataError("there is no such file or folder", where=str(file), do=_DO)
     value = read_json(file)
     if value is None:
-        raise DataError("the file is no JSON, or damaged", where=str(file), do=_DO)
+        raise DataError("the file is not valid JSON", where=str(file), do=_DO)
     version = value.get("schema_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise DataError("the result is of a newer version of selfsteer", where=str(file), do="update selfsteer")

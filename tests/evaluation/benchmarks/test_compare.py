@@ -264,7 +264,7 @@ def damage(file, kind):
     ("kind", "said"),
     [
         ("absent", "there is no such file or folder"),
-        ("torn", "the file is no JSON, or damaged"),
+        ("torn", "the file is not valid JSON"),
         ("a list", "no result of `selfsteer evaluate model`"),
         ("another JSON", "no result of `selfsteer evaluate model`: schema_version: Field required"),
         ("newer", "newer version of selfsteer"),
