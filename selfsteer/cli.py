@@ -24,6 +24,7 @@ from selfsteer.commands.filter import filter_rows
 from selfsteer.commands.judge import judge
 from selfsteer.commands.models import models_fetch, models_list, models_merge
 from selfsteer.commands.options import from_options
+from selfsteer.commands.parsing import CommandGroup, RecipeCommand
 from selfsteer.commands.principles import principles_list, principles_show
 from selfsteer.commands.principles_check import principles_check
 from selfsteer.commands.principles_invent import principles_invent
@@ -66,6 +67,9 @@ STORY: dict[str, Callable[..., Any]] = {
 }
 """The commands by name, in the order of `selfsteer --help`. A new one is its file in commands/ and a line here."""
 
+OF_RECIPES = ("run", "generate", "estimate", "reproduce")
+"""Those whose settings are a recipe's, and may be given as options too."""
+
 GROUPS = {
     "evaluate": "Measure models and the results of a run.",
     "models": "The model catalogue, and merging adapters.",
@@ -78,16 +82,18 @@ def _app() -> typer.Typer:
         help="Align a chat model with no human labels, by Self-Steering Optimization (arXiv 2410.17131).",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        add_completion=False,
+        cls=CommandGroup,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_main)
     groups = {"": app}
     for name, summary in GROUPS.items():
-        groups[name] = typer.Typer(help=summary, no_args_is_help=True)
+        groups[name] = typer.Typer(help=summary, no_args_is_help=True, cls=CommandGroup)
         app.add_typer(groups[name], name=name)
     for name, command in STORY.items():
         group, _, own = name.rpartition(" ")
-        groups[group].command(own)(interruptible()(from_options(command)))
+        kind = RecipeCommand if name in OF_RECIPES else None
+        groups[group].command(own, cls=kind)(interruptible()(from_options(command)))
     return app
 
 
@@ -99,7 +105,7 @@ def _show_version(asked: bool) -> None:
 
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
@@ -116,7 +122,7 @@ def main() -> None:
     warnings.showwarning = show_warning
     with handled_signals():
         try:
-            app()
+            app(prog_name="selfsteer")
         except Exception as error:  # noqa: BLE001 - no traceback reaches a terminal
             sys.exit(explain_failure(error))
 

@@ -3,7 +3,8 @@
 SelfsteerError
 ├── InputError            the input or the configuration is wrong          exit 2
 │   ├── ConfigError       a recipe key, its value, or an override
-│   │   └── MissingParts  several things that are needed are not there
+│   │   ├── MissingParts  several things that are needed are not there
+│   │   └── SeveralFaults several settings of a recipe are wrong
 │   ├── DataError         a file of queries or of preference rows
 │   ├── PrincipleError    a principle set
 │   └── ModelError        a model folder, its tokenizer or its chat template
@@ -69,6 +70,12 @@ class ConfigError(InputError):
 
 class MissingParts(ConfigError):
     """What is asked for needs several things that are not there; the message lists all of them."""
+
+    longest: ClassVar[Mapping[str, int]] = LONGEST | {"what": 12_000}
+
+
+class SeveralFaults(ConfigError):
+    """Several settings of a recipe are wrong; the message lists each with its line."""
 
     longest: ClassVar[Mapping[str, int]] = LONGEST | {"what": 12_000}
 

@@ -38,6 +38,7 @@ api
 experimental
 commands
 cli
+__main__
 """
 """From bottom to top: a module imports from its own folder and from lower lines."""
 

@@ -268,7 +268,7 @@ def test_the_home_of_nobody_is_no_such_file(tmp_path, command_line):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("run", "scripted", "rounds=1000000"), "wrong value for 'rounds': Input should be less than or equal to 1000"),
+        (("run", "scripted", "rounds=1000000"), "wrong value for 'rounds': it must be at most 1,000"),
         (("run", "scripted", "rounds=1000000", "--dry-run"), "wrong value for 'rounds'"),
         (("generate", "scripted", "rounds=1000000"), "wrong value for 'rounds'"),
         (("estimate", "scripted", "rounds=1000000"), "wrong value for 'rounds'"),

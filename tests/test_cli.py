@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -11,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from selfsteer import cli
+from selfsteer.commands.options import from_options
 from selfsteer.errors import DataError
 from selfsteer.runs.store import locked
 
@@ -39,6 +42,61 @@ def test_help_imports_nothing_heavy():
 
 def test_the_version_is_shown():
     assert selfsteer("--version").stdout.startswith("selfsteer ")
+
+
+def test_short_options_and_the_module_by_name(command_line):
+    assert command_line("-V") == command_line("--version")
+    assert command_line("run", "-h") == command_line("run", "--help")
+    found = subprocess.run([sys.executable, "-m", "selfsteer", "-V"], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0 and found.stdout.startswith("selfsteer ")
+    assert "_SELFSTEER_COMPLETE" in command_line("--show-completion", "bash")[1]
+
+
+def test_every_default_is_in_the_help(command_line, monkeypatch):
+    """Rich takes [...] for its own markup."""
+    monkeypatch.setenv("COLUMNS", "200")
+    for name, command in cli.STORY.items():
+        code, said, _ = command_line(*name.split(), "--help")
+        words = " ".join(said.split())
+        assert code == 0
+        for leaf in inspect.signature(from_options(command)).parameters.values():
+            option = leaf.annotation.__metadata__[0]
+            if isinstance(option.show_default, str):
+                assert option.show_default in words.replace("│ │ ", ""), (name, leaf.name)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (["scripted", "--rounds", "2"], ["scripted", "rounds=2"]),
+        (["scripted", "--generation.temperature=0.5"], ["scripted", "generation.temperature=0.5"]),
+        (["--config", "scripted", "--quiet", "--seed", "3"], ["scripted", "--quiet", "seed=3"]),
+        (["scripted", "--dataset", "q.txt", "--run-dir", "x"], ["scripted", "queries=q.txt", "--run-dir", "x"]),
+        (["scripted", "--max-new-tokens", "8"], ["scripted", "generation.max_new_tokens=8"]),
+        (["seed=1", "--recipe=scripted", "--", "--odd"], ["scripted", "seed=1", "--", "--odd"]),
+    ],
+)
+def test_settings_may_be_given_as_options(options, settings):
+    command = typer.main.get_command(cli.app).commands["run"]
+    context = command.make_context("run", ["scripted"])
+    assert list(command._as_settings(context, options)) == settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("chatt",), "Commands: run, "),
+        (("evaluate", "modl"), "Did you mean 'model'?"),
+        (("run", "scripted", "--dryrun"), "Did you mean '--dry-run'?"),
+        (("run", "scripted", "--deepspeed", "x"), "set train.strategy to deepspeed-zero2"),
+        (("run", "scripted", "--lr"), "write train.learning_rate=VALUE"),
+        (("run", "--config"), "--config needs a value"),
+    ],
+)
+def test_an_unknown_name_is_answered(command_line, arguments, said):
+    code, out, errors = command_line(*arguments)
+    assert (code, out) == (2, "")
+    assert said in " ".join(re.sub("[│╭╮╰╯─]", " ", errors).split())
 
 
 def test_the_scripted_recipe_does_the_story_without_torch(tmp_path):
@@ -180,7 +238,7 @@ def test_a_command_in_this_process_leaves_the_signals_as_they_were(command_line)
 
 
 def test_an_unforeseen_error_is_one_message_that_names_its_traceback(monkeypatch, capsys):
-    def fail() -> None:
+    def fail(prog_name: str) -> None:
         raise KeyError("no\x1b[31m such key")
 
     monkeypatch.setattr(cli, "app", fail)
@@ -226,7 +284,7 @@ def test_a_second_signal_ends_at_once():
 def test_a_signal_while_the_arguments_are_read_ends_a_command_as_one_at_work():
     code = (
         "import time; from selfsteer import cli\n"
-        "cli.app = lambda: (print('ready', flush=True), time.sleep(60))\n"
+        "cli.app = lambda **_: (print('ready', flush=True), time.sleep(60))\n"
         "cli.main()\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -22,6 +22,7 @@ from selfsteer.config import (
     shipped_recipes,
     template_kwargs,
 )
+from selfsteer.config.keys import OTHERWISE, SAME_MEANING, keys_of
 from selfsteer.errors import ConfigError
 from selfsteer.reward.recipe import load_reward_recipe
 
@@ -85,8 +86,64 @@ def test_a_file_of_another_command_says_which_it_is_for(load, file, command):
     assert f"`selfsteer {command}`" in caught.value.do and f"{Path(file).name}:" in caught.value.where
 
 
-def test_further_errors_are_counted(write):
-    assert refused(write("modle: x\ntrain: {beta: -1}\nrounds: 0\n")).what.endswith("(2 more)")
+def test_all_faults_are_named_with_their_lines(write):
+    file = write("modle: x\ntrain: {beta: -1}\nrounds: 0\n")
+    error = refused(file, "train.lr=1")
+    first, *listed = error.what.replace(str(file), "FILE").splitlines()
+    assert first == "4 settings are wrong" and error.exit_code == 2
+    said = "\n".join(sorted(listed))
+    assert "FILE:1: unknown key 'modle'; did you mean 'mode'?" in said
+    assert "FILE:2: wrong value for 'train.beta': it must be more than 0, got -1; for example train.beta=" in said
+    assert "FILE:3: wrong value for 'rounds': it must be at least 1, got 0" in said
+    assert "command line: train.lr=1: unknown key 'train.lr'; did you mean 'train.learning_rate'" in said
+    many = refused(write("".join(f"key{n}: 1\n" for n in range(30))))
+    assert many.what.startswith("30 settings are wrong") and many.what.endswith("and 20 more")
+
+
+@pytest.mark.parametrize(
+    ("name", "do"),
+    [
+        ("lr", "Did you mean 'train.learning_rate'?"),
+        ("train.lr", "Did you mean 'train.learning_rate'?"),
+        ("learning_rate", "Did you mean 'train.learning_rate'?"),
+        ("lora_rank", "Did you mean 'train.lora.r'?"),
+        ("temperature", "Did you mean 'generation.temperature'?"),
+        ("precision", "Did you mean 'principles.model.precision', 'generation.precision', 'train.precision'?"),
+        ("deepspeed", "set train.strategy to deepspeed-zero2 or deepspeed-zero3"),
+        ("train.max_steps", "a training lasts train.epochs over the rows; limit them with queries.limit"),
+    ],
+)
+def test_a_name_from_elsewhere_is_answered_with_the_key(write, name, do):
+    assert refused(write("seed: 1"), f"{name}=1").do == do
+
+
+def test_names_from_elsewhere_are_no_keys_and_stand_for_keys():
+    keys = set(keys_of(Recipe))
+    assert {"train.lora.r", "queries.decontaminate.field", "guards.kept.min_ratio"} < keys
+    assert set(SAME_MEANING.values()) <= keys and keys.isdisjoint(SAME_MEANING) and keys.isdisjoint(OTHERWISE)
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "do"),
+    [
+        (
+            "train.lora=true",
+            "it is a section with keys of its own, got True",
+            "set one of its keys, e.g. train.lora.r=",
+        ),
+        ("queries=[a, b]", "it is a section with keys of its own", "give one text, queries=..., for queries.source;"),
+        ("model=", "it is a section with keys of its own, got None", "give one text, model=..., for model.name;"),
+        ("quality.filters=identical, leak", "it takes a list", "as a list: quality.filters=[identical, leak]"),
+        ("rounds=two", "it takes a whole number, got 'two'", "for example rounds=1"),
+        ("train.beta=big", "it takes a number, got 'big'", "for example train.beta="),
+        ("train.use_weight=maybe", "it takes true or false, got 'maybe'", "for example train.use_weight=true"),
+        ("mode=ofline", "it takes 'online'", "for example mode=online"),
+        ("generation.top_p=0", "it must be more than 0, got 0", "for example generation.top_p="),
+    ],
+)
+def test_a_wrong_type_says_what_is_allowed_with_an_example(write, override, what, do):
+    error = refused(write("seed: 1"), override)
+    assert what in error.what and do in error.do
 
 
 # --- wrong values
@@ -144,7 +201,7 @@ def test_a_wrong_value_is_shown(write):
 def test_a_value_of_several_types_is_told_what_each_would_take(write):
     """``heldout`` is a source or a count: "should be a string" alone would mislead who gave a number."""
     what = refused(write("queries: {heldout: -1}")).what
-    assert "valid string" in what and "greater than or equal to 0" in what and "more)" not in what
+    assert "it takes text; or: it must be at least 0, got -1" in what
 
 
 def test_micro_batches_must_divide_the_batch(write):
@@ -364,7 +421,7 @@ def test_variables_of_a_chat_template_are_set_one_by_one_or_together(write, key)
         ("model.chat_template_kwargs.date=2024-07-26", "the value of 'date' can't be sent as JSON"),
         ("model.chat_template_kwargs.x=.nan", "the value of 'x' can't be sent as JSON"),
         ("model.chat_template_kwargs={a b: 1}", "'a b' can't be the name of a template's variable"),
-        ("model.chat_template_kwargs=enable_thinking", "Input should be a valid dictionary"),
+        ("model.chat_template_kwargs=enable_thinking", "it takes a mapping of names to values"),
         ("judge.chat_template_kwargs.tools=1", "'tools' can't be set"),
         ("principles.model.chat_template_kwargs.x=1", "chat_template_kwargs needs principles.model"),
     ],
@@ -692,7 +749,7 @@ GUIDED = "mode: generator\nprinciples: {strategy: guideline}\n"
 )
 def test_what_does_not_go_together_is_one_message(write, text, words):
     error = refused(write(text))
-    assert words in error.what and error.exit_code == 2 and "more)" not in error.what
+    assert words in error.what and error.exit_code == 2 and "settings are wrong" not in error.what
 
 
 @pytest.mark.parametrize(

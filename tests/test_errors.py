@@ -21,7 +21,7 @@ def test_the_exit_code_says_whether_the_input_or_the_work_is_to_blame(kind):
 
 
 def test_each_error_is_the_input_or_the_work_and_stands_in_the_drawn_tree():
-    assert len(OWN) == 15
+    assert len(OWN) == 16
     for kind in OWN:
         assert f" {kind.__name__} " in f" {errors.__doc__} ".replace("\n", " ")
         assert kind is SelfsteerError or issubclass(kind, (InputError, WorkFailed))

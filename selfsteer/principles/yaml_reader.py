@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from selfsteer.config.messages import in_words
 from selfsteer.config.yaml_lines import Lines, parse_yaml
 from selfsteer.errors import ConfigError, PrincipleError, did_you_mean
 from selfsteer.files import home_expanded
@@ -88,4 +89,4 @@ def _words(error: ErrorDetails, loc: Sequence[str | int]) -> tuple[str, str]:
         return f"{key} is missing", "add it"
     if kind in ("string_too_short", "too_short"):
         return f"{key} is empty", "give it a value or leave the key out" if key == "direction" else "give it a value"
-    return f"wrong value for {key}: {error['msg']}", "correct that value"
+    return f"wrong value for {key}: {in_words(error)}", "correct that value"
