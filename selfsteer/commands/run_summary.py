@@ -16,6 +16,8 @@ from selfsteer.report.read_run import dig
 from selfsteer.report.tables import round_table, turned
 
 _STYLE = {"yes": "bold green", "no": "bold red", "unclear": "bold yellow"}
+_DEMONSTRATIONS = ("quickstart", "scripted")
+"""Recipes that show what a run is."""
 _CONSEQUENCE = {"warn": "it only warns", "stop": "the run ended", "rollback": "the round was rejected"}
 
 
@@ -44,15 +46,30 @@ def show(summary: dict[str, Any], run_dir: Path, console: Console = out) -> None
     made = (guards["good"] if guards else []) or [one["round"] for one in summary["rounds"]]
     rows = run_dir / f"round-{made[-1]:02d}" / "contrasts"
     lines.append(f"data     {rows}  (Parquet, dropped rows with their reason)")
-    own = "recipes/quickstart.yaml model=org/name " if summary["mode"] != "data-only" else "recipes/scripted.yaml "
-    lines += [
-        "",
-        "For a model and queries of your own:",
-        f"  selfsteer run {own}queries=my_queries.jsonl --run-dir runs/mine",
-        "model= takes any Hugging Face chat model (a local folder or a hub name), queries= a JSONL, JSON, Parquet, CSV",
-        "or text file or a hub data set. The set 'brief' suits small models; 'quality' is for models of 7B and more.",
+    say("\n".join([*lines, "", *_next_steps(summary, run_dir, trained=bool(guards and guards["best"]))]), console)
+
+
+def _next_steps(summary: dict[str, Any], run_dir: Path, *, trained: bool) -> list[str]:
+    """Return the commands that follow: a demonstration is followed by one's own model, one's own run by its use."""
+    if summary["name"] in _DEMONSTRATIONS:
+        own = "model=org/name " if summary["mode"] != "data-only" else ""
+        return [
+            "For a model and queries of your own:",
+            f"  selfsteer run recipes/{summary['name']}.yaml {own}queries=my_queries.jsonl --run-dir runs/mine",
+            "model= takes any Hugging Face chat model (a local folder or a hub name), queries= a JSONL, JSON, Parquet,",
+            "CSV or text file or a hub data set. The set 'brief' suits small models; 'quality' is for models of 7B and",
+            "more.",
+        ]
+    run = shlex.quote(str(run_dir))
+    evaluate = [
+        (f"evaluate model {run} --suite ifeval,gsm8k --limit 100", "the policy on benchmarks"),
+        (f"judge {run} --judge JUDGE", "held-out answers before and after, by a judge"),
     ]
-    say("\n".join(lines), console)
+    export = [(f"export {run} --format trl --output pairs.jsonl", "the pairs for TRL")]
+    rejected = summary["guards"] and not summary["guards"]["good"]  # then there are no rows to hand out
+    steps = [*(evaluate if trained else ()), *(() if rejected else export)]
+    width = max((len(command) for command, _ in steps), default=0)
+    return (["Next:"] if steps else []) + [f"  selfsteer {command:{width}}  {what}" for command, what in steps]
 
 
 def show_data(summary: dict[str, Any], run_dir: Path) -> None:

@@ -51,6 +51,10 @@ class JobDisplay(Display):
         """Have progress shown."""
         self._send(advance=units)
 
+    def figures(self, text: str) -> None:
+        """Have the latest figures shown."""
+        self._send(figures=text)
+
     def warn(self, text: str) -> None:
         """Have a warning shown."""
         self._send(warn=text)
@@ -110,6 +114,8 @@ class Scratch:
                     display.say(text)
                 case {"advance": units}:
                     display.advance(units)
+                case {"figures": text}:
+                    display.figures(text)
                 case {"warn": text}:
                     warnings.warn(text, SelfsteerWarning, stacklevel=2)
 

@@ -21,6 +21,7 @@ from selfsteer.jobs.nodes import Leader, follow
 from selfsteer.jobs.ranks import node_rank
 from selfsteer.loop.dry_run import changed, plan
 from selfsteer.loop.guards import Guards, check_criterion
+from selfsteer.loop.opening import opening_lines
 from selfsteer.loop.rounds import Walk
 from selfsteer.records import Contrast
 from selfsteer.report import write_report
@@ -111,6 +112,8 @@ def _work(context: RunContext, command: str, *, whole: bool = True) -> Summary:
             stack.enter_context(leader.leading())
             context.launch = dataclasses.replace(context.launch, leader=leader)
         context.keep_settings()
+        for line in opening_lines(context):
+            context.store.display.say(line)
         try:
             summary = _Run(context, whole).go(command)
         finally:

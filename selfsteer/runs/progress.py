@@ -12,6 +12,9 @@ from rich.text import Text
 
 from selfsteer.sanitize import SafeConsole
 
+_SILENCE = 180.0
+"""Seconds after which a log without a terminal gets a line again."""
+
 
 class Display:
     """Progress of a run, as two bars on a terminal and as plain lines elsewhere.
@@ -25,6 +28,7 @@ class Display:
         self._done = 0
         self._spent = self._spent_cost = 0.0
         self._units, self._advanced, self._started, self._shown = 1.0, 0.0, 0.0, 0.0
+        self._figures, self._said_at = "", 0.0
         title, note = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("description", "fields[note]"))
         self._bars = Progress(
             SpinnerColumn(), title, BarColumn(bar_width=24), MofNCompleteColumn(), note, console=self.console,
@@ -56,6 +60,7 @@ class Display:
     def begin(self, title: str, units: float) -> None:
         """A stage starts; ``units`` is how many steps :meth:`advance` will count."""
         self._units, self._advanced, self._started, self._shown = max(units, 1e-9), 0.0, time.monotonic(), 0.0
+        self._figures, self._said_at = "", self._started
         self._stage_bar = self._bars.add_task(f"{self._number()} {title}", total=units, note="")
         if not self.console.is_terminal:
             self.say(f"{self._number()} {title} ...")
@@ -66,16 +71,21 @@ class Display:
             return
         self._advanced += units
         if self._stage_bar is not None:
-            left = clock(self._stage_left())
-            self._bars.update(self._stage_bar, advance=units, note=f"{left} left")
+            self._bars.update(self._stage_bar, advance=units, note=self._stage_note())
         if self._run_bar is not None:
             self._bars.update(self._run_bar, note=f"about {clock(self._run_left())} to go")
         share = self._advanced / self._units
-        # Without a terminal, a line at each quarter of a stage that takes long.
-        if not self.console.is_terminal and self._shown + 0.25 <= share < 1:
-            self._shown = share
-            left, to_go = clock(self._stage_left()), clock(self._run_left())
-            self.say(f"{self._number()}   {share:.0%}, {left} left; run: {to_go} to go")
+        # Without a terminal, a line at each quarter of a stage that takes long, and every few minutes.
+        silent = time.monotonic() - self._said_at > _SILENCE
+        if not self.console.is_terminal and share < 1 and (self._shown + 0.25 <= share or silent):
+            self._shown, self._said_at = share, time.monotonic()
+            self.say(f"{self._number()}   {share:.0%} {self._stage_note()}; run: {clock(self._run_left())} to go")
+
+    def figures(self, text: str) -> None:
+        """Show the latest figures of the training beside its progress."""
+        self._figures = text
+        if self._stage_bar is not None:
+            self._bars.update(self._stage_bar, note=self._stage_note())
 
     def alive(self, done: int = 1) -> None:
         """A training goes on, with so many more micro-batches; a job's display passes that on."""
@@ -108,7 +118,13 @@ class Display:
     def _number(self) -> str:
         return f"[{self._done + 1}/{max(len(self._plan), self._done + 1)}]"
 
+    def _stage_note(self) -> str:
+        elapsed, left = clock(time.monotonic() - self._started), clock(self._stage_left())
+        return f"after {elapsed}, {left} left{f'; {self._figures}' if self._figures else ''}"
+
     def _stage_left(self) -> float:
+        if not self._advanced:
+            return 0.0
         elapsed = time.monotonic() - self._started
         return elapsed * max(0.0, self._units / self._advanced - 1)
 
@@ -118,8 +134,10 @@ class Display:
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as people read them: "45 s", "3 min 20 s", "2 h 05 min"."""
+    """Return seconds as people read them: "45 s", "3 min 20 s", "2 h 05 min", "3 days 4 h"."""
     whole = round(seconds)
+    if whole >= 48 * 3600:
+        return f"{whole // 86400} days {whole % 86400 // 3600} h"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

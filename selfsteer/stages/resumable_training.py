@@ -6,7 +6,7 @@ import json
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ def _progress(log: MetricsLog, display: Display) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             if state.is_world_process_zero:
                 log.add(state.global_step, logs)
+                if "loss" in logs:
+                    display.figures(f"step {state.global_step}/{state.max_steps}, {in_short(logs)}")
 
         def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             display.advance(_examples(args))
@@ -116,6 +118,16 @@ def _progress(log: MetricsLog, display: Display) -> Any:
             display.alive(0)
 
     return Progress()
+
+
+def in_short(logs: Mapping[str, float]) -> str:
+    """Return what one step's figures say: the loss, the share of pairs in the right order, and the learning rate."""
+    # SSO's trainer has an accuracy for each view, TRL's reward trainer one.
+    shares = [value for name, value in logs.items() if name.endswith("accuracy")]
+    parts = [f"loss {logs['loss']:.4g}"]
+    parts += [f"accuracy {sum(shares) / len(shares):.0%}"] if shares else []
+    parts += [f"learning rate {logs['learning_rate']:.2g}"] if "learning_rate" in logs else []
+    return ", ".join(parts)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from selfsteer.stages.reader import RunReader
 from selfsteer.workflows import reward_sets
 from selfsteer.workflows.row_source import open_source
 from tests.guard_figures import N, measures
-from tests.run_helpers import contrasts, small_recipe, stages, without_reports
+from tests.run_helpers import contrasts, scripted_recipe, small_recipe, stages, without_reports
 
 EXPLODED = {"lengths": [500] * N}
 
@@ -333,3 +333,12 @@ def weights(run_dir: Path, number: int) -> set[str]:
 
 def responses(run_dir: Path, number: int) -> set[str]:
     return {row.original_response for row in contrasts(run_dir, number)}
+
+
+def test_a_run_of_ones_own_ends_with_what_to_do_with_it(queries, tmp_path, capsys):
+    for name, said in (("mine", "selfsteer export"), ("scripted", "For a model and queries of your own")):
+        recipe = scripted_recipe(queries, name=name)
+        show(run(recipe, tmp_path / name), tmp_path / name, Console())
+        out = capsys.readouterr().out
+        assert said in out and ("quickstart" in out or "of your own" in out) == (name == "scripted")
+        assert "evaluate model" not in out  # nothing was trained

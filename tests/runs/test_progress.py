@@ -63,9 +63,23 @@ def test_a_long_stage_tells_at_each_quarter_how_long_to_go(said):
             said.now += 5
             display.advance()
     assert said.lines[3:] == [
-        "[2/3]   25%, 30 s left; run: 1 min 30 s to go",
-        "[2/3]   50%, 20 s left; run: 1 min 20 s to go",
-        "[2/3]   75%, 10 s left; run: 1 min 10 s to go",
+        "[2/3]   25% after 10 s, 30 s left; run: 1 min 30 s to go",
+        "[2/3]   50% after 20 s, 20 s left; run: 1 min 20 s to go",
+        "[2/3]   75% after 30 s, 10 s left; run: 1 min 10 s to go",
+    ]
+
+
+def test_a_training_of_hours_shows_its_figures_every_few_minutes(said):
+    with said.display as display:
+        display.plan([1])
+        display.begin("train", 1000)
+        for step in range(1, 9):
+            said.now += 100
+            display.figures(f"loss {step}")
+            display.advance()
+        display.finish("train", reused=False)
+    assert [line.partition(" left; ")[2] for line in said.lines[1:-1]] == [
+        f"loss {step}; run: {clock(100 * (1000 - step))} to go" for step in (2, 4, 6, 8)
     ]
 
 
@@ -152,7 +166,8 @@ def test_an_error_inside_is_passed_on_and_the_terminal_is_given_back(said):
         (200, "3 min 20 s"),
         (3599.6, "1 h 00 min"),
         (7530, "2 h 05 min"),
-        (360000, "100 h 00 min"),
+        (172740, "47 h 59 min"),
+        (360000, "4 days 4 h"),
     ],
 )
 def test_seconds_as_people_read_them(seconds, text):
