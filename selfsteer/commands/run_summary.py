@@ -61,13 +61,13 @@ def _next_steps(summary: dict[str, Any], run_dir: Path, *, trained: bool) -> lis
             "more.",
         ]
     run = shlex.quote(str(run_dir))
-    evaluate = [
-        (f"evaluate model {run} --suite ifeval,gsm8k --limit 100", "the policy on benchmarks"),
-        (f"judge {run} --judge JUDGE", "held-out answers before and after, by a judge"),
+    policy = [(f"evaluate model {run} --suite ifeval,gsm8k --limit 100", "the policy on benchmarks")]
+    pairs = [
+        (f"evaluate signal {run} --judge JUDGE", "how accurate the pairs are, by a judge"),
+        (f"export {run} --format trl --output pairs.jsonl", "the pairs for TRL"),
     ]
-    export = [(f"export {run} --format trl --output pairs.jsonl", "the pairs for TRL")]
-    rejected = summary["guards"] and not summary["guards"]["good"]  # then there are no rows to hand out
-    steps = [*(evaluate if trained else ()), *(() if rejected else export)]
+    rejected = summary["guards"] and not summary["guards"]["good"]  # then there are no pairs to hand out
+    steps = [*(policy if trained else ()), *(() if rejected else pairs)]
     width = max((len(command) for command, _ in steps), default=0)
     return (["Next:"] if steps else []) + [f"  selfsteer {command:{width}}  {what}" for command, what in steps]
 
