@@ -260,19 +260,28 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row], *, sync: bool =
 
 def read_rows(paths: Iterable[Path], kind: type[Row]) -> Iterator[Row]:
     """Yield the rows of Parquet shards in order. A damaged shard raises :class:`StorageError` with its name."""
-    names = {field.name for field in dataclasses.fields(kind)}
     for path in paths:
         with _reading(path):
-            table = pq.read_table(path, page_checksum_verification=True)
-            check_types(table.schema, kind)
-            # Our own writer leaves none of these empty, also where a field has a default.
-            check_filled(table, _never_empty(kind))
-            dicts = table.to_pylist()
-            for values in dicts:
-                if "provenance" in values:
-                    values["provenance"] = parse_json(values["provenance"])
-            rows = [kind(**{name: values[name] for name in values if name in names}) for values in dicts]
+            rows = _rows_of(pq.read_table(path, page_checksum_verification=True), kind)
         yield from rows
+
+
+def read_places(path: Path, kind: type[Row], positions: Sequence[int]) -> list[Row]:
+    """Return the rows of a Parquet shard at some positions, in their order; the errors are those of read_rows."""
+    with _reading(path):
+        return _rows_of(pq.read_table(path, page_checksum_verification=True).take(list(positions)), kind)
+
+
+def _rows_of(table: pa.Table, kind: type[Row]) -> list[Row]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    check_types(table.schema, kind)
+    # Our own writer leaves none of these empty, also where a field has a default.
+    check_filled(table, _never_empty(kind))
+    dicts = table.to_pylist()
+    for values in dicts:
+        if "provenance" in values:
+            values["provenance"] = parse_json(values["provenance"])
+    return [kind(**{name: values[name] for name in values if name in names}) for values in dicts]
 
 
 _BLOCK_ROWS = 4096

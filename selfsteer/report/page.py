@@ -15,6 +15,7 @@ from selfsteer.quality.direction import words
 from selfsteer.report import tables
 from selfsteer.report.benchmarks import benchmarks_section
 from selfsteer.report.comparison import compare
+from selfsteer.report.contrasts import Contrasts, read_contrasts
 from selfsteer.report.fallbacks import fallbacks_told
 from selfsteer.report.figures.answers import length_figure, logps_figure
 from selfsteer.report.figures.panel import Figure
@@ -22,6 +23,7 @@ from selfsteer.report.figures.quality import quality_figure
 from selfsteer.report.figures.training import loss_figure, rewards_figure
 from selfsteer.report.formatting import NOT_RECORDED, count, duration, label, maybe, moment, number
 from selfsteer.report.guards import guards_section, handed_out
+from selfsteer.report.inspector import content_policy, inspector_section, styles
 from selfsteer.report.read_run import Json, Run, dig, dig_dict, dig_number, dig_rows, load_run, train_steps
 from selfsteer.report.signal import signal_section
 from selfsteer.runs.store import output_folder
@@ -35,15 +37,16 @@ _SAMPLES_OPEN = 3
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` of a run directory and return its path.
 
-    Reads ``summary.json`` and, where they exist, ``metrics.jsonl``, ``recipe.yaml``, ``signal.json`` and
-    ``benchmarks.json``. The page is self-contained: no script, no network. The same input gives the same bytes.
+    Reads ``summary.json`` and, where they exist, ``metrics.jsonl``, ``recipe.yaml``, ``signal.json``,
+    ``benchmarks.json`` and the filtered rows. The page is self-contained: its only script is that of the inspector of
+    rows, and it loads nothing from the network. The same input gives the same bytes.
 
     Raises:
         InputError: There is no summary, or one of another schema version.
         StorageError: The summary is damaged, or the page can't be written.
     """
     target = run_dir / "report.html"
-    page = environment().get_template("report.html.jinja").render(_context(load_run(run_dir)))
+    page = environment().get_template("report.html.jinja").render(_context(load_run(run_dir), read_contrasts(run_dir)))
     with output_folder(target, wait=60) as part:
         write_atomic(target, page, inside=part)
     return target
@@ -60,14 +63,21 @@ def environment() -> Environment:
     )
 
 
-def _context(run: Run) -> Json:
+def _context(run: Run, contrasts: Contrasts | None) -> Json:
     summary = run.summary
+    inspector = inspector_section(contrasts)
+    style = styles("report.css", "inspector.css")
+    data_only = summary.get("mode") == "data-only"
     rounds, policies = dig_rows(summary, "rounds"), dig_rows(summary, "policies")
     names = summary.get("refiltered")
     policy = handed_out(summary) if len(policies) > 1 else None
     after = label(policy.get("label")) if policy else "after"
     missing = list(_missing_answers(rounds, policies))
     return {
+        "style": style,
+        "policy": content_policy(style, inspector["script"] if inspector and not inspector["problem"] else None),
+        "inspector": inspector,
+        "data_only": data_only,
         "name": label(summary.get("name"), 120),
         "lead": _lead(summary),
         "facts": {
@@ -87,7 +97,7 @@ def _context(run: Run) -> Json:
         "lengths": length_figure(policies),
         "logps": logps_figure(policies),
         "logps_table": tables.logps_table(policies),
-        "rounds": tables.round_table(rounds, policies),
+        "rounds": tables.data_table(rounds) if data_only else tables.round_table(rounds, policies),
         "training": tables.training_table(rounds),
         "training_figures": _training_figures(run),
         "quality": quality_figure(rounds),
@@ -109,15 +119,16 @@ def _context(run: Run) -> Json:
         "side_labels": {"before": "Before", "after": after[:1].upper() + after[1:]},
         "guards": guards_section(summary),
         "recipe": run.recipe,
-        "sources": _sources(run),
+        "sources": _sources(run, contrasts),
         "signal": signal_section(run.signal) if run.signal is not None else None,
         "benchmarks": benchmarks_section(run.benchmarks) if run.benchmarks is not None else None,
     }
 
 
-def _sources(run: Run) -> str:
+def _sources(run: Run, contrasts: Contrasts | None) -> str:
     files = ["summary.json", "metrics.jsonl", "recipe.yaml"]
     files += ["signal.json"] * (run.signal is not None) + ["benchmarks.json"] * (run.benchmarks is not None)
+    files += ["the filtered rows"] * bool(contrasts and contrasts.rows)
     return f"{', '.join(files[:-1])} and {files[-1]}"
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from selfsteer.report.formatting import Form, duration, label, maybe, nats, number, percent, plain, rate
+from selfsteer.report.formatting import NOT_MEASURED, Form, duration, label, maybe, nats, number, percent, plain, rate
 from selfsteer.report.read_run import Json, dig, dig_dict, dig_number, dig_rows
 
 MOST_DROPS = 20
@@ -136,10 +136,21 @@ def round_table(rounds: Sequence[Json], policies: Sequence[Json]) -> Table:
             rows.append([f"{_round(row)}, for the generator", *_data_cells(dig_dict(row, "generator")), ""])
         rows.append([_round(row), *_data_cells(row), maybe(accuracy.get(_round(row)), percent)])
     scales = sorted({label(dig(one, "implicit", "scale")) for one in policies if dig(one, "implicit", "scale")})
-    head = ["Round", "Pairs kept", "Length of y⁺", "Length of y⁻", "On-policyness of y⁺", "On-policyness of y⁻",
-            "Steering margin", ", ".join(["Implicit accuracy, held-out", *scales])]  # fmt: skip
+    head = [*_DATA_HEAD, ", ".join(["Implicit accuracy, held-out", *scales])]
     known = [row for row in rounds if dig_dict(row, "data")]
     return Table("What each round trained on", head, rows if known else [], "The rounds' data were not measured.")
+
+
+_DATA_HEAD = ("Round", "Pairs kept", "Length of y⁺", "Length of y⁻", "On-policyness of y⁺", "On-policyness of y⁻",
+              "Steering margin")  # fmt: skip
+
+
+def data_table(rounds: Sequence[Json]) -> Table:
+    """Figures of each round's data before the filters, those that were measured: nothing is trained on them."""
+    rows = [[_round(row), *_data_cells(row)] for row in rounds if dig_dict(row, "data")]
+    known = [place for place in range(len(_DATA_HEAD)) if any(row[place] != NOT_MEASURED for row in rows)]
+    head, cells = [_DATA_HEAD[place] for place in known], [[row[place] for place in known] for row in rows]
+    return Table("The rows of each round, before the filters", head, cells)
 
 
 def _data_cells(made: Json) -> list[str]:
