@@ -28,6 +28,7 @@ from selfsteer.commands.parsing import CommandGroup, RecipeCommand
 from selfsteer.commands.principles import principles_list, principles_show
 from selfsteer.commands.principles_check import principles_check
 from selfsteer.commands.principles_invent import principles_invent
+from selfsteer.commands.recipes import recipes_list, recipes_schema, recipes_show
 from selfsteer.commands.report import report
 from selfsteer.commands.reproduce import reproduce
 from selfsteer.commands.reward import train_rewards
@@ -57,6 +58,9 @@ STORY: dict[str, Callable[..., Any]] = {
     "evaluate model": evaluate_model,
     "evaluate data": evaluate_data,
     "compare": compare,
+    "recipes list": recipes_list,
+    "recipes show": recipes_show,
+    "recipes schema": recipes_schema,
     "models list": models_list,
     "models fetch": models_fetch,
     "models merge": models_merge,
@@ -74,6 +78,7 @@ GROUPS = {
     "evaluate": "Measure models and the results of a run.",
     "models": "The model catalogue, and merging adapters.",
     "principles": "Principle sets.",
+    "recipes": "The shipped recipes, and the schema of recipe files.",
 }
 
 
