@@ -234,6 +234,14 @@ class _Engine(TransformersBackend):
         super().__init__(load_model(path, dtype=dtype, **loading), chat)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def fast_bfloat16() -> Iterator[None]:
+    """Let auto be bfloat16 on every machine: float32 is another precision then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+        yield
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Iterator[dict[str, str]]:
     """Texts, models and a run by name, and a server; what is elsewhere (the hub, an engine) is stood in for."""
