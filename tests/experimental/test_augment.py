@@ -493,7 +493,7 @@ def test_a_server_grows_queries_and_its_cap_holds(tmp_path, seeds, monkeypatch):
         ("queries.min_chars=3000", "min_chars 3000 is more than max_chars 2000"),
         ("queries.decontaminate_ngram=8", "needs benchmarks: set decontaminate"),
         ("queries.decontaminate=[{sorce: a}]", "unknown key 'queries.decontaminate.0.sorce'"),
-        ("queries.near_duplicates=0", "greater than 0"),
+        ("queries.near_duplicates=0", "more than 0"),
         ("queries.languages=seed", "wrong value for 'queries.languages': it takes 'seeds' or 'any'"),
         ("train.beta=1", "unknown key 'train'"),
     ],

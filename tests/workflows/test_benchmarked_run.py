@@ -89,7 +89,7 @@ def test_the_first_and_the_last_policy_are_compared_in_the_report(done):
     assert before != after, "the trained weights are evaluated, not the start's again"
     page = (run_dir / "report.html").read_text()
     assert '<section id="benchmarks">' in page and "Toy of labels: points" in page
-    assert "recipe.yaml and benchmarks.json" in page
+    assert "benchmarks.json and the filtered rows of this run" in page
 
 
 def test_a_second_call_asks_nothing_and_says_the_same(recipe, copied, asked):
